@@ -1,0 +1,1 @@
+//! The Kubernetes resources as Rust types, with schema and validation.

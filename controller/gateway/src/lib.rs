@@ -1,0 +1,1 @@
+//! The gateway: route, admit, activate, balance, proxy, respond.

@@ -1,0 +1,134 @@
+//! The Assignment: what turns a generic host into one function's replica, once in its life.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::FunctionConfig;
+
+/// The environment variable a host reads its Assignment from, as JSON, where nobody posts one to its control port.
+pub const ENV: &str = "WISP_ASSIGNMENT";
+
+/// A function's name within its cluster, written `namespace/name`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FunctionId {
+    namespace: String,
+    name: String,
+}
+
+/// Why a text is no [`FunctionId`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no function id: expected `namespace/name`, both DNS labels (at most 63 of a-z, 0-9 and `-`)")]
+pub struct FunctionIdError(String);
+
+impl FunctionId {
+    /// Checks both parts against RFC 1123's label rules, as Kubernetes does.
+    ///
+    /// # Errors
+    /// When a part is empty, longer than 63 bytes, or holds anything but `a-z`, `0-9` and inner `-`.
+    pub fn new(namespace: &str, name: &str) -> Result<Self, FunctionIdError> {
+        if is_dns_label(namespace) && is_dns_label(name) {
+            Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+        } else {
+            Err(FunctionIdError(format!("{namespace}/{name}")))
+        }
+    }
+
+    /// The namespace.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// The name within the namespace.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// Whether `text` is an RFC 1123 DNS label.
+#[must_use]
+pub fn is_dns_label(text: &str) -> bool {
+    let inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+    (1..=63).contains(&text.len())
+        && text.bytes().all(inner)
+        && !text.starts_with('-')
+        && !text.ends_with('-')
+}
+
+impl fmt::Display for FunctionId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
+}
+
+impl FromStr for FunctionId {
+    type Err = FunctionIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (namespace, name) = text.split_once('/').ok_or_else(|| FunctionIdError(text.to_owned()))?;
+        Self::new(namespace, name)
+    }
+}
+
+impl TryFrom<String> for FunctionId {
+    type Error = FunctionIdError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
+
+impl From<FunctionId> for String {
+    fn from(id: FunctionId) -> Self {
+        id.to_string()
+    }
+}
+
+/// One function's configuration for one host. A host takes exactly one Assignment in its life.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Assignment {
+    /// The function.
+    pub function: FunctionId,
+    /// The revision this replica runs.
+    pub revision: String,
+    /// What to run and within which limits.
+    pub config: FunctionConfig,
+    /// What the data port demands in [`crate::headers::KEY`]; absent: whoever reaches the port is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+}
+
+/// A shared secret. Its `Debug` doesn't show it.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Key(pub String);
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(…)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn function_ids_round_trip_and_refuse_what_kubernetes_refuses() {
+        assert_eq!("vision/digits".parse::<FunctionId>().unwrap().to_string(), "vision/digits");
+        for bad in ["digits", "/digits", "vision/", "Vision/digits", "a/b/c", "-a/b", "a/b-", &format!("a/{}", "x".repeat(64))] {
+            let error = bad.parse::<FunctionId>().unwrap_err().to_string();
+            assert!(error.contains(bad), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_not_printed() {
+        assert!(!format!("{:?}", Key("hunter2".into())).contains("hunter2"));
+    }
+}

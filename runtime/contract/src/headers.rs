@@ -1,0 +1,15 @@
+//! Names of the HTTP headers that wisp reads and writes, in lower case.
+
+/// The request's id: taken from the client where it is a printable token of at most 128 bytes, made otherwise,
+/// handed to the guest, written into every log line and returned with the response.
+pub const REQUEST_ID: &str = "x-request-id";
+
+/// The key of the Assignment: a host that was given one answers 403 on its data port to whoever doesn't send it.
+/// Removed before the guest sees the request.
+pub const KEY: &str = "wisp-key";
+
+/// W3C Trace Context, <https://www.w3.org/TR/trace-context/>.
+pub const TRACEPARENT: &str = "traceparent";
+
+/// Where the time went, <https://www.w3.org/TR/server-timing/>: `queue`, `activate`, `load`, `instance`, `nn`.
+pub const SERVER_TIMING: &str = "server-timing";

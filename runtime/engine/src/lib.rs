@@ -1,0 +1,1 @@
+//! Engines, inspection, pre-initialisation, compilation and the artifact cache.

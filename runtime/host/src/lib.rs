@@ -1,0 +1,1 @@
+//! The pod's process: serves a Wasm component over HTTP with inference.

@@ -1,0 +1,1 @@
+//! Inference: models loaded once, shared by every instance, batched across them.

@@ -1,0 +1,1 @@
+//! wasi:keyvalue for guests, on an embedded store on disk.

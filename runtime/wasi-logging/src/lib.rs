@@ -1,0 +1,1 @@
+//! wasi:logging and standard streams for guests, as log lines with a request id.

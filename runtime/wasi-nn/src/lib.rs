@@ -1,0 +1,1 @@
+//! wasi:nn for guests, on wisp's model store.

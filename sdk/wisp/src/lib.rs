@@ -1,0 +1,1 @@
+//! Write serverless functions with models, in Rust, for Wasm.

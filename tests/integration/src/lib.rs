@@ -1,0 +1,1 @@
+//! Processes on loopback, driven as a user drives them.
