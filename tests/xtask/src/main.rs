@@ -1,3 +1,45 @@
 //! `cargo xtask …`: the project's own commands.
 
-fn main() {}
+mod build;
+mod cache;
+mod command;
+mod demo;
+mod install;
+mod models;
+mod steps;
+mod test;
+
+use clap::Parser;
+
+/// wisp's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version)]
+enum Command {
+    /// Build everything, start the platform and let it read a handwritten digit.
+    Demo(demo::Options),
+    /// Run every check: format, lints, dependencies, docs, generated files and all tests.
+    Test(test::Options),
+    /// Install what the other commands need: the Wasm target, ONNX Runtime and a few Debian packages.
+    Setup,
+    /// Fetch and convert the models of the examples into the cache.
+    Models,
+    /// Print the cache folder.
+    Cache,
+}
+
+fn main() -> std::process::ExitCode {
+    let result = match Command::parse() {
+        Command::Demo(options) => demo::run(&options),
+        Command::Test(options) => test::run(&options),
+        Command::Setup => install::everything(),
+        Command::Models => models::run(),
+        Command::Cache => cache::dir().map(|dir| println!("{}", dir.display())),
+    };
+    match result {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("\nerror: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}

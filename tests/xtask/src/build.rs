@@ -1,0 +1,49 @@
+//! Building the product's programs, and where they are then.
+
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+
+use crate::command::{cargo, command, execute, output};
+
+/// The programs of the local platform.
+pub(crate) struct Programs {
+    /// The command line.
+    pub(crate) wisp: PathBuf,
+    /// The folder they are in.
+    pub(crate) dir: PathBuf,
+}
+
+/// Builds `wisp` and `wisp-runtime` in the development profile, whose dependencies are optimised.
+pub(crate) fn programs() -> Result<Programs> {
+    execute(cargo().args([
+        "build",
+        "--package",
+        "wisp-cli",
+        "--package",
+        "wisp-runtime",
+        "--bins",
+    ]))?;
+    let dir = target()?.join("debug");
+    Ok(Programs {
+        wisp: dir.join("wisp"),
+        dir,
+    })
+}
+
+/// Cargo's target folder.
+pub(crate) fn target() -> Result<PathBuf> {
+    let mut metadata = cargo();
+    metadata.args(["metadata", "--format-version", "1", "--no-deps"]);
+    let metadata: serde_json::Value = serde_json::from_str(&output(&mut metadata)?)?;
+    let target = metadata
+        .get("target_directory")
+        .and_then(|value| value.as_str())
+        .context("cargo metadata names no target folder")?;
+    Ok(PathBuf::from(target))
+}
+
+/// A built program as a command that runs in the workspace's folder.
+pub(crate) fn program(path: &std::path::Path) -> std::process::Command {
+    command(path)
+}

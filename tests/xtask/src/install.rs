@@ -1,0 +1,186 @@
+//! What the other commands need, installed where it is missing.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::cache;
+use crate::command::{command, execute, output, succeeds};
+
+/// Installs all of it.
+pub(crate) fn everything() -> Result<()> {
+    wasm_target()?;
+    onnxruntime()?;
+    python()?;
+    Ok(())
+}
+
+/// Rust's target for Wasm components.
+pub(crate) fn wasm_target() -> Result<()> {
+    const TARGET: &str = "wasm32-wasip2";
+    let sysroot = output(command("rustc").args(["--print", "sysroot"]))?;
+    if Path::new(sysroot.trim())
+        .join("lib/rustlib")
+        .join(TARGET)
+        .join("lib")
+        .is_dir()
+    {
+        return Ok(());
+    }
+    if !succeeds(command("rustup").arg("--version")) {
+        bail!(
+            "Rust's target {TARGET} is missing and there is no rustup to add it: install the target the way this Rust was installed"
+        );
+    }
+    execute(command("rustup").args(["target", "add", TARGET]))
+}
+
+/// Debian packages, by `apt-get` as root; else an error with the line to run.
+pub(crate) fn debian(packages: &[&str]) -> Result<()> {
+    let line = format!(
+        "apt-get update && apt-get install --yes --no-install-recommends {}",
+        packages.join(" ")
+    );
+    if !rustix::process::geteuid().is_root() || !succeeds(command("apt-get").arg("--version")) {
+        bail!(
+            "missing: {}. Install with: sudo sh -c '{line}'",
+            packages.join(", ")
+        );
+    }
+    eprintln!("   {line}");
+    execute(
+        command("sh")
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .args(["-c", &format!("({line}) >&2")]),
+    )
+}
+
+/// The Python packages that the model scripts use, in an environment of their own in the cache; returns its interpreter.
+pub(crate) fn python() -> Result<PathBuf> {
+    let requirements = crate::command::workspace().join("examples/requirements.txt");
+    let dir = cache::dir()?.join("python");
+    let interpreter = dir.join("bin/python");
+    let stamp = dir.join("requirements.sha256");
+    let wanted = cache::sha256(&requirements)?;
+    if std::fs::read_to_string(&stamp).is_ok_and(|got| got == wanted) && interpreter.exists() {
+        return Ok(interpreter);
+    }
+    if !succeeds(command("python3").args(["-c", "import venv, ensurepip"])) {
+        debian(&["python3", "python3-venv", "python3-pip"])?;
+    }
+    execute(command("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
+    execute(
+        command(&interpreter)
+            .args(["-m", "pip", "install", "--quiet", "--requirement"])
+            .arg(&requirements),
+    )?;
+    std::fs::write(&stamp, wanted)?;
+    Ok(interpreter)
+}
+
+/// ONNX Runtime's version. The host accepts any from 1.24 on.
+pub(crate) const ONNXRUNTIME_VERSION: &str = "1.31.1";
+
+/// ONNX Runtime's shared library from its wheel on PyPI, in the cache; returns its path.
+pub(crate) fn onnxruntime() -> Result<PathBuf> {
+    let (platform, wheel_sha256) = match std::env::consts::ARCH {
+        "x86_64" => (
+            "manylinux_2_28_x86_64",
+            "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536",
+        ),
+        "aarch64" => (
+            "manylinux_2_28_aarch64",
+            "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc",
+        ),
+        other => bail!(
+            "no ONNX Runtime wheel is known for the processor {other}: name a library in WISP_ONNXRUNTIME"
+        ),
+    };
+    let dir = cache::dir()?.join("onnxruntime").join(ONNXRUNTIME_VERSION);
+    let library = dir.join("libonnxruntime.so");
+    // The library gets its name by a rename, after the wheel was checked: a file of this name is whole.
+    if library.exists() {
+        return Ok(library);
+    }
+    if !succeeds(command("python3").args(["-m", "pip", "--version"])) {
+        debian(&["python3", "python3-pip"])?;
+    }
+    std::fs::create_dir_all(&dir)?;
+    let scratch = tempfile::tempdir_in(&dir)?;
+    execute(
+        command("python3")
+            .args([
+                "-m",
+                "pip",
+                "download",
+                "--quiet",
+                "--disable-pip-version-check",
+                "--no-deps",
+                "--only-binary=:all:",
+            ])
+            .args([
+                "--python-version",
+                "3.12",
+                "--implementation",
+                "cp",
+                "--abi",
+                "cp312",
+                "--platform",
+                platform,
+                "--dest",
+            ])
+            .arg(scratch.path())
+            .arg(format!("onnxruntime=={ONNXRUNTIME_VERSION}")),
+    )?;
+    let wheel = scratch.path().join(format!(
+        "onnxruntime-{ONNXRUNTIME_VERSION}-cp312-cp312-{platform}.whl"
+    ));
+    let got = cache::sha256(&wheel).context("pip downloaded no wheel of the expected name")?;
+    if got != wheel_sha256 {
+        bail!(
+            "{} has sha256 {got}, expected {wheel_sha256}",
+            wheel.display()
+        );
+    }
+    execute(
+        command("python3")
+            .args(["-m", "zipfile", "-e"])
+            .arg(&wheel)
+            .arg(scratch.path()),
+    )?;
+    let member = scratch.path().join(format!(
+        "onnxruntime/capi/libonnxruntime.so.{ONNXRUNTIME_VERSION}"
+    ));
+    std::fs::rename(&member, &library)
+        .with_context(|| format!("the wheel holds no {}", member.display()))?;
+    Ok(library)
+}
+
+/// A cargo subcommand from crates.io, built once into the cache; returns its path.
+pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+    let root = cache::dir()?
+        .join("tools")
+        .join(format!("{name}-{version}"));
+    let binary = root.join("bin").join(name);
+    if !binary.exists() {
+        execute(
+            crate::command::cargo()
+                // Debug-speed is enough for a tool that runs for seconds, and builds in a third of the time.
+                .args([
+                    "install",
+                    "--locked",
+                    "--debug",
+                    "--no-track",
+                    "--version",
+                    version,
+                    "--root",
+                ])
+                .arg(&root)
+                .arg("--target-dir")
+                .arg(root.join("target"))
+                .arg(name),
+        )?;
+        std::fs::remove_dir_all(root.join("target"))?;
+    }
+    Ok(binary)
+}

@@ -1,0 +1,106 @@
+//! Every check there is, in the order in which a mistake is found soonest.
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{cargo, command, execute, output, workspace};
+use crate::steps::Steps;
+use crate::{build, install, models};
+
+/// Which checks run.
+#[derive(clap::Args)]
+pub(crate) struct Options {
+    /// Only what needs no models and no tools beside Rust: format, lints and the crates' own tests.
+    #[arg(long)]
+    quick: bool,
+}
+
+/// cargo-deny's version.
+const CARGO_DENY: &str = "0.20.2";
+
+/// Runs them.
+pub(crate) fn run(options: &Options) -> Result<()> {
+    let mut steps = Steps::default();
+    steps.run("format", || {
+        execute(cargo().args(["fmt", "--all", "--check"]))
+    })?;
+    if !options.quick {
+        steps.run("install what is missing", install::everything)?;
+    }
+    steps.run("build the programs", || build::programs().map(drop))?;
+    steps.run("lints", || {
+        execute(cargo().args([
+            "clippy",
+            "--workspace",
+            "--all-targets",
+            "--",
+            "--deny",
+            "warnings",
+        ]))
+    })?;
+    if options.quick {
+        steps.run("unit tests", || {
+            execute(cargo().args(["test", "--workspace", "--exclude", "wisp-integration"]))
+        })?;
+        steps.summary();
+        return Ok(());
+    }
+    steps.run("licences, bans and sources of dependencies", dependencies)?;
+    steps.run("models", models::run)?;
+    steps.run("tests", || {
+        execute(cargo().args(["test", "--workspace", "--no-fail-fast"]))
+    })?;
+    steps.run("documentation", || {
+        execute(
+            cargo()
+                .args([
+                    "doc",
+                    "--workspace",
+                    "--no-deps",
+                    "--document-private-items",
+                ])
+                .env("RUSTDOCFLAGS", "--deny warnings"),
+        )
+    })?;
+    steps.run("the demonstration of the README", || {
+        execute(cargo().args([
+            "run",
+            "--quiet",
+            "--package",
+            "xtask",
+            "--",
+            "demo",
+            "--once",
+            "--listen",
+            "127.0.0.1:18787",
+        ]))
+    })?;
+    steps.run("the working tree is as it was", unchanged)?;
+    steps.summary();
+    Ok(())
+}
+
+fn dependencies() -> Result<()> {
+    let deny = install::cargo_tool("cargo-deny", CARGO_DENY)?;
+    // Its advisory database is a git repository that not every machine reaches; the other checks need no network.
+    execute(command(deny).args([
+        "--locked",
+        "check",
+        "--show-stats",
+        "bans",
+        "licenses",
+        "sources",
+    ]))
+}
+
+/// Tests that write generated files would otherwise pass beside stale ones.
+fn unchanged() -> Result<()> {
+    if !workspace().join(".git").exists() {
+        return Ok(());
+    }
+    let status = output(command("git").args(["status", "--porcelain"]))
+        .context("cannot ask git for changes")?;
+    if std::env::var_os("CI").is_some() && !status.is_empty() {
+        bail!("the checks changed or made files:\n{status}");
+    }
+    Ok(())
+}
