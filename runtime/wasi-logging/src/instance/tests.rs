@@ -1,0 +1,139 @@
+use bytes::Bytes;
+use wasmtime_wasi::cli::StdoutStream as _;
+
+use super::*;
+use crate::sink::Memory;
+
+fn logs(rate: u64, line: usize) -> (Logs, Arc<Memory>) {
+    let sink = Arc::new(Memory::default());
+    let options = Options {
+        rate: NonZeroU64::new(rate).unwrap(),
+        line: NonZeroUsize::new(line).unwrap(),
+    };
+    (
+        Logs::new(&"ns/fun".parse().unwrap(), options, sink.clone()),
+        sink,
+    )
+}
+
+fn at(start: Now, millis: u64) -> Now {
+    Now {
+        instant: start.instant + Duration::from_millis(millis),
+        timestamp: start.timestamp,
+    }
+}
+
+/// Lines with what time makes different taken out.
+fn golden(sink: &Memory) -> String {
+    let mut text = String::new();
+    for json in sink.lines() {
+        let mut line: Line<'_> = serde_json::from_str(&json).unwrap();
+        assert!(
+            line.ts.ends_with('Z') && line.ts.len() == "2026-01-02T03:04:05.000000Z".len(),
+            "{}",
+            line.ts
+        );
+        line.ts = "…".into();
+        text.push_str(&serde_json::to_string(&line).unwrap());
+        text.push('\n');
+    }
+    text
+}
+
+#[test]
+fn both_streams_in_both_flavours_become_lines_of_their_request() {
+    let (logs, sink) = logs(1000, 100);
+    let instance = logs.instance(Some("r-1".into()));
+    let mut out = instance.stdout().p2_stream();
+    let mut error = instance.stderr().p2_stream();
+    out.write(Bytes::from_static(b"hel")).unwrap();
+    error.write(Bytes::from_static(b"panicked\n")).unwrap();
+    out.write(Bytes::from_static(b"lo\nbad \xff utf-8\n"))
+        .unwrap();
+    drop(instance);
+    out.write(Bytes::from_static(b"no end")).unwrap();
+    drop(error);
+    assert_eq!(
+        sink.lines().len(),
+        3,
+        "a stream that is still open keeps its line"
+    );
+    drop(out);
+    insta::assert_snapshot!(golden(&sink), @r"");
+}
+
+#[tokio::test]
+async fn wasi_0_3_streams_write_the_same_lines() {
+    use tokio::io::AsyncWriteExt as _;
+    let (logs, sink) = logs(1000, 100);
+    let instance = logs.instance(None);
+    Box::into_pin(instance.stdout().async_stream())
+        .write_all(b"one\ntw")
+        .await
+        .unwrap();
+    Box::into_pin(instance.stdout().async_stream())
+        .write_all(b"o\n")
+        .await
+        .unwrap();
+    let messages: Vec<_> = sink
+        .lines()
+        .iter()
+        .map(|json| {
+            serde_json::from_str::<Line<'_>>(json)
+                .unwrap()
+                .message
+                .into_owned()
+        })
+        .collect();
+    assert_eq!(messages, ["one", "two"]);
+}
+
+#[test]
+fn a_line_longer_than_the_cap_is_cut_and_says_so() {
+    let (logs, sink) = logs(10_000, 8);
+    let instance = logs.instance(None);
+    let now = Now::read();
+    instance.write(Std::Out, b"0123456789abcdef\nshort\n", now);
+    instance.log(Level::Info, "ctx", "ééééé", None, now);
+    insta::assert_snapshot!(golden(&sink), @r"");
+}
+
+#[test]
+fn output_over_the_rate_is_dropped_counted_and_reported_once() {
+    let (logs, sink) = logs(100, 50);
+    let start = Now::read();
+    let (flood, other) = (
+        logs.instance(Some("flood".into())),
+        logs.instance(Some("other".into())),
+    );
+    for _ in 0..1000 {
+        flood.write(Std::Out, b"123456789\n", start);
+    }
+    assert_eq!(sink.lines().len(), 10, "one second's worth");
+    other.write(Std::Out, b"shares the bucket\n", start);
+    assert_eq!(sink.lines().len(), 10);
+    assert_eq!(logs.dropped_bytes(), 990 * 10 + 18);
+    flood.write(Std::Out, b"later\n", at(start, 1000));
+    drop(flood);
+    drop(other);
+    insta::assert_snapshot!(golden(&sink).lines().skip(10).collect::<Vec<_>>().join("\n"), @r"");
+}
+
+#[test]
+fn an_instance_that_is_used_again_logs_for_its_next_request() {
+    let (logs, sink) = logs(1000, 100);
+    let instance = logs.instance(Some("first".into()));
+    instance.write(Std::Out, b"of the first", Now::read());
+    instance.set_request_id(Some("second".into()));
+    instance.write(Std::Out, b"of the second", Now::read());
+    instance.flush();
+    let ids: Vec<_> = sink
+        .lines()
+        .iter()
+        .map(|json| {
+            let line: Line<'_> = serde_json::from_str(json).unwrap();
+            format!("{}: {}", line.request_id.unwrap(), line.message)
+        })
+        .collect();
+    assert_eq!(ids, ["first: of the first", "second: of the second"]);
+}
