@@ -1,0 +1,28 @@
+//! Outgoing HTTP, and the types of HTTP in general.
+//!
+//! ```
+//! use wisp::ResponseExt;
+//!
+//! # wisp::test::upstream("https://api.example.com", async |_request| wisp::response::json(&["a"]));
+//! # wisp::test::block_on(async {
+//! let mut response = wisp::http::get("https://api.example.com/names").await?;
+//! let names: Vec<String> = response.json().await?;
+//! assert_eq!(names, ["a"]);
+//! # wisp::Result::Ok(())
+//! # }).unwrap();
+//! ```
+//!
+//! A function may send requests where its `spec.outbound.allow` says, and nowhere else.
+
+mod client;
+mod error;
+
+pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
+
+pub use client::{Client, RequestBuilder, get, post, send};
+pub(crate) use client::Timeouts;
+pub use error::Error;
+pub(crate) use error::Cause;
+
+#[cfg(test)]
+mod tests;

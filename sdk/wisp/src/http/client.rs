@@ -1,0 +1,334 @@
+//! Building and sending requests.
+
+use std::future::{Future, IntoFuture};
+use std::pin::Pin;
+use std::time::Duration;
+
+use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
+use serde::Serialize;
+
+use super::error::Cause;
+use super::Error;
+use crate::{Body, Request, Response, platform, time};
+
+/// How long to wait for what.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Timeouts {
+    /// From sending to the response's head.
+    pub(crate) head: Option<Duration>,
+    /// Between two parts of the response's body.
+    pub(crate) between_bytes: Option<Duration>,
+}
+
+/// What several outgoing requests have in common.
+///
+/// ```
+/// use std::time::Duration;
+/// use wisp::http::Client;
+///
+/// # wisp::test::upstream("https://api.example.com", async |request| {
+/// #     Ok(wisp::response::text(request.headers()["authorization"].to_str()?))
+/// # });
+/// # wisp::test::block_on(async {
+/// let client = Client::new().header("authorization", "Bearer t").timeout(Duration::from_secs(2));
+/// let response = client.post("https://api.example.com/items").json(&["a"]).await?;
+/// assert_eq!(response.status(), 200);
+/// # wisp::Result::Ok(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct Client {
+    headers: Headers,
+    timeouts: Timeouts,
+}
+
+impl Client {
+    /// A client without headers, and without a timeout but the function's own.
+    ///
+    /// ```
+    /// let client = wisp::http::Client::new();
+    /// ```
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sends this header with every request. What is no header is an error when a request is sent.
+    ///
+    /// ```
+    /// let client = wisp::http::Client::new().header("accept", "application/json");
+    /// ```
+    #[must_use]
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push(name, value);
+        self
+    }
+
+    /// How long each request waits for the head of its response.
+    ///
+    /// ```
+    /// let client = wisp::http::Client::new().timeout(std::time::Duration::from_secs(2));
+    /// ```
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeouts.head = Some(limit);
+        self
+    }
+
+    /// How long each request waits between two parts of its response's body.
+    ///
+    /// ```
+    /// let client = wisp::http::Client::new().read_timeout(std::time::Duration::from_secs(2));
+    /// ```
+    #[must_use]
+    pub fn read_timeout(mut self, limit: Duration) -> Self {
+        self.timeouts.between_bytes = Some(limit);
+        self
+    }
+
+    /// A GET request.
+    ///
+    /// ```
+    /// let request = wisp::http::Client::new().get("https://example.com/");
+    /// ```
+    pub fn get(&self, url: &str) -> RequestBuilder {
+        self.request(Method::GET, url)
+    }
+
+    /// A POST request.
+    ///
+    /// ```
+    /// let request = wisp::http::Client::new().post("https://example.com/").body("hello");
+    /// ```
+    pub fn post(&self, url: &str) -> RequestBuilder {
+        self.request(Method::POST, url)
+    }
+
+    /// A PUT request.
+    ///
+    /// ```
+    /// let request = wisp::http::Client::new().put("https://example.com/1").body("hello");
+    /// ```
+    pub fn put(&self, url: &str) -> RequestBuilder {
+        self.request(Method::PUT, url)
+    }
+
+    /// A DELETE request.
+    ///
+    /// ```
+    /// let request = wisp::http::Client::new().delete("https://example.com/1");
+    /// ```
+    pub fn delete(&self, url: &str) -> RequestBuilder {
+        self.request(Method::DELETE, url)
+    }
+
+    /// A request of any method.
+    ///
+    /// ```
+    /// let request = wisp::http::Client::new().request(wisp::http::Method::PATCH, "https://example.com/1");
+    /// ```
+    pub fn request(&self, method: Method, url: &str) -> RequestBuilder {
+        RequestBuilder {
+            method,
+            url: url.to_owned(),
+            headers: self.headers.clone(),
+            body: Body::empty(),
+            timeouts: self.timeouts,
+        }
+    }
+}
+
+/// A GET request: `wisp::http::get(url).await?`.
+///
+/// ```
+/// # wisp::test::upstream("https://example.com", async |_request| Ok("hello"));
+/// # wisp::test::block_on(async {
+/// let response = wisp::http::get("https://example.com/").await?;
+/// assert_eq!(response.status(), 200);
+/// # wisp::Result::Ok(())
+/// # }).unwrap();
+/// ```
+pub fn get(url: &str) -> RequestBuilder {
+    Client::new().get(url)
+}
+
+/// A POST request: `wisp::http::post(url).body("…").await?`.
+///
+/// ```
+/// # wisp::test::upstream("https://example.com", async |request| Ok(wisp::Response::new(request.into_body())));
+/// # wisp::test::block_on(async {
+/// use wisp::ResponseExt;
+/// let mut response = wisp::http::post("https://example.com/").body("hello").await?;
+/// assert_eq!(response.text().await?, "hello");
+/// # wisp::Result::Ok(())
+/// # }).unwrap();
+/// ```
+pub fn post(url: &str) -> RequestBuilder {
+    Client::new().post(url)
+}
+
+/// Sends a request as it is, such as one that came in and was given another URI. Its body is streamed on.
+///
+/// ```
+/// use wisp::{Request, Response, Result};
+///
+/// async fn proxy(mut request: Request) -> Result<Response> {
+///     let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
+///     *request.uri_mut() = format!("https://backend.example.com{path}").parse()?;
+///     Ok(wisp::http::send(request).await?)
+/// }
+/// # wisp::test::upstream("https://backend.example.com", async |request| Ok(request.uri().path().to_owned()));
+/// # let response = wisp::test::block_on(proxy(wisp::test::request("GET", "/a").build())).unwrap();
+/// # assert_eq!(wisp::test::block_on(response.into_body().bytes()).unwrap(), "/a");
+/// ```
+///
+/// # Errors
+/// See [`Error`].
+pub async fn send(request: Request) -> Result<Response, Error> {
+    transmit(request, Timeouts::default()).await
+}
+
+/// A request to be sent by awaiting it.
+///
+/// ```
+/// # wisp::test::upstream("https://example.com", async |_request| Ok("hello"));
+/// # wisp::test::block_on(async {
+/// let response = wisp::http::get("https://example.com/").header("accept", "text/plain").await?;
+/// # wisp::Result::Ok(())
+/// # }).unwrap();
+/// ```
+#[derive(Debug)]
+#[must_use = "a request is sent by awaiting it"]
+pub struct RequestBuilder {
+    method: Method,
+    url: String,
+    headers: Headers,
+    body: Body,
+    timeouts: Timeouts,
+}
+
+impl RequestBuilder {
+    /// Adds a header. What is none is an error when the request is sent.
+    ///
+    /// ```
+    /// let request = wisp::http::get("https://example.com/").header("accept", "text/plain");
+    /// ```
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.push(name, value);
+        self
+    }
+
+    /// Sets the body: bytes, a text, or a stream.
+    ///
+    /// ```
+    /// let request = wisp::http::post("https://example.com/").body(vec![1, 2, 3]);
+    /// ```
+    pub fn body(mut self, body: impl Into<Body>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    /// Sets the body to JSON, with its `content-type`.
+    ///
+    /// ```
+    /// let request = wisp::http::post("https://example.com/").json(&["a", "b"]);
+    /// ```
+    pub fn json<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
+        match serde_json::to_vec(value) {
+            Ok(bytes) => {
+                self.headers.push(header::CONTENT_TYPE.as_str(), "application/json");
+                self.body = bytes.into();
+            }
+            Err(error) => self.headers.refuse(format!("its body has no JSON form: {error}")),
+        }
+        self
+    }
+
+    /// How long to wait for the head of the response.
+    ///
+    /// ```
+    /// let request = wisp::http::get("https://example.com/").timeout(std::time::Duration::from_secs(2));
+    /// ```
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeouts.head = Some(limit);
+        self
+    }
+
+    /// Sends it. Awaiting the request does the same.
+    ///
+    /// ```
+    /// # wisp::test::upstream("https://example.com", async |_request| Ok("hello"));
+    /// # wisp::test::block_on(async {
+    /// let response = wisp::http::get("https://example.com/").send().await?;
+    /// # wisp::Result::Ok(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn send(self) -> Result<Response, Error> {
+        let Self { method, url, headers, body, timeouts } = self;
+        let fail = |method: &Method, cause| Error::new(method.clone(), url.clone(), cause);
+        let headers = headers.built.map_err(|detail| fail(&method, Cause::Invalid(detail)))?;
+        let uri: Uri = url.parse().map_err(|error| fail(&method, Cause::Invalid(format!("it is no URL: {error}"))))?;
+        let mut request = Request::new(body);
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        transmit(request, timeouts).await
+    }
+}
+
+impl IntoFuture for RequestBuilder {
+    type Output = Result<Response, Error>;
+    type IntoFuture = Pin<Box<dyn Future<Output = Result<Response, Error>>>>;
+
+    fn into_future(self) -> Self::IntoFuture {
+        Box::pin(self.send())
+    }
+}
+
+async fn transmit(request: Request, timeouts: Timeouts) -> Result<Response, Error> {
+    let method = request.method().clone();
+    let url = request.uri().to_string();
+    let sent = if matches!(request.uri().scheme_str(), Some("http" | "https")) && request.uri().host().is_some() {
+        let response = platform::client::send(request, timeouts);
+        match timeouts.head {
+            Some(limit) => time::timeout(limit, response).await.unwrap_or(Err(Cause::TimedOut)),
+            None => response.await,
+        }
+    } else {
+        Err(Cause::Invalid("the URL must begin with http:// or https:// and name a host".to_owned()))
+    };
+    sent.map_err(|cause| Error::new(method, url, cause))
+}
+
+/// Headers, or the sentence on what was wrong with the first that is none.
+#[derive(Debug, Clone)]
+struct Headers {
+    built: Result<HeaderMap, String>,
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self { built: Ok(HeaderMap::new()) }
+    }
+}
+
+impl Headers {
+    fn push(&mut self, name: &str, value: &str) {
+        let Ok(headers) = &mut self.built else { return };
+        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            (Ok(name), Ok(value)) => {
+                headers.insert(name, value);
+            }
+            (Err(_), _) => self.refuse(format!("`{name}` is no header name")),
+            // The value may be a secret.
+            (_, Err(_)) => self.refuse(format!("the value of the header `{name}` holds characters that no header may")),
+        }
+    }
+
+    fn refuse(&mut self, detail: String) {
+        self.built = Err(detail);
+    }
+}

@@ -1,0 +1,168 @@
+//! Log lines with levels, through `wasi:logging`; the host adds the request's id to each.
+//!
+//! The macros are those of the crate [`log`](https://docs.rs/log):
+//!
+//! ```
+//! use wisp::log;
+//!
+//! log::info!("{} items", 3);
+//! # let logs = wisp::test::logs();
+//! # assert_eq!((logs[0].level, logs[0].message.as_str()), (log::Level::Info, "3 items"));
+//! ```
+//!
+//! Whatever logs through the crate `log` arrives too, once one of these macros ran, [`init`] was called, or the
+//! function's own crate depends on `log` (the handler's attribute sees that in its Cargo.toml). A function that does none
+//! of it doesn't import `wasi:logging`; what the SDK itself has to say goes to standard error then.
+//!
+//! The least grave level that is written is the environment variable `LOG_LEVEL`: `off`, `error`, `warn`, `info` (the
+//! default), `debug` or `trace`. In tests everything is captured, whatever the level.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+pub use ::log::{Level, LevelFilter, Log, Metadata, Record, log_enabled, max_level, set_max_level};
+
+pub use crate::{__log_debug as debug, __log_error as error, __log_info as info, __log_trace as trace, __log_warn as warn};
+
+use crate::{init as start_up, platform};
+
+/// The environment variable that names the least grave level to write.
+///
+/// ```
+/// assert_eq!(wisp::log::LEVEL, "LOG_LEVEL");
+/// ```
+pub const LEVEL: &str = "LOG_LEVEL";
+
+const NEVER: u8 = 0;
+const IN_START_UP: u8 = 1;
+const IN_A_REQUEST: u8 = 2;
+
+/// When the level was read. A snapshot of the start-up carries that it was read there, and not in a request.
+static LEVEL_READ: AtomicU8 = AtomicU8::new(NEVER);
+
+/// Makes what is logged through the crate `log` arrive. The macros here do it by themselves, and so does
+/// `#[wisp::handler]` in a crate that depends on `log`; needed only where nothing but a dependency logs. It may be called
+/// again and again.
+///
+/// ```
+/// wisp::log::init();
+/// ```
+pub fn init() {
+    let now = if start_up::is_running() { IN_START_UP } else { IN_A_REQUEST };
+    if LEVEL_READ.load(Ordering::Relaxed) >= now {
+        return;
+    }
+    LEVEL_READ.store(now, Ordering::Relaxed);
+    // A logger of the function's own, set before, stays.
+    let _ = ::log::set_logger(&Logger);
+    let given = platform::log::variable(LEVEL);
+    let level = given.as_deref().unwrap_or(platform::log::DEFAULT_LEVEL);
+    match level.parse() {
+        Ok(level) => ::log::set_max_level(level),
+        Err(_) => {
+            ::log::set_max_level(LevelFilter::Info);
+            ::log::warn!(
+                target: "wisp",
+                "{LEVEL} is `{level}`; allowed are off, error, warn, info, debug and trace; taking info"
+            );
+        }
+    }
+}
+
+/// Whether [`init`] was called.
+pub(crate) fn is_ready() -> bool {
+    LEVEL_READ.load(Ordering::Relaxed) != NEVER
+}
+
+struct Logger;
+
+impl Log for Logger {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.level() <= ::log::max_level()
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            match record.args().as_str() {
+                Some(text) => platform::log::write(record.level(), record.target(), text),
+                None => platform::log::write(record.level(), record.target(), &record.args().to_string()),
+            }
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Logs what failed.
+///
+/// ```
+/// wisp::log::error!("the index is broken");
+/// assert_eq!(wisp::test::logs()[0].message, "the index is broken");
+/// ```
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_error {
+    ($($arguments:tt)+) => {{
+        $crate::log::init();
+        $crate::__private::log::error!($($arguments)+)
+    }};
+}
+
+/// Logs what somebody should look at soon.
+///
+/// ```
+/// wisp::log::warn!("the cache is full");
+/// assert_eq!(wisp::test::logs()[0].message, "the cache is full");
+/// ```
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_warn {
+    ($($arguments:tt)+) => {{
+        $crate::log::init();
+        $crate::__private::log::warn!($($arguments)+)
+    }};
+}
+
+/// Logs what is worth knowing.
+///
+/// ```
+/// wisp::log::info!("3 items");
+/// assert_eq!(wisp::test::logs()[0].message, "3 items");
+/// ```
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_info {
+    ($($arguments:tt)+) => {{
+        $crate::log::init();
+        $crate::__private::log::info!($($arguments)+)
+    }};
+}
+
+/// Logs what helps whoever looks for a mistake.
+///
+/// ```
+/// wisp::log::debug!("cache miss");
+/// assert_eq!(wisp::test::logs()[0].message, "cache miss");
+/// ```
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_debug {
+    ($($arguments:tt)+) => {{
+        $crate::log::init();
+        $crate::__private::log::debug!($($arguments)+)
+    }};
+}
+
+/// Logs every step.
+///
+/// ```
+/// wisp::log::trace!("parsed");
+/// assert_eq!(wisp::test::logs()[0].message, "parsed");
+/// ```
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_trace {
+    ($($arguments:tt)+) => {{
+        $crate::log::init();
+        $crate::__private::log::trace!($($arguments)+)
+    }};
+}

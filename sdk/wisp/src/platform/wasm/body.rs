@@ -1,0 +1,129 @@
+//! Bodies that come from the host, and bodies that go to it.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use wasip2::http::types::{self as wasi, IncomingRequest, IncomingResponse, OutgoingBody};
+use wasip2::io::streams::{InputStream, OutputStream, StreamError};
+
+use super::reactor::Ready;
+use crate::body::{Body, ReadError};
+
+/// The most bytes asked for in one read.
+const CHUNK: u64 = 64 * 1024;
+
+/// A body that the host hands over as it arrives. Fields are dropped in their order: children first.
+pub(crate) struct Incoming {
+    waiting: Option<Ready>,
+    stream: Option<InputStream>,
+    body: Option<wasi::IncomingBody>,
+    source: Source,
+}
+
+enum Source {
+    Request(IncomingRequest),
+    Response(IncomingResponse),
+    /// The stream is open, or was.
+    Opened,
+}
+
+impl Incoming {
+    pub(crate) fn of_request(request: IncomingRequest) -> Self {
+        Self { waiting: None, stream: None, body: None, source: Source::Request(request) }
+    }
+
+    pub(crate) fn of_response(response: IncomingResponse) -> Self {
+        Self { waiting: None, stream: None, body: None, source: Source::Response(response) }
+    }
+
+    /// The next bytes, `None` at the end.
+    pub(crate) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
+        loop {
+            if let Some(waiting) = &mut self.waiting {
+                ready!(Pin::new(waiting).poll(context));
+                self.waiting = None;
+            }
+            let stream = match self.open() {
+                Some(stream) => stream,
+                None => return Poll::Ready(None),
+            };
+            match stream.read(CHUNK) {
+                Ok(bytes) if bytes.is_empty() => self.waiting = Some(Ready::new(stream.subscribe())),
+                Ok(bytes) => return Poll::Ready(Some(Ok(Bytes::from(bytes)))),
+                Err(StreamError::Closed) => {
+                    self.close();
+                    return Poll::Ready(None);
+                }
+                Err(StreamError::LastOperationFailed(error)) => {
+                    let text = match wasi::http_error_code(&error) {
+                        Some(code) => code.to_string(),
+                        None => error.to_debug_string(),
+                    };
+                    drop(error);
+                    self.close();
+                    return Poll::Ready(Some(Err(ReadError::new(text))));
+                }
+            }
+        }
+    }
+
+    /// The stream, opened at the first call: a handler that never reads its body pays nothing for it.
+    fn open(&mut self) -> Option<&InputStream> {
+        let body = match std::mem::replace(&mut self.source, Source::Opened) {
+            Source::Request(request) => request.consume().ok(),
+            Source::Response(response) => response.consume().ok(),
+            Source::Opened => None,
+        };
+        if let Some(body) = body {
+            self.stream = body.stream().ok();
+            self.body = Some(body);
+        }
+        self.stream.as_ref()
+    }
+
+    fn close(&mut self) {
+        self.waiting = None;
+        self.stream = None;
+        self.body = None;
+    }
+}
+
+/// Why a body didn't get to its receiver as a whole.
+pub(crate) enum WriteError {
+    /// The receiver is gone.
+    Closed,
+    /// The body itself failed.
+    Body(crate::Error),
+}
+
+/// Sends `body` as fast as the receiver takes it, and ends it. When it fails, the receiver sees that it is cut short.
+pub(crate) async fn send(mut body: Body, outgoing: OutgoingBody) -> Result<(), WriteError> {
+    let stream = outgoing.write().map_err(|()| WriteError::Closed)?;
+    match body.take_full() {
+        Some(bytes) => write_all(&stream, &bytes).await?,
+        None => {
+            while let Some(chunk) = body.chunk().await.map_err(WriteError::Body)? {
+                write_all(&stream, &chunk).await?;
+                // What was written now is to be seen now, and not when more of it comes.
+                stream.flush().map_err(|_| WriteError::Closed)?;
+            }
+        }
+    }
+    drop(stream);
+    OutgoingBody::finish(outgoing, None).map_err(|_| WriteError::Closed)
+}
+
+async fn write_all(stream: &OutputStream, mut bytes: &[u8]) -> Result<(), WriteError> {
+    while !bytes.is_empty() {
+        let room = stream.check_write().map_err(|_| WriteError::Closed)?;
+        if room == 0 {
+            Ready::new(stream.subscribe()).await;
+            continue;
+        }
+        let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+        stream.write(now).map_err(|_| WriteError::Closed)?;
+        bytes = later;
+    }
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! One request, from the host's call to the response's last byte.
+
+use http::{HeaderValue, Method, StatusCode, Uri, header};
+use wasip2::http::types::{self as wasi, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+
+use super::body::{self, Incoming, WriteError};
+use super::headers;
+use crate::{Body, Error, Request, Response, handler::Handler, init, report, request, task};
+
+/// Answers `incoming` with what `handler` returns.
+pub fn serve(incoming: IncomingRequest, out: ResponseOutparam, handler: impl Handler) {
+    report::hook_panics();
+    let started = init::ensure();
+    let (is_head, parsed) = parse(incoming);
+    let response = match (started, parsed) {
+        (Ok(()), Ok(request)) => handler.call(request),
+        (Err(error), _) | (_, Err(error)) => Box::pin(std::future::ready(Err(error))),
+    };
+    if let Err(stalled) = task::block_on(respond(response, out, is_head)) {
+        report::error(&stalled.to_string());
+    }
+    task::drain();
+}
+
+fn parse(incoming: IncomingRequest) -> (bool, Result<Request, Error>) {
+    let method = match incoming.method() {
+        wasi::Method::Get => Ok(Method::GET),
+        wasi::Method::Head => Ok(Method::HEAD),
+        wasi::Method::Post => Ok(Method::POST),
+        wasi::Method::Put => Ok(Method::PUT),
+        wasi::Method::Delete => Ok(Method::DELETE),
+        wasi::Method::Connect => Ok(Method::CONNECT),
+        wasi::Method::Options => Ok(Method::OPTIONS),
+        wasi::Method::Trace => Ok(Method::TRACE),
+        wasi::Method::Patch => Ok(Method::PATCH),
+        wasi::Method::Other(name) => {
+            Method::from_bytes(name.as_bytes()).map_err(|_| Error::bad_request(format!("`{name}` is no HTTP method")))
+        }
+    };
+    let headers = headers::from_fields(&incoming.headers());
+    request::set_id(headers.get("x-request-id"));
+    let is_head = matches!(method, Ok(Method::HEAD));
+    let request = method.and_then(|method| {
+        let uri = uri(&incoming)?;
+        let mut request = Request::new(Body::incoming(Incoming::of_request(incoming)));
+        *request.method_mut() = method;
+        *request.uri_mut() = uri;
+        *request.headers_mut() = headers;
+        Ok(request)
+    });
+    (is_head, request)
+}
+
+fn uri(incoming: &IncomingRequest) -> Result<Uri, Error> {
+    let path = incoming.path_with_query().unwrap_or_else(|| "/".to_owned());
+    let mut parts = http::uri::Parts::default();
+    if let (Some(scheme), Some(authority)) = (incoming.scheme(), incoming.authority())
+        && let Ok(authority) = http::uri::Authority::from_maybe_shared(bytes::Bytes::from(authority))
+    {
+        parts.scheme = match scheme {
+            wasi::Scheme::Http => Some(http::uri::Scheme::HTTP),
+            wasi::Scheme::Https => Some(http::uri::Scheme::HTTPS),
+            wasi::Scheme::Other(other) => other.parse().ok(),
+        };
+        parts.authority = parts.scheme.is_some().then_some(authority);
+    }
+    let refused = |path: &str| Error::bad_request(format!("`{path}` is no path of a URI"));
+    parts.path_and_query = Some(path.parse().map_err(|_| refused(&path))?);
+    Uri::from_parts(parts).map_err(|_| refused(&path))
+}
+
+async fn respond(response: crate::handler::Answer, out: ResponseOutparam, is_head: bool) {
+    let response = match response.await {
+        Ok(response) => response,
+        Err(error) => {
+            error.report();
+            error.into_response()
+        }
+    };
+    if let Err(error) = send(response, out, is_head).await {
+        report::error(&error);
+    }
+}
+
+/// Sends the response. What went wrong is for the log: the client can't be told any more.
+async fn send(mut response: Response, out: ResponseOutparam, is_head: bool) -> Result<(), String> {
+    let has_body = allows_body(response.status());
+    if let (Some(size), true) = (response.body().size(), has_body) {
+        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+    }
+    if is_head || !has_body {
+        // A length that no body of that length follows would be an error to the host.
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        *response.body_mut() = Body::empty();
+    }
+    let (parts, body) = response.into_parts();
+    let fields = match headers::to_fields(&parts.headers) {
+        Ok(fields) => fields,
+        Err(error) => {
+            let error = format!("the response's headers are refused by the host: {error}");
+            ResponseOutparam::set(out, Err(wasi::ErrorCode::InternalError(Some(error.clone()))));
+            return Err(error);
+        }
+    };
+    let outgoing = OutgoingResponse::new(fields);
+    let status = parts.status.as_u16();
+    outgoing.set_status_code(status).map_err(|()| format!("the response's status {status} is refused by the host"))?;
+    let outgoing_body = outgoing.body().map_err(|()| "the host gave no body for the response".to_owned())?;
+    ResponseOutparam::set(out, Ok(outgoing));
+    if body.size() == Some(0) {
+        // The client may be gone already, which is no mistake of anybody here.
+        return OutgoingBody::finish(outgoing_body, None).or(Ok(()));
+    }
+    match body::send(body, outgoing_body).await {
+        Ok(()) | Err(WriteError::Closed) => Ok(()),
+        Err(WriteError::Body(error)) => Err(format!("the response is cut short: its body failed: {}", error.chain())),
+    }
+}
+
+fn allows_body(status: StatusCode) -> bool {
+    !(status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED)
+}

@@ -1,0 +1,178 @@
+//! Reading a request.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::str::FromStr;
+
+use ::http::{HeaderValue, StatusCode};
+use serde::de::DeserializeOwned;
+
+use crate::router::Params;
+use crate::{Bytes, Error, Request, Result, json, percent};
+
+thread_local! {
+    static ID: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// The id of the request that is being handled, from its header `x-request-id`: the host's log lines, the response and
+/// problem bodies carry the same. Empty outside of a request, and where the host gives none.
+///
+/// ```
+/// async fn handle() -> String {
+///     wisp::request_id()
+/// }
+/// let request = wisp::test::request("GET", "/").header("x-request-id", "42").build();
+/// let mut response = wisp::test::call(|_| handle(), request);
+/// # use wisp::ResponseExt;
+/// assert_eq!(wisp::test::block_on(response.text()).unwrap(), "42");
+/// ```
+#[must_use]
+pub fn request_id() -> String {
+    ID.with_borrow(Clone::clone)
+}
+
+/// Begins a request.
+pub(crate) fn set_id(header: Option<&HeaderValue>) {
+    let id = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    ID.with_borrow_mut(|current| {
+        current.clear();
+        current.push_str(id);
+    });
+}
+
+/// Reads a [`Request`]: its body, query and path parameters. What the client got wrong is an error that becomes a 400
+/// (or 415) which says so.
+///
+/// ```
+/// use wisp::{Request, RequestExt, Response, Result, response};
+///
+/// #[derive(serde::Deserialize)]
+/// struct Order { item: String }
+///
+/// async fn handle(mut request: Request) -> Result<Response> {
+///     let order: Order = request.json().await?;
+///     Ok(response::text(order.item))
+/// }
+///
+/// let request = wisp::test::request("POST", "/").body(r#"{"item": 3}"#);
+/// let error = wisp::test::block_on(handle(request)).unwrap_err();
+/// assert_eq!(error.status(), 400);
+/// assert!(error.detail().ends_with("expected a string at line 1 column 10"));
+/// ```
+pub trait RequestExt {
+    /// The body as JSON.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let mut request = wisp::test::request("POST", "/").body("[1, 2]");
+    /// let numbers: Vec<u8> = wisp::test::block_on(request.json()).unwrap();
+    /// assert_eq!(numbers, [1, 2]);
+    /// ```
+    ///
+    /// # Errors
+    /// 415 where `content-type` is there and not JSON; 400 with line and column where the body isn't that JSON, or
+    /// didn't arrive as a whole.
+    fn json<T: DeserializeOwned>(&mut self) -> impl Future<Output = Result<T>>;
+
+    /// The whole body. Its size is bounded by the function's `limits.requestBody`.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let mut request = wisp::test::request("POST", "/").body("abc");
+    /// assert_eq!(wisp::test::block_on(request.bytes()).unwrap(), "abc");
+    /// ```
+    ///
+    /// # Errors
+    /// 400 where it didn't arrive as a whole.
+    fn bytes(&mut self) -> impl Future<Output = Result<Bytes>>;
+
+    /// The whole body as text.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let mut request = wisp::test::request("POST", "/").body(vec![0xff]);
+    /// let error = wisp::test::block_on(request.text()).unwrap_err();
+    /// assert_eq!(error.detail(), "the body is no UTF-8 text: byte 0 is 0xff");
+    /// ```
+    ///
+    /// # Errors
+    /// 400 where it isn't UTF-8, or didn't arrive as a whole.
+    fn text(&mut self) -> impl Future<Output = Result<String>>;
+
+    /// A parameter of the path that the [`Router`](crate::Router) matched, decoded and parsed.
+    ///
+    /// ```
+    /// use wisp::{Request, RequestExt, Result, Router};
+    ///
+    /// async fn user(request: Request) -> Result<String> {
+    ///     let id: u64 = request.param("id")?;
+    ///     Ok(format!("user {id}"))
+    /// }
+    /// let router = Router::new().get("/users/{id}", user);
+    /// let error = wisp::test::block_on(router.handle(wisp::test::request("GET", "/users/x").build())).unwrap_err();
+    /// assert_eq!(error.detail(), "`id` in the path is `x`: invalid digit found in string");
+    /// ```
+    ///
+    /// # Errors
+    /// 400 where it doesn't parse; 500 where the route has no such parameter.
+    fn param<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T>;
+
+    /// A value of the query, decoded and parsed; `None` where the name isn't there.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let request = wisp::test::request("GET", "/search?q=red+shoes&top=5").build();
+    /// assert_eq!(request.query::<String>("q").unwrap().unwrap(), "red shoes");
+    /// assert_eq!(request.query::<usize>("top").unwrap(), Some(5));
+    /// assert_eq!(request.query::<usize>("page").unwrap(), None);
+    /// ```
+    ///
+    /// # Errors
+    /// 400 where it doesn't parse.
+    fn query<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>>;
+}
+
+impl RequestExt for Request {
+    async fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
+        json::check_type(self.headers())?;
+        json::from_client(&self.bytes().await?)
+    }
+
+    async fn bytes(&mut self) -> Result<Bytes> {
+        self.body_mut().bytes().await.map_err(unreadable)
+    }
+
+    async fn text(&mut self) -> Result<String> {
+        let bytes = self.bytes().await?;
+        String::from_utf8(bytes.into()).map_err(|error| {
+            let at = error.utf8_error().valid_up_to();
+            let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+            Error::bad_request(format!("the body is no UTF-8 text: byte {at} is {byte:#04x}"))
+        })
+    }
+
+    fn param<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T> {
+        let value = self.extensions().get::<Params>().and_then(|params| params.get(name));
+        let value = value.ok_or_else(|| Error::internal(format!("the route has no parameter `{{{name}}}`")))?;
+        value.parse().map_err(|error| Error::bad_request(format!("`{name}` in the path is `{value}`: {error}")))
+    }
+
+    fn query<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>> {
+        let Some(value) = self.uri().query().and_then(|query| percent::query_value(query, name)) else {
+            return Ok(None);
+        };
+        let parsed = value.parse();
+        parsed.map(Some).map_err(|error| Error::bad_request(format!("`{name}` in the query is `{value}`: {error}")))
+    }
+}
+
+/// A body that breaks off is the sender's doing, unless the body says otherwise.
+fn unreadable(error: Error) -> Error {
+    match error.source().and_then(|source| source.downcast_ref::<crate::body::ReadError>()) {
+        Some(cause) => {
+            let detail = format!("the body didn't arrive as a whole: {cause}");
+            Error::new(StatusCode::BAD_REQUEST, "incomplete-body", detail)
+        }
+        None => error,
+    }
+}
