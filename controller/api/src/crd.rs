@@ -1,0 +1,96 @@
+//! The CustomResourceDefinition that a cluster installs.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::CustomResourceExt;
+use serde_json::Value;
+
+use crate::function::Function;
+
+/// What stands above the generated file.
+const HEADER: &str = "# Made by `cargo run -p wisp-api --bin crdgen > deploy/crd/function.yaml`; a test fails where it differs from the types.\n";
+
+/// The definition of Function, with the number formats that Kubernetes knows.
+///
+/// # Errors
+/// When the generated definition is no valid one, which a test rules out.
+pub fn function_crd() -> Result<CustomResourceDefinition, serde_json::Error> {
+    let mut crd = serde_json::to_value(Function::crd())?;
+    know_formats(&mut crd);
+    serde_json::from_value(crd)
+}
+
+/// The same as YAML, as `deploy/crd/function.yaml` has it.
+///
+/// # Errors
+/// As [`function_crd`], or when it cannot be written as YAML.
+pub fn function_crd_yaml() -> Result<String, CrdError> {
+    Ok(format!("{HEADER}{}", serde_yaml_ng::to_string(&function_crd()?)?))
+}
+
+/// Why there is no definition.
+#[derive(Debug, thiserror::Error)]
+pub enum CrdError {
+    /// The generated definition is no valid one.
+    #[error("the generated definition is no CustomResourceDefinition")]
+    Shape(#[from] serde_json::Error),
+    /// It cannot be written as YAML.
+    #[error("the definition cannot be written as YAML")]
+    Yaml(#[from] serde_yaml_ng::Error),
+}
+
+/// Kubernetes warns of integer formats other than int32 and int64; the bounds say the rest.
+fn know_formats(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            let replacement = match map.get("format").and_then(Value::as_str) {
+                Some("uint8" | "uint16" | "uint32") => Some("int32"),
+                Some("uint64" | "uint") => Some("int64"),
+                _ => None,
+            };
+            if let Some(format) = replacement {
+                map.insert("format".to_owned(), format.into());
+            }
+            map.values_mut().for_each(know_formats);
+        }
+        Value::Array(items) => items.iter_mut().for_each(know_formats),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_committed_definition_is_the_one_the_types_make() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crd/function.yaml");
+        let committed = std::fs::read_to_string(path).unwrap_or_default();
+        assert!(
+            committed == function_crd_yaml().unwrap(),
+            "deploy/crd/function.yaml differs from the types: run `cargo run -p wisp-api --bin crdgen > deploy/crd/function.yaml`"
+        );
+    }
+
+    #[test]
+    fn every_field_has_a_sentence() {
+        fn walk(schema: &Value, path: &str, silent: &mut Vec<String>) {
+            for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+                let path = format!("{path}.{name}");
+                let told = property.get("description").and_then(Value::as_str).is_some_and(|text| text.ends_with(['.', ')', '!']) || path.contains(".pod."));
+                if !told {
+                    silent.push(path.clone());
+                }
+                walk(property, &path, silent);
+                if let Some(items) = property.get("items") {
+                    walk(items, &path, silent);
+                }
+            }
+        }
+        let crd = serde_json::to_value(function_crd().unwrap()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut silent = Vec::new();
+        walk(&schema["properties"]["spec"], "spec", &mut silent);
+        walk(&schema["properties"]["status"], "status", &mut silent);
+        assert_eq!(silent, Vec::<String>::new());
+    }
+}
