@@ -1,0 +1,196 @@
+//! Which engine runs a component, and how it is configured.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::sync::OnceLock;
+
+use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+
+use crate::inspect::{Footprint, Wasi};
+use crate::residency;
+use crate::ticker::Ticker;
+
+/// Bytes of a freed linear memory, and of a freed table, that are reset in place instead of being given back.
+const KEEP_MEMORY: usize = 2 << 20;
+const KEEP_TABLE: usize = 64 << 10;
+/// Linear memory is reserved whole, so that most bounds checks need no code.
+const LARGEST_MEMORY: u64 = 4 << 30;
+
+/// How much an engine's instances may use together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// The most bytes of one linear memory; at most 4 GiB.
+    pub memory: NonZeroU64,
+    /// The most elements of one table.
+    pub table_elements: NonZeroUsize,
+    /// The most component instances that are alive at once.
+    pub instances: NonZeroUsize,
+    /// The most guest calls that run at once: for a component that serves several requests in one instance this is
+    /// more than `instances`.
+    pub calls: NonZeroUsize,
+    /// What one component instance is made of.
+    pub footprint: Footprint,
+}
+
+/// Why an engine could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The options don't fit this machine.
+    #[error("no WebAssembly engine with {instances} instances of {memory} bytes of memory can be made on this machine")]
+    Config {
+        /// What was asked for.
+        instances: usize,
+        /// What was asked for.
+        memory: u64,
+        /// What wasmtime says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The thread that moves the epochs could not be started.
+    #[error("the epoch thread could not be started")]
+    Thread(#[source] std::io::Error),
+}
+
+/// The engines of one process, each made when it is first asked for.
+///
+/// WASI 0.2 and 0.3 components need different ones: an engine that can run 0.3 components spends a fifth of a 0.2
+/// request on bookkeeping for concurrency that 0.2 doesn't have.
+#[derive(Debug)]
+pub struct Engines {
+    options: Option<EngineOptions>,
+    ticker: Ticker,
+    p2: OnceLock<Engine>,
+    p3: OnceLock<Engine>,
+}
+
+impl Engines {
+    /// Engines that run instances from a pool sized by `options`. Their epochs move every [`crate::TICK`].
+    #[must_use]
+    pub fn new(options: &EngineOptions) -> Self {
+        Self { options: Some(*options), ticker: Ticker::default(), p2: OnceLock::new(), p3: OnceLock::new() }
+    }
+
+    /// Engines that only compile. What they make runs on engines of [`Engines::new`], whatever their options.
+    #[must_use]
+    pub fn for_compilation() -> Self {
+        Self { options: None, ticker: Ticker::default(), p2: OnceLock::new(), p3: OnceLock::new() }
+    }
+
+    /// The engine for components of `wasi`, made now where this is the first call for it: 1 to 2 ms.
+    ///
+    /// # Errors
+    /// When the pool's address space can't be reserved, or a thread can't be started.
+    pub fn get(&self, wasi: Wasi) -> Result<&Engine, EngineError> {
+        let cell = match wasi {
+            Wasi::P2 => &self.p2,
+            Wasi::P3 => &self.p3,
+        };
+        if let Some(engine) = cell.get() {
+            return Ok(engine);
+        }
+        let mut config = config(wasi);
+        if let Some(options) = &self.options {
+            config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options)));
+        }
+        let engine = Engine::new(&config).map_err(|error| EngineError::Config {
+            instances: self.options.map_or(0, |options| options.instances.get()),
+            memory: self.options.map_or(0, |options| options.memory.get()),
+            source: error.into(),
+        })?;
+        // Two first calls at once: the loser's engine is dropped, and only the winner's epoch moves.
+        let engine = cell.get_or_init(|| engine);
+        if self.options.is_some() {
+            self.ticker.watch(engine).map_err(EngineError::Thread)?;
+        }
+        Ok(engine)
+    }
+}
+
+/// Everything that decides the machine code. Only this may: the artifact cache is shared by engines of all options.
+pub(crate) fn config(wasi: Wasi) -> Config {
+    let mut config = Config::new();
+    config
+        .cranelift_opt_level(OptLevel::Speed)
+        .epoch_interruption(true)
+        .memory_reservation(LARGEST_MEMORY)
+        .concurrency_support(wasi == Wasi::P3);
+    config
+}
+
+fn pool(options: &EngineOptions) -> PoolingAllocationConfig {
+    let Footprint { core_instances, memories, tables } = options.footprint;
+    let instances = u32::try_from(options.instances.get()).unwrap_or(u32::MAX);
+    let calls = u32::try_from(options.calls.get()).unwrap_or(u32::MAX);
+    let times = |each: u32| instances.saturating_mul(each.max(1));
+    let memory = usize::try_from(options.memory.get().min(LARGEST_MEMORY)).unwrap_or(usize::MAX);
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(times(core_instances))
+        .total_memories(times(memories))
+        .total_tables(times(tables))
+        .total_stacks(calls.max(instances))
+        .max_core_instances_per_component(core_instances.max(1))
+        .max_memories_per_component(memories.max(1))
+        .max_tables_per_component(tables.max(1))
+        .max_memories_per_module(memories.max(1))
+        .max_tables_per_module(tables.max(1))
+        .max_core_instance_size(8 << 20)
+        .max_component_instance_size(8 << 20)
+        .max_memory_size(memory)
+        .table_elements(options.table_elements.get())
+        .max_unused_warm_slots(instances);
+    if residency::may_keep_pages() {
+        pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(KEEP_MEMORY).table_keep_resident(KEEP_TABLE);
+    } else {
+        pool.pagemap_scan(Enabled::No).linear_memory_keep_resident(0).table_keep_resident(0);
+    }
+    pool
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cache::compatibility;
+
+    fn options(instances: usize, memory: u64) -> EngineOptions {
+        EngineOptions {
+            memory: NonZeroU64::new(memory).unwrap(),
+            table_elements: NonZeroUsize::new(10_000).unwrap(),
+            instances: NonZeroUsize::new(instances).unwrap(),
+            calls: NonZeroUsize::new(instances).unwrap(),
+            footprint: Footprint { core_instances: 4, memories: 1, tables: 2 },
+        }
+    }
+
+    #[test]
+    fn what_is_compiled_without_a_pool_runs_in_every_pool_of_the_same_wasi() {
+        let compile = Engines::for_compilation();
+        for options in [options(1, 1 << 20), options(128, 1 << 30)] {
+            let serve = Engines::new(&options);
+            for wasi in [Wasi::P2, Wasi::P3] {
+                assert_eq!(
+                    compatibility(compile.get(wasi).unwrap()),
+                    compatibility(serve.get(wasi).unwrap()),
+                    "{wasi:?} {options:?}"
+                );
+            }
+        }
+        assert_ne!(compatibility(compile.get(Wasi::P2).unwrap()), compatibility(compile.get(Wasi::P3).unwrap()));
+    }
+
+    #[test]
+    fn a_loop_without_end_is_interrupted() {
+        let engines = Engines::new(&options(1, 1 << 20));
+        let engine = engines.get(Wasi::P2).unwrap();
+        // (module (func (export "spin") (loop br 0)))
+        let module = wasmtime::Module::new(
+            engine,
+            b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x08\x01\x04spin\0\0\x0a\x09\x01\x07\0\x03\x40\x0c\0\x0b\x0b",
+        )
+        .unwrap();
+        let mut store = wasmtime::Store::new(engine, ());
+        store.set_epoch_deadline(1);
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+        let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").unwrap();
+        let error = spin.call(&mut store, ()).unwrap_err();
+        assert_eq!(error.downcast_ref::<wasmtime::Trap>(), Some(&wasmtime::Trap::Interrupt));
+    }
+}

@@ -1,0 +1,237 @@
+//! Initialisation ahead of time: `#[wisp::init]` runs once, where the component is built, and the memory it leaves
+//! becomes part of the component. Every fresh instance then starts from there.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::time::{Duration, Instant};
+
+use wasmtime::component::Component;
+use wasmtime::{Engine, OptLevel, Store};
+use wasmtime_wizer::Wizer;
+
+use crate::engines::config;
+use crate::inspect::{InspectError, Init, Inspection, Wasi, inspect};
+use crate::ticker::Ticker;
+
+mod sandbox;
+
+use sandbox::Sandbox;
+
+#[cfg(test)]
+mod tests;
+
+/// The function that a component with an initialisation exports: `wisp-init: func()`.
+pub const EXPORT: &str = "wisp-init";
+
+/// The custom section that marks a component whose initialisation ran. It holds the section format's version, 1.
+pub const SECTION: &str = "wisp:preinit";
+
+/// How much an initialisation may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// From its call to its return. It ends a little later than that: [`crate::TICK`] and what a host call takes.
+    pub timeout: Duration,
+    /// Bytes of linear memory.
+    pub memory: usize,
+}
+
+impl Default for Limits {
+    /// A minute and a GiB.
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(60), memory: 1 << 30 }
+    }
+}
+
+/// A component after [`preinit`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Preinit {
+    /// The component to deploy.
+    pub component: Vec<u8>,
+    /// What became of the initialisation.
+    pub outcome: Outcome,
+    /// What the initialisation printed, at most 64 KiB.
+    pub output: String,
+}
+
+/// What became of an initialisation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// The component has none, or it already ran: nothing was done.
+    Nothing,
+    /// It ran, and its memory is part of the component.
+    Snapshot {
+        /// How long the initialisation itself took: what every fresh instance saves.
+        init: Duration,
+        /// How long all of it took.
+        took: Duration,
+        /// The component's bytes before.
+        before: usize,
+        /// The component's bytes now.
+        after: usize,
+    },
+    /// The component is as it was, and runs its initialisation itself in every instance. The sentence says why.
+    Plain(String),
+}
+
+/// Why there is no component to deploy.
+#[derive(Debug, thiserror::Error)]
+pub enum PreinitError {
+    /// The bytes are nothing that can be served.
+    #[error(transparent)]
+    Inspect(#[from] InspectError),
+    /// The function's own code failed, so it would fail in every instance.
+    #[error("the function's initialisation (#[wisp::init]) failed{}", quoted(output))]
+    Failed {
+        /// What it printed.
+        output: String,
+        /// The trap.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// It didn't come to an end.
+    #[error("the function's initialisation (#[wisp::init]) ran for longer than {} s{}", timeout.as_secs_f64(), quoted(output))]
+    Timeout {
+        /// What it was allowed.
+        timeout: Duration,
+        /// What it printed.
+        output: String,
+    },
+    /// It called what isn't there when a component is built.
+    #[error(
+        "the function's initialisation (#[wisp::init]) called `{call}`: it runs once, when the component is built, \
+         where there are no models, stores, configuration or network; move the call into the handler"
+    )]
+    HostCall {
+        /// `wasi:nn/graph@0.2.0-rc-2024-10-28#load-by-name`.
+        call: String,
+    },
+    /// wasmtime's compiler refuses the component.
+    #[error("the component doesn't compile")]
+    Compile(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// No engine.
+    #[error("no WebAssembly engine can be made on this machine")]
+    Engine(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Runs the component's initialisation, where it has one that didn't run yet, and puts its memory into the component.
+///
+/// It sees WASI's clocks, random numbers, standard output and an empty environment; it has no files, no network, and
+/// any other import ends it with [`PreinitError::HostCall`]. What can't be snapshotted comes back as it was.
+///
+/// Blocks: compiles the component without optimisation, then runs guest code on a thread of its own.
+///
+/// # Errors
+/// When the bytes are nothing that can be served, or the initialisation fails.
+pub fn preinit(bytes: &[u8], limits: &Limits) -> Result<Preinit, PreinitError> {
+    let inspection = inspect(bytes)?;
+    if inspection.init != Init::Pending {
+        return Ok(Preinit { component: bytes.to_vec(), outcome: Outcome::Nothing, output: String::new() });
+    }
+    std::thread::scope(|scope| {
+        let worker = std::thread::Builder::new()
+            .name("wisp-init".to_owned())
+            .spawn_scoped(scope, || run(bytes, &inspection, limits))
+            .map_err(|error| PreinitError::Engine(error.into()))?;
+        match worker.join() {
+            Ok(result) => result,
+            // The snapshotter asserts what it doesn't support.
+            Err(_) => Ok(plain(bytes, "the snapshotter doesn't support this component".to_owned(), String::new())),
+        }
+    })
+}
+
+fn plain(bytes: &[u8], why: String, output: String) -> Preinit {
+    Preinit { component: bytes.to_vec(), outcome: Outcome::Plain(why), output }
+}
+
+fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit, PreinitError> {
+    let began = Instant::now();
+    let wizer = {
+        let mut wizer = Wizer::new();
+        wizer.init_func(EXPORT).keep_init_func(true);
+        wizer
+    };
+    let (context, instrumented) = match wizer.instrument_component(bytes) {
+        Ok(instrumented) => instrumented,
+        Err(error) => return Ok(plain(bytes, chain(&*error), String::new())),
+    };
+    let ticker = Ticker::default();
+    let engine = engine(inspection.wasi, &ticker)?;
+    let component =
+        Component::from_binary(&engine, &instrumented).map_err(|error| PreinitError::Compile(error.into()))?;
+    let sandbox = Sandbox::new(limits);
+    let output = sandbox.output();
+    let mut store = Store::new(&engine, sandbox);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| PreinitError::Engine(error.into()))?;
+    let called = Instant::now();
+    let instance = match runtime.block_on(sandbox::call(&mut store, &component, limits)) {
+        Ok(instance) => instance,
+        Err(error) => return Err(failure(error, limits, output.text())),
+    };
+    let init = called.elapsed();
+    let held = store.data_mut().held();
+    if held > 0 {
+        let why = format!(
+            "it still holds {held} of the host's resources (streams, pollables), which no snapshot can keep; \
+             drop them before it returns"
+        );
+        return Ok(plain(bytes, why, output.text()));
+    }
+    let snapshot = runtime.block_on(
+        wizer.snapshot_component(&context, &mut wasmtime_wizer::WasmtimeWizerComponent { store: &mut store, instance }),
+    );
+    let component = match snapshot {
+        Ok(component) => marked(&component),
+        Err(error) => return Ok(plain(bytes, chain(&*error), output.text())),
+    };
+    let outcome =
+        Outcome::Snapshot { init, took: began.elapsed(), before: bytes.len(), after: component.len() };
+    Ok(Preinit { component, outcome, output: output.text() })
+}
+
+fn engine(wasi: Wasi, ticker: &Ticker) -> Result<Engine, PreinitError> {
+    // The code runs once: what an optimiser costs it never earns back.
+    let engine = Engine::new(config(wasi).cranelift_opt_level(OptLevel::None))
+        .map_err(|error| PreinitError::Engine(error.into()))?;
+    ticker.watch(&engine).map_err(|error| PreinitError::Engine(error.into()))?;
+    Ok(engine)
+}
+
+fn failure(error: wasmtime::Error, limits: &Limits, output: String) -> PreinitError {
+    if let Some(sandbox::HostCall(call)) = error.downcast_ref() {
+        return PreinitError::HostCall { call: call.clone() };
+    }
+    if matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt)) || error.is::<sandbox::TimedOut>() {
+        return PreinitError::Timeout { timeout: limits.timeout, output };
+    }
+    PreinitError::Failed { output, source: error.into() }
+}
+
+/// The component with the custom section that says its initialisation ran.
+fn marked(component: &[u8]) -> Vec<u8> {
+    let mut marked = component.to_vec();
+    let name = SECTION.as_bytes();
+    // Section 0; its size and the name's fit one LEB128 byte each.
+    let length = |bytes: usize| u8::try_from(bytes).unwrap_or(0x7f) & 0x7f;
+    marked.extend([0, length(name.len() + 2), length(name.len())]);
+    marked.extend(name);
+    marked.push(1);
+    marked
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        let _ = write!(text, ": {error}");
+        next = error.source();
+    }
+    text
+}
+
+fn quoted(output: &str) -> Cow<'static, str> {
+    let output = output.trim();
+    if output.is_empty() { Cow::Borrowed("") } else { Cow::Owned(format!("; it printed:\n{output}")) }
+}
