@@ -1,0 +1,117 @@
+//! What does a backend have to do?
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::future::BoxFuture;
+
+use crate::{Tensor, TensorInfo};
+
+/// A loaded model, as a backend hands it over.
+pub struct Loaded {
+    /// What computes it, such as `onnxruntime 1.31.1`.
+    pub backend: String,
+    /// Where: `cpu`, or `gpu` with the device's name.
+    pub device: String,
+    /// Why it isn't on the GPU, where `auto` was asked for and no GPU was to be had.
+    pub device_reason: Option<String>,
+    /// Its inputs.
+    pub inputs: Vec<TensorInfo>,
+    /// Its outputs.
+    pub outputs: Vec<TensorInfo>,
+    /// `Ok` where items may be joined along dimension 0, else why not.
+    pub joinable: Result<(), String>,
+    /// What computes, each one batch at a time. Every lane gets a thread of its own.
+    pub lanes: Vec<Box<dyn Lane>>,
+}
+
+/// Computes one batch at a time: an inference session here, or a connection to a server elsewhere.
+///
+/// Nothing but the items crosses this line, so an implementation may send them over a network. It runs on a thread of
+/// its own and may block it. Its future is polled there without a tokio runtime: what needs one brings a handle.
+pub trait Lane: Send {
+    /// Computes the items together where there are several. They agree in everything but dimension 0, which is each
+    /// item's `rows`. Gives back each item's outputs, in the order of [`Loaded::outputs`].
+    ///
+    /// # Errors
+    /// When computing failed. Several items are then computed again one by one, so that only the faulty ones fail.
+    fn run<'a>(
+        &'a mut self,
+        items: &'a [Item],
+        abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>>;
+}
+
+/// One caller's inputs.
+#[derive(Debug, Clone)]
+pub struct Item {
+    /// In the order of [`Loaded::inputs`].
+    pub inputs: Vec<Tensor>,
+    /// Dimension 0 of every input, where the item may be joined with others.
+    pub rows: u64,
+}
+
+/// Computing failed, in the backend's own words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct BackendError(pub String);
+
+/// Tells a lane that nobody waits for its batch any more.
+#[derive(Clone)]
+pub struct Abort(Arc<Mutex<AbortState>>);
+
+struct AbortState {
+    waiting: usize,
+    hook: Option<Box<dyn FnOnce() + Send>>,
+}
+
+impl Abort {
+    /// For a batch that `waiting` callers wait for.
+    #[must_use]
+    pub fn new(waiting: usize) -> Self {
+        Self(Arc::new(Mutex::new(AbortState {
+            waiting,
+            hook: None,
+        })))
+    }
+
+    /// Whether nobody waits any more.
+    #[must_use]
+    pub fn is_aborted(&self) -> bool {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .waiting
+            == 0
+    }
+
+    /// Calls `hook` when the last caller goes, or now if none is left. It replaces an earlier one.
+    pub fn on_abort(&self, hook: impl FnOnce() + Send + 'static) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.waiting == 0 {
+            drop(state);
+            hook();
+        } else {
+            state.hook = Some(Box::new(hook));
+        }
+    }
+
+    /// Forgets the hook: the batch is done.
+    pub fn disarm(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).hook = None;
+    }
+
+    /// One caller went.
+    pub(crate) fn leave(&self) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.waiting = state.waiting.saturating_sub(1);
+        let hook = if state.waiting == 0 {
+            state.hook.take()
+        } else {
+            None
+        };
+        drop(state);
+        if let Some(hook) = hook {
+            hook();
+        }
+    }
+}

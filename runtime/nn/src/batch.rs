@@ -1,0 +1,18 @@
+//! How do requests of different instances come to be computed together?
+//!
+//! Each model has one [`Queue`]. Its lanes, each on a thread of its own, take batches from it, compute them and answer
+//! every caller alone ([`worker`]). How long a lane waits for company is decided in [`linger`], and nowhere else.
+
+mod clock;
+mod job;
+mod linger;
+mod queue;
+mod worker;
+
+pub(crate) use clock::{ThreadClock, block_on};
+pub(crate) use job::{Job, JobError, Key};
+pub(crate) use queue::Queue;
+pub(crate) use worker::work;
+
+#[cfg(test)]
+mod tests;

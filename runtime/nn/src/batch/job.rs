@@ -1,0 +1,122 @@
+//! What waits in the queue, and how does its caller leave?
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+
+use crate::Tensor;
+use crate::backend::{Abort, BackendError, Item};
+
+/// Which items may be computed together.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Key {
+    /// With those of the same dimensions, all inputs' one after another, dimension 0 left out. Types and ranks are
+    /// the model's, so they needn't be told apart.
+    Join(Vec<u64>),
+    /// With none.
+    Alone,
+}
+
+/// Why an item has no outputs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum JobError {
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    #[error("{limit} items wait already")]
+    QueueFull { limit: usize },
+    #[error("the model's threads are gone")]
+    Stopped,
+}
+
+pub(crate) type Reply = Result<Vec<Tensor>, JobError>;
+
+/// An item in the queue.
+pub(crate) struct Job {
+    pub(crate) item: Item,
+    pub(crate) key: Key,
+    pub(crate) arrived: Instant,
+    pub(crate) caller: Caller,
+}
+
+/// The lane's end of a job.
+pub(crate) struct Caller {
+    reply: oneshot::Sender<Reply>,
+    link: Arc<Link>,
+}
+
+/// The caller's end of a job. Dropping it cancels the job.
+pub(crate) struct Ticket {
+    reply: oneshot::Receiver<Reply>,
+    link: Arc<Link>,
+}
+
+#[derive(Default)]
+struct Link(Mutex<LinkState>);
+
+#[derive(Default)]
+struct LinkState {
+    gone: bool,
+    batch: Option<Abort>,
+}
+
+impl Job {
+    pub(crate) fn new(item: Item, key: Key, now: Instant) -> (Self, Ticket) {
+        let (send, receive) = oneshot::channel();
+        let link = Arc::new(Link::default());
+        let caller = Caller {
+            reply: send,
+            link: Arc::clone(&link),
+        };
+        (
+            Self {
+                item,
+                key,
+                arrived: now,
+                caller,
+            },
+            Ticket {
+                reply: receive,
+                link,
+            },
+        )
+    }
+}
+
+impl Caller {
+    pub(crate) fn is_gone(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    /// From now on, leaving means leaving `batch`. A caller that left before leaves it at once.
+    pub(crate) fn join(&self, batch: &Abort) {
+        let mut state = self.link.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.gone {
+            batch.leave();
+        } else {
+            state.batch = Some(batch.clone());
+        }
+    }
+
+    pub(crate) fn answer(self, reply: Reply) {
+        // A caller that went meanwhile wants no answer.
+        let _ = self.reply.send(reply);
+    }
+}
+
+impl Ticket {
+    pub(crate) async fn wait(mut self) -> Reply {
+        (&mut self.reply).await.unwrap_or(Err(JobError::Stopped))
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.reply.close();
+        let mut state = self.link.0.lock().unwrap_or_else(PoisonError::into_inner);
+        state.gone = true;
+        if let Some(batch) = state.batch.take() {
+            batch.leave();
+        }
+    }
+}

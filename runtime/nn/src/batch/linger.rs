@@ -1,0 +1,162 @@
+//! How long does a lane wait for company?
+
+use std::time::{Duration, Instant};
+
+/// The part of a batch's time that is worth waiting for more items: 1/32, about 3 %.
+const SHARE: u32 = 32;
+/// The weight of the newest batch in the moving batch time: 1/8.
+const WEIGHT: u32 = 8;
+
+/// What a lane sees when it asks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct View {
+    /// Since when the first item could have been computed: its arrival, or when the lane became free, the later one.
+    pub(crate) since: Instant,
+    /// Rows that could be joined now.
+    pub(crate) rows: u64,
+    /// The most rows in one batch.
+    pub(crate) max_rows: u64,
+    /// Batches that other lanes compute.
+    pub(crate) running: usize,
+}
+
+/// What it should do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Compute what there is.
+    Go,
+    /// Ask again at this time, or when a batch is full.
+    Wait(Instant),
+}
+
+/// What the batches so far tell about the next one.
+#[derive(Debug)]
+pub(crate) struct Linger {
+    max_delay: Duration,
+    batch_time: Duration,
+    last_items: usize,
+}
+
+impl Linger {
+    pub(crate) fn new(max_delay: Duration) -> Self {
+        Self {
+            max_delay,
+            batch_time: Duration::ZERO,
+            last_items: 0,
+        }
+    }
+
+    /// A batch was computed.
+    pub(crate) fn computed(&mut self, items: usize, took: Duration) {
+        self.last_items = items;
+        self.batch_time = if self.batch_time.is_zero() {
+            took
+        } else {
+            (self.batch_time * (WEIGHT - 1)).saturating_add(took) / WEIGHT
+        };
+    }
+
+    /// Waits only where company is likely: the last batch had several items, or others are being computed.
+    /// A caller that is alone never waits.
+    pub(crate) fn decide(&self, now: Instant, view: View) -> Decision {
+        let company = self.last_items > 1 || view.running > 0;
+        if !company || view.rows >= view.max_rows {
+            return Decision::Go;
+        }
+        let until = view.since + (self.batch_time / SHARE).min(self.max_delay);
+        if now >= until {
+            Decision::Go
+        } else {
+            Decision::Wait(until)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn view(since: Instant) -> View {
+        View {
+            since,
+            rows: 1,
+            max_rows: 8,
+            running: 0,
+        }
+    }
+
+    #[test]
+    fn a_caller_that_is_alone_never_waits() {
+        let now = Instant::now();
+        let mut linger = Linger::new(2 * MS);
+        assert_eq!(linger.decide(now, view(now)), Decision::Go);
+        linger.computed(1, 320 * MS);
+        assert_eq!(linger.decide(now, view(now)), Decision::Go);
+    }
+
+    #[test]
+    fn with_company_it_waits_a_thirty_second_of_the_batch_time() {
+        let now = Instant::now();
+        let mut linger = Linger::new(2 * MS);
+        linger.computed(4, 32 * MS);
+        assert_eq!(linger.decide(now, view(now)), Decision::Wait(now + MS));
+        assert_eq!(linger.decide(now + MS, view(now)), Decision::Go);
+    }
+
+    #[test]
+    fn never_longer_than_the_limit_and_not_at_all_when_full() {
+        let now = Instant::now();
+        let mut linger = Linger::new(2 * MS);
+        linger.computed(4, 3200 * MS);
+        assert_eq!(linger.decide(now, view(now)), Decision::Wait(now + 2 * MS));
+        assert_eq!(
+            linger.decide(
+                now,
+                View {
+                    rows: 8,
+                    ..view(now)
+                }
+            ),
+            Decision::Go
+        );
+    }
+
+    #[test]
+    fn batches_in_flight_count_as_company() {
+        let now = Instant::now();
+        let mut linger = Linger::new(2 * MS);
+        linger.computed(1, 32 * MS);
+        assert_eq!(
+            linger.decide(
+                now,
+                View {
+                    running: 1,
+                    ..view(now)
+                }
+            ),
+            Decision::Wait(now + MS)
+        );
+    }
+
+    #[test]
+    fn the_batch_time_moves_by_an_eighth() {
+        let now = Instant::now();
+        let mut linger = Linger::new(1000 * MS);
+        linger.computed(2, 320 * MS);
+        linger.computed(2, 640 * MS);
+        assert_eq!(
+            linger.decide(now, view(now)),
+            Decision::Wait(now + 360 * MS / 32)
+        );
+    }
+
+    #[test]
+    fn a_limit_of_zero_turns_waiting_off() {
+        let now = Instant::now();
+        let mut linger = Linger::new(Duration::ZERO);
+        linger.computed(8, 320 * MS);
+        assert_eq!(linger.decide(now, view(now)), Decision::Go);
+    }
+}

@@ -1,0 +1,285 @@
+//! Which items are computed next?
+
+use std::collections::VecDeque;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+
+use super::clock::Clock;
+use super::job::{Job, JobError, Key};
+use super::linger::{Decision, Linger, View};
+use crate::metrics::Metrics;
+
+/// A model's bounded queue, shared by its callers and its lanes.
+pub(crate) struct Queue {
+    state: Mutex<State>,
+    /// An item arrived, for a lane that has nothing to do.
+    arrived: Notify,
+    /// A batch is full, for the lane that waits for company.
+    full: Notify,
+    limit: usize,
+    max_rows: u64,
+    metrics: Arc<Metrics>,
+}
+
+struct State {
+    /// Items that may be joined, by key. Each holds at least one.
+    groups: Vec<Group>,
+    waiting: usize,
+    lanes: usize,
+    running: usize,
+    /// Whether a lane waits for company. One at most does.
+    lingering: bool,
+    closed: bool,
+    linger: Linger,
+}
+
+struct Group {
+    key: Key,
+    jobs: VecDeque<Job>,
+    rows: u64,
+}
+
+enum Step {
+    Take(Vec<Job>),
+    Linger(Instant),
+    Idle,
+    Closed,
+}
+
+impl Queue {
+    pub(crate) fn new(
+        limit: NonZeroUsize,
+        max_rows: NonZeroU32,
+        max_delay: Duration,
+        lanes: usize,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let state = State {
+            groups: Vec::new(),
+            waiting: 0,
+            lanes,
+            running: 0,
+            lingering: false,
+            closed: false,
+            linger: Linger::new(max_delay),
+        };
+        Self {
+            state: Mutex::new(state),
+            arrived: Notify::new(),
+            full: Notify::new(),
+            limit: limit.get(),
+            max_rows: u64::from(max_rows.get()),
+            metrics,
+        }
+    }
+
+    /// Adds an item, or says why not.
+    pub(crate) fn push(&self, job: Job) -> Result<(), JobError> {
+        let mut state = self.lock();
+        if state.closed {
+            return Err(JobError::Stopped);
+        }
+        if state.waiting >= self.limit {
+            state.purge(&self.metrics);
+        }
+        if state.waiting >= self.limit {
+            self.metrics.rejected();
+            return Err(JobError::QueueFull { limit: self.limit });
+        }
+        let rows = state.push(job);
+        self.metrics.queued(state.waiting);
+        let lingering = state.lingering;
+        drop(state);
+        if !lingering {
+            self.arrived.notify_one();
+        } else if rows >= self.max_rows {
+            self.full.notify_one();
+        }
+        Ok(())
+    }
+
+    /// The next batch, or `None` when there will be none. Follow it by [`Queue::computed`].
+    pub(crate) async fn next(&self, clock: &impl Clock) -> Option<Vec<Job>> {
+        let free_since = clock.now();
+        loop {
+            let step = self.step(clock.now(), free_since);
+            match step {
+                Step::Take(jobs) => return Some(jobs),
+                Step::Closed => return None,
+                Step::Idle => self.arrived.notified().await,
+                Step::Linger(until) => {
+                    tokio::select! {
+                        () = self.full.notified() => {}
+                        () = clock.sleep_until(until) => {}
+                    }
+                    self.lock().lingering = false;
+                }
+            }
+        }
+    }
+
+    fn step(&self, now: Instant, free_since: Instant) -> Step {
+        let mut state = self.lock();
+        let Some(index) = state.oldest() else {
+            return if state.closed {
+                Step::Closed
+            } else {
+                Step::Idle
+            };
+        };
+        if state.lingering {
+            return Step::Idle;
+        }
+        let decision = state.groups.get(index).and_then(|group| {
+            let since = group.jobs.front()?.arrived.max(free_since);
+            // What can't be joined has nothing to wait for.
+            let max_rows = if group.key == Key::Alone {
+                0
+            } else {
+                self.max_rows
+            };
+            let view = View {
+                since,
+                rows: group.rows,
+                max_rows,
+                running: state.running,
+            };
+            Some(state.linger.decide(now, view))
+        });
+        if let Some(Decision::Wait(until)) = decision {
+            state.lingering = true;
+            return Step::Linger(until);
+        }
+        let jobs = state.take(index, self.max_rows);
+        self.metrics.queued(state.waiting);
+        state.running += 1;
+        let more = state.waiting > 0;
+        drop(state);
+        if more {
+            self.arrived.notify_one();
+        }
+        Step::Take(jobs)
+    }
+
+    /// A lane is done with its batch. `took` is `None` where it was not computed as one.
+    pub(crate) fn computed(&self, items: usize, took: Option<Duration>) {
+        let mut state = self.lock();
+        state.running = state.running.saturating_sub(1);
+        if let Some(took) = took {
+            state.linger.computed(items, took);
+        }
+    }
+
+    /// Takes no more items; the lanes end when they have computed those that wait.
+    pub(crate) fn close(&self) {
+        self.lock().closed = true;
+        self.wake_all();
+    }
+
+    /// A lane ended. After the last one, nobody computes what waits.
+    pub(crate) fn lane_ended(&self) {
+        let mut state = self.lock();
+        state.lanes = state.lanes.saturating_sub(1);
+        let orphans = if state.lanes == 0 {
+            state.closed = true;
+            state.waiting = 0;
+            std::mem::take(&mut state.groups)
+        } else {
+            // A lane that was about to wait when the queue was closed has missed that.
+            self.arrived.notify_one();
+            Vec::new()
+        };
+        drop(state);
+        for job in orphans.into_iter().flat_map(|group| group.jobs) {
+            job.caller.answer(Err(JobError::Stopped));
+        }
+    }
+
+    fn wake_all(&self) {
+        // A permit is kept for a lane that is about to wait; each lane that ends passes one on.
+        self.arrived.notify_one();
+        self.arrived.notify_waiters();
+        self.full.notify_one();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Adds an item to its group, and says how many rows the group has then.
+    fn push(&mut self, job: Job) -> u64 {
+        self.waiting += 1;
+        let rows = job.item.rows;
+        if let Some(group) = self.groups.iter_mut().find(|group| group.key == job.key) {
+            group.rows = group.rows.saturating_add(rows);
+            group.jobs.push_back(job);
+            return group.rows;
+        }
+        self.groups.push(Group {
+            key: job.key.clone(),
+            jobs: VecDeque::from([job]),
+            rows,
+        });
+        rows
+    }
+
+    /// The group whose first item waits longest.
+    fn oldest(&self) -> Option<usize> {
+        let heads = self
+            .groups
+            .iter()
+            .enumerate()
+            .filter_map(|(index, group)| Some((group.jobs.front()?.arrived, index)));
+        heads.min().map(|(_, index)| index)
+    }
+
+    /// The first items of a group, as many as fit; one at least.
+    fn take(&mut self, index: usize, max_rows: u64) -> Vec<Job> {
+        let mut taken = Vec::new();
+        let Some(group) = self.groups.get_mut(index) else {
+            return taken;
+        };
+        let mut rows = 0_u64;
+        while let Some(job) = group.jobs.front() {
+            let fits = group.key != Key::Alone && rows.saturating_add(job.item.rows) <= max_rows;
+            if !taken.is_empty() && !fits {
+                break;
+            }
+            let Some(job) = group.jobs.pop_front() else {
+                break;
+            };
+            rows = rows.saturating_add(job.item.rows);
+            taken.push(job);
+        }
+        group.rows = group.rows.saturating_sub(rows);
+        if group.jobs.is_empty() {
+            self.groups.swap_remove(index);
+        }
+        self.waiting = self.waiting.saturating_sub(taken.len());
+        taken
+    }
+
+    /// Removes the items whose callers went.
+    fn purge(&mut self, metrics: &Metrics) {
+        for group in &mut self.groups {
+            group.jobs.retain(|job| {
+                let gone = job.caller.is_gone();
+                if gone {
+                    metrics.cancelled();
+                }
+                !gone
+            });
+            group.rows = group
+                .jobs
+                .iter()
+                .fold(0, |rows, job| rows.saturating_add(job.item.rows));
+        }
+        self.groups.retain(|group| !group.jobs.is_empty());
+        self.waiting = self.groups.iter().map(|group| group.jobs.len()).sum();
+    }
+}

@@ -1,0 +1,308 @@
+//! How is a loaded model called?
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wisp_contract::config::Batching;
+use wisp_contract::status::ModelStatus;
+
+use crate::backend::{Item, Loaded};
+use crate::batch::{Job, JobError, Key, Queue, ThreadClock, block_on, work};
+use crate::metrics::{Metrics, Snapshot};
+use crate::{NamedTensor, Tensor, TensorInfo};
+
+/// A loaded model, shared by every instance. Dropping it ends its threads.
+pub struct Model {
+    name: String,
+    backend: String,
+    device: String,
+    device_reason: Option<String>,
+    inputs: Vec<TensorInfo>,
+    outputs: Vec<TensorInfo>,
+    batching: Result<NonZeroU32, String>,
+    load_time: Duration,
+    queue: Arc<Queue>,
+    metrics: Arc<Metrics>,
+}
+
+/// Why a model gave no outputs.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RunError {
+    /// The model has no such input.
+    #[error("model `{model}` has no input `{name}`: its inputs are {known}")]
+    UnknownInput {
+        /// The model's name.
+        model: String,
+        /// The input's name.
+        name: String,
+        /// The model's inputs.
+        known: String,
+    },
+    /// An input is missing.
+    #[error("input `{name}` of model `{model}` is missing: expected {expected}")]
+    MissingInput {
+        /// The model's name.
+        model: String,
+        /// The input's name.
+        name: String,
+        /// Its type and dimensions.
+        expected: String,
+    },
+    /// An input was given twice.
+    #[error("input `{name}` of model `{model}` was given twice")]
+    DuplicateInput {
+        /// The model's name.
+        model: String,
+        /// The input's name.
+        name: String,
+    },
+    /// A tensor has another type, rank or dimension than the model takes.
+    #[error("input `{name}`: expected {expected}, got {got}")]
+    Mismatch {
+        /// The input's name.
+        name: String,
+        /// The type and dimensions that the model takes.
+        expected: String,
+        /// The tensor's.
+        got: String,
+    },
+    /// More calls wait than may.
+    #[error("model `{model}` is busy: {limit} calls wait for it already")]
+    QueueFull {
+        /// The model's name.
+        model: String,
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The backend failed on these inputs.
+    #[error("model `{model}` failed: {message}")]
+    Failed {
+        /// The model's name.
+        model: String,
+        /// In the backend's words.
+        message: String,
+    },
+    /// The model's threads are gone: the process ends, or a backend crashed.
+    #[error("model `{model}` was stopped")]
+    Stopped {
+        /// The model's name.
+        model: String,
+    },
+}
+
+impl RunError {
+    /// A stable word for metrics and logs.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::UnknownInput { .. } => "unknown-input",
+            Self::MissingInput { .. } => "missing-input",
+            Self::DuplicateInput { .. } => "duplicate-input",
+            Self::Mismatch { .. } => "mismatched-input",
+            Self::QueueFull { .. } => "queue-full",
+            Self::Failed { .. } => "failed",
+            Self::Stopped { .. } => "stopped",
+        }
+    }
+}
+
+impl Model {
+    /// Starts a thread for each lane.
+    ///
+    /// # Errors
+    /// When the system has no thread left.
+    pub fn start(
+        name: String,
+        loaded: Loaded,
+        batching: Batching,
+        queue_limit: NonZeroUsize,
+        load_time: Duration,
+    ) -> std::io::Result<Self> {
+        let batched = match loaded.joinable {
+            Ok(()) if batching.max_size.get() > 1 => Ok(batching.max_size),
+            Ok(()) => Err("batching.maxSize is 1".to_owned()),
+            Err(why) => Err(why),
+        };
+        let max_rows = batched.as_ref().copied().unwrap_or(NonZeroU32::MIN);
+        let metrics = Arc::new(Metrics::default());
+        let queue = Queue::new(
+            queue_limit,
+            max_rows,
+            batching.max_delay,
+            loaded.lanes.len(),
+            Arc::clone(&metrics),
+        );
+        // Made before the threads: should one not start, dropping it ends those that did.
+        let model = Self {
+            name,
+            backend: loaded.backend,
+            device: loaded.device,
+            device_reason: loaded.device_reason,
+            inputs: loaded.inputs,
+            outputs: loaded.outputs,
+            batching: batched,
+            load_time,
+            queue: Arc::new(queue),
+            metrics,
+        };
+        for (index, lane) in loaded.lanes.into_iter().enumerate() {
+            let (queue, metrics) = (Arc::clone(&model.queue), Arc::clone(&model.metrics));
+            thread::Builder::new()
+                .name(format!("nn-{index}-{}", model.name))
+                .spawn(move || block_on(work(queue, lane, metrics, ThreadClock)))?;
+        }
+        Ok(model)
+    }
+
+    /// The name guests open it by.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it takes.
+    #[must_use]
+    pub fn inputs(&self) -> &[TensorInfo] {
+        &self.inputs
+    }
+
+    /// What it gives.
+    #[must_use]
+    pub fn outputs(&self) -> &[TensorInfo] {
+        &self.outputs
+    }
+
+    /// The most rows that are computed together, or why calls aren't joined.
+    ///
+    /// # Errors
+    /// One sentence for people.
+    pub fn batching(&self) -> Result<NonZeroU32, &str> {
+        self.batching.as_ref().copied().map_err(String::as_str)
+    }
+
+    /// What it has done since it was loaded.
+    #[must_use]
+    pub fn metrics(&self) -> Snapshot {
+        self.metrics.snapshot()
+    }
+
+    /// What the host tells about it.
+    #[must_use]
+    pub fn status(&self) -> ModelStatus {
+        ModelStatus {
+            name: self.name.clone(),
+            backend: self.backend.clone(),
+            device: self.device.clone(),
+            device_reason: self.device_reason.clone(),
+            batched: self.batching.is_ok(),
+            inputs: self.inputs.iter().map(ToString::to_string).collect(),
+            outputs: self.outputs.iter().map(ToString::to_string).collect(),
+            load_millis: u64::try_from(self.load_time.as_millis()).unwrap_or(u64::MAX),
+        }
+    }
+
+    /// Computes all outputs, in the model's order. The inputs may come in any order. Never blocks.
+    ///
+    /// Dropping the future takes the call out of the queue or, once it is being computed and nobody else waits for the
+    /// same batch, asks the backend to stop.
+    ///
+    /// # Errors
+    /// When the inputs aren't what the model takes, when too many calls wait, or when computing fails.
+    pub async fn run(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, RunError> {
+        let inputs = self.order(inputs)?;
+        let (key, rows) = self.key(&inputs);
+        let (job, ticket) = Job::new(Item { inputs, rows }, key, Instant::now());
+        let reply = match self.queue.push(job) {
+            Ok(()) => ticket.wait().await,
+            Err(error) => Err(error),
+        };
+        let outputs = reply.map_err(|error| self.explain(error))?;
+        let named = self.outputs.iter().zip(outputs);
+        Ok(named
+            .map(|(info, tensor)| NamedTensor::new(info.name.clone(), tensor))
+            .collect())
+    }
+
+    /// Checks the inputs and brings them into the model's order.
+    fn order(&self, inputs: Vec<NamedTensor>) -> Result<Vec<Tensor>, RunError> {
+        let mut ordered: Vec<Option<Tensor>> = vec![None; self.inputs.len()];
+        for NamedTensor { name, tensor } in inputs {
+            let found = self
+                .inputs
+                .iter()
+                .zip(&mut ordered)
+                .find(|(info, _)| info.name == name);
+            let Some((info, place)) = found else {
+                let known: Vec<String> =
+                    self.inputs.iter().map(|info| format!("`{info}`")).collect();
+                return Err(RunError::UnknownInput {
+                    model: self.name.clone(),
+                    name,
+                    known: known.join(", "),
+                });
+            };
+            if !info.accepts(&tensor) {
+                return Err(RunError::Mismatch {
+                    name,
+                    expected: info.layout(),
+                    got: tensor.to_string(),
+                });
+            }
+            if place.replace(tensor).is_some() {
+                return Err(RunError::DuplicateInput {
+                    model: self.name.clone(),
+                    name,
+                });
+            }
+        }
+        let missing = |info: &TensorInfo| RunError::MissingInput {
+            model: self.name.clone(),
+            name: info.name.clone(),
+            expected: info.layout(),
+        };
+        self.inputs
+            .iter()
+            .zip(ordered)
+            .map(|(info, tensor)| tensor.ok_or_else(|| missing(info)))
+            .collect()
+    }
+
+    /// Which other items these inputs may be joined with, and their rows.
+    fn key(&self, inputs: &[Tensor]) -> (Key, u64) {
+        let rows = inputs
+            .first()
+            .and_then(|input| input.shape().first())
+            .copied()
+            .unwrap_or(0);
+        let same = inputs
+            .iter()
+            .all(|input| input.shape().first() == Some(&rows));
+        match &self.batching {
+            Ok(max) if same && (1..=u64::from(max.get())).contains(&rows) => {
+                let rest = inputs.iter().flat_map(|input| input.shape().iter().skip(1));
+                (Key::Join(rest.copied().collect()), rows)
+            }
+            _ => (Key::Alone, rows),
+        }
+    }
+
+    fn explain(&self, error: JobError) -> RunError {
+        let model = self.name.clone();
+        match error {
+            JobError::Backend(error) => RunError::Failed {
+                model,
+                message: error.0,
+            },
+            JobError::QueueFull { limit } => RunError::QueueFull { model, limit },
+            JobError::Stopped => RunError::Stopped { model },
+        }
+    }
+}
+
+impl Drop for Model {
+    fn drop(&mut self) {
+        self.queue.close();
+    }
+}

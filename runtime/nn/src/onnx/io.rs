@@ -1,0 +1,171 @@
+//! How do tensors pass to ONNX Runtime and back?
+
+use half::{bf16, f16};
+use ort::session::SessionInputValue;
+use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
+
+use crate::backend::BackendError;
+use crate::{DType, TensorInfo};
+
+/// Calls `$body` with `$t` being the Rust type of a [`DType`].
+macro_rules! with_type {
+    ($dtype:expr, $t:ident => $body:expr) => {
+        match $dtype {
+            DType::Bool => {
+                type $t = bool;
+                $body
+            }
+            DType::U8 => {
+                type $t = u8;
+                $body
+            }
+            DType::I8 => {
+                type $t = i8;
+                $body
+            }
+            DType::U16 => {
+                type $t = u16;
+                $body
+            }
+            DType::I16 => {
+                type $t = i16;
+                $body
+            }
+            DType::U32 => {
+                type $t = u32;
+                $body
+            }
+            DType::I32 => {
+                type $t = i32;
+                $body
+            }
+            DType::U64 => {
+                type $t = u64;
+                $body
+            }
+            DType::I64 => {
+                type $t = i64;
+                $body
+            }
+            DType::F16 => {
+                type $t = f16;
+                $body
+            }
+            DType::Bf16 => {
+                type $t = bf16;
+                $body
+            }
+            DType::F32 => {
+                type $t = f32;
+                $body
+            }
+            DType::F64 => {
+                type $t = f64;
+                $body
+            }
+        }
+    };
+}
+
+/// Whether the bytes lie where elements of this type may.
+pub(crate) fn is_aligned(dtype: DType, bytes: &[u8]) -> bool {
+    bytes
+        .as_ptr()
+        .addr()
+        .is_multiple_of(usize::try_from(dtype.size()).unwrap_or(1))
+}
+
+/// Lends bytes to ONNX Runtime as a tensor. They must be aligned.
+pub(crate) fn lend<'a>(
+    dtype: DType,
+    shape: &[i64],
+    bytes: &'a [u8],
+) -> Result<SessionInputValue<'a>, BackendError> {
+    let fail = |error: &dyn std::fmt::Display| BackendError(error.to_string());
+    with_type!(dtype, T => {
+        let elements = bytemuck::checked::try_cast_slice::<u8, T>(bytes).map_err(|error| fail(&error))?;
+        let tensor = TensorRef::from_array_view((shape.to_vec(), elements)).map_err(|error| fail(&error))?;
+        Ok(tensor.into())
+    })
+}
+
+/// The type, shape and bytes of a tensor that ONNX Runtime made.
+pub(crate) fn read<'a>(
+    name: &str,
+    value: &'a DynValue,
+) -> Result<(DType, Vec<u64>, &'a [u8]), BackendError> {
+    let fail = |error: &dyn std::fmt::Display| BackendError(format!("output `{name}`: {error}"));
+    let ValueType::Tensor { ty, shape, .. } = value.dtype() else {
+        return Err(fail(&format_args!("is {}, not a tensor", value.dtype())));
+    };
+    let dtype = dtype(*ty).ok_or_else(|| fail(&format_args!("has elements of type {ty}")))?;
+    let shape = shape
+        .iter()
+        .map(|dim| u64::try_from(*dim))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| fail(&error))?;
+    with_type!(dtype, T => {
+        let (_, elements) = value.try_extract_tensor::<T>().map_err(|error| fail(&error))?;
+        Ok((dtype, shape, bytemuck::cast_slice::<T, u8>(elements)))
+    })
+}
+
+/// What a model says about one of its inputs or outputs, and the name of its first dimension where it has one.
+pub(crate) fn describe(outlet: &Outlet) -> Result<(TensorInfo, Option<String>), String> {
+    let name = outlet.name();
+    let ValueType::Tensor {
+        ty,
+        shape,
+        dimension_symbols,
+    } = outlet.dtype()
+    else {
+        return Err(format!(
+            "`{name}` is {}, and only tensors are supported{}",
+            outlet.dtype(),
+            advice(outlet.dtype())
+        ));
+    };
+    let dtype = dtype(*ty)
+        .ok_or_else(|| format!("`{name}` has elements of type {ty}, which is not supported"))?;
+    let dims = shape.iter().map(|dim| u64::try_from(*dim).ok()).collect();
+    let symbol = dimension_symbols
+        .first()
+        .filter(|symbol| !symbol.is_empty())
+        .cloned();
+    Ok((
+        TensorInfo {
+            name: name.to_owned(),
+            dtype,
+            dims,
+        },
+        symbol,
+    ))
+}
+
+fn advice(found: &ValueType) -> &'static str {
+    match found {
+        ValueType::Sequence(inner) if inner.is_map() => {
+            " (scikit-learn's converter: export with `zipmap=False`)"
+        }
+        _ => "",
+    }
+}
+
+fn dtype(element: TensorElementType) -> Option<DType> {
+    Some(match element {
+        TensorElementType::Bool => DType::Bool,
+        TensorElementType::Uint8 => DType::U8,
+        TensorElementType::Int8 => DType::I8,
+        TensorElementType::Uint16 => DType::U16,
+        TensorElementType::Int16 => DType::I16,
+        TensorElementType::Uint32 => DType::U32,
+        TensorElementType::Int32 => DType::I32,
+        TensorElementType::Uint64 => DType::U64,
+        TensorElementType::Int64 => DType::I64,
+        TensorElementType::Float16 => DType::F16,
+        TensorElementType::Bfloat16 => DType::Bf16,
+        TensorElementType::Float32 => DType::F32,
+        TensorElementType::Float64 => DType::F64,
+        _ => return None,
+    })
+}

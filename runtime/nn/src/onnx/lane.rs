@@ -1,0 +1,139 @@
+//! How is a batch computed?
+
+use std::borrow::Cow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use ort::session::{RunOptions, Session, SessionInputs};
+
+use super::io;
+use crate::backend::{Abort, BackendError, Item, Lane};
+use crate::buffer::{Buffer, split};
+use crate::{Tensor, TensorInfo};
+
+/// One session. It computes on the thread that polls it.
+pub(crate) struct OnnxLane {
+    pub(crate) session: Session,
+    pub(crate) inputs: Arc<[TensorInfo]>,
+    pub(crate) outputs: Arc<[TensorInfo]>,
+}
+
+impl Lane for OnnxLane {
+    fn run<'a>(
+        &'a mut self,
+        items: &'a [Item],
+        abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        ready(self.compute(items, abort)).boxed()
+    }
+}
+
+impl OnnxLane {
+    pub(crate) fn compute(
+        &mut self,
+        items: &[Item],
+        abort: &Abort,
+    ) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        // The binding asserts what it believes of ONNX Runtime. Where it is wrong, one call fails, not the model.
+        catch_unwind(AssertUnwindSafe(|| self.try_compute(items, abort)))
+            .unwrap_or_else(|_| Err(BackendError("the ONNX Runtime binding panicked".to_owned())))
+    }
+
+    fn try_compute(
+        &mut self,
+        items: &[Item],
+        abort: &Abort,
+    ) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        let options = Arc::new(RunOptions::new().map_err(told)?);
+        let running = Arc::clone(&options);
+        abort.on_abort(move || {
+            // It ends between two operators. Where it can't be told, its result is dropped.
+            let _ = running.terminate();
+        });
+
+        let mut inputs = Vec::with_capacity(self.inputs.len());
+        for index in 0..self.inputs.len() {
+            inputs.push(Input::of(items, index)?);
+        }
+        let mut lent = Vec::with_capacity(inputs.len());
+        for (info, input) in self.inputs.iter().zip(&inputs) {
+            let value = io::lend(info.dtype, &input.shape, input.bytes()).map_err(
+                |BackendError(error)| BackendError(format!("input `{}`: {error}", info.name)),
+            )?;
+            lent.push((Cow::Borrowed(info.name.as_str()), value));
+        }
+        let values = self
+            .session
+            .run_with_options(SessionInputs::<0>::ValueMap(lent), &options)
+            .map_err(told)?;
+
+        let rows: Vec<u64> = items.iter().map(|item| item.rows).collect();
+        let mut answers: Vec<Vec<Tensor>> = items
+            .iter()
+            .map(|_| Vec::with_capacity(self.outputs.len()))
+            .collect();
+        for info in self.outputs.iter() {
+            let missing = || BackendError(format!("output `{}` was not computed", info.name));
+            let value = values.get(&info.name).ok_or_else(missing)?;
+            let (dtype, shape, bytes) = io::read(&info.name, value)?;
+            for (answer, part) in answers
+                .iter_mut()
+                .zip(split(&info.name, dtype, &shape, bytes, &rows)?)
+            {
+                answer.push(part);
+            }
+        }
+        Ok(answers)
+    }
+}
+
+/// One input of all items: a single caller's own bytes, or a copy of several callers'.
+struct Input<'a> {
+    shape: Vec<i64>,
+    own: &'a [u8],
+    copy: Option<Buffer>,
+}
+
+impl<'a> Input<'a> {
+    fn of(items: &'a [Item], index: usize) -> Result<Self, BackendError> {
+        let tensors: Vec<&Tensor> = items
+            .iter()
+            .filter_map(|item| item.inputs.get(index))
+            .collect();
+        let Some(first) = tensors.first() else {
+            return Err(BackendError("a batch is empty".to_owned()));
+        };
+        let mut shape = first.shape().to_vec();
+        if let (Some(dim), true) = (shape.first_mut(), tensors.len() > 1) {
+            *dim = items
+                .iter()
+                .fold(0, |rows, item| rows.saturating_add(item.rows));
+        }
+        let shape = shape
+            .into_iter()
+            .map(i64::try_from)
+            .collect::<Result<_, _>>();
+        let shape =
+            shape.map_err(|_| BackendError(format!("{first} has a dimension above 2^63")))?;
+        let own = if tensors.len() == 1 {
+            first.data().as_ref()
+        } else {
+            &[]
+        };
+        let lendable = tensors.len() == 1 && io::is_aligned(first.dtype(), own);
+        let copy = (!lendable)
+            .then(|| Buffer::concat(tensors.iter().map(|tensor| tensor.data().as_ref())));
+        Ok(Self { shape, own, copy })
+    }
+
+    fn bytes(&self) -> &[u8] {
+        self.copy.as_ref().map_or(self.own, Buffer::bytes)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "map_err passes it by value")]
+fn told(error: ort::Error) -> BackendError {
+    BackendError(error.message().to_owned())
+}

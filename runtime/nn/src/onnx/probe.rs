@@ -1,0 +1,184 @@
+//! May a model's calls be joined?
+//!
+//! A dynamic dimension 0 is most often a batch, but not always: it may be time, or points of a cloud, and joining
+//! callers along it would mix their numbers. So a model that looks joinable is tried with made-up numbers while it is
+//! loaded: two items computed together must give what they give alone. That warms it up, too.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use half::{bf16, f16};
+
+use super::lane::OnnxLane;
+use crate::backend::{Abort, Item};
+use crate::{DType, Tensor, TensorInfo, byte_len};
+
+/// Sizes to try for dimensions that each call chooses: sentences, small images, images.
+const SIZES: [u64; 3] = [8, 64, 224];
+/// A single item that takes longer ends the trial: loading must end, too.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What the trial showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// Items don't see each other.
+    Independent,
+    /// They do, or the model is random.
+    Dependent(String),
+    /// It didn't take made-up numbers.
+    Unknown,
+}
+
+pub(crate) fn probe(lane: &mut OnnxLane) -> Verdict {
+    let dynamic = lane
+        .inputs
+        .iter()
+        .any(|info| info.dims.iter().skip(1).any(Option::is_none));
+    for size in SIZES.iter().take(if dynamic { SIZES.len() } else { 1 }) {
+        match try_size(lane, *size) {
+            Verdict::Unknown => {}
+            verdict => return verdict,
+        }
+    }
+    Verdict::Unknown
+}
+
+fn try_size(lane: &mut OnnxLane, size: u64) -> Verdict {
+    let item = |rows: u64, seed: u64| {
+        let tensors = lane
+            .inputs
+            .iter()
+            .map(|info| made_up(info, rows, size, seed));
+        Some(Item {
+            inputs: tensors.collect::<Option<_>>()?,
+            rows,
+        })
+    };
+    let (Some(one), Some(two)) = (item(1, 1), item(2, 2)) else {
+        return Verdict::Unknown;
+    };
+    let outputs = std::sync::Arc::clone(&lane.outputs);
+    let mut run = |items: &[Item]| lane.compute(items, &Abort::new(1));
+
+    let started = Instant::now();
+    let Ok(mut alone) = run(std::slice::from_ref(&one)) else {
+        return Verdict::Unknown;
+    };
+    if started.elapsed() > PATIENCE {
+        return Verdict::Unknown;
+    }
+    let Ok(second) = run(std::slice::from_ref(&two)) else {
+        return Verdict::Unknown;
+    };
+    alone.extend(second);
+    let together = match run(&[one, two]) {
+        Ok(together) => together,
+        Err(error) => return Verdict::Dependent(error.0),
+    };
+    for (alone, together) in alone.iter().zip(&together) {
+        for ((info, alone), together) in outputs.iter().zip(alone).zip(together) {
+            if !alike(alone, together) {
+                return Verdict::Dependent(format!(
+                    "output `{}` of an item changes when others join",
+                    info.name
+                ));
+            }
+        }
+    }
+    Verdict::Independent
+}
+
+/// Floats between -1 and 1; whole numbers 0 and 1, which most indices and masks may be.
+fn made_up(info: &TensorInfo, rows: u64, size: u64, seed: u64) -> Option<Tensor> {
+    let shape: Vec<u64> = info
+        .dims
+        .iter()
+        .enumerate()
+        .map(|(index, dim)| {
+            if index == 0 {
+                rows
+            } else {
+                dim.unwrap_or(size)
+            }
+        })
+        .collect();
+    let count = byte_len(info.dtype, &shape).ok()? / info.dtype.size();
+    // A model whose made-up input alone takes this much is no candidate for batches.
+    if count > 1 << 24 {
+        return None;
+    }
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mut data = Vec::new();
+    for _ in 0..count {
+        // xorshift64, https://www.jstatsoft.org/article/view/v008i14
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let float = ((state >> 40) as f32 / (1_u32 << 23) as f32) - 1.0;
+        let bit = (state >> 33) & 1;
+        match info.dtype {
+            DType::F16 => data.extend(f16::from_f32(float).to_ne_bytes()),
+            DType::Bf16 => data.extend(bf16::from_f32(float).to_ne_bytes()),
+            DType::F32 => data.extend(float.to_ne_bytes()),
+            DType::F64 => data.extend(f64::from(float).to_ne_bytes()),
+            DType::Bool | DType::U8 | DType::I8 => data.push(u8::from(bit == 1)),
+            DType::U16 | DType::I16 => data.extend((u16::from(bit == 1)).to_ne_bytes()),
+            DType::U32 | DType::I32 => data.extend((u32::from(bit == 1)).to_ne_bytes()),
+            DType::U64 | DType::I64 => data.extend(bit.to_ne_bytes()),
+        }
+    }
+    Tensor::new(info.dtype, shape, Bytes::from(data)).ok()
+}
+
+/// Equal but for what another order of additions does to floats.
+fn alike(one: &Tensor, other: &Tensor) -> bool {
+    if one.shape() != other.shape() || one.dtype() != other.dtype() {
+        return false;
+    }
+    match (floats(one), floats(other)) {
+        (Some(one), Some(other)) => {
+            let largest = one
+                .iter()
+                .copied()
+                .filter(|x| x.is_finite())
+                .fold(0.0_f64, |max, x| max.max(x.abs()));
+            let bound = 0.01 * largest + 1e-5;
+            one.iter()
+                .zip(&other)
+                .all(|(a, b)| a == b || (a.is_nan() && b.is_nan()) || (a - b).abs() <= bound)
+        }
+        _ => one.data() == other.data(),
+    }
+}
+
+/// A float tensor's numbers.
+fn floats(tensor: &Tensor) -> Option<Vec<f64>> {
+    let data = tensor.data();
+    Some(match tensor.dtype() {
+        DType::F16 => data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|chunk| f16::from_ne_bytes(*chunk).to_f64())
+            .collect(),
+        DType::Bf16 => data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|chunk| bf16::from_ne_bytes(*chunk).to_f64())
+            .collect(),
+        DType::F32 => data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|chunk| f64::from(f32::from_ne_bytes(*chunk)))
+            .collect(),
+        DType::F64 => data
+            .as_chunks()
+            .0
+            .iter()
+            .map(|chunk| f64::from_ne_bytes(*chunk))
+            .collect(),
+        _ => return None,
+    })
+}

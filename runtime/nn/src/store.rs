@@ -1,0 +1,359 @@
+//! Which models does this process have?
+
+use std::collections::BTreeMap;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Instant;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use wisp_contract::config::{self, Batching, Device};
+use wisp_contract::status::ModelStatus;
+
+use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
+use crate::{Model, file};
+
+mod guest;
+
+use guest::GuestModels;
+
+/// How models are loaded.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// ONNX Runtime's library. Where it is named, no other is tried.
+    pub onnxruntime: Option<PathBuf>,
+    /// wisp's cache folder, which may hold `onnxruntime/VERSION/libonnxruntime.so`.
+    pub cache: Option<PathBuf>,
+    /// Cores that models share with everything else in the process.
+    pub cores: NonZeroUsize,
+    /// Calls that may wait for one model.
+    pub queue: NonZeroUsize,
+    /// Memory that one model may take on one GPU, in bytes.
+    pub gpu_memory: Option<NonZeroU64>,
+}
+
+/// Cores as the process may use them, affinity and cgroup quota heeded; 1,024 waiting calls.
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            onnxruntime: None,
+            cache: None,
+            cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
+            queue: NonZeroUsize::MIN.saturating_add(1023),
+            gpu_memory: None,
+        }
+    }
+}
+
+/// Why a model was not loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Two models have one name.
+    #[error("there are two models named `{0}`: each needs a name of its own")]
+    Duplicate(String),
+    /// Its file can't be read.
+    #[error("model `{model}`: {path} can't be read")]
+    Read {
+        /// The model's name.
+        model: String,
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Its bytes aren't those that were promised.
+    #[error("model `{model}`: {path} has sha256 {actual}, expected {expected}")]
+    Sha256 {
+        /// The model's name.
+        model: String,
+        /// Its file.
+        path: PathBuf,
+        /// The digest that the configuration names.
+        expected: String,
+        /// The file's.
+        actual: String,
+    },
+    /// Its file is something else.
+    #[error("model `{model}` is no ONNX model: it is {found}")]
+    Format {
+        /// The model's name.
+        model: String,
+        /// What it is.
+        found: String,
+    },
+    /// A model that a guest brings must hold all its numbers itself.
+    #[error(
+        "model `{model}` keeps numbers in other files, which a model that a guest loads must not"
+    )]
+    ExternalData {
+        /// The model's name.
+        model: String,
+    },
+    /// ONNX Runtime can't be loaded.
+    #[error("model `{model}` can't be loaded")]
+    Library {
+        /// The model's name.
+        model: String,
+        /// Why.
+        source: LibraryError,
+    },
+    /// ONNX Runtime refused the model.
+    #[error("model `{model}` was refused: {reason}")]
+    Refused {
+        /// The model's name.
+        model: String,
+        /// In its words.
+        reason: String,
+    },
+    /// It asks for a GPU.
+    #[error("model `{model}` asks for a GPU (device: gpu), and none can be had: {reason}")]
+    Gpu {
+        /// The model's name.
+        model: String,
+        /// Why.
+        reason: String,
+    },
+    /// The system has no thread left.
+    #[error("model `{model}` gets no thread")]
+    Thread {
+        /// The model's name.
+        model: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Loading it was interrupted: the process ends.
+    #[error("loading model `{model}` was interrupted")]
+    Interrupted {
+        /// The model's name.
+        model: String,
+    },
+}
+
+impl LoadError {
+    /// A stable word for metrics and logs.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Duplicate(_) => "duplicate-model",
+            Self::Read { .. } => "model-unreadable",
+            Self::Sha256 { .. } => "model-digest",
+            Self::Format { .. } => "model-format",
+            Self::ExternalData { .. } => "model-external-data",
+            Self::Library { .. } => "onnxruntime-missing",
+            Self::Refused { .. } => "model-refused",
+            Self::Gpu { .. } => "no-gpu",
+            Self::Thread { .. } | Self::Interrupted { .. } => "model-interrupted",
+        }
+    }
+}
+
+/// No model has this name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UnknownModel {
+    /// There are others.
+    #[error("there is no model `{name}`: the function's models are {known}")]
+    Other {
+        /// The name.
+        name: String,
+        /// The names there are.
+        known: String,
+    },
+    /// There are none.
+    #[error("there is no model `{name}`: the function has no models (spec.models is empty)")]
+    None {
+        /// The name.
+        name: String,
+    },
+}
+
+/// A function's models. Clones share them.
+#[derive(Clone)]
+pub struct ModelStore {
+    models: Arc<BTreeMap<String, Arc<Model>>>,
+    guests: Arc<GuestModels>,
+    options: Arc<Options>,
+}
+
+impl ModelStore {
+    /// Loads all models, one after another, on a thread where that may block. ONNX Runtime is loaded with the first.
+    /// Call it within a tokio runtime.
+    ///
+    /// # Errors
+    /// With the first model that can't be loaded.
+    pub async fn load(models: &[config::Model], options: &Options) -> Result<Self, LoadError> {
+        let options = Arc::new(options.clone());
+        let mut loaded = BTreeMap::new();
+        for model in models {
+            if loaded.contains_key(&model.name) {
+                return Err(LoadError::Duplicate(model.name.clone()));
+            }
+            let (config, shared) = (model.clone(), Arc::clone(&options));
+            let task = tokio::task::spawn_blocking(move || from_file(&config, &shared));
+            let interrupted = || LoadError::Interrupted {
+                model: model.name.clone(),
+            };
+            let model = task.await.map_err(|_| interrupted())??;
+            match model.batching() {
+                Ok(size) => {
+                    tracing::info!(model = model.name(), size, "calls are joined into batches")
+                }
+                Err(why) => tracing::info!(
+                    model = model.name(),
+                    why,
+                    "calls are not joined into batches"
+                ),
+            }
+            loaded.insert(model.name().to_owned(), Arc::new(model));
+        }
+        Ok(Self {
+            models: Arc::new(loaded),
+            guests: Arc::default(),
+            options,
+        })
+    }
+
+    /// A store without models: guests may still bring their own.
+    #[must_use]
+    pub fn empty(options: &Options) -> Self {
+        Self {
+            models: Arc::default(),
+            guests: Arc::default(),
+            options: Arc::new(options.clone()),
+        }
+    }
+
+    /// The model of this name.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<Arc<Model>> {
+        self.models.get(name).cloned()
+    }
+
+    /// The model of this name.
+    ///
+    /// # Errors
+    /// When there is none, with the names there are.
+    pub fn find(&self, name: &str) -> Result<Arc<Model>, UnknownModel> {
+        self.get(name).ok_or_else(|| {
+            let name = name.chars().take(100).collect();
+            if self.models.is_empty() {
+                return UnknownModel::None { name };
+            }
+            let known: Vec<String> = self.models.keys().map(|name| format!("`{name}`")).collect();
+            UnknownModel::Other {
+                name,
+                known: known.join(", "),
+            }
+        })
+    }
+
+    /// All models, by name.
+    pub fn models(&self) -> impl Iterator<Item = &Arc<Model>> {
+        self.models.values()
+    }
+
+    /// What the host tells about them.
+    #[must_use]
+    pub fn status(&self) -> Vec<ModelStatus> {
+        self.models.values().map(|model| model.status()).collect()
+    }
+
+    /// Loads a model that a guest brings, on a thread where that may block; two at once, the others wait. The last few
+    /// are kept, so that the next instance that brings the same bytes finds it loaded.
+    ///
+    /// # Errors
+    /// When it can't be loaded, or keeps numbers in other files.
+    pub async fn load_bytes(&self, bytes: Bytes, device: Device) -> Result<Arc<Model>, LoadError> {
+        self.guests.load(bytes, device, &self.options).await
+    }
+}
+
+fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadError> {
+    let started = Instant::now();
+    let model = || config.name.clone();
+    let path = || config.file.clone();
+    let bytes = std::fs::read(&config.file).map_err(|source| LoadError::Read {
+        model: model(),
+        path: path(),
+        source,
+    })?;
+    if let Some(expected) = &config.sha256 {
+        let actual = hex::encode(Sha256::digest(&bytes));
+        if !actual.eq_ignore_ascii_case(expected) {
+            return Err(LoadError::Sha256 {
+                model: model(),
+                path: path(),
+                expected: expected.clone(),
+                actual,
+            });
+        }
+    }
+    file::check(config.format, &bytes).map_err(|found| LoadError::Format {
+        model: model(),
+        found,
+    })?;
+    // Files beside the model are found by its path. Otherwise exactly the bytes whose digest was checked are loaded.
+    let outside = !file::is_ort_format(&bytes) && onnx::external_data(&bytes) == ExternalData::Some;
+    let source = Source {
+        bytes: &bytes,
+        beside: outside.then_some(config.file.as_path()),
+        max_sessions: usize::MAX,
+    };
+    build(
+        model(),
+        &source,
+        config.device,
+        config.batching,
+        options,
+        started,
+    )
+}
+
+struct Source<'a> {
+    bytes: &'a [u8],
+    beside: Option<&'a std::path::Path>,
+    max_sessions: usize,
+}
+
+fn build(
+    model: String,
+    source: &Source<'_>,
+    device: Device,
+    batching: Batching,
+    options: &Options,
+    started: Instant,
+) -> Result<Model, LoadError> {
+    let library = onnx::library(options.onnxruntime.as_deref(), options.cache.as_deref()).map_err(
+        |source| LoadError::Library {
+            model: model.clone(),
+            source,
+        },
+    )?;
+    let request = Request {
+        bytes: source.bytes,
+        beside: source.beside,
+        device,
+        join: batching.max_size.get() > 1,
+        cores: options.cores,
+        gpu_memory: options.gpu_memory.map(NonZeroU64::get),
+        max_sessions: source.max_sessions,
+    };
+    let loaded = onnx::load(&library, &request).map_err(|refusal| match refusal {
+        Refusal::Model(reason) => LoadError::Refused {
+            model: model.clone(),
+            reason,
+        },
+        Refusal::Gpu(reason) => LoadError::Gpu {
+            model: model.clone(),
+            reason,
+        },
+    })?;
+    Model::start(
+        model.clone(),
+        loaded,
+        batching,
+        options.queue,
+        started.elapsed(),
+    )
+    .map_err(|source| LoadError::Thread { model, source })
+}

@@ -1,0 +1,152 @@
+//! What happens to a model that a guest brings?
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+use tokio::sync::{OnceCell, Semaphore};
+use wisp_contract::config::{Batching, Device, ModelFormat};
+
+use super::{LoadError, Options, Source, build};
+use crate::onnx::{self, ExternalData};
+use crate::{Model, file};
+
+/// Models that are kept for the next instance.
+const KEPT: usize = 8;
+/// Bytes of their files, all together.
+const KEPT_BYTES: usize = 256 << 20;
+/// Models that are loaded at once.
+const LOADS: usize = 2;
+
+/// The models that guests brought most recently, the last one in front.
+pub(super) struct GuestModels {
+    recent: Mutex<VecDeque<Entry>>,
+    loads: Arc<Semaphore>,
+}
+
+#[derive(Clone)]
+struct Entry {
+    digest: [u8; 32],
+    device: Device,
+    bytes: usize,
+    /// Filled by the first who asks; others wait for it.
+    model: Arc<OnceCell<Arc<Model>>>,
+}
+
+impl Default for GuestModels {
+    fn default() -> Self {
+        Self {
+            recent: Mutex::default(),
+            loads: Arc::new(Semaphore::new(LOADS)),
+        }
+    }
+}
+
+impl GuestModels {
+    pub(super) async fn load(
+        &self,
+        bytes: Bytes,
+        device: Device,
+        options: &Arc<Options>,
+    ) -> Result<Arc<Model>, LoadError> {
+        let interrupted = || LoadError::Interrupted {
+            model: "(guest)".to_owned(),
+        };
+        let hashed = bytes.clone();
+        let digest: [u8; 32] = tokio::task::spawn_blocking(move || Sha256::digest(&hashed).into())
+            .await
+            .map_err(|_| interrupted())?;
+        let cell = self.entry(digest, device, bytes.len());
+        let load = || async {
+            let permit = Arc::clone(&self.loads)
+                .acquire_owned()
+                .await
+                .map_err(|_| interrupted())?;
+            let options = Arc::clone(options);
+            let task = tokio::task::spawn_blocking(move || {
+                // Held while it runs, even if nobody waits any more.
+                let _permit = permit;
+                from_guest(digest, &bytes, device, &options)
+            });
+            task.await.map_err(|_| interrupted())?.map(Arc::new)
+        };
+        let model = cell.get_or_try_init(load).await;
+        if model.is_err() {
+            self.forget(&cell);
+        }
+        model.cloned()
+    }
+
+    fn entry(&self, digest: [u8; 32], device: Device, bytes: usize) -> Arc<OnceCell<Arc<Model>>> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = recent
+            .iter()
+            .position(|entry| entry.digest == digest && entry.device == device);
+        let entry = found
+            .and_then(|index| recent.remove(index))
+            .unwrap_or_else(|| Entry {
+                digest,
+                device,
+                bytes,
+                model: Arc::default(),
+            });
+        let model = Arc::clone(&entry.model);
+        recent.push_front(entry);
+        let mut total = 0_usize;
+        let fits = |entry: &Entry| {
+            total = total.saturating_add(entry.bytes);
+            total <= KEPT_BYTES
+        };
+        let keep = recent.iter().take(KEPT).map_while({
+            let mut fits = fits;
+            move |entry| fits(entry).then_some(())
+        });
+        let keep = keep.count();
+        recent.truncate(keep);
+        model
+    }
+
+    fn forget(&self, cell: &Arc<OnceCell<Arc<Model>>>) {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        recent.retain(|entry| !Arc::ptr_eq(&entry.model, cell) || entry.model.initialized());
+    }
+}
+
+fn from_guest(
+    digest: [u8; 32],
+    bytes: &[u8],
+    device: Device,
+    options: &Options,
+) -> Result<Model, LoadError> {
+    let started = Instant::now();
+    let name = format!(
+        "sha256:{}",
+        hex::encode(digest.get(..6).unwrap_or_default())
+    );
+    let format = |found: String| LoadError::Format {
+        model: name.clone(),
+        found,
+    };
+    file::check(ModelFormat::Onnx, bytes).map_err(format)?;
+    if file::is_ort_format(bytes) {
+        return Err(format(
+            "in ONNX Runtime's own format, which is only taken from spec.models".to_owned(),
+        ));
+    }
+    match onnx::external_data(bytes) {
+        ExternalData::None => {}
+        ExternalData::Some => return Err(LoadError::ExternalData { model: name }),
+        ExternalData::Malformed => {
+            return Err(format("truncated, or no protobuf at all".to_owned()));
+        }
+    }
+    // One session: how many models there are is up to the guests.
+    let source = Source {
+        bytes,
+        beside: None,
+        max_sessions: 1,
+    };
+    build(name, &source, device, Batching::default(), options, started)
+}

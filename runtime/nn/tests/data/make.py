@@ -1,0 +1,172 @@
+"""Writes the small ONNX models that the tests load. Needs `onnx==1.23.2` and numpy:
+
+    python3 -m venv venv && venv/bin/pip install onnx==1.23.2 && venv/bin/python make.py
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto as T
+from onnx import helper, numpy_helper
+
+HERE = Path(__file__).parent
+
+
+def save(name, nodes, inputs, outputs, initializers=(), opset=18, check=True, domains=()):
+    graph = helper.make_graph(nodes, name, inputs, outputs, list(initializers))
+    opsets = [helper.make_opsetid("", opset)] + [helper.make_opsetid(domain, 1) for domain in domains]
+    model = helper.make_model(graph, opset_imports=opsets, producer_name="wisp")
+    model.ir_version = 9
+    if check:
+        onnx.checker.check_model(model)
+    (HERE / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+
+
+def info(name, dtype, shape):
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def constant(name, array):
+    return numpy_helper.from_array(np.asarray(array), name)
+
+
+# y = a + b, any number of rows.
+save(
+    "add",
+    [helper.make_node("Add", ["a", "b"], ["y"])],
+    [info("a", T.FLOAT, ["n", 2]), info("b", T.FLOAT, ["n", 2])],
+    [info("y", T.FLOAT, ["n", 2])],
+)
+
+# y = a + b, one row at a time.
+save(
+    "fixed",
+    [helper.make_node("Add", ["a", "b"], ["y"])],
+    [info("a", T.FLOAT, [1, 2]), info("b", T.FLOAT, [1, 2])],
+    [info("y", T.FLOAT, [1, 2])],
+)
+
+# Every type, as it came: one input and one output each.
+TYPES = {
+    "bool": T.BOOL, "u8": T.UINT8, "i8": T.INT8, "u16": T.UINT16, "i16": T.INT16, "u32": T.UINT32, "i32": T.INT32,
+    "u64": T.UINT64, "i64": T.INT64, "f16": T.FLOAT16, "bf16": T.BFLOAT16, "f32": T.FLOAT, "f64": T.DOUBLE,
+}
+save(
+    "types",
+    [helper.make_node("Identity", [f"{name}_in"], [f"{name}_out"]) for name in TYPES],
+    [info(f"{name}_in", dtype, ["n", 3]) for name, dtype in TYPES.items()],
+    [info(f"{name}_out", dtype, ["n", 3]) for name, dtype in TYPES.items()],
+)
+
+# The same with those that wasi:nn has names for.
+NAMED = {name: TYPES[name] for name in ("u8", "i32", "i64", "f16", "bf16", "f32", "f64")}
+save(
+    "named-types",
+    [helper.make_node("Identity", [f"{name}_in"], [f"{name}_out"]) for name in NAMED],
+    [info(f"{name}_in", dtype, ["n", 3]) for name, dtype in NAMED.items()],
+    [info(f"{name}_out", dtype, ["n", 3]) for name, dtype in NAMED.items()],
+)
+
+# Looks the index up in a table of four: fails for any other.
+save(
+    "lookup",
+    [helper.make_node("Gather", ["table", "index"], ["y"], axis=0)],
+    [info("index", T.INT64, ["n"])],
+    [info("y", T.FLOAT, ["n"])],
+    [constant("table", np.array([0.5, 1.5, 2.5, 3.5], np.float32))],
+)
+
+# Dimension 0 is dynamic and named alike, but each row's answer depends on the others.
+save(
+    "mean",
+    [
+        helper.make_node("ReduceMean", ["x", "axes"], ["m"], keepdims=1),
+        helper.make_node("Sub", ["x", "m"], ["y"]),
+    ],
+    [info("x", T.FLOAT, ["n", 2])],
+    [info("y", T.FLOAT, ["n", 2])],
+    [constant("axes", np.array([0], np.int64))],
+)
+
+# One scalar in, one out.
+save(
+    "scalar",
+    [helper.make_node("Mul", ["x", "two"], ["y"])],
+    [info("x", T.FLOAT, [])],
+    [info("y", T.FLOAT, [])],
+    [constant("two", np.float32(2))],
+)
+
+# A network with random weights, made in the graph to keep the file small: work enough to measure.
+WIDTH = 256
+rng = np.random.default_rng(7)
+layers, last = [], "x"
+for layer in range(4):
+    seed = helper.make_node("Cos", [f"angles{layer}"], [f"w{layer}"])
+    angles = helper.make_node("Mul", ["row", f"column{layer}"], [f"angles{layer}"])
+    layers += [
+        angles, seed,
+        helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]),
+        helper.make_node("Tanh", [f"m{layer}"], [f"t{layer}"]),
+    ]
+    last = f"t{layer}"
+save(
+    "network",
+    layers + [helper.make_node("Identity", [last], ["y"])],
+    [info("x", T.FLOAT, ["n", WIDTH])],
+    [info("y", T.FLOAT, ["n", WIDTH])],
+    [constant("row", np.arange(WIDTH, dtype=np.float32).reshape(WIDTH, 1))]
+    + [constant(f"column{layer}", rng.random((1, WIDTH), np.float32)) for layer in range(4)],
+)
+
+# An endless loop, for as long as nobody ends it.
+body = helper.make_graph(
+    [
+        helper.make_node("Identity", ["go_in"], ["go_out"]),
+        helper.make_node("Sin", ["v_in"], ["v_out"]),
+    ],
+    "body",
+    [info("i", T.INT64, []), info("go_in", T.BOOL, []), info("v_in", T.FLOAT, [1])],
+    [info("go_out", T.BOOL, []), info("v_out", T.FLOAT, [1])],
+)
+save(
+    "endless",
+    [helper.make_node("Loop", ["", "go", "x"], ["y"], body=body)],
+    [info("x", T.FLOAT, [1])],
+    [info("y", T.FLOAT, [1])],
+    [constant("go", np.array(True))],
+)
+
+# An operator that nobody has.
+save(
+    "unknown-operator",
+    [helper.make_node("Frobnicate", ["x"], ["y"], domain="com.example")],
+    [info("x", T.FLOAT, ["n"])],
+    [info("y", T.FLOAT, ["n"])],
+    check=False,
+    domains=["com.example"],
+)
+
+# Text is no tensor of numbers.
+save(
+    "text",
+    [helper.make_node("Identity", ["x"], ["y"])],
+    [info("x", T.STRING, ["n"])],
+    [info("y", T.STRING, ["n"])],
+)
+
+# Its numbers lie in another file.
+outside = constant("w", np.array([1, 2], np.float32))
+outside.ClearField("raw_data")
+outside.data_location = T.EXTERNAL
+outside.external_data.add(key="location", value="outside.bin")
+save(
+    "outside",
+    [helper.make_node("Add", ["x", "w"], ["y"])],
+    [info("x", T.FLOAT, ["n", 2])],
+    [info("y", T.FLOAT, ["n", 2])],
+    [outside],
+    check=False,
+)
+(HERE / "outside.bin").write_bytes(np.array([1, 2], np.float32).tobytes())
