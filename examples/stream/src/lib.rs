@@ -45,7 +45,7 @@ fn events(seen: u32, to: u32, interval: Duration) -> impl Stream<Item = Result<E
         if seen > 0 {
             wisp::time::sleep(interval).await;
         }
-        Some((Event::json(&Count { count, to }).map(|event| event.name("count").id(count.to_string())), count))
+        Some((Event::json(&Count { count, to }).map(|event| event.event("count").id(count.to_string())), count))
     })
 }
 
