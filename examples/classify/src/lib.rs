@@ -34,23 +34,33 @@ fn init() {
 fn labels() -> &'static [&'static str] {
     LABELS.get_or_init(|| {
         let lines = include_str!("../labels.txt").lines();
-        lines.map(|line| line.split_once(',').map_or(line, |(first, _)| first)).collect()
+        lines
+            .map(|line| line.split_once(',').map_or(line, |(first, _)| first))
+            .collect()
     })
 }
 
 #[wisp::handler]
 async fn handle(req: Request) -> Result<Response> {
-    Router::new().get("/", usage).post("/", classify).handle(req).await
+    Router::new()
+        .get("/", usage)
+        .post("/", classify)
+        .handle(req)
+        .await
 }
 
 async fn usage(_: Request) -> Result<Response> {
-    Ok(wisp::response::text("POST a PNG or JPEG here, and its five likeliest classes come back as JSON.\n"))
+    Ok(wisp::response::text(
+        "POST a PNG or JPEG here, and its five likeliest classes come back as JSON.\n",
+    ))
 }
 
 async fn classify(mut req: Request) -> Result<Response> {
     let pixels = photo::to_input(&req.bytes().await?).map_err(refuse)?;
     let side = SIDE as usize;
-    let outputs = Model::open("efficientnet-lite0")?.run([("input", Tensor::new([1, 3, side, side], &pixels)?)]).await?;
+    let outputs = Model::open("efficientnet-lite0")?
+        .run([("input", Tensor::new([1, 3, side, side], &pixels)?)])
+        .await?;
     wisp::response::json(&top(&outputs.get("logits")?.to_vec::<f32>()?))
 }
 
@@ -62,7 +72,11 @@ fn top(logits: &[f32]) -> Vec<Class> {
         .iter()
         .zip(labels())
         .enumerate()
-        .map(|(class, (logit, label))| Class { label, probability: (logit - highest).exp() / sum, class })
+        .map(|(class, (logit, label))| Class {
+            label,
+            probability: (logit - highest).exp() / sum,
+            class,
+        })
         .collect();
     classes.sort_by(|a, b| b.probability.total_cmp(&a.probability));
     classes.truncate(TOP);
@@ -71,7 +85,11 @@ fn top(logits: &[f32]) -> Vec<Class> {
 
 fn refuse(error: PhotoError) -> wisp::Error {
     match error {
-        PhotoError::Format => wisp::Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-image", error.to_string()),
+        PhotoError::Format => wisp::Error::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-image",
+            error.to_string(),
+        ),
         PhotoError::Decode(_) => wisp::Error::bad_request(error.to_string()),
     }
 }
@@ -85,7 +103,10 @@ mod tests {
     #[test]
     fn every_class_has_its_label() {
         assert_eq!(labels().len(), 1000);
-        assert_eq!((labels()[0], labels()[698], labels()[985]), ("tench", "palace", "daisy"));
+        assert_eq!(
+            (labels()[0], labels()[698], labels()[985]),
+            ("tench", "palace", "daisy")
+        );
     }
 
     #[test]
@@ -95,7 +116,10 @@ mod tests {
         let top = top(&logits);
         assert_eq!(top.len(), TOP);
         assert_eq!((top[0].label, top[1].label), ("daisy", "palace"));
-        assert!((top[0].probability - 0.731).abs() < 0.001 && (top[1].probability - 0.269).abs() < 0.001);
+        assert!(
+            (top[0].probability - 0.731).abs() < 0.001
+                && (top[1].probability - 0.269).abs() < 0.001
+        );
     }
 
     #[test]
@@ -113,8 +137,14 @@ mod tests {
 
     #[test]
     fn what_is_no_image_is_said_to_be_none() {
-        assert_eq!(test::call(handle, test::request("POST", "/").body("hello")).status(), 415);
+        assert_eq!(
+            test::call(handle, test::request("POST", "/").body("hello")).status(),
+            415
+        );
         let broken = &include_bytes!("../china.jpg")[..100];
-        assert_eq!(test::call(handle, test::request("POST", "/").body(broken)).status(), 400);
+        assert_eq!(
+            test::call(handle, test::request("POST", "/").body(broken)).status(),
+            400
+        );
     }
 }

@@ -41,12 +41,26 @@ pub(crate) fn to_input(bytes: &[u8]) -> Result<Vec<f32>, PhotoError> {
     // A strip a thousand times longer than wide would be scaled to gigabytes: only the middle square counts anyway.
     let longest = width.min(height).saturating_mul(4);
     let (kept_width, kept_height) = (width.min(longest), height.min(longest));
-    let middle = crop_imm(&photo, (width - kept_width) / 2, (height - kept_height) / 2, kept_width, kept_height).to_image();
+    let middle = crop_imm(
+        &photo,
+        (width - kept_width) / 2,
+        (height - kept_height) / 2,
+        kept_width,
+        kept_height,
+    )
+    .to_image();
     let (width, height) = (scaled(kept_width), scaled(kept_height));
     let small = resize(&middle, width, height, FilterType::CatmullRom);
     let square = crop_imm(&small, (width - SIDE) / 2, (height - SIDE) / 2, SIDE, SIDE).to_image();
-    let channel = |index: usize| square.pixels().filter_map(move |pixel| pixel.0.get(index).copied());
-    Ok((0..3).flat_map(channel).map(|value| (f32::from(value) - 127.0) / 128.0).collect())
+    let channel = |index: usize| {
+        square
+            .pixels()
+            .filter_map(move |pixel| pixel.0.get(index).copied())
+    };
+    Ok((0..3)
+        .flat_map(channel)
+        .map(|value| (f32::from(value) - 127.0) / 128.0)
+        .collect())
 }
 
 fn decode(bytes: &[u8]) -> Result<DynamicImage, PhotoError> {
@@ -54,7 +68,9 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, PhotoError> {
         ImageError::Unsupported(_) => PhotoError::Format,
         error => PhotoError::Decode(error),
     };
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|_| PhotoError::Format)?;
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|_| PhotoError::Format)?;
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -74,36 +90,68 @@ mod tests {
 
     fn png(picture: &image::RgbImage) -> Vec<u8> {
         let mut bytes = Vec::new();
-        picture.write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+        picture
+            .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png)
+            .unwrap();
         bytes
     }
 
     #[test]
     fn is_planar_rgb_centred_on_127() {
-        let input = to_input(&png(&image::RgbImage::from_pixel(300, 500, image::Rgb([255, 127, 0])))).unwrap();
+        let input = to_input(&png(&image::RgbImage::from_pixel(
+            300,
+            500,
+            image::Rgb([255, 127, 0]),
+        )))
+        .unwrap();
         let plane = (SIDE * SIDE) as usize;
         assert_eq!(input.len(), 3 * plane);
-        assert_eq!((input[0], input[plane], input[2 * plane]), (1.0, 0.0, -127.0 / 128.0));
+        assert_eq!(
+            (input[0], input[plane], input[2 * plane]),
+            (1.0, 0.0, -127.0 / 128.0)
+        );
     }
 
     #[test]
     fn takes_the_middle() {
-        let picture = image::RgbImage::from_fn(600, 200, |x, _| if (200..400).contains(&x) { image::Rgb([255; 3]) } else { image::Rgb([0; 3]) });
-        assert!(to_input(&png(&picture)).unwrap().iter().all(|value| *value == 1.0));
+        let picture = image::RgbImage::from_fn(600, 200, |x, _| {
+            if (200..400).contains(&x) {
+                image::Rgb([255; 3])
+            } else {
+                image::Rgb([0; 3])
+            }
+        });
+        assert!(
+            to_input(&png(&picture))
+                .unwrap()
+                .iter()
+                .all(|value| *value == 1.0)
+        );
     }
 
     #[test]
     fn no_shape_is_too_odd() {
         for (width, height) in [(1, 1), (1, 8192), (8192, 1), (3, 7)] {
-            let input = to_input(&png(&image::RgbImage::from_pixel(width, height, image::Rgb([127; 3])))).unwrap();
-            assert!(input.len() == 3 * 224 * 224 && input.iter().all(|value| *value == 0.0), "{width} × {height}");
+            let input = to_input(&png(&image::RgbImage::from_pixel(
+                width,
+                height,
+                image::Rgb([127; 3]),
+            )))
+            .unwrap();
+            assert!(
+                input.len() == 3 * 224 * 224 && input.iter().all(|value| *value == 0.0),
+                "{width} × {height}"
+            );
         }
     }
 
     #[test]
     fn says_why_it_can_not_read() {
         assert!(matches!(to_input(b"no image"), Err(PhotoError::Format)));
-        assert!(matches!(to_input(&include_bytes!("../chelsea.png")[..5000]), Err(PhotoError::Decode(_))));
+        assert!(matches!(
+            to_input(&include_bytes!("../chelsea.png")[..5000]),
+            Err(PhotoError::Decode(_))
+        ));
         let wide = png(&image::RgbImage::new(MAX_SIDE + 1, 1));
         assert!(matches!(to_input(&wide), Err(PhotoError::Decode(_))));
     }

@@ -19,7 +19,11 @@ struct Prediction {
 
 #[wisp::handler]
 async fn handle(req: Request) -> Result<Response> {
-    Router::new().get("/", page).post("/", predict).handle(req).await
+    Router::new()
+        .get("/", page)
+        .post("/", predict)
+        .handle(req)
+        .await
 }
 
 /// A page to draw a digit on.
@@ -29,32 +33,60 @@ async fn page(_: Request) -> Result<Response> {
 
 /// A PNG or JPEG, or a JSON array of 784 numbers: 28 rows of 28 pixels, ink 1 on background 0.
 async fn predict(mut req: Request) -> Result<Response> {
-    let is_json = req.headers().get("content-type").is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
-    let pixels = if is_json { numbers(req.json().await?)? } else { picture::to_input(&req.bytes().await?).map_err(refuse)? };
+    let is_json = req
+        .headers()
+        .get("content-type")
+        .is_some_and(|value| value.as_bytes().starts_with(b"application/json"));
+    let pixels = if is_json {
+        numbers(req.json().await?)?
+    } else {
+        picture::to_input(&req.bytes().await?).map_err(refuse)?
+    };
     let side = SIDE as usize;
-    let outputs = Model::open("mnist")?.run([("input", Tensor::new([1, 1, side, side], &pixels)?)]).await?;
+    let outputs = Model::open("mnist")?
+        .run([("input", Tensor::new([1, 1, side, side], &pixels)?)])
+        .await?;
     let probabilities = outputs.get("probabilities")?.to_vec::<f32>()?;
-    let best = probabilities.iter().copied().enumerate().max_by(|a, b| a.1.total_cmp(&b.1));
+    let best = probabilities
+        .iter()
+        .copied()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(&b.1));
     let (digit, confidence) = best.unwrap_or_default();
-    wisp::response::json(&Prediction { digit, confidence, probabilities })
+    wisp::response::json(&Prediction {
+        digit,
+        confidence,
+        probabilities,
+    })
 }
 
 fn numbers(pixels: Vec<f32>) -> Result<Vec<f32>> {
     let expected = (SIDE * SIDE) as usize;
     if pixels.len() != expected {
-        let detail = format!("the array holds {} numbers, expected {expected}: 28 rows of 28 pixels", pixels.len());
+        let detail = format!(
+            "the array holds {} numbers, expected {expected}: 28 rows of 28 pixels",
+            pixels.len()
+        );
         return Err(wisp::Error::bad_request(detail));
     }
     if let Some(wrong) = pixels.iter().find(|value| !(0.0..=1.0).contains(*value)) {
-        return Err(wisp::Error::bad_request(format!("{wrong} is no pixel: ink is 1, background is 0")));
+        return Err(wisp::Error::bad_request(format!(
+            "{wrong} is no pixel: ink is 1, background is 0"
+        )));
     }
     Ok(pixels)
 }
 
 fn refuse(error: PictureError) -> wisp::Error {
     match error {
-        PictureError::Format => wisp::Error::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-image", error.to_string()),
-        PictureError::Decode(_) | PictureError::Blank(_) => wisp::Error::bad_request(error.to_string()),
+        PictureError::Format => wisp::Error::new(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-image",
+            error.to_string(),
+        ),
+        PictureError::Decode(_) | PictureError::Blank(_) => {
+            wisp::Error::bad_request(error.to_string())
+        }
     }
 }
 
@@ -72,14 +104,25 @@ mod tests {
             let digit = (input.to_vec::<f32>()?[0] * 10.0) as usize;
             let mut probabilities = [0.0_f32; 10];
             probabilities[digit] = 0.9;
-            Ok(vec![("probabilities", Tensor::new([1, 10], &probabilities)?)])
+            Ok(vec![(
+                "probabilities",
+                Tensor::new([1, 10], &probabilities)?,
+            )])
         });
     }
 
     fn post(kind: &str, body: impl Into<wisp::Body>) -> (u16, String) {
         with_model();
-        let mut response = test::call(handle, test::request("POST", "/").header("content-type", kind).body(body));
-        (response.status().as_u16(), test::block_on(response.text()).unwrap())
+        let mut response = test::call(
+            handle,
+            test::request("POST", "/")
+                .header("content-type", kind)
+                .body(body),
+        );
+        (
+            response.status().as_u16(),
+            test::block_on(response.text()).unwrap(),
+        )
     }
 
     #[test]
@@ -88,12 +131,18 @@ mod tests {
         pixels[0] = "0.72";
         let (status, text) = post("application/json", format!("[{}]", pixels.join(",")));
         assert_eq!(status, 200, "{text}");
-        assert!(text.starts_with(r#"{"digit":7,"confidence":0.9,"probabilities":[0.0,"#), "{text}");
+        assert!(
+            text.starts_with(r#"{"digit":7,"confidence":0.9,"probabilities":[0.0,"#),
+            "{text}"
+        );
     }
 
     #[test]
     fn reads_images_whatever_they_are_called() {
-        for image in [&include_bytes!("../seven.png")[..], include_bytes!("../four-on-paper.jpg")] {
+        for image in [
+            &include_bytes!("../seven.png")[..],
+            include_bytes!("../four-on-paper.jpg"),
+        ] {
             assert_eq!(post("application/octet-stream", image).0, 200);
         }
     }
@@ -101,11 +150,17 @@ mod tests {
     #[test]
     fn says_what_is_wrong_with_the_input() {
         let (status, text) = post("application/json", "[0, 1, 0.5]");
-        assert!(status == 400 && text.contains("the array holds 3 numbers, expected 784"), "{text}");
+        assert!(
+            status == 400 && text.contains("the array holds 3 numbers, expected 784"),
+            "{text}"
+        );
         let (status, text) = post("application/json", format!("[{}255]", "0,".repeat(783)));
         assert!(status == 400 && text.contains("255 is no pixel"), "{text}");
         let (status, text) = post("image/gif", "GIF89a");
-        assert!(status == 415 && text.contains("neither a PNG nor a JPEG"), "{text}");
+        assert!(
+            status == 415 && text.contains("neither a PNG nor a JPEG"),
+            "{text}"
+        );
         let (status, text) = post("image/png", &include_bytes!("../seven.png")[..100]);
         assert!(status == 400 && text.contains("can't be decoded"), "{text}");
     }

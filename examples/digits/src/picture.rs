@@ -47,7 +47,9 @@ pub(crate) fn to_input(bytes: &[u8]) -> Result<Vec<f32>, PictureError> {
 }
 
 fn decode(bytes: &[u8]) -> Result<DynamicImage, PictureError> {
-    let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|_| PictureError::Format)?;
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|_| PictureError::Format)?;
     if reader.format().is_none() {
         return Err(PictureError::Format);
     }
@@ -74,8 +76,13 @@ fn grey(picture: &DynamicImage) -> Grey {
 
 fn border_mean(grey: &Grey) -> f32 {
     let (right, bottom) = (grey.width() - 1, grey.height() - 1);
-    let on_border = |(x, y, _): &(u32, u32, &Luma<f32>)| *x == 0 || *y == 0 || *x == right || *y == bottom;
-    mean(grey.enumerate_pixels().filter(on_border).map(|(_, _, Luma([value]))| *value))
+    let on_border =
+        |(x, y, _): &(u32, u32, &Luma<f32>)| *x == 0 || *y == 0 || *x == right || *y == bottom;
+    mean(
+        grey.enumerate_pixels()
+            .filter(on_border)
+            .map(|(_, _, Luma([value]))| *value),
+    )
 }
 
 fn mean(values: impl Iterator<Item = f32>) -> f32 {
@@ -87,7 +94,10 @@ fn mean(values: impl Iterator<Item = f32>) -> f32 {
 fn ink(grey: &Grey, paper: f32) -> Result<Grey, PictureError> {
     let sign = if paper < 0.5 { 1.0 } else { -1.0 };
     let difference = |value: f32| (value - paper) * sign;
-    let strongest = grey.iter().map(|value| difference(*value)).fold(0.0, f32::max);
+    let strongest = grey
+        .iter()
+        .map(|value| difference(*value))
+        .fold(0.0, f32::max);
     if strongest < MIN_CONTRAST {
         return Err(PictureError::Blank(strongest));
     }
@@ -100,7 +110,10 @@ fn ink(grey: &Grey, paper: f32) -> Result<Grey, PictureError> {
 
 /// What is inked, cut out and scaled to the size that digits have in MNIST.
 fn resize_to_digit(ink: &Grey) -> Grey {
-    let inked = || ink.enumerate_pixels().filter(|(_, _, Luma([value]))| *value > 0.0);
+    let inked = || {
+        ink.enumerate_pixels()
+            .filter(|(_, _, Luma([value]))| *value > 0.0)
+    };
     let (left, right) = span(inked().map(|(x, ..)| x));
     let (top, bottom) = span(inked().map(|(_, y, _)| y));
     let (width, height) = (right - left + 1, bottom - top + 1);
@@ -111,19 +124,31 @@ fn resize_to_digit(ink: &Grey) -> Grey {
 }
 
 fn span(values: impl Iterator<Item = u32>) -> (u32, u32) {
-    values.fold((u32::MAX, 0), |(low, high), value| (low.min(value), high.max(value)))
+    values.fold((u32::MAX, 0), |(low, high), value| {
+        (low.min(value), high.max(value))
+    })
 }
 
 /// The digit on its 28 × 28 pixels, centre of mass in the middle, moved no further than it fits.
 fn centred(digit: &Grey) -> Vec<f32> {
     let total: f32 = digit.iter().sum();
     let weighted = |position: fn(u32, u32) -> u32| {
-        let sum: f32 = digit.enumerate_pixels().map(|(x, y, Luma([value]))| position(x, y) as f32 * value).sum();
+        let sum: f32 = digit
+            .enumerate_pixels()
+            .map(|(x, y, Luma([value]))| position(x, y) as f32 * value)
+            .sum();
         sum / total.max(f32::EPSILON)
     };
-    let offset = |centre: f32, length: u32| ((SIDE / 2) as f32 - centre).round().clamp(0.0, (SIDE - length) as f32) as i64;
+    let offset = |centre: f32, length: u32| {
+        ((SIDE / 2) as f32 - centre)
+            .round()
+            .clamp(0.0, (SIDE - length) as f32) as i64
+    };
     let mut canvas = Grey::new(SIDE, SIDE);
-    let (x, y) = (offset(weighted(|x, _| x), digit.width()), offset(weighted(|_, y| y), digit.height()));
+    let (x, y) = (
+        offset(weighted(|x, _| x), digit.width()),
+        offset(weighted(|_, y| y), digit.height()),
+    );
     image::imageops::replace(&mut canvas, digit, x, y);
     canvas.into_raw()
 }
@@ -134,7 +159,9 @@ mod tests {
 
     fn png(picture: &DynamicImage) -> Vec<u8> {
         let mut bytes = Vec::new();
-        picture.write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png).unwrap();
+        picture
+            .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png)
+            .unwrap();
         bytes
     }
 
@@ -154,11 +181,21 @@ mod tests {
         let input = to_input(include_bytes!("../four-on-paper.jpg")).unwrap();
         let at = |i: usize| ((i % 28) as f32, (i / 28) as f32);
         let total: f32 = input.iter().sum();
-        let centre = |axis: fn((f32, f32)) -> f32| input.iter().enumerate().map(|(i, v)| axis(at(i)) * v).sum::<f32>() / total;
+        let centre = |axis: fn((f32, f32)) -> f32| {
+            input
+                .iter()
+                .enumerate()
+                .map(|(i, v)| axis(at(i)) * v)
+                .sum::<f32>()
+                / total
+        };
         assert!((centre(|p| p.0) - 14.0).abs() < 1.0 && (centre(|p| p.1) - 14.0).abs() < 1.0);
         assert!(input.iter().copied().fold(0.0, f32::max) > 0.9);
         let paper = input.iter().filter(|v| **v == 0.0).count();
-        assert!(paper > 500, "the paper's shading must go: only {paper} of 784 pixels are empty");
+        assert!(
+            paper > 500,
+            "the paper's shading must go: only {paper} of 784 pixels are empty"
+        );
     }
 
     #[test]
@@ -174,13 +211,28 @@ mod tests {
 
     #[test]
     fn says_why_it_can_not_read() {
-        assert!(matches!(to_input(b"not an image"), Err(PictureError::Format)));
-        assert!(matches!(to_input(b"GIF89a and more"), Err(PictureError::Format)));
-        assert!(matches!(to_input(&include_bytes!("../seven.png")[..100]), Err(PictureError::Decode(_))));
+        assert!(matches!(
+            to_input(b"not an image"),
+            Err(PictureError::Format)
+        ));
+        assert!(matches!(
+            to_input(b"GIF89a and more"),
+            Err(PictureError::Format)
+        ));
+        assert!(matches!(
+            to_input(&include_bytes!("../seven.png")[..100]),
+            Err(PictureError::Decode(_))
+        ));
         let white = image::GrayImage::from_pixel(100, 100, Luma([255]));
-        assert!(matches!(to_input(&png(&white.into())), Err(PictureError::Blank(_))));
+        assert!(matches!(
+            to_input(&png(&white.into())),
+            Err(PictureError::Blank(_))
+        ));
         let wide = image::GrayImage::new(MAX_SIDE + 1, 1);
-        assert!(matches!(to_input(&png(&wide.into())), Err(PictureError::Decode(_))));
+        assert!(matches!(
+            to_input(&png(&wide.into())),
+            Err(PictureError::Decode(_))
+        ));
     }
 
     #[test]

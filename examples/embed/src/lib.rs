@@ -71,7 +71,11 @@ fn tokenizer() -> &'static Tokenizer {
 
 #[wisp::handler]
 async fn handle(req: Request) -> Result<Response> {
-    Router::new().post("/", embed).post("/v1/embeddings", embed).handle(req).await
+    Router::new()
+        .post("/", embed)
+        .post("/v1/embeddings", embed)
+        .handle(req)
+        .await
 }
 
 async fn embed(mut req: Request) -> Result<Response> {
@@ -80,29 +84,56 @@ async fn embed(mut req: Request) -> Result<Response> {
         Input::Many(texts) => texts,
     };
     if !(1..=MAX_INPUTS).contains(&texts.len()) {
-        return Err(wisp::Error::bad_request(format!("input holds {} texts, allowed are 1 to {MAX_INPUTS}", texts.len())));
+        return Err(wisp::Error::bad_request(format!(
+            "input holds {} texts, allowed are 1 to {MAX_INPUTS}",
+            texts.len()
+        )));
     }
-    let rows: Vec<_> = texts.iter().map(|text| tokenizer().encode(text, MAX_TOKENS)).collect();
+    let rows: Vec<_> = texts
+        .iter()
+        .map(|text| tokenizer().encode(text, MAX_TOKENS))
+        .collect();
     let total = rows.iter().map(Vec::len).sum();
-    let length = rows.iter().map(Vec::len).max().unwrap_or_default().next_multiple_of(STEP);
+    let length = rows
+        .iter()
+        .map(Vec::len)
+        .max()
+        .unwrap_or_default()
+        .next_multiple_of(STEP);
     let padded = |value: fn(i64) -> i64| -> Vec<i64> {
-        rows.iter().flat_map(|row| row.iter().map(move |id| value(*id)).chain(std::iter::repeat_n(0, length - row.len()))).collect()
+        rows.iter()
+            .flat_map(|row| {
+                row.iter()
+                    .map(move |id| value(*id))
+                    .chain(std::iter::repeat_n(0, length - row.len()))
+            })
+            .collect()
     };
     let (ids, mask) = (padded(|id| id), padded(|_| 1));
     let shape = [rows.len(), length];
-    let inputs = [("input_ids", Tensor::new(shape, &ids)?), ("attention_mask", Tensor::new(shape, &mask)?)];
+    let inputs = [
+        ("input_ids", Tensor::new(shape, &ids)?),
+        ("attention_mask", Tensor::new(shape, &mask)?),
+    ];
     let outputs = Model::open("all-minilm-l6-v2")?.run(inputs).await?;
     let hidden = outputs.get("last_hidden_state")?.to_vec::<f32>()?;
-    let data = hidden.chunks_exact(length * WIDTH).zip(&rows).enumerate().map(|(index, (states, row))| Embedding {
-        object: "embedding",
-        index,
-        embedding: pooling::sentence(states, WIDTH, row.len()),
-    });
+    let data = hidden
+        .chunks_exact(length * WIDTH)
+        .zip(&rows)
+        .enumerate()
+        .map(|(index, (states, row))| Embedding {
+            object: "embedding",
+            index,
+            embedding: pooling::sentence(states, WIDTH, row.len()),
+        });
     wisp::response::json(&Answer {
         object: "list",
         data: data.collect(),
         model: "all-MiniLM-L6-v2",
-        usage: Usage { prompt_tokens: total, total_tokens: total },
+        usage: Usage {
+            prompt_tokens: total,
+            total_tokens: total,
+        },
     })
 }
 
@@ -120,15 +151,28 @@ mod tests {
             assert_eq!(inputs.get("attention_mask")?.shape(), ids.shape());
             let (batch, length) = (ids.shape()[0], ids.shape()[1]);
             assert_eq!(length % STEP, 0);
-            let states = ids.to_vec::<i64>()?.into_iter().enumerate().flat_map(|(at, id)| {
-                let mut state = vec![0.0_f32; WIDTH];
-                (state[0], state[1]) = (id as f32, (at / length) as f32);
-                state
-            });
-            Ok(vec![("last_hidden_state", Tensor::new([batch, length, WIDTH], &states.collect::<Vec<_>>())?)])
+            let states = ids
+                .to_vec::<i64>()?
+                .into_iter()
+                .enumerate()
+                .flat_map(|(at, id)| {
+                    let mut state = vec![0.0_f32; WIDTH];
+                    (state[0], state[1]) = (id as f32, (at / length) as f32);
+                    state
+                });
+            Ok(vec![(
+                "last_hidden_state",
+                Tensor::new([batch, length, WIDTH], &states.collect::<Vec<_>>())?,
+            )])
         });
-        let mut response = test::call(handle, test::request("POST", "/v1/embeddings").body(body.to_string()));
-        (response.status().as_u16(), test::block_on(response.json()).unwrap())
+        let mut response = test::call(
+            handle,
+            test::request("POST", "/v1/embeddings").body(body.to_string()),
+        );
+        (
+            response.status().as_u16(),
+            test::block_on(response.json()).unwrap(),
+        )
     }
 
     #[test]
@@ -137,7 +181,9 @@ mod tests {
         assert_eq!(status, 200);
         assert_eq!(one["data"][0]["embedding"].as_array().unwrap().len(), WIDTH);
         assert_eq!(one["usage"], json!({"prompt_tokens": 4, "total_tokens": 4}));
-        let (_, many) = post(&json!({"input": ["hello world", "a much longer sentence than the other one is"], "model": "x"}));
+        let (_, many) = post(
+            &json!({"input": ["hello world", "a much longer sentence than the other one is"], "model": "x"}),
+        );
         assert_eq!(many["data"].as_array().unwrap().len(), 2);
         assert_eq!(many["data"][1]["index"], 1);
         // The second value is the row's number: rows are neither mixed up nor blurred by their padding.
@@ -150,7 +196,12 @@ mod tests {
         for count in [0, MAX_INPUTS + 1] {
             let (status, problem) = post(&json!({"input": vec!["x"; count]}));
             assert_eq!(status, 400);
-            assert!(problem["detail"].as_str().unwrap().contains(&format!("{count} texts, allowed are 1 to 64")));
+            assert!(
+                problem["detail"]
+                    .as_str()
+                    .unwrap()
+                    .contains(&format!("{count} texts, allowed are 1 to 64"))
+            );
         }
         assert_eq!(post(&json!({"text": "x"})).0, 400);
     }

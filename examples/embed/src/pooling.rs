@@ -9,7 +9,12 @@ pub(crate) fn sentence(rows: &[f32], width: usize, tokens: usize) -> Vec<f32> {
         }
     }
     // Dividing by the number of tokens would not change the direction.
-    let length = sum.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
+    let length = sum
+        .iter()
+        .map(|value| value * value)
+        .sum::<f32>()
+        .sqrt()
+        .max(f32::MIN_POSITIVE);
     sum.iter().map(|value| value / length).collect()
 }
 

@@ -31,7 +31,13 @@ impl Tokenizer {
         }
         let special = |token| starts.get(token).copied().unwrap_or_default();
         let (unknown, start, end) = (special("[UNK]"), special("[CLS]"), special("[SEP]"));
-        Self { starts, continuations, unknown, start, end }
+        Self {
+            starts,
+            continuations,
+            unknown,
+            start,
+            end,
+        }
     }
 
     /// The ids of a text between `[CLS]` and `[SEP]`, at most `max` of them with these two; what is beyond is cut off.
@@ -58,7 +64,11 @@ impl Tokenizer {
             return;
         }
         while !rest.is_empty() {
-            let known = if rest.len() == word.len() { &self.starts } else { &self.continuations };
+            let known = if rest.len() == word.len() {
+                &self.starts
+            } else {
+                &self.continuations
+            };
             let ends = rest.char_indices().map(|(at, c)| at + c.len_utf8());
             let longest = ends.rev().find_map(|end| {
                 let (piece, tail) = rest.split_at(end);
@@ -98,7 +108,9 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split(char::is_whitespace).flat_map(|run| {
         run.split_inclusive(is_punctuation).flat_map(|part| {
             let last = part.char_indices().next_back();
-            let at = last.filter(|(_, c)| is_punctuation(*c)).map_or(part.len(), |(at, _)| at);
+            let at = last
+                .filter(|(_, c)| is_punctuation(*c))
+                .map_or(part.len(), |(at, _)| at);
             let (word, punctuation) = part.split_at(at);
             [word, punctuation].into_iter().filter(|s| !s.is_empty())
         })
@@ -110,14 +122,17 @@ fn is_dropped(c: char) -> bool {
     match c {
         '\t' | '\n' | '\r' => false,
         '\u{fffd}' => true,
-        c => matches!(get_general_category(c), Control | Format | PrivateUse | Surrogate),
+        c => matches!(
+            get_general_category(c),
+            Control | Format | PrivateUse | Surrogate
+        ),
     }
 }
 
 fn is_punctuation(c: char) -> bool {
     use GeneralCategory::{
-        ClosePunctuation, ConnectorPunctuation, DashPunctuation, FinalPunctuation, InitialPunctuation, OpenPunctuation,
-        OtherPunctuation,
+        ClosePunctuation, ConnectorPunctuation, DashPunctuation, FinalPunctuation,
+        InitialPunctuation, OpenPunctuation, OtherPunctuation,
     };
     c.is_ascii_punctuation()
         || matches!(
@@ -161,7 +176,10 @@ mod tests {
     }
 
     fn setup() -> (Tokenizer, Reference) {
-        (Tokenizer::new(include_str!("../vocab.txt")), serde_json::from_str(REFERENCE).unwrap())
+        (
+            Tokenizer::new(include_str!("../vocab.txt")),
+            serde_json::from_str(REFERENCE).unwrap(),
+        )
     }
 
     #[test]
@@ -179,11 +197,18 @@ mod tests {
         let (tokenizer, reference) = setup();
         let mut characters = 0;
         for (first, last, expected) in reference.characters {
-            let words: Vec<_> = (first..=last).filter_map(char::from_u32).map(|c| format!("a{c}b")).collect();
+            let words: Vec<_> = (first..=last)
+                .filter_map(char::from_u32)
+                .map(|c| format!("a{c}b"))
+                .collect();
             characters += words.len();
             let ids = tokenizer.encode(&words.join(" "), usize::MAX);
-            let bytes = ids.iter().flat_map(|id| u32::try_from(*id).unwrap().to_le_bytes());
-            let got = bytes.fold(0x811c_9dc5_u32, |h, byte| (h ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+            let bytes = ids
+                .iter()
+                .flat_map(|id| u32::try_from(*id).unwrap().to_le_bytes());
+            let got = bytes.fold(0x811c_9dc5_u32, |h, byte| {
+                (h ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+            });
             assert_eq!(got, expected, "one of U+{first:04X} to U+{last:04X}");
         }
         assert!(characters > 50_000, "only {characters} were compared");

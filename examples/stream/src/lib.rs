@@ -27,13 +27,22 @@ async fn handle(req: Request) -> Result<Response> {
 
 async fn count(req: Request) -> Result<Response> {
     let to = within("to", req.query("to")?.unwrap_or(10), 1, MAX_TO)?;
-    let interval = within("interval", req.query("interval")?.unwrap_or(500), 0, MAX_INTERVAL)?;
+    let interval = within(
+        "interval",
+        req.query("interval")?.unwrap_or(500),
+        0,
+        MAX_INTERVAL,
+    )?;
     // A browser's EventSource connects again by itself, and says what it saw last. 204 tells it to stop.
     let seen = last_event_id(&req)?;
     if seen >= to {
         return Ok(wisp::response::status(StatusCode::NO_CONTENT));
     }
-    Ok(sse::response(events(seen, to, Duration::from_millis(interval))))
+    Ok(sse::response(events(
+        seen,
+        to,
+        Duration::from_millis(interval),
+    )))
 }
 
 fn events(seen: u32, to: u32, interval: Duration) -> impl Stream<Item = Result<Event>> {
@@ -45,19 +54,31 @@ fn events(seen: u32, to: u32, interval: Duration) -> impl Stream<Item = Result<E
         if seen > 0 {
             wisp::time::sleep(interval).await;
         }
-        Some((Event::json(&Count { count, to }).map(|event| event.event("count").id(count.to_string())), count))
+        Some((
+            Event::json(&Count { count, to })
+                .map(|event| event.event("count").id(count.to_string())),
+            count,
+        ))
     })
 }
 
 fn last_event_id(req: &Request) -> Result<u32> {
-    let Some(value) = req.headers().get("last-event-id") else { return Ok(0) };
+    let Some(value) = req.headers().get("last-event-id") else {
+        return Ok(0);
+    };
     let number = value.to_str().ok().and_then(|text| text.parse().ok());
-    number.ok_or_else(|| wisp::Error::bad_request(format!("last-event-id is {value:?}, expected a number that was sent")))
+    number.ok_or_else(|| {
+        wisp::Error::bad_request(format!(
+            "last-event-id is {value:?}, expected a number that was sent"
+        ))
+    })
 }
 
 fn within<T: PartialOrd + std::fmt::Display>(name: &str, value: T, least: T, most: T) -> Result<T> {
     if value < least || value > most {
-        return Err(wisp::Error::bad_request(format!("`{name}` is {value}, allowed are {least} to {most}")));
+        return Err(wisp::Error::bad_request(format!(
+            "`{name}` is {value}, allowed are {least} to {most}"
+        )));
     }
     Ok(value)
 }
@@ -74,7 +95,10 @@ mod tests {
             request = request.header("last-event-id", last);
         }
         let mut response = test::call(handle, request.build());
-        (response.status().as_u16(), test::block_on(response.text()).unwrap())
+        (
+            response.status().as_u16(),
+            test::block_on(response.text()).unwrap(),
+        )
     }
 
     #[test]
@@ -83,7 +107,10 @@ mod tests {
         assert_eq!(status, 200);
         let events: Vec<_> = text.trim_end().split("\n\n").collect();
         assert_eq!(events.len(), 2, "{text}");
-        assert!(events[1].contains("event: count") && events[1].contains("id: 2"), "{text}");
+        assert!(
+            events[1].contains("event: count") && events[1].contains("id: 2"),
+            "{text}"
+        );
         assert!(events[1].contains(r#"data: {"count":2,"to":2}"#), "{text}");
     }
 
@@ -97,9 +124,15 @@ mod tests {
     #[test]
     fn says_what_is_allowed() {
         let (status, text) = get("/?to=1001", None);
-        assert!(status == 400 && text.contains("`to` is 1001, allowed are 1 to 1000"), "{text}");
+        assert!(
+            status == 400 && text.contains("`to` is 1001, allowed are 1 to 1000"),
+            "{text}"
+        );
         let (status, text) = get("/?interval=60000", None);
-        assert!(status == 400 && text.contains("`interval` is 60000, allowed are 0 to 10000"), "{text}");
+        assert!(
+            status == 400 && text.contains("`interval` is 60000, allowed are 0 to 10000"),
+            "{text}"
+        );
         let (status, text) = get("/", Some("three"));
         assert!(status == 400 && text.contains("last-event-id"), "{text}");
     }
