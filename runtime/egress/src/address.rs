@@ -1,0 +1,186 @@
+//! Which addresses are public.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// Whether `address` is one that anybody on the internet may have: neither loopback, link-local (cloud metadata
+/// services live there), private, shared (CGNAT), multicast, documentation nor reserved, also not in one of the forms
+/// that carry an IPv4 address inside an IPv6 one. After the IANA special-purpose registries (RFC 6890).
+pub(crate) fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_public_v4(v4),
+        IpAddr::V6(v6) => is_public_v6(v6),
+    }
+}
+
+fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [a, b, c, _] = address.octets();
+    let special = matches!(
+        (a, b, c),
+        (0 | 10 | 127, _, _)            // this network, private, loopback
+            | (100, 64..=127, _)        // shared (RFC 6598)
+            | (169, 254, _)             // link-local, 169.254.169.254 among them
+            | (172, 16..=31, _)         // private
+            | (192, 0, 0 | 2)           // protocol assignments, documentation
+            | (192, 88, 99)             // 6to4 relays
+            | (192, 168, _)             // private
+            | (198, 18..=19, _)         // benchmarks
+            | (198, 51, 100)            // documentation
+            | (203, 0, 113)             // documentation
+            | (224..=255, _, _) // multicast, reserved, broadcast
+    );
+    !special
+}
+
+fn is_public_v6(address: Ipv6Addr) -> bool {
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = address.segments();
+    match [s0, s1, s2, s3, s4, s5] {
+        // IPv4-mapped, and NAT64's well-known prefix.
+        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => {
+            return is_public_v4(embedded(s6, s7));
+        }
+        // IPv4-translated (SIIT).
+        [0, 0, 0, 0, 0xffff, 0] => return is_public_v4(embedded(s6, s7)),
+        _ => {}
+    }
+    let special = match s0 {
+        // Unspecified, loopback, IPv4-compatible and whatever else is below 100::, which nobody has.
+        0..=0xff => true,
+        0x100 => true,                             // discard, dummy
+        0x2001 => s1 < 0x200 || s1 == 0xdb8, // protocol assignments (Teredo among them), documentation
+        0x2002 => !is_public_v4(embedded(s1, s2)), // 6to4
+        0x3fff => s1 < 0x1000,               // documentation
+        0x5f00 => true,                      // segment routing
+        0xfc00..=0xffff => true, // unique local, fd00:ec2::254 among them; link-local, site-local, multicast
+        _ => false,
+    };
+    // ISATAP: an interface id that ends in an IPv4 address.
+    let isatap = matches!(s4, 0 | 0x200) && s5 == 0x5efe;
+    !(special || isatap && !is_public_v4(embedded(s6, s7)))
+}
+
+fn embedded(high: u16, low: u16) -> Ipv4Addr {
+    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SPECIAL: [&str; 24] = [
+        "0.0.0.0",
+        "0.1.2.3",
+        "10.0.0.7",
+        "100.64.0.1",
+        "100.127.255.255",
+        "127.0.0.1",
+        "127.255.0.3",
+        "169.254.169.254",
+        "172.16.0.1",
+        "172.31.255.255",
+        "192.0.0.1",
+        "192.0.2.1",
+        "192.88.99.1",
+        "192.168.1.1",
+        "198.18.0.1",
+        "198.19.255.255",
+        "198.51.100.7",
+        "203.0.113.9",
+        "224.0.0.1",
+        "239.255.255.255",
+        "240.0.0.1",
+        "255.255.255.255",
+        "10.255.255.255",
+        "192.168.0.0",
+    ];
+    const PUBLIC: [&str; 14] = [
+        "1.1.1.1",
+        "8.8.8.8",
+        "9.255.255.255",
+        "11.0.0.0",
+        "100.63.255.255",
+        "100.128.0.0",
+        "126.255.255.255",
+        "128.0.0.1",
+        "169.253.255.255",
+        "172.15.255.255",
+        "172.32.0.0",
+        "192.167.255.255",
+        "198.17.255.255",
+        "223.255.255.255",
+    ];
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_public_v4_addresses_are_public_in_whatever_form() {
+        for (text, expected) in SPECIAL
+            .map(|text| (text, false))
+            .into_iter()
+            .chain(PUBLIC.map(|text| (text, true)))
+        {
+            assert_eq!(is_public(ip(text)), expected, "{text}");
+            let v4: Ipv4Addr = text.parse().unwrap();
+            let [a, b, c, d] = v4.octets();
+            for form in [
+                format!("::ffff:{v4}"),
+                format!("::ffff:0:{v4}"),
+                format!("64:ff9b::{v4}"),
+                format!("2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1"),
+                format!("2a00:1450::5efe:{v4}"),
+                format!("2a00:1450::200:5efe:{v4}"),
+            ] {
+                assert_eq!(is_public(ip(&form)), expected, "{form}");
+            }
+            assert!(
+                !is_public(ip(&format!("::{v4}"))),
+                "IPv4-compatible addresses are nobody's"
+            );
+        }
+    }
+
+    #[test]
+    fn only_public_v6_addresses_are_public() {
+        for text in [
+            "::",
+            "::1",
+            "64:ff9b:1::1",
+            "100::1",
+            "2001::1",
+            "2001:0:4136:e378:8000:63bf:3fff:fdd2",
+            "2001:db8::1",
+            "3fff::1",
+            "5f00::1",
+            "fc00::1",
+            "fd00:ec2::254",
+            "fd12:3456::1",
+            "fe80::1",
+            "febf::1",
+            "fec0::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(ip(text)), "{text}");
+        }
+        for text in [
+            "2606:4700:4700::1111",
+            "2a00:1450:4001:800::200e",
+            "2001:4860:4860::8888",
+            "2400:cb00::1",
+        ] {
+            assert!(is_public(ip(text)), "{text}");
+        }
+    }
+
+    proptest::proptest! {
+        /// No address that the standard library knows to be special is public, nor is any form of it.
+        #[test]
+        fn never_public_where_the_standard_library_says_special(bits: u32) {
+            let v4 = Ipv4Addr::from(bits);
+            if v4.is_private() || v4.is_loopback() || v4.is_link_local() || v4.is_multicast() || v4.is_unspecified() || v4.is_documentation() || v4.is_broadcast() {
+                proptest::prop_assert!(!is_public(v4.into()));
+            }
+            proptest::prop_assert_eq!(is_public(v4.into()), is_public(v4.to_ipv6_mapped().into()));
+        }
+    }
+}

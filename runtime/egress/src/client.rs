@@ -1,0 +1,288 @@
+//! The client that all instances of a process share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::{Method, Request, Response, Uri, Version};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::capture_connection;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use rustls::pki_types::CertificateDer;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+use wasmtime_wasi_http::{
+    DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody,
+};
+
+use crate::body::ResponseBody;
+use crate::connect::Connector;
+use crate::policy::Policy;
+use crate::problem::error_code;
+use crate::resolve::{Resolve, SystemResolver};
+use crate::target::Target;
+
+/// Bytes of a response's head, at most.
+const MAX_HEAD: usize = 64 << 10;
+
+/// What a process' outbound connections are like.
+#[derive(Clone)]
+pub struct Options {
+    /// From the request to an open connection, name resolution and TLS included. A guest can ask for less, not more.
+    pub connect_timeout: Duration,
+    /// Open connections to all destinations together, idle ones included.
+    pub max_connections: usize,
+    /// Idle connections to one destination.
+    pub max_idle_per_host: usize,
+    /// How long an idle connection is kept.
+    pub idle_timeout: Duration,
+    /// Whether the machine's own certificate authorities are trusted beside Mozilla's.
+    pub native_roots: bool,
+    /// More certificate authorities to trust.
+    pub extra_roots: Vec<CertificateDer<'static>>,
+    /// What resolves names.
+    pub resolver: Arc<dyn Resolve>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            connect_timeout: Duration::from_secs(10),
+            max_connections: 512,
+            max_idle_per_host: 16,
+            idle_timeout: Duration::from_secs(30),
+            native_roots: false,
+            extra_roots: Vec::new(),
+            resolver: Arc::new(SystemResolver),
+        }
+    }
+}
+
+/// Why there can be no client.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A certificate authority's certificate is none.
+    #[error("certificate authority {0} of `extra_roots` is no X.509 certificate in DER")]
+    Root(usize, #[source] rustls::Error),
+    /// TLS can't be set up.
+    #[error("TLS can't be set up")]
+    Tls(#[source] rustls::Error),
+}
+
+/// A function's way out: its policy and its connections. Clones share everything.
+#[derive(Clone)]
+pub struct Egress(Arc<Shared>);
+
+struct Shared {
+    policy: Arc<Policy>,
+    client: Client<HttpsConnector<Connector>, WasiBody>,
+    connect_timeout: Duration,
+    forbidden: ForbiddenHeaderFilter,
+}
+
+impl Egress {
+    /// A client that goes where `policy` allows.
+    ///
+    /// # Errors
+    /// When TLS can't be set up with these options.
+    pub fn new(policy: Policy, options: Options) -> Result<Self, BuildError> {
+        let policy = Arc::new(policy);
+        let tls = tls_config(&options)?;
+        let tcp = Connector::new(
+            Arc::clone(&policy),
+            options.resolver,
+            options.max_connections,
+            options.connect_timeout,
+        );
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(tls)
+            .https_or_http()
+            .enable_all_versions()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(options.idle_timeout)
+            .pool_max_idle_per_host(options.max_idle_per_host)
+            .http1_max_buf_size(MAX_HEAD)
+            .http2_max_header_list_size(MAX_HEAD as u32)
+            .build(connector);
+        Ok(Self(Arc::new(Shared {
+            policy,
+            client,
+            connect_timeout: options.connect_timeout,
+            forbidden: Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name)),
+        })))
+    }
+
+    /// What is allowed.
+    #[must_use]
+    pub fn policy(&self) -> &Policy {
+        &self.0.policy
+    }
+
+    pub(crate) fn forbidden(&self) -> ForbiddenHeaderFilter {
+        Arc::clone(&self.0.forbidden)
+    }
+
+    /// Sends `request`, which must go somewhere that the policy allows.
+    pub(crate) async fn send(
+        &self,
+        request: Request<WasiBody>,
+        options: Option<RequestOptions>,
+    ) -> Result<Response<WasiBody>, Failure> {
+        let target =
+            Target::of(request.uri()).ok_or_else(|| Failure::new(Error::HttpRequestUriInvalid))?;
+        if !self.0.policy.allows(&target) {
+            let reason = format!(
+                "outbound.allow has no entry for {target}: it allows {}",
+                self.0.policy
+            );
+            return Err(Failure {
+                code: Error::HttpRequestDenied,
+                reason: Some(reason),
+            });
+        }
+        let request = cleaned(request, &target)?;
+        let response = self.exchange(request, options.as_ref()).await?;
+        let patience = options.and_then(|options| options.between_bytes_timeout);
+        let (mut parts, body) = response.into_parts();
+        parts.extensions.clear();
+        remove_hop_by_hop(&mut parts.headers);
+        Ok(Response::from_parts(
+            parts,
+            ResponseBody::new(body, patience).boxed_unsync(),
+        ))
+    }
+
+    /// Connects within one timeout, then waits for the response's head within the other.
+    async fn exchange(
+        &self,
+        mut request: Request<WasiBody>,
+        options: Option<&RequestOptions>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let asked = options
+            .and_then(|options| options.connect_timeout)
+            .unwrap_or(Duration::MAX);
+        let connect_timeout = asked.min(self.0.connect_timeout);
+        let mut captured = capture_connection(&mut request);
+        let mut response = self.0.client.request(request);
+        let connected = async {
+            tokio::select! {
+                biased;
+                response = &mut response => Some(response),
+                _ = captured.wait_for_connection_metadata() => None,
+            }
+        };
+        let early = timeout(connect_timeout, connected)
+            .await
+            .map_err(|_| Failure::new(Error::ConnectionTimeout))?;
+        let response = match (
+            early,
+            options.and_then(|options| options.first_byte_timeout),
+        ) {
+            (Some(response), _) => response,
+            (None, None) => response.await,
+            (None, Some(patience)) => timeout(patience, response)
+                .await
+                .map_err(|_| Failure::new(Error::ConnectionReadTimeout))?,
+        };
+        response.map_err(|error| Failure::of(&error))
+    }
+}
+
+/// Why a request failed: the code for the guest, and a sentence for the log where the function's configuration decided.
+pub(crate) struct Failure {
+    pub(crate) code: Error,
+    pub(crate) reason: Option<String>,
+}
+
+impl Failure {
+    fn new(code: Error) -> Self {
+        Self { code, reason: None }
+    }
+
+    fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        let mut text = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            text.push_str(": ");
+            text.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self {
+            code: error_code(error),
+            reason: Some(text),
+        }
+    }
+}
+
+/// The request in the form in which it is sent: its URL in the form that was checked, nothing in its head that belongs
+/// to a connection, and no `host` beside the URL's.
+fn cleaned(request: Request<WasiBody>, target: &Target) -> Result<Request<WasiBody>, Failure> {
+    let (mut parts, body) = request.into_parts();
+    if parts.method == Method::CONNECT {
+        return Err(Failure::new(Error::HttpRequestMethodInvalid));
+    }
+    let path = parts.uri.path_and_query().map_or("/", |path| path.as_str());
+    parts.uri = Uri::builder()
+        .scheme(target.scheme.to_string().as_str())
+        .authority(target.authority())
+        .path_and_query(path)
+        .build()
+        .map_err(|_| Failure::new(Error::HttpRequestUriInvalid))?;
+    parts.version = Version::HTTP_11; // The connection decides.
+    parts.headers.remove(HOST);
+    remove_hop_by_hop(&mut parts.headers);
+    Ok(Request::from_parts(parts, body))
+}
+
+/// RFC 9110, 7.6.1.
+fn remove_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .collect();
+    let fixed = [CONNECTION, TRANSFER_ENCODING, UPGRADE].into_iter();
+    let old = ["keep-alive", "proxy-connection", "http2-settings"].map(HeaderName::from_static);
+    for name in named.into_iter().chain(fixed).chain(old) {
+        headers.remove(name);
+    }
+}
+
+fn tls_config(options: &Options) -> Result<ClientConfig, BuildError> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    if options.native_roots {
+        let native = rustls_native_certs::load_native_certs();
+        for error in &native.errors {
+            tracing::warn!(
+                error = error as &dyn std::error::Error,
+                "a certificate authority of this machine is left out"
+            );
+        }
+        roots.add_parsable_certificates(native.certs);
+    }
+    for (index, root) in options.extra_roots.iter().enumerate() {
+        roots
+            .add(root.clone())
+            .map_err(|source| BuildError::Root(index, source))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder =
+        ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    Ok(builder
+        .map_err(BuildError::Tls)?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+//! How a store lies in its file, and what one operation does to it.
+//!
+//! Every key has a number, given when it is first set. `list-keys` walks the numbers: its cursor stays right while
+//! others write, over instances and over restarts, and a page costs what it holds.
+
+use std::ops::Bound;
+
+use redb::{
+    ReadOnlyTable, ReadTransaction, ReadableTable as _, Table, TableDefinition, WriteTransaction,
+};
+
+use crate::limits::{MAX_CALL_BYTES, PAGE_KEYS};
+use crate::store::{Error, Page};
+
+/// Key → its number and its value.
+const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
+/// Number → key.
+const ORDER: TableDefinition<'_, u64, &str> = TableDefinition::new("order");
+/// [`BYTES`] and [`NEXT`].
+const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
+/// Bytes of all keys and values.
+const BYTES: &str = "bytes";
+/// The number of the next new key.
+const NEXT: &str = "next";
+
+/// A snapshot.
+pub(crate) struct Snapshot {
+    entries: ReadOnlyTable<&'static str, (u64, &'static [u8])>,
+    order: ReadOnlyTable<u64, &'static str>,
+}
+
+impl Snapshot {
+    pub(crate) fn open(transaction: &ReadTransaction) -> Result<Self, redb::Error> {
+        Ok(Self {
+            entries: transaction.open_table(ENTRIES)?,
+            order: transaction.open_table(ORDER)?,
+        })
+    }
+
+    pub(crate) fn get_many(
+        &self,
+        keys: Vec<String>,
+    ) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
+        let mut bytes = 0usize;
+        let mut pairs = Vec::with_capacity(keys.len());
+        for key in keys {
+            let Some(entry) = self.entries.get(key.as_str())? else {
+                pairs.push(None);
+                continue;
+            };
+            let (_, value) = entry.value();
+            bytes = bytes.saturating_add(value.len());
+            if bytes > MAX_CALL_BYTES {
+                return Err(Error::CallTooLarge);
+            }
+            pairs.push(Some((key, value.to_vec())));
+        }
+        Ok(pairs)
+    }
+
+    pub(crate) fn exists(&self, key: &str) -> Result<bool, Error> {
+        Ok(self.entries.get(key)?.is_some())
+    }
+
+    pub(crate) fn list(&self, after: Option<u64>) -> Result<Page, Error> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let mut page = Page {
+            keys: Vec::new(),
+            cursor: None,
+        };
+        let mut last = None;
+        for entry in self.order.range((from, Bound::<u64>::Unbounded))? {
+            let (number, key) = entry?;
+            if page.keys.len() == PAGE_KEYS {
+                page.cursor = last; // There is at least one more key.
+                break;
+            }
+            last = Some(number.value());
+            page.keys.push(key.value().to_owned());
+        }
+        Ok(page)
+    }
+}
+
+/// The tables in a transaction that writes. Each operation either does all of its work, or none and returns an error
+/// of the guest's making; after a storage error the transaction must be given up.
+pub(crate) struct Writable<'t> {
+    entries: Table<'t, &'static str, (u64, &'static [u8])>,
+    order: Table<'t, u64, &'static str>,
+    meta: Table<'t, &'static str, u64>,
+    bytes: u64,
+    next: u64,
+    max_bytes: u64,
+}
+
+impl<'t> Writable<'t> {
+    pub(crate) fn open(
+        transaction: &'t WriteTransaction,
+        max_bytes: u64,
+    ) -> Result<Self, redb::Error> {
+        let meta = transaction.open_table(META)?;
+        let read =
+            |name: &str| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |value| value.value()));
+        let (bytes, next) = (read(BYTES)?, read(NEXT)?);
+        Ok(Self {
+            entries: transaction.open_table(ENTRIES)?,
+            order: transaction.open_table(ORDER)?,
+            meta,
+            bytes,
+            next,
+            max_bytes,
+        })
+    }
+
+    pub(crate) fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Error> {
+        let old = self.entries.get(key)?.map(|entry| {
+            let (number, value) = entry.value();
+            (number, value.len() as u64)
+        });
+        let (number, freed) = old.map_or((self.next, 0), |(number, old)| {
+            (number, key.len() as u64 + old)
+        });
+        let added = key.len() as u64 + value.len() as u64;
+        let bytes = self.bytes.saturating_sub(freed).saturating_add(added);
+        // What makes a store smaller is always allowed: its limit may have been lowered.
+        if bytes > self.max_bytes && bytes > self.bytes {
+            return Err(Error::Full {
+                used: self.bytes,
+                needed: bytes - self.bytes,
+                max: self.max_bytes,
+            });
+        }
+        self.entries.insert(key, (number, value))?;
+        if old.is_none() {
+            self.order.insert(number, key)?;
+            self.next = self.next.saturating_add(1);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    pub(crate) fn delete(&mut self, key: &str) -> Result<(), Error> {
+        let old = self.entries.remove(key)?.map(|entry| {
+            let (number, value) = entry.value();
+            (number, value.len() as u64)
+        });
+        if let Some((number, value)) = old {
+            self.order.remove(number)?;
+            self.bytes = self.bytes.saturating_sub(key.len() as u64 + value);
+        }
+        Ok(())
+    }
+
+    /// Counters are decimal numbers in ASCII, as other hosts of wasi:keyvalue keep them.
+    pub(crate) fn increment(&mut self, key: &str, delta: u64) -> Result<u64, Error> {
+        let old = match self.entries.get(key)? {
+            None => 0,
+            Some(entry) => std::str::from_utf8(entry.value().1)
+                .ok()
+                .filter(|text| !text.starts_with('+'))
+                .and_then(|text| text.parse::<u64>().ok())
+                .ok_or_else(|| Error::NotANumber {
+                    key: key.to_owned(),
+                })?,
+        };
+        let new = old.checked_add(delta).ok_or_else(|| Error::Overflow {
+            key: key.to_owned(),
+            old,
+            delta,
+        })?;
+        self.set(key, new.to_string().as_bytes())?;
+        Ok(new)
+    }
+
+    /// Writes down what the operations changed in sum.
+    pub(crate) fn finish(mut self) -> Result<(), redb::Error> {
+        self.meta.insert(BYTES, self.bytes)?;
+        self.meta.insert(NEXT, self.next)?;
+        Ok(())
+    }
+}
