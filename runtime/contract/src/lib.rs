@@ -9,6 +9,7 @@ pub mod config;
 pub mod headers;
 pub mod log;
 pub mod problem;
+pub mod stats;
 pub mod status;
 
 mod serde_millis;
