@@ -89,13 +89,14 @@ struct Shared {
     /// looking at one and at the other. Only who holds `queue` changes the upper half.
     counts: AtomicU64,
     in_flight: AtomicU32,
-    limits: Limits,
     queue: Mutex<Queue>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     closed: bool,
+    allowed: u32,
+    allowed_bytes: u64,
     next: u64,
     bytes: u64,
     waiting: BTreeMap<u64, Waiting>,
@@ -123,8 +124,11 @@ impl Limiter {
         let shared = Shared {
             counts: AtomicU64::new(0),
             in_flight: AtomicU32::new(limits.in_flight),
-            limits,
-            queue: Mutex::default(),
+            queue: Mutex::new(Queue {
+                allowed: limits.queue,
+                allowed_bytes: limits.queue_bytes,
+                ..Queue::default()
+            }),
         };
         Self {
             shared: Arc::new(shared),
@@ -176,6 +180,13 @@ impl Limiter {
         }
         drop(queue);
         self.shared.grant();
+    }
+
+    /// Changes how many may wait, and how many bytes they may declare together. Who waits already stays.
+    pub fn set_queue(&self, queue: u32, queue_bytes: u64) {
+        let mut waiting = self.shared.queue();
+        waiting.allowed = queue;
+        waiting.allowed_bytes = queue_bytes;
     }
 
     /// Refuses everyone who waits and whoever comes. Permits that are out stay valid.
@@ -234,13 +245,13 @@ impl Shared {
             return Err(Refused::Closed);
         }
         let has_room = || {
-            if queue.waiting.len() >= self.limits.queue as usize {
+            if queue.waiting.len() >= queue.allowed as usize {
                 Err(Refused::QueueFull {
-                    allowed: self.limits.queue,
+                    allowed: queue.allowed,
                 })
-            } else if queue.bytes.saturating_add(bytes) > self.limits.queue_bytes {
+            } else if queue.bytes.saturating_add(bytes) > queue.allowed_bytes {
                 Err(Refused::QueueBytesFull {
-                    allowed: self.limits.queue_bytes,
+                    allowed: queue.allowed_bytes,
                 })
             } else {
                 Ok(())
