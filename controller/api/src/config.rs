@@ -31,7 +31,31 @@ pub enum ConfigError {
     NoComponentFile,
 }
 
+/// What a model's `file` starts with where it lies in the folder for what can be made again: converted models, for example.
+pub const IN_CACHE: &str = "$WISP_CACHE/";
+
 impl Function {
+    /// The same Function with every model's `$WISP_CACHE/…` as a path in `cache`, whether or not that variable is set.
+    ///
+    /// ```
+    /// # use wisp_api::{Function, Model, ModelSource};
+    /// let file = |file: &str| Model { source: ModelSource { file: Some(file.into()), ..Default::default() }, ..Default::default() };
+    /// let mut function = Function::new("embed", Default::default());
+    /// function.spec.models = vec![file("$WISP_CACHE/models/a.onnx"), file("b.onnx")];
+    /// let function = function.with_cache("/var/cache/wisp".as_ref());
+    /// let files: Vec<_> = function.spec.models.iter().filter_map(|model| model.source.file.as_deref()).collect();
+    /// assert_eq!(files, ["/var/cache/wisp/models/a.onnx", "b.onnx"]);
+    /// ```
+    #[must_use]
+    pub fn with_cache(mut self, cache: &Path) -> Self {
+        for file in self.spec.models.iter_mut().filter_map(|model| model.source.file.as_mut()) {
+            if let Some(rest) = file.strip_prefix(IN_CACHE) {
+                *file = cache.join(rest).to_string_lossy().into_owned();
+            }
+        }
+        self
+    }
+
     /// Where the files are that a Function names by `file`, for a manifest in the folder `base`. `built` takes the
     /// place of `spec.component`.
     ///

@@ -50,6 +50,10 @@ fn know_formats(value: &mut Value) {
             if let Some(format) = replacement {
                 map.insert("format".to_owned(), format.into());
             }
+            // A quantity has a default, which the API server gives in place of a null only where null isn't allowed.
+            if map.contains_key("x-kubernetes-int-or-string") && map.contains_key("default") {
+                map.remove("nullable");
+            }
             map.values_mut().for_each(know_formats);
         }
         Value::Array(items) => items.iter_mut().for_each(know_formats),

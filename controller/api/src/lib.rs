@@ -34,7 +34,7 @@ mod schema;
 mod validate;
 mod yaml;
 
-pub use config::{ConfigError, Files};
+pub use config::{ConfigError, Files, IN_CACHE};
 pub use crd::{CrdError, function_crd, function_crd_yaml};
 pub use duration::{Duration, DurationError};
 pub use function::{

@@ -1,1 +1,32 @@
-//! The gateway: route, admit, activate, balance, proxy, respond.
+//! The gateway: every request enters here.
+//!
+//! `accept → route → admit → activate → balance → proxy`: a request is led to its function ([`Gateway::insert_route`]),
+//! waits for a place where none is free, wakes a replica where there is none ([`Activator`]), goes to the replica with
+//! the least to do ([`Gateway::insert_endpoint`]) and is streamed there and back. What goes wrong on the way becomes a
+//! problem body in `respond`, the only module that knows statuses.
+//!
+//! The request path runs on one thread per core, each with sockets, connections and idle upstream connections of its
+//! own; only the counters of a function are shared.
+
+mod accept;
+mod activate;
+mod admit;
+mod balance;
+mod body;
+mod forward;
+mod function;
+mod gateway;
+mod identify;
+mod metrics;
+mod pool;
+mod proxy;
+mod report;
+mod respond;
+mod route;
+
+pub use accept::Server;
+pub use activate::{ActivateError, Activator};
+pub use balance::{Drained, Endpoint};
+pub use gateway::{Gateway, Options};
+pub use report::{RequestReport, RequestReporter};
+pub use route::FunctionRoute;

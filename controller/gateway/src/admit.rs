@@ -1,0 +1,126 @@
+//! A place for a request: at once where one is free, else in the queue, where it waits for a place, or for the first
+//! replica to be started.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::watch;
+use wisp_admit::{Permit, Refused};
+use wisp_contract::config::Limits;
+
+use crate::activate::{ActivateError, Outcome};
+use crate::function::Function;
+use crate::gateway::Gateway;
+use crate::respond::Failure;
+
+/// How long to pause where a wake-up succeeded and yet there is no replica.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// A request with a place.
+pub(crate) struct Admitted {
+    pub(crate) permit: Permit,
+    /// How long it waited for it, with a replica there.
+    pub(crate) queue: Duration,
+    /// How long it waited for a replica.
+    pub(crate) activate: Duration,
+}
+
+/// Gets a place, `bytes` being the declared length of the request's body.
+pub(crate) async fn admit(gateway: &Gateway, function: &Arc<Function>, limits: &Limits, bytes: u64) -> Result<Admitted, Failure> {
+    match function.limiter.try_acquire() {
+        Some(permit) => Ok(Admitted { permit, queue: Duration::ZERO, activate: Duration::ZERO }),
+        None => wait(gateway, function, limits, bytes).await,
+    }
+}
+
+async fn wait(gateway: &Gateway, function: &Arc<Function>, limits: &Limits, bytes: u64) -> Result<Admitted, Failure> {
+    let waiting = Waiting::begin(gateway, function);
+    let since = waiting.since;
+    let (queue_time, wake_time) = (limits.timeout, gateway.options().activate_timeout.max(limits.timeout));
+    let mut cold: Option<Instant> = None;
+    let mut activate = Duration::ZERO;
+    let forever = tokio::time::Instant::from_std(since) + wake_time + Duration::from_secs(1);
+    let mut place = std::pin::pin!(function.limiter.acquire(bytes, forever));
+    let mut woken = false;
+    loop {
+        let mut changed = std::pin::pin!(function.replicas.changed());
+        changed.as_mut().enable();
+        let is_cold = function.replicas.is_empty();
+        match (is_cold, cold) {
+            (true, None) => cold = Some(Instant::now()),
+            (false, Some(began)) => {
+                activate += began.elapsed();
+                cold = None;
+            }
+            _ => {}
+        }
+        let deadline = since + if is_cold { wake_time } else { queue_time + activate };
+        let wake = async {
+            if !is_cold {
+                return std::future::pending().await;
+            }
+            if woken {
+                tokio::time::sleep(PAUSE).await;
+            }
+            ended(gateway.wake(function)?).await
+        };
+        tokio::select! {
+            biased;
+            place = &mut place => {
+                let permit = place.map_err(|refused| refusal(function, refused))?;
+                activate += cold.map_or(Duration::ZERO, |began| began.elapsed());
+                let queue = since.elapsed().saturating_sub(activate);
+                return Ok(Admitted { permit, queue, activate });
+            }
+            ended = wake => {
+                ended.map_err(|error| Failure::Activation { function: function.id.clone(), error })?;
+                woken = true;
+            }
+            () = changed => {}
+            () = tokio::time::sleep_until(deadline.into()) => {
+                return Err(if is_cold {
+                    Failure::NotReady { function: function.id.clone(), waited: wake_time }
+                } else {
+                    refusal(function, Refused::DeadlinePassed)
+                });
+            }
+        }
+    }
+}
+
+/// Waits until a wake-up has ended.
+async fn ended(mut wake: watch::Receiver<Outcome>) -> Result<(), ActivateError> {
+    match wake.wait_for(Option::is_some).await {
+        Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
+        // It ended without a word: the next attempt tells.
+        Err(_) => Ok(()),
+    }
+}
+
+fn refusal(function: &Function, refused: Refused) -> Failure {
+    match refused {
+        Refused::Closed => Failure::Removed { function: function.id.clone() },
+        refused => Failure::Refused { function: function.id.clone(), refused },
+    }
+}
+
+/// A request that waits, counted.
+struct Waiting<'a> {
+    function: &'a Function,
+    since: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    fn begin(gateway: &Gateway, function: &'a Arc<Function>) -> Self {
+        let since = Instant::now();
+        function.stats.begin_wait(since);
+        gateway.queue_grew(function);
+        Self { function, since }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.function.stats.end_wait(Instant::now());
+    }
+}

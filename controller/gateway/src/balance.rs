@@ -1,0 +1,298 @@
+//! Which replica a request goes to: the one with the least to do, never above what it takes at once.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use http::HeaderValue;
+use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
+use wisp_admit::Limiter;
+use wisp_contract::assignment::Key;
+
+/// How long a replica that could not be reached is passed over, where there is another.
+const QUARANTINE: Duration = Duration::from_secs(1);
+
+/// A replica that serves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Its data port.
+    pub address: SocketAddr,
+    /// The most requests that it takes at once.
+    pub concurrency: u32,
+    /// What it demands of whoever reaches its data port.
+    pub key: Option<Key>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Replica {
+    address: SocketAddr,
+    concurrency: u32,
+    key: Option<HeaderValue>,
+    outstanding: AtomicU32,
+    draining: AtomicBool,
+    /// Until when it is passed over, in milliseconds of `Replicas::since`.
+    quarantined_until: AtomicU64,
+    idle: Notify,
+}
+
+/// The replicas of one function.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    since: Instant,
+    ready: ArcSwap<Vec<Arc<Replica>>>,
+    /// Those that finish what they have; also the lock of whoever changes either list.
+    draining: Mutex<Vec<Arc<Replica>>>,
+    changed: Notify,
+    limiter: Limiter,
+    queue: ArcSwap<QueueBounds>,
+}
+
+/// How many may wait, and with how many bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct QueueBounds {
+    /// Beyond those in flight.
+    pub(crate) requests: u32,
+    /// Declared bytes of all who wait.
+    pub(crate) bytes: u64,
+    /// How many more while there is no replica: those that the first one will take at once.
+    pub(crate) first: u32,
+    /// At least so many bytes then: one body.
+    pub(crate) body: u64,
+}
+
+/// A place in a replica, given back when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    replicas: Arc<Replicas>,
+    replica: Arc<Replica>,
+}
+
+/// Resolves when a removed endpoint has answered all that it was sent.
+#[derive(Debug)]
+pub struct Drained {
+    replica: Option<Arc<Replica>>,
+}
+
+impl Drained {
+    /// Of no endpoint.
+    pub(crate) fn at_once() -> Self {
+        Self { replica: None }
+    }
+
+    /// Requests that the endpoint still works on.
+    #[must_use]
+    pub fn outstanding(&self) -> u32 {
+        self.replica.as_ref().map_or(0, |replica| replica.outstanding.load(Ordering::SeqCst))
+    }
+
+    /// Waits until there are none. At once where there was no such endpoint.
+    pub async fn wait(self) {
+        let Some(replica) = &self.replica else { return };
+        loop {
+            let mut idle = std::pin::pin!(replica.idle.notified());
+            idle.as_mut().enable();
+            if replica.outstanding.load(Ordering::SeqCst) == 0 {
+                return;
+            }
+            idle.await;
+        }
+    }
+}
+
+thread_local! {
+    /// Where the next search begins, so that equals take turns.
+    static TURN: Cell<usize> = const { Cell::new(0) };
+}
+
+impl Replicas {
+    /// None yet; `limiter` is kept at what they take together.
+    pub(crate) fn new(limiter: Limiter) -> Self {
+        Self {
+            since: Instant::now(),
+            ready: ArcSwap::default(),
+            draining: Mutex::default(),
+            changed: Notify::new(),
+            limiter,
+            queue: ArcSwap::default(),
+        }
+    }
+
+    /// Changes how many may wait.
+    pub(crate) fn set_queue(&self, bounds: QueueBounds) {
+        let mut draining = self.lock();
+        self.queue.store(Arc::new(bounds));
+        self.resize(&mut draining);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ready.load().is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ready.load().len()
+    }
+
+    /// Resolves at the next change of the set after this call.
+    pub(crate) fn changed(&self) -> Notified<'_> {
+        self.changed.notified()
+    }
+
+    /// Adds a replica, in place of one at the same address.
+    pub(crate) fn insert(&self, endpoint: &Endpoint) {
+        let replica = Arc::new(Replica {
+            address: endpoint.address,
+            concurrency: endpoint.concurrency.max(1),
+            key: endpoint.key.as_ref().and_then(|key| {
+                let mut value = HeaderValue::from_str(&key.0).ok()?;
+                value.set_sensitive(true);
+                Some(value)
+            }),
+            outstanding: AtomicU32::new(0),
+            draining: AtomicBool::new(false),
+            quarantined_until: AtomicU64::new(0),
+            idle: Notify::new(),
+        });
+        let mut draining = self.lock();
+        let mut ready = Vec::clone(&self.ready.load());
+        if let Some(index) = ready.iter().position(|other| other.address == endpoint.address) {
+            retire(ready.swap_remove(index), &mut draining);
+        }
+        ready.push(replica);
+        self.ready.store(Arc::new(ready));
+        self.resize(&mut draining);
+        drop(draining);
+        self.changed.notify_waiters();
+    }
+
+    /// Sends a replica nothing more.
+    pub(crate) fn remove(&self, address: SocketAddr) -> Drained {
+        let mut draining = self.lock();
+        let mut ready = Vec::clone(&self.ready.load());
+        let Some(index) = ready.iter().position(|replica| replica.address == address) else {
+            let replica = draining.iter().find(|replica| replica.address == address).cloned();
+            return Drained { replica };
+        };
+        let replica = ready.swap_remove(index);
+        self.ready.store(Arc::new(ready));
+        retire(Arc::clone(&replica), &mut draining);
+        self.resize(&mut draining);
+        drop(draining);
+        self.changed.notify_waiters();
+        Drained { replica: Some(replica) }
+    }
+
+    /// The addresses that requests go to.
+    pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
+        self.ready.load().iter().map(|replica| replica.address).collect()
+    }
+
+    /// A place in the replica with the least to do, of those that aren't in `tried`. Replicas that could not be reached
+    /// lately come last.
+    pub(crate) fn pick(self: &Arc<Self>, tried: &[SocketAddr]) -> Option<Lease> {
+        let ready = self.ready.load();
+        // A sole replica, the usual case, needs no search.
+        if let ([only], []) = (ready.as_slice(), tried) {
+            return only.reserve().then(|| self.lease(only));
+        }
+        let now = self.now();
+        let turn = TURN.get();
+        TURN.set(turn.wrapping_add(1));
+        loop {
+            let free = |replica: &&Arc<Replica>| {
+                !tried.contains(&replica.address) && replica.outstanding.load(Ordering::SeqCst) < replica.concurrency
+            };
+            let start = turn.checked_rem(ready.len())?;
+            let (before, from) = ready.split_at_checked(start)?;
+            let best = from.iter().chain(before).filter(free).min_by_key(|replica| {
+                let quarantined = replica.quarantined_until.load(Ordering::Relaxed) > now;
+                (quarantined, replica.outstanding.load(Ordering::SeqCst))
+            })?;
+            if best.reserve() {
+                return Some(self.lease(best));
+            }
+        }
+    }
+
+    fn lease(self: &Arc<Self>, replica: &Arc<Replica>) -> Lease {
+        Lease { replicas: Arc::clone(self), replica: Arc::clone(replica) }
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Replica>>> {
+        self.draining.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps the limiter at what the ready replicas take. What the draining ones still work on holds places, too, and
+    /// must not keep others from the ready ones.
+    fn resize(&self, draining: &mut Vec<Arc<Replica>>) {
+        draining.retain(|replica| replica.outstanding.load(Ordering::SeqCst) > 0);
+        let ready = self.ready.load();
+        let capacity = ready.iter().fold(0_u32, |sum, replica| sum.saturating_add(replica.concurrency));
+        let leaving = draining.iter().fold(0_u32, |sum, replica| sum.saturating_add(replica.outstanding.load(Ordering::SeqCst)));
+        let bounds = **self.queue.load();
+        if ready.is_empty() {
+            self.limiter.set_queue(bounds.requests.saturating_add(bounds.first), bounds.bytes.max(bounds.body));
+        } else {
+            self.limiter.set_queue(bounds.requests, bounds.bytes);
+        }
+        self.limiter.set_in_flight(capacity.saturating_add(leaving));
+    }
+}
+
+fn retire(replica: Arc<Replica>, draining: &mut Vec<Arc<Replica>>) {
+    replica.draining.store(true, Ordering::SeqCst);
+    if replica.outstanding.load(Ordering::SeqCst) > 0 {
+        draining.push(replica);
+    }
+}
+
+impl Replica {
+    fn reserve(&self) -> bool {
+        let next = |outstanding: u32| (outstanding < self.concurrency).then_some(outstanding.saturating_add(1));
+        self.outstanding.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok()
+    }
+}
+
+impl Lease {
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.replica.address
+    }
+
+    pub(crate) fn key(&self) -> Option<&HeaderValue> {
+        self.replica.key.as_ref()
+    }
+
+    /// Passes the replica over for a while: it could not be reached.
+    pub(crate) fn quarantine(&self) {
+        let until = self.replicas.now().saturating_add(u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX));
+        self.replica.quarantined_until.store(until, Ordering::Relaxed);
+    }
+
+    /// Ends the quarantine: the replica answered.
+    pub(crate) fn reached(&self) {
+        if self.replica.quarantined_until.load(Ordering::Relaxed) != 0 {
+            self.replica.quarantined_until.store(0, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let before = self.replica.outstanding.fetch_sub(1, Ordering::SeqCst);
+        if self.replica.draining.load(Ordering::SeqCst) {
+            let mut draining = self.replicas.lock();
+            self.replicas.resize(&mut draining);
+            drop(draining);
+            if before == 1 {
+                self.replica.idle.notify_waiters();
+            }
+        }
+    }
+}

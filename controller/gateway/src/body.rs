@@ -1,0 +1,172 @@
+//! Bodies on their way through.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::Full;
+use hyper::body::Incoming;
+
+use crate::proxy::Exchange;
+
+/// Why a body ends before its time.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BodyError {
+    #[error("the body is larger than allowed")]
+    TooLarge,
+    #[error("the response took longer than allowed")]
+    TooSlow,
+    #[error("the body broke off")]
+    BrokeOff(#[source] hyper::Error),
+}
+
+/// A request's body on its way to a replica.
+#[derive(Debug)]
+pub(crate) enum RequestBody {
+    Empty,
+    Limited {
+        inner: Incoming,
+        left: u64,
+        state: Arc<UploadState>,
+    },
+}
+
+/// What became of a request's body.
+#[derive(Debug, Default)]
+pub(crate) struct UploadState {
+    too_large: AtomicBool,
+    broke_off: AtomicBool,
+}
+
+impl UploadState {
+    pub(crate) fn too_large(&self) -> bool {
+        self.too_large.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn broke_off(&self) -> bool {
+        self.broke_off.load(Ordering::Relaxed)
+    }
+}
+
+impl RequestBody {
+    /// At most `allowed` bytes of `inner`.
+    pub(crate) fn new(inner: Incoming, allowed: u64) -> (Self, Option<Arc<UploadState>>) {
+        if inner.is_end_stream() {
+            return (Self::Empty, None);
+        }
+        let state = Arc::<UploadState>::default();
+        (Self::Limited { inner, left: allowed, state: Arc::clone(&state) }, Some(state))
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Limited { inner, left, state } => Poll::Ready(match ready!(Pin::new(inner).poll_frame(cx)) {
+                None => None,
+                Some(Err(error)) => {
+                    state.broke_off.store(true, Ordering::Relaxed);
+                    Some(Err(BodyError::BrokeOff(error)))
+                }
+                Some(Ok(frame)) => {
+                    let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                    match left.checked_sub(length) {
+                        Some(rest) => {
+                            *left = rest;
+                            Some(Ok(frame))
+                        }
+                        None => {
+                            state.too_large.store(true, Ordering::Relaxed);
+                            Some(Err(BodyError::TooLarge))
+                        }
+                    }
+                }
+            }),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Limited { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Limited { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+/// A response's body on its way to the client.
+pub(crate) enum Outgoing {
+    Full(Full<Bytes>),
+    Streamed { inner: Incoming, exchange: Box<Exchange> },
+}
+
+impl Outgoing {
+    pub(crate) fn full(bytes: Bytes) -> Self {
+        Self::Full(Full::new(bytes))
+    }
+}
+
+impl Body for Outgoing {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Streamed { inner, exchange } => match Pin::new(inner).poll_frame(cx) {
+                Poll::Ready(None) => {
+                    exchange.finished();
+                    Poll::Ready(None)
+                }
+                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+                Poll::Ready(Some(Err(error))) => {
+                    exchange.broke();
+                    Poll::Ready(Some(Err(BodyError::BrokeOff(error))))
+                }
+                Poll::Pending => {
+                    ready!(exchange.poll_deadline(cx));
+                    exchange.broke();
+                    Poll::Ready(Some(Err(BodyError::TooSlow)))
+                }
+            },
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Full(body) => body.is_end_stream(),
+            Self::Streamed { inner, .. } => inner.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Full(body) => body.size_hint(),
+            Self::Streamed { inner, .. } => inner.size_hint(),
+        }
+    }
+}
+
+impl Drop for Outgoing {
+    fn drop(&mut self) {
+        // A body of known length isn't polled past its last byte.
+        if let Self::Streamed { inner, exchange } = self
+            && inner.is_end_stream()
+        {
+            exchange.finished();
+        }
+    }
+}

@@ -1,0 +1,372 @@
+//! The way of a request, top to bottom, and what others tell the gateway.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use http::request::Parts;
+use http::{HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+use tokio::sync::{Notify, watch};
+use wisp_contract::FunctionId;
+use wisp_contract::config::Limits;
+use wisp_contract::stats::FunctionStats;
+
+use crate::activate::{ActivateError, Activator, Outcome};
+use crate::admit::{Admitted, admit};
+use crate::balance::{Drained, Endpoint, Lease};
+use crate::body::{Outgoing, RequestBody};
+use crate::forward::{self, Peer};
+use crate::function::Function;
+use crate::proxy::{self, Answer, Exchange, SendError};
+use crate::report::{RequestReport, RequestReporter};
+use crate::respond::{self, Failure};
+use crate::route::{FunctionRoute, Routes};
+use crate::{identify, metrics};
+
+/// How a gateway behaves. `Default` is what `wisp dev` wants.
+#[derive(Clone)]
+pub struct Options {
+    /// Functions are `<name>.<namespace>.<domain>` under each of these.
+    pub domains: Vec<String>,
+    /// Whether who connects is a proxy whose `x-forwarded-…` headers are true.
+    pub trusts_peer: bool,
+    /// The longest that a request waits for a function's first replica.
+    pub activate_timeout: Duration,
+    /// The longest that a request tries to reach a replica while none can be.
+    pub connect_patience: Duration,
+    /// What the gateway allows a response beyond the function's own timeout before it gives up on it.
+    pub grace: Duration,
+    /// The longest that a drain waits for responses to end.
+    pub drain_timeout: Duration,
+    /// Takes note of every request that is over.
+    pub reporter: Option<Arc<dyn RequestReporter>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            domains: vec!["localhost".to_owned()],
+            trusts_peer: false,
+            activate_timeout: Duration::from_secs(60),
+            connect_patience: Duration::from_secs(3),
+            grace: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(30),
+            reporter: None,
+        }
+    }
+}
+
+/// A gateway: functions, their replicas, and the requests on their way.
+pub struct Gateway {
+    options: Options,
+    routes: Routes,
+    activator: Arc<dyn Activator>,
+    runtime: Handle,
+    unrouted: AtomicU64,
+    grew: Notify,
+    has_grown: AtomicBool,
+}
+
+impl std::fmt::Debug for Gateway {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gateway").field("routes", &self.routes).finish_non_exhaustive()
+    }
+}
+
+impl Gateway {
+    /// A gateway without functions. `activator` is called on `runtime`, which must outlive all requests.
+    #[must_use]
+    pub fn new(activator: Arc<dyn Activator>, options: Options, runtime: Handle) -> Arc<Self> {
+        Arc::new(Self {
+            routes: Routes::new(&options.domains),
+            options,
+            activator,
+            runtime,
+            unrouted: AtomicU64::default(),
+            grew: Notify::new(),
+            has_grown: AtomicBool::new(false),
+        })
+    }
+
+    /// Adds a function, or changes it: its replicas and requests stay. Returns those of its hosts that an older
+    /// function has.
+    pub fn insert_route(&self, route: FunctionRoute) -> Vec<String> {
+        self.routes.insert(route)
+    }
+
+    /// Removes a function. Requests that wait for it are refused; those in flight are answered.
+    pub fn remove_route(&self, id: &FunctionId) {
+        if let Some(function) = self.routes.remove(id) {
+            function.limiter.close();
+        }
+    }
+
+    /// Sends requests to a replica from now on. False where there is no such function.
+    pub fn insert_endpoint(&self, id: &FunctionId, endpoint: &Endpoint) -> bool {
+        let Some(function) = self.routes.get(id) else { return false };
+        function.activation.forget_failure();
+        function.replicas.insert(endpoint);
+        true
+    }
+
+    /// Sends a replica nothing more. What it has, it may finish: [`Drained`] tells when.
+    pub fn remove_endpoint(&self, id: &FunctionId, address: SocketAddr) -> Drained {
+        self.routes.get(id).map_or_else(Drained::at_once, |function| function.replicas.remove(address))
+    }
+
+    /// The replicas that requests go to.
+    #[must_use]
+    pub fn endpoints(&self, id: &FunctionId) -> Vec<SocketAddr> {
+        self.routes.get(id).map(|function| function.replicas.addresses()).unwrap_or_default()
+    }
+
+    /// What happened to each function since the last call; for one caller, once a second.
+    #[must_use]
+    pub fn stats(&self, now: Instant) -> Vec<FunctionStats> {
+        self.has_grown.store(false, Ordering::Relaxed);
+        self.routes.all().iter().map(|function| function.stats.sample(&function.id, now)).collect()
+    }
+
+    /// Resolves when a request had to wait, for the first time since the last [`Gateway::stats`]: a reason to decide
+    /// before the next second.
+    pub async fn queue_growth(&self) {
+        self.grew.notified().await;
+    }
+
+    /// All counts in Prometheus' text format, and its media type.
+    #[must_use]
+    pub fn metrics(&self) -> (&'static str, String) {
+        let functions = self.routes.all();
+        let text = metrics::text(functions.iter().map(Arc::as_ref), self.unrouted.load(Ordering::Relaxed));
+        (metrics::MEDIA_TYPE, text)
+    }
+
+    pub(crate) fn options(&self) -> &Options {
+        &self.options
+    }
+
+    pub(crate) fn queue_grew(&self, _function: &Function) {
+        if !self.has_grown.swap(true, Ordering::Relaxed) {
+            self.grew.notify_one();
+        }
+    }
+
+    pub(crate) fn wake(&self, function: &Arc<Function>) -> Result<watch::Receiver<Outcome>, ActivateError> {
+        function.activation.join(Instant::now(), &self.activator, function, &self.runtime)
+    }
+
+    /// Answers a request.
+    pub(crate) async fn call(&self, request: Request<Incoming>, peer: &Peer) -> Response<Outgoing> {
+        let (parts, body) = request.into_parts();
+        let id = identify::request_id(&parts.headers);
+        let mut visit = Visit::begin(self, &parts, &id, peer);
+        match self.lead(parts, body, &id, peer, &mut visit).await {
+            Ok(Passage { answer, lease, admitted, deadline, upload }) => {
+                let (mut head, inner) = answer.response.into_parts();
+                forward::response(&mut head, &id, visit.queue, visit.activate);
+                visit.status = head.status.as_u16();
+                let exchange = Box::new(Exchange::new(answer.sender, deadline, upload, visit, lease, admitted.permit));
+                Response::from_parts(head, Outgoing::Streamed { inner, exchange })
+            }
+            Err(failure) => {
+                if visit.function.is_none() {
+                    self.unrouted.fetch_add(1, Ordering::Relaxed);
+                }
+                let response = respond::problem(&failure, &id);
+                visit.status = response.status().as_u16();
+                visit.failed(failure.reason());
+                response
+            }
+        }
+    }
+
+    /// The chain: one step after the other, each of which may end it.
+    async fn lead(&self, mut parts: Parts, body: Incoming, id: &HeaderValue, peer: &Peer, visit: &mut Visit) -> Result<Passage, Failure> {
+        // What could be understood in two ways, or isn't ours to do, goes nowhere.
+        forward::check_framing(&parts)?;
+        if parts.method == Method::CONNECT {
+            return Err(Failure::MethodNotSupported(parts.method));
+        }
+        // Route: by host, then by path.
+        let found = self.routes.find(&parts)?;
+        let function = &found.function;
+        visit.reach(function);
+        // What says of itself that it is too large needs no place.
+        let route = function.route.load();
+        let limits = &route.limits;
+        let declared = http_body::Body::size_hint(&body).lower();
+        if declared > limits.request_body {
+            return Err(Failure::BodyTooLarge { function: function.id.clone(), declared, allowed: limits.request_body });
+        }
+        forward::request(&mut parts, found.by_path.then_some(function.prefix.as_str()), id, peer, self.options.trusts_peer)?;
+        let (body, upload) = RequestBody::new(body, limits.request_body);
+        // Admit and, where there is no replica, activate; balance and proxy.
+        let sent = self.send(function, limits, declared, Request::from_parts(parts, body), visit).await;
+        match sent {
+            Ok((answer, lease, admitted, deadline)) => Ok(Passage { answer, lease, admitted, deadline, upload }),
+            Err(failure) => Err(match &upload {
+                Some(upload) if upload.too_large() => Failure::BodyGrewTooLarge { function: function.id.clone(), allowed: limits.request_body },
+                Some(upload) if upload.broke_off() => Failure::BodyBrokeOff,
+                _ => failure,
+            }),
+        }
+    }
+
+    /// Brings a request to a replica that takes it. While none can be reached, it is tried anew for a while: a replica
+    /// that died is about to be replaced.
+    async fn send(
+        &self,
+        function: &Arc<Function>,
+        limits: &Limits,
+        declared: u64,
+        mut request: Request<RequestBody>,
+        visit: &mut Visit,
+    ) -> Result<(Answer, Lease, Admitted, tokio::time::Instant), Failure> {
+        let mut tried = Vec::new();
+        let mut give_up: Option<Instant> = None;
+        let mut backoff = Duration::from_millis(5);
+        loop {
+            let admitted = admit(self, function, limits, declared).await?;
+            visit.waited(&admitted);
+            while let Some(lease) = function.replicas.pick(&tried) {
+                visit.fly();
+                let deadline = tokio::time::Instant::now() + limits.timeout + self.options.grace;
+                match proxy::send(&lease, request, deadline).await {
+                    Ok(answer) => return Ok((answer, lease, admitted, deadline)),
+                    Err(SendError::Unsent(back)) => {
+                        lease.quarantine();
+                        tried.push(lease.address());
+                        request = *back;
+                    }
+                    Err(SendError::TooSlow) => return Err(Failure::TooSlow { function: function.id.clone(), allowed: limits.timeout }),
+                    Err(SendError::Broken(error)) => {
+                        tracing::debug!(function = %function.id, %error, "a replica broke the connection");
+                        return Err(Failure::Broken { function: function.id.clone() });
+                    }
+                }
+            }
+            visit.land();
+            let changed = function.replicas.changed();
+            drop(admitted);
+            let now = Instant::now();
+            if now >= *give_up.get_or_insert(now + self.options.connect_patience) {
+                return Err(Failure::Unreachable { function: function.id.clone() });
+            }
+            let _ = tokio::time::timeout(backoff, changed).await;
+            backoff = (backoff * 2).min(Duration::from_millis(200));
+            tried.clear();
+        }
+    }
+}
+
+/// A request that reached a replica, which began to answer.
+struct Passage {
+    answer: Answer,
+    lease: Lease,
+    admitted: Admitted,
+    deadline: tokio::time::Instant,
+    upload: Option<Arc<crate::body::UploadState>>,
+}
+
+/// One request from its head to its response's last byte, counted and reported when it is over.
+pub(crate) struct Visit {
+    function: Option<Arc<Function>>,
+    arrived: Instant,
+    status: u16,
+    reason: Option<&'static str>,
+    queue: Duration,
+    activate: Duration,
+    is_flying: bool,
+    report: Option<Box<Draft>>,
+}
+
+struct Draft {
+    reporter: Arc<dyn RequestReporter>,
+    request_id: HeaderValue,
+    client: std::net::IpAddr,
+    method: Method,
+    path: String,
+}
+
+/// What a request is counted as whose client left before it was answered.
+const CLIENT_LEFT: u16 = 499;
+
+impl Visit {
+    fn begin(gateway: &Gateway, parts: &Parts, id: &HeaderValue, peer: &Peer) -> Self {
+        let report = gateway.options.reporter.as_ref().map(|reporter| {
+            Box::new(Draft {
+                reporter: Arc::clone(reporter),
+                request_id: id.clone(),
+                client: peer.ip,
+                method: parts.method.clone(),
+                path: parts.uri.path_and_query().map_or_else(String::new, |path| path.as_str().to_owned()),
+            })
+        });
+        Self {
+            function: None,
+            arrived: Instant::now(),
+            status: CLIENT_LEFT,
+            reason: None,
+            queue: Duration::ZERO,
+            activate: Duration::ZERO,
+            is_flying: false,
+            report,
+        }
+    }
+
+    fn reach(&mut self, function: &Arc<Function>) {
+        function.stats.came();
+        self.function = Some(Arc::clone(function));
+    }
+
+    fn waited(&mut self, admitted: &Admitted) {
+        self.queue += admitted.queue;
+        self.activate += admitted.activate;
+    }
+
+    fn fly(&mut self) {
+        if let (false, Some(function)) = (self.is_flying, &self.function) {
+            function.stats.begin_flight(Instant::now());
+            self.is_flying = true;
+        }
+    }
+
+    fn land(&mut self) {
+        if let (true, Some(function)) = (self.is_flying, &self.function) {
+            function.stats.end_flight(Instant::now());
+            self.is_flying = false;
+        }
+    }
+
+    pub(crate) fn failed(&mut self, reason: &'static str) {
+        self.reason = Some(reason);
+    }
+}
+
+impl Drop for Visit {
+    fn drop(&mut self) {
+        self.land();
+        let elapsed = self.arrived.elapsed();
+        if let Some(function) = &self.function {
+            function.stats.answered(self.status, elapsed);
+        }
+        if let Some(draft) = self.report.take() {
+            let left = (self.status == CLIENT_LEFT).then_some("client-left");
+            draft.reporter.report(RequestReport {
+                function: self.function.as_ref().map(|function| function.id.clone()),
+                request_id: draft.request_id.to_str().unwrap_or_default().to_owned(),
+                client: draft.client,
+                method: draft.method,
+                path: draft.path,
+                status: self.status,
+                reason: self.reason.or(left),
+                elapsed,
+                queue: self.queue,
+                activate: self.activate,
+            });
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Who a request is in logs and traces.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+use uuid::Uuid;
+use wisp_contract::headers;
+
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
+const TRACEPARENT: HeaderName = HeaderName::from_static(headers::TRACEPARENT);
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The longest id that is taken from a client.
+const LONGEST_ID: usize = 128;
+
+/// The client's id where it is a printable token of at most 128 bytes, else a new one.
+pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
+    match headers.get(REQUEST_ID) {
+        Some(id) if (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic) => id.clone(),
+        _ => new_id(),
+    }
+}
+
+fn new_id() -> HeaderValue {
+    let mut buffer = Uuid::encode_buffer();
+    let id = Uuid::new_v4().as_hyphenated().encode_lower(&mut buffer);
+    HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
+}
+
+/// Sees to it that the request is part of one trace: the client's, or one that begins here, not sampled.
+pub(crate) fn trace(headers: &mut HeaderMap) {
+    let mut given = headers.get_all(TRACEPARENT).iter();
+    if let (Some(parent), None) = (given.next(), given.next())
+        && is_traceparent(parent.as_bytes())
+    {
+        return;
+    }
+    headers.remove(TRACESTATE);
+    let (trace, span) = (Uuid::new_v4().as_u128(), Uuid::new_v4().as_u64_pair().0);
+    if let Ok(value) = HeaderValue::from_str(&format!("00-{trace:032x}-{span:016x}-00")) {
+        headers.insert(TRACEPARENT, value);
+    }
+}
+
+/// <https://www.w3.org/TR/trace-context/#traceparent-header-field-values>: a later version may say more at the end.
+fn is_traceparent(value: &[u8]) -> bool {
+    let hex = |range: std::ops::Range<usize>| {
+        value.get(range).is_some_and(|digits| digits.iter().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte)))
+    };
+    let zero = |range: std::ops::Range<usize>| value.get(range).is_none_or(|digits| digits.iter().all(|byte| *byte == b'0'));
+    let dash = |index: usize| value.get(index) == Some(&b'-');
+    let version = value.get(..2).unwrap_or_default();
+    let end = value.len() == 55 || (version != b"00" && dash(55));
+    end && hex(0..2) && version != b"ff" && dash(2) && hex(3..35) && !zero(3..35) && dash(35) && hex(36..52) && !zero(36..52) && dash(52) && hex(53..55)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_taken_only_where_it_is_a_short_printable_token() {
+        let id = |value: &[u8]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, HeaderValue::from_bytes(value).unwrap());
+            request_id(&headers)
+        };
+        assert_eq!(id(b"abc-1"), "abc-1");
+        assert_eq!(id(&[b'x'; 128]), "x".repeat(128));
+        for bad in [&b""[..], b"a b", b"a\tb", "ä".as_bytes(), &[b'x'; 129]] {
+            let made = id(bad);
+            assert_eq!(made.len(), 36, "{bad:?}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_trace_goes_on_where_it_is_one_and_begins_otherwise() {
+        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        for (given, kept) in [
+            (good, true),
+            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what", true),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what", false),
+            ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false),
+            ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false),
+            ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
+            ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false),
+            ("", false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(TRACEPARENT, HeaderValue::from_static(given));
+            headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
+            trace(&mut headers);
+            assert_eq!(headers.get(TRACEPARENT).unwrap() == given, kept, "{given}");
+            assert_eq!(headers.contains_key(TRACESTATE), kept, "{given}");
+            assert!(is_traceparent(headers.get(TRACEPARENT).unwrap().as_bytes()), "{given}");
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! One request to one replica, and its response back.
+
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::time::Sleep;
+use wisp_admit::Permit;
+
+use crate::balance::Lease;
+use crate::body::{RequestBody, UploadState};
+use crate::forward;
+use crate::gateway::Visit;
+use crate::pool::{self, ConnectError, Sender};
+
+/// Why there is no response.
+#[derive(Debug)]
+pub(crate) enum SendError {
+    /// Nothing of the request reached the replica: it may be sent elsewhere.
+    Unsent(Box<Request<RequestBody>>),
+    /// No head of a response before the deadline.
+    TooSlow,
+    /// The connection broke after the request was sent, at least in part.
+    Broken(hyper::Error),
+}
+
+/// The head of a response, and the connection that carries its body.
+pub(crate) struct Answer {
+    pub(crate) response: Response<Incoming>,
+    pub(crate) sender: Sender,
+}
+
+/// Sends a request on a connection that was used before, or on a new one.
+pub(crate) async fn send(lease: &Lease, mut request: Request<RequestBody>, deadline: tokio::time::Instant) -> Result<Answer, SendError> {
+    let address = lease.address();
+    match lease.key() {
+        Some(key) => _ = request.headers_mut().insert(forward::KEY, key.clone()),
+        None => _ = request.headers_mut().remove(forward::KEY),
+    }
+    loop {
+        let (mut sender, reused) = match pool::take(address) {
+            Some(sender) => (sender, true),
+            None => match pool::connect(address).await {
+                Ok(sender) => (sender, false),
+                Err(error) => return Err(unsent(address, &error, request)),
+            },
+        };
+        match tokio::time::timeout_at(deadline, sender.try_send_request(request)).await {
+            Ok(Ok(response)) => {
+                lease.reached();
+                return Ok(Answer { response, sender });
+            }
+            Ok(Err(mut error)) => match error.take_message() {
+                // The replica closed an idle connection in this moment.
+                Some(back) if reused => request = back,
+                Some(back) => return Err(unsent(address, &ConnectError::Handshake(error.into_error()), back)),
+                None => return Err(SendError::Broken(error.into_error())),
+            },
+            Err(_elapsed) => return Err(SendError::TooSlow),
+        }
+    }
+}
+
+fn unsent(address: SocketAddr, error: &ConnectError, request: Request<RequestBody>) -> SendError {
+    tracing::debug!(%address, %error, "a replica could not be reached");
+    SendError::Unsent(Box::new(request))
+}
+
+/// What a response holds on to until its last byte.
+pub(crate) struct Exchange {
+    sender: Option<Sender>,
+    address: SocketAddr,
+    deadline: tokio::time::Instant,
+    sleep: Option<Pin<Box<Sleep>>>,
+    upload: Option<Arc<UploadState>>,
+    is_finished: bool,
+    visit: Visit,
+    // In this order: whoever gets the place finds room in the replica.
+    _lease: Lease,
+    _permit: Permit,
+}
+
+impl Exchange {
+    pub(crate) fn new(
+        sender: Sender,
+        deadline: tokio::time::Instant,
+        upload: Option<Arc<UploadState>>,
+        visit: Visit,
+        lease: Lease,
+        permit: Permit,
+    ) -> Self {
+        let address = lease.address();
+        Self { sender: Some(sender), address, deadline, sleep: None, upload, is_finished: false, visit, _lease: lease, _permit: permit }
+    }
+
+    /// The response's last byte was read.
+    pub(crate) fn finished(&mut self) {
+        self.is_finished = true;
+        if let Some(sender) = self.sender.take() {
+            pool::put(self.address, sender, Instant::now());
+        }
+    }
+
+    /// The response ended before its last byte.
+    pub(crate) fn broke(&mut self) {
+        self.sender = None;
+        self.is_finished = true;
+        let reason = if self.upload.as_ref().is_some_and(|upload| upload.too_large()) { "body-too-large" } else { "broke-off" };
+        self.visit.failed(reason);
+    }
+
+    /// Ready when the response has taken longer than it may.
+    pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let deadline = self.deadline;
+        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline))).as_mut().poll(cx)
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        if !self.is_finished {
+            self.visit.failed("client-left");
+        }
+    }
+}

@@ -1,0 +1,242 @@
+//! What is counted, per function and second.
+
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use http::Method;
+use wisp_contract::FunctionId;
+use wisp_contract::stats::{FunctionStats, LATENCY_BOUNDS};
+
+/// One request that is over.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RequestReport {
+    /// The function that it was for, where it was for one.
+    pub function: Option<FunctionId>,
+    /// Its id, as in `x-request-id`.
+    pub request_id: String,
+    /// Who asked.
+    pub client: IpAddr,
+    /// How.
+    pub method: Method,
+    /// For what: path and query as the client wrote them.
+    pub path: String,
+    /// What it was told.
+    pub status: u16,
+    /// Why it wasn't answered by its function, where it wasn't: the problem's `reason`, or `broke-off` where the
+    /// response ended before its last byte, or the client left.
+    pub reason: Option<&'static str>,
+    /// From its head to the response's last byte.
+    pub elapsed: Duration,
+    /// How long it waited for a place.
+    pub queue: Duration,
+    /// How long it waited for a replica to be started.
+    pub activate: Duration,
+}
+
+/// Takes note of requests that are over. Called on the thread that serves: it must not block.
+pub trait RequestReporter: Send + Sync + 'static {
+    /// One request is over.
+    fn report(&self, request: RequestReport);
+}
+
+/// A number of things at a time, and its integral over time.
+#[derive(Debug, Default)]
+struct Level {
+    now: AtomicI64,
+    /// The sum of all moments at which one ended, less those at which one began, in nanoseconds of the epoch. With
+    /// `now` times the present moment it is the integral.
+    moments: AtomicI64,
+}
+
+impl Level {
+    fn begin(&self, at: i64) {
+        self.moments.fetch_sub(at, Ordering::Relaxed);
+        self.now.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn end(&self, at: i64) {
+        self.now.fetch_sub(1, Ordering::Relaxed);
+        self.moments.fetch_add(at, Ordering::Relaxed);
+    }
+
+    fn now(&self) -> u32 {
+        u32::try_from(self.now.load(Ordering::Relaxed)).unwrap_or(0)
+    }
+
+    fn integral(&self, at: i64) -> i64 {
+        self.now.load(Ordering::Relaxed).wrapping_mul(at).wrapping_add(self.moments.load(Ordering::Relaxed))
+    }
+}
+
+/// The counts of one function.
+#[derive(Debug)]
+pub(crate) struct Stats {
+    epoch: Instant,
+    flying: Level,
+    waiting: Level,
+    requests: AtomicU64,
+    answers: [AtomicU64; 5],
+    latency: [AtomicU64; LATENCY_BOUNDS.len() + 1],
+    latency_micros: AtomicU64,
+    activations: [AtomicU64; 2],
+    last: Mutex<Snapshot>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Snapshot {
+    at: i64,
+    flying: i64,
+    waiting: i64,
+    totals: Totals,
+}
+
+/// Everything that only grows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Totals {
+    pub(crate) requests: u64,
+    pub(crate) answers: [u64; 5],
+    pub(crate) latency: [u64; LATENCY_BOUNDS.len() + 1],
+    pub(crate) latency_seconds: f64,
+    /// Wake-ups that succeeded, and that failed.
+    pub(crate) activations: [u64; 2],
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            epoch: Instant::now(),
+            flying: Level::default(),
+            waiting: Level::default(),
+            requests: AtomicU64::default(),
+            answers: Default::default(),
+            latency: Default::default(),
+            latency_micros: AtomicU64::default(),
+            activations: Default::default(),
+            last: Mutex::default(),
+        }
+    }
+}
+
+impl Stats {
+    fn at(&self, now: Instant) -> i64 {
+        i64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(i64::MAX)
+    }
+
+    pub(crate) fn came(&self) {
+        self.requests.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn begin_flight(&self, now: Instant) {
+        self.flying.begin(self.at(now));
+    }
+
+    pub(crate) fn end_flight(&self, now: Instant) {
+        self.flying.end(self.at(now));
+    }
+
+    pub(crate) fn begin_wait(&self, now: Instant) {
+        self.waiting.begin(self.at(now));
+    }
+
+    pub(crate) fn end_wait(&self, now: Instant) {
+        self.waiting.end(self.at(now));
+    }
+
+    pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
+        let class = usize::from(status / 100).saturating_sub(1).min(4);
+        if let Some(count) = self.answers.get(class) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        let seconds = elapsed.as_secs_f64();
+        let bucket = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENCY_BOUNDS.len());
+        if let Some(count) = self.latency.get(bucket) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+        self.latency_micros.fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    pub(crate) fn activated(&self, succeeded: bool) {
+        if let Some(count) = self.activations.get(usize::from(!succeeded)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn in_flight(&self) -> u32 {
+        self.flying.now()
+    }
+
+    pub(crate) fn queued(&self) -> u32 {
+        self.waiting.now()
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of centuries fit")]
+        let latency_seconds = load(&self.latency_micros) as f64 / 1e6;
+        Totals {
+            requests: load(&self.requests),
+            answers: self.answers.each_ref().map(load),
+            latency: self.latency.each_ref().map(load),
+            latency_seconds,
+            activations: self.activations.each_ref().map(load),
+        }
+    }
+
+    /// What happened since the last call.
+    pub(crate) fn sample(&self, function: &FunctionId, now: Instant) -> FunctionStats {
+        let at = self.at(now);
+        let next = Snapshot { at, flying: self.flying.integral(at), waiting: self.waiting.integral(at), totals: self.totals() };
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let previous = std::mem::replace(&mut *last, next.clone());
+        drop(last);
+        let nanos = at.saturating_sub(previous.at).max(1);
+        #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a second fit")]
+        let mean = |integral: i64| (integral as f64 / nanos as f64).max(0.0);
+        let (totals, before) = (next.totals, previous.totals);
+        FunctionStats {
+            function: function.clone(),
+            seconds: Duration::from_nanos(nanos.unsigned_abs()).as_secs_f64(),
+            concurrency: mean(next.flying.wrapping_sub(previous.flying)),
+            queue: mean(next.waiting.wrapping_sub(previous.waiting)),
+            in_flight: self.in_flight(),
+            queued: self.queued(),
+            requests: totals.requests.saturating_sub(before.requests),
+            answers: less(totals.answers, before.answers),
+            latency: less(totals.latency, before.latency),
+        }
+    }
+}
+
+fn less<const N: usize>(mut now: [u64; N], before: [u64; N]) -> [u64; N] {
+    for (now, before) in now.iter_mut().zip(before) {
+        *now = now.saturating_sub(before);
+    }
+    now
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn concurrency_is_averaged_by_time() {
+        let stats = Stats::default();
+        let id: FunctionId = "a/b".parse().unwrap();
+        let at = |millis: u64| stats.epoch + Duration::from_millis(millis);
+        stats.begin_flight(at(0));
+        stats.begin_flight(at(500));
+        stats.begin_wait(at(900));
+        stats.came();
+        stats.answered(200, Duration::from_millis(3));
+        let first = stats.sample(&id, at(1000));
+        assert!((first.concurrency - 1.5).abs() < 1e-9 && (first.queue - 0.1).abs() < 1e-9, "{first:?}");
+        assert_eq!((first.in_flight, first.queued, first.requests, first.answers, first.latency[3]), (2, 1, 1, [0, 1, 0, 0, 0], 1));
+        stats.end_flight(at(1250));
+        stats.end_wait(at(1250));
+        let second = stats.sample(&id, at(2000));
+        assert!((second.concurrency - 1.25).abs() < 1e-9 && (second.queue - 0.25).abs() < 1e-9, "{second:?}");
+        assert_eq!((second.in_flight, second.queued, second.requests, second.answers), (1, 0, 0, [0; 5]));
+    }
+}

@@ -1,0 +1,202 @@
+//! Which function a request is for: by its host, then by its path.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use dashmap::DashMap;
+use http::Version;
+use http::header::HOST;
+use http::request::Parts;
+use wisp_contract::FunctionId;
+use wisp_contract::config::Limits;
+
+use crate::function::Function;
+use crate::respond::Failure;
+
+/// A function that requests may be for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FunctionRoute {
+    /// The function.
+    pub id: FunctionId,
+    /// Host names that lead to it, beside `/<namespace>/<name>/` and `<name>.<namespace>.<domain>`.
+    pub hosts: Vec<String>,
+    /// When it came to be, in seconds since 1970: of two functions that claim a host the older keeps it, and of two
+    /// of the same age the one whose id comes first.
+    pub created: i64,
+    /// Its limits. Of these the gateway minds `timeout`, `queue`, `queue_bytes` and `request_body`.
+    pub limits: Limits,
+}
+
+/// All functions by name and by host.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    domains: Vec<String>,
+    functions: DashMap<String, Arc<Function>>,
+    /// Who has a host.
+    hosts: DashMap<String, Arc<Function>>,
+    /// Who wants a host, first the one who gets it; also the lock of whoever changes anything.
+    claims: Mutex<BTreeMap<String, BTreeSet<(i64, FunctionId)>>>,
+}
+
+/// The function that a request is for.
+pub(crate) struct Found {
+    pub(crate) function: Arc<Function>,
+    /// Whether the function was named by the path, whose prefix is then not the function's business.
+    pub(crate) by_path: bool,
+}
+
+impl Routes {
+    pub(crate) fn new(domains: &[String]) -> Self {
+        let domains = domains.iter().map(|domain| format!(".{}", domain.to_ascii_lowercase())).collect();
+        Self { domains, ..Self::default() }
+    }
+
+    /// Adds or changes a function. Returns the hosts that it claims and another function has.
+    pub(crate) fn insert(&self, mut route: FunctionRoute) -> Vec<String> {
+        for host in &mut route.hosts {
+            host.make_ascii_lowercase();
+        }
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let wanted: BTreeSet<String> = route.hosts.iter().cloned().collect();
+        let claim = (route.created, route.id.clone());
+        let key = route.id.to_string();
+        let existing = self.functions.get(&key).map(|entry| Arc::clone(entry.value()));
+        let mut touched = wanted.clone();
+        match existing {
+            Some(function) => {
+                let old = function.route.load_full();
+                for host in &old.hosts {
+                    withdraw(&mut claims, host, &(old.created, old.id.clone()));
+                    touched.insert(host.clone());
+                }
+                function.update(route);
+            }
+            None => {
+                self.functions.insert(key, Arc::new(Function::new(route)));
+            }
+        }
+        for host in &wanted {
+            claims.entry(host.clone()).or_default().insert(claim.clone());
+        }
+        for host in &touched {
+            self.settle(&claims, host);
+        }
+        wanted.into_iter().filter(|host| claims.get(host).and_then(BTreeSet::first) != Some(&claim)).collect()
+    }
+
+    /// Removes a function; a host it had goes to the next who wants it.
+    pub(crate) fn remove(&self, id: &FunctionId) -> Option<Arc<Function>> {
+        let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        let (_, function) = self.functions.remove(&id.to_string())?;
+        let route = function.route.load_full();
+        for host in &route.hosts {
+            withdraw(&mut claims, host, &(route.created, route.id.clone()));
+            self.settle(&claims, host);
+        }
+        Some(function)
+    }
+
+    /// Gives a host to whom it belongs now.
+    fn settle(&self, claims: &BTreeMap<String, BTreeSet<(i64, FunctionId)>>, host: &str) {
+        let owner = claims.get(host).and_then(BTreeSet::first).and_then(|(_, id)| self.get(id));
+        match owner {
+            Some(function) => _ = self.hosts.insert(host.to_owned(), function),
+            None => _ = self.hosts.remove(host),
+        }
+    }
+
+    pub(crate) fn get(&self, id: &FunctionId) -> Option<Arc<Function>> {
+        self.functions.get(id.to_string().as_str()).map(|entry| Arc::clone(entry.value()))
+    }
+
+    /// All functions, in the order of their names.
+    pub(crate) fn all(&self) -> Vec<Arc<Function>> {
+        let mut all: Vec<_> = self.functions.iter().map(|entry| Arc::clone(entry.value())).collect();
+        all.sort_by(|a, b| a.id.cmp(&b.id));
+        all
+    }
+
+    /// Leads a request to its function.
+    pub(crate) fn find(&self, request: &Parts) -> Result<Found, Failure> {
+        let authority = authority(request)?;
+        let host = without_port(authority);
+        let by_host = |host: &str| {
+            if let Some(function) = self.hosts.get(host) {
+                return Some(Arc::clone(function.value()));
+            }
+            let label = self.domains.iter().find_map(|domain| host.strip_suffix(domain.as_str()))?;
+            let (name, namespace) = label.split_once('.')?;
+            self.functions.get(format!("{namespace}/{name}").as_str()).map(|entry| Arc::clone(entry.value()))
+        };
+        let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
+        let function = if is_lower { by_host(host) } else { by_host(&host.to_ascii_lowercase()) };
+        if let Some(function) = function {
+            return Ok(Found { function, by_path: false });
+        }
+        let path = request.uri.path();
+        if let Some(id) = id_of(path)
+            && let Some(function) = self.functions.get(id)
+        {
+            return Ok(Found { function: Arc::clone(function.value()), by_path: true });
+        }
+        Err(Failure::NoSuchFunction(match id_of(path) {
+            Some(id) => format!("there is no function `{id}`, and none has the host `{host}`"),
+            None => format!("no function has the host `{host}`, and the path `{}` names none: expected `/<namespace>/<name>/…`", shortened(path)),
+        }))
+    }
+}
+
+fn withdraw(claims: &mut BTreeMap<String, BTreeSet<(i64, FunctionId)>>, host: &str, claim: &(i64, FunctionId)) {
+    if let Some(claimants) = claims.get_mut(host) {
+        claimants.remove(claim);
+        if claimants.is_empty() {
+            claims.remove(host);
+        }
+    }
+}
+
+/// The authority that the client asked: one, and only one.
+fn authority(request: &Parts) -> Result<&str, Failure> {
+    let bad = |reason, detail: &str| Err(Failure::BadRequest { reason, detail: detail.to_owned() });
+    if let Some(authority) = request.uri.authority() {
+        if authority.as_str().contains('@') {
+            return bad("bad-host", "the URI holds credentials");
+        }
+        return Ok(authority.as_str());
+    }
+    let mut hosts = request.headers.get_all(HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (Some(host), None) => match host.to_str() {
+            Ok(host) if host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/\\@?#,\"<>".contains(&byte)) => Ok(host),
+            _ => bad("bad-host", "the Host header is no host"),
+        },
+        (None, _) if request.version == Version::HTTP_10 => Ok(""),
+        (None, _) => bad("bad-host", "the Host header is missing"),
+        (Some(_), Some(_)) => bad("bad-host", "there is more than one Host header"),
+    }
+}
+
+/// The host of an authority, without port and final dot.
+fn without_port(authority: &str) -> &str {
+    let host = match authority.rfind(':') {
+        Some(colon) if !authority.ends_with(']') => authority.get(..colon).unwrap_or(authority),
+        _ => authority,
+    };
+    host.strip_suffix('.').unwrap_or(host)
+}
+
+/// `namespace/name` of a path `/namespace/name`, or `/namespace/name/…`.
+fn id_of(path: &str) -> Option<&str> {
+    let rest = path.strip_prefix('/')?;
+    let slash = rest.find('/')?;
+    let name = rest.get(slash + 1..)?;
+    let end = name.find('/').unwrap_or(name.len());
+    let id = rest.get(..slash + 1 + end)?;
+    (slash > 0 && end > 0 && id.len() <= 127).then_some(id)
+}
+
+/// A path that a sentence has room for.
+fn shortened(path: &str) -> String {
+    const LONGEST: usize = 100;
+    if path.chars().count() <= LONGEST { path.to_owned() } else { path.chars().take(LONGEST).chain(['…']).collect() }
+}
