@@ -24,10 +24,16 @@ fn checked(arguments: &TokenStream, item: TokenStream) -> Result<ItemFn> {
     let function = signature::function("handler", arguments, item)?;
     let signature = &function.sig;
     if signature.asyncness.is_none() {
-        return Err(Error::new_spanned(signature.fn_token, format!("a handler is asynchronous: write `{SHAPE}`")));
+        return Err(Error::new_spanned(
+            signature.fn_token,
+            format!("a handler is asynchronous: write `{SHAPE}`"),
+        ));
     }
     if let Some(FnArg::Receiver(receiver)) = signature.inputs.first() {
-        return Err(Error::new_spanned(receiver, "a handler is a free function: it has no `self`"));
+        return Err(Error::new_spanned(
+            receiver,
+            "a handler is a free function: it has no `self`",
+        ));
     }
     if let Some(second) = signature.inputs.iter().nth(1) {
         return Err(Error::new_spanned(
@@ -37,7 +43,10 @@ fn checked(arguments: &TokenStream, item: TokenStream) -> Result<ItemFn> {
         ));
     }
     if matches!(signature.output, ReturnType::Default) {
-        return Err(Error::new_spanned(&signature.ident, format!("a handler returns its response: write `{SHAPE}`")));
+        return Err(Error::new_spanned(
+            &signature.ident,
+            format!("a handler returns its response: write `{SHAPE}`"),
+        ));
     }
     Ok(function)
 }

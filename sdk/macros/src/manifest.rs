@@ -13,17 +13,27 @@ pub(crate) fn depends_on(package: &str) -> bool {
 fn lists(manifest: &str, package: &str) -> bool {
     let mut in_dependencies = false;
     for line in manifest.lines().map(str::trim) {
-        if let Some(table) = line.strip_prefix('[').and_then(|line| line.split(']').next()) {
+        if let Some(table) = line
+            .strip_prefix('[')
+            .and_then(|line| line.split(']').next())
+        {
             let table = table.trim();
-            in_dependencies = table == "dependencies" || (table.starts_with("target.") && table.ends_with(".dependencies"));
+            in_dependencies = table == "dependencies"
+                || (table.starts_with("target.") && table.ends_with(".dependencies"));
             if let Some((parent, name)) = table.rsplit_once('.')
-                && (parent == "dependencies" || (parent.starts_with("target.") && parent.ends_with(".dependencies")))
+                && (parent == "dependencies"
+                    || (parent.starts_with("target.") && parent.ends_with(".dependencies")))
                 && name.trim_matches('"') == package
             {
                 return true;
             }
         } else if in_dependencies {
-            let key = line.split(['=', '.']).next().unwrap_or_default().trim().trim_matches('"');
+            let key = line
+                .split(['=', '.'])
+                .next()
+                .unwrap_or_default()
+                .trim()
+                .trim_matches('"');
             if key == package {
                 return true;
             }

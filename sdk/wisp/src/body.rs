@@ -45,7 +45,10 @@ enum Inner {
     Empty,
     Full(Bytes),
     // Boxed, so that moving a body about is cheap.
-    #[cfg_attr(not(target_family = "wasm"), expect(dead_code, reason = "only a host hands bodies over"))]
+    #[cfg_attr(
+        not(target_family = "wasm"),
+        expect(dead_code, reason = "only a host hands bodies over")
+    )]
     Incoming(Box<Incoming>),
     Stream(Pin<Box<dyn Stream<Item = Result<Bytes>>>>),
 }
@@ -132,7 +135,9 @@ impl Body {
     /// # Errors
     /// When it broke off. The body is at its end then.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
-        poll_fn(|context| Pin::new(&mut *self).poll_next(context)).await.transpose()
+        poll_fn(|context| Pin::new(&mut *self).poll_next(context))
+            .await
+            .transpose()
     }
 
     /// Everything that is left.
@@ -148,9 +153,13 @@ impl Body {
         if let Some(bytes) = self.take_full() {
             return Ok(bytes);
         }
-        let Some(first) = self.chunk().await? else { return Ok(Bytes::new()) };
+        let Some(first) = self.chunk().await? else {
+            return Ok(Bytes::new());
+        };
         // Most bodies are one chunk, which needn't be copied.
-        let Some(second) = self.chunk().await? else { return Ok(first) };
+        let Some(second) = self.chunk().await? else {
+            return Ok(first);
+        };
         let mut all = Vec::from(first);
         all.extend_from_slice(&second);
         while let Some(chunk) = self.chunk().await? {
@@ -175,14 +184,19 @@ impl Body {
 impl Stream for Body {
     type Item = Result<Bytes>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes>>> {
         let next = match &mut self.0 {
             Inner::Empty => return Poll::Ready(None),
             Inner::Full(bytes) => {
                 let bytes = std::mem::take(bytes);
                 Poll::Ready((!bytes.is_empty()).then_some(Ok(bytes)))
             }
-            Inner::Incoming(incoming) => incoming.poll_chunk(context).map(|next| next.map(|read| read.map_err(Error::from))),
+            Inner::Incoming(incoming) => incoming
+                .poll_chunk(context)
+                .map(|next| next.map(|read| read.map_err(Error::from))),
             Inner::Stream(stream) => stream.as_mut().poll_next(context),
         };
         if matches!(next, Poll::Ready(None | Some(Err(_)))) {
@@ -297,8 +311,14 @@ struct Chunks<S>(Pin<Box<S>>);
 impl<S: Stream<Item: Chunk>> Stream for Chunks<S> {
     type Item = Result<Bytes>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
-        self.0.as_mut().poll_next(context).map(|next| next.map(Chunk::into_chunk))
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes>>> {
+        self.0
+            .as_mut()
+            .poll_next(context)
+            .map(|next| next.map(Chunk::into_chunk))
     }
 }
 

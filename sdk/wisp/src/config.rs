@@ -60,5 +60,7 @@ pub fn get(key: &str) -> Result<Option<String>, Error> {
 /// # Errors
 /// [`Error::Missing`] and [`Error::Unreadable`].
 pub fn require(key: &str) -> Result<String, Error> {
-    get(key)?.ok_or_else(|| Error::Missing { key: key.to_owned() })
+    get(key)?.ok_or_else(|| Error::Missing {
+        key: key.to_owned(),
+    })
 }

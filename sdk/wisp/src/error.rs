@@ -86,8 +86,12 @@ impl Error {
     /// assert!(!error.detail().contains("index"));
     /// ```
     pub fn internal(source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal-error", "the function failed; its log says why")
-            .with_source(source)
+        Self::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "internal-error",
+            "the function failed; its log says why",
+        )
+        .with_source(source)
     }
 
     /// Adds what caused it, for the log.
@@ -155,7 +159,10 @@ impl Error {
     /// ```
     #[must_use]
     pub fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.0.source.as_deref().map(|source| source as &(dyn StdError + 'static))
+        self.0
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static))
     }
 
     /// The response that the client gets.
@@ -167,22 +174,42 @@ impl Error {
     #[must_use]
     pub fn into_response(self) -> Response {
         let body = self.problem(&request::request_id());
-        let Inner { status, headers, .. } = *self.0;
+        let Inner {
+            status, headers, ..
+        } = *self.0;
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
         response
     }
 
     /// RFC 9457's problem details with wisp's members. Written by hand: a function without any other JSON needs no more.
     fn problem(&self, request_id: &str) -> String {
-        let Inner { status, reason, detail, .. } = &*self.0;
-        let fault = if status.is_server_error() { "function" } else { "client" };
-        let retryable = *status == StatusCode::SERVICE_UNAVAILABLE || *status == StatusCode::TOO_MANY_REQUESTS;
+        let Inner {
+            status,
+            reason,
+            detail,
+            ..
+        } = &*self.0;
+        let fault = if status.is_server_error() {
+            "function"
+        } else {
+            "client"
+        };
+        let retryable =
+            *status == StatusCode::SERVICE_UNAVAILABLE || *status == StatusCode::TOO_MANY_REQUESTS;
         let title = status.canonical_reason().unwrap_or("Error");
         let mut text = String::with_capacity(192 + detail.len());
-        for (name, value) in [("type", "about:blank"), ("title", title), ("detail", detail), ("reason", reason)] {
+        for (name, value) in [
+            ("type", "about:blank"),
+            ("title", title),
+            ("detail", detail),
+            ("reason", reason),
+        ] {
             text.push(if text.is_empty() { '{' } else { ',' });
             json::push_string(&mut text, name);
             text.push(':');
@@ -192,7 +219,11 @@ impl Error {
         text.push_str(status.as_str());
         text.push_str(",\"fault\":");
         json::push_string(&mut text, fault);
-        text.push_str(if retryable { ",\"retryable\":true" } else { ",\"retryable\":false" });
+        text.push_str(if retryable {
+            ",\"retryable\":true"
+        } else {
+            ",\"retryable\":false"
+        });
         text.push_str(",\"requestId\":");
         json::push_string(&mut text, request_id);
         text.push('}');
@@ -201,7 +232,9 @@ impl Error {
 
     /// What the log says: the source with its causes, or else the sentence for the client.
     pub(crate) fn chain(&self) -> String {
-        let Some(source) = self.source() else { return self.detail().to_owned() };
+        let Some(source) = self.source() else {
+            return self.detail().to_owned();
+        };
         let mut text = source.to_string();
         let mut next = source.source();
         while let Some(cause) = next {
@@ -219,7 +252,12 @@ impl Error {
     /// Writes to the log what the client isn't told. A client's own mistakes are none of the log's business.
     pub(crate) fn report(&self) {
         if self.status().is_server_error() {
-            crate::report::error(&format!("{} {}: {}", self.status().as_str(), self.reason(), self.chain()));
+            crate::report::error(&format!(
+                "{} {}: {}",
+                self.status().as_str(),
+                self.reason(),
+                self.chain()
+            ));
         }
     }
 }
@@ -232,7 +270,13 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: {}", self.status().as_str(), self.reason(), self.detail())
+        write!(
+            f,
+            "{} {}: {}",
+            self.status().as_str(),
+            self.reason(),
+            self.detail()
+        )
     }
 }
 

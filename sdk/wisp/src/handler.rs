@@ -6,7 +6,10 @@ use std::pin::Pin;
 use crate::{IntoResponse, Request, Response, Result};
 
 /// A response to come.
-#[allow(unreachable_pub, reason = "the macros' trait names it, from a module that is hidden")]
+#[allow(
+    unreachable_pub,
+    reason = "the macros' trait names it, from a module that is hidden"
+)]
 pub type Answer = Pin<Box<dyn Future<Output = Result<Response>>>>;
 
 /// A function that answers one request.

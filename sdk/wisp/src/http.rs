@@ -19,10 +19,10 @@ mod error;
 
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
-pub use client::{Client, RequestBuilder, get, post, send};
 pub(crate) use client::Timeouts;
-pub use error::Error;
+pub use client::{Client, RequestBuilder, get, post, send};
 pub(crate) use error::Cause;
+pub use error::Error;
 
 #[cfg(test)]
 mod tests;

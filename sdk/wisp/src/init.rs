@@ -25,14 +25,17 @@ pub fn register(init: Init) {
 /// # Errors
 /// When the work failed, now or before.
 pub(crate) fn ensure() -> Result<(), Error> {
-    let Some(init) = REGISTERED.get() else { return Ok(()) };
+    let Some(init) = REGISTERED.get() else {
+        return Ok(());
+    };
     let done = DONE.get_or_init(|| {
         RUNNING.store(true, Ordering::Relaxed);
         let outcome = init();
         RUNNING.store(false, Ordering::Relaxed);
         outcome
     });
-    done.clone().map_err(|text| Error::internal(format!("`#[wisp::init]` failed: {text}")))
+    done.clone()
+        .map_err(|text| Error::internal(format!("`#[wisp::init]` failed: {text}")))
 }
 
 /// Whether the work is being done just now.
@@ -41,7 +44,10 @@ pub(crate) fn is_running() -> bool {
 }
 
 /// The component's export `wisp-init`.
-#[expect(clippy::panic, reason = "the export returns nothing: a trap is how it tells the build that it failed")]
+#[expect(
+    clippy::panic,
+    reason = "the export returns nothing: a trap is how it tells the build that it failed"
+)]
 pub fn run_exported() {
     crate::report::hook_panics();
     if let Err(error) = ensure() {
@@ -78,10 +84,17 @@ impl<E: Into<Error>> Outcome for Result<(), E> {
 macro_rules! __export_init {
     ($function:ident) => {
         #[doc(hidden)]
-        #[allow(unsafe_code, dead_code, clippy::all, reason = "a constructor is found by its section, an export by its name")]
+        #[allow(
+            unsafe_code,
+            dead_code,
+            clippy::all,
+            reason = "a constructor is found by its section, an export by its name"
+        )]
         const _: () = {
             extern "C" fn __wisp_register() {
-                $crate::__private::register_init(|| $crate::__private::Outcome::outcome($function()));
+                $crate::__private::register_init(|| {
+                    $crate::__private::Outcome::outcome($function())
+                });
             }
 
             #[used]
@@ -89,7 +102,10 @@ macro_rules! __export_init {
                 not(any(target_vendor = "apple", target_os = "windows")),
                 unsafe(link_section = ".init_array")
             )]
-            #[cfg_attr(target_vendor = "apple", unsafe(link_section = "__DATA,__mod_init_func"))]
+            #[cfg_attr(
+                target_vendor = "apple",
+                unsafe(link_section = "__DATA,__mod_init_func")
+            )]
             #[cfg_attr(target_os = "windows", unsafe(link_section = ".CRT$XCU"))]
             static __WISP_REGISTER: extern "C" fn() = __wisp_register;
 

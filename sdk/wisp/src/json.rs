@@ -17,7 +17,9 @@ pub(crate) fn push_string(out: &mut String, text: &str) {
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             control if control < ' ' => {
-                const HEX: [char; 16] = ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'];
+                const HEX: [char; 16] = [
+                    '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f',
+                ];
                 let code = control as usize;
                 out.push_str("\\u00");
                 out.extend(HEX.get(code >> 4));
@@ -31,9 +33,16 @@ pub(crate) fn push_string(out: &mut String, text: &str) {
 
 /// Refuses a body that says of itself that it is something else. One that says nothing is taken for JSON.
 pub(crate) fn check_type(headers: &HeaderMap) -> Result<(), Error> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else { return Ok(()) };
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
     let value = String::from_utf8_lossy(value.as_bytes());
-    let essence = value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let essence = value
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
     if essence == "application/json" || essence == "text/json" || essence.ends_with("+json") {
         return Ok(());
     }
@@ -47,7 +56,11 @@ pub(crate) fn check_type(headers: &HeaderMap) -> Result<(), Error> {
 /// Reads a request's body.
 pub(crate) fn from_client<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Error> {
     if bytes.is_empty() {
-        return Err(Error::new(StatusCode::BAD_REQUEST, "invalid-json", "the body is empty; expected JSON"));
+        return Err(Error::new(
+            StatusCode::BAD_REQUEST,
+            "invalid-json",
+            "the body is empty; expected JSON",
+        ));
     }
     serde_json::from_slice(bytes).map_err(|error| {
         let detail = match error.classify() {

@@ -88,8 +88,15 @@ impl std::fmt::Debug for Store {
 /// [`Cause::NoSuchStore`] where the function's `spec.keyValue` doesn't name it.
 pub fn open(name: &str) -> Result<Store, Error> {
     match platform::kv::open(name) {
-        Ok(inner) => Ok(Store { name: name.to_owned(), inner }),
-        Err(cause) => Err(Error { store: name.to_owned(), key: None, cause }),
+        Ok(inner) => Ok(Store {
+            name: name.to_owned(),
+            inner,
+        }),
+        Err(cause) => Err(Error {
+            store: name.to_owned(),
+            key: None,
+            cause,
+        }),
     }
 }
 
@@ -105,7 +112,9 @@ impl Store {
     /// # Errors
     /// The host's own.
     pub fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Error> {
-        self.inner.get(key).map_err(|cause| self.error(Some(key), cause))
+        self.inner
+            .get(key)
+            .map_err(|cause| self.error(Some(key), cause))
     }
 
     /// Sets the value of `key`, whether it had one or not.
@@ -121,7 +130,9 @@ impl Store {
     /// # Errors
     /// The host's own, as when the store would be larger than its `maxSize`.
     pub fn set(&self, key: &str, value: impl AsRef<[u8]>) -> Result<(), Error> {
-        self.inner.set(key, value.as_ref()).map_err(|cause| self.error(Some(key), cause))
+        self.inner
+            .set(key, value.as_ref())
+            .map_err(|cause| self.error(Some(key), cause))
     }
 
     /// Deletes `key`. It is no error when it isn't there.
@@ -137,7 +148,9 @@ impl Store {
     /// # Errors
     /// The host's own.
     pub fn delete(&self, key: &str) -> Result<(), Error> {
-        self.inner.delete(key).map_err(|cause| self.error(Some(key), cause))
+        self.inner
+            .delete(key)
+            .map_err(|cause| self.error(Some(key), cause))
     }
 
     /// Whether `key` has a value.
@@ -151,7 +164,9 @@ impl Store {
     /// # Errors
     /// The host's own.
     pub fn exists(&self, key: &str) -> Result<bool, Error> {
-        self.inner.exists(key).map_err(|cause| self.error(Some(key), cause))
+        self.inner
+            .exists(key)
+            .map_err(|cause| self.error(Some(key), cause))
     }
 
     /// All keys, in no order. It reads the whole store: not for the path of every request.
@@ -181,10 +196,16 @@ impl Store {
     /// # Errors
     /// Where the value is no number that `increment` made, and the host's own.
     pub fn increment(&self, key: &str, by: u64) -> Result<u64, Error> {
-        self.inner.increment(key, by).map_err(|cause| self.error(Some(key), cause))
+        self.inner
+            .increment(key, by)
+            .map_err(|cause| self.error(Some(key), cause))
     }
 
     fn error(&self, key: Option<&str>, cause: Cause) -> Error {
-        Error { store: self.name.clone(), key: key.map(str::to_owned), cause }
+        Error {
+            store: self.name.clone(),
+            key: key.map(str::to_owned),
+            cause,
+        }
     }
 }

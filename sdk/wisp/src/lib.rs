@@ -1,6 +1,9 @@
 #![doc = include_str!("guide.md")]
 
-#[cfg(all(target_family = "wasm", not(all(target_os = "wasi", target_env = "p2"))))]
+#[cfg(all(
+    target_family = "wasm",
+    not(all(target_os = "wasi", target_env = "p2"))
+))]
 compile_error!("a function is a WASI 0.2 component: build it with `--target wasm32-wasip2`");
 
 pub mod body;
@@ -17,7 +20,14 @@ pub mod test;
 pub mod time;
 
 #[cfg(target_family = "wasm")]
-#[allow(unsafe_code, missing_docs, unreachable_pub, unused, clippy::all, reason = "written by wit-bindgen")]
+#[allow(
+    unsafe_code,
+    missing_docs,
+    unreachable_pub,
+    unused,
+    clippy::all,
+    reason = "written by wit-bindgen"
+)]
 mod bindings;
 mod error;
 mod handler;
@@ -85,7 +95,10 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// ```
 pub mod prelude {
     pub use crate::http::StatusCode;
-    pub use crate::{Body, Bytes, Error, IntoResponse, Request, RequestExt, Response, ResponseExt, Result, Router, response};
+    pub use crate::{
+        Body, Bytes, Error, IntoResponse, Request, RequestExt, Response, ResponseExt, Result,
+        Router, response,
+    };
 }
 
 /// What the macros' expansions name. Not for use by hand: it changes without notice.

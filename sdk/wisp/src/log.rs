@@ -21,7 +21,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 pub use ::log::{Level, LevelFilter, Log, Metadata, Record, log_enabled, max_level, set_max_level};
 
-pub use crate::{__log_debug as debug, __log_error as error, __log_info as info, __log_trace as trace, __log_warn as warn};
+pub use crate::{
+    __log_debug as debug, __log_error as error, __log_info as info, __log_trace as trace,
+    __log_warn as warn,
+};
 
 use crate::{init as start_up, platform};
 
@@ -47,7 +50,11 @@ static LEVEL_READ: AtomicU8 = AtomicU8::new(NEVER);
 /// wisp::log::init();
 /// ```
 pub fn init() {
-    let now = if start_up::is_running() { IN_START_UP } else { IN_A_REQUEST };
+    let now = if start_up::is_running() {
+        IN_START_UP
+    } else {
+        IN_A_REQUEST
+    };
     if LEVEL_READ.load(Ordering::Relaxed) >= now {
         return;
     }
@@ -84,7 +91,11 @@ impl Log for Logger {
         if self.enabled(record.metadata()) {
             match record.args().as_str() {
                 Some(text) => platform::log::write(record.level(), record.target(), text),
-                None => platform::log::write(record.level(), record.target(), &record.args().to_string()),
+                None => platform::log::write(
+                    record.level(),
+                    record.target(),
+                    &record.args().to_string(),
+                ),
             }
         }
     }

@@ -19,11 +19,14 @@ pub(crate) fn decode(text: &str, plus_is_space: bool) -> String {
             _ => decoded.push(byte),
         }
     }
-    String::from_utf8(decoded).unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    String::from_utf8(decoded)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 /// The value of `name` in a query such as `a=1&b=2`, decoded; the first where there are several.
@@ -50,7 +53,10 @@ mod tests {
 
     #[test]
     fn a_query_gives_its_first_value_of_that_name() {
-        assert_eq!(query_value("a=1&b=x%26y&b=2&flag", "b").as_deref(), Some("x&y"));
+        assert_eq!(
+            query_value("a=1&b=x%26y&b=2&flag", "b").as_deref(),
+            Some("x&y")
+        );
         assert_eq!(query_value("a=1&flag", "flag").as_deref(), Some(""));
         assert_eq!(query_value("a=1", "b"), None);
     }

@@ -21,9 +21,16 @@ pub(crate) fn hook_panics() {
         return;
     }
     std::panic::set_hook(Box::new(|panic| {
-        let message = panic.payload_as_str().unwrap_or("a panic without a message");
+        let message = panic
+            .payload_as_str()
+            .unwrap_or("a panic without a message");
         match panic.location() {
-            Some(at) => error(&format!("panicked at {}:{}:{}: {message}", at.file(), at.line(), at.column())),
+            Some(at) => error(&format!(
+                "panicked at {}:{}:{}: {message}",
+                at.file(),
+                at.line(),
+                at.column()
+            )),
             None => error(&format!("panicked: {message}")),
         }
     }));

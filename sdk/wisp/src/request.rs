@@ -33,7 +33,9 @@ pub fn request_id() -> String {
 
 /// Begins a request.
 pub(crate) fn set_id(header: Option<&HeaderValue>) {
-    let id = header.and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let id = header
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     ID.with_borrow_mut(|current| {
         current.clear();
         current.push_str(id);
@@ -147,28 +149,45 @@ impl RequestExt for Request {
         String::from_utf8(bytes.into()).map_err(|error| {
             let at = error.utf8_error().valid_up_to();
             let byte = error.as_bytes().get(at).copied().unwrap_or_default();
-            Error::bad_request(format!("the body is no UTF-8 text: byte {at} is {byte:#04x}"))
+            Error::bad_request(format!(
+                "the body is no UTF-8 text: byte {at} is {byte:#04x}"
+            ))
         })
     }
 
     fn param<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T> {
-        let value = self.extensions().get::<Params>().and_then(|params| params.get(name));
-        let value = value.ok_or_else(|| Error::internal(format!("the route has no parameter `{{{name}}}`")))?;
-        value.parse().map_err(|error| Error::bad_request(format!("`{name}` in the path is `{value}`: {error}")))
+        let value = self
+            .extensions()
+            .get::<Params>()
+            .and_then(|params| params.get(name));
+        let value = value
+            .ok_or_else(|| Error::internal(format!("the route has no parameter `{{{name}}}`")))?;
+        value.parse().map_err(|error| {
+            Error::bad_request(format!("`{name}` in the path is `{value}`: {error}"))
+        })
     }
 
     fn query<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>> {
-        let Some(value) = self.uri().query().and_then(|query| percent::query_value(query, name)) else {
+        let Some(value) = self
+            .uri()
+            .query()
+            .and_then(|query| percent::query_value(query, name))
+        else {
             return Ok(None);
         };
         let parsed = value.parse();
-        parsed.map(Some).map_err(|error| Error::bad_request(format!("`{name}` in the query is `{value}`: {error}")))
+        parsed.map(Some).map_err(|error| {
+            Error::bad_request(format!("`{name}` in the query is `{value}`: {error}"))
+        })
     }
 }
 
 /// A body that breaks off is the sender's doing, unless the body says otherwise.
 fn unreadable(error: Error) -> Error {
-    match error.source().and_then(|source| source.downcast_ref::<crate::body::ReadError>()) {
+    match error
+        .source()
+        .and_then(|source| source.downcast_ref::<crate::body::ReadError>())
+    {
         Some(cause) => {
             let detail = format!("the body didn't arrive as a whole: {cause}");
             Error::new(StatusCode::BAD_REQUEST, "incomplete-body", detail)

@@ -75,13 +75,17 @@ pub fn status(status: StatusCode) -> Response {
 /// A 500 where `location` can't be in a header.
 pub fn redirect(location: &str) -> Result<Response> {
     let mut response = status(StatusCode::SEE_OTHER);
-    response.headers_mut().insert(header::LOCATION, HeaderValue::from_str(location)?);
+    response
+        .headers_mut()
+        .insert(header::LOCATION, HeaderValue::from_str(location)?);
     Ok(response)
 }
 
 pub(crate) fn with_type(media_type: &'static str, body: impl Into<Body>) -> Response {
     let mut response = Response::new(body.into());
-    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static(media_type));
     response
 }
 
@@ -250,7 +254,9 @@ impl ResponseExt for Response {
     fn error_for_status(self) -> Result<Self> {
         let status = self.status();
         if status.is_client_error() || status.is_server_error() {
-            return Err(Error::internal(format!("the response's status is {status}")));
+            return Err(Error::internal(format!(
+                "the response's status is {status}"
+            )));
         }
         Ok(self)
     }

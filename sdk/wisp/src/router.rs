@@ -152,7 +152,11 @@ impl Router {
         F: Fn(Request) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: IntoResponse> + 'static,
     {
-        self.add(Some(method), path, Box::new(move |request| boxed(handler(request))));
+        self.add(
+            Some(method),
+            path,
+            Box::new(move |request| boxed(handler(request))),
+        );
         self
     }
 
@@ -183,7 +187,11 @@ impl Router {
     /// ```
     #[must_use]
     pub fn nest(mut self, prefix: &str, router: Self) -> Self {
-        self.routes.extend(router.routes.into_iter().map(|route| Route { pattern: route.pattern.below(prefix), ..route }));
+        self.routes
+            .extend(router.routes.into_iter().map(|route| Route {
+                pattern: route.pattern.below(prefix),
+                ..route
+            }));
         self
     }
 
@@ -221,13 +229,23 @@ impl Router {
         let mut best: Option<(&Route, Params)> = None;
         let mut elsewhere: Vec<&Method> = Vec::new();
         for route in &self.routes {
-            let Some(params) = route.pattern.matches(path) else { continue };
+            let Some(params) = route.pattern.matches(path) else {
+                continue;
+            };
             if route.accepts(request.method()) {
-                if best.as_ref().is_none_or(|(other, _)| route.pattern.is_before(&other.pattern)) {
+                if best
+                    .as_ref()
+                    .is_none_or(|(other, _)| route.pattern.is_before(&other.pattern))
+                {
                     best = Some((route, params));
                 }
             } else {
-                elsewhere.extend(route.method.as_ref().filter(|method| !elsewhere.contains(method)));
+                elsewhere.extend(
+                    route
+                        .method
+                        .as_ref()
+                        .filter(|method| !elsewhere.contains(method)),
+                );
             }
         }
         if let Some((route, params)) = best {
@@ -244,7 +262,11 @@ impl Router {
     }
 
     fn add(&mut self, method: Option<Method>, path: &str, handler: Box<Handler>) {
-        self.routes.push(Route { method, pattern: Pattern::new(path), handler });
+        self.routes.push(Route {
+            method,
+            pattern: Pattern::new(path),
+            handler,
+        });
     }
 }
 
@@ -272,8 +294,15 @@ fn other_method(request: &Request, allowed: &[&Method]) -> Result<Response> {
         *response.body_mut() = Body::empty();
         return Ok(response);
     }
-    let detail = format!("`{}` takes {names}, and not {}", request.uri().path(), request.method());
-    Err(Error::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail).with_header(header::ALLOW, allow))
+    let detail = format!(
+        "`{}` takes {names}, and not {}",
+        request.uri().path(),
+        request.method()
+    );
+    Err(
+        Error::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", detail)
+            .with_header(header::ALLOW, allow),
+    )
 }
 
 impl std::fmt::Debug for Router {

@@ -46,7 +46,10 @@ impl Event {
     /// assert_eq!(wisp::sse::Event::data("hello").to_string(), "data: hello\n\n");
     /// ```
     pub fn data(data: impl Into<String>) -> Self {
-        Self { data: Some(data.into()), ..Self::default() }
+        Self {
+            data: Some(data.into()),
+            ..Self::default()
+        }
     }
 
     /// An event whose data are JSON.
@@ -67,7 +70,10 @@ impl Event {
     /// assert_eq!(wisp::sse::Event::comment("still here").to_string(), ": still here\n\n");
     /// ```
     pub fn comment(text: impl Into<String>) -> Self {
-        Self { comment: Some(text.into()), ..Self::default() }
+        Self {
+            comment: Some(text.into()),
+            ..Self::default()
+        }
     }
 
     /// Sets the event's type, `message` where there is none. Line breaks in it become spaces.
@@ -131,9 +137,16 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
         let text = rest?;
-        let Some((line, after)) = text.split_once(['\r', '\n']) else { return rest.take() };
+        let Some((line, after)) = text.split_once(['\r', '\n']) else {
+            return rest.take();
+        };
         let was_return = text.as_bytes().get(line.len()) == Some(&b'\r');
-        rest = Some(after.strip_prefix('\n').filter(|_| was_return).unwrap_or(after));
+        rest = Some(
+            after
+                .strip_prefix('\n')
+                .filter(|_| was_return)
+                .unwrap_or(after),
+        );
         Some(line)
     })
 }
@@ -184,7 +197,9 @@ where
 
 fn with_body(body: Body) -> Response {
     let mut response = make::with_type("text/event-stream", body);
-    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    response
+        .headers_mut()
+        .insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     response
 }
 
@@ -255,8 +270,14 @@ struct Events<S>(Pin<Box<S>>);
 impl<S: Stream<Item: IntoEvent>> Stream for Events<S> {
     type Item = Result<Event>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Event>>> {
-        self.0.as_mut().poll_next(context).map(|next| next.map(IntoEvent::into_event))
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Event>>> {
+        self.0
+            .as_mut()
+            .poll_next(context)
+            .map(|next| next.map(IntoEvent::into_event))
     }
 }
 

@@ -24,7 +24,10 @@ use crate::platform::reactor;
 /// # assert_eq!(wisp::test::logs()[0].message, "the response is on its way");
 /// ```
 pub fn spawn(future: impl Future<Output = ()> + 'static) {
-    let task = Task { future: Box::pin(future), signal: Signal::raised() };
+    let task = Task {
+        future: Box::pin(future),
+        signal: Signal::raised(),
+    };
     TASKS.with_borrow_mut(|tasks| tasks.push(task));
 }
 
@@ -76,7 +79,9 @@ impl Wake for Signal {
 
 /// A future waits, and nothing that could wake it is under way.
 #[derive(Debug, thiserror::Error)]
-#[error("the function waits for something that never comes: no timer, no stream and no request is under way")]
+#[error(
+    "the function waits for something that never comes: no timer, no stream and no request is under way"
+)]
 pub(crate) struct Stalled;
 
 /// Polls `main`, and the tasks beside it, until `main` is done.
@@ -123,10 +128,16 @@ fn poll_tasks() {
             return true;
         }
         let waker = Waker::from(Arc::clone(&task.signal));
-        task.future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
+        task.future
+            .as_mut()
+            .poll(&mut Context::from_waker(&waker))
+            .is_pending()
     });
     TASKS.with_borrow_mut(|spawned| {
         tasks.append(spawned);
         *spawned = tasks;
     });
 }
+
+#[cfg(test)]
+mod tests;

@@ -121,9 +121,14 @@ where
     F: AsyncFn(Request) -> Result<R> + 'static,
     R: IntoResponse + 'static,
 {
-    let parsed = origin.parse::<::http::Uri>().ok().map(|uri| crate::platform::client::origin(&uri));
+    let parsed = origin
+        .parse::<::http::Uri>()
+        .ok()
+        .map(|uri| crate::platform::client::origin(&uri));
     if parsed.as_deref() != Some(origin) {
-        panic!("`{origin}` is no origin: expected `https://host` or `https://host:port`, without a path");
+        panic!(
+            "`{origin}` is no origin: expected `https://host` or `https://host:port`, without a path"
+        );
     }
     let handler = Rc::new(handler);
     let upstream: Rc<fakes::Upstream> = Rc::new(move |request| {
@@ -154,9 +159,17 @@ where
     N: Into<String>,
 {
     let compute: Rc<fakes::FakeModel> = Rc::new(move |inputs| match compute(inputs) {
-        Ok(outputs) => Ok(outputs.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect()),
-        Err(NnError::Run { code, detail, .. } | NnError::Open { code, detail, .. }) => Err(Cause { code, detail }),
-        Err(error) => Err(Cause { code: Code::InvalidArgument, detail: error.to_string() }),
+        Ok(outputs) => Ok(outputs
+            .into_iter()
+            .map(|(name, tensor)| (name.into(), tensor))
+            .collect()),
+        Err(NnError::Run { code, detail, .. } | NnError::Open { code, detail, .. }) => {
+            Err(Cause { code, detail })
+        }
+        Err(error) => Err(Cause {
+            code: Code::InvalidArgument,
+            detail: error.to_string(),
+        }),
     });
     fakes::with(|fakes| fakes.models.insert(name.to_owned(), compute));
 }
@@ -176,7 +189,12 @@ where
 /// ```
 #[must_use]
 pub fn nn_error(code: Code, detail: &str) -> NnError {
-    NnError::Run { model: String::new(), inputs: String::new(), code, detail: detail.to_owned() }
+    NnError::Run {
+        model: String::new(),
+        inputs: String::new(),
+        code,
+        detail: detail.to_owned(),
+    }
 }
 
 /// A line that the function logged.

@@ -1,0 +1,77 @@
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use futures::{StreamExt, stream};
+
+use super::Body;
+use crate::{Bytes, Error, test, time};
+
+#[test]
+fn a_streams_parts_arrive_one_by_one_and_only_when_asked_for() {
+    let made = Rc::new(Cell::new(0));
+    let parts = stream::iter(["a", "b", "c"]).inspect({
+        let made = Rc::clone(&made);
+        move |_| made.set(made.get() + 1)
+    });
+    let mut body = Body::stream(parts);
+    assert_eq!(made.get(), 0);
+    assert_eq!(test::block_on(body.chunk()).unwrap().unwrap(), "a");
+    assert_eq!(made.get(), 1);
+    assert_eq!(test::block_on(body.bytes()).unwrap(), "bc");
+    assert_eq!(test::block_on(body.chunk()).unwrap(), None);
+}
+
+#[test]
+fn a_writer_goes_on_only_when_its_part_was_taken() {
+    let written = Rc::new(Cell::new(0));
+    let counter = Rc::clone(&written);
+    let mut body = Body::writer(async move |mut out| {
+        for part in 0..3 {
+            counter.set(part + 1);
+            out.write(vec![b'0' + part]).await;
+        }
+        Ok(())
+    });
+    assert_eq!(test::block_on(body.chunk()).unwrap().unwrap(), "0");
+    assert_eq!(written.get(), 1);
+    assert_eq!(test::block_on(body.bytes()).unwrap(), "12");
+}
+
+#[test]
+fn a_writer_may_wait_between_its_parts() {
+    let mut body = Body::writer(async |mut out| {
+        out.write("a").await;
+        time::sleep(Duration::from_secs(3600)).await;
+        out.write("").await;
+        out.write("b").await;
+        Ok(())
+    });
+    assert_eq!(test::block_on(body.bytes()).unwrap(), "ab");
+}
+
+#[test]
+fn a_writers_last_part_is_sent_before_its_error() {
+    let mut body = Body::writer(async |mut out| {
+        out.write("a").await;
+        Err(Error::internal("disk"))
+    });
+    assert_eq!(test::block_on(body.chunk()).unwrap().unwrap(), "a");
+    assert_eq!(test::block_on(body.chunk()).unwrap_err().chain(), "disk");
+    assert_eq!(test::block_on(body.chunk()).unwrap(), None);
+}
+
+#[test]
+fn the_size_is_known_where_all_of_it_is_there() {
+    assert_eq!(Body::empty().size(), Some(0));
+    assert_eq!(Body::from(vec![1, 2, 3]).size(), Some(3));
+    assert_eq!(Body::from(b"abcd").size(), Some(4));
+    assert_eq!(Body::stream(stream::iter([Bytes::new()])).size(), None);
+}
+
+#[test]
+fn a_body_is_a_stream_itself() {
+    let mut body =
+        Body::stream(Body::from("abc").map(|chunk| chunk.map(|bytes| bytes.to_ascii_uppercase())));
+    assert_eq!(test::block_on(body.bytes()).unwrap(), "ABC");
+}

@@ -73,8 +73,13 @@ impl Written {
         F: AsyncFnOnce(Writer) -> Result<()> + 'static,
     {
         let slot = Rc::<RefCell<Slot>>::default();
-        let writer = Writer { slot: Rc::clone(&slot) };
-        Self { slot, writing: Some(Box::pin(async move { write(writer).await })) }
+        let writer = Writer {
+            slot: Rc::clone(&slot),
+        };
+        Self {
+            slot,
+            writing: Some(Box::pin(async move { write(writer).await })),
+        }
     }
 
     fn take(&self) -> Option<Bytes> {
@@ -90,7 +95,10 @@ impl Written {
 impl Stream for Written {
     type Item = Result<Bytes>;
 
-    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Bytes>>> {
+    fn poll_next(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes>>> {
         if let Some(writing) = &mut self.writing
             && let Poll::Ready(outcome) = writing.as_mut().poll(context)
         {

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use serde::Serialize;
 
-use super::error::Cause;
 use super::Error;
+use super::error::Cause;
 use crate::{Body, Request, Response, platform, time};
 
 /// How long to wait for what.
@@ -236,10 +236,13 @@ impl RequestBuilder {
     pub fn json<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
         match serde_json::to_vec(value) {
             Ok(bytes) => {
-                self.headers.push(header::CONTENT_TYPE.as_str(), "application/json");
+                self.headers
+                    .push(header::CONTENT_TYPE.as_str(), "application/json");
                 self.body = bytes.into();
             }
-            Err(error) => self.headers.refuse(format!("its body has no JSON form: {error}")),
+            Err(error) => self
+                .headers
+                .refuse(format!("its body has no JSON form: {error}")),
         }
         self
     }
@@ -267,10 +270,20 @@ impl RequestBuilder {
     /// # Errors
     /// See [`Error`].
     pub async fn send(self) -> Result<Response, Error> {
-        let Self { method, url, headers, body, timeouts } = self;
+        let Self {
+            method,
+            url,
+            headers,
+            body,
+            timeouts,
+        } = self;
         let fail = |method: &Method, cause| Error::new(method.clone(), url.clone(), cause);
-        let headers = headers.built.map_err(|detail| fail(&method, Cause::Invalid(detail)))?;
-        let uri: Uri = url.parse().map_err(|error| fail(&method, Cause::Invalid(format!("it is no URL: {error}"))))?;
+        let headers = headers
+            .built
+            .map_err(|detail| fail(&method, Cause::Invalid(detail)))?;
+        let uri: Uri = url
+            .parse()
+            .map_err(|error| fail(&method, Cause::Invalid(format!("it is no URL: {error}"))))?;
         let mut request = Request::new(body);
         *request.method_mut() = method;
         *request.uri_mut() = uri;
@@ -291,14 +304,20 @@ impl IntoFuture for RequestBuilder {
 async fn transmit(request: Request, timeouts: Timeouts) -> Result<Response, Error> {
     let method = request.method().clone();
     let url = request.uri().to_string();
-    let sent = if matches!(request.uri().scheme_str(), Some("http" | "https")) && request.uri().host().is_some() {
+    let sent = if matches!(request.uri().scheme_str(), Some("http" | "https"))
+        && request.uri().host().is_some()
+    {
         let response = platform::client::send(request, timeouts);
         match timeouts.head {
-            Some(limit) => time::timeout(limit, response).await.unwrap_or(Err(Cause::TimedOut)),
+            Some(limit) => time::timeout(limit, response)
+                .await
+                .unwrap_or(Err(Cause::TimedOut)),
             None => response.await,
         }
     } else {
-        Err(Cause::Invalid("the URL must begin with http:// or https:// and name a host".to_owned()))
+        Err(Cause::Invalid(
+            "the URL must begin with http:// or https:// and name a host".to_owned(),
+        ))
     };
     sent.map_err(|cause| Error::new(method, url, cause))
 }
@@ -311,20 +330,27 @@ struct Headers {
 
 impl Default for Headers {
     fn default() -> Self {
-        Self { built: Ok(HeaderMap::new()) }
+        Self {
+            built: Ok(HeaderMap::new()),
+        }
     }
 }
 
 impl Headers {
     fn push(&mut self, name: &str, value: &str) {
         let Ok(headers) = &mut self.built else { return };
-        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+        match (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_str(value),
+        ) {
             (Ok(name), Ok(value)) => {
                 headers.insert(name, value);
             }
             (Err(_), _) => self.refuse(format!("`{name}` is no header name")),
             // The value may be a secret.
-            (_, Err(_)) => self.refuse(format!("the value of the header `{name}` holds characters that no header may")),
+            (_, Err(_)) => self.refuse(format!(
+                "the value of the header `{name}` holds characters that no header may"
+            )),
         }
     }
 

@@ -22,7 +22,10 @@ pub struct Error {
 }
 
 #[derive(Debug)]
-#[cfg_attr(not(target_family = "wasm"), expect(dead_code, reason = "a test's upstreams fail in fewer ways"))]
+#[cfg_attr(
+    not(target_family = "wasm"),
+    expect(dead_code, reason = "a test's upstreams fail in fewer ways")
+)]
 pub(crate) enum Cause {
     /// The origin isn't in the function's allow-list.
     Denied,
@@ -40,13 +43,17 @@ impl Cause {
     fn text(&self, url: &str) -> String {
         match self {
             Self::Denied => {
-                let path = url.find("://").and_then(|at| url.get(at + 3..)?.find('/').map(|slash| at + 3 + slash));
+                let path = url
+                    .find("://")
+                    .and_then(|at| url.get(at + 3..)?.find('/').map(|slash| at + 3 + slash));
                 let origin = path.and_then(|at| url.get(..at)).unwrap_or(url);
                 format!("the function's `spec.outbound.allow` doesn't name {origin}")
             }
-            Self::AddressDenied => "it resolves to a loopback, private or metadata address, which the function's \
+            Self::AddressDenied => {
+                "it resolves to a loopback, private or metadata address, which the function's \
                                     `spec.outbound.allow` must name itself"
-                .to_owned(),
+                    .to_owned()
+            }
             Self::TimedOut => "timed out".to_owned(),
             Self::Unresolved => "its host can't be resolved".to_owned(),
             Self::Refused => "the connection is refused".to_owned(),

@@ -1,0 +1,105 @@
+use std::time::Duration;
+
+use futures::stream;
+
+use super::{Client, Error, get, post};
+use crate::{Body, Request, Response, ResponseExt, Result, response, test};
+
+fn fail(request: super::RequestBuilder) -> Error {
+    test::block_on(request.send()).unwrap_err()
+}
+
+#[test]
+fn a_request_carries_what_client_and_builder_say() {
+    test::upstream("http://a.example:81", async |mut request: Request| {
+        let body = request.body_mut().bytes().await?;
+        let headers = request.headers();
+        let all = [
+            request.method().as_str(),
+            headers["x-a"].to_str()?,
+            headers["content-type"].to_str()?,
+        ];
+        Ok(response::text(format!(
+            "{} {} {}",
+            all.join(" "),
+            request.uri(),
+            String::from_utf8_lossy(&body)
+        )))
+    });
+    let client = Client::new()
+        .header("x-a", "1")
+        .timeout(Duration::from_secs(1));
+    let request = client
+        .put("http://a.example:81/x?y=1")
+        .header("x-a", "2")
+        .json(&[1]);
+    let mut response = test::block_on(async { request.await }).unwrap();
+    let text = test::block_on(response.text()).unwrap();
+    assert_eq!(text, "PUT 2 application/json http://a.example:81/x?y=1 [1]");
+}
+
+#[test]
+fn what_is_wrong_with_a_request_is_said_without_its_secrets() {
+    assert_eq!(
+        fail(get("example.com")).to_string(),
+        "GET example.com: the URL must begin with http:// or https:// and name a host"
+    );
+    assert!(
+        fail(get("ftp://example.com/"))
+            .to_string()
+            .contains("must begin with http://")
+    );
+    assert!(
+        fail(get("http://exa mple/"))
+            .to_string()
+            .starts_with("GET http://exa mple/: it is no URL: ")
+    );
+    assert!(
+        fail(get("http://a/").header("a b", "c"))
+            .to_string()
+            .ends_with("`a b` is no header name")
+    );
+    let secret = fail(get("http://a/").header("authorization", "hunter2\n")).to_string();
+    assert!(
+        secret.contains("`authorization`") && !secret.contains("hunter2"),
+        "{secret}"
+    );
+}
+
+#[test]
+fn an_origin_that_the_function_may_not_reach_is_named() {
+    let error = fail(get("https://api.example.com:8443/a/b?c"));
+    assert!(error.is_denied() && !error.is_timeout());
+    assert!(
+        error
+            .to_string()
+            .ends_with("`spec.outbound.allow` doesn't name https://api.example.com:8443"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_streamed_body_is_sent_as_it_comes() {
+    test::upstream("https://a.example", async |request| {
+        Ok(Response::new(request.into_body()))
+    });
+    let body = Body::stream(stream::iter(["a", "b"]));
+    let mut response = test::block_on(post("https://a.example/").body(body).send()).unwrap();
+    assert_eq!(test::block_on(response.text()).unwrap(), "ab");
+}
+
+#[test]
+fn an_upstreams_failure_is_ours_and_not_the_clients() {
+    test::upstream("https://a.example", async |_| {
+        Ok(response::status(super::StatusCode::BAD_REQUEST))
+    });
+    async fn handle(_request: Request) -> Result<Response> {
+        get("https://a.example/").await?.error_for_status()
+    }
+    let response = test::call(handle, test::request("GET", "/").build());
+    assert_eq!(response.status(), 500);
+    assert_eq!(
+        test::logs()[0].message,
+        "500 internal-error: the response's status is 400 Bad Request"
+    );
+}

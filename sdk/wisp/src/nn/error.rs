@@ -17,7 +17,10 @@ use super::DType;
 #[non_exhaustive]
 pub enum Error {
     /// A shape that doesn't fit the elements.
-    #[error("a tensor {dtype}{shape:?} has {} elements, but {given} were given", Product(shape, 1))]
+    #[error(
+        "a tensor {dtype}{shape:?} has {} elements, but {given} were given",
+        Product(shape, 1)
+    )]
     Shape {
         /// The elements' type.
         dtype: DType,
@@ -136,7 +139,11 @@ struct Product<'a>(&'a [usize], usize);
 
 impl fmt::Display for Product<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0.iter().try_fold(self.1, |product, &dimension| product.checked_mul(dimension)) {
+        match self
+            .0
+            .iter()
+            .try_fold(self.1, |product, &dimension| product.checked_mul(dimension))
+        {
             Some(product) => write!(f, "{product}"),
             None => f.write_str("uncountably many"),
         }

@@ -37,8 +37,15 @@ impl Model {
     /// [`Error::Open`].
     pub fn open(name: &str) -> Result<Self, Error> {
         match platform::nn::open(name) {
-            Ok(inner) => Ok(Self { name: name.to_owned(), inner }),
-            Err(Cause { code, detail }) => Err(Error::Open { model: name.to_owned(), code, detail }),
+            Ok(inner) => Ok(Self {
+                name: name.to_owned(),
+                inner,
+            }),
+            Err(Cause { code, detail }) => Err(Error::Open {
+                model: name.to_owned(),
+                code,
+                detail,
+            }),
         }
     }
 
@@ -79,14 +86,23 @@ impl Model {
         &self,
         inputs: impl IntoIterator<Item = (N, Tensor)>,
     ) -> Result<Outputs, Error> {
-        let inputs: Vec<(String, Tensor)> = inputs.into_iter().map(|(name, tensor)| (name.into(), tensor)).collect();
+        let inputs: Vec<(String, Tensor)> = inputs
+            .into_iter()
+            .map(|(name, tensor)| (name.into(), tensor))
+            .collect();
         // The inputs are gone when they are needed for the error; their description costs little.
         let described = describe(&inputs);
         match self.inner.run(inputs).await {
-            Ok(tensors) => Ok(Outputs { model: self.name.clone(), tensors }),
-            Err(Cause { code, detail }) => {
-                Err(Error::Run { model: self.name.clone(), inputs: described, code, detail })
-            }
+            Ok(tensors) => Ok(Outputs {
+                model: self.name.clone(),
+                tensors,
+            }),
+            Err(Cause { code, detail }) => Err(Error::Run {
+                model: self.name.clone(),
+                inputs: described,
+                code,
+                detail,
+            }),
         }
     }
 }
@@ -136,7 +152,9 @@ impl Outputs {
     /// [`Error::NoOutput`], which names those that there are.
     pub fn get(&self, name: &str) -> Result<&Tensor, Error> {
         let found = self.tensors.iter().find(|(given, _)| given == name);
-        found.map(|(_, tensor)| tensor).ok_or_else(|| self.missing(name))
+        found
+            .map(|(_, tensor)| tensor)
+            .ok_or_else(|| self.missing(name))
     }
 
     /// The first output: of most models the only one.
@@ -154,7 +172,10 @@ impl Outputs {
     /// # Errors
     /// [`Error::NoOutput`] where the model has no outputs.
     pub fn first(&self) -> Result<&Tensor, Error> {
-        self.tensors.first().map(|(_, tensor)| tensor).ok_or_else(|| self.missing("0"))
+        self.tensors
+            .first()
+            .map(|(_, tensor)| tensor)
+            .ok_or_else(|| self.missing("0"))
     }
 
     /// All outputs with their names.
@@ -171,17 +192,30 @@ impl Outputs {
     /// # }).unwrap();
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {
-        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+        self.tensors
+            .iter()
+            .map(|(name, tensor)| (name.as_str(), tensor))
     }
 
     #[cfg(not(target_family = "wasm"))]
     pub(crate) fn new(model: &str, tensors: Vec<(String, Tensor)>) -> Self {
-        Self { model: model.to_owned(), tensors }
+        Self {
+            model: model.to_owned(),
+            tensors,
+        }
     }
 
     fn missing(&self, name: &str) -> Error {
-        let available = if self.tensors.is_empty() { "none".to_owned() } else { describe(&self.tensors) };
-        Error::NoOutput { model: self.model.clone(), name: name.to_owned(), available }
+        let available = if self.tensors.is_empty() {
+            "none".to_owned()
+        } else {
+            describe(&self.tensors)
+        };
+        Error::NoOutput {
+            model: self.model.clone(),
+            name: name.to_owned(),
+            available,
+        }
     }
 }
 

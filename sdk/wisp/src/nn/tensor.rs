@@ -35,9 +35,17 @@ impl Tensor {
     pub fn new<T: Element>(shape: impl AsRef<[usize]>, elements: &[T]) -> Result<Self, Error> {
         let shape = shape.as_ref().to_vec();
         if count(&shape) != Some(elements.len()) {
-            return Err(Error::Shape { dtype: T::DTYPE, shape, given: elements.len() });
+            return Err(Error::Shape {
+                dtype: T::DTYPE,
+                shape,
+                given: elements.len(),
+            });
         }
-        Ok(Self { dtype: T::DTYPE, shape, bytes: bytemuck::cast_slice(elements).to_vec() })
+        Ok(Self {
+            dtype: T::DTYPE,
+            shape,
+            bytes: bytemuck::cast_slice(elements).to_vec(),
+        })
     }
 
     /// A tensor of elements that are bytes already, little-endian.
@@ -52,12 +60,24 @@ impl Tensor {
     ///
     /// # Errors
     /// When the shape has more or fewer bytes than were given.
-    pub fn from_bytes(dtype: DType, shape: impl AsRef<[usize]>, bytes: impl Into<Vec<u8>>) -> Result<Self, Error> {
+    pub fn from_bytes(
+        dtype: DType,
+        shape: impl AsRef<[usize]>,
+        bytes: impl Into<Vec<u8>>,
+    ) -> Result<Self, Error> {
         let (shape, bytes) = (shape.as_ref().to_vec(), bytes.into());
         if count(&shape).and_then(|count| count.checked_mul(dtype.size())) != Some(bytes.len()) {
-            return Err(Error::Bytes { dtype, shape, given: bytes.len() });
+            return Err(Error::Bytes {
+                dtype,
+                shape,
+                given: bytes.len(),
+            });
         }
-        Ok(Self { dtype, shape, bytes })
+        Ok(Self {
+            dtype,
+            shape,
+            bytes,
+        })
     }
 
     /// The type of its elements.
@@ -107,7 +127,11 @@ impl Tensor {
     /// When its elements are of another type.
     pub fn to_vec<T: Element>(&self) -> Result<Vec<T>, Error> {
         if T::DTYPE != self.dtype {
-            return Err(Error::Type { dtype: self.dtype, shape: self.shape.clone(), asked: T::DTYPE });
+            return Err(Error::Type {
+                dtype: self.dtype,
+                shape: self.shape.clone(),
+                asked: T::DTYPE,
+            });
         }
         let mut elements = vec![T::zeroed(); self.bytes.len() / size_of::<T>()];
         // The bytes may lie at any address, so they are copied rather than cast.
@@ -118,7 +142,9 @@ impl Tensor {
 
 /// The elements of a shape; `None` where there are more than an address can count.
 fn count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1_usize, |count, &dimension| count.checked_mul(dimension))
+    shape
+        .iter()
+        .try_fold(1_usize, |count, &dimension| count.checked_mul(dimension))
 }
 
 /// Type and shape, as in `f32[1, 10]`: the elements may be millions.

@@ -23,13 +23,19 @@ pub(crate) struct Params(Vec<(String, String)>);
 
 impl Params {
     pub(crate) fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.0
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 }
 
 impl Segment {
     fn new(text: &str) -> Self {
-        match text.strip_prefix('{').and_then(|text| text.strip_suffix('}')) {
+        match text
+            .strip_prefix('{')
+            .and_then(|text| text.strip_suffix('}'))
+        {
             Some(name) => match name.strip_prefix('*') {
                 Some(name) => Self::Rest(name.to_owned()),
                 None => Self::Param(name.to_owned()),
@@ -50,7 +56,9 @@ impl Segment {
 
 impl Pattern {
     pub(crate) fn new(path: &str) -> Self {
-        Self { segments: split(path).map(Segment::new).collect() }
+        Self {
+            segments: split(path).map(Segment::new).collect(),
+        }
     }
 
     /// The same below `prefix`. A nested `/` is the prefix itself.
@@ -98,7 +106,10 @@ impl Pattern {
 
     /// Whether this goes before `other`, which matches the same path.
     pub(crate) fn is_before(&self, other: &Self) -> bool {
-        self.segments.iter().map(Segment::rank).lt(other.segments.iter().map(Segment::rank))
+        self.segments
+            .iter()
+            .map(Segment::rank)
+            .lt(other.segments.iter().map(Segment::rank))
     }
 }
 

@@ -17,8 +17,12 @@ use crate::{Body, Request};
 #[expect(clippy::panic, reason = "a test fails by panicking")]
 #[must_use]
 pub fn request(method: &str, uri: &str) -> TestRequest {
-    let Ok(method) = Method::from_bytes(method.as_bytes()) else { panic!("`{method}` is no HTTP method") };
-    let Ok(uri) = uri.parse::<Uri>() else { panic!("`{uri}` is no URI") };
+    let Ok(method) = Method::from_bytes(method.as_bytes()) else {
+        panic!("`{method}` is no HTTP method")
+    };
+    let Ok(uri) = uri.parse::<Uri>() else {
+        panic!("`{uri}` is no URI")
+    };
     let mut request = Request::new(Body::empty());
     *request.method_mut() = method;
     *request.uri_mut() = uri;
@@ -46,7 +50,10 @@ impl TestRequest {
     #[expect(clippy::panic, reason = "a test fails by panicking")]
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        match (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+        match (
+            HeaderName::from_bytes(name.as_bytes()),
+            HeaderValue::from_str(value),
+        ) {
             (Ok(name), Ok(value)) => drop(self.0.headers_mut().append(name, value)),
             _ => panic!("`{name}: {value}` is no header"),
         }
@@ -77,7 +84,10 @@ impl TestRequest {
     pub fn json<T: Serialize + ?Sized>(mut self, value: &T) -> Request {
         match serde_json::to_vec(value) {
             Ok(bytes) => {
-                self.0.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+                self.0.headers_mut().insert(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("application/json"),
+                );
                 self.body(bytes)
             }
             Err(error) => panic!("the body has no JSON form: {error}"),

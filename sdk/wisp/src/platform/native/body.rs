@@ -10,7 +10,10 @@ use crate::body::ReadError;
 pub(crate) struct Incoming(Infallible);
 
 impl Incoming {
-    pub(crate) fn poll_chunk(&mut self, _context: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
+    pub(crate) fn poll_chunk(
+        &mut self,
+        _context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, ReadError>>> {
         match self.0 {}
     }
 }

@@ -11,7 +11,11 @@ type Map = BTreeMap<String, Vec<u8>>;
 
 pub(crate) fn open(name: &str) -> Result<Store, Cause> {
     let is_there = fakes::with(|fakes| fakes.stores.contains_key(name));
-    if is_there { Ok(Store(name.to_owned())) } else { Err(Cause::NoSuchStore) }
+    if is_there {
+        Ok(Store(name.to_owned()))
+    } else {
+        Err(Cause::NoSuchStore)
+    }
 }
 
 impl Store {
@@ -45,7 +49,9 @@ impl Store {
                     .and_then(|text| text.parse::<u64>().ok())
                     .ok_or_else(|| Cause::Other("the value is no number".to_owned()))?,
             };
-            let sum = now.checked_add(by).ok_or_else(|| Cause::Other(format!("{now} + {by} is more than {}", u64::MAX)))?;
+            let sum = now
+                .checked_add(by)
+                .ok_or_else(|| Cause::Other(format!("{now} + {by} is more than {}", u64::MAX)))?;
             map.insert(key.to_owned(), sum.to_string().into_bytes());
             Ok(sum)
         })?

@@ -26,7 +26,10 @@ pub(crate) fn wake_at(time: Duration, waker: Waker) {
 }
 
 /// Goes on to the next timer. Where there is none, another thread may have to say something.
-#[expect(clippy::unnecessary_wraps, reason = "on a host, whoever waits for nothing waits in vain")]
+#[expect(
+    clippy::unnecessary_wraps,
+    reason = "on a host, whoever waits for nothing waits in vain"
+)]
 pub(crate) fn park() -> Result<(), Stalled> {
     if !advance() {
         std::thread::park();
@@ -41,9 +44,14 @@ pub(crate) fn park_if_waiting() -> Result<(), Stalled> {
 
 fn advance() -> bool {
     let due: Vec<Waker> = CLOCK.with_borrow_mut(|clock| {
-        let Some(next) = clock.timers.iter().map(|(time, _)| *time).min() else { return Vec::new() };
+        let Some(next) = clock.timers.iter().map(|(time, _)| *time).min() else {
+            return Vec::new();
+        };
         clock.now = clock.now.max(next);
-        let (due, later) = clock.timers.drain(..).partition(|(time, _)| *time <= clock.now);
+        let (due, later) = clock
+            .timers
+            .drain(..)
+            .partition(|(time, _)| *time <= clock.now);
         clock.timers = later;
         let due: Vec<(Duration, Waker)> = due;
         due.into_iter().map(|(_, waker)| waker).collect()

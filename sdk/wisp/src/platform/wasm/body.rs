@@ -30,15 +30,28 @@ enum Source {
 
 impl Incoming {
     pub(crate) fn of_request(request: IncomingRequest) -> Self {
-        Self { waiting: None, stream: None, body: None, source: Source::Request(request) }
+        Self {
+            waiting: None,
+            stream: None,
+            body: None,
+            source: Source::Request(request),
+        }
     }
 
     pub(crate) fn of_response(response: IncomingResponse) -> Self {
-        Self { waiting: None, stream: None, body: None, source: Source::Response(response) }
+        Self {
+            waiting: None,
+            stream: None,
+            body: None,
+            source: Source::Response(response),
+        }
     }
 
     /// The next bytes, `None` at the end.
-    pub(crate) fn poll_chunk(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, ReadError>>> {
+    pub(crate) fn poll_chunk(
+        &mut self,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, ReadError>>> {
         loop {
             if let Some(waiting) = &mut self.waiting {
                 ready!(Pin::new(waiting).poll(context));
@@ -49,17 +62,16 @@ impl Incoming {
                 None => return Poll::Ready(None),
             };
             match stream.read(CHUNK) {
-                Ok(bytes) if bytes.is_empty() => self.waiting = Some(Ready::new(stream.subscribe())),
+                Ok(bytes) if bytes.is_empty() => {
+                    self.waiting = Some(Ready::new(stream.subscribe()))
+                }
                 Ok(bytes) => return Poll::Ready(Some(Ok(Bytes::from(bytes)))),
                 Err(StreamError::Closed) => {
                     self.close();
                     return Poll::Ready(None);
                 }
                 Err(StreamError::LastOperationFailed(error)) => {
-                    let text = match wasi::http_error_code(&error) {
-                        Some(code) => code.to_string(),
-                        None => error.to_debug_string(),
-                    };
+                    let text = error.to_debug_string();
                     drop(error);
                     self.close();
                     return Poll::Ready(Some(Err(ReadError::new(text))));
@@ -121,7 +133,8 @@ async fn write_all(stream: &OutputStream, mut bytes: &[u8]) -> Result<(), WriteE
             Ready::new(stream.subscribe()).await;
             continue;
         }
-        let (now, later) = bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
+        let (now, later) =
+            bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
         stream.write(now).map_err(|_| WriteError::Closed)?;
         bytes = later;
     }

@@ -13,37 +13,54 @@ use crate::{Body, Request, Response, report, task};
 /// Sends `request`, and returns when the response's head is there. The request's body is sent beside that, and after.
 pub(crate) async fn send(mut request: Request, timeouts: Timeouts) -> Result<Response, Cause> {
     if let Some(size) = request.body().size()
-        && (size > 0 || matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH))
+        && (size > 0
+            || matches!(
+                *request.method(),
+                Method::POST | Method::PUT | Method::PATCH
+            ))
     {
-        request.headers_mut().insert(header::CONTENT_LENGTH, size.into());
+        request
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, size.into());
     }
     let (parts, body) = request.into_parts();
-    let fields = headers::to_fields(&parts.headers).map_err(|error| Cause::Invalid(error.to_string()))?;
+    let fields =
+        headers::to_fields(&parts.headers).map_err(|error| Cause::Invalid(error.to_string()))?;
     let outgoing = OutgoingRequest::new(fields);
     let refused = |what: &str| Cause::Invalid(format!("the host refuses the {what}"));
-    outgoing.set_method(&method(&parts.method)).map_err(|()| refused("method"))?;
+    outgoing
+        .set_method(&method(&parts.method))
+        .map_err(|()| refused("method"))?;
     let scheme = parts.uri.scheme_str().map(|scheme| match scheme {
         "http" => wasi::Scheme::Http,
         "https" => wasi::Scheme::Https,
         other => wasi::Scheme::Other(other.to_owned()),
     });
-    outgoing.set_scheme(scheme.as_ref()).map_err(|()| refused("scheme"))?;
+    outgoing
+        .set_scheme(scheme.as_ref())
+        .map_err(|()| refused("scheme"))?;
     let authority = parts.uri.authority().map(|authority| authority.as_str());
-    outgoing.set_authority(authority).map_err(|()| refused("host"))?;
+    outgoing
+        .set_authority(authority)
+        .map_err(|()| refused("host"))?;
     let path = parts.uri.path_and_query().map(|path| path.as_str());
-    outgoing.set_path_with_query(path).map_err(|()| refused("path"))?;
+    outgoing
+        .set_path_with_query(path)
+        .map_err(|()| refused("path"))?;
     let outgoing_body = outgoing.body().map_err(|()| refused("body"))?;
     let future = outgoing_handler::handle(outgoing, options(timeouts)).map_err(cause)?;
     send_body(body, outgoing_body);
 
     loop {
         if let Some(result) = future.get() {
-            let response = result.map_err(|()| Cause::Failed("its response was taken already".to_owned()))?.map_err(cause)?;
+            let response = result
+                .map_err(|()| Cause::Failed("its response was taken already".to_owned()))?
+                .map_err(cause)?;
             let status = response.status();
             let headers = headers::from_fields(&response.headers());
             let mut answer = Response::new(Body::incoming(Incoming::of_response(response)));
-            *answer.status_mut() =
-                http::StatusCode::from_u16(status).map_err(|_| Cause::Failed(format!("its status is {status}")))?;
+            *answer.status_mut() = http::StatusCode::from_u16(status)
+                .map_err(|_| Cause::Failed(format!("its status is {status}")))?;
             *answer.headers_mut() = headers;
             return Ok(answer);
         }
@@ -59,7 +76,10 @@ fn send_body(body: Body, outgoing: OutgoingBody) {
     }
     task::spawn(async move {
         if let Err(WriteError::Body(error)) = body::send(body, outgoing).await {
-            report::error(&format!("an outgoing request is cut short: its body failed: {}", error.chain()));
+            report::error(&format!(
+                "an outgoing request is cut short: its body failed: {}",
+                error.chain()
+            ));
         }
     });
 }
@@ -68,7 +88,8 @@ fn options(timeouts: Timeouts) -> Option<RequestOptions> {
     if timeouts == Timeouts::default() {
         return None;
     }
-    let nanoseconds = |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+    let nanoseconds =
+        |duration: std::time::Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
     let options = RequestOptions::new();
     // A host may not offer some of them. The head's is kept by the caller's own timer as well.
     let _ = options.set_connect_timeout(timeouts.head.map(nanoseconds));

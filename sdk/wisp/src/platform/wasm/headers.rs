@@ -37,5 +37,9 @@ fn is_of_the_connection(name: &HeaderName) -> bool {
         header::TE,
         header::UPGRADE,
     ];
-    OURS.contains(name) || matches!(name.as_str(), "keep-alive" | "proxy-connection" | "http2-settings")
+    OURS.contains(name)
+        || matches!(
+            name.as_str(),
+            "keep-alive" | "proxy-connection" | "http2-settings"
+        )
 }

@@ -20,5 +20,8 @@ pub(crate) fn write(level: log::Level, target: &str, message: &str) {
 /// of the build.
 pub(crate) fn variable(name: &str) -> Option<String> {
     let variables = wasip2::cli::environment::get_environment();
-    variables.into_iter().find(|(key, _)| key == name).map(|(_, value)| value)
+    variables
+        .into_iter()
+        .find(|(key, _)| key == name)
+        .map(|(_, value)| value)
 }

@@ -15,13 +15,19 @@ pub(crate) struct Model {
 
 pub(crate) fn open(name: &str) -> Result<Model, Cause> {
     let graph = graph::load_by_name(name).map_err(cause)?;
-    Ok(Model { context: OnceCell::new(), graph })
+    Ok(Model {
+        context: OnceCell::new(),
+        graph,
+    })
 }
 
 impl Model {
     /// Computes. The host suspends the whole instance meanwhile, so there is nothing to await.
     #[expect(clippy::unused_async, reason = "the native side awaits its fakes")]
-    pub(crate) async fn run(&self, inputs: Vec<(String, Tensor)>) -> Result<Vec<(String, Tensor)>, Cause> {
+    pub(crate) async fn run(
+        &self,
+        inputs: Vec<(String, Tensor)>,
+    ) -> Result<Vec<(String, Tensor)>, Cause> {
         let context = match self.context.get() {
             Some(context) => context,
             None => {
@@ -34,7 +40,10 @@ impl Model {
             handles.push((name, to_host(&tensor)?));
         }
         let outputs = context.compute(handles).map_err(cause)?;
-        outputs.into_iter().map(|(name, tensor)| Ok((name, from_host(&tensor)?))).collect()
+        outputs
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, from_host(&tensor)?)))
+            .collect()
     }
 }
 
@@ -43,7 +52,10 @@ fn to_host(tensor: &Tensor) -> Result<WasiTensor, Cause> {
     for &dimension in tensor.shape() {
         dimensions.push(u32::try_from(dimension).map_err(|_| {
             let detail = format!("dimension {dimension} is more than wasi:nn's {}", u32::MAX);
-            Cause { code: Code::TooLarge, detail }
+            Cause {
+                code: Code::TooLarge,
+                detail,
+            }
         })?);
     }
     let dtype = match tensor.dtype() {
@@ -59,7 +71,11 @@ fn to_host(tensor: &Tensor) -> Result<WasiTensor, Cause> {
 }
 
 fn from_host(tensor: &WasiTensor) -> Result<Tensor, Cause> {
-    let shape: Vec<usize> = tensor.dimensions().into_iter().map(|dimension| dimension as usize).collect();
+    let shape: Vec<usize> = tensor
+        .dimensions()
+        .into_iter()
+        .map(|dimension| dimension as usize)
+        .collect();
     let dtype = match tensor.ty() {
         TensorType::Fp16 => DType::F16,
         TensorType::Bf16 => DType::BF16,
@@ -69,8 +85,10 @@ fn from_host(tensor: &WasiTensor) -> Result<Tensor, Cause> {
         TensorType::I32 => DType::I32,
         TensorType::I64 => DType::I64,
     };
-    Tensor::from_bytes(dtype, shape, tensor.data())
-        .map_err(|error| Cause { code: Code::RuntimeError, detail: error.to_string() })
+    Tensor::from_bytes(dtype, shape, tensor.data()).map_err(|error| Cause {
+        code: Code::RuntimeError,
+        detail: error.to_string(),
+    })
 }
 
 fn cause(error: WasiError) -> Cause {
@@ -85,5 +103,8 @@ fn cause(error: WasiError) -> Cause {
         ErrorCode::Security => Code::Security,
         ErrorCode::Unknown => Code::Unknown,
     };
-    Cause { code, detail: error.data() }
+    Cause {
+        code,
+        detail: error.data(),
+    }
 }

@@ -22,7 +22,10 @@ pub(crate) struct Ready {
 
 impl Ready {
     pub(crate) fn new(pollable: Pollable) -> Self {
-        Self { pollable: Rc::new(pollable), registered: false }
+        Self {
+            pollable: Rc::new(pollable),
+            registered: false,
+        }
     }
 }
 
@@ -37,7 +40,10 @@ impl Future for Ready {
             return Poll::Pending;
         }
         WAITING.with_borrow_mut(|waiting| {
-            match waiting.iter_mut().find(|(pollable, _)| Rc::ptr_eq(pollable, &self.pollable)) {
+            match waiting
+                .iter_mut()
+                .find(|(pollable, _)| Rc::ptr_eq(pollable, &self.pollable))
+            {
                 Some((_, waker)) => {
                     waker.clone_from(context.waker());
                     Poll::Pending
@@ -53,7 +59,9 @@ impl Drop for Ready {
     fn drop(&mut self) {
         // The list's reference goes too: a pollable must be dropped before the stream that it is of.
         if self.registered {
-            WAITING.with_borrow_mut(|waiting| waiting.retain(|(pollable, _)| !Rc::ptr_eq(pollable, &self.pollable)));
+            WAITING.with_borrow_mut(|waiting| {
+                waiting.retain(|(pollable, _)| !Rc::ptr_eq(pollable, &self.pollable))
+            });
         }
     }
 }
@@ -65,13 +73,17 @@ pub(crate) fn park() -> Result<(), Stalled> {
         return Err(Stalled);
     }
     let pollables: Vec<&Pollable> = waiting.iter().map(|(pollable, _)| &**pollable).collect();
-    let mut ready = poll::poll(&pollables);
-    ready.sort_unstable();
+    let ready = poll::poll(&pollables);
     let mut wakers = Vec::with_capacity(ready.len());
     let mut rest = Vec::with_capacity(waiting.len());
     for (index, entry) in waiting.into_iter().enumerate() {
-        let is_ready = u32::try_from(index).is_ok_and(|index| ready.binary_search(&index).is_ok());
-        if is_ready { wakers.push(entry.1) } else { rest.push(entry) }
+        // Both lists are short: a request waits for a handful of things.
+        let is_ready = ready.iter().any(|&number| number as usize == index);
+        if is_ready {
+            wakers.push(entry.1)
+        } else {
+            rest.push(entry)
+        }
     }
     WAITING.set(rest);
     wakers.into_iter().for_each(Waker::wake);

@@ -1,7 +1,9 @@
 //! One request, from the host's call to the response's last byte.
 
 use http::{HeaderValue, Method, StatusCode, Uri, header};
-use wasip2::http::types::{self as wasi, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam};
+use wasip2::http::types::{
+    self as wasi, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
+};
 
 use super::body::{self, Incoming, WriteError};
 use super::headers;
@@ -33,9 +35,8 @@ fn parse(incoming: IncomingRequest) -> (bool, Result<Request, Error>) {
         wasi::Method::Options => Ok(Method::OPTIONS),
         wasi::Method::Trace => Ok(Method::TRACE),
         wasi::Method::Patch => Ok(Method::PATCH),
-        wasi::Method::Other(name) => {
-            Method::from_bytes(name.as_bytes()).map_err(|_| Error::bad_request(format!("`{name}` is no HTTP method")))
-        }
+        wasi::Method::Other(name) => Method::from_bytes(name.as_bytes())
+            .map_err(|_| Error::bad_request(format!("`{name}` is no HTTP method"))),
     };
     let headers = headers::from_fields(&incoming.headers());
     request::set_id(headers.get("x-request-id"));
@@ -55,7 +56,8 @@ fn uri(incoming: &IncomingRequest) -> Result<Uri, Error> {
     let path = incoming.path_with_query().unwrap_or_else(|| "/".to_owned());
     let mut parts = http::uri::Parts::default();
     if let (Some(scheme), Some(authority)) = (incoming.scheme(), incoming.authority())
-        && let Ok(authority) = http::uri::Authority::from_maybe_shared(bytes::Bytes::from(authority))
+        && let Ok(authority) =
+            http::uri::Authority::from_maybe_shared(bytes::Bytes::from(authority))
     {
         parts.scheme = match scheme {
             wasi::Scheme::Http => Some(http::uri::Scheme::HTTP),
@@ -86,7 +88,9 @@ async fn respond(response: crate::handler::Answer, out: ResponseOutparam, is_hea
 async fn send(mut response: Response, out: ResponseOutparam, is_head: bool) -> Result<(), String> {
     let has_body = allows_body(response.status());
     if let (Some(size), true) = (response.body().size(), has_body) {
-        response.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(size));
+        response
+            .headers_mut()
+            .insert(header::CONTENT_LENGTH, HeaderValue::from(size));
     }
     if is_head || !has_body {
         // A length that no body of that length follows would be an error to the host.
@@ -98,14 +102,21 @@ async fn send(mut response: Response, out: ResponseOutparam, is_head: bool) -> R
         Ok(fields) => fields,
         Err(error) => {
             let error = format!("the response's headers are refused by the host: {error}");
-            ResponseOutparam::set(out, Err(wasi::ErrorCode::InternalError(Some(error.clone()))));
+            ResponseOutparam::set(
+                out,
+                Err(wasi::ErrorCode::InternalError(Some(error.clone()))),
+            );
             return Err(error);
         }
     };
     let outgoing = OutgoingResponse::new(fields);
     let status = parts.status.as_u16();
-    outgoing.set_status_code(status).map_err(|()| format!("the response's status {status} is refused by the host"))?;
-    let outgoing_body = outgoing.body().map_err(|()| "the host gave no body for the response".to_owned())?;
+    outgoing
+        .set_status_code(status)
+        .map_err(|()| format!("the response's status {status} is refused by the host"))?;
+    let outgoing_body = outgoing
+        .body()
+        .map_err(|()| "the host gave no body for the response".to_owned())?;
     ResponseOutparam::set(out, Ok(outgoing));
     if body.size() == Some(0) {
         // The client may be gone already, which is no mistake of anybody here.
@@ -113,10 +124,15 @@ async fn send(mut response: Response, out: ResponseOutparam, is_head: bool) -> R
     }
     match body::send(body, outgoing_body).await {
         Ok(()) | Err(WriteError::Closed) => Ok(()),
-        Err(WriteError::Body(error)) => Err(format!("the response is cut short: its body failed: {}", error.chain())),
+        Err(WriteError::Body(error)) => Err(format!(
+            "the response is cut short: its body failed: {}",
+            error.chain()
+        )),
     }
 }
 
 fn allows_body(status: StatusCode) -> bool {
-    !(status.is_informational() || status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED)
+    !(status.is_informational()
+        || status == StatusCode::NO_CONTENT
+        || status == StatusCode::NOT_MODIFIED)
 }

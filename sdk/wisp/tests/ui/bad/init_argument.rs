@@ -1,0 +1,4 @@
+#[wisp::init]
+fn init(_request: wisp::Request) {}
+
+fn main() {}

@@ -1,0 +1,4 @@
+#[wisp::init]
+async fn init() {}
+
+fn main() {}

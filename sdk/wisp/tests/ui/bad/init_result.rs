@@ -1,0 +1,6 @@
+#[wisp::init]
+fn init() -> u64 {
+    7
+}
+
+fn main() {}

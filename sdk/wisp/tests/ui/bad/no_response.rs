@@ -1,0 +1,4 @@
+#[wisp::handler]
+async fn handle(_request: wisp::Request) {}
+
+fn main() {}

@@ -1,0 +1,4 @@
+#[wisp::handler]
+struct Handler;
+
+fn main() {}

@@ -1,0 +1,6 @@
+#[wisp::handler]
+async fn handle(_name: String) -> &'static str {
+    "hello"
+}
+
+fn main() {}
