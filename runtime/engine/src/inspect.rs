@@ -65,8 +65,11 @@ pub struct Inspection {
 /// Why a host would not serve these bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {
+    /// Nothing at all.
+    #[error("the file is empty: a WebAssembly component is expected")]
+    Empty,
     /// Neither binary nor anything close.
-    #[error("these {len} bytes are not WebAssembly: they begin with {start} instead of `\\0asm`")]
+    #[error("these {len} bytes are not WebAssembly: they begin with `{start}` instead of `\\0asm`")]
     NotWasm {
         /// How many bytes there are.
         len: usize,
@@ -246,11 +249,10 @@ fn check_magic(bytes: &[u8]) -> Result<(), InspectError> {
     if text.starts_with(b"(component") || text.starts_with(b"(module") {
         return Err(InspectError::Text);
     }
-    let start = match bytes.get(..bytes.len().min(8)) {
-        Some([]) | None => "nothing".to_owned(),
-        Some(start) => format!("`{}`", start.escape_ascii()),
-    };
-    Err(InspectError::NotWasm { len: bytes.len(), start })
+    match bytes.get(..bytes.len().min(8)) {
+        Some([]) | None => Err(InspectError::Empty),
+        Some(start) => Err(InspectError::NotWasm { len: bytes.len(), start: start.escape_ascii().to_string() }),
+    }
 }
 
 fn broken(error: wasmparser::BinaryReaderError, bytes: &[u8]) -> InspectError {

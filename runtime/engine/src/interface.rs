@@ -225,6 +225,7 @@ mod tests {
     fn a_refusal_says_what_is_offered_instead() {
         let of = |text| refused(text).unwrap();
         insta::assert_snapshot!(
+            "refusals",
             [
                 of("wasi:nn/graph@0.2.0-rc-2024-06-25"),
                 of("wasi:http/client@0.3.0-rc-2026-01-06"),
@@ -233,8 +234,7 @@ mod tests {
                 of("fermyon:spin/llm@2.0.0"),
                 of("acme:tax/rates@1.0.0"),
             ]
-            .join("\n"),
-            @""
+            .join("\n")
         );
     }
 }
