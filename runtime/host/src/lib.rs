@@ -1,1 +1,28 @@
-//! The pod's process: serves a Wasm component over HTTP with inference.
+//! The pod's process: one Wasm component, served over HTTP.
+//!
+//! The request path, in one direction, is [`serve`]: accept → admit → instance → component → respond. State lives in
+//! three types by how long it lives: [`process::Host`] as long as the process, [`function::Function`] as long as its
+//! one Assignment, [`guest::Guest`] as long as an instance.
+
+pub mod cli;
+pub mod process;
+
+mod accept;
+mod body;
+mod control;
+mod failure;
+mod function;
+mod guest;
+mod instance;
+mod key;
+mod linker;
+mod meter;
+mod metrics;
+mod outcome;
+mod pool;
+mod record;
+mod request;
+mod respond;
+mod running;
+mod serve;
+mod shared;

@@ -1,1 +1,14 @@
-//! Processes on loopback, driven as a user drives them.
+//! Processes on loopback, driven as a user drives them: what the tests in `tests/` share.
+
+mod build;
+mod client;
+mod host;
+
+pub use build::{binary, component, target_folder};
+pub use client::{Answer, Body, Client, request};
+pub use host::{Host, assignment};
+
+use std::time::Duration;
+
+/// The longest that anything in a test is waited for. Nothing is expected to come near it.
+pub const PATIENCE: Duration = Duration::from_secs(60);

@@ -1,0 +1,79 @@
+//! The data port: connections, HTTP/1.1 or HTTP/2 by prior knowledge.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+use crate::process::Host;
+use crate::serve::serve as answer;
+
+/// A client that doesn't finish its head in this time is dropped.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// After an accept that failed, for want of file descriptors most likely.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Accepts connections until `drain`, closes the port and returns the connections that are left.
+///
+/// Connections are tasks of a work-stealing runtime, and a guest runs inside its connection's task: a core whose
+/// guests compute for long is relieved by the others, which per-core runtimes with a listener each would not do.
+pub(crate) async fn serve(
+    host: Arc<Host>,
+    listener: TcpListener,
+    drain: CancellationToken,
+) -> GracefulShutdown {
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .pipeline_flush(true);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(1024);
+    let connections = GracefulShutdown::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = drain.cancelled() => return connections,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, _)) => connect(&builder, &connections, stream, &host),
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn connect(
+    builder: &Builder<TokioExecutor>,
+    connections: &GracefulShutdown,
+    stream: TcpStream,
+    host: &Arc<Host>,
+) {
+    // Without it, small responses wait for the client's acknowledgement.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "TCP_NODELAY could not be set");
+    }
+    let host = Arc::clone(host);
+    let service = service_fn(move |request| answer(Arc::clone(&host), request));
+    let connection = connections.watch(
+        builder
+            .serve_connection(TokioIo::new(stream), service)
+            .into_owned(),
+    );
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(error, "a connection ended early");
+        }
+    });
+}

@@ -1,0 +1,199 @@
+//! The control port: what operator, kubelet and Prometheus ask.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+use wisp_contract::assignment::Assignment;
+use wisp_contract::problem::{self, Fault};
+use wisp_contract::status::Phase;
+use wisp_contract::{Problem, headers};
+
+use crate::metrics;
+use crate::process::{AssignError, Host};
+use crate::request;
+
+/// The largest Assignment.
+const LARGEST_ASSIGNMENT: usize = 4 << 20;
+
+/// Serves until the process ends: probes and status are answered while it drains, too.
+pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
+    loop {
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a control connection could not be accepted");
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                continue;
+            }
+        };
+        let host = Arc::clone(&host);
+        tokio::spawn(async move {
+            let service = service_fn(move |request| answer(Arc::clone(&host), request));
+            if let Err(error) = http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await
+            {
+                tracing::debug!(%error, "a control connection ended early");
+            }
+        });
+    }
+}
+
+async fn answer(
+    host: Arc<Host>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let id = request::id(request.headers_mut());
+    let method = request.method().clone();
+    Ok(match (method, request.uri().path()) {
+        (Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
+        (Method::GET, "/readyz") => match host.phase() {
+            Phase::Ready => text(StatusCode::OK, "ready\n"),
+            Phase::Waiting => text(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "waiting for an Assignment\n",
+            ),
+            Phase::Loading => text(StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
+            Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
+        },
+        (Method::GET, "/status") => status(&host),
+        (Method::GET, "/metrics") => {
+            let reading = host.function().map(|function| function.reading());
+            respond(
+                StatusCode::OK,
+                metrics::MEDIA_TYPE,
+                host.metrics().encode(reading),
+            )
+        }
+        (Method::POST, "/assign") => assign(&host, request, &id).await,
+        (Method::POST, "/drain") => {
+            host.begin_drain();
+            text(StatusCode::ACCEPTED, "draining\n")
+        }
+        (_, path @ ("/healthz" | "/readyz" | "/status" | "/metrics" | "/assign" | "/drain")) => {
+            let detail = format!(
+                "{path} is for {}",
+                if matches!(path, "/assign" | "/drain") {
+                    "POST"
+                } else {
+                    "GET"
+                }
+            );
+            refuse(
+                StatusCode::METHOD_NOT_ALLOWED,
+                "method-not-allowed",
+                Fault::Client,
+                detail,
+                &id,
+            )
+        }
+        (_, path) => {
+            let detail = format!(
+                "there is no {path} here, only /healthz, /readyz, /status, /metrics, /assign and /drain"
+            );
+            refuse(
+                StatusCode::NOT_FOUND,
+                "not-found",
+                Fault::Client,
+                detail,
+                &id,
+            )
+        }
+    })
+}
+
+async fn assign(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Response<Full<Bytes>> {
+    let body = match Limited::new(request.into_body(), LARGEST_ASSIGNMENT)
+        .collect()
+        .await
+    {
+        Ok(body) => body.to_bytes(),
+        Err(error) => {
+            let detail = format!(
+                "the Assignment can't be read: {error}; it may have {LARGEST_ASSIGNMENT} bytes"
+            );
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "invalid-assignment",
+                Fault::Client,
+                detail,
+                id,
+            );
+        }
+    };
+    let assignment: Assignment = match serde_json::from_slice(&body) {
+        Ok(assignment) => assignment,
+        Err(error) => {
+            let detail = format!("the body is no Assignment: {error}");
+            return refuse(
+                StatusCode::BAD_REQUEST,
+                "invalid-assignment",
+                Fault::Client,
+                detail,
+                id,
+            );
+        }
+    };
+    match host.assign(assignment).await {
+        Ok(()) => status(host),
+        Err(error) => {
+            let (status, reason, fault) = match &error {
+                AssignError::Taken { .. } => (StatusCode::CONFLICT, "assigned", Fault::Client),
+                AssignError::Draining => (StatusCode::CONFLICT, "draining", Fault::Client),
+                AssignError::Failed(_) => {
+                    (StatusCode::UNPROCESSABLE_ENTITY, "failed", Fault::Function)
+                }
+            };
+            refuse(status, reason, fault, error.to_string(), id)
+        }
+    }
+}
+
+fn status(host: &Host) -> Response<Full<Bytes>> {
+    respond(
+        StatusCode::OK,
+        "application/json",
+        serde_json::to_vec(&host.status()).unwrap_or_default(),
+    )
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response<Full<Bytes>> {
+    respond(status, "text/plain; charset=utf-8", text)
+}
+
+fn refuse(
+    status: StatusCode,
+    reason: &str,
+    fault: Fault,
+    detail: String,
+    id: &str,
+) -> Response<Full<Bytes>> {
+    let problem = Problem::new(status, reason, fault, false, detail, id);
+    let mut response = respond(status, problem::MEDIA_TYPE, problem.to_json());
+    if let Ok(value) = id.parse() {
+        response.headers_mut().insert(headers::REQUEST_ID, value);
+    }
+    response
+}
+
+fn respond(
+    status: StatusCode,
+    media_type: &'static str,
+    body: impl Into<Bytes>,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, http::HeaderValue::from_static(media_type));
+    response
+}

@@ -1,0 +1,162 @@
+//! What one instance has: its view of WASI and of everything else the host offers it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+use wisp_contract::config::{Env, Limits};
+use wisp_egress::{Egress, Hooks};
+use wisp_nn::ModelStore;
+use wisp_wasi_keyvalue::{KeyValueCtx, Stores, WasiKeyValue};
+use wisp_wasi_logging::{InstanceLog, Logs, WasiLogging};
+use wisp_wasi_nn::{WasiNn, WasiNnCtx};
+
+use crate::meter::{Meter, Refusal};
+
+/// What all instances of one function are made from.
+pub(crate) struct Seed {
+    pub(crate) limits: Limits,
+    pub(crate) logs: Logs,
+    pub(crate) models: ModelStore,
+    stores: Arc<Stores>,
+    egress: Egress,
+    env: Vec<(String, String)>,
+    config: Arc<WasiConfigVariables>,
+}
+
+/// What instances reach beyond themselves.
+pub(crate) struct Services {
+    pub(crate) models: ModelStore,
+    pub(crate) stores: Stores,
+    pub(crate) egress: Egress,
+}
+
+impl Seed {
+    pub(crate) fn new(limits: Limits, env: &Env, logs: Logs, services: Services) -> Self {
+        let Services {
+            models,
+            stores,
+            egress,
+        } = services;
+        let env: Vec<(String, String)> = env
+            .0
+            .iter()
+            .map(|(name, value)| (name.clone(), value.clone()))
+            .collect();
+        let config = Arc::new(env.iter().cloned().collect());
+        Self {
+            limits,
+            logs,
+            models,
+            stores: Arc::new(stores),
+            egress,
+            env,
+            config,
+        }
+    }
+}
+
+/// The data of one instance's store.
+pub(crate) struct Guest {
+    wasi: WasiCtx,
+    http: WasiHttpCtx,
+    hooks: Hooks,
+    table: ResourceTable,
+    pub(crate) meter: Meter,
+    log: InstanceLog,
+    config: Arc<WasiConfigVariables>,
+    nn: WasiNnCtx,
+    stores: KeyValueCtx,
+}
+
+impl Guest {
+    pub(crate) fn new(seed: &Seed, request: Option<Arc<str>>) -> Self {
+        let log = seed.logs.instance(request.clone());
+        let mut wasi = WasiCtxBuilder::new();
+        // No sockets: what a guest sends goes through the outbound allow-list.
+        wasi.envs(&seed.env)
+            .stdout(log.stdout())
+            .stderr(log.stderr())
+            .allow_tcp(false)
+            .allow_udp(false)
+            .allow_ip_name_lookup(false);
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(seed.limits.handles.get());
+        Self {
+            wasi: wasi.build(),
+            http: WasiHttpCtx::new(),
+            hooks: Hooks::new(seed.egress.clone(), request),
+            table,
+            meter: Meter::new(&seed.limits),
+            log,
+            config: Arc::clone(&seed.config),
+            nn: WasiNnCtx::new(seed.models.clone(), seed.limits.tensors),
+            stores: KeyValueCtx::new(Arc::clone(&seed.stores)),
+        }
+    }
+
+    /// From now on it serves another request.
+    pub(crate) fn begin(&mut self, request: Option<Arc<str>>) {
+        self.log.set_request_id(request.clone());
+        self.hooks.set_request_id(request);
+        self.meter.take_refusal();
+        self.nn.take_usage();
+    }
+
+    /// How long its current request waited for models so far.
+    pub(crate) fn nn_time(&self) -> Duration {
+        self.nn.usage().time
+    }
+
+    /// What it was refused last.
+    pub(crate) fn take_refusal(&mut self) -> Option<Refusal> {
+        self.meter.take_refusal()
+    }
+
+    /// How many handles it may hold.
+    pub(crate) fn handles(&self) -> usize {
+        self.table.max_capacity()
+    }
+
+    /// For the linker.
+    pub(crate) fn config(&mut self) -> WasiConfig<'_> {
+        WasiConfig::new(&self.config)
+    }
+
+    /// For the linker.
+    pub(crate) fn nn(&mut self) -> WasiNn<'_> {
+        WasiNn::new(&mut self.nn, &mut self.table)
+    }
+
+    /// For the linker.
+    pub(crate) fn stores(&mut self) -> WasiKeyValue<'_> {
+        WasiKeyValue::new(&mut self.stores, &mut self.table)
+    }
+
+    /// For the linker.
+    pub(crate) fn logging(&mut self) -> WasiLogging<'_> {
+        WasiLogging::new(&self.log)
+    }
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView {
+            ctx: &mut self.http,
+            table: &mut self.table,
+            hooks: &mut self.hooks,
+        }
+    }
+}

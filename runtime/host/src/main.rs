@@ -1,0 +1,64 @@
+//! `wisp-runtime`: parses, builds, runs, drains.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use wisp_runtime::cli::Cli;
+use wisp_runtime::process::{End, Host};
+use wisp_wasi_logging::{Tracing, Writer};
+
+/// How far standard output's reader may be behind before lines are dropped.
+const LOG_BUFFER: usize = 8 << 20;
+/// How long the last lines may take when the process ends.
+const LOG_PATIENCE: Duration = Duration::from_secs(2);
+
+fn main() -> ExitCode {
+    let began = Instant::now();
+    let cli = Cli::parse();
+    let log = match Writer::spawn(std::io::stdout(), LOG_BUFFER) {
+        Ok(log) => log,
+        Err(error) => {
+            eprintln!(
+                "wisp-runtime: the thread that writes log lines could not be started: {error}"
+            );
+            return ExitCode::FAILURE;
+        }
+    };
+    tracing_subscriber::registry()
+        .with(cli.log_filter())
+        .with(Tracing::new(Arc::new(log.clone())))
+        .init();
+    let code = match run(cli, began, log.clone()) {
+        Ok(End::Drained) => ExitCode::SUCCESS,
+        Ok(End::Failed) => ExitCode::FAILURE,
+        Err(error) => {
+            tracing::error!(event = wisp_contract::log::event::FAILED, "{error:#}");
+            ExitCode::FAILURE
+        }
+    };
+    // A reader that doesn't read must not keep the process from ending.
+    let _ = log.flush(LOG_PATIENCE);
+    code
+}
+
+fn run(cli: Cli, began: Instant, log: Writer) -> anyhow::Result<End> {
+    let assignment = cli.assignment().context("the Assignment can't be used")?;
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    if let Some(threads) = cli.threads {
+        runtime.worker_threads(threads.get());
+    }
+    let runtime = runtime
+        .enable_all()
+        .thread_name("wisp-worker")
+        .build()
+        .context("the async runtime could not be started")?;
+    let end = runtime.block_on(async { Host::new(cli.options(began), log).run(assignment).await });
+    // Guests that outlived the drain are cut off here; a compiler that still runs is not waited for.
+    runtime.shutdown_background();
+    Ok(end?)
+}

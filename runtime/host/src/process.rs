@@ -1,0 +1,353 @@
+//! The process' life: waiting → loading → ready → draining.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use hyper_util::server::graceful::GracefulShutdown;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use wisp_admit::Load;
+use wisp_contract::assignment::Assignment;
+use wisp_contract::log::event;
+use wisp_contract::status::{HostStatus, Phase};
+use wisp_wasi_logging::Writer;
+
+use crate::function::{BecomeError, Function, Mode, Surroundings};
+use crate::metrics::Metrics;
+use crate::{accept, control};
+
+/// What the command line decides.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Where requests for the function arrive.
+    pub data: SocketAddr,
+    /// Where the control port is.
+    pub control: SocketAddr,
+    /// Where compiled components are kept; `None`: nowhere.
+    pub cache: Option<PathBuf>,
+    /// ONNX Runtime's library, where it isn't where it is usually looked for.
+    pub onnxruntime: Option<PathBuf>,
+    /// How long requests in flight may take to finish.
+    pub drain_timeout: Duration,
+    /// Whether each request is logged.
+    pub access_log: bool,
+    /// When the process began.
+    pub began: Instant,
+}
+
+/// How the process ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to, and finished what it had.
+    Drained,
+    /// It could not become its function.
+    Failed,
+}
+
+/// Why the process could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A port that can't be bound.
+    #[error("the {port} port can't be bound to {address}")]
+    Bind {
+        /// `data` or `control`.
+        port: &'static str,
+        /// Where it should be.
+        address: SocketAddr,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// No signal handler.
+    #[error("the handler of signals can't be installed")]
+    Signal(#[source] std::io::Error),
+}
+
+/// Why an Assignment wasn't taken.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AssignError {
+    #[error(
+        "this host serves {function} revision {revision} already, and takes exactly one Assignment in its life"
+    )]
+    Taken { function: String, revision: String },
+    #[error("this host is draining and takes no Assignment")]
+    Draining,
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// The process.
+pub struct Host {
+    options: Options,
+    log: Writer,
+    metrics: Arc<Metrics>,
+    assigned: Mutex<Option<Assignment>>,
+    function: OnceLock<Arc<Function>>,
+    phase: watch::Sender<Phase>,
+    failed: watch::Sender<Option<String>>,
+    drain: CancellationToken,
+}
+
+impl Host {
+    /// A host without a function.
+    #[must_use]
+    pub fn new(options: Options, log: Writer) -> Arc<Self> {
+        Arc::new(Self {
+            options,
+            log,
+            metrics: Arc::new(Metrics::new()),
+            assigned: Mutex::new(None),
+            function: OnceLock::new(),
+            phase: watch::Sender::new(Phase::Waiting),
+            failed: watch::Sender::new(None),
+            drain: CancellationToken::new(),
+        })
+    }
+
+    /// Binds both ports, becomes `assignment`'s function where there is one, and serves until it is told to drain by
+    /// SIGTERM, SIGINT or its control port.
+    ///
+    /// # Errors
+    /// When a port can't be bound or signals can't be handled.
+    pub async fn run(self: Arc<Self>, assignment: Option<Assignment>) -> Result<End, StartError> {
+        let bind = async |port, address| {
+            TcpListener::bind(address)
+                .await
+                .map_err(|source| StartError::Bind {
+                    port,
+                    address,
+                    source,
+                })
+        };
+        let data = bind("data", self.options.data).await?;
+        let control = bind("control", self.options.control).await?;
+        let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signal)?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signal)?;
+        tracing::info!(
+            event = event::LISTENING,
+            data = address(&data),
+            control = address(&control),
+            "listening for requests on {} and for the operator on {}",
+            address(&data),
+            address(&control)
+        );
+        let control = tokio::spawn(control::serve(Arc::clone(&self), control));
+        let data = tokio::spawn(accept::serve(Arc::clone(&self), data, self.drain.clone()));
+        let mut failed = self.failed.subscribe();
+        if let Some(assignment) = assignment {
+            let host = Arc::clone(&self);
+            tokio::spawn(async move { host.assign(assignment).await });
+        }
+        let end = tokio::select! {
+            _ = terminate.recv() => End::Drained,
+            _ = interrupt.recv() => End::Drained,
+            () = self.drain.cancelled() => End::Drained,
+            _ = failed.wait_for(Option::is_some) => End::Failed,
+        };
+        if end == End::Drained {
+            self.drain(data).await;
+        }
+        control.abort();
+        Ok(end)
+    }
+
+    /// Takes no new connections and waits for what is in flight, as long as it may take.
+    async fn drain(&self, data: JoinHandle<GracefulShutdown>) {
+        self.phase.send_replace(Phase::Draining);
+        self.drain.cancel();
+        let connections = data.await;
+        tracing::info!(
+            event = event::DRAINING,
+            "draining: no new requests, {} in flight",
+            self.status().in_flight
+        );
+        let load = || {
+            self.function()
+                .map(|function| function.limiter.load())
+                .unwrap_or_default()
+        };
+        let finished = async {
+            // Each connection closes when its last response is out.
+            if let Ok(connections) = connections {
+                connections.shutdown().await;
+            }
+            // What guests do after their response counts, too.
+            let mut poll = tokio::time::interval(Duration::from_millis(10));
+            while load() != Load::default() {
+                poll.tick().await;
+            }
+        };
+        if tokio::time::timeout(self.options.drain_timeout, finished)
+            .await
+            .is_err()
+        {
+            let left = load();
+            tracing::warn!(
+                "{} requests were cut off: they took longer than the {} s there are to drain (--drain-timeout)",
+                left.in_flight + left.queued,
+                self.options.drain_timeout.as_secs_f64()
+            );
+        }
+    }
+
+    /// Begins to drain.
+    pub(crate) fn begin_drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Becomes `assignment`'s function, or waits until it is if it was given the same before.
+    pub(crate) async fn assign(
+        self: &Arc<Self>,
+        assignment: Assignment,
+    ) -> Result<(), AssignError> {
+        let first = {
+            let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+            match &*assigned {
+                None if self.drain.is_cancelled() => return Err(AssignError::Draining),
+                None => {
+                    *assigned = Some(assignment.clone());
+                    true
+                }
+                Some(known) if *known == assignment => false,
+                Some(known) => {
+                    return Err(AssignError::Taken {
+                        function: known.function.to_string(),
+                        revision: known.revision.clone(),
+                    });
+                }
+            }
+        };
+        if first {
+            // In a task of its own: a caller who hangs up doesn't undo it.
+            let host = Arc::clone(self);
+            tokio::spawn(async move { host.become_function(assignment).await });
+        }
+        let (mut phase, mut failed) = (self.phase.subscribe(), self.failed.subscribe());
+        tokio::select! {
+            _ = phase.wait_for(|phase| *phase >= Phase::Ready) => Ok(()),
+            failure = failed.wait_for(Option::is_some) => {
+                Err(AssignError::Failed(failure.ok().and_then(|failure| failure.clone()).unwrap_or_default()))
+            }
+        }
+    }
+
+    async fn become_function(&self, assignment: Assignment) {
+        self.advance(Phase::Loading);
+        let name = assignment.function.to_string();
+        let around = Surroundings {
+            cache: self.options.cache.clone(),
+            onnxruntime: self.options.onnxruntime.clone(),
+            sink: Arc::new(self.log.clone()),
+            metrics: Arc::clone(&self.metrics),
+        };
+        match Function::load(assignment, around).await {
+            Ok(function) => {
+                let function = Arc::new(function);
+                tokio::spawn(evict(Arc::clone(&function)));
+                let _ = self.function.set(function);
+                self.advance(Phase::Ready);
+                let millis = self.options.began.elapsed().as_secs_f64() * 1e3;
+                tracing::info!(
+                    event = event::READY,
+                    function = name,
+                    millis,
+                    "ready after {millis:.1} ms"
+                );
+            }
+            Err(error) => {
+                let text = chain(&error);
+                tracing::error!(event = event::FAILED, function = name, "{name}: {text}");
+                self.failed.send_replace(Some(text));
+            }
+        }
+    }
+
+    /// Phases only move forward.
+    fn advance(&self, to: Phase) {
+        self.phase.send_if_modified(|phase| {
+            let forward = *phase < to;
+            if forward {
+                *phase = to;
+            }
+            forward
+        });
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    pub(crate) fn function(&self) -> Option<Arc<Function>> {
+        self.function.get().cloned()
+    }
+
+    pub(crate) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.metrics)
+    }
+
+    pub(crate) fn access_log(&self) -> Option<Writer> {
+        self.options.access_log.then(|| self.log.clone())
+    }
+
+    pub(crate) fn status(&self) -> HostStatus {
+        let (id, revision) = match &*self.assigned.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(assignment) => (
+                Some(assignment.function.clone()),
+                Some(assignment.revision.clone()),
+            ),
+            None => (None, None),
+        };
+        let function = self.function.get();
+        let load = function
+            .map(|function| function.limiter.load())
+            .unwrap_or_default();
+        HostStatus {
+            phase: self.phase(),
+            function: id,
+            revision,
+            component_sha256: function.map(|function| function.component_sha256.clone()),
+            models: function
+                .map(|function| function.models())
+                .unwrap_or_default(),
+            in_flight: load.in_flight.into(),
+            queued: load.queued.into(),
+        }
+    }
+}
+
+/// Drops reused instances that nobody asks for.
+async fn evict(function: Arc<Function>) {
+    let Mode::Single(instances) = &function.instances else {
+        return;
+    };
+    let Some(idle_timeout) = instances.idle_timeout() else {
+        return;
+    };
+    let mut interval = tokio::time::interval((idle_timeout / 2).max(Duration::from_millis(10)));
+    loop {
+        interval.tick().await;
+        instances.evict(Instant::now());
+    }
+}
+
+fn address(listener: &TcpListener) -> String {
+    listener
+        .local_addr()
+        .map_or_else(|error| error.to_string(), |address| address.to_string())
+}
+
+/// An error's message with those of its causes.
+fn chain(error: &BecomeError) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,236 @@
+//! From what a client sent to what a guest receives.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::header::{CONTENT_LENGTH, HOST};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderMap, HeaderValue, Request, Uri};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use wasmtime_wasi_http::Error;
+use wisp_contract::headers;
+
+use crate::failure::Failure;
+
+/// The longest request id that is taken from a client.
+const LONGEST_ID: usize = 128;
+
+/// The client's request id where it is a printable token, else a new one. Either way the guest finds it in its headers.
+pub(crate) fn id(headers: &mut HeaderMap) -> Arc<str> {
+    let given = headers
+        .get(headers::REQUEST_ID)
+        .and_then(|value| value.to_str().ok());
+    if let Some(given) = given.filter(|given| is_id(given)) {
+        return given.into();
+    }
+    let mut buffer = uuid::Uuid::encode_buffer();
+    let id: &str = uuid::Uuid::now_v7().simple().encode_lower(&mut buffer);
+    if let Ok(value) = HeaderValue::from_str(id) {
+        headers.insert(headers::REQUEST_ID, value);
+    }
+    id.into()
+}
+
+fn is_id(text: &str) -> bool {
+    (1..=LONGEST_ID).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
+/// The bytes that the client declares to send; 0 where it doesn't say.
+///
+/// # Errors
+/// When they are more than `allowed`.
+pub(crate) fn declared_length(headers: &HeaderMap, allowed: u64) -> Result<u64, Failure> {
+    let declared = headers
+        .get(CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse().ok())
+        .unwrap_or(0);
+    if declared > allowed {
+        Err(Failure::BodyTooLarge { allowed })
+    } else {
+        Ok(declared)
+    }
+}
+
+/// The same request with an absolute URI, so that guests see scheme and authority.
+///
+/// # Errors
+/// When neither the URI nor exactly one `host` header names a valid authority.
+pub(crate) fn with_authority<B>(mut request: Request<B>) -> Result<Request<B>, Failure> {
+    if request.uri().authority().is_some() {
+        return Ok(request);
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (Some(host), None) = (hosts.next(), hosts.next()) else {
+        return Err(Failure::InvalidHost);
+    };
+    let authority = Authority::try_from(host.as_bytes()).map_err(|_| Failure::InvalidHost)?;
+    let mut parts = std::mem::take(request.uri_mut()).into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority);
+    parts
+        .path_and_query
+        .get_or_insert(PathAndQuery::from_static("/"));
+    *request.uri_mut() = Uri::from_parts(parts).map_err(|_| Failure::InvalidHost)?;
+    Ok(request)
+}
+
+/// Set when a body turned out larger than allowed.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct TooLarge(Arc<AtomicBool>);
+
+impl TooLarge {
+    pub(crate) fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A request's body that ends with an error where it exceeds its limit.
+#[derive(Debug)]
+pub(crate) struct Limited<B> {
+    body: B,
+    left: u64,
+    allowed: u64,
+    too_large: TooLarge,
+}
+
+/// What guests read.
+pub(crate) type GuestRequest = Request<Limited<Incoming>>;
+
+impl<B> Limited<B> {
+    pub(crate) fn new(body: B, allowed: u64) -> (Self, TooLarge) {
+        let too_large = TooLarge::default();
+        (
+            Self {
+                body,
+                left: allowed,
+                allowed,
+                too_large: too_large.clone(),
+            },
+            too_large,
+        )
+    }
+}
+
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        if self.too_large.is_set() {
+            return Poll::Ready(None);
+        }
+        let frame = match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => return Poll::Ready(Some(Err(Error::Hyper(error)))),
+            None => return Poll::Ready(None),
+        };
+        let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left.checked_sub(length) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => {
+                self.too_large.0.store(true, Ordering::Relaxed);
+                Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(self.allowed)))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::convert::Infallible;
+
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+
+    #[test]
+    fn a_client_s_id_is_kept_only_where_it_is_printable_and_short() {
+        for (given, kept) in [
+            ("abc-1", true),
+            ("", false),
+            ("a b", false),
+            (&*"x".repeat(128), true),
+            (&*"x".repeat(129), false),
+        ] {
+            let mut map = HeaderMap::new();
+            map.insert(headers::REQUEST_ID, given.parse().unwrap());
+            let id = id(&mut map);
+            assert_eq!(&*id == given, kept, "{given}");
+            assert!(is_id(&id));
+            assert_eq!(
+                map[headers::REQUEST_ID],
+                *id,
+                "the guest reads what the log says"
+            );
+        }
+        assert_ne!(id(&mut HeaderMap::new()), id(&mut HeaderMap::new()));
+    }
+
+    #[test]
+    fn a_declared_length_above_the_limit_is_refused_before_a_byte_is_read() {
+        let length = |text: &'static str| {
+            HeaderMap::from_iter([(CONTENT_LENGTH, HeaderValue::from_static(text))])
+        };
+        assert_eq!(declared_length(&HeaderMap::new(), 3), Ok(0));
+        assert_eq!(declared_length(&length("3"), 3), Ok(3));
+        assert_eq!(
+            declared_length(&length("4"), 3),
+            Err(Failure::BodyTooLarge { allowed: 3 })
+        );
+    }
+
+    #[test]
+    fn guests_see_scheme_and_authority() {
+        let uri = |request: http::request::Builder| {
+            with_authority(request.body(()).unwrap()).map(|request| request.uri().to_string())
+        };
+        assert_eq!(
+            uri(Request::get("/a?b").header(HOST, "h:1")).unwrap(),
+            "http://h:1/a?b"
+        );
+        assert_eq!(uri(Request::get("https://h/a")).unwrap(), "https://h/a");
+        assert_eq!(uri(Request::get("/")), Err(Failure::InvalidHost));
+        assert_eq!(
+            uri(Request::get("/").header(HOST, "a b")),
+            Err(Failure::InvalidHost)
+        );
+        assert_eq!(
+            uri(Request::get("/").header(HOST, "a").header(HOST, "b")),
+            Err(Failure::InvalidHost)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_body_without_a_length_is_cut_at_the_limit() {
+        for (frames, fits) in [(vec!["ab", "c"], true), (vec!["ab", "cd"], false)] {
+            let frames: VecDeque<_> = frames
+                .into_iter()
+                .map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from(text))))
+                .collect();
+            let body =
+                StreamBody::new(futures::stream::iter(frames)).map_err(|never| match never {});
+            let (limited, too_large) = Limited::new(body, 3);
+            assert_eq!(limited.collect().await.is_ok(), fits);
+            assert_eq!(too_large.is_set(), !fits);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The one place that knows HTTP statuses: from a failure to a response.
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::{HeaderValue, Response, StatusCode};
+use wisp_contract::{Problem, headers, problem};
+
+use crate::body::Body;
+use crate::failure::Failure;
+use crate::record::Record;
+
+/// What clients are told to wait before they try again, in seconds.
+const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
+
+/// The status that stands in the log where the client left before it was answered; it is never sent.
+pub(crate) const CLIENT_GONE: u16 = 499;
+
+/// The problem response of `failure`.
+pub(crate) fn problem(failure: &Failure, mut record: Record) -> Response<Body> {
+    let status = status(failure);
+    let problem = Problem::new(
+        status,
+        failure.reason(),
+        failure.fault(),
+        failure.retryable(),
+        failure.to_string(),
+        record.id(),
+    );
+    record.answered(status.as_u16(), Some(failure.reason()));
+    let id = record.id_header();
+    let mut response = Response::new(Body::full(Bytes::from(problem.to_json()), record));
+    *response.status_mut() = status;
+    let map = response.headers_mut();
+    map.insert(CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
+    map.insert(headers::REQUEST_ID, id);
+    if failure.retryable() && status == StatusCode::SERVICE_UNAVAILABLE {
+        map.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
+    }
+    response
+}
+
+fn status(failure: &Failure) -> StatusCode {
+    match failure {
+        Failure::WrongKey => StatusCode::FORBIDDEN,
+        Failure::InvalidHost => StatusCode::BAD_REQUEST,
+        Failure::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Failure::NotReady | Failure::Refused(_) | Failure::NoInstance => {
+            StatusCode::SERVICE_UNAVAILABLE
+        }
+        Failure::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+        Failure::Trapped
+        | Failure::StackExhausted
+        | Failure::Memory { .. }
+        | Failure::TableElements { .. }
+        | Failure::Handles { .. }
+        | Failure::Exited { .. }
+        | Failure::NoResponse
+        | Failure::ErrorCode
+        | Failure::InvalidStatus { .. } => StatusCode::BAD_GATEWAY,
+        Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}

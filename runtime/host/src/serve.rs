@@ -1,0 +1,356 @@
+//! The request path: accept → admit → instance → component → respond.
+
+use std::convert::Infallible;
+use std::fmt::Write as _;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use http::header::CONTENT_LENGTH;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::sync::oneshot;
+use wasmtime_wasi_http::WasiBody;
+use wisp_admit::Permit;
+use wisp_contract::headers;
+
+use crate::body::{Body, GuestBody, Hold, Rest};
+use crate::failure::Failure;
+use crate::function::{Function, Mode};
+use crate::instance::{Head, Instance};
+use crate::key;
+use crate::outcome::Outcome;
+use crate::pool::Instances;
+use crate::process::Host;
+use crate::record::{Access, Record};
+use crate::request::{self, GuestRequest, Limited};
+use crate::respond;
+use crate::running::{Begun, Running, until_head, within};
+use crate::shared::{Refused, Shared, Ticket};
+
+/// Answers one request. Dropping the future cancels the guest: hyper does that when the client is gone.
+pub(crate) async fn serve(
+    host: Arc<Host>,
+    mut request: Request<Incoming>,
+) -> Result<Response<Body>, Infallible> {
+    let began = Instant::now();
+    let id = request::id(request.headers_mut());
+    let access = host.access_log().map(|log| Access {
+        log,
+        function: host.function().map(|function| function.name.clone()),
+        method: request.method().clone(),
+        uri: request.uri().clone(),
+    });
+    let record = Record::begin(began, Arc::clone(&id), host.metrics(), access);
+    match answer(&host, request, &id, began).await {
+        Ok(answer) => Ok(answer.into_response(record)),
+        Err(failure) => Ok(respond::problem(&failure, record)),
+    }
+}
+
+async fn answer(
+    host: &Host,
+    mut request: Request<Incoming>,
+    id: &Arc<str>,
+    began: Instant,
+) -> Result<Answer, Failure> {
+    let function = host.function().ok_or(Failure::NotReady)?;
+    let deadline = tokio::time::Instant::from_std(began) + function.limits.timeout;
+
+    // Only gateways know the key, so nobody else gets past this line.
+    if !key::take_and_check(request.headers_mut(), function.key.as_ref()) {
+        return Err(Failure::WrongKey);
+    }
+    // What is refused here costs neither a place nor an instance.
+    let allowed = function.limits.request_body;
+    let length = request::declared_length(request.headers(), allowed)?;
+    let request = request::with_authority(request)?;
+    let is_head = request.method() == Method::HEAD;
+
+    // A place to run, or one in the queue.
+    let permit = function.limiter.acquire(length, deadline).await?;
+
+    // The guest, in an instance of its own or in one that it shares.
+    let (parts, body) = request.into_parts();
+    let (body, too_large) = Limited::new(body, allowed);
+    let call = Call {
+        id: Arc::clone(id),
+        deadline,
+        permit,
+        request: Request::from_parts(parts, body),
+    };
+    let answered = match &function.instances {
+        Mode::Single(instances) => alone(&function, instances, call).await,
+        Mode::Shared(shared) => together(&function, shared, call).await,
+    };
+
+    // Whatever the guest made of a body that was cut off: the client is told the cause.
+    if too_large.is_set() {
+        return Err(Failure::BodyTooLarge { allowed });
+    }
+    answered?.checked(is_head)
+}
+
+/// A request that has its place.
+struct Call {
+    id: Arc<str>,
+    deadline: tokio::time::Instant,
+    permit: Permit,
+    request: GuestRequest,
+}
+
+/// One request in one instance. The guest runs in this task until it has an answer: most are done by then.
+async fn alone(
+    function: &Arc<Function>,
+    instances: &Instances,
+    call: Call,
+) -> Result<Answer, Failure> {
+    let queued = call.permit.waited();
+    let since = Instant::now();
+    let instance = match within(call.deadline, pin!(instances.take(&call.id))).await {
+        Ok(Ok(instance)) => instance,
+        Ok(Err((failure, error))) => {
+            log_cause(function, &call.id, &failure, &format!("{error:?}"));
+            return Err(failure);
+        }
+        Err(_) => {
+            return Err(Failure::Timeout {
+                allowed: function.limits.timeout,
+            });
+        }
+    };
+    let instantiated = since.elapsed();
+    let id = Arc::clone(&call.id);
+    let outcome = Outcome::default();
+    let (send_head, head) = oneshot::channel();
+    let mut running = run(
+        Arc::clone(function),
+        instance,
+        call,
+        send_head,
+        outcome.clone(),
+    );
+    let (head, rest) = match until_head(&mut running, head).await? {
+        Begun::Done(head) => (head, None),
+        // What is left to do doesn't wait for the client to read, nor for hyper to ask.
+        Begun::Running(head) => (head, Some(Rest::new(tokio::spawn(running).abort_handle()))),
+    };
+    let timing = Timing {
+        queued,
+        instantiated,
+        nn: outcome.nn_time(),
+    };
+    match head {
+        Ok(response) => Ok(Answer::new(response, rest, outcome, None, timing)),
+        Err(code) => {
+            log_cause(function, &id, &Failure::ErrorCode, &code);
+            Err(Failure::ErrorCode)
+        }
+    }
+}
+
+/// One request among others in an instance.
+async fn together(function: &Function, shared: &Shared, call: Call) -> Result<Answer, Failure> {
+    let timing = Timing {
+        queued: call.permit.waited(),
+        ..Timing::default()
+    };
+    let permit = Arc::new(call.permit);
+    let ticket = Ticket {
+        id: Arc::clone(&call.id),
+        deadline: call.deadline,
+        permit: Arc::clone(&permit),
+    };
+    let request = call.request.map(|body| body.boxed_unsync());
+    match shared.handle(request, ticket).await {
+        Ok(response) => {
+            let hold = Hold {
+                deadline: Box::pin(tokio::time::sleep_until(call.deadline)),
+                _permit: permit,
+            };
+            Ok(Answer::new(
+                response,
+                None,
+                Outcome::default(),
+                Some(hold),
+                timing,
+            ))
+        }
+        Err(Refused { failure, cause }) => {
+            if let Some(cause) = cause {
+                log_cause(function, &call.id, &failure, &cause);
+            }
+            Err(failure)
+        }
+    }
+}
+
+/// The guest's call with everything it holds: its place, its instance, its deadline.
+fn run(
+    function: Arc<Function>,
+    mut instance: Instance,
+    call: Call,
+    head: oneshot::Sender<Head>,
+    outcome: Outcome,
+) -> Running {
+    let Call {
+        id,
+        deadline,
+        permit,
+        request,
+    } = call;
+    Box::pin(async move {
+        let called = {
+            let called = pin!(instance.call(request, head));
+            within(deadline, called).await
+        };
+        outcome.set_nn_time(instance.nn_time());
+        let failure = match called {
+            Ok(Ok(())) => {
+                if let Mode::Single(instances) = &function.instances {
+                    instances.give_back(instance, Instant::now());
+                }
+                drop(permit);
+                return Ok(());
+            }
+            Ok(Err(error)) => {
+                let failure = instance.failure(&error);
+                if let Some(failure) = &failure {
+                    log_cause(&function, &id, failure, &format!("{error:?}"));
+                }
+                failure
+            }
+            Err(_) => Some(Failure::Timeout {
+                allowed: function.limits.timeout,
+            }),
+        };
+        if let Some(failure) = &failure {
+            // Before the instance is dropped, which ends the response's body.
+            outcome.fail(failure.clone());
+        }
+        // The place is free only when the instance is gone.
+        drop(instance);
+        drop(permit);
+        failure.map_or(Ok(()), Err)
+    })
+}
+
+/// The guest's backtrace is for whoever wrote the function, so it goes to the log and not to the client.
+fn log_cause(function: &Function, id: &str, failure: &Failure, cause: &str) {
+    tracing::warn!(function = %function.name, request_id = %id, reason = failure.reason(), cause, "{failure}");
+}
+
+/// Where the time went before the answer.
+#[derive(Debug, Clone, Copy, Default)]
+struct Timing {
+    queued: Duration,
+    instantiated: Duration,
+    nn: Duration,
+}
+
+/// A guest's response on its way out.
+struct Answer {
+    parts: http::response::Parts,
+    body: GuestBody,
+    empty: bool,
+    timing: Timing,
+}
+
+impl Answer {
+    fn new(
+        response: Response<WasiBody>,
+        rest: Option<Rest>,
+        outcome: Outcome,
+        hold: Option<Hold>,
+        timing: Timing,
+    ) -> Self {
+        let (parts, frames) = response.into_parts();
+        let left = parts
+            .headers
+            .get(CONTENT_LENGTH)
+            .and_then(|value| value.to_str().ok()?.parse().ok());
+        Self {
+            parts,
+            body: GuestBody {
+                frames,
+                rest,
+                outcome,
+                left,
+                hold,
+            },
+            empty: false,
+            timing,
+        }
+    }
+
+    /// The same answer, if HTTP has a place for it.
+    fn checked(mut self, is_head: bool) -> Result<Self, Failure> {
+        if !(200..=599).contains(&self.parts.status.as_u16()) {
+            return Err(Failure::InvalidStatus {
+                status: self.parts.status.as_u16(),
+            });
+        }
+        self.empty = is_head
+            || matches!(
+                self.parts.status,
+                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
+            );
+        Ok(self)
+    }
+
+    fn into_response(mut self, mut record: Record) -> Response<Body> {
+        record.answered(self.parts.status.as_u16(), None);
+        self.parts
+            .headers
+            .insert(headers::REQUEST_ID, record.id_header());
+        if let Some(value) = self.timing.header() {
+            self.parts.headers.append(headers::SERVER_TIMING, value);
+        }
+        Response::from_parts(self.parts, Body::guest(self.body, self.empty, record))
+    }
+}
+
+impl Timing {
+    fn header(self) -> Option<HeaderValue> {
+        let mut text = String::with_capacity(48);
+        let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+        write!(
+            text,
+            "queue;dur={:.3}, instance;dur={:.3}",
+            millis(self.queued),
+            millis(self.instantiated)
+        )
+        .ok()?;
+        if self.nn > Duration::ZERO {
+            write!(text, ", nn;dur={:.3}", millis(self.nn)).ok()?;
+        }
+        HeaderValue::try_from(text).ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn server_timing_tells_milliseconds() {
+        let timing = Timing {
+            queued: Duration::from_micros(1500),
+            instantiated: Duration::from_nanos(8600),
+            nn: Duration::ZERO,
+        };
+        assert_eq!(
+            timing.header().unwrap(),
+            "queue;dur=1.500, instance;dur=0.009"
+        );
+        let timing = Timing {
+            nn: Duration::from_millis(7),
+            ..timing
+        };
+        assert_eq!(
+            timing.header().unwrap(),
+            "queue;dur=1.500, instance;dur=0.009, nn;dur=7.000"
+        );
+    }
+}

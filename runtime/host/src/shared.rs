@@ -1,0 +1,228 @@
+//! WASI 0.3 instances that serve several requests at once, where the function asks for it.
+//!
+//! wasmtime's `ProxyHandler` gives each instance a task, hands it requests while it has room for more, and starts
+//! another instance when all are busy. What is missing there is added here: limits, deadlines and failures. Its
+//! requests can't be cancelled one by one: a guest whose client left goes on, within its deadline and its place.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use tokio::time::Sleep;
+use wasmtime::component::GuestTaskId;
+use wasmtime::{Store, StoreContextMut};
+use wasmtime_wasi_http::WasiHttpView as _;
+use wasmtime_wasi_http::handler::{
+    ExpirationError, HandlerState, Instance as Worker, InstantiationError, Proxy, ProxyHandler,
+    Request, Response, ShouldAccept, TrapOrPanicError, WorkerExpiration, WorkerState, WorkerStatus,
+};
+use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
+use wisp_admit::Permit;
+
+use crate::failure::Failure;
+use crate::guest::Guest;
+use crate::instance::{Blueprint, failure_of};
+use crate::metrics::Metrics;
+
+/// Instances of one function that serve several requests at once.
+pub(crate) struct Shared {
+    handler: ProxyHandler<Maker>,
+    timeout: Duration,
+}
+
+/// How many requests an instance serves.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sharing {
+    pub(crate) max_requests: u32,
+    pub(crate) max_concurrent: u32,
+    pub(crate) idle_timeout: Duration,
+}
+
+/// Why a request got no response, and what wasmtime says.
+pub(crate) struct Refused {
+    pub(crate) failure: Failure,
+    pub(crate) cause: Option<String>,
+}
+
+struct Maker {
+    blueprint: Arc<Blueprint>,
+    sharing: Sharing,
+    metrics: Arc<Metrics>,
+}
+
+/// What travels with a request: its place is taken until the guest has answered, whether or not the client waits.
+pub(crate) struct Ticket {
+    pub(crate) id: Arc<str>,
+    pub(crate) deadline: tokio::time::Instant,
+    pub(crate) permit: Arc<Permit>,
+}
+
+struct State(Sharing);
+
+struct Expiration {
+    timeout: Duration,
+    idle_timeout: Duration,
+    timer: Option<(tokio::time::Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Shared {
+    pub(crate) fn new(blueprint: Arc<Blueprint>, sharing: Sharing, metrics: Arc<Metrics>) -> Self {
+        let timeout = blueprint.seed.limits.timeout;
+        Self {
+            handler: ProxyHandler::new(Maker {
+                blueprint,
+                sharing,
+                metrics,
+            }),
+            timeout,
+        }
+    }
+
+    /// Hands `request` to an instance that has room for it and returns the guest's answer.
+    pub(crate) async fn handle(
+        &self,
+        request: Request,
+        ticket: Ticket,
+    ) -> Result<Response, Refused> {
+        let handled = self.handler.handle(ticket, request).await;
+        handled.map_err(|error| {
+            if error.is::<ExpirationError>() {
+                return Refused {
+                    failure: Failure::Timeout {
+                        allowed: self.timeout,
+                    },
+                    cause: None,
+                };
+            }
+            if let Some(InstantiationError { error, .. }) =
+                error.downcast_ref::<InstantiationError<Ticket>>()
+            {
+                return Refused {
+                    failure: Failure::NoInstance,
+                    cause: Some(format!("{error:?}")),
+                };
+            }
+            if let Some(code) = error.downcast_ref::<ErrorCode>() {
+                return Refused {
+                    failure: Failure::ErrorCode,
+                    cause: Some(format!("{code:?}")),
+                };
+            }
+            // The instance's own end has the cause, and logs it.
+            let cause = (!error.is::<TrapOrPanicError>()).then(|| format!("{error:?}"));
+            Refused {
+                failure: Failure::Trapped,
+                cause,
+            }
+        })
+    }
+}
+
+impl HandlerState for Maker {
+    type StoreData = Guest;
+    type WorkerExpiration = Expiration;
+    type WorkerState = State;
+
+    async fn instantiate(&self) -> wasmtime::Result<Worker<Guest, Expiration, State>> {
+        let began = Instant::now();
+        let instance = self
+            .blueprint
+            .instantiate(None)
+            .await
+            .map_err(|(_, error)| error)?;
+        let (store, Some(service)) = instance.into_service() else {
+            wasmtime::bail!("only WASI 0.3 instances can serve several requests at once");
+        };
+        self.metrics.instance_started(began.elapsed());
+        let timeout = self.blueprint.seed.limits.timeout;
+        Ok(Worker {
+            store,
+            proxy: Proxy::P3(service),
+            view: Guest::http,
+            expiration: Expiration {
+                timeout,
+                idle_timeout: self.sharing.idle_timeout,
+                timer: None,
+            },
+            state: State(self.sharing),
+        })
+    }
+}
+
+impl WorkerState for State {
+    type StoreData = Guest;
+    type RequestData = Ticket;
+
+    fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
+        let State(sharing) = self;
+        if total >= sharing.max_requests as usize {
+            ShouldAccept::Never
+        } else if concurrent >= sharing.max_concurrent as usize {
+            ShouldAccept::No
+        } else {
+            ShouldAccept::Yes
+        }
+    }
+
+    fn on_request_start(
+        &self,
+        mut store: StoreContextMut<'_, Guest>,
+        ticket: Ticket,
+        _task: GuestTaskId,
+    ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
+        // Output of an instance that serves several at once belongs to none of them: it is logged without an id.
+        let alone = self.0.max_concurrent == 1;
+        store
+            .data_mut()
+            .begin(alone.then(|| Arc::clone(&ticket.id)));
+        Box::pin(async move {
+            tokio::time::sleep_until(ticket.deadline).await;
+            // Held until the guest answered or its time is up.
+            drop(ticket.permit);
+        })
+    }
+
+    fn drop(&self, mut store: Store<Guest>, result: Result<(), wasmtime::Error>) {
+        if let Err(error) = result
+            && let Some(failure) = failure_of(store.data_mut(), &error)
+        {
+            tracing::warn!(
+                reason = failure.reason(),
+                cause = format!("{error:?}"),
+                "an instance ended with the requests that it had: {failure}"
+            );
+        }
+    }
+}
+
+impl WorkerExpiration for Expiration {
+    /// Requests expire by their own deadlines; this one ends instances that compute without a pause, so that nothing
+    /// inside them can look at a clock, and those that nobody needs.
+    fn poll(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        status: WorkerStatus,
+        start: Instant,
+    ) -> Poll<()> {
+        let allowed = match status {
+            WorkerStatus::Idle => self.idle_timeout,
+            WorkerStatus::Requests | WorkerStatus::PostReturn => self.timeout,
+        };
+        let until = tokio::time::Instant::from_std(start) + allowed;
+        let timer = match &mut self.timer {
+            Some((at, timer)) if *at == until => timer,
+            Some((at, timer)) => {
+                *at = until;
+                timer.as_mut().reset(until);
+                timer
+            }
+            none => {
+                &mut none
+                    .insert((until, Box::pin(tokio::time::sleep_until(until))))
+                    .1
+            }
+        };
+        timer.as_mut().poll(cx)
+    }
+}

@@ -1,0 +1,60 @@
+//! Builds what the tests start, once per test process, into the workspace's target folder.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+/// The workspace's root.
+fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// Where cargo puts what it builds.
+#[must_use]
+pub fn target_folder() -> PathBuf {
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+}
+
+/// The component of the workspace's package `package`, built for wasm32-wasip2.
+///
+/// # Panics
+/// When it doesn't build.
+#[must_use]
+pub fn component(package: &str) -> PathBuf {
+    build(&["--package", package, "--target", "wasm32-wasip2"]);
+    target_folder()
+        .join("wasm32-wasip2/debug")
+        .join(format!("{}.wasm", package.replace('-', "_")))
+}
+
+/// The program `name` of the workspace's package `package`.
+///
+/// # Panics
+/// When it doesn't build.
+#[must_use]
+pub fn binary(package: &str, name: &str) -> PathBuf {
+    build(&["--package", package, "--bin", name]);
+    target_folder().join("debug").join(name)
+}
+
+fn build(arguments: &[&str]) {
+    static BUILT: Mutex<BTreeMap<String, Result<(), String>>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    let result = built.entry(arguments.join(" ")).or_insert_with(|| {
+        let output = Command::new(env!("CARGO"))
+            .arg("build")
+            .args(arguments)
+            .current_dir(workspace())
+            .output();
+        match output {
+            Ok(output) if output.status.success() => Ok(()),
+            Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    #[expect(clippy::panic, reason = "a test without its program can't go on")]
+    if let Err(error) = result {
+        panic!("cargo build {}: {error}", arguments.join(" "));
+    }
+}

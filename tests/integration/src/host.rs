@@ -1,0 +1,247 @@
+//! A `wisp-runtime` process.
+
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use tokio::sync::watch;
+use wisp_contract::assignment::{self, Assignment};
+use wisp_contract::config::{Component, FunctionConfig, Instances, Limits};
+use wisp_contract::log::{Line, event};
+use wisp_contract::{FunctionConfig as Config, FunctionId};
+
+use crate::{Client, PATIENCE, binary};
+
+/// An Assignment of `component` with default limits.
+///
+/// # Panics
+/// Never: the name in it is one.
+#[must_use]
+#[expect(clippy::expect_used, reason = "the name is a constant")]
+pub fn assignment(component: &Path) -> Assignment {
+    Assignment {
+        function: FunctionId::new("tests", "fixture").expect("a name"),
+        revision: "1".to_owned(),
+        config: Config {
+            component: Component {
+                file: component.to_owned(),
+                sha256: None,
+            },
+            models: Vec::new(),
+            limits: Limits::default(),
+            instances: Instances::Fresh,
+            env: wisp_contract::config::Env::default(),
+            outbound: wisp_contract::config::Outbound::default(),
+            key_value: Vec::new(),
+        },
+        key: None,
+    }
+}
+
+/// A running host. Dropping it kills the process.
+#[derive(Debug)]
+pub struct Host {
+    child: Child,
+    log: Arc<Log>,
+    data: SocketAddr,
+    control: SocketAddr,
+    cache: tempfile::TempDir,
+}
+
+#[derive(Debug)]
+struct Log {
+    lines: Mutex<Vec<String>>,
+    count: watch::Sender<usize>,
+}
+
+impl Host {
+    /// Starts a host and waits until it serves a fixture with the configuration that `change` makes.
+    ///
+    /// # Errors
+    /// When it doesn't become ready; the error has its log.
+    pub async fn ready(
+        component: &Path,
+        change: impl FnOnce(&mut FunctionConfig),
+    ) -> anyhow::Result<Self> {
+        let mut assignment = assignment(component);
+        change(&mut assignment.config);
+        let host = Self::start(Some(&assignment), &["--access-log"]).await?;
+        host.event(event::READY).await?;
+        Ok(host)
+    }
+
+    /// Starts a host and waits until it listens.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub async fn start(
+        assignment: Option<&Assignment>,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
+        let cache = tempfile::tempdir()?;
+        let mut command = Command::new(binary("wisp-runtime", "wisp-runtime"));
+        command
+            .args(["--data", "127.0.0.1:0", "--control", "127.0.0.1:0"])
+            .args(arguments)
+            .env("WISP_CACHE", crate::target_folder().join("test-cache"))
+            .env_remove(assignment::ENV)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped());
+        if let Some(assignment) = assignment {
+            command.env(assignment::ENV, serde_json::to_string(assignment)?);
+        }
+        let mut child = command.spawn().context("wisp-runtime doesn't start")?;
+        let stdout = child.stdout.take().context("no standard output")?;
+        let log = Arc::new(Log {
+            lines: Mutex::default(),
+            count: watch::Sender::new(0),
+        });
+        let reader = Arc::clone(&log);
+        std::thread::spawn(move || reader.read(stdout));
+        let unbound = SocketAddr::from(([0, 0, 0, 0], 0));
+        let mut host = Self {
+            child,
+            log,
+            data: unbound,
+            control: unbound,
+            cache,
+        };
+        let listening = host.event(event::LISTENING).await?;
+        let address = |name: &str| -> anyhow::Result<SocketAddr> {
+            Ok(listening
+                .fields
+                .get(name)
+                .and_then(|value| value.as_str())
+                .context("no address")?
+                .parse()?)
+        };
+        (host.data, host.control) = (address("data")?, address("control")?);
+        Ok(host)
+    }
+
+    /// A client of the data port.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.data)
+    }
+
+    /// A client of the control port.
+    #[must_use]
+    pub fn control(&self) -> Client {
+        Client::new(self.control)
+    }
+
+    /// The data port.
+    #[must_use]
+    pub fn data(&self) -> SocketAddr {
+        self.data
+    }
+
+    /// A folder that lives as long as the host.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.cache.path()
+    }
+
+    /// Sends SIGTERM.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        let status = Command::new("kill")
+            .args(["-TERM", &self.child.id().to_string()])
+            .status()?;
+        anyhow::ensure!(status.success(), "kill: {status}");
+        Ok(())
+    }
+
+    /// Waits for the process' end.
+    ///
+    /// # Errors
+    /// When it doesn't end.
+    pub async fn end(&mut self) -> anyhow::Result<ExitStatus> {
+        // Its standard output closes when it ends.
+        let mut count = self.log.count.subscribe();
+        tokio::time::timeout(PATIENCE, count.wait_for(|count| *count == usize::MAX))
+            .await
+            .context("it doesn't end")??;
+        Ok(self.child.wait()?)
+    }
+
+    /// Everything it logged so far.
+    #[must_use]
+    pub fn log(&self) -> Vec<String> {
+        self.log
+            .lines
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The first line with the event `name`, waited for.
+    ///
+    /// # Errors
+    /// When none comes; the error has the log.
+    pub async fn event(&self, name: &str) -> anyhow::Result<Line<'static>> {
+        self.line(name, |line| line.event.as_deref() == Some(name))
+            .await
+    }
+
+    /// The first line that `wanted` holds of, waited for. `what` names it where it doesn't come.
+    ///
+    /// # Errors
+    /// When none comes; the error has the log.
+    pub async fn line(
+        &self,
+        what: &str,
+        wanted: impl Fn(&Line<'_>) -> bool,
+    ) -> anyhow::Result<Line<'static>> {
+        let mut count = self.log.count.subscribe();
+        let search = async {
+            let mut seen = 0;
+            loop {
+                let lines = self.log();
+                for line in lines.iter().skip(seen) {
+                    if let Ok(line) = serde_json::from_str::<Line<'static>>(line)
+                        && wanted(&line)
+                    {
+                        return Ok(line);
+                    }
+                }
+                seen = lines.len();
+                let ended = *count.wait_for(|count| *count > seen).await?;
+                anyhow::ensure!(
+                    ended != usize::MAX || self.log().len() > seen,
+                    "the process ended"
+                );
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, search).await;
+        found
+            .map_err(anyhow::Error::from)
+            .flatten()
+            .with_context(|| format!("no line {what} in\n{}", self.log().join("\n")))
+    }
+}
+
+impl Log {
+    fn read(&self, stdout: ChildStdout) {
+        for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+            let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.push(line);
+            self.count.send_replace(lines.len());
+        }
+        self.count.send_replace(usize::MAX);
+    }
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        // Errors mean that it has ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

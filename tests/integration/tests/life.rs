@@ -1,0 +1,254 @@
+//! How a host becomes a function, tells about itself, and ends.
+
+use std::path::Path;
+
+use http::{Method, StatusCode};
+use serde_json::{Value, json};
+use wisp_contract::assignment::Key;
+use wisp_contract::log::event;
+use wisp_integration::{Answer, Host, assignment, component, request};
+
+fn json(answer: &Answer) -> Value {
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+#[tokio::test]
+async fn a_generic_host_takes_exactly_one_assignment() {
+    let host = Host::start(None, &[]).await.unwrap();
+    assert_eq!(
+        host.control().get("/healthz").await.unwrap().status,
+        StatusCode::OK
+    );
+    assert_eq!(
+        host.control().get("/readyz").await.unwrap().status,
+        StatusCode::SERVICE_UNAVAILABLE
+    );
+    assert_eq!(
+        json(&host.control().get("/status").await.unwrap())["phase"],
+        "waiting"
+    );
+    let early = host.client().get("/hello").await.unwrap();
+    assert_eq!(
+        (early.status.as_u16(), &*early.problem().reason),
+        (503, "not-ready")
+    );
+    assert_eq!(early.headers["retry-after"], "1");
+
+    let garbage = host.control().post("/assign", "{}").await.unwrap();
+    assert_eq!(
+        (garbage.status.as_u16(), &*garbage.problem().reason),
+        (400, "invalid-assignment")
+    );
+
+    let mut wanted = assignment(&component("fixture-p2"));
+    let post = async |assignment: &wisp_contract::Assignment| {
+        host.control()
+            .post("/assign", serde_json::to_vec(assignment).unwrap())
+            .await
+            .unwrap()
+    };
+    let (one, two) = tokio::join!(post(&wanted), post(&wanted));
+    for answer in [one, two, post(&wanted).await] {
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        let status = json(&answer);
+        assert_eq!(
+            (&status["phase"], &status["function"], &status["revision"]),
+            (&json!("ready"), &json!("tests/fixture"), &json!("1"))
+        );
+        assert_eq!(status["componentSha256"].as_str().unwrap().len(), 64);
+    }
+    wanted.revision = "2".to_owned();
+    let other = post(&wanted).await;
+    assert_eq!(
+        (other.status.as_u16(), &*other.problem().reason),
+        (409, "assigned")
+    );
+    assert_eq!(
+        host.control().get("/readyz").await.unwrap().status,
+        StatusCode::OK
+    );
+    assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+}
+
+#[tokio::test]
+async fn a_component_that_cannot_be_served_fails_with_a_sentence_before_ready() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, bytes).unwrap();
+        path
+    };
+    let missing = folder.path().join("missing.wasm");
+    for (path, sentence) in [
+        (missing, "could not be read"),
+        (file("text.wasm", b"hello"), "not WebAssembly"),
+        (
+            file("module.wasm", b"\0asm\x01\0\0\0"),
+            "core WebAssembly module",
+        ),
+        (file("empty.wasm", b"\0asm\x0d\0\x01\0"), "serves no HTTP"),
+    ] {
+        let mut host = Host::start(Some(&assignment(&path)), &[]).await.unwrap();
+        let line = host.event(event::FAILED).await.unwrap();
+        assert!(
+            line.message.contains(sentence) && line.message.contains("tests/fixture"),
+            "{line:?}"
+        );
+        assert_eq!(host.end().await.unwrap().code(), Some(1));
+    }
+    let mut wrong = assignment(&component("fixture-p2"));
+    wrong.config.component.sha256 = Some("00".repeat(32));
+    let host = Host::start(Some(&wrong), &[]).await.unwrap();
+    assert!(
+        host.event(event::FAILED)
+            .await
+            .unwrap()
+            .message
+            .contains("0000")
+    );
+}
+
+#[tokio::test]
+async fn a_limit_that_the_component_itself_exceeds_is_found_before_ready() {
+    let mut small = assignment(&component("fixture-p2"));
+    small.config.limits.memory = std::num::NonZeroU64::new(65536).unwrap();
+    let host = Host::start(Some(&small), &[]).await.unwrap();
+    let line = host.event(event::FAILED).await.unwrap();
+    assert!(line.message.contains("65536"), "{line:?}");
+}
+
+#[tokio::test]
+async fn a_host_with_a_key_serves_only_who_knows_it_and_hides_it_from_the_guest() {
+    let mut keyed = assignment(&component("fixture-p2"));
+    keyed.key = Some(Key("open sesame".into()));
+    let host = Host::start(Some(&keyed), &[]).await.unwrap();
+    host.event(event::READY).await.unwrap();
+    for key in [None, Some("open sesam"), Some("open sesame")] {
+        let mut sent = request(Method::GET, "/request", "").unwrap();
+        if let Some(key) = key {
+            sent.headers_mut().insert("wisp-key", key.parse().unwrap());
+        }
+        let answer = host.client().fetch(sent).await.unwrap();
+        if key == Some("open sesame") {
+            assert_eq!(answer.status, StatusCode::OK);
+            assert!(!answer.text().contains("sesame"), "{}", answer.text());
+        } else {
+            assert_eq!(
+                (answer.status.as_u16(), &*answer.problem().reason),
+                (403, "wrong-key")
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_in_flight_finishes_when_the_host_is_told_to_end() {
+    for drain in ["signal", "control"] {
+        let mut host = Host::ready(&component("fixture-p2"), |_| {}).await.unwrap();
+        let client = host.client();
+        let running = tokio::spawn(async move { client.get("/stream?100").await });
+        while json(&host.control().get("/status").await.unwrap())["inFlight"] != 1 {}
+        if drain == "signal" {
+            host.terminate().unwrap();
+        } else {
+            assert_eq!(
+                host.control().post("/drain", "").await.unwrap().status,
+                StatusCode::ACCEPTED
+            );
+        }
+        host.event(event::DRAINING).await.unwrap();
+        assert_eq!(
+            host.control().get("/readyz").await.unwrap().status,
+            StatusCode::SERVICE_UNAVAILABLE
+        );
+        assert!(
+            host.client().get("/hello").await.is_err(),
+            "no new connections"
+        );
+        assert!(
+            running
+                .await
+                .unwrap()
+                .unwrap()
+                .text()
+                .ends_with("chunk 99\n")
+        );
+        assert_eq!(host.end().await.unwrap().code(), Some(0));
+    }
+}
+
+#[tokio::test]
+async fn what_takes_too_long_to_finish_is_cut_off_and_the_end_is_still_a_good_one() {
+    let wanted = assignment(&component("fixture-p2"));
+    let mut host = Host::start(Some(&wanted), &["--drain-timeout", "0.1"])
+        .await
+        .unwrap();
+    host.event(event::READY).await.unwrap();
+    let client = host.client();
+    let running = tokio::spawn(async move { client.get("/sleep?3600000").await });
+    while json(&host.control().get("/status").await.unwrap())["inFlight"] != 1 {}
+    host.terminate().unwrap();
+    host.line("cut off", |line| {
+        line.message.contains("1 requests were cut off")
+    })
+    .await
+    .unwrap();
+    assert_eq!(host.end().await.unwrap().code(), Some(0));
+    assert!(running.await.unwrap().is_err());
+}
+
+#[tokio::test]
+async fn the_compiled_component_is_mapped_by_the_next_host() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = async |cache: &Path| {
+        let host = Host::start(
+            Some(&assignment(&component("fixture-p2"))),
+            &["--cache", cache.to_str().unwrap()],
+        )
+        .await
+        .unwrap();
+        host.event(event::READY).await.unwrap();
+        host.line("loaded", |line| line.message == "component loaded")
+            .await
+            .unwrap()
+            .fields["cached"]
+            .clone()
+    };
+    assert_eq!(start(folder.path()).await, false);
+    assert_eq!(start(folder.path()).await, true);
+}
+
+#[tokio::test]
+async fn metrics_tell_what_happened() {
+    let host = Host::ready(&component("fixture-p2"), |_| {}).await.unwrap();
+    host.client().get("/hello").await.unwrap();
+    host.client().get("/trap").await.unwrap();
+    let text = host.control().get("/metrics").await.unwrap().text();
+    for line in [
+        r#"wisp_host_requests_total{class="2xx",reason=""} 1"#,
+        r#"wisp_host_requests_total{class="5xx",reason="trapped"} 1"#,
+        "wisp_host_request_seconds_count 2",
+        "wisp_host_instance_start_seconds_count 2",
+        "wisp_host_in_flight 0",
+        "wisp_host_queued 0",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is missing in\n{text}"
+        );
+    }
+    assert!(text.ends_with("# EOF\n"));
+}
+
+#[tokio::test]
+async fn the_control_port_says_what_it_offers() {
+    let host = Host::start(None, &[]).await.unwrap();
+    assert_eq!(
+        host.control().get("/nothing").await.unwrap().status,
+        StatusCode::NOT_FOUND
+    );
+    assert_eq!(
+        host.control().get("/assign").await.unwrap().status,
+        StatusCode::METHOD_NOT_ALLOWED
+    );
+}

@@ -1,0 +1,295 @@
+//! What a host does with guests and clients that go too far. After each of them, the next request is served.
+
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use wisp_contract::problem::Fault;
+use wisp_contract::{FunctionConfig, Problem};
+use wisp_integration::{Answer, Host, component, request};
+
+async fn p2(change: impl FnOnce(&mut FunctionConfig)) -> Host {
+    Host::ready(&component("fixture-p2"), change).await.unwrap()
+}
+
+fn in_time(config: &mut FunctionConfig) {
+    config.limits.timeout = Duration::from_millis(300);
+}
+
+/// Checks a problem, and that the host serves on.
+async fn refused(host: &Host, answer: &Answer, status: u16, reason: &str, fault: Fault) -> Problem {
+    let problem = answer.problem();
+    assert_eq!(
+        (
+            answer.status.as_u16(),
+            problem.status,
+            &*problem.reason,
+            problem.fault
+        ),
+        (status, status, reason, fault)
+    );
+    assert_eq!(answer.headers["x-request-id"], *problem.request_id);
+    assert_eq!(
+        host.client().get("/hello").await.unwrap().status,
+        StatusCode::OK
+    );
+    problem
+}
+
+#[tokio::test]
+async fn guests_that_break_are_told_apart_and_their_backtrace_stays_in_the_log() {
+    for package in ["fixture-p2", "fixture-p3"] {
+        let host = Host::ready(&component(package), |_| {}).await.unwrap();
+        for (path, reason) in [
+            ("/trap", "trapped"),
+            ("/panic", "trapped"),
+            ("/error-code", "error-code"),
+            ("/allocate", "memory-exceeded"),
+        ] {
+            let answer = host.client().get(path).await.unwrap();
+            let problem = refused(&host, &answer, 502, reason, Fault::Function).await;
+            let of_request = |line: &wisp_contract::log::Line<'_>| {
+                line.request_id.as_deref() == Some(&*problem.request_id)
+                    && line.target.starts_with("wisp_runtime")
+                    && line.event.is_none()
+            };
+            let line = host.line(path, of_request).await.unwrap();
+            let details = format!("{line:?}");
+            assert!(
+                details.contains(if path == "/error-code" {
+                    "not for clients"
+                } else {
+                    "wasm backtrace"
+                }),
+                "{details}"
+            );
+            assert!(
+                !answer.text().contains("backtrace") && !answer.text().contains("not for clients"),
+                "{}",
+                answer.text()
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_way_a_wasi_0_2_guest_can_break_has_its_reason() {
+    let host = p2(|config| config.limits.handles = NonZeroUsize::new(200).unwrap()).await;
+    for (path, reason) in [
+        ("/recurse", "stack-exhausted"),
+        ("/no-response", "no-response"),
+        ("/exit?3", "exited"),
+        ("/exit?0", "no-response"),
+        ("/answer-exit?3", "exited"),
+        ("/answer-trap", "trapped"),
+        ("/handles?1000", "handles-exceeded"),
+        ("/status?101", "invalid-status"),
+        ("/status?999", "invalid-status"),
+    ] {
+        let answer = host.client().get(path).await.unwrap();
+        refused(&host, &answer, 502, reason, Fault::Function).await;
+    }
+    assert_eq!(
+        host.client().get("/answer-exit?0").await.unwrap().text(),
+        "before the end\n"
+    );
+    assert_eq!(
+        host.client().get("/handles?100").await.unwrap().text(),
+        "100"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_allocation_is_the_guest_s_to_handle() {
+    let host = p2(|config| config.limits.memory = NonZeroU64::new(8 << 20).unwrap()).await;
+    assert_eq!(
+        host.client()
+            .get("/try-allocate?4000000")
+            .await
+            .unwrap()
+            .text(),
+        "true"
+    );
+    assert_eq!(
+        host.client()
+            .get("/try-allocate?9000000")
+            .await
+            .unwrap()
+            .text(),
+        "false"
+    );
+    let answer = host.client().get("/allocate").await.unwrap();
+    let problem = refused(&host, &answer, 502, "memory-exceeded", Fault::Function).await;
+    assert!(
+        problem
+            .detail
+            .contains("8388608 are allowed (limits.memory)"),
+        "{}",
+        problem.detail
+    );
+}
+
+#[tokio::test]
+async fn time_is_up_for_guests_that_compute_and_for_guests_that_wait() {
+    for package in ["fixture-p2", "fixture-p3"] {
+        let host = Host::ready(&component(package), in_time).await.unwrap();
+        for path in ["/loop", "/sleep?3600000"] {
+            let answer = host.client().get(path).await.unwrap();
+            let problem = refused(&host, &answer, 504, "timeout", Fault::Function).await;
+            assert!(problem.detail.contains("300 ms"), "{}", problem.detail);
+        }
+    }
+}
+
+/// A clean end of the body would make half a response look whole.
+#[tokio::test]
+async fn a_response_that_breaks_off_is_not_mistaken_for_a_whole_one() {
+    for package in ["fixture-p2", "fixture-p3"] {
+        let host = Host::ready(&component(package), |_| {}).await.unwrap();
+        for client in [host.client(), host.client().http2()] {
+            assert!(client.get("/stream-trap").await.is_err());
+        }
+        assert_eq!(
+            host.client().get("/hello").await.unwrap().status,
+            StatusCode::OK
+        );
+    }
+    let host = p2(in_time).await;
+    assert!(host.client().get("/stream-hang").await.is_err());
+    assert!(host.client().get("/stream-forever").await.is_err());
+    let line = host
+        .line("request", |line| {
+            line.fields
+                .get("path")
+                .is_some_and(|path| path == "/stream-hang")
+        })
+        .await
+        .unwrap();
+    assert_eq!(line.fields["reason"], "timeout");
+    assert_eq!(
+        host.client().get("/hello").await.unwrap().status,
+        StatusCode::OK
+    );
+}
+
+#[tokio::test]
+async fn a_body_over_the_limit_is_refused_whether_or_not_its_length_was_declared() {
+    let host = p2(|config| config.limits.request_body = 1000).await;
+    let chunked = |bytes: usize| {
+        let pieces = (0..bytes / 100)
+            .map(|_| Ok::<_, std::io::Error>(Frame::data(Bytes::from(vec![b'x'; 100]))));
+        Request::post("/length")
+            .body(StreamBody::new(futures::stream::iter(pieces)).boxed())
+            .unwrap()
+    };
+    for client in [host.client(), host.client().http2()] {
+        assert_eq!(
+            client
+                .post("/length", vec![b'x'; 1000])
+                .await
+                .unwrap()
+                .text(),
+            "1000"
+        );
+        assert_eq!(client.fetch(chunked(1000)).await.unwrap().text(), "1000");
+        let answer = client.post("/length", vec![b'x'; 1001]).await.unwrap();
+        let problem = refused(&host, &answer, 413, "body-too-large", Fault::Client).await;
+        assert!(problem.detail.contains("1000 bytes"), "{}", problem.detail);
+        let answer = client.fetch(chunked(1100)).await.unwrap();
+        refused(&host, &answer, 413, "body-too-large", Fault::Client).await;
+    }
+}
+
+#[tokio::test]
+async fn who_finds_no_place_waits_and_who_finds_no_room_is_sent_away() {
+    let host = p2(|config| {
+        config.limits.concurrency = NonZeroUsize::MIN;
+        config.limits.queue = 1;
+    })
+    .await;
+    let client = host.client();
+    // One runs, one waits; both end when their clients leave.
+    let running = tokio::spawn(async move { client.get("/sleep?3600000").await });
+    status(&host, |status| status["inFlight"] == 1).await;
+    let waiting = tokio::spawn(async move { client.get("/hello").await });
+    status(&host, |status| status["queued"] == 1).await;
+    let answer = client.get("/hello").await.unwrap();
+    let problem = answer.problem();
+    assert_eq!(
+        (answer.status.as_u16(), &*problem.reason, problem.fault),
+        (503, "queue-full", Fault::Platform)
+    );
+    assert!(problem.retryable);
+    assert_eq!(answer.headers["retry-after"], "1");
+    running.abort();
+    assert_eq!(waiting.await.unwrap().unwrap().text(), "hello\n");
+}
+
+async fn status(host: &Host, wanted: impl Fn(&serde_json::Value) -> bool) {
+    let reached = async {
+        loop {
+            let status = host.control().get("/status").await.unwrap();
+            if wanted(&serde_json::from_slice(&status.body).unwrap()) {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(wisp_integration::PATIENCE, reached)
+        .await
+        .expect("the host never comes to that state");
+}
+
+#[tokio::test]
+async fn a_flood_of_output_is_dropped_and_counted() {
+    let host = p2(|config| config.limits.log_rate = NonZeroU64::new(10_000).unwrap()).await;
+    assert_eq!(
+        host.client().get("/flood?20000").await.unwrap().text(),
+        "flooded\n"
+    );
+    host.line("dropped", |line| line.fields.contains_key("droppedBytes"))
+        .await
+        .unwrap();
+    let written: usize = host
+        .log()
+        .iter()
+        .filter(|line| line.contains("of a flood"))
+        .map(String::len)
+        .sum();
+    assert!(
+        written < 400_000,
+        "{written} bytes of the flood were written"
+    );
+    let metrics = host.control().get("/metrics").await.unwrap().text();
+    let dropped = metrics
+        .lines()
+        .find_map(|line| line.strip_prefix("wisp_host_dropped_log_bytes_total "))
+        .unwrap();
+    assert!(dropped.parse::<u64>().unwrap() > 1_000_000, "{dropped}");
+}
+
+#[tokio::test]
+async fn requests_without_a_host_are_refused() {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    let host = p2(|_| {}).await;
+    let mut stream = tokio::net::TcpStream::connect(host.data()).await.unwrap();
+    stream
+        .write_all(b"GET /hello HTTP/1.1\r\nconnection: close\r\n\r\n")
+        .await
+        .unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await.unwrap();
+    assert!(
+        text.starts_with("HTTP/1.1 400 ") && text.contains("invalid-host"),
+        "{text}"
+    );
+    let ok = host
+        .client()
+        .fetch(request(Method::GET, "/hello", "").unwrap())
+        .await
+        .unwrap();
+    assert_eq!(ok.status, StatusCode::OK);
+}

@@ -1,0 +1,311 @@
+//! What a host does with requests that are all right.
+
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt as _, StreamBody};
+use wisp_contract::config::Instances;
+use wisp_integration::{Host, component, request};
+
+async fn p2() -> Host {
+    Host::ready(&component("fixture-p2"), |_| {}).await.unwrap()
+}
+
+async fn p3() -> Host {
+    Host::ready(&component("fixture-p3"), |_| {}).await.unwrap()
+}
+
+#[tokio::test]
+async fn both_wasi_versions_answer_over_both_http_versions() {
+    for host in [p2().await, p3().await] {
+        for client in [host.client(), host.client().http2()] {
+            let answer = client.get("/hello").await.unwrap();
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (StatusCode::OK, "hello\n")
+            );
+            let timing = answer.headers["server-timing"].to_str().unwrap();
+            assert!(
+                timing.contains("queue;dur=") && timing.contains("instance;dur="),
+                "{timing}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_guest_sees_the_request_as_it_was_sent_and_its_id() {
+    let host = p2().await;
+    let mut sent = request(Method::PUT, "/request?a=b", "").unwrap();
+    sent.headers_mut()
+        .insert("host", "digits.example.com:81".parse().unwrap());
+    sent.headers_mut()
+        .insert("x-request-id", "from-the-client".parse().unwrap());
+    sent.headers_mut().insert(
+        "traceparent",
+        "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+            .parse()
+            .unwrap(),
+    );
+    let answer = host.client().fetch(sent).await.unwrap();
+    let text = answer.text();
+    for line in [
+        "Method::Put Some(Scheme::Http) digits.example.com:81 /request?a=b",
+        "x-request-id: from-the-client",
+        "traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is missing in\n{text}"
+        );
+    }
+    assert_eq!(answer.headers["x-request-id"], "from-the-client");
+
+    let made = host.client().get("/request").await.unwrap();
+    let id = made.headers["x-request-id"].to_str().unwrap().to_owned();
+    assert!(
+        made.text().contains(&format!("x-request-id: {id}")),
+        "{}",
+        made.text()
+    );
+
+    let mut sent = request(Method::GET, "/request", "").unwrap();
+    sent.headers_mut()
+        .insert("host", "digits.example.com".parse().unwrap());
+    let text = p3().await.client().fetch(sent).await.unwrap().text();
+    assert_eq!(
+        text,
+        "Method::Get Some(Scheme::Http) digits.example.com /request\n"
+    );
+}
+
+/// The echo would never answer the first piece if either direction were collected before it is passed on.
+#[tokio::test]
+async fn bodies_stream_both_ways_at_once() {
+    for host in [p2().await, p3().await] {
+        for client in [host.client(), host.client().http2()] {
+            let (send, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
+            let stream = futures::stream::unfold(pieces, async |mut pieces| {
+                let piece = pieces.recv().await?;
+                Some((Ok::<_, std::io::Error>(Frame::data(piece)), pieces))
+            });
+            let body = StreamBody::new(stream).boxed();
+            let sent = Request::post("/echo").body(body).unwrap();
+            let answering = tokio::spawn(async move { client.send(sent).await });
+            send.send("one".into()).await.unwrap();
+            let mut answer = answering.await.unwrap().unwrap().into_body();
+            assert_eq!(
+                answer.frame().await.unwrap().unwrap().into_data().unwrap(),
+                "one"
+            );
+            send.send("two".into()).await.unwrap();
+            assert_eq!(
+                answer.frame().await.unwrap().unwrap().into_data().unwrap(),
+                "two"
+            );
+            drop(send);
+            assert!(answer.collect().await.unwrap().to_bytes().is_empty());
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_streams_is_heard_piece_by_piece_to_its_end() {
+    for host in [p2().await, p3().await] {
+        let answer = host.client().get("/stream?5").await.unwrap();
+        assert_eq!(
+            answer.text(),
+            "chunk 0\nchunk 1\nchunk 2\nchunk 3\nchunk 4\n"
+        );
+    }
+    let large = p2().await.client().get("/large?3000000").await.unwrap();
+    assert_eq!(large.body.len(), 3_000_000);
+}
+
+#[tokio::test]
+async fn answers_without_a_body_end_well() {
+    let host = p2().await;
+    let empty = host.client().get("/empty").await.unwrap();
+    assert_eq!(
+        (empty.status, empty.body.len()),
+        (StatusCode::NO_CONTENT, 0)
+    );
+    let head = host
+        .client()
+        .fetch(request(Method::HEAD, "/hello", "").unwrap())
+        .await
+        .unwrap();
+    assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));
+    for path in ["/empty", "/hello"] {
+        let line = host
+            .line(path, |line| {
+                line.fields.get("path").is_some_and(|found| found == path)
+            })
+            .await
+            .unwrap();
+        assert_eq!(line.fields.get("reason"), None, "{line:?}");
+    }
+}
+
+#[tokio::test]
+async fn every_request_gets_a_fresh_instance_unless_the_function_asks_for_reuse() {
+    for package in ["fixture-p2", "fixture-p3"] {
+        let component = component(package);
+        let count = async |host: &Host| host.client().get("/count").await.unwrap().text();
+
+        let fresh = Host::ready(&component, |_| {}).await.unwrap();
+        assert_eq!([count(&fresh).await, count(&fresh).await], ["1", "1"]);
+
+        let reuse = |config: &mut wisp_contract::FunctionConfig| {
+            config.instances = Instances::Reuse {
+                max_requests: NonZeroU32::new(3).unwrap(),
+                max_concurrent: NonZeroU32::MIN,
+                idle_timeout: Duration::from_secs(600),
+            };
+        };
+        let reused = Host::ready(&component, reuse).await.unwrap();
+        let mut counts = Vec::new();
+        for _ in 0..7 {
+            counts.push(count(&reused).await);
+        }
+        assert_eq!(counts, ["1", "2", "3", "1", "2", "3", "1"], "{package}");
+    }
+}
+
+#[tokio::test]
+async fn environment_and_output_reach_the_guest_and_the_log() {
+    let change = |config: &mut wisp_contract::FunctionConfig| {
+        config.env.0.insert("GREETING".into(), "servus".into());
+    };
+    let host = Host::ready(&component("fixture-p2"), change).await.unwrap();
+    assert_eq!(
+        host.client().get("/env?GREETING").await.unwrap().text(),
+        "servus"
+    );
+    assert_eq!(
+        host.client().get("/env?PATH").await.unwrap().text(),
+        "",
+        "the host's own environment is not the guest's"
+    );
+
+    let mut sent = request(Method::GET, "/stdout?tick", "").unwrap();
+    sent.headers_mut()
+        .insert("x-request-id", "r-1".parse().unwrap());
+    host.client().fetch(sent).await.unwrap();
+    for (target, message) in [
+        ("guest.stdout", "to stdout: tick"),
+        ("guest.stderr", "to stderr: tick"),
+    ] {
+        let line = host
+            .line(message, |line| line.target == target)
+            .await
+            .unwrap();
+        assert_eq!(
+            (&*line.message, line.request_id.as_deref()),
+            (message, Some("r-1"))
+        );
+        assert_eq!(line.function.as_deref(), Some("tests/fixture"));
+    }
+    let line = host
+        .line("request", |line| {
+            line.request_id.as_deref() == Some("r-1") && line.event.is_some()
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        (&line.fields["status"], &line.fields["path"]),
+        (&200.into(), &"/stdout".into())
+    );
+}
+
+/// The guest's instance would be dropped with the response if its call were tied to it.
+#[tokio::test]
+async fn a_guest_may_go_on_after_its_answer() {
+    let host = p2().await;
+    assert_eq!(
+        host.client().get("/after?30").await.unwrap().text(),
+        "answered\n"
+    );
+    host.line("went on", |line| line.message == "went on after the answer")
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_cancels_its_guest() {
+    for http2 in [false, true] {
+        let host = p2().await;
+        let client = if http2 {
+            host.client().http2()
+        } else {
+            host.client()
+        };
+        let mut answer = client
+            .send(request(Method::GET, "/stream-forever", "").unwrap())
+            .await
+            .unwrap()
+            .into_body();
+        answer.frame().await.unwrap().unwrap();
+        drop(answer);
+        let line = host
+            .line("request", |line| line.event.as_deref() == Some("request"))
+            .await
+            .unwrap();
+        assert_eq!(line.fields["reason"], "client-gone");
+        idle(&host).await;
+
+        // Before there is an answer, too.
+        let waiting = tokio::spawn(async move { client.get("/sleep?3600000").await });
+        status(&host, |status| status["inFlight"] == 1).await;
+        waiting.abort();
+        idle(&host).await;
+        assert!(
+            host.log().iter().all(|line| !line.contains("trap")),
+            "{:#?}",
+            host.log()
+        );
+    }
+}
+
+async fn idle(host: &Host) {
+    status(host, |status| {
+        status["inFlight"] == 0 && status["queued"] == 0
+    })
+    .await;
+}
+
+async fn status(host: &Host, wanted: impl Fn(&serde_json::Value) -> bool) {
+    let reached = async {
+        loop {
+            let status = host.control().get("/status").await.unwrap();
+            if wanted(&serde_json::from_slice(&status.body).unwrap()) {
+                return;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(wisp_integration::PATIENCE, reached)
+        .await
+        .expect("the host never comes to that state");
+}
+
+/// Counts what the client took against what the guest wrote: without backpressure the guest would be done, and its
+/// place free, long before.
+#[tokio::test]
+async fn a_slow_reader_holds_its_guest_back() {
+    let host = p2().await;
+    let answer = host
+        .client()
+        .send(request(Method::GET, "/large?100000000", "").unwrap())
+        .await
+        .unwrap();
+    let mut body = answer.into_body();
+    body.frame().await.unwrap().unwrap();
+    status(&host, |status| status["inFlight"] == 1).await;
+    let rest = body.collect().await.unwrap().to_bytes();
+    assert!(rest.len() > 90_000_000);
+    idle(&host).await;
+}
