@@ -1,3 +1,40 @@
 //! The `wisp` command line.
 
-fn main() {}
+use std::process::ExitCode;
+
+use clap::Parser;
+
+mod args;
+mod build;
+mod cargo;
+mod completions;
+mod dev;
+mod failure;
+mod invoke;
+mod new;
+mod orphans;
+mod paths;
+mod terminal;
+
+use args::{Args, Command};
+use failure::Failure;
+use terminal::Terminal;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let terminal = Terminal::detect(args.output, args.color);
+    match run(args.command, &terminal) {
+        Ok(code) => code,
+        Err(failure) => failure.print(&terminal),
+    }
+}
+
+fn run(command: Command, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    match command {
+        Command::New(args) => new::run(&args, terminal),
+        Command::Build(args) => build::run(&args, terminal),
+        Command::Dev(args) => dev::run(&args, terminal),
+        Command::Invoke(args) => invoke::run(&args, terminal),
+        Command::Completions(args) => completions::run(&args),
+    }
+}

@@ -1,0 +1,209 @@
+//! What can be typed.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+
+/// Where `wisp dev` listens and `wisp invoke` looks.
+pub(crate) const GATEWAY: &str = "127.0.0.1:8787";
+
+/// Wasm functions on your own machine: write, build, run, call
+#[derive(Debug, Parser)]
+#[command(name = "wisp", version, max_term_width = 100, infer_subcommands = true)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+
+    /// How results are printed
+    #[arg(long, global = true, value_enum, default_value_t = Format::Human, value_name = "FORMAT")]
+    pub(crate) output: Format,
+
+    /// When to colour (NO_COLOR is respected)
+    #[arg(long, global = true, value_enum, default_value_t = Color::Auto, value_name = "WHEN")]
+    pub(crate) color: Color,
+}
+
+/// How results are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people
+    Human,
+    /// For scripts: JSON on standard output, one object per line where there are several
+    Json,
+}
+
+/// When to colour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Color {
+    /// On a terminal
+    Auto,
+    /// Always
+    Always,
+    /// Never
+    Never,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a project that builds as it is
+    New(New),
+    /// Build a project's component, check it, and run its initialisation ahead of time
+    Build(Build),
+    /// Run functions on this machine: a gateway, replicas that come and go, rebuild on save
+    Dev(Dev),
+    /// Send a request to a function and print the answer
+    Invoke(Invoke),
+    /// Print the completion script of a shell
+    Completions(Completions),
+}
+
+/// Start a project that builds as it is
+#[derive(Debug, clap::Args)]
+pub(crate) struct New {
+    /// The function's name, and the folder that is made: a-z, 0-9 and `-`
+    pub(crate) name: String,
+
+    /// What to start from
+    #[arg(long, value_enum, default_value_t = Template::Http)]
+    pub(crate) template: Template,
+
+    /// The folder of the `wisp` crate [default: the one this program was built with]
+    #[arg(long, value_name = "PATH")]
+    pub(crate) sdk: Option<PathBuf>,
+}
+
+/// What a project starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Template {
+    /// A handler with routes, JSON and configuration
+    Http,
+    /// A handler that runs a model
+    Inference,
+}
+
+/// Build a project's component, check it, and run its initialisation ahead of time
+#[derive(Debug, clap::Args)]
+pub(crate) struct Build {
+    /// The folder of the project's Cargo.toml
+    #[arg(default_value = ".")]
+    pub(crate) dir: PathBuf,
+}
+
+/// Run functions on this machine: a gateway, replicas that come and go, rebuild on save
+#[derive(Debug, clap::Args)]
+pub(crate) struct Dev {
+    /// A function.yaml, a folder with one, or a folder of such folders
+    #[arg(default_value = ".")]
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Where the gateway listens; port 0 takes any free one
+    #[arg(long, default_value = GATEWAY, value_name = "ADDRESS")]
+    pub(crate) listen: SocketAddr,
+
+    /// The host that runs the functions [default: `wisp-runtime` beside this program, else on PATH]
+    #[arg(long, env = "WISP_RUNTIME", value_name = "FILE")]
+    pub(crate) runtime: Option<PathBuf>,
+
+    /// The folder for what can be made again [default: `$XDG_CACHE_HOME/wisp` or `~/.cache/wisp`]
+    #[arg(long, env = "WISP_CACHE", value_name = "DIR")]
+    pub(crate) cache: Option<PathBuf>,
+
+    /// Don't watch the files
+    #[arg(long)]
+    pub(crate) no_watch: bool,
+}
+
+/// Send a request to a function and print the answer
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Exit status: 0 where the function answers 2xx, 22 where it answers anything else, \
+                        1 where there is no answer.")]
+pub(crate) struct Invoke {
+    /// A function's name, `namespace/name`, or an http:// or https:// URL
+    #[arg(value_name = "NAME|URL")]
+    pub(crate) target: String,
+
+    /// The body: a text, `@FILE`, or `@-` for standard input
+    #[arg(long, short, value_name = "TEXT|@FILE")]
+    pub(crate) data: Option<String>,
+
+    /// A header, `name: value`; may be given several times
+    #[arg(long = "header", short = 'H', value_name = "HEADER")]
+    pub(crate) headers: Vec<String>,
+
+    /// The method [default: POST with --data, else GET]
+    #[arg(long, short = 'X')]
+    pub(crate) method: Option<String>,
+
+    /// The path and query below the function's own
+    #[arg(long, short, default_value = "", hide_default_value = true, value_name = "PATH")]
+    pub(crate) path: String,
+
+    /// Print status and headers too, on standard error
+    #[arg(long, short)]
+    pub(crate) include: bool,
+
+    /// The gateway that NAME is looked up at
+    #[arg(long, env = "WISP_GATEWAY", default_value = GATEWAY, value_name = "ADDRESS")]
+    pub(crate) gateway: String,
+
+    /// How long to wait for the whole answer, such as 30s
+    #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+}
+
+/// Print the completion script of a shell
+#[derive(Debug, clap::Args)]
+#[command(after_help = "For example: wisp completions bash > ~/.local/share/bash-completion/completions/wisp")]
+pub(crate) struct Completions {
+    /// The shell
+    #[arg(value_enum)]
+    pub(crate) shell: Shell,
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    let split = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(split);
+    let unit = match unit {
+        "ms" => 1e-3,
+        "s" => 1.0,
+        "m" => 60.0,
+        "h" => 3600.0,
+        _ => return Err("expected a number with a unit: ms, s, m or h".to_owned()),
+    };
+    let number: f64 = number.parse().map_err(|_| "expected a number with a unit, such as 1.5s".to_owned())?;
+    Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn durations_need_a_unit() {
+        assert_eq!(duration("1.5s"), Ok(Duration::from_millis(1500)));
+        assert_eq!(duration("2m"), Ok(Duration::from_secs(120)));
+        for bad in ["", "5", "s", "-1s", "1d", "1e99h"] {
+            assert!(duration(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn help() {
+        let mut command = Args::command().term_width(100);
+        insta::assert_snapshot!("help", command.render_help());
+        for name in ["new", "build", "dev", "invoke", "completions"] {
+            let help = command.find_subcommand_mut(name).unwrap().clone().term_width(100).render_help();
+            insta::assert_snapshot!(format!("help_{name}"), help);
+        }
+    }
+}

@@ -1,0 +1,290 @@
+//! `wisp build`: from a Cargo project to a component that a host serves.
+
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use wisp_engine::preinit::{self, Outcome};
+use wisp_engine::{InspectError, Inspection, PreinitError};
+
+use crate::args::Build;
+use crate::cargo::{self, Artifact, CargoError, Messages};
+use crate::failure::{Explain, Failure};
+use crate::paths;
+use crate::terminal::{self, Terminal};
+
+/// A component that is ready to be served.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Built {
+    /// The package's name.
+    pub(crate) name: String,
+    /// The component.
+    pub(crate) file: PathBuf,
+    /// The file as rustc left it.
+    #[serde(skip)]
+    pub(crate) compiled: PathBuf,
+    /// Its length.
+    pub(crate) bytes: u64,
+    /// Its digest, in lower-case hex.
+    pub(crate) sha256: String,
+    /// The handler it exports.
+    pub(crate) handler: String,
+    /// What it imports.
+    pub(crate) imports: Vec<String>,
+    /// What became of its initialisation.
+    pub(crate) init: Init,
+    /// What a person should know of its imports.
+    pub(crate) cautions: Vec<String>,
+}
+
+/// What became of `#[wisp::init]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "outcome")]
+pub(crate) enum Init {
+    /// There is none.
+    None,
+    /// It ran; the component holds the memory it left.
+    Snapshot {
+        /// What every fresh instance saves.
+        init_millis: f64,
+        /// The component's bytes without the snapshot.
+        bytes_before: u64,
+        /// What it printed.
+        output: String,
+    },
+    /// It runs in every instance.
+    Plain {
+        /// Why it couldn't be snapshotted.
+        why: String,
+    },
+}
+
+/// Why there is nothing to serve.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BuildError {
+    #[error(transparent)]
+    Cargo(#[from] CargoError),
+    #[error("what {} builds can't be served", dir.display())]
+    Inspect { dir: PathBuf, source: InspectError },
+    #[error("{} builds, but can't be initialised", dir.display())]
+    Preinit { dir: PathBuf, source: PreinitError },
+    #[error("{} could not be read or written", path.display())]
+    File { path: PathBuf, source: io::Error },
+}
+
+impl Explain for BuildError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Cargo(error) => error.hint(),
+            Self::Inspect { source: InspectError::NoHandler { .. }, .. } => {
+                Some("put #[wisp::handler] above the function that answers requests".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Builds, checks, and says what came of it.
+pub(crate) fn run(args: &Build, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    let began = Instant::now();
+    let dir = args.dir.canonicalize().map_err(|_| CargoError::NoProject { dir: args.dir.clone() }).map_err(BuildError::from)?;
+    let built = build(&dir, Messages::Show { color: terminal.err.bold("") != "" })?;
+    let took = began.elapsed();
+    if terminal.is_json() {
+        let mut value = serde_json::to_value(&built).unwrap_or_default();
+        if let Some(object) = value.as_object_mut() {
+            object.insert("seconds".to_owned(), took.as_secs_f64().into());
+        }
+        terminal.json(&value);
+    } else {
+        report(&built, took, terminal);
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Builds the project in `dir`, an absolute path, and writes the component to `wisp/NAME.wasm` in Cargo's target
+/// folder. Blocks.
+///
+/// # Errors
+/// When it doesn't compile, or no host would serve it.
+pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Built, BuildError> {
+    let artifact = cargo::build(dir, messages)?;
+    finish(dir, &artifact)
+}
+
+fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
+    let file = |path: &Path| {
+        let path = path.to_owned();
+        move |source| BuildError::File { path, source }
+    };
+    let inspected = |source| BuildError::Inspect { dir: dir.to_owned(), source };
+    let plain = std::fs::read(&artifact.wasm).map_err(file(&artifact.wasm))?;
+    let folder = artifact.target.join("wisp");
+    let output = folder.join(format!("{}.wasm", artifact.package));
+    let record = Record::new(&plain, &folder.join(format!("{}.json", artifact.package)));
+    if let Some((init, component)) = record.reuse(&output) {
+        let inspection = wisp_engine::inspect(&component).map_err(inspected)?;
+        return Ok(built(artifact, &output, &component, &inspection, init));
+    }
+    let done = preinit::preinit(&plain, &preinit::Limits::default()).map_err(|error| match error {
+        PreinitError::Inspect(error) => inspected(error),
+        source => BuildError::Preinit { dir: dir.to_owned(), source },
+    })?;
+    let init = match done.outcome {
+        Outcome::Nothing => Init::None,
+        Outcome::Snapshot { init, before, .. } => Init::Snapshot {
+            init_millis: init.as_secs_f64() * 1e3,
+            bytes_before: before as u64,
+            output: done.output,
+        },
+        Outcome::Plain(why) => Init::Plain { why },
+    };
+    let inspection = wisp_engine::inspect(&done.component).map_err(inspected)?;
+    std::fs::create_dir_all(&folder).map_err(file(&folder))?;
+    replace(&output, &done.component).map_err(file(&output))?;
+    record.keep(&done.component, &init);
+    Ok(built(artifact, &output, &done.component, &inspection, init))
+}
+
+fn built(artifact: &Artifact, output: &Path, component: &[u8], inspection: &Inspection, init: Init) -> Built {
+    Built {
+        name: artifact.package.clone(),
+        file: output.to_owned(),
+        compiled: artifact.wasm.clone(),
+        bytes: component.len() as u64,
+        sha256: hex(component),
+        handler: inspection.handler.clone(),
+        imports: inspection.imports.iter().map(ToString::to_string).collect(),
+        init,
+        cautions: inspection.cautions.clone(),
+    }
+}
+
+/// Beside a component, what it was made from: the initialisation doesn't run again for a build that changed nothing.
+struct Record {
+    path: PathBuf,
+    source: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Made {
+    wisp: String,
+    source: String,
+    component: String,
+    init: Init,
+}
+
+impl Record {
+    fn new(plain: &[u8], path: &Path) -> Self {
+        Self { path: path.to_owned(), source: hex(plain) }
+    }
+
+    fn reuse(&self, output: &Path) -> Option<(Init, Vec<u8>)> {
+        let made: Made = serde_json::from_slice(&std::fs::read(&self.path).ok()?).ok()?;
+        let component = std::fs::read(output).ok()?;
+        let same = made.wisp == env!("CARGO_PKG_VERSION") && made.source == self.source && made.component == hex(&component);
+        same.then_some((made.init, component))
+    }
+
+    fn keep(&self, component: &[u8], init: &Init) {
+        let made = Made {
+            wisp: env!("CARGO_PKG_VERSION").to_owned(),
+            source: self.source.clone(),
+            component: hex(component),
+            init: init.clone(),
+        };
+        // Where it can't be kept, the next build does the work again.
+        let _ = replace(&self.path, &serde_json::to_vec(&made).unwrap_or_default());
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
+        use std::fmt::Write;
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
+}
+
+/// Writes a file so that whoever reads it sees the old or the new content, whole.
+fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    file.write_all(content)?;
+    file.persist(path).map_err(|error| error.error)?;
+    Ok(())
+}
+
+fn report(built: &Built, took: Duration, terminal: &Terminal) {
+    let paint = terminal.out;
+    let line = |label: &str, value: &str| terminal.say(&format!("  {} {value}", paint.dim(&format!("{label:<8}"))));
+    terminal.say(&format!("{} {} in {}", paint.green("built"), paint.bold(&built.name), terminal::duration(took)));
+    line("file", &paths::display(&built.file));
+    line("serves", &built.handler);
+    for (index, package) in by_package(&built.imports).iter().enumerate() {
+        line(if index == 0 { "imports" } else { "" }, package);
+    }
+    line("size", &terminal::bytes(built.bytes));
+    match &built.init {
+        Init::None => {}
+        Init::Snapshot { init_millis, bytes_before, output } => {
+            let saved = terminal::duration(Duration::from_secs_f64(init_millis.max(0.0) / 1e3));
+            let size = format!("{} without it", terminal::bytes(*bytes_before));
+            line("init", &format!("ran ahead of time: every instance saves {saved} ({size})"));
+            for text in output.lines() {
+                line("", &paint.dim(text));
+            }
+        }
+        Init::Plain { why } => line("init", &paint.yellow(&format!("runs in every instance: {why}"))),
+    }
+    for caution in &built.cautions {
+        line("note", &paint.yellow(caution));
+    }
+}
+
+/// `wasi:io@0.2.6 error, poll, streams`, one line per package.
+fn by_package(imports: &[String]) -> Vec<String> {
+    let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
+    for import in imports {
+        let (path, version) = import.split_once('@').map_or((import.as_str(), None), |(path, version)| (path, Some(version)));
+        let (package, interface) = path.split_once('/').unwrap_or((path, ""));
+        let package = version.map_or_else(|| package.to_owned(), |version| format!("{package}@{version}"));
+        match lines.iter_mut().find(|(known, _)| *known == package) {
+            Some((_, interfaces)) => interfaces.push(interface),
+            None => lines.push((package, vec![interface])),
+        }
+    }
+    lines.into_iter().map(|(package, interfaces)| format!("{package} {}", interfaces.join(", "))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn imports_are_listed_by_package() {
+        let imports = ["wasi:io/error@0.2.6", "wasi:io/streams@0.2.6", "wasi:io/poll@0.2.4", "local:x/y"].map(str::to_owned);
+        assert_eq!(by_package(&imports), ["wasi:io@0.2.6 error, streams", "wasi:io@0.2.4 poll", "local:x y"]);
+    }
+
+    #[test]
+    fn a_component_is_made_again_only_when_its_source_changed() {
+        let target = tempfile::tempdir().unwrap();
+        let wasm = target.path().join("f.wasm");
+        let component = |byte: u8| {
+            // A component that exports an empty instance as its handler, and a custom section that tells it apart.
+            let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
+            bytes.extend([5, 2, 1, 1]);
+            bytes.extend([0, 3, 1, b'x', byte]);
+            bytes
+        };
+        let artifact = Artifact { package: "f".to_owned(), wasm: wasm.clone(), target: target.path().to_owned() };
+        std::fs::write(&wasm, component(1)).unwrap();
+        let error = finish(target.path(), &artifact).unwrap_err();
+        assert!(matches!(error, BuildError::Inspect { .. }), "{error:?}");
+        assert!(!target.path().join("wisp/f.wasm").exists());
+    }
+}

@@ -1,0 +1,211 @@
+//! A project's Cargo build.
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use serde::Deserialize;
+
+use crate::failure::Explain;
+use crate::orphans;
+
+/// The target that components are built for.
+pub(crate) const TARGET: &str = "wasm32-wasip2";
+
+/// What a build made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Artifact {
+    /// The package's name.
+    pub(crate) package: String,
+    /// The component as rustc left it.
+    pub(crate) wasm: PathBuf,
+    /// Cargo's target folder.
+    pub(crate) target: PathBuf,
+}
+
+/// Why there is no component.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CargoError {
+    #[error("{} is no Cargo project: it has no Cargo.toml", dir.display())]
+    NoProject { dir: PathBuf },
+    #[error("cargo could not be started")]
+    Start(#[source] std::io::Error),
+    #[error("the project in {} doesn't compile", dir.display())]
+    Compile { dir: PathBuf, messages: String },
+    #[error("this Rust toolchain can't build for {TARGET}")]
+    NoTarget,
+    #[error("the project in {} builds no component: Cargo.toml has no library of the type `cdylib`", dir.display())]
+    NoComponent { dir: PathBuf },
+    #[error("cargo said what couldn't be understood")]
+    Messages(#[source] std::io::Error),
+}
+
+impl Explain for CargoError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoProject { .. } => Some("name the project's folder, or start one with `wisp new NAME`".to_owned()),
+            Self::Start(_) => Some("install Rust with rustup (https://rustup.rs)".to_owned()),
+            Self::NoTarget => Some(format!("rustup target add {TARGET}")),
+            Self::NoComponent { .. } => Some("add these lines to Cargo.toml: [lib] crate-type = [\"cdylib\"]".to_owned()),
+            Self::Compile { .. } | Self::Messages(_) => None,
+        }
+    }
+}
+
+/// Where the compiler's messages go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Messages {
+    /// To standard error, as they come.
+    Show {
+        /// With colours.
+        color: bool,
+    },
+    /// Into [`CargoError::Compile`].
+    Keep {
+        /// With colours.
+        color: bool,
+    },
+}
+
+/// Builds the project in `dir` in release mode. Blocks.
+///
+/// # Errors
+/// When there is no project, it doesn't compile, or it has no library of the type `cdylib`.
+pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoError> {
+    let manifest = dir.join("Cargo.toml");
+    if !manifest.is_file() {
+        return Err(CargoError::NoProject { dir: dir.to_owned() });
+    }
+    let (Messages::Show { color } | Messages::Keep { color }) = messages;
+    let mut command = Command::new(program());
+    command
+        .args(["build", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .args(["--color", if color { "always" } else { "never" }])
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(if matches!(messages, Messages::Keep { .. }) { Stdio::piped() } else { Stdio::inherit() });
+    // What Cargo tells the programs it runs is about wisp's own build, where this is one.
+    for (name, _) in std::env::vars_os() {
+        let name_text = name.to_string_lossy();
+        if name_text.starts_with("CARGO_PKG_") || name_text == "CARGO_MANIFEST_DIR" || name_text == "CARGO_MANIFEST_PATH" {
+            command.env_remove(&name);
+        }
+    }
+    let mut child = orphans::spawn(command).map_err(CargoError::Start)?;
+    let said = child.stderr.take().map(|mut stderr| {
+        std::thread::spawn(move || {
+            let mut text = Vec::new();
+            let _ = stderr.read_to_end(&mut text);
+            String::from_utf8_lossy(&text).into_owned()
+        })
+    });
+    let mut found = None;
+    if let Some(stdout) = child.stdout.take() {
+        for line in BufReader::new(stdout).lines() {
+            let line = line.map_err(CargoError::Messages)?;
+            found = artifact(&line, &manifest).or(found);
+        }
+    }
+    let status = child.wait().map_err(CargoError::Start)?;
+    let said = said.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    if !status.success() {
+        if !has_target(dir) {
+            return Err(CargoError::NoTarget);
+        }
+        return Err(CargoError::Compile { dir: dir.to_owned(), messages: said });
+    }
+    found.ok_or_else(|| CargoError::NoComponent { dir: dir.to_owned() })
+}
+
+/// The Cargo that runs this program, else the one on PATH.
+fn program() -> std::ffi::OsString {
+    // `cargo run` sets CARGO to the toolchain's own binary, which would ignore the project's rust-toolchain.toml.
+    "cargo".into()
+}
+
+/// Whether the toolchain that `dir` uses has the standard library for components.
+fn has_target(dir: &Path) -> bool {
+    let output =
+        Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).current_dir(dir).stderr(Stdio::null()).output();
+    output.is_ok_and(|output| {
+        output.status.success() && Path::new(String::from_utf8_lossy(&output.stdout).trim_end()).is_dir()
+    })
+}
+
+/// What of Cargo's messages is read, <https://doc.rust-lang.org/cargo/reference/external-tools.html>.
+#[derive(Deserialize)]
+struct Message {
+    reason: String,
+    #[serde(default)]
+    manifest_path: PathBuf,
+    #[serde(default)]
+    package_id: String,
+    #[serde(default)]
+    target: Option<Target>,
+    #[serde(default)]
+    filenames: Vec<PathBuf>,
+}
+
+#[derive(Deserialize)]
+struct Target {
+    crate_types: Vec<String>,
+}
+
+/// The component that this line of Cargo's is about, where it is the project's own.
+fn artifact(line: &str, manifest: &Path) -> Option<Artifact> {
+    let message: Message = serde_json::from_str(line).ok()?;
+    let same = |path: &Path| path == manifest || matches!((path.canonicalize(), manifest.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    if message.reason != "compiler-artifact"
+        || !message.target.is_some_and(|target| target.crate_types.iter().any(|kind| kind == "cdylib"))
+        || !same(&message.manifest_path)
+    {
+        return None;
+    }
+    let wasm = message.filenames.into_iter().find(|file| file.extension().is_some_and(|extension| extension == "wasm"))?;
+    // TARGET_DIR/wasm32-wasip2/release/NAME.wasm
+    let target = wasm.ancestors().nth(3)?.to_owned();
+    Some(Artifact { package: package_name(&message.package_id)?, wasm, target })
+}
+
+/// The name in `path+file:///home/me/hello#0.1.0` or `path+file:///home/me/x#hello@0.1.0`.
+fn package_name(id: &str) -> Option<String> {
+    let (url, fragment) = id.split_once('#')?;
+    match fragment.split_once('@') {
+        Some((name, _)) => Some(name.to_owned()),
+        None => url.rsplit('/').next().map(str::to_owned),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_projects_own_component_is_found_among_cargos_messages() {
+        let line = |manifest: &str, kind: &str| {
+            format!(
+                r#"{{"reason":"compiler-artifact","package_id":"path+file:///w/hello#0.1.0","manifest_path":"{manifest}",
+                "target":{{"kind":["{kind}"],"crate_types":["{kind}"],"name":"hello"}},
+                "filenames":["/w/hello/target/wasm32-wasip2/release/hello.wasm"],"fresh":true}}"#
+            )
+        };
+        let manifest = Path::new("/w/hello/Cargo.toml");
+        let expected = Artifact {
+            package: "hello".to_owned(),
+            wasm: "/w/hello/target/wasm32-wasip2/release/hello.wasm".into(),
+            target: "/w/hello/target".into(),
+        };
+        assert_eq!(artifact(&line("/w/hello/Cargo.toml", "cdylib"), manifest), Some(expected));
+        assert_eq!(artifact(&line("/w/other/Cargo.toml", "cdylib"), manifest), None);
+        assert_eq!(artifact(&line("/w/hello/Cargo.toml", "lib"), manifest), None);
+        assert_eq!(artifact(r#"{"reason":"build-finished","success":true}"#, manifest), None);
+        assert_eq!(artifact("not json", manifest), None);
+    }
+
+    #[test]
+    fn package_names_are_read_from_both_forms_of_ids() {
+        assert_eq!(package_name("path+file:///w/hello#0.1.0").as_deref(), Some("hello"));
+        assert_eq!(package_name("path+file:///w/folder#hello@0.1.0").as_deref(), Some("hello"));
+    }
+}

@@ -1,0 +1,182 @@
+//! From a declared function to what a replica is told: its component built, checked, compiled ahead, and put where no
+//! later build changes it.
+
+use std::fs::Metadata;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sha2::{Digest, Sha256};
+use wisp_api::ConfigError;
+use wisp_contract::FunctionConfig;
+use wisp_engine::cache::Source;
+use wisp_engine::{Engines, LoadError, Loader};
+
+use super::manifests::Declared;
+use crate::build::{self, BuildError, Built, Init};
+use crate::cargo::{CargoError, Messages};
+use crate::failure;
+
+/// The folder beside a function's manifest that `wisp dev` keeps its own files in.
+pub(crate) const OWN: &str = ".wisp";
+
+/// What a replica is told.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Prepared {
+    /// What to run and within which limits.
+    pub(crate) config: FunctionConfig,
+    /// Differs wherever a replica would do something else: the revision's name.
+    pub(crate) digest: String,
+}
+
+/// What a build of a Cargo project came to.
+#[derive(Debug, Clone)]
+pub(crate) struct Project {
+    built: Built,
+    took: Duration,
+}
+
+/// Why a function can't run.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum PrepareError {
+    #[error(transparent)]
+    Build(#[from] BuildError),
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error("the file of the model `{model}`, {}, could not be read", path.display())]
+    Model { model: String, path: PathBuf, source: io::Error },
+    #[error("{} could not be written", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the work was interrupted: {0}")]
+    Interrupted(String),
+}
+
+impl PrepareError {
+    /// The whole story, for the terminal: the compiler's messages too.
+    pub(crate) fn story(&self) -> String {
+        match self {
+            Self::Build(BuildError::Cargo(CargoError::Compile { messages, .. })) => messages.trim_end().to_owned(),
+            error => failure::chain(error),
+        }
+    }
+
+    /// One sentence, for who sent a request.
+    pub(crate) fn sentence(&self) -> String {
+        match self {
+            Self::Build(BuildError::Cargo(CargoError::Compile { .. })) => {
+                "its project doesn't compile: the terminal of `wisp dev` shows why".to_owned()
+            }
+            error => failure::chain(error),
+        }
+    }
+}
+
+impl Project {
+    /// Builds the project in `dir`. Blocks.
+    ///
+    /// # Errors
+    /// As [`build::build`].
+    pub(crate) fn build(dir: &Path, color: bool) -> Result<Self, PrepareError> {
+        let began = Instant::now();
+        let built = build::build(dir, Messages::Keep { color })?;
+        Ok(Self { built, took: began.elapsed() })
+    }
+
+    /// The file that rustc wrote.
+    pub(crate) fn compiled(&self) -> &Path {
+        &self.built.compiled
+    }
+
+    /// What to print of it.
+    pub(crate) fn event(&self, function: String) -> super::console::Event {
+        let mut notes = self.built.cautions.clone();
+        let init_millis = match &self.built.init {
+            Init::Snapshot { init_millis, .. } => Some(*init_millis),
+            Init::Plain { why } => {
+                notes.push(format!("its initialisation runs in every instance: {why}"));
+                None
+            }
+            Init::None => None,
+        };
+        super::console::Event::Built {
+            function,
+            millis: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+            bytes: self.built.bytes,
+            init_millis,
+            notes,
+        }
+    }
+}
+
+/// Checks the function's files and compiles its component into the cache, so that a replica only maps it. Blocks.
+///
+/// # Errors
+/// When a file can't be read, or the component is none that a host serves.
+pub(crate) fn prepare(
+    declared: &Declared,
+    dir: &Path,
+    project: Option<&Project>,
+    loader: &Loader,
+    engines: &Engines,
+) -> Result<Prepared, PrepareError> {
+    let own = dir.join(OWN);
+    let key_value = own.join(format!("{}.{}", declared.id.namespace(), declared.id.name()));
+    let built = project.map(|project| project.built.file.clone());
+    let files = declared.function.local_files(dir, built, key_value)?;
+    let mut config = declared.function.to_config(&files, declared.env.clone())?;
+    let source = Source::read(&config.component.file, config.component.sha256.as_deref())?;
+    loader.prepare(&source, engines)?;
+    config.component.file = keep(&own, declared.id.name(), &source)?;
+    config.component.sha256 = Some(source.sha256().to_owned());
+    let mut digest = Sha256::new();
+    digest.update(serde_json::to_vec(&config).unwrap_or_default());
+    for model in &config.models {
+        let failed = |source| PrepareError::Model { model: model.name.clone(), path: model.file.clone(), source };
+        digest.update(identity(&std::fs::metadata(&model.file).map_err(failed)?));
+    }
+    let digest = digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    Ok(Prepared { config, digest })
+}
+
+/// Copies the component to where only its content decides its name: replicas that start while the next one is being
+/// built read this one.
+fn keep(own: &Path, name: &str, source: &Source) -> Result<PathBuf, PrepareError> {
+    let folder = own.join("components");
+    let short: String = source.sha256().chars().take(16).collect();
+    let path = folder.join(format!("{name}-{short}.wasm"));
+    let failed = |source| PrepareError::Write { path: path.clone(), source };
+    if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == source.bytes().len() as u64) {
+        return Ok(path);
+    }
+    std::fs::create_dir_all(&folder).map_err(failed)?;
+    sweep(&folder, name);
+    let mut file = tempfile::NamedTempFile::new_in(&folder).map_err(failed)?;
+    io::Write::write_all(&mut file, source.bytes()).map_err(failed)?;
+    file.persist(&path).map_err(|error| failed(error.error))?;
+    Ok(path)
+}
+
+/// Removes old copies; the last few may still be read.
+fn sweep(folder: &Path, name: &str) {
+    let prefix = format!("{name}-");
+    let mut copies: Vec<_> = std::fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
+        .collect();
+    copies.sort();
+    for (_, path) in copies.iter().rev().skip(3) {
+        // What can't be removed only takes up room.
+        let _ = std::fs::remove_file(path);
+    }
+}
+
+/// What changes when a file does.
+fn identity(metadata: &Metadata) -> Vec<u8> {
+    use std::os::unix::fs::MetadataExt;
+    [metadata.len().to_le_bytes(), metadata.mtime().to_le_bytes(), metadata.mtime_nsec().to_le_bytes()].concat()
+}

@@ -1,0 +1,89 @@
+//! How a command fails: a sentence, its causes, a way out, an exit status.
+
+use std::error::Error;
+use std::process::ExitCode;
+
+use serde_json::json;
+
+use crate::terminal::Terminal;
+
+/// An error that knows the way out.
+pub(crate) trait Explain: Error + Send + Sync + 'static {
+    /// What to do about it, as a sentence without a full stop.
+    fn hint(&self) -> Option<String> {
+        None
+    }
+
+    /// The process' exit status.
+    fn code(&self) -> u8 {
+        1
+    }
+}
+
+/// What a command ends with where it doesn't succeed.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    error: Box<dyn Error + Send + Sync>,
+    hint: Option<String>,
+    code: u8,
+}
+
+impl<E: Explain> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self { hint: error.hint(), code: error.code(), error: Box::new(error) }
+    }
+}
+
+impl Failure {
+    /// Prints it, and gives the process' exit status.
+    pub(crate) fn print(&self, terminal: &Terminal) -> ExitCode {
+        if terminal.is_json() {
+            let causes: Vec<String> = causes(&*self.error).skip(1).collect();
+            terminal.json(&json!({"error": self.error.to_string(), "causes": causes, "hint": self.hint}));
+        } else {
+            let paint = terminal.err;
+            let mut texts = causes(&*self.error);
+            terminal.note(&format!("{} {}", paint.red("error:"), texts.next().unwrap_or_default()));
+            for cause in texts {
+                terminal.note(&format!("  {} {cause}", paint.dim("because:")));
+            }
+            if let Some(hint) = &self.hint {
+                terminal.note(&format!("  {} {hint}", paint.green("hint:")));
+            }
+        }
+        ExitCode::from(self.code)
+    }
+
+    /// Sentence, causes and hint as the tests compare them.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> String {
+        let mut text = causes(&*self.error).collect::<Vec<_>>().join(" <- ");
+        if let Some(hint) = &self.hint {
+            text.push_str(" | hint: ");
+            text.push_str(hint);
+        }
+        text
+    }
+}
+
+/// The error's text and those of its causes. What only repeats the one before is left out.
+pub(crate) fn causes(error: &dyn Error) -> impl Iterator<Item = String> {
+    let mut next: Option<&dyn Error> = Some(error);
+    let mut last = String::new();
+    std::iter::from_fn(move || {
+        loop {
+            let error = next?;
+            next = error.source();
+            let text = error.to_string();
+            if text != last {
+                last.clone_from(&text);
+                return Some(text);
+            }
+        }
+    })
+}
+
+/// The error and its causes on one line.
+pub(crate) fn chain(error: &dyn Error) -> String {
+    causes(error).collect::<Vec<_>>().join(": ")
+}
