@@ -1,1 +1,363 @@
+//! The queue and its lanes, with a fake lane and a clock that tests move. What a real backend does is tried in
+//! `tests/onnx.rs`.
 
+use std::future::Future;
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, join_all};
+
+use super::clock::Clock;
+use super::job::{Job, JobError, Key, Reply};
+use super::queue::Queue;
+use super::worker::work;
+use crate::backend::{Abort, BackendError, Item, Lane};
+use crate::metrics::Metrics;
+use crate::{DType, Tensor};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// tokio's clock, which tests pause.
+struct TestClock;
+
+impl Clock for TestClock {
+    fn now(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> impl Future<Output = ()> + Send {
+        tokio::time::sleep_until(deadline.into())
+    }
+}
+
+/// Takes a while, fails where an item's first byte is 255, gives each item back, and remembers the batches.
+struct Fake {
+    takes: Duration,
+    batches: Arc<Mutex<Vec<Vec<u8>>>>,
+    aborted: Arc<Mutex<u32>>,
+}
+
+impl Lane for Fake {
+    fn run<'a>(
+        &'a mut self,
+        items: &'a [Item],
+        abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        let aborted = Arc::clone(&self.aborted);
+        abort.on_abort(move || *aborted.lock().unwrap() += 1);
+        let firsts: Vec<u8> = items.iter().map(|item| item.inputs[0].data()[0]).collect();
+        let failed = firsts.contains(&255);
+        self.batches.lock().unwrap().push(firsts);
+        let takes = self.takes;
+        async move {
+            tokio::time::sleep(takes).await;
+            if failed {
+                return Err(BackendError("255 is too much".into()));
+            }
+            Ok(items.iter().map(|item| item.inputs.clone()).collect())
+        }
+        .boxed()
+    }
+}
+
+struct Bench {
+    queue: Arc<Queue>,
+    metrics: Arc<Metrics>,
+    batches: Arc<Mutex<Vec<Vec<u8>>>>,
+    aborted: Arc<Mutex<u32>>,
+}
+
+impl Bench {
+    fn new(lanes: usize, max_rows: u32, limit: usize) -> Self {
+        let metrics = Arc::new(Metrics::default());
+        let queue = Arc::new(Queue::new(
+            NonZeroUsize::new(limit).unwrap(),
+            NonZeroU32::new(max_rows).unwrap(),
+            2 * MS,
+            lanes,
+            Arc::clone(&metrics),
+        ));
+        let bench = Self {
+            queue,
+            metrics,
+            batches: Arc::default(),
+            aborted: Arc::default(),
+        };
+        for _ in 0..lanes {
+            let lane = Fake {
+                takes: 32 * MS,
+                batches: Arc::clone(&bench.batches),
+                aborted: Arc::clone(&bench.aborted),
+            };
+            tokio::spawn(work(
+                Arc::clone(&bench.queue),
+                Box::new(lane),
+                Arc::clone(&bench.metrics),
+                TestClock,
+            ));
+        }
+        bench
+    }
+
+    /// One call of `rows` rows of bytes.
+    fn call(&self, byte: u8, rows: u64) -> impl Future<Output = Reply> + Send + 'static {
+        self.call_with(byte, rows, Key::Join(vec![1]))
+    }
+
+    fn call_with(
+        &self,
+        byte: u8,
+        rows: u64,
+        key: Key,
+    ) -> impl Future<Output = Reply> + Send + 'static {
+        let tensor = Tensor::new(DType::U8, [rows, 1], vec![byte; rows as usize]).unwrap();
+        let (job, ticket) = Job::new(
+            Item {
+                inputs: vec![tensor],
+                rows,
+            },
+            key,
+            TestClock.now(),
+        );
+        let queue = Arc::clone(&self.queue);
+        async move {
+            queue.push(job)?;
+            ticket.wait().await
+        }
+    }
+
+    fn batches(&self) -> Vec<Vec<u8>> {
+        self.batches.lock().unwrap().clone()
+    }
+}
+
+fn byte(reply: &Reply) -> u8 {
+    reply.as_ref().unwrap()[0].data()[0]
+}
+
+/// Lets every task run that can, without the clock moving.
+async fn settle() {
+    for _ in 0..32 {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrives_during_a_batch_is_computed_together_and_everyone_gets_his_own() {
+    let bench = Bench::new(1, 8, 64);
+    let replies = join_all((0..5).map(|byte| bench.call(byte, 1))).await;
+    assert_eq!(
+        replies.iter().map(byte).collect::<Vec<_>>(),
+        [0, 1, 2, 3, 4]
+    );
+    assert_eq!(bench.batches().concat().len(), 5);
+    assert!(bench.batches().len() <= 2, "{:?}", bench.batches());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_holds_no_more_rows_than_it_may_and_a_larger_call_goes_alone() {
+    let bench = Bench::new(1, 4, 64);
+    let calls = [(0, 1), (1, 3), (2, 2), (3, 9), (4, 1)];
+    join_all(calls.map(|(byte, rows)| bench.call(byte, rows))).await;
+    for batch in bench.batches() {
+        let rows: u64 = batch.iter().map(|byte| calls[usize::from(*byte)].1).sum();
+        assert!(rows <= 4 || batch == [3], "{batch:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn different_dimensions_are_never_joined() {
+    let bench = Bench::new(1, 8, 64);
+    let calls = (0..6).map(|byte| {
+        let key = if byte % 3 == 2 {
+            Key::Alone
+        } else {
+            Key::Join(vec![u64::from(byte % 3)])
+        };
+        bench.call_with(byte, 1, key)
+    });
+    join_all(calls).await;
+    for batch in bench.batches() {
+        assert!(
+            batch.iter().all(|byte| byte % 3 == batch[0] % 3),
+            "{batch:?}"
+        );
+        assert!(batch[0] % 3 != 2 || batch.len() == 1, "{batch:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lonely_caller_waits_for_nobody() {
+    let bench = Bench::new(1, 8, 64);
+    let started = tokio::time::Instant::now();
+    for _ in 0..3 {
+        bench.call(0, 1).await.unwrap();
+    }
+    assert_eq!(started.elapsed(), 3 * 32 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_batch_of_several_the_lane_waits_a_thirty_second_for_those_who_come_back() {
+    let bench = Bench::new(1, 8, 64);
+    join_all((0..4).map(|byte| bench.call(byte, 1))).await;
+    let before = bench.batches().len();
+    let started = tokio::time::Instant::now();
+    let first = tokio::spawn(bench.call(10, 1));
+    settle().await;
+    assert_eq!(bench.batches().len(), before, "it must wait for company");
+    let second = tokio::spawn(bench.call(11, 1));
+    first.await.unwrap().unwrap();
+    second.await.unwrap().unwrap();
+    assert_eq!(bench.batches()[before..], [vec![10, 11]]);
+    assert_eq!(started.elapsed(), 33 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_waits_no_longer() {
+    let bench = Bench::new(1, 2, 64);
+    join_all((0..4).map(|byte| bench.call(byte, 1))).await;
+    let started = tokio::time::Instant::now();
+    join_all((0..2).map(|byte| bench.call(byte, 1))).await;
+    assert_eq!(started.elapsed(), 32 * MS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_faulty_item_harms_no_other() {
+    let bench = Bench::new(1, 8, 64);
+    // The first keeps the lane busy, so that the others share a batch.
+    let replies = join_all([0, 1, 255, 3].map(|byte| bench.call(byte, 1))).await;
+    assert!(
+        bench
+            .batches()
+            .iter()
+            .any(|batch| batch.len() > 1 && batch.contains(&255)),
+        "{:?}",
+        bench.batches()
+    );
+    assert_eq!(
+        replies[2],
+        Err(JobError::Backend(BackendError("255 is too much".into())))
+    );
+    for index in [0, 1, 3] {
+        assert_eq!(usize::from(byte(&replies[index])), index);
+    }
+    let seen = bench.metrics.snapshot();
+    assert_eq!((seen.items, seen.failed), (4, 1));
+    assert!(seen.reruns >= 2, "{seen:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_is_not_computed() {
+    let bench = Bench::new(1, 8, 64);
+    let busy = tokio::spawn(bench.call(0, 1));
+    settle().await;
+    let gone = tokio::spawn(bench.call(7, 1));
+    settle().await;
+    gone.abort();
+    let stays = tokio::spawn(bench.call(1, 1));
+    busy.await.unwrap().unwrap();
+    stays.await.unwrap().unwrap();
+    assert!(
+        !bench.batches().concat().contains(&7),
+        "{:?}",
+        bench.batches()
+    );
+    assert_eq!(bench.metrics.snapshot().cancelled, 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_batch_is_aborted_when_its_last_caller_goes_and_not_before() {
+    let bench = Bench::new(1, 8, 64);
+    let busy = tokio::spawn(bench.call(0, 1));
+    settle().await;
+    let calls = [1, 2].map(|byte| tokio::spawn(bench.call(byte, 1)));
+    busy.await.unwrap().unwrap();
+    tokio::time::sleep(5 * MS).await;
+    assert_eq!(bench.batches().last().unwrap(), &[1, 2]);
+    calls[0].abort();
+    settle().await;
+    assert_eq!(*bench.aborted.lock().unwrap(), 0);
+    calls[1].abort();
+    settle().await;
+    assert_eq!(*bench.aborted.lock().unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_and_callers_that_went_make_room() {
+    let bench = Bench::new(1, 1, 2);
+    let busy = tokio::spawn(bench.call(0, 1));
+    settle().await;
+    let waiting = [1, 2].map(|byte| tokio::spawn(bench.call(byte, 1)));
+    settle().await;
+    assert_eq!(
+        bench.call(3, 1).await,
+        Err(JobError::QueueFull { limit: 2 })
+    );
+    assert_eq!(bench.metrics.snapshot().rejected, 1);
+    waiting[0].abort();
+    settle().await;
+    bench.call(4, 1).await.unwrap();
+    busy.await.unwrap().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn lanes_share_the_work_and_end_when_the_queue_is_closed() {
+    let bench = Bench::new(3, 1, 64);
+    let started = tokio::time::Instant::now();
+    let calls = join_all((0..6).map(|byte| bench.call(byte, 1)));
+    let replies = calls.await;
+    assert!(replies.iter().all(Result::is_ok));
+    assert_eq!(started.elapsed(), 2 * 32 * MS);
+    bench.queue.close();
+    settle().await;
+    assert_eq!(
+        Arc::strong_count(&bench.queue),
+        1,
+        "every lane must have let go of it"
+    );
+    assert_eq!(bench.call(0, 1).await, Err(JobError::Stopped));
+}
+
+struct Panics;
+
+impl Lane for Panics {
+    fn run<'a>(
+        &'a mut self,
+        _: &'a [Item],
+        _: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        async { panic!("on purpose") }.boxed()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn when_the_last_lane_dies_nobody_waits_for_ever() {
+    let metrics = Arc::new(Metrics::default());
+    let one = NonZeroU32::MIN;
+    let queue = Arc::new(Queue::new(
+        NonZeroUsize::new(8).unwrap(),
+        one,
+        MS,
+        1,
+        Arc::clone(&metrics),
+    ));
+    let bench = Bench {
+        queue,
+        metrics,
+        batches: Arc::default(),
+        aborted: Arc::default(),
+    };
+    let calls = [0, 1].map(|byte| tokio::spawn(bench.call(byte, 1)));
+    settle().await;
+    tokio::spawn(work(
+        Arc::clone(&bench.queue),
+        Box::new(Panics),
+        Arc::clone(&bench.metrics),
+        TestClock,
+    ));
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Err(JobError::Stopped));
+    }
+}

@@ -1,6 +1,7 @@
 //! Where is ONNX Runtime's shared library?
 
-use std::ffi::OsStr;
+use std::error::Error as _;
+use std::ffi::{CStr, OsStr};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -107,9 +108,10 @@ fn start(
             message: error.to_string(),
         })?;
     environment.set_log_level(LogLevel::Warning);
+    let version = version(&path).unwrap_or_else(|| "(unknown version)".to_owned());
     Ok(Library {
         environment,
-        name: format!("onnxruntime {}", version(ort::info())),
+        name: format!("onnxruntime {version}"),
         path,
     })
 }
@@ -128,17 +130,30 @@ fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &st
     }
 }
 
-/// The version in its build info: `ORT Build Info: git-branch=rel-1.31.1, …`.
-fn version(info: &str) -> &str {
-    info.split_once("git-branch=rel-")
-        .and_then(|(_, rest)| rest.split([',', ' ']).next())
-        .unwrap_or("(own build)")
+/// The version that it tells, which `ort` keeps to itself.
+#[expect(unsafe_code, reason = "a function of a shared library is called")]
+fn version(path: &Path) -> Option<String> {
+    // SAFETY: `ort` has loaded this very library, so its initialisers have run; this takes another reference to it.
+    let library = unsafe { libloading::Library::new(path) }.ok()?;
+    // SAFETY: `ort` has found the symbol, and ONNX Runtime has never changed its type.
+    let base = unsafe {
+        library.get::<unsafe extern "C" fn() -> *const ort::sys::OrtApiBase>(b"OrtGetApiBase")
+    }
+    .ok()?;
+    // SAFETY: it takes nothing and gives a pointer to a static, or null.
+    let base = unsafe { base().as_ref() }?;
+    // SAFETY: it takes nothing and gives a static string that ends with a zero byte.
+    let version = unsafe { CStr::from_ptr((base.GetVersionString)()) };
+    Some(version.to_string_lossy().into_owned())
 }
 
 fn told(error: &ort::LoadDynamicError) -> String {
     match error {
         ort::LoadDynamicError::Dlopen { error, path } => {
-            let text = error.to_string();
+            let text = error
+                .source()
+                .map_or_else(|| error.to_string(), ToString::to_string);
+            // The dynamic linker begins with the path, which the line has already.
             let path = path.display().to_string();
             text.strip_prefix(&path).map_or(text.clone(), |rest| {
                 rest.trim_start_matches(": ").to_owned()
@@ -243,14 +258,5 @@ mod tests {
             candidates(Some(Path::new("/x/lib.so")), Some(Path::new("/cache"))),
             [PathBuf::from("/x/lib.so")]
         );
-    }
-
-    #[test]
-    fn the_version_is_read_from_the_build_info() {
-        assert_eq!(
-            version("ORT Build Info: git-branch=rel-1.31.1, git-commit-id=abc"),
-            "1.31.1"
-        );
-        assert_eq!(version("ORT Build Info: git-branch=main"), "(own build)");
     }
 }

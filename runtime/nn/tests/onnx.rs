@@ -1,0 +1,556 @@
+//! Real models on the real ONNX Runtime. Where its library is missing these tests say so and pass; with CI=true they
+//! fail instead. `tests/data/make.py` writes the models.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::future::join_all;
+use sha2::Digest;
+use wisp_contract::config::{Batching, Device, Model as Config, ModelFormat};
+use wisp_nn::{DType, LoadError, Model, ModelStore, NamedTensor, Options, RunError, Tensor};
+
+fn cache() -> Option<PathBuf> {
+    let from = |name: &str| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    from("WISP_CACHE")
+        .or_else(|| from("XDG_CACHE_HOME").map(|folder| folder.join("wisp")))
+        .or_else(|| from("HOME").map(|folder| folder.join(".cache/wisp")))
+}
+
+fn options() -> Options {
+    Options {
+        onnxruntime: std::env::var_os("WISP_ONNXRUNTIME").map(PathBuf::from),
+        cache: cache(),
+        ..Options::default()
+    }
+}
+
+fn data(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/data")
+        .join(name)
+}
+
+fn config(name: &str) -> Config {
+    Config {
+        name: name.to_owned(),
+        format: ModelFormat::Autodetect,
+        file: data(&format!("{name}.onnx")),
+        sha256: None,
+        device: Device::Cpu,
+        batching: Batching::default(),
+    }
+}
+
+/// Whether ONNX Runtime is here. Says so where it isn't.
+async fn available() -> bool {
+    match ModelStore::load(&[config("add")], &options()).await {
+        Err(error @ LoadError::Library { .. }) => {
+            let why = std::error::Error::source(&error)
+                .map(ToString::to_string)
+                .unwrap_or_default();
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "{error}: {why}"
+            );
+            eprintln!("skipped: {error}: {why}");
+            false
+        }
+        Err(error) => panic!("{error}"),
+        Ok(_) => true,
+    }
+}
+
+async fn load(name: &str) -> Result<Arc<Model>, LoadError> {
+    let store = ModelStore::load(&[config(name)], &options()).await?;
+    Ok(store.get(name).unwrap())
+}
+
+fn f32s(shape: &[u64], values: &[f32]) -> Tensor {
+    Tensor::new(
+        DType::F32,
+        shape,
+        values
+            .iter()
+            .flat_map(|value| value.to_ne_bytes())
+            .collect::<Vec<u8>>(),
+    )
+    .unwrap()
+}
+
+fn values(tensor: &Tensor) -> Vec<f32> {
+    assert_eq!(tensor.dtype(), DType::F32);
+    tensor
+        .data()
+        .chunks(4)
+        .map(|chunk| f32::from_ne_bytes(chunk.try_into().unwrap()))
+        .collect()
+}
+
+fn named(name: &str, tensor: Tensor) -> NamedTensor {
+    NamedTensor::new(name, tensor)
+}
+
+macro_rules! need_onnxruntime {
+    () => {
+        if !available().await {
+            return;
+        }
+    };
+}
+
+#[tokio::test]
+async fn a_model_computes_and_says_what_it_is() {
+    need_onnxruntime!();
+    let store = ModelStore::load(&[config("add")], &options())
+        .await
+        .unwrap();
+    let add = store.get("add").unwrap();
+    let outputs = add
+        .run(vec![
+            named("b", f32s(&[1, 2], &[10., 20.])),
+            named("a", f32s(&[1, 2], &[1., 2.])),
+        ])
+        .await
+        .unwrap();
+    assert_eq!(outputs.len(), 1);
+    assert_eq!(outputs[0].name, "y");
+    assert_eq!(outputs[0].tensor.shape(), [1, 2]);
+    assert_eq!(values(&outputs[0].tensor), [11., 22.]);
+
+    let status = store.status().remove(0);
+    assert!(
+        status.backend.starts_with("onnxruntime 1."),
+        "{}",
+        status.backend
+    );
+    assert_eq!(
+        (status.device.as_str(), status.device_reason, status.batched),
+        ("cpu", None, true)
+    );
+    assert_eq!(status.inputs, ["a: f32[?,2]", "b: f32[?,2]"]);
+    assert_eq!(status.outputs, ["y: f32[?,2]"]);
+}
+
+#[tokio::test]
+async fn calls_at_once_share_batches_and_get_their_own_rows() {
+    need_onnxruntime!();
+    let network = load("network").await.unwrap();
+    let input = |seed: usize, rows: u64| {
+        let numbers: Vec<f32> = (0..rows as usize * 256)
+            .map(|i| ((i * 31 + seed * 7) % 97) as f32 / 97.)
+            .collect();
+        f32s(&[rows, 256], &numbers)
+    };
+    let mut alone = Vec::new();
+    for seed in 0..24 {
+        alone.push(
+            network
+                .run(vec![named("x", input(seed, 1 + seed as u64 % 3))])
+                .await
+                .unwrap()
+                .remove(0)
+                .tensor,
+        );
+    }
+    let before = network.metrics();
+    let calls = (0..24).map(|seed| network.run(vec![named("x", input(seed, 1 + seed as u64 % 3))]));
+    let together = join_all(calls).await;
+    for (alone, together) in alone.iter().zip(together) {
+        let together = together.unwrap().remove(0).tensor;
+        assert_eq!(alone.shape(), together.shape());
+        for (a, b) in values(alone).iter().zip(values(&together)) {
+            assert!((a - b).abs() < 1e-3, "{a} and {b}");
+        }
+    }
+    let after = network.metrics();
+    assert_eq!(after.items - before.items, 24);
+    assert!(after.batches - before.batches < 12, "{after:?}");
+}
+
+#[tokio::test]
+async fn one_bad_index_fails_alone() {
+    need_onnxruntime!();
+    let lookup = load("lookup").await.unwrap();
+    assert!(lookup.batching().is_ok(), "{:?}", lookup.batching());
+    let call = |index: i64| {
+        let tensor = Tensor::new(DType::I64, [1], index.to_ne_bytes().to_vec()).unwrap();
+        lookup.run(vec![named("index", tensor)])
+    };
+    let replies = join_all([0, 3, 99, 1, 2].map(call)).await;
+    for (reply, value) in replies
+        .iter()
+        .zip([Some(0.5), Some(3.5), None, Some(1.5), Some(2.5)])
+    {
+        match (reply, value) {
+            (Ok(outputs), Some(value)) => assert_eq!(values(&outputs[0].tensor), [value]),
+            (Err(RunError::Failed { message, .. }), None) => {
+                assert!(message.contains("Gather"), "{message}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_type_goes_in_and_comes_out() {
+    need_onnxruntime!();
+    let types = load("types").await.unwrap();
+    let tensor = |dtype: DType, rows: u64| {
+        let len = (rows * 3 * dtype.size()) as usize;
+        let bytes: Vec<u8> = (0..len)
+            .map(|i| {
+                if dtype == DType::Bool {
+                    i as u8 % 2
+                } else {
+                    i as u8 + 1
+                }
+            })
+            .collect();
+        Tensor::new(dtype, [rows, 3], bytes).unwrap()
+    };
+    let inputs = |rows| {
+        types
+            .inputs()
+            .iter()
+            .map(|info| named(&info.name, tensor(info.dtype, rows)))
+            .collect()
+    };
+    let replies = join_all([
+        types.run(inputs(1)),
+        types.run(inputs(2)),
+        types.run(inputs(0)),
+    ])
+    .await;
+    for (rows, reply) in [1, 2, 0].into_iter().zip(replies) {
+        let outputs = reply.unwrap();
+        assert_eq!(outputs.len(), 13);
+        for (output, info) in outputs.iter().zip(types.outputs()) {
+            assert_eq!(output.tensor, tensor(info.dtype, rows), "{info}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn bytes_that_lie_oddly_are_copied() {
+    need_onnxruntime!();
+    let add = load("add").await.unwrap();
+    let bytes = bytes::Bytes::from([&[0_u8][..], f32s(&[1, 2], &[1., 2.]).data()].concat());
+    let odd = (0..2)
+        .map(|at| bytes.slice(at..at + 8))
+        .find(|slice| slice.as_ptr().align_offset(4) != 0)
+        .unwrap();
+    let a = Tensor::new(DType::F32, [1, 2], odd.clone()).unwrap();
+    let b = f32s(&[1, 2], &[0., 0.]);
+    let outputs = add.run(vec![named("a", a), named("b", b)]).await.unwrap();
+    assert_eq!(outputs[0].tensor.data(), &odd);
+}
+
+#[tokio::test]
+async fn wrong_inputs_are_told_apart() {
+    need_onnxruntime!();
+    let add = load("add").await.unwrap();
+    let good = || f32s(&[1, 2], &[0., 0.]);
+    let run = |inputs: Vec<NamedTensor>| {
+        let add = Arc::clone(&add);
+        async move { add.run(inputs).await.unwrap_err().to_string() }
+    };
+    assert_eq!(
+        run(vec![named("c", good())]).await,
+        "model `add` has no input `c`: its inputs are `a: f32[?,2]`, `b: f32[?,2]`"
+    );
+    assert_eq!(
+        run(vec![named("a", good())]).await,
+        "input `b` of model `add` is missing: expected f32[?,2]"
+    );
+    assert_eq!(
+        run(vec![named("a", good()), named("a", good())]).await,
+        "input `a` of model `add` was given twice"
+    );
+    assert_eq!(
+        run(vec![named("a", f32s(&[2], &[0., 0.]))]).await,
+        "input `a`: expected f32[?,2], got f32[2]"
+    );
+    assert_eq!(
+        run(vec![named("a", f32s(&[2, 1], &[0., 0.]))]).await,
+        "input `a`: expected f32[?,2], got f32[2,1]"
+    );
+    let bytes = Tensor::new(DType::I32, [1, 2], vec![0; 8]).unwrap();
+    assert_eq!(
+        run(vec![named("a", bytes)]).await,
+        "input `a`: expected f32[?,2], got i32[1,2]"
+    );
+    // Both are what the model takes, but they don't go together: that is for ONNX Runtime to tell.
+    let error = run(vec![
+        named("a", f32s(&[2, 2], &[0.; 4])),
+        named("b", f32s(&[3, 2], &[0.; 6])),
+    ])
+    .await;
+    assert!(
+        error.starts_with("model `add` failed: ") && error.contains("Add"),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn shapes_that_no_memory_holds_are_refused_and_not_computed() {
+    need_onnxruntime!();
+    let add = load("add").await.unwrap();
+    // No bytes at all, but rows beyond counting.
+    let empty = Tensor::new(DType::F32, [u64::MAX, 0], Vec::new()).unwrap();
+    let error = add
+        .run(vec![named("a", empty.clone()), named("b", empty)])
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "input `a`: expected f32[?,2], got f32[18446744073709551615,0]"
+    );
+}
+
+#[tokio::test]
+async fn joining_is_off_where_it_would_be_wrong() {
+    need_onnxruntime!();
+    let mean = load("mean").await.unwrap();
+    let why = mean.batching().unwrap_err();
+    assert!(why.contains("`y`"), "{why}");
+    let outputs = mean
+        .run(vec![named("x", f32s(&[2, 2], &[1., 2., 3., 6.]))])
+        .await
+        .unwrap();
+    assert_eq!(values(&outputs[0].tensor), [-1., -2., 1., 2.]);
+
+    assert_eq!(
+        load("fixed").await.unwrap().batching(),
+        Err("dimension 0 of `a: f32[1,2]` is not dynamic")
+    );
+
+    let single = Config {
+        batching: Batching {
+            max_size: 1.try_into().unwrap(),
+            ..Batching::default()
+        },
+        ..config("add")
+    };
+    let store = ModelStore::load(&[single], &options()).await.unwrap();
+    assert_eq!(
+        store.get("add").unwrap().batching(),
+        Err("batching.maxSize is 1")
+    );
+}
+
+#[tokio::test]
+async fn a_scalar_has_no_dimensions() {
+    need_onnxruntime!();
+    let scalar = load("scalar").await.unwrap();
+    let outputs = scalar
+        .run(vec![named("x", f32s(&[], &[21.]))])
+        .await
+        .unwrap();
+    assert_eq!(outputs[0].tensor, f32s(&[], &[42.]));
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_ends() {
+    need_onnxruntime!();
+    let one = Options {
+        cores: 1.try_into().unwrap(),
+        ..options()
+    };
+    let store = ModelStore::load(&[config("endless")], &one).await.unwrap();
+    let endless = store.get("endless").unwrap();
+    // With one core there is one session: the second call only begins when the first one ended.
+    for _ in 0..2 {
+        let before = endless.metrics();
+        let call = {
+            let endless = Arc::clone(&endless);
+            tokio::spawn(async move { endless.run(vec![named("x", f32s(&[1], &[1.]))]).await })
+        };
+        while endless.metrics().queue_time == before.queue_time {
+            tokio::task::yield_now().await;
+        }
+        call.abort();
+        assert!(call.await.unwrap_err().is_cancelled());
+        while endless.metrics().batches == before.batches {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn refusals_name_the_model_and_the_reason() {
+    need_onnxruntime!();
+    let refused =
+        |name: &'static str| async move { load(name).await.map(|_| ()).unwrap_err().to_string() };
+    let error = refused("unknown-operator").await;
+    assert!(
+        error.starts_with("model `unknown-operator` was refused: ") && error.contains("Frobnicate"),
+        "{error}"
+    );
+    let error = refused("text").await;
+    assert!(
+        error.contains("its input `x` has elements of type String"),
+        "{error}"
+    );
+    let error = refused("absent").await;
+    assert!(
+        error.starts_with("model `absent`: ") && error.ends_with("absent.onnx can't be read"),
+        "{error}"
+    );
+
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| {
+        let file = folder.path().join(name);
+        std::fs::write(&file, bytes).unwrap();
+        Config {
+            name: name.to_owned(),
+            file,
+            ..config("add")
+        }
+    };
+    let network = std::fs::read(data("network.onnx")).unwrap();
+    for (name, bytes, word) in [
+        ("truncated", &network[..network.len() / 2], "was refused"),
+        ("noise", &[0x5a; 100][..], "was refused"),
+        ("zip", b"PK\x03\x04", "PyTorch"),
+        ("empty", b"", "it is empty"),
+    ] {
+        let error = ModelStore::load(&[write(name, bytes)], &options())
+            .await
+            .map(|_| ())
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains(&format!("model `{name}`")) && error.contains(word),
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_digest_is_checked() {
+    need_onnxruntime!();
+    let digest = hex::encode(sha2::Sha256::digest(
+        std::fs::read(data("add.onnx")).unwrap(),
+    ));
+    let good = Config {
+        sha256: Some(digest.to_uppercase()),
+        ..config("add")
+    };
+    ModelStore::load(&[good], &options()).await.unwrap();
+    let bad = Config {
+        sha256: Some("00".repeat(32)),
+        ..config("add")
+    };
+    let error = ModelStore::load(&[bad], &options())
+        .await
+        .map(|_| ())
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(&digest) && error.contains(&"00".repeat(32)),
+        "{error}"
+    );
+}
+
+#[tokio::test]
+async fn names_are_found_or_listed() {
+    need_onnxruntime!();
+    let store = ModelStore::load(&[config("add"), config("fixed")], &options())
+        .await
+        .unwrap();
+    let error = store.find("ad").map(|_| ()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there is no model `ad`: the function's models are `add`, `fixed`"
+    );
+    let error = ModelStore::empty(&options())
+        .find("x")
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there is no model `x`: the function has no models (spec.models is empty)"
+    );
+    let error = ModelStore::load(&[config("add"), config("add")], &options())
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there are two models named `add`: each needs a name of its own"
+    );
+}
+
+/// On a machine with a GPU and a CUDA build this shows the opposite, so it says which it saw.
+#[tokio::test]
+async fn a_gpu_is_had_or_refused_with_a_reason_and_never_replaced() {
+    need_onnxruntime!();
+    let gpu = Config {
+        device: Device::Gpu,
+        ..config("add")
+    };
+    match ModelStore::load(&[gpu], &options()).await {
+        Ok(store) => {
+            let device = store.status().remove(0).device;
+            eprintln!("a GPU is here: {device}");
+            assert!(device.starts_with("gpu"), "{device}");
+        }
+        Err(error) => {
+            eprintln!("skipped: computing on a GPU ({error})");
+            let start = "model `add` asks for a GPU (device: gpu), and none can be had: ";
+            let error = error.to_string();
+            assert!(
+                error.starts_with(start) && error.len() > start.len(),
+                "{error}"
+            );
+            let auto = Config {
+                device: Device::Auto,
+                ..config("add")
+            };
+            let status = ModelStore::load(&[auto], &options())
+                .await
+                .unwrap()
+                .status()
+                .remove(0);
+            assert_eq!(status.device, "cpu");
+            assert!(error.ends_with(&status.device_reason.unwrap()), "{error}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guests_bytes_are_loaded_once_and_never_read_other_files() {
+    need_onnxruntime!();
+    let store = ModelStore::empty(&options());
+    let read = |name: &str| bytes::Bytes::from(std::fs::read(data(name)).unwrap());
+    let (one, two) = tokio::join!(
+        store.load_bytes(read("add.onnx"), Device::Cpu),
+        store.load_bytes(read("add.onnx"), Device::Cpu)
+    );
+    assert!(Arc::ptr_eq(&one.unwrap(), &two.unwrap()));
+
+    let error = store
+        .load_bytes(read("outside.onnx"), Device::Cpu)
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert!(matches!(error, LoadError::ExternalData { .. }), "{error}");
+    let error = store
+        .load_bytes(read("network.onnx").slice(..2000), Device::Cpu)
+        .await
+        .map(|_| ())
+        .unwrap_err();
+    assert!(error.to_string().contains("truncated"), "{error}");
+
+    // A function's own model may keep its numbers beside it.
+    let outside = load("outside").await.unwrap();
+    let outputs = outside
+        .run(vec![named("x", f32s(&[1, 2], &[10., 10.]))])
+        .await
+        .unwrap();
+    assert_eq!(values(&outputs[0].tensor), [11., 12.]);
+}

@@ -1,0 +1,85 @@
+//! What is a guest told when something fails?
+
+use std::fmt::Write as _;
+
+use wisp_nn::{DType, LoadError, RunError, UnknownModel};
+
+use crate::bindings::wasi::nn::errors::ErrorCode;
+
+/// The resource behind wasi:nn's `error`: a code, and a sentence for whoever wrote the guest.
+pub struct Error {
+    pub(crate) code: ErrorCode,
+    pub(crate) data: String,
+}
+
+impl Error {
+    pub(crate) fn new(code: ErrorCode, data: impl Into<String>) -> Self {
+        Self {
+            code,
+            data: data.into(),
+        }
+    }
+
+    pub(crate) fn invalid(data: String) -> Self {
+        Self::new(ErrorCode::InvalidArgument, data)
+    }
+
+    pub(crate) fn too_large(data: String) -> Self {
+        Self::new(ErrorCode::TooLarge, data)
+    }
+
+    pub(crate) fn unsupported(data: String) -> Self {
+        Self::new(ErrorCode::UnsupportedOperation, data)
+    }
+
+    pub(crate) fn unnamed_type(what: &str, dtype: DType) -> Self {
+        Self::unsupported(format!(
+            "{what} is {dtype}, which wasi:nn has no name for: it knows f16, f32, f64, bf16, u8, i32 and i64; \
+             cast it in the model"
+        ))
+    }
+}
+
+impl From<UnknownModel> for Error {
+    fn from(error: UnknownModel) -> Self {
+        Self::new(ErrorCode::NotFound, error.to_string())
+    }
+}
+
+impl From<RunError> for Error {
+    fn from(error: RunError) -> Self {
+        let code = match &error {
+            RunError::UnknownInput { .. }
+            | RunError::MissingInput { .. }
+            | RunError::DuplicateInput { .. }
+            | RunError::Mismatch { .. } => ErrorCode::InvalidArgument,
+            RunError::QueueFull { .. } | RunError::Failed { .. } | RunError::Stopped { .. } => {
+                ErrorCode::RuntimeError
+            }
+        };
+        Self::new(code, error.to_string())
+    }
+}
+
+impl From<LoadError> for Error {
+    fn from(error: LoadError) -> Self {
+        let code = match &error {
+            LoadError::Format { .. } | LoadError::Refused { .. } => ErrorCode::InvalidEncoding,
+            LoadError::ExternalData { .. } => ErrorCode::Security,
+            LoadError::Gpu { .. } | LoadError::Library { .. } => ErrorCode::UnsupportedOperation,
+            LoadError::Duplicate(_)
+            | LoadError::Read { .. }
+            | LoadError::Sha256 { .. }
+            | LoadError::Thread { .. }
+            | LoadError::Interrupted { .. } => ErrorCode::RuntimeError,
+        };
+        let mut data = error.to_string();
+        let mut source = std::error::Error::source(&error);
+        while let Some(inner) = source {
+            // Writing to a String doesn't fail.
+            let _ = write!(data, ": {inner}");
+            source = inner.source();
+        }
+        Self::new(code, data)
+    }
+}
