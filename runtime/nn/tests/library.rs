@@ -1,6 +1,8 @@
 //! What a user reads where ONNX Runtime is missing or is something else. A process loads the library once, so this has
 //! one of its own.
 
+#![expect(clippy::unwrap_used, reason = "what fails here is a failed test")]
+
 use std::error::Error;
 use std::path::{Path, PathBuf};
 

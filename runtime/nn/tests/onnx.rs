@@ -1,6 +1,12 @@
 //! Real models on the real ONNX Runtime. Where its library is missing these tests say so and pass; with CI=true they
 //! fail instead. `tests/data/make.py` writes the models.
 
+#![expect(
+    clippy::panic,
+    clippy::unwrap_used,
+    reason = "what fails here is a failed test"
+)]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

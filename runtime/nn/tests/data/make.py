@@ -89,6 +89,14 @@ save(
     [constant("axes", np.array([0], np.int64))],
 )
 
+# Gives eight times what it takes.
+save(
+    "grow",
+    [helper.make_node("Concat", ["x"] * 8, ["y"], axis=1)],
+    [info("x", T.FLOAT, ["n", 1])],
+    [info("y", T.FLOAT, ["n", 8])],
+)
+
 # One scalar in, one out.
 save(
     "scalar",
