@@ -151,7 +151,11 @@ impl Entry {
             .ok_or_else(|| EntryError::Scheme(owned()))?;
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         if rest.contains(['/', '?', '#', '@', '\\']) {
-            return Err(EntryError::NotAnOrigin(owned()));
+            // Credentials are not for the log.
+            let shown = text
+                .rsplit_once('@')
+                .map_or_else(owned, |(_, rest)| format!("{scheme}://…@{rest}"));
+            return Err(EntryError::NotAnOrigin(shown));
         }
         // The last colon outside of brackets is before the port.
         let (host, port) = match rest.rsplit_once(':') {

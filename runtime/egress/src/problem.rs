@@ -9,12 +9,20 @@ use crate::connect::ConnectError;
 
 /// The error code for whatever the client came back with.
 pub(crate) fn error_code(error: &(dyn StdError + 'static)) -> Error {
+    let spoken = find::<hyper::Error>(error);
     find::<ConnectError>(error)
         .map(from_connect)
         .or_else(|| find::<rustls::Error>(error).map(from_tls))
         .or_else(|| find::<Error>(error).map(from_guest))
+        // An end in the middle of a response; before there was a connection it is the connection's end.
+        .or_else(|| {
+            spoken
+                .and(find::<io::Error>(error))
+                .filter(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+                .map(|_| Error::HttpResponseIncomplete)
+        })
         .or_else(|| find::<io::Error>(error).and_then(from_io))
-        .or_else(|| find::<hyper::Error>(error).map(from_hyper))
+        .or_else(|| spoken.map(from_hyper))
         .unwrap_or(Error::HttpProtocolError)
 }
 

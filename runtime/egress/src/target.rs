@@ -171,16 +171,11 @@ mod tests {
             "http://0177.0.0.1/",
             "http://example.com:0/",
             "http://a..b/",
-            "http://example.com:/",
         ] {
-            let Ok(uri) = uri.parse::<Uri>() else {
-                continue;
-            };
-            assert!(
-                Target::of(&uri).is_none()
-                    || uri.port().is_none() && uri.to_string().contains("com:"),
-                "{uri}"
-            );
+            // What is no URL at all never gets here.
+            if let Ok(uri) = uri.parse::<Uri>() {
+                assert!(Target::of(&uri).is_none(), "{uri}");
+            }
         }
     }
 }

@@ -25,7 +25,7 @@ type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
 struct Job {
     run: Run,
-    _room: OwnedSemaphorePermit,
+    room: OwnedSemaphorePermit,
 }
 
 /// Hands writes to the thread, which ends when the last clone is dropped.
@@ -78,7 +78,7 @@ impl Writer {
             }))
         });
         self.jobs
-            .send(Job { run, _room: room })
+            .send(Job { run, room })
             .map_err(|_| StorageError::Stopped)?;
         answer.await.map_err(|_| StorageError::Stopped)?
     }
@@ -91,7 +91,7 @@ fn work(queue: &Receiver<Job>, database: &Database, max_bytes: u64) {
         let mut done = Vec::with_capacity(batch.len());
         let mut rooms = Vec::with_capacity(batch.len());
         let runs = batch.into_iter().map(|job| {
-            rooms.push(job._room);
+            rooms.push(job.room);
             job.run
         });
         let committed = transact(database, max_bytes, runs, &mut done);

@@ -180,6 +180,20 @@ mod tests {
         let lines = sink.lines();
         let mut line: Line<'_> = serde_json::from_str(&lines[0]).unwrap();
         line.ts = "2026-01-02T03:04:05.000000Z".into();
-        insta::assert_snapshot!(serde_json::to_string_pretty(&line).unwrap(), @r"");
+        insta::assert_snapshot!(serde_json::to_string_pretty(&line).unwrap(), @r#"
+        {
+          "ts": "2026-01-02T03:04:05.000000Z",
+          "level": "warn",
+          "target": "wisp_wasi_logging::tracing_layer::tests",
+          "message": "answered it",
+          "event": "request",
+          "function": "a/b",
+          "requestId": "r-1",
+          "depth": 2,
+          "error": "boom",
+          "status": 503,
+          "target_": "x"
+        }
+        "#);
     }
 }

@@ -1,1 +1,583 @@
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
+use bytes::Bytes;
+use futures::future::{BoxFuture, pending};
+use http_body::Frame;
+use http_body_util::{Empty, Full, StreamBody};
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use hyper_util::server::conn::auto;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
+
+use super::*;
+use crate::resolve::Resolving;
+
+type ServerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, hyper::Error>;
+
+/// What a server made of hyper answers: what it saw, and for `/echo` what it was sent.
+async fn answer(request: Request<Incoming>) -> Result<Response<ServerBody>, Infallible> {
+    if request.uri().path() == "/echo" {
+        return Ok(Response::new(request.into_body().boxed_unsync()));
+    }
+    let mut names: Vec<_> = request
+        .headers()
+        .iter()
+        .map(|(name, value)| format!("{name}={}", value.to_str().unwrap()))
+        .collect();
+    names.sort();
+    let text = format!(
+        "{:?} {} {} {}",
+        request.version(),
+        request.method(),
+        request.uri(),
+        names.join(" ")
+    );
+    let body = Full::new(Bytes::from(text))
+        .map_err(|never| match never {})
+        .boxed_unsync();
+    Ok(Response::builder()
+        .header("connection", "x-hop")
+        .header("x-hop", "1")
+        .header("x-end", "1")
+        .body(body)
+        .unwrap())
+}
+
+struct Server {
+    address: SocketAddr,
+    connections: Arc<AtomicUsize>,
+}
+
+/// A server on loopback whose connections `serve` handles.
+async fn listen(serve: impl Fn(TcpStream) -> BoxFuture<'static, ()> + Send + 'static) -> Server {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            count.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(serve(stream));
+        }
+    });
+    Server {
+        address,
+        connections,
+    }
+}
+
+async fn serve_http(stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static) {
+    // A client that goes away is no failure.
+    let _ = auto::Builder::new(TokioExecutor::new())
+        .serve_connection(TokioIo::new(stream), service_fn(answer))
+        .await;
+}
+
+async fn plain() -> Server {
+    listen(|stream| Box::pin(serve_http(stream))).await
+}
+
+/// Reads a request's head, writes `bytes`, and then holds the connection, or closes it.
+async fn raw(bytes: &'static [u8], hold: bool) -> Server {
+    listen(move |mut stream| {
+        Box::pin(async move {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            stream.write_all(bytes).await.unwrap();
+            if hold {
+                pending::<()>().await;
+            }
+        })
+    })
+    .await
+}
+
+/// A name that every test resolves as it likes.
+struct Fixed(Vec<IpAddr>, AtomicUsize);
+
+impl Resolve for Fixed {
+    fn resolve(&self, _: &str) -> Resolving {
+        self.1.fetch_add(1, Ordering::Relaxed);
+        let addresses = self.0.clone();
+        Box::pin(async move { Ok(addresses) })
+    }
+}
+
+struct Never;
+
+impl Resolve for Never {
+    fn resolve(&self, _: &str) -> Resolving {
+        Box::pin(pending())
+    }
+}
+
+struct Unknown;
+
+impl Resolve for Unknown {
+    fn resolve(&self, _: &str) -> Resolving {
+        Box::pin(async { Err(io::Error::other("no such name")) })
+    }
+}
+
+fn egress(allow: &[String], change: impl FnOnce(&mut Options)) -> Egress {
+    let mut options = Options::default();
+    change(&mut options);
+    Egress::new(Policy::parse(allow).unwrap(), options).unwrap()
+}
+
+fn to(server: &Server) -> Egress {
+    egress(&[format!("http://{}", server.address)], |_| {})
+}
+
+fn get(uri: &str) -> Request<WasiBody> {
+    Request::get(uri)
+        .body(Empty::new().map_err(|never| match never {}).boxed_unsync())
+        .unwrap()
+}
+
+async fn text(response: Response<WasiBody>) -> String {
+    String::from_utf8(
+        response
+            .into_body()
+            .collect()
+            .await
+            .unwrap()
+            .to_bytes()
+            .to_vec(),
+    )
+    .unwrap()
+}
+
+async fn error(egress: &Egress, uri: &str) -> Error {
+    error_with(egress, uri, RequestOptions::default()).await
+}
+
+async fn error_with(egress: &Egress, uri: &str, options: RequestOptions) -> Error {
+    egress
+        .send(get(uri), Some(options))
+        .await
+        .err()
+        .expect("a failure")
+        .code
+}
+
+macro_rules! assert_error {
+    ($error:expr, $pattern:pat) => {
+        let error = $error;
+        assert!(matches!(error, $pattern), "{error:?}");
+    };
+}
+
+#[tokio::test]
+async fn a_request_arrives_as_sent_but_for_what_belongs_to_the_connection() {
+    let server = plain().await;
+    let egress = to(&server);
+    let mut request = get(&format!("http://{}/a%20b?c=d", server.address));
+    for (name, value) in [
+        ("host", "metadata.internal"),
+        ("x-own", "1"),
+        ("connection", "x-named"),
+        ("x-named", "1"),
+        ("upgrade", "websocket"),
+        ("transfer-encoding", "chunked"),
+        ("te", "trailers"),
+    ] {
+        request.headers_mut().append(name, value.parse().unwrap());
+    }
+    let response = egress.send(request, None).await.ok().unwrap();
+    assert_eq!(response.headers().get("x-end").unwrap(), "1");
+    assert!(
+        response.headers().get("x-hop").is_none(),
+        "hop-by-hop in the response, too"
+    );
+    let expected = format!(
+        "HTTP/1.1 GET /a%20b?c=d host={} te=trailers x-own=1",
+        server.address
+    );
+    assert_eq!(text(response).await, expected);
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let server = plain().await;
+    let egress = to(&server);
+    for _ in 0..5 {
+        let response = egress
+            .send(get(&format!("http://{}/", server.address)), None)
+            .await
+            .ok()
+            .unwrap();
+        text(response).await;
+        // The connection is back in the pool when its task has seen the body's end.
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+    assert!(server.connections.load(Ordering::Relaxed) < 5);
+}
+
+/// Each direction must move before the other one has ended.
+#[tokio::test]
+async fn bodies_stream_both_ways() {
+    let server = plain().await;
+    let (send, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
+    let stream = futures::stream::unfold(pieces, async |mut pieces| {
+        let piece = pieces.recv().await?;
+        Some((Ok::<_, Error>(Frame::data(piece)), pieces))
+    });
+    let request = Request::post(format!("http://{}/echo", server.address))
+        .body(StreamBody::new(stream).boxed_unsync())
+        .unwrap();
+    let mut body = to(&server)
+        .send(request, None)
+        .await
+        .ok()
+        .unwrap()
+        .into_body();
+    for piece in ["one", "two"] {
+        send.send(piece.into()).await.unwrap();
+        assert_eq!(
+            body.frame().await.unwrap().unwrap().into_data().unwrap(),
+            piece
+        );
+    }
+    drop(send);
+    assert!(body.frame().await.is_none());
+}
+
+#[tokio::test]
+async fn what_is_not_allowed_never_leaves() {
+    let server = plain().await;
+    let port = server.address.port();
+    let allow = [
+        format!("http://127.0.0.1:{port}"),
+        format!("http://inside.example:{port}"),
+    ];
+    for address in [
+        "127.0.0.2",
+        "::ffff:127.0.0.2",
+        "169.254.169.254",
+        "fd00:ec2::254",
+    ] {
+        let egress = egress(&allow, |options| {
+            options.resolver = Arc::new(Fixed(vec![address.parse().unwrap()], AtomicUsize::new(0)));
+        });
+        assert_error!(
+            error(&egress, &format!("http://inside.example:{port}/")).await,
+            Error::DestinationIpProhibited
+        );
+    }
+    let egress = egress(&allow, |_| {});
+    assert_error!(
+        error(&egress, &format!("http://localhost:{port}/")).await,
+        Error::HttpRequestDenied
+    );
+    assert_error!(
+        error(&egress, &format!("http://127.0.0.1:{}/", port ^ 1)).await,
+        Error::HttpRequestDenied
+    );
+    assert_error!(
+        error(&egress, &format!("https://127.0.0.1:{port}/")).await,
+        Error::HttpRequestDenied
+    );
+    assert_error!(
+        error(&egress, &format!("http://127.0.0.1:{port}@example.com/")).await,
+        Error::HttpRequestUriInvalid
+    );
+    let mut connect = get(&format!("http://127.0.0.1:{port}/"));
+    *connect.method_mut() = Method::CONNECT;
+    assert_error!(
+        egress.send(connect, None).await.err().unwrap().code,
+        Error::HttpRequestMethodInvalid
+    );
+    assert_eq!(server.connections.load(Ordering::Relaxed), 0);
+    let denied = egress
+        .send(get("https://other.example/secret?token=1"), None)
+        .await
+        .err()
+        .unwrap()
+        .reason
+        .unwrap();
+    let expected = format!(
+        "outbound.allow has no entry for https://other.example: it allows http://127.0.0.1:{port}, http://inside.example:{port}"
+    );
+    assert_eq!(denied, expected);
+}
+
+/// A name that gives a good address for the check and a bad one for the connection must be asked once only.
+#[tokio::test]
+async fn the_address_that_was_checked_is_the_one_connected_to() {
+    let server = plain().await;
+    let port = server.address.port();
+    // The first of them nobody may have; the second is named.
+    let resolver = Arc::new(Fixed(
+        vec!["10.1.2.3".parse().unwrap(), "127.0.0.1".parse().unwrap()],
+        AtomicUsize::new(0),
+    ));
+    let allow = [
+        format!("http://127.0.0.1:{port}"),
+        format!("http://inside.example:{port}"),
+    ];
+    let egress = egress(&allow, |options| options.resolver = resolver.clone());
+    let response = egress
+        .send(get(&format!("http://inside.example:{port}/")), None)
+        .await
+        .ok()
+        .unwrap();
+    assert!(
+        text(response)
+            .await
+            .contains(&format!("host=inside.example:{port}"))
+    );
+    assert_eq!(resolver.1.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn localhost_is_reached_where_it_is_named() {
+    let server = plain().await;
+    let port = server.address.port();
+    let egress = egress(&[format!("http://localhost:{port}")], |_| {});
+    let response = egress
+        .send(get(&format!("http://localhost:{port}/")), None)
+        .await
+        .ok()
+        .unwrap();
+    assert!(
+        text(response)
+            .await
+            .contains(&format!("host=localhost:{port}"))
+    );
+}
+
+#[tokio::test]
+async fn names_that_do_not_resolve_say_so_in_time() {
+    let allow = ["http://some.example".to_owned()];
+    let unknown = egress(&allow, |options| options.resolver = Arc::new(Unknown));
+    assert_error!(
+        error(&unknown, "http://some.example/").await,
+        Error::DnsError { .. }
+    );
+    let none = egress(&allow, |options| {
+        options.resolver = Arc::new(Fixed(Vec::new(), AtomicUsize::new(0)))
+    });
+    assert_error!(
+        error(&none, "http://some.example/").await,
+        Error::DestinationNotFound
+    );
+    let never = |patience| {
+        egress(&allow, move |options| {
+            options.resolver = Arc::new(Never);
+            options.connect_timeout = patience;
+        })
+    };
+    let (short, long) = (Duration::from_millis(20), Duration::from_secs(3600));
+    assert_error!(
+        error(&never(short), "http://some.example/").await,
+        Error::ConnectionTimeout
+    );
+    let options = RequestOptions {
+        connect_timeout: Some(short),
+        ..RequestOptions::default()
+    };
+    assert_error!(
+        error_with(&never(long), "http://some.example/", options).await,
+        Error::ConnectionTimeout
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_is_slow_meets_the_guest_s_patience() {
+    let patience = Some(Duration::from_millis(100));
+    let silent = raw(b"", true).await;
+    let options = RequestOptions {
+        first_byte_timeout: patience,
+        ..RequestOptions::default()
+    };
+    assert_error!(
+        error_with(
+            &to(&silent),
+            &format!("http://{}/", silent.address),
+            options
+        )
+        .await,
+        Error::ConnectionReadTimeout
+    );
+
+    let stuck = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", true).await;
+    let options = RequestOptions {
+        between_bytes_timeout: patience,
+        ..RequestOptions::default()
+    };
+    let response = to(&stuck)
+        .send(get(&format!("http://{}/", stuck.address)), Some(options))
+        .await
+        .ok()
+        .unwrap();
+    assert_error!(
+        response.into_body().collect().await.err().unwrap(),
+        Error::ConnectionReadTimeout
+    );
+}
+
+#[tokio::test]
+async fn a_server_that_breaks_off_or_talks_nonsense_is_told_apart() {
+    let gone = TcpListener::bind("127.0.0.1:0")
+        .await
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    let refused = egress(&[format!("http://{gone}")], |_| {});
+    assert_error!(
+        error(&refused, &format!("http://{gone}/")).await,
+        Error::ConnectionRefused
+    );
+
+    let half = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", false).await;
+    let response = to(&half)
+        .send(get(&format!("http://{}/", half.address)), None)
+        .await
+        .ok()
+        .unwrap();
+    assert_error!(
+        response.into_body().collect().await.err().unwrap(),
+        Error::HttpResponseIncomplete
+    );
+
+    let nonsense = raw(b"220 mail.example ESMTP\r\n", true).await;
+    assert_error!(
+        error(&to(&nonsense), &format!("http://{}/", nonsense.address)).await,
+        Error::HttpProtocolError
+    );
+
+    static LARGE: std::sync::LazyLock<Vec<u8>> = std::sync::LazyLock::new(|| {
+        format!("HTTP/1.1 200 OK\r\nx: {}\r\n\r\n", "y".repeat(8 * MAX_HEAD)).into_bytes()
+    });
+    let large = raw(&LARGE, true).await;
+    assert_error!(
+        error(&to(&large), &format!("http://{}/", large.address)).await,
+        Error::HttpResponseHeaderSectionSize(_)
+    );
+}
+
+#[tokio::test]
+async fn connections_are_bounded() {
+    let server = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", true).await;
+    let uri = format!("http://{}/", server.address);
+    let egress = egress(&[uri.clone()], |options| options.max_connections = 1);
+    let first = egress.send(get(&uri), None).await.ok().unwrap();
+    assert_error!(error(&egress, &uri).await, Error::ConnectionLimitReached);
+    drop(first);
+    // The place is free when the connection's task has noticed.
+    while let Err(failure) = egress.send(get(&uri), None).await {
+        assert_error!(failure.code, Error::ConnectionLimitReached);
+        tokio::task::yield_now().await;
+    }
+}
+
+struct Tls {
+    server: Server,
+    root: CertificateDer<'static>,
+}
+
+/// A TLS server for `inside.example` whose certificate a new authority has signed.
+async fn tls() -> Tls {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["inside.example".to_owned()])
+        .unwrap()
+        .signed_by(&key, &authority)
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let root = authority.der().clone();
+    let server = listen(move |stream| {
+        let acceptor = acceptor.clone();
+        Box::pin(async move {
+            // A client that refuses the certificate is what some tests are about.
+            if let Ok(stream) = acceptor.accept(stream).await {
+                serve_http(stream).await;
+            }
+        })
+    })
+    .await;
+    Tls { server, root }
+}
+
+fn inside(port: u16, roots: Vec<CertificateDer<'static>>) -> Egress {
+    let allow = [
+        format!("https://inside.example:{port}"),
+        format!("https://127.0.0.1:{port}"),
+    ];
+    egress(&allow, |options| {
+        options.extra_roots = roots;
+        options.resolver = Arc::new(Fixed(
+            vec!["127.0.0.1".parse().unwrap()],
+            AtomicUsize::new(0),
+        ));
+    })
+}
+
+#[tokio::test]
+async fn tls_is_checked_and_speaks_http_2_where_the_server_does() {
+    let Tls { server, root } = tls().await;
+    let port = server.address.port();
+    let uri = format!("https://inside.example:{port}/x");
+    let trusting = inside(port, vec![root]);
+    let response = trusting.send(get(&uri), None).await.ok().unwrap();
+    assert_eq!(text(response).await, format!("HTTP/2.0 GET {uri} "));
+    assert_error!(
+        error(&trusting, &format!("https://127.0.0.1:{port}/")).await,
+        Error::TlsCertificateError
+    );
+    assert_error!(
+        error(&inside(port, Vec::new()), &uri).await,
+        Error::TlsCertificateError
+    );
+}
+
+#[tokio::test]
+async fn https_to_a_server_without_tls_is_a_tls_error() {
+    let server = raw(b"HTTP/1.1 400 Bad Request\r\n\r\n", true).await;
+    let port = server.address.port();
+    assert_error!(
+        error(
+            &inside(port, Vec::new()),
+            &format!("https://inside.example:{port}/")
+        )
+        .await,
+        Error::TlsProtocolError
+    );
+}
+
+#[test]
+fn an_authority_that_is_no_certificate_is_named() {
+    let options = Options {
+        extra_roots: vec![CertificateDer::from(b"nonsense".to_vec())],
+        ..Options::default()
+    };
+    let error = Egress::new(Policy::default(), options)
+        .err()
+        .unwrap()
+        .to_string();
+    assert!(error.contains("certificate authority 0"), "{error}");
+}

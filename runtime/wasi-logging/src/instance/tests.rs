@@ -59,7 +59,12 @@ fn both_streams_in_both_flavours_become_lines_of_their_request() {
         "a stream that is still open keeps its line"
     );
     drop(out);
-    insta::assert_snapshot!(golden(&sink), @r"");
+    insta::assert_snapshot!(golden(&sink), @r#"
+    {"ts":"…","level":"warn","target":"guest.stderr","message":"panicked","function":"ns/fun","requestId":"r-1"}
+    {"ts":"…","level":"info","target":"guest.stdout","message":"hello","function":"ns/fun","requestId":"r-1"}
+    {"ts":"…","level":"info","target":"guest.stdout","message":"bad � utf-8","function":"ns/fun","requestId":"r-1"}
+    {"ts":"…","level":"info","target":"guest.stdout","message":"no end","function":"ns/fun","requestId":"r-1"}
+    "#);
 }
 
 #[tokio::test]
@@ -95,7 +100,11 @@ fn a_line_longer_than_the_cap_is_cut_and_says_so() {
     let now = Now::read();
     instance.write(Std::Out, b"0123456789abcdef\nshort\n", now);
     instance.log(Level::Info, "ctx", "ééééé", None, now);
-    insta::assert_snapshot!(golden(&sink), @r"");
+    insta::assert_snapshot!(golden(&sink), @r#"
+    {"ts":"…","level":"info","target":"guest.stdout","message":"01234567… [8 more bytes cut: a line is at most 8 bytes]","function":"ns/fun","cutBytes":8}
+    {"ts":"…","level":"info","target":"guest.stdout","message":"short","function":"ns/fun"}
+    {"ts":"…","level":"info","target":"guest.log","message":"éééé… [2 more bytes cut: a line is at most 8 bytes]","function":"ns/fun","context":"ctx","cutBytes":2}
+    "#);
 }
 
 #[test]
@@ -116,7 +125,11 @@ fn output_over_the_rate_is_dropped_counted_and_reported_once() {
     flood.write(Std::Out, b"later\n", at(start, 1000));
     drop(flood);
     drop(other);
-    insta::assert_snapshot!(golden(&sink).lines().skip(10).collect::<Vec<_>>().join("\n"), @r"");
+    insta::assert_snapshot!(golden(&sink).lines().skip(10).collect::<Vec<_>>().join("\n"), @r#"
+    {"ts":"…","level":"warn","target":"wisp_wasi_logging::instance","message":"dropped 9900 bytes in 990 lines of the guest's output: a replica may log 100 bytes per second (limits.logRate)","function":"ns/fun","requestId":"flood","droppedBytes":9900,"droppedLines":990}
+    {"ts":"…","level":"info","target":"guest.stdout","message":"later","function":"ns/fun","requestId":"flood"}
+    {"ts":"…","level":"warn","target":"wisp_wasi_logging::instance","message":"dropped 18 bytes in 1 lines of the guest's output: a replica may log 100 bytes per second (limits.logRate)","function":"ns/fun","requestId":"other","droppedBytes":18,"droppedLines":1}
+    "#);
 }
 
 #[test]
