@@ -22,11 +22,18 @@ const PATIENCE: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// Items don't see each other.
-    Independent,
+    Independent(Pace),
     /// They do, or the model is random.
     Dependent(String),
     /// It didn't take made-up numbers.
     Unknown,
+}
+
+/// How long rows take, at best of a few times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pace {
+    pub(crate) one_row: Duration,
+    pub(crate) eight_rows: Duration,
 }
 
 pub(crate) fn probe(lane: &mut OnnxLane) -> Verdict {
@@ -44,11 +51,9 @@ pub(crate) fn probe(lane: &mut OnnxLane) -> Verdict {
 }
 
 fn try_size(lane: &mut OnnxLane, size: u64) -> Verdict {
+    let infos = std::sync::Arc::clone(&lane.inputs);
     let item = |rows: u64, seed: u64| {
-        let tensors = lane
-            .inputs
-            .iter()
-            .map(|info| made_up(info, rows, size, seed));
+        let tensors = infos.iter().map(|info| made_up(info, rows, size, seed));
         Some(Item {
             inputs: tensors.collect::<Option<_>>()?,
             rows,
@@ -85,7 +90,24 @@ fn try_size(lane: &mut OnnxLane, size: u64) -> Verdict {
             }
         }
     }
-    Verdict::Independent
+    let mut pace = || {
+        Some(Pace {
+            one_row: best(lane, &item(1, 3)?)?,
+            eight_rows: best(lane, &item(8, 4)?)?,
+        })
+    };
+    pace().map_or(Verdict::Unknown, Verdict::Independent)
+}
+
+/// The shortest of three times: the others were disturbed.
+fn best(lane: &mut OnnxLane, item: &Item) -> Option<Duration> {
+    let mut time = || {
+        let started = Instant::now();
+        lane.compute(std::slice::from_ref(item), &Abort::new(1))
+            .ok()?;
+        Some(started.elapsed())
+    };
+    std::iter::repeat_with(&mut time).take(3).flatten().min()
 }
 
 /// Floats between -1 and 1; whole numbers 0 and 1, which most indices and masks may be.

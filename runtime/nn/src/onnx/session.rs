@@ -15,7 +15,7 @@ use super::device::{cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
 use super::io::describe;
 use super::lane::OnnxLane;
 use super::library::Library;
-use super::plan::{Plan, plan};
+use super::plan::{Plan, pays, plan};
 use super::probe::{Verdict, probe};
 use crate::TensorInfo;
 use crate::backend::{Lane, Loaded};
@@ -81,7 +81,14 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
     let mut joinable = looks_joinable(&inputs, &outputs);
     if let (Ok(()), true, Some(lane)) = (&joinable, request.join, lanes.first_mut()) {
         joinable = match probe(lane) {
-            Verdict::Independent => Ok(()),
+            // A GPU computes a batch in little more than the time of a row.
+            Verdict::Independent(_) if matches!(device, Place::Gpu) => Ok(()),
+            Verdict::Independent(pace) => {
+                let alone = plan(request.cores, false, request.bytes.len() as u64)
+                    .sessions
+                    .min(request.max_sessions);
+                pays(pace, alone)
+            }
             Verdict::Dependent(why) => Err(format!("dimension 0 is no batch: {why}")),
             Verdict::Unknown => same_name(&input_names, &output_names),
         };
