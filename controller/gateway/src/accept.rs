@@ -47,7 +47,11 @@ impl Gateway {
     ///
     /// # Errors
     /// When the address isn't to be had: someone else listens there, for example.
-    pub fn bind(self: &Arc<Self>, address: SocketAddr, workers: NonZeroUsize) -> io::Result<Server> {
+    pub fn bind(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        workers: NonZeroUsize,
+    ) -> io::Result<Server> {
         // Sockets that share their port share it with strangers, too, of the same user: the first try asks for it alone.
         drop(socket(address, false)?);
         let first = socket(address, true)?;
@@ -56,12 +60,20 @@ impl Gateway {
         for _ in 1..workers.get() {
             sockets.push(socket(address, true)?);
         }
-        Ok(Server { gateway: Arc::clone(self), sockets, address })
+        Ok(Server {
+            gateway: Arc::clone(self),
+            sockets,
+            address,
+        })
     }
 }
 
 fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
     // Connections of a process that just ended don't keep the port.
     socket.set_reuse_address(true)?;
     if shared {
@@ -90,9 +102,11 @@ impl Server {
         for (index, socket) in self.sockets.into_iter().enumerate() {
             let (done, result) = tokio::sync::oneshot::channel();
             let (gateway, token) = (Arc::clone(&self.gateway), shutdown.clone());
-            let spawned = std::thread::Builder::new().name(format!("gateway-{index}")).spawn(move || {
-                let _ = done.send(work(&gateway, socket, &token));
-            });
+            let spawned = std::thread::Builder::new()
+                .name(format!("gateway-{index}"))
+                .spawn(move || {
+                    let _ = done.send(work(&gateway, socket, &token));
+                });
             match spawned {
                 Ok(_) => workers.push(result),
                 Err(error) => {
@@ -107,7 +121,9 @@ impl Server {
         }
         let mut outcome = Ok(());
         for worker in workers {
-            let ended = worker.await.unwrap_or_else(|_| Err(io::Error::other("a gateway thread panicked")));
+            let ended = worker
+                .await
+                .unwrap_or_else(|_| Err(io::Error::other("a gateway thread panicked")));
             if ended.is_err() {
                 shutdown.cancel();
             }
@@ -117,12 +133,23 @@ impl Server {
     }
 }
 
-fn work(gateway: &Arc<Gateway>, socket: StdListener, shutdown: &CancellationToken) -> io::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(serve(gateway, TcpListener::from_std(socket)?, shutdown));
+fn work(
+    gateway: &Arc<Gateway>,
+    socket: StdListener,
+    shutdown: &CancellationToken,
+) -> io::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    let served = runtime.block_on(async {
+        // A socket registers with the runtime that it is made in.
+        let listener = TcpListener::from_std(socket)?;
+        serve(gateway, listener, shutdown).await;
+        Ok(())
+    });
     // What outlived the drain ends here.
     runtime.shutdown_background();
-    Ok(())
+    served
 }
 
 async fn serve(gateway: &Arc<Gateway>, listener: TcpListener, shutdown: &CancellationToken) {
@@ -149,16 +176,30 @@ async fn serve(gateway: &Arc<Gateway>, listener: TcpListener, shutdown: &Cancell
         start(gateway, &graceful, stream, from, shutdown);
     }
     drop(listener);
-    if tokio::time::timeout(gateway.options().drain_timeout, graceful.shutdown()).await.is_err() {
+    if tokio::time::timeout(gateway.options().drain_timeout, graceful.shutdown())
+        .await
+        .is_err()
+    {
         tracing::warn!("the drain took too long: connections are cut");
     }
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionRefused)
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+    )
 }
 
-fn start(gateway: &Arc<Gateway>, graceful: &GracefulShutdown, stream: TcpStream, from: SocketAddr, shutdown: &CancellationToken) {
+fn start(
+    gateway: &Arc<Gateway>,
+    graceful: &GracefulShutdown,
+    stream: TcpStream,
+    from: SocketAddr,
+    shutdown: &CancellationToken,
+) {
     let (gateway, watcher, shutdown) = (Arc::clone(gateway), graceful.watcher(), shutdown.clone());
     tokio::spawn(async move {
         let first = tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&stream));
@@ -192,7 +233,13 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     }
 }
 
-async fn connection(gateway: &Arc<Gateway>, stream: TcpStream, peer: &Peer, is_http2: bool, watcher: Watcher) {
+async fn connection(
+    gateway: &Arc<Gateway>,
+    stream: TcpStream,
+    peer: &Peer,
+    is_http2: bool,
+    watcher: Watcher,
+) {
     let service = service_fn(|request| answer(gateway, request, peer));
     let io = TokioIo::new(stream);
     let ended = if is_http2 {
@@ -202,10 +249,21 @@ async fn connection(gateway: &Arc<Gateway>, stream: TcpStream, peer: &Peer, is_h
             .max_concurrent_streams(MAX_STREAMS)
             .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
             .keep_alive_interval(Some(HEAD_TIMEOUT));
-        watcher.watch(builder.serve_connection(io, OwnedService { gateway: Arc::clone(gateway), peer: peer.clone() })).await
+        watcher
+            .watch(builder.serve_connection(
+                io,
+                OwnedService {
+                    gateway: Arc::clone(gateway),
+                    peer: peer.clone(),
+                },
+            ))
+            .await
     } else {
         let mut builder = http1::Builder::new();
-        builder.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_buf_size(MAX_HEAD);
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .max_header_size(MAX_HEAD);
         watcher.watch(builder.serve_connection(io, service)).await
     };
     if let Err(error) = ended {
@@ -230,7 +288,8 @@ struct OwnedService {
 impl hyper::service::Service<http::Request<hyper::body::Incoming>> for OwnedService {
     type Response = http::Response<crate::body::Outgoing>;
     type Error = Infallible;
-    type Future = std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future =
+        std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
         let (gateway, peer) = (Arc::clone(&self.gateway), self.peer.clone());

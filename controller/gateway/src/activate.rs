@@ -33,14 +33,21 @@ impl ActivateError {
     /// and the platform's where it could on a better day.
     #[must_use]
     pub fn new(fault: Fault, message: impl Into<Arc<str>>) -> Self {
-        Self { fault, message: message.into(), retry_after: None }
+        Self {
+            fault,
+            message: message.into(),
+            retry_after: None,
+        }
     }
 
     /// For how long another attempt is pointless: until then requests fail with this error at once, unless an endpoint
     /// is inserted or the route changes.
     #[must_use]
     pub fn with_retry_after(self, after: Duration) -> Self {
-        Self { retry_after: Some(after), ..self }
+        Self {
+            retry_after: Some(after),
+            ..self
+        }
     }
 
     /// Who must change something.
@@ -106,7 +113,11 @@ impl Activation {
         let (sender, receiver) = watch::channel(None);
         state.running = Some(receiver.clone());
         drop(state);
-        let (this, activator, function) = (Arc::clone(self), Arc::clone(activator), Arc::clone(function));
+        let (this, activator, function) = (
+            Arc::clone(self),
+            Arc::clone(activator),
+            Arc::clone(function),
+        );
         runtime.spawn(async move {
             let result = activator.ensure(&function.id).await;
             function.stats.activated(result.is_ok());

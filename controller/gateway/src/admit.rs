@@ -26,17 +26,34 @@ pub(crate) struct Admitted {
 }
 
 /// Gets a place, `bytes` being the declared length of the request's body.
-pub(crate) async fn admit(gateway: &Gateway, function: &Arc<Function>, limits: &Limits, bytes: u64) -> Result<Admitted, Failure> {
+pub(crate) async fn admit(
+    gateway: &Gateway,
+    function: &Arc<Function>,
+    limits: &Limits,
+    bytes: u64,
+) -> Result<Admitted, Failure> {
     match function.limiter.try_acquire() {
-        Some(permit) => Ok(Admitted { permit, queue: Duration::ZERO, activate: Duration::ZERO }),
+        Some(permit) => Ok(Admitted {
+            permit,
+            queue: Duration::ZERO,
+            activate: Duration::ZERO,
+        }),
         None => wait(gateway, function, limits, bytes).await,
     }
 }
 
-async fn wait(gateway: &Gateway, function: &Arc<Function>, limits: &Limits, bytes: u64) -> Result<Admitted, Failure> {
+async fn wait(
+    gateway: &Gateway,
+    function: &Arc<Function>,
+    limits: &Limits,
+    bytes: u64,
+) -> Result<Admitted, Failure> {
     let waiting = Waiting::begin(gateway, function);
     let since = waiting.since;
-    let (queue_time, wake_time) = (limits.timeout, gateway.options().activate_timeout.max(limits.timeout));
+    let (queue_time, wake_time) = (
+        limits.timeout,
+        gateway.options().activate_timeout.max(limits.timeout),
+    );
     let mut cold: Option<Instant> = None;
     let mut activate = Duration::ZERO;
     let forever = tokio::time::Instant::from_std(since) + wake_time + Duration::from_secs(1);
@@ -54,7 +71,12 @@ async fn wait(gateway: &Gateway, function: &Arc<Function>, limits: &Limits, byte
             }
             _ => {}
         }
-        let deadline = since + if is_cold { wake_time } else { queue_time + activate };
+        let deadline = since
+            + if is_cold {
+                wake_time
+            } else {
+                queue_time + activate
+            };
         let wake = async {
             if !is_cold {
                 return std::future::pending().await;
@@ -99,8 +121,13 @@ async fn ended(mut wake: watch::Receiver<Outcome>) -> Result<(), ActivateError> 
 
 fn refusal(function: &Function, refused: Refused) -> Failure {
     match refused {
-        Refused::Closed => Failure::Removed { function: function.id.clone() },
-        refused => Failure::Refused { function: function.id.clone(), refused },
+        Refused::Closed => Failure::Removed {
+            function: function.id.clone(),
+        },
+        refused => Failure::Refused {
+            function: function.id.clone(),
+            refused,
+        },
     }
 }
 

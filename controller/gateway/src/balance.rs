@@ -86,7 +86,9 @@ impl Drained {
     /// Requests that the endpoint still works on.
     #[must_use]
     pub fn outstanding(&self) -> u32 {
-        self.replica.as_ref().map_or(0, |replica| replica.outstanding.load(Ordering::SeqCst))
+        self.replica
+            .as_ref()
+            .map_or(0, |replica| replica.outstanding.load(Ordering::SeqCst))
     }
 
     /// Waits until there are none. At once where there was no such endpoint.
@@ -158,7 +160,10 @@ impl Replicas {
         });
         let mut draining = self.lock();
         let mut ready = Vec::clone(&self.ready.load());
-        if let Some(index) = ready.iter().position(|other| other.address == endpoint.address) {
+        if let Some(index) = ready
+            .iter()
+            .position(|other| other.address == endpoint.address)
+        {
             retire(ready.swap_remove(index), &mut draining);
         }
         ready.push(replica);
@@ -173,7 +178,10 @@ impl Replicas {
         let mut draining = self.lock();
         let mut ready = Vec::clone(&self.ready.load());
         let Some(index) = ready.iter().position(|replica| replica.address == address) else {
-            let replica = draining.iter().find(|replica| replica.address == address).cloned();
+            let replica = draining
+                .iter()
+                .find(|replica| replica.address == address)
+                .cloned();
             return Drained { replica };
         };
         let replica = ready.swap_remove(index);
@@ -182,12 +190,18 @@ impl Replicas {
         self.resize(&mut draining);
         drop(draining);
         self.changed.notify_waiters();
-        Drained { replica: Some(replica) }
+        Drained {
+            replica: Some(replica),
+        }
     }
 
     /// The addresses that requests go to.
     pub(crate) fn addresses(&self) -> Vec<SocketAddr> {
-        self.ready.load().iter().map(|replica| replica.address).collect()
+        self.ready
+            .load()
+            .iter()
+            .map(|replica| replica.address)
+            .collect()
     }
 
     /// A place in the replica with the least to do, of those that aren't in `tried`. Replicas that could not be reached
@@ -203,14 +217,19 @@ impl Replicas {
         TURN.set(turn.wrapping_add(1));
         loop {
             let free = |replica: &&Arc<Replica>| {
-                !tried.contains(&replica.address) && replica.outstanding.load(Ordering::SeqCst) < replica.concurrency
+                !tried.contains(&replica.address)
+                    && replica.outstanding.load(Ordering::SeqCst) < replica.concurrency
             };
             let start = turn.checked_rem(ready.len())?;
             let (before, from) = ready.split_at_checked(start)?;
-            let best = from.iter().chain(before).filter(free).min_by_key(|replica| {
-                let quarantined = replica.quarantined_until.load(Ordering::Relaxed) > now;
-                (quarantined, replica.outstanding.load(Ordering::SeqCst))
-            })?;
+            let best = from
+                .iter()
+                .chain(before)
+                .filter(free)
+                .min_by_key(|replica| {
+                    let quarantined = replica.quarantined_until.load(Ordering::Relaxed) > now;
+                    (quarantined, replica.outstanding.load(Ordering::SeqCst))
+                })?;
             if best.reserve() {
                 return Some(self.lease(best));
             }
@@ -218,7 +237,10 @@ impl Replicas {
     }
 
     fn lease(self: &Arc<Self>, replica: &Arc<Replica>) -> Lease {
-        Lease { replicas: Arc::clone(self), replica: Arc::clone(replica) }
+        Lease {
+            replicas: Arc::clone(self),
+            replica: Arc::clone(replica),
+        }
     }
 
     fn now(&self) -> u64 {
@@ -234,11 +256,18 @@ impl Replicas {
     fn resize(&self, draining: &mut Vec<Arc<Replica>>) {
         draining.retain(|replica| replica.outstanding.load(Ordering::SeqCst) > 0);
         let ready = self.ready.load();
-        let capacity = ready.iter().fold(0_u32, |sum, replica| sum.saturating_add(replica.concurrency));
-        let leaving = draining.iter().fold(0_u32, |sum, replica| sum.saturating_add(replica.outstanding.load(Ordering::SeqCst)));
+        let capacity = ready.iter().fold(0_u32, |sum, replica| {
+            sum.saturating_add(replica.concurrency)
+        });
+        let leaving = draining.iter().fold(0_u32, |sum, replica| {
+            sum.saturating_add(replica.outstanding.load(Ordering::SeqCst))
+        });
         let bounds = **self.queue.load();
         if ready.is_empty() {
-            self.limiter.set_queue(bounds.requests.saturating_add(bounds.first), bounds.bytes.max(bounds.body));
+            self.limiter.set_queue(
+                bounds.requests.saturating_add(bounds.first),
+                bounds.bytes.max(bounds.body),
+            );
         } else {
             self.limiter.set_queue(bounds.requests, bounds.bytes);
         }
@@ -255,8 +284,12 @@ fn retire(replica: Arc<Replica>, draining: &mut Vec<Arc<Replica>>) {
 
 impl Replica {
     fn reserve(&self) -> bool {
-        let next = |outstanding: u32| (outstanding < self.concurrency).then_some(outstanding.saturating_add(1));
-        self.outstanding.fetch_update(Ordering::SeqCst, Ordering::SeqCst, next).is_ok()
+        let next = |outstanding: u32| {
+            (outstanding < self.concurrency).then_some(outstanding.saturating_add(1))
+        };
+        self.outstanding
+            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
+            .is_ok()
     }
 }
 
@@ -271,8 +304,13 @@ impl Lease {
 
     /// Passes the replica over for a while: it could not be reached.
     pub(crate) fn quarantine(&self) {
-        let until = self.replicas.now().saturating_add(u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX));
-        self.replica.quarantined_until.store(until, Ordering::Relaxed);
+        let until = self
+            .replicas
+            .now()
+            .saturating_add(u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX));
+        self.replica
+            .quarantined_until
+            .store(until, Ordering::Relaxed);
     }
 
     /// Ends the quarantine: the replica answered.

@@ -58,7 +58,14 @@ impl RequestBody {
             return (Self::Empty, None);
         }
         let state = Arc::<UploadState>::default();
-        (Self::Limited { inner, left: allowed, state: Arc::clone(&state) }, Some(state))
+        (
+            Self::Limited {
+                inner,
+                left: allowed,
+                state: Arc::clone(&state),
+            },
+            Some(state),
+        )
     }
 }
 
@@ -66,29 +73,34 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Limited { inner, left, state } => Poll::Ready(match ready!(Pin::new(inner).poll_frame(cx)) {
-                None => None,
-                Some(Err(error)) => {
-                    state.broke_off.store(true, Ordering::Relaxed);
-                    Some(Err(BodyError::BrokeOff(error)))
-                }
-                Some(Ok(frame)) => {
-                    let length = frame.data_ref().map_or(0, Bytes::len) as u64;
-                    match left.checked_sub(length) {
-                        Some(rest) => {
-                            *left = rest;
-                            Some(Ok(frame))
-                        }
-                        None => {
-                            state.too_large.store(true, Ordering::Relaxed);
-                            Some(Err(BodyError::TooLarge))
+            Self::Limited { inner, left, state } => {
+                Poll::Ready(match ready!(Pin::new(inner).poll_frame(cx)) {
+                    None => None,
+                    Some(Err(error)) => {
+                        state.broke_off.store(true, Ordering::Relaxed);
+                        Some(Err(BodyError::BrokeOff(error)))
+                    }
+                    Some(Ok(frame)) => {
+                        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+                        match left.checked_sub(length) {
+                            Some(rest) => {
+                                *left = rest;
+                                Some(Ok(frame))
+                            }
+                            None => {
+                                state.too_large.store(true, Ordering::Relaxed);
+                                Some(Err(BodyError::TooLarge))
+                            }
                         }
                     }
-                }
-            }),
+                })
+            }
         }
     }
 
@@ -110,7 +122,10 @@ impl Body for RequestBody {
 /// A response's body on its way to the client.
 pub(crate) enum Outgoing {
     Full(Full<Bytes>),
-    Streamed { inner: Incoming, exchange: Box<Exchange> },
+    Streamed {
+        inner: Incoming,
+        exchange: Box<Exchange>,
+    },
 }
 
 impl Outgoing {
@@ -123,9 +138,14 @@ impl Body for Outgoing {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
-            Self::Full(body) => Pin::new(body).poll_frame(cx).map_err(|never| match never {}),
+            Self::Full(body) => Pin::new(body)
+                .poll_frame(cx)
+                .map_err(|never| match never {}),
             Self::Streamed { inner, exchange } => match Pin::new(inner).poll_frame(cx) {
                 Poll::Ready(None) => {
                     exchange.finished();

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -36,41 +36,36 @@ pub(crate) struct Peer {
 impl Peer {
     pub(crate) fn new(ip: IpAddr) -> Self {
         let ip = ip.to_canonical();
-        let text = HeaderValue::from_str(&ip.to_string()).unwrap_or_else(|_| HeaderValue::from_static("unknown"));
+        let text = HeaderValue::from_str(&ip.to_string())
+            .unwrap_or_else(|_| HeaderValue::from_static("unknown"));
         Self { ip, text }
     }
-}
-
-/// Refuses a request whose framing two readers could understand in two ways.
-pub(crate) fn check_framing(request: &Parts) -> Result<(), Failure> {
-    let bad = |reason, detail: &str| Err(Failure::BadRequest { reason, detail: detail.to_owned() });
-    if request.headers.contains_key(TRANSFER_ENCODING) {
-        if request.headers.contains_key(CONTENT_LENGTH) {
-            return bad("ambiguous-length", "the request has both Content-Length and Transfer-Encoding");
-        }
-        if request.version == Version::HTTP_10 {
-            return bad("ambiguous-length", "an HTTP/1.0 request cannot have a Transfer-Encoding");
-        }
-    }
-    if request.headers.get_all(CONTENT_LENGTH).iter().count() > 1 {
-        return bad("ambiguous-length", "the request has more than one Content-Length");
-    }
-    Ok(())
 }
 
 /// Turns the head of a client's request into the one for a replica. `prefix` is what the path loses.
 ///
 /// # Errors
 /// When the path without its prefix is none.
-pub(crate) fn request(parts: &mut Parts, prefix: Option<&str>, id: &HeaderValue, peer: &Peer, trusts_peer: bool) -> Result<(), Failure> {
+pub(crate) fn request(
+    parts: &mut Parts,
+    prefix: Option<&str>,
+    id: &HeaderValue,
+    peer: &Peer,
+    trusts_peer: bool,
+) -> Result<(), Failure> {
     let host = match parts.uri.authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => parts.headers.get(HOST).cloned(),
     };
-    let trailers = parts.headers.get(TE).is_some_and(|te| te.to_str().is_ok_and(|te| te.split(',').any(|item| item.trim() == "trailers")));
+    let trailers = parts.headers.get(TE).is_some_and(|te| {
+        te.to_str()
+            .is_ok_and(|te| te.split(',').any(|item| item.trim() == "trailers"))
+    });
     strip_hop_by_hop(&mut parts.headers);
     if trailers {
-        parts.headers.insert(TE, HeaderValue::from_static("trailers"));
+        parts
+            .headers
+            .insert(TE, HeaderValue::from_static("trailers"));
     }
     parts.headers.remove(EXPECT);
     parts.headers.remove(KEY);
@@ -83,17 +78,32 @@ pub(crate) fn request(parts: &mut Parts, prefix: Option<&str>, id: &HeaderValue,
     if let Some(prefix) = prefix {
         parts.uri = without_prefix(&parts.uri, prefix)?;
     } else if parts.uri.authority().is_some() {
-        let path = parts.uri.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let path = parts
+            .uri
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
         parts.uri = Uri::from(path);
     }
     parts.version = Version::HTTP_11;
     Ok(())
 }
 
-fn forwarded(headers: &mut HeaderMap, host: Option<&HeaderValue>, prefix: Option<&str>, peer: &Peer, trusts_peer: bool) {
-    let so_far = if trusts_peer { joined(headers, &X_FORWARDED_FOR) } else { None };
+fn forwarded(
+    headers: &mut HeaderMap,
+    host: Option<&HeaderValue>,
+    prefix: Option<&str>,
+    peer: &Peer,
+    trusts_peer: bool,
+) {
+    let so_far = if trusts_peer {
+        joined(headers, &X_FORWARDED_FOR)
+    } else {
+        None
+    };
     let chain = match so_far {
-        Some(so_far) => HeaderValue::from_str(&format!("{so_far}, {}", peer.ip)).unwrap_or_else(|_| peer.text.clone()),
+        Some(so_far) => HeaderValue::from_str(&format!("{so_far}, {}", peer.ip))
+            .unwrap_or_else(|_| peer.text.clone()),
         None => peer.text.clone(),
     };
     headers.insert(X_FORWARDED_FOR, chain);
@@ -111,14 +121,20 @@ fn forwarded(headers: &mut HeaderMap, host: Option<&HeaderValue>, prefix: Option
     }
     if let Some(prefix) = prefix {
         let before = joined(headers, &X_FORWARDED_PREFIX).unwrap_or_default();
-        if let Ok(value) = HeaderValue::from_str(&format!("{}{prefix}", before.trim_end_matches('/'))) {
+        if let Ok(value) =
+            HeaderValue::from_str(&format!("{}{prefix}", before.trim_end_matches('/')))
+        {
             headers.insert(X_FORWARDED_PREFIX, value);
         }
     }
 }
 
 fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
-    let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
+    let values: Vec<&str> = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .collect();
     (!values.is_empty()).then(|| values.join(", "))
 }
 
@@ -140,7 +156,15 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
             }
         }
     }
-    for name in [KEEP_ALIVE, PROXY_CONNECTION, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE] {
+    for name in [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+        TE,
+        TRANSFER_ENCODING,
+        UPGRADE,
+    ] {
         headers.remove(name);
     }
 }
@@ -148,22 +172,41 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
 /// The path and query as the function sees them.
 fn without_prefix(uri: &Uri, prefix: &str) -> Result<Uri, Failure> {
     let path_and_query = uri.path_and_query().map_or("/", PathAndQuery::as_str);
-    let rest = path_and_query.strip_prefix(prefix).unwrap_or(path_and_query);
-    let path = if rest.starts_with('/') { rest.parse::<PathAndQuery>() } else { format!("/{rest}").parse() };
-    path.map(Uri::from).map_err(|_| Failure::BadRequest { reason: "bad-path", detail: "the path is none".to_owned() })
+    let rest = path_and_query
+        .strip_prefix(prefix)
+        .unwrap_or(path_and_query);
+    let path = if rest.starts_with('/') {
+        rest.parse::<PathAndQuery>()
+    } else {
+        format!("/{rest}").parse()
+    };
+    path.map(Uri::from).map_err(|_| Failure::BadRequest {
+        reason: "bad-path",
+        detail: "the path is none".to_owned(),
+    })
 }
 
 /// Turns the head of a replica's response into the one for the client.
-pub(crate) fn response(head: &mut http::response::Parts, id: &HeaderValue, queue: Duration, activate: Duration) {
+pub(crate) fn response(
+    head: &mut http::response::Parts,
+    id: &HeaderValue,
+    queue: Duration,
+    activate: Duration,
+) {
     strip_hop_by_hop(&mut head.headers);
     head.headers.remove(KEY);
     head.headers.insert(identify::REQUEST_ID, id.clone());
     let ours = timing(queue, activate);
-    let merged = match head.headers.get(SERVER_TIMING).and_then(|value| value.to_str().ok()) {
+    let merged = match head
+        .headers
+        .get(SERVER_TIMING)
+        .and_then(|value| value.to_str().ok())
+    {
         None => ours,
         Some(theirs) => {
             let all = joined(&head.headers, &SERVER_TIMING).unwrap_or_else(|| theirs.to_owned());
-            HeaderValue::from_str(&format!("{}, {all}", ours.to_str().unwrap_or_default())).unwrap_or(ours)
+            HeaderValue::from_str(&format!("{}, {all}", ours.to_str().unwrap_or_default()))
+                .unwrap_or(ours)
         }
     };
     head.headers.insert(SERVER_TIMING, merged);
@@ -177,7 +220,12 @@ fn timing(queue: Duration, activate: Duration) -> HeaderValue {
     }
     let mut text = String::with_capacity(48);
     let millis = |time: Duration| time.as_secs_f64() * 1e3;
-    match write!(text, "queue;dur={:.3}, activate;dur={:.3}", millis(queue), millis(activate)) {
+    match write!(
+        text,
+        "queue;dur={:.3}, activate;dur={:.3}",
+        millis(queue),
+        millis(activate)
+    ) {
         Ok(()) => HeaderValue::from_str(&text).unwrap_or(NONE),
         Err(_) => NONE,
     }

@@ -26,7 +26,11 @@ pub(crate) struct Function {
 
 impl Function {
     pub(crate) fn new(route: FunctionRoute) -> Self {
-        let limiter = Limiter::new(wisp_admit::Limits { in_flight: 0, queue: 0, queue_bytes: 0 });
+        let limiter = Limiter::new(wisp_admit::Limits {
+            in_flight: 0,
+            queue: 0,
+            queue_bytes: 0,
+        });
         let function = Self {
             id: route.id.clone(),
             prefix: format!("/{}", route.id),

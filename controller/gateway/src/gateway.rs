@@ -72,7 +72,9 @@ pub struct Gateway {
 
 impl std::fmt::Debug for Gateway {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Gateway").field("routes", &self.routes).finish_non_exhaustive()
+        f.debug_struct("Gateway")
+            .field("routes", &self.routes)
+            .finish_non_exhaustive()
     }
 }
 
@@ -106,7 +108,9 @@ impl Gateway {
 
     /// Sends requests to a replica from now on. False where there is no such function.
     pub fn insert_endpoint(&self, id: &FunctionId, endpoint: &Endpoint) -> bool {
-        let Some(function) = self.routes.get(id) else { return false };
+        let Some(function) = self.routes.get(id) else {
+            return false;
+        };
         function.activation.forget_failure();
         function.replicas.insert(endpoint);
         true
@@ -114,20 +118,31 @@ impl Gateway {
 
     /// Sends a replica nothing more. What it has, it may finish: [`Drained`] tells when.
     pub fn remove_endpoint(&self, id: &FunctionId, address: SocketAddr) -> Drained {
-        self.routes.get(id).map_or_else(Drained::at_once, |function| function.replicas.remove(address))
+        self.routes
+            .get(id)
+            .map_or_else(Drained::at_once, |function| {
+                function.replicas.remove(address)
+            })
     }
 
     /// The replicas that requests go to.
     #[must_use]
     pub fn endpoints(&self, id: &FunctionId) -> Vec<SocketAddr> {
-        self.routes.get(id).map(|function| function.replicas.addresses()).unwrap_or_default()
+        self.routes
+            .get(id)
+            .map(|function| function.replicas.addresses())
+            .unwrap_or_default()
     }
 
     /// What happened to each function since the last call; for one caller, once a second.
     #[must_use]
     pub fn stats(&self, now: Instant) -> Vec<FunctionStats> {
         self.has_grown.store(false, Ordering::Relaxed);
-        self.routes.all().iter().map(|function| function.stats.sample(&function.id, now)).collect()
+        self.routes
+            .all()
+            .iter()
+            .map(|function| function.stats.sample(&function.id, now))
+            .collect()
     }
 
     /// Resolves when a request had to wait, for the first time since the last [`Gateway::stats`]: a reason to decide
@@ -140,7 +155,10 @@ impl Gateway {
     #[must_use]
     pub fn metrics(&self) -> (&'static str, String) {
         let functions = self.routes.all();
-        let text = metrics::text(functions.iter().map(Arc::as_ref), self.unrouted.load(Ordering::Relaxed));
+        let text = metrics::text(
+            functions.iter().map(Arc::as_ref),
+            self.unrouted.load(Ordering::Relaxed),
+        );
         (metrics::MEDIA_TYPE, text)
     }
 
@@ -154,8 +172,13 @@ impl Gateway {
         }
     }
 
-    pub(crate) fn wake(&self, function: &Arc<Function>) -> Result<watch::Receiver<Outcome>, ActivateError> {
-        function.activation.join(Instant::now(), &self.activator, function, &self.runtime)
+    pub(crate) fn wake(
+        &self,
+        function: &Arc<Function>,
+    ) -> Result<watch::Receiver<Outcome>, ActivateError> {
+        function
+            .activation
+            .join(Instant::now(), &self.activator, function, &self.runtime)
     }
 
     /// Answers a request.
@@ -164,11 +187,24 @@ impl Gateway {
         let id = identify::request_id(&parts.headers);
         let mut visit = Visit::begin(self, &parts, &id, peer);
         match self.lead(parts, body, &id, peer, &mut visit).await {
-            Ok(Passage { answer, lease, admitted, deadline, upload }) => {
+            Ok(Passage {
+                answer,
+                lease,
+                admitted,
+                deadline,
+                upload,
+            }) => {
                 let (mut head, inner) = answer.response.into_parts();
                 forward::response(&mut head, &id, visit.queue, visit.activate);
                 visit.status = head.status.as_u16();
-                let exchange = Box::new(Exchange::new(answer.sender, deadline, upload, visit, lease, admitted.permit));
+                let exchange = Box::new(Exchange::new(
+                    answer.sender,
+                    deadline,
+                    upload,
+                    visit,
+                    lease,
+                    admitted.permit,
+                ));
                 Response::from_parts(head, Outgoing::Streamed { inner, exchange })
             }
             Err(failure) => {
@@ -184,9 +220,15 @@ impl Gateway {
     }
 
     /// The chain: one step after the other, each of which may end it.
-    async fn lead(&self, mut parts: Parts, body: Incoming, id: &HeaderValue, peer: &Peer, visit: &mut Visit) -> Result<Passage, Failure> {
-        // What could be understood in two ways, or isn't ours to do, goes nowhere.
-        forward::check_framing(&parts)?;
+    async fn lead(
+        &self,
+        mut parts: Parts,
+        body: Incoming,
+        id: &HeaderValue,
+        peer: &Peer,
+        visit: &mut Visit,
+    ) -> Result<Passage, Failure> {
+        // Tunnels aren't ours to dig.
         if parts.method == Method::CONNECT {
             return Err(Failure::MethodNotSupported(parts.method));
         }
@@ -199,16 +241,43 @@ impl Gateway {
         let limits = &route.limits;
         let declared = http_body::Body::size_hint(&body).lower();
         if declared > limits.request_body {
-            return Err(Failure::BodyTooLarge { function: function.id.clone(), declared, allowed: limits.request_body });
+            return Err(Failure::BodyTooLarge {
+                function: function.id.clone(),
+                declared,
+                allowed: limits.request_body,
+            });
         }
-        forward::request(&mut parts, found.by_path.then_some(function.prefix.as_str()), id, peer, self.options.trusts_peer)?;
+        forward::request(
+            &mut parts,
+            found.by_path.then_some(function.prefix.as_str()),
+            id,
+            peer,
+            self.options.trusts_peer,
+        )?;
         let (body, upload) = RequestBody::new(body, limits.request_body);
         // Admit and, where there is no replica, activate; balance and proxy.
-        let sent = self.send(function, limits, declared, Request::from_parts(parts, body), visit).await;
+        let sent = self
+            .send(
+                function,
+                limits,
+                declared,
+                Request::from_parts(parts, body),
+                visit,
+            )
+            .await;
         match sent {
-            Ok((answer, lease, admitted, deadline)) => Ok(Passage { answer, lease, admitted, deadline, upload }),
+            Ok((answer, lease, admitted, deadline)) => Ok(Passage {
+                answer,
+                lease,
+                admitted,
+                deadline,
+                upload,
+            }),
             Err(failure) => Err(match &upload {
-                Some(upload) if upload.too_large() => Failure::BodyGrewTooLarge { function: function.id.clone(), allowed: limits.request_body },
+                Some(upload) if upload.too_large() => Failure::BodyGrewTooLarge {
+                    function: function.id.clone(),
+                    allowed: limits.request_body,
+                },
                 Some(upload) if upload.broke_off() => Failure::BodyBrokeOff,
                 _ => failure,
             }),
@@ -241,10 +310,17 @@ impl Gateway {
                         tried.push(lease.address());
                         request = *back;
                     }
-                    Err(SendError::TooSlow) => return Err(Failure::TooSlow { function: function.id.clone(), allowed: limits.timeout }),
+                    Err(SendError::TooSlow) => {
+                        return Err(Failure::TooSlow {
+                            function: function.id.clone(),
+                            allowed: limits.timeout,
+                        });
+                    }
                     Err(SendError::Broken(error)) => {
                         tracing::debug!(function = %function.id, %error, "a replica broke the connection");
-                        return Err(Failure::Broken { function: function.id.clone() });
+                        return Err(Failure::Broken {
+                            function: function.id.clone(),
+                        });
                     }
                 }
             }
@@ -253,7 +329,9 @@ impl Gateway {
             drop(admitted);
             let now = Instant::now();
             if now >= *give_up.get_or_insert(now + self.options.connect_patience) {
-                return Err(Failure::Unreachable { function: function.id.clone() });
+                return Err(Failure::Unreachable {
+                    function: function.id.clone(),
+                });
             }
             let _ = tokio::time::timeout(backoff, changed).await;
             backoff = (backoff * 2).min(Duration::from_millis(200));
@@ -302,7 +380,10 @@ impl Visit {
                 request_id: id.clone(),
                 client: peer.ip,
                 method: parts.method.clone(),
-                path: parts.uri.path_and_query().map_or_else(String::new, |path| path.as_str().to_owned()),
+                path: parts
+                    .uri
+                    .path_and_query()
+                    .map_or_else(String::new, |path| path.as_str().to_owned()),
             })
         });
         Self {

@@ -14,7 +14,12 @@ const LONGEST_ID: usize = 128;
 /// The client's id where it is a printable token of at most 128 bytes, else a new one.
 pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     match headers.get(REQUEST_ID) {
-        Some(id) if (1..=LONGEST_ID).contains(&id.len()) && id.as_bytes().iter().all(u8::is_ascii_graphic) => id.clone(),
+        Some(id)
+            if (1..=LONGEST_ID).contains(&id.len())
+                && id.as_bytes().iter().all(u8::is_ascii_graphic) =>
+        {
+            id.clone()
+        }
         _ => new_id(),
     }
 }
@@ -43,13 +48,30 @@ pub(crate) fn trace(headers: &mut HeaderMap) {
 /// <https://www.w3.org/TR/trace-context/#traceparent-header-field-values>: a later version may say more at the end.
 fn is_traceparent(value: &[u8]) -> bool {
     let hex = |range: std::ops::Range<usize>| {
-        value.get(range).is_some_and(|digits| digits.iter().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte)))
+        value.get(range).is_some_and(|digits| {
+            digits
+                .iter()
+                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
+        })
     };
-    let zero = |range: std::ops::Range<usize>| value.get(range).is_none_or(|digits| digits.iter().all(|byte| *byte == b'0'));
+    let zero = |range: std::ops::Range<usize>| {
+        value
+            .get(range)
+            .is_none_or(|digits| digits.iter().all(|byte| *byte == b'0'))
+    };
     let dash = |index: usize| value.get(index) == Some(&b'-');
     let version = value.get(..2).unwrap_or_default();
     let end = value.len() == 55 || (version != b"00" && dash(55));
-    end && hex(0..2) && version != b"ff" && dash(2) && hex(3..35) && !zero(3..35) && dash(35) && hex(36..52) && !zero(36..52) && dash(52) && hex(53..55)
+    end && hex(0..2)
+        && version != b"ff"
+        && dash(2)
+        && hex(3..35)
+        && !zero(3..35)
+        && dash(35)
+        && hex(36..52)
+        && !zero(36..52)
+        && dash(52)
+        && hex(53..55)
 }
 
 #[cfg(test)]
@@ -77,12 +99,30 @@ mod tests {
         let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
         for (given, kept) in [
             (good, true),
-            ("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what", true),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what", false),
-            ("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false),
-            ("00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01", false),
-            ("ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", false),
-            ("00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01", false),
+            (
+                "cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what",
+                true,
+            ),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-what",
+                false,
+            ),
+            (
+                "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+                false,
+            ),
+            (
+                "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+                false,
+            ),
+            (
+                "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+                false,
+            ),
+            (
+                "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+                false,
+            ),
             ("", false),
         ] {
             let mut headers = HeaderMap::new();
@@ -91,7 +131,10 @@ mod tests {
             trace(&mut headers);
             assert_eq!(headers.get(TRACEPARENT).unwrap() == given, kept, "{given}");
             assert_eq!(headers.contains_key(TRACESTATE), kept, "{given}");
-            assert!(is_traceparent(headers.get(TRACEPARENT).unwrap().as_bytes()), "{given}");
+            assert!(
+                is_traceparent(headers.get(TRACEPARENT).unwrap().as_bytes()),
+                "{given}"
+            );
         }
     }
 }

@@ -29,7 +29,11 @@ pub(crate) fn text<'a>(functions: impl IntoIterator<Item = &'a Function>, unrout
 
 fn row(function: &Function) -> Row {
     Row {
-        labels: format!("namespace=\"{}\",function=\"{}\"", function.id.namespace(), function.id.name()),
+        labels: format!(
+            "namespace=\"{}\",function=\"{}\"",
+            function.id.namespace(),
+            function.id.name()
+        ),
         in_flight: function.stats.in_flight(),
         queued: function.stats.queued(),
         replicas: function.replicas.len(),
@@ -38,46 +42,132 @@ fn row(function: &Function) -> Row {
 }
 
 fn write(out: &mut String, rows: &[Row], unrouted: u64) -> std::fmt::Result {
-    head(out, "wisp_gateway_requests_total", "counter", "Requests that came for a function.")?;
+    head(
+        out,
+        "wisp_gateway_requests_total",
+        "counter",
+        "Requests that came for a function.",
+    )?;
     for row in rows {
-        writeln!(out, "wisp_gateway_requests_total{{{}}} {}", row.labels, row.totals.requests)?;
+        writeln!(
+            out,
+            "wisp_gateway_requests_total{{{}}} {}",
+            row.labels, row.totals.requests
+        )?;
     }
-    head(out, "wisp_gateway_unrouted_requests_total", "counter", "Requests that were for no function.")?;
+    head(
+        out,
+        "wisp_gateway_unrouted_requests_total",
+        "counter",
+        "Requests that were for no function.",
+    )?;
     writeln!(out, "wisp_gateway_unrouted_requests_total {unrouted}")?;
-    head(out, "wisp_gateway_responses_total", "counter", "Responses by class of status.")?;
+    head(
+        out,
+        "wisp_gateway_responses_total",
+        "counter",
+        "Responses by class of status.",
+    )?;
     for row in rows {
-        for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"].into_iter().zip(row.totals.answers) {
-            writeln!(out, "wisp_gateway_responses_total{{{},code=\"{class}\"}} {count}", row.labels)?;
+        for (class, count) in ["1xx", "2xx", "3xx", "4xx", "5xx"]
+            .into_iter()
+            .zip(row.totals.answers)
+        {
+            writeln!(
+                out,
+                "wisp_gateway_responses_total{{{},code=\"{class}\"}} {count}",
+                row.labels
+            )?;
         }
     }
-    head(out, "wisp_gateway_request_duration_seconds", "histogram", "From a request's head to its response's last byte.")?;
+    head(
+        out,
+        "wisp_gateway_request_duration_seconds",
+        "histogram",
+        "From a request's head to its response's last byte.",
+    )?;
     for row in rows {
         let mut sum = 0_u64;
         for (bound, count) in LATENCY_BOUNDS.iter().zip(row.totals.latency) {
             sum = sum.saturating_add(count);
-            writeln!(out, "wisp_gateway_request_duration_seconds_bucket{{{},le=\"{bound}\"}} {sum}", row.labels)?;
+            writeln!(
+                out,
+                "wisp_gateway_request_duration_seconds_bucket{{{},le=\"{bound}\"}} {sum}",
+                row.labels
+            )?;
         }
-        let count = row.totals.latency.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
-        writeln!(out, "wisp_gateway_request_duration_seconds_bucket{{{},le=\"+Inf\"}} {count}", row.labels)?;
-        writeln!(out, "wisp_gateway_request_duration_seconds_sum{{{}}} {}", row.labels, row.totals.latency_seconds)?;
-        writeln!(out, "wisp_gateway_request_duration_seconds_count{{{}}} {count}", row.labels)?;
+        let count = row
+            .totals
+            .latency
+            .iter()
+            .fold(0_u64, |sum, count| sum.saturating_add(*count));
+        writeln!(
+            out,
+            "wisp_gateway_request_duration_seconds_bucket{{{},le=\"+Inf\"}} {count}",
+            row.labels
+        )?;
+        writeln!(
+            out,
+            "wisp_gateway_request_duration_seconds_sum{{{}}} {}",
+            row.labels, row.totals.latency_seconds
+        )?;
+        writeln!(
+            out,
+            "wisp_gateway_request_duration_seconds_count{{{}}} {count}",
+            row.labels
+        )?;
     }
-    head(out, "wisp_gateway_in_flight", "gauge", "Requests in flight in replicas.")?;
+    head(
+        out,
+        "wisp_gateway_in_flight",
+        "gauge",
+        "Requests in flight in replicas.",
+    )?;
     for row in rows {
-        writeln!(out, "wisp_gateway_in_flight{{{}}} {}", row.labels, row.in_flight)?;
+        writeln!(
+            out,
+            "wisp_gateway_in_flight{{{}}} {}",
+            row.labels, row.in_flight
+        )?;
     }
-    head(out, "wisp_gateway_queued", "gauge", "Requests that wait for a place or a replica.")?;
+    head(
+        out,
+        "wisp_gateway_queued",
+        "gauge",
+        "Requests that wait for a place or a replica.",
+    )?;
     for row in rows {
         writeln!(out, "wisp_gateway_queued{{{}}} {}", row.labels, row.queued)?;
     }
-    head(out, "wisp_gateway_endpoints", "gauge", "Replicas that requests go to.")?;
+    head(
+        out,
+        "wisp_gateway_endpoints",
+        "gauge",
+        "Replicas that requests go to.",
+    )?;
     for row in rows {
-        writeln!(out, "wisp_gateway_endpoints{{{}}} {}", row.labels, row.replicas)?;
+        writeln!(
+            out,
+            "wisp_gateway_endpoints{{{}}} {}",
+            row.labels, row.replicas
+        )?;
     }
-    head(out, "wisp_gateway_activations_total", "counter", "Wake-ups of functions without a replica, by outcome.")?;
+    head(
+        out,
+        "wisp_gateway_activations_total",
+        "counter",
+        "Wake-ups of functions without a replica, by outcome.",
+    )?;
     for row in rows {
-        for (outcome, count) in ["succeeded", "failed"].into_iter().zip(row.totals.activations) {
-            writeln!(out, "wisp_gateway_activations_total{{{},outcome=\"{outcome}\"}} {count}", row.labels)?;
+        for (outcome, count) in ["succeeded", "failed"]
+            .into_iter()
+            .zip(row.totals.activations)
+        {
+            writeln!(
+                out,
+                "wisp_gateway_activations_total{{{},outcome=\"{outcome}\"}} {count}",
+                row.labels
+            )?;
         }
     }
     Ok(())

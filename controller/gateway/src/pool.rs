@@ -97,9 +97,14 @@ pub(crate) enum ConnectError {
 
 /// Opens a connection.
 pub(crate) async fn connect(address: SocketAddr) -> Result<Sender, ConnectError> {
-    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await.map_err(|_| ConnectError::TooSlow)??;
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
+        .await
+        .map_err(|_| ConnectError::TooSlow)??;
     stream.set_nodelay(true)?;
-    let (sender, connection) = http1::Builder::new().max_buf_size(MAX_HEAD.max(8192)).handshake(TokioIo::new(stream)).await?;
+    let (sender, connection) = http1::Builder::new()
+        .max_header_size(MAX_HEAD)
+        .handshake(TokioIo::new(stream))
+        .await?;
     tokio::spawn(async move {
         // What fails here fails the request that it carries, too.
         if let Err(error) = connection.await {

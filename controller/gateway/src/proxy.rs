@@ -35,7 +35,11 @@ pub(crate) struct Answer {
 }
 
 /// Sends a request on a connection that was used before, or on a new one.
-pub(crate) async fn send(lease: &Lease, mut request: Request<RequestBody>, deadline: tokio::time::Instant) -> Result<Answer, SendError> {
+pub(crate) async fn send(
+    lease: &Lease,
+    mut request: Request<RequestBody>,
+    deadline: tokio::time::Instant,
+) -> Result<Answer, SendError> {
     let address = lease.address();
     match lease.key() {
         Some(key) => _ = request.headers_mut().insert(forward::KEY, key.clone()),
@@ -57,7 +61,13 @@ pub(crate) async fn send(lease: &Lease, mut request: Request<RequestBody>, deadl
             Ok(Err(mut error)) => match error.take_message() {
                 // The replica closed an idle connection in this moment.
                 Some(back) if reused => request = back,
-                Some(back) => return Err(unsent(address, &ConnectError::Handshake(error.into_error()), back)),
+                Some(back) => {
+                    return Err(unsent(
+                        address,
+                        &ConnectError::Handshake(error.into_error()),
+                        back,
+                    ));
+                }
                 None => return Err(SendError::Broken(error.into_error())),
             },
             Err(_elapsed) => return Err(SendError::TooSlow),
@@ -94,7 +104,17 @@ impl Exchange {
         permit: Permit,
     ) -> Self {
         let address = lease.address();
-        Self { sender: Some(sender), address, deadline, sleep: None, upload, is_finished: false, visit, _lease: lease, _permit: permit }
+        Self {
+            sender: Some(sender),
+            address,
+            deadline,
+            sleep: None,
+            upload,
+            is_finished: false,
+            visit,
+            _lease: lease,
+            _permit: permit,
+        }
     }
 
     /// The response's last byte was read.
@@ -109,14 +129,25 @@ impl Exchange {
     pub(crate) fn broke(&mut self) {
         self.sender = None;
         self.is_finished = true;
-        let reason = if self.upload.as_ref().is_some_and(|upload| upload.too_large()) { "body-too-large" } else { "broke-off" };
+        let reason = if self
+            .upload
+            .as_ref()
+            .is_some_and(|upload| upload.too_large())
+        {
+            "body-too-large"
+        } else {
+            "broke-off"
+        };
         self.visit.failed(reason);
     }
 
     /// Ready when the response has taken longer than it may.
     pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let deadline = self.deadline;
-        self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline))).as_mut().poll(cx)
+        self.sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)))
+            .as_mut()
+            .poll(cx)
     }
 }
 

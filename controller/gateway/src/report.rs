@@ -66,7 +66,10 @@ impl Level {
     }
 
     fn integral(&self, at: i64) -> i64 {
-        self.now.load(Ordering::Relaxed).wrapping_mul(at).wrapping_add(self.moments.load(Ordering::Relaxed))
+        self.now
+            .load(Ordering::Relaxed)
+            .wrapping_mul(at)
+            .wrapping_add(self.moments.load(Ordering::Relaxed))
     }
 }
 
@@ -150,11 +153,17 @@ impl Stats {
             count.fetch_add(1, Ordering::Relaxed);
         }
         let seconds = elapsed.as_secs_f64();
-        let bucket = LATENCY_BOUNDS.iter().position(|bound| seconds <= *bound).unwrap_or(LATENCY_BOUNDS.len());
+        let bucket = LATENCY_BOUNDS
+            .iter()
+            .position(|bound| seconds <= *bound)
+            .unwrap_or(LATENCY_BOUNDS.len());
         if let Some(count) = self.latency.get(bucket) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        self.latency_micros.fetch_add(u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.latency_micros.fetch_add(
+            u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
+            Ordering::Relaxed,
+        );
     }
 
     pub(crate) fn activated(&self, succeeded: bool) {
@@ -187,7 +196,12 @@ impl Stats {
     /// What happened since the last call.
     pub(crate) fn sample(&self, function: &FunctionId, now: Instant) -> FunctionStats {
         let at = self.at(now);
-        let next = Snapshot { at, flying: self.flying.integral(at), waiting: self.waiting.integral(at), totals: self.totals() };
+        let next = Snapshot {
+            at,
+            flying: self.flying.integral(at),
+            waiting: self.waiting.integral(at),
+            totals: self.totals(),
+        };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         let previous = std::mem::replace(&mut *last, next.clone());
         drop(last);
@@ -231,12 +245,35 @@ mod tests {
         stats.came();
         stats.answered(200, Duration::from_millis(3));
         let first = stats.sample(&id, at(1000));
-        assert!((first.concurrency - 1.5).abs() < 1e-9 && (first.queue - 0.1).abs() < 1e-9, "{first:?}");
-        assert_eq!((first.in_flight, first.queued, first.requests, first.answers, first.latency[3]), (2, 1, 1, [0, 1, 0, 0, 0], 1));
+        assert!(
+            (first.concurrency - 1.5).abs() < 1e-9 && (first.queue - 0.1).abs() < 1e-9,
+            "{first:?}"
+        );
+        assert_eq!(
+            (
+                first.in_flight,
+                first.queued,
+                first.requests,
+                first.answers,
+                first.latency[3]
+            ),
+            (2, 1, 1, [0, 1, 0, 0, 0], 1)
+        );
         stats.end_flight(at(1250));
         stats.end_wait(at(1250));
         let second = stats.sample(&id, at(2000));
-        assert!((second.concurrency - 1.25).abs() < 1e-9 && (second.queue - 0.25).abs() < 1e-9, "{second:?}");
-        assert_eq!((second.in_flight, second.queued, second.requests, second.answers), (1, 0, 0, [0; 5]));
+        assert!(
+            (second.concurrency - 1.25).abs() < 1e-9 && (second.queue - 0.25).abs() < 1e-9,
+            "{second:?}"
+        );
+        assert_eq!(
+            (
+                second.in_flight,
+                second.queued,
+                second.requests,
+                second.answers
+            ),
+            (1, 0, 0, [0; 5])
+        );
     }
 }

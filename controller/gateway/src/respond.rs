@@ -11,30 +11,52 @@ use wisp_contract::{FunctionId, Problem};
 
 use crate::activate::ActivateError;
 use crate::body::Outgoing;
+use crate::identify;
 
 /// Why a request is not answered by its function.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum Failure {
     #[error("{detail}")]
-    BadRequest { reason: &'static str, detail: String },
+    BadRequest {
+        reason: &'static str,
+        detail: String,
+    },
     #[error("the method `{0}` is not supported")]
     MethodNotSupported(http::Method),
     #[error("{0}")]
     NoSuchFunction(String),
-    #[error("the body of {declared} bytes is larger than the {allowed} bytes that {function} takes")]
-    BodyTooLarge { function: FunctionId, declared: u64, allowed: u64 },
+    #[error(
+        "the body of {declared} bytes is larger than the {allowed} bytes that {function} takes"
+    )]
+    BodyTooLarge {
+        function: FunctionId,
+        declared: u64,
+        allowed: u64,
+    },
     #[error("the body is larger than the {allowed} bytes that {function} takes")]
     BodyGrewTooLarge { function: FunctionId, allowed: u64 },
     #[error("{function}: {refused}")]
-    Refused { function: FunctionId, refused: Refused },
+    Refused {
+        function: FunctionId,
+        refused: Refused,
+    },
     #[error("no replica of {function} became ready within {waited:?}")]
-    NotReady { function: FunctionId, waited: Duration },
+    NotReady {
+        function: FunctionId,
+        waited: Duration,
+    },
     #[error("{function} could not be started: {error}")]
-    Activation { function: FunctionId, error: ActivateError },
+    Activation {
+        function: FunctionId,
+        error: ActivateError,
+    },
     #[error("no replica of {function} could be reached")]
     Unreachable { function: FunctionId },
     #[error("{function} did not answer within {allowed:?}")]
-    TooSlow { function: FunctionId, allowed: Duration },
+    TooSlow {
+        function: FunctionId,
+        allowed: Duration,
+    },
     #[error("{function} broke the connection before it answered")]
     Broken { function: FunctionId },
     #[error("the request's body broke off")]
@@ -66,14 +88,23 @@ impl Failure {
     fn status(&self) -> (StatusCode, Fault, Option<Duration>) {
         const SOON: Option<Duration> = Some(Duration::from_secs(1));
         match self {
-            Self::BadRequest { .. } | Self::BodyBrokeOff => (StatusCode::BAD_REQUEST, Fault::Client, None),
+            Self::BadRequest { .. } | Self::BodyBrokeOff => {
+                (StatusCode::BAD_REQUEST, Fault::Client, None)
+            }
             Self::MethodNotSupported(_) => (StatusCode::NOT_IMPLEMENTED, Fault::Client, None),
             Self::NoSuchFunction(_) => (StatusCode::NOT_FOUND, Fault::Client, None),
-            Self::BodyTooLarge { .. } | Self::BodyGrewTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, Fault::Client, None),
-            Self::Refused { .. } | Self::NotReady { .. } | Self::Unreachable { .. } | Self::Removed { .. } => {
-                (StatusCode::SERVICE_UNAVAILABLE, Fault::Platform, SOON)
+            Self::BodyTooLarge { .. } | Self::BodyGrewTooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, Fault::Client, None)
             }
-            Self::Activation { error, .. } => (StatusCode::SERVICE_UNAVAILABLE, error.fault(), error.retry_after().or(SOON)),
+            Self::Refused { .. }
+            | Self::NotReady { .. }
+            | Self::Unreachable { .. }
+            | Self::Removed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Fault::Platform, SOON),
+            Self::Activation { error, .. } => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                error.fault(),
+                error.retry_after().or(SOON),
+            ),
             Self::TooSlow { .. } => (StatusCode::GATEWAY_TIMEOUT, Fault::Function, None),
             Self::Broken { .. } => (StatusCode::BAD_GATEWAY, Fault::Function, None),
         }
@@ -84,13 +115,31 @@ impl Failure {
 pub(crate) fn problem(failure: &Failure, request_id: &HeaderValue) -> Response<Outgoing> {
     let (status, fault, retry_after) = failure.status();
     let id = request_id.to_str().unwrap_or_default();
-    let body = Problem::new(status, failure.reason(), fault, retry_after.is_some(), failure.to_string(), id).to_json();
+    let body = Problem::new(
+        status,
+        failure.reason(),
+        fault,
+        retry_after.is_some(),
+        failure.to_string(),
+        id,
+    )
+    .to_json();
     let mut response = Response::new(Outgoing::full(Bytes::from(body)));
     *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));
+    response
+        .headers_mut()
+        .insert(identify::REQUEST_ID, request_id.clone());
     if let Some(after) = retry_after {
-        let seconds = after.as_secs().saturating_add(u64::from(after.subsec_nanos() > 0)).max(1);
-        response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(seconds));
+        let seconds = after
+            .as_secs()
+            .saturating_add(u64::from(after.subsec_nanos() > 0))
+            .max(1);
+        response
+            .headers_mut()
+            .insert(RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
 }

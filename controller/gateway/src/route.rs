@@ -47,8 +47,14 @@ pub(crate) struct Found {
 
 impl Routes {
     pub(crate) fn new(domains: &[String]) -> Self {
-        let domains = domains.iter().map(|domain| format!(".{}", domain.to_ascii_lowercase())).collect();
-        Self { domains, ..Self::default() }
+        let domains = domains
+            .iter()
+            .map(|domain| format!(".{}", domain.to_ascii_lowercase()))
+            .collect();
+        Self {
+            domains,
+            ..Self::default()
+        }
     }
 
     /// Adds or changes a function. Returns the hosts that it claims and another function has.
@@ -60,7 +66,10 @@ impl Routes {
         let wanted: BTreeSet<String> = route.hosts.iter().cloned().collect();
         let claim = (route.created, route.id.clone());
         let key = route.id.to_string();
-        let existing = self.functions.get(&key).map(|entry| Arc::clone(entry.value()));
+        let existing = self
+            .functions
+            .get(&key)
+            .map(|entry| Arc::clone(entry.value()));
         let mut touched = wanted.clone();
         match existing {
             Some(function) => {
@@ -76,12 +85,18 @@ impl Routes {
             }
         }
         for host in &wanted {
-            claims.entry(host.clone()).or_default().insert(claim.clone());
+            claims
+                .entry(host.clone())
+                .or_default()
+                .insert(claim.clone());
         }
         for host in &touched {
             self.settle(&claims, host);
         }
-        wanted.into_iter().filter(|host| claims.get(host).and_then(BTreeSet::first) != Some(&claim)).collect()
+        wanted
+            .into_iter()
+            .filter(|host| claims.get(host).and_then(BTreeSet::first) != Some(&claim))
+            .collect()
     }
 
     /// Removes a function; a host it had goes to the next who wants it.
@@ -98,7 +113,10 @@ impl Routes {
 
     /// Gives a host to whom it belongs now.
     fn settle(&self, claims: &BTreeMap<String, BTreeSet<(i64, FunctionId)>>, host: &str) {
-        let owner = claims.get(host).and_then(BTreeSet::first).and_then(|(_, id)| self.get(id));
+        let owner = claims
+            .get(host)
+            .and_then(BTreeSet::first)
+            .and_then(|(_, id)| self.get(id));
         match owner {
             Some(function) => _ = self.hosts.insert(host.to_owned(), function),
             None => _ = self.hosts.remove(host),
@@ -106,12 +124,18 @@ impl Routes {
     }
 
     pub(crate) fn get(&self, id: &FunctionId) -> Option<Arc<Function>> {
-        self.functions.get(id.to_string().as_str()).map(|entry| Arc::clone(entry.value()))
+        self.functions
+            .get(id.to_string().as_str())
+            .map(|entry| Arc::clone(entry.value()))
     }
 
     /// All functions, in the order of their names.
     pub(crate) fn all(&self) -> Vec<Arc<Function>> {
-        let mut all: Vec<_> = self.functions.iter().map(|entry| Arc::clone(entry.value())).collect();
+        let mut all: Vec<_> = self
+            .functions
+            .iter()
+            .map(|entry| Arc::clone(entry.value()))
+            .collect();
         all.sort_by(|a, b| a.id.cmp(&b.id));
         all
     }
@@ -124,29 +148,51 @@ impl Routes {
             if let Some(function) = self.hosts.get(host) {
                 return Some(Arc::clone(function.value()));
             }
-            let label = self.domains.iter().find_map(|domain| host.strip_suffix(domain.as_str()))?;
+            let label = self
+                .domains
+                .iter()
+                .find_map(|domain| host.strip_suffix(domain.as_str()))?;
             let (name, namespace) = label.split_once('.')?;
-            self.functions.get(format!("{namespace}/{name}").as_str()).map(|entry| Arc::clone(entry.value()))
+            self.functions
+                .get(format!("{namespace}/{name}").as_str())
+                .map(|entry| Arc::clone(entry.value()))
         };
         let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
-        let function = if is_lower { by_host(host) } else { by_host(&host.to_ascii_lowercase()) };
+        let function = if is_lower {
+            by_host(host)
+        } else {
+            by_host(&host.to_ascii_lowercase())
+        };
         if let Some(function) = function {
-            return Ok(Found { function, by_path: false });
+            return Ok(Found {
+                function,
+                by_path: false,
+            });
         }
         let path = request.uri.path();
         if let Some(id) = id_of(path)
             && let Some(function) = self.functions.get(id)
         {
-            return Ok(Found { function: Arc::clone(function.value()), by_path: true });
+            return Ok(Found {
+                function: Arc::clone(function.value()),
+                by_path: true,
+            });
         }
         Err(Failure::NoSuchFunction(match id_of(path) {
             Some(id) => format!("there is no function `{id}`, and none has the host `{host}`"),
-            None => format!("no function has the host `{host}`, and the path `{}` names none: expected `/<namespace>/<name>/…`", shortened(path)),
+            None => format!(
+                "no function has the host `{host}`, and the path `{}` names none: expected `/<namespace>/<name>/…`",
+                shortened(path)
+            ),
         }))
     }
 }
 
-fn withdraw(claims: &mut BTreeMap<String, BTreeSet<(i64, FunctionId)>>, host: &str, claim: &(i64, FunctionId)) {
+fn withdraw(
+    claims: &mut BTreeMap<String, BTreeSet<(i64, FunctionId)>>,
+    host: &str,
+    claim: &(i64, FunctionId),
+) {
     if let Some(claimants) = claims.get_mut(host) {
         claimants.remove(claim);
         if claimants.is_empty() {
@@ -157,7 +203,12 @@ fn withdraw(claims: &mut BTreeMap<String, BTreeSet<(i64, FunctionId)>>, host: &s
 
 /// The authority that the client asked: one, and only one.
 fn authority(request: &Parts) -> Result<&str, Failure> {
-    let bad = |reason, detail: &str| Err(Failure::BadRequest { reason, detail: detail.to_owned() });
+    let bad = |reason, detail: &str| {
+        Err(Failure::BadRequest {
+            reason,
+            detail: detail.to_owned(),
+        })
+    };
     if let Some(authority) = request.uri.authority() {
         if authority.as_str().contains('@') {
             return bad("bad-host", "the URI holds credentials");
@@ -167,7 +218,13 @@ fn authority(request: &Parts) -> Result<&str, Failure> {
     let mut hosts = request.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => match host.to_str() {
-            Ok(host) if host.bytes().all(|byte| byte.is_ascii_graphic() && !b"/\\@?#,\"<>".contains(&byte)) => Ok(host),
+            Ok(host)
+                if host
+                    .bytes()
+                    .all(|byte| byte.is_ascii_graphic() && !b"/\\@?#,\"<>".contains(&byte)) =>
+            {
+                Ok(host)
+            }
             _ => bad("bad-host", "the Host header is no host"),
         },
         (None, _) if request.version == Version::HTTP_10 => Ok(""),
@@ -198,5 +255,9 @@ fn id_of(path: &str) -> Option<&str> {
 /// A path that a sentence has room for.
 fn shortened(path: &str) -> String {
     const LONGEST: usize = 100;
-    if path.chars().count() <= LONGEST { path.to_owned() } else { path.chars().take(LONGEST).chain(['…']).collect() }
+    if path.chars().count() <= LONGEST {
+        path.to_owned()
+    } else {
+        path.chars().take(LONGEST).chain(['…']).collect()
+    }
 }

@@ -1,0 +1,241 @@
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use tokio::io::AsyncReadExt as _;
+use tokio::sync::mpsc;
+use wisp_gateway::Options;
+
+use crate::support::{
+    Bed, Client, Never, Upstream, channel, empty, endpoint, full, id, route, until,
+};
+
+/// An address where nobody listens.
+fn nobody() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+}
+
+/// Never answers; counts what it holds.
+async fn holding() -> (Upstream, Arc<AtomicUsize>) {
+    let count = Arc::<AtomicUsize>::default();
+    let held = Arc::clone(&count);
+    let upstream = Upstream::new(move |_| {
+        held.fetch_add(1, Ordering::SeqCst);
+        std::future::pending::<Response<crate::support::Body>>()
+    })
+    .await;
+    (upstream, count)
+}
+
+#[tokio::test]
+async fn requests_spread_and_no_replica_gets_more_than_it_takes() {
+    let (first, first_holds) = holding().await;
+    let (second, second_holds) = holding().await;
+    let bed = Arc::new(Bed::new());
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(first.address, 3));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(second.address, 5));
+    let asked: Vec<_> = (0..10)
+        .map(|_| {
+            tokio::spawn({
+                let bed = Arc::clone(&bed);
+                async move { bed.get("/a/b/").await.status }
+            })
+        })
+        .collect();
+    until(|| {
+        bed.gateway
+            .metrics()
+            .1
+            .contains("wisp_gateway_queued{namespace=\"a\",function=\"b\"} 2")
+    })
+    .await;
+    until(|| first_holds.load(Ordering::SeqCst) + second_holds.load(Ordering::SeqCst) == 8).await;
+    assert_eq!(
+        (
+            first_holds.load(Ordering::SeqCst),
+            second_holds.load(Ordering::SeqCst)
+        ),
+        (3, 5)
+    );
+    asked.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_be_reached_fails_no_request() {
+    let good = Upstream::saying("good").await;
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(nobody(), 64));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(good.address, 64));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(nobody(), 64));
+    for _ in 0..20 {
+        let answer = bed
+            .send(Request::post("/a/b/").body(full("body")).unwrap())
+            .await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (StatusCode::OK, "good")
+        );
+    }
+}
+
+#[tokio::test]
+async fn where_none_can_be_reached_that_is_said_in_the_end() {
+    let options = Options {
+        connect_patience: Duration::from_millis(20),
+        ..Options::default()
+    };
+    let bed = Bed::with(Arc::new(Never), options);
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(nobody(), 64));
+    let answer = bed.get("/a/b/").await;
+    assert_eq!(
+        (answer.status, answer.reason().as_str()),
+        (StatusCode::SERVICE_UNAVAILABLE, "unreachable")
+    );
+}
+
+#[tokio::test]
+async fn a_request_outlasts_a_replica_that_is_replaced() {
+    let good = Upstream::saying("new").await;
+    let bed = Arc::new(Bed::new());
+    bed.gateway.insert_route(route("a/b", &[]));
+    let dead = nobody();
+    bed.gateway.insert_endpoint(&id("a/b"), &endpoint(dead, 1));
+    let asked = tokio::spawn({
+        let bed = Arc::clone(&bed);
+        async move { bed.get("/a/b/").await }
+    });
+    until(|| {
+        bed.gateway
+            .metrics()
+            .1
+            .contains("wisp_gateway_requests_total{namespace=\"a\",function=\"b\"} 1")
+    })
+    .await;
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(good.address, 1));
+    let _ = bed.gateway.remove_endpoint(&id("a/b"), dead);
+    assert_eq!(asked.await.unwrap().body, "new");
+}
+
+/// Reads what a request is made of, then closes without a word. Counts the requests.
+async fn silent() -> (SocketAddr, Arc<AtomicUsize>) {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let count = Arc::<AtomicUsize>::default();
+    let counted = Arc::clone(&count);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            if stream.read(&mut head).await.is_ok_and(|length| length > 0) {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    });
+    (address, count)
+}
+
+#[tokio::test]
+async fn a_request_that_reached_a_replica_is_sent_once() {
+    let (address, count) = silent().await;
+    let (other, other_count) = silent().await;
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(address, 64));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(other, 64));
+    for request in [
+        Request::post("/a/b/").body(full("pay")).unwrap(),
+        Request::get("/a/b/").body(empty()).unwrap(),
+    ] {
+        let answer = bed.send(request).await;
+        assert_eq!(
+            (answer.status, answer.reason().as_str()),
+            (StatusCode::BAD_GATEWAY, "connection-broken")
+        );
+    }
+    assert_eq!(
+        count.load(Ordering::SeqCst) + other_count.load(Ordering::SeqCst),
+        2
+    );
+}
+
+#[tokio::test]
+async fn an_idle_connection_that_the_replica_closed_fails_no_request() {
+    // Answers one request on each connection, and closes it without having said so.
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (closed, mut was_closed) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let mut head = [0; 4096];
+            let _ = stream.read(&mut head).await;
+            let _ = tokio::io::AsyncWriteExt::write_all(
+                &mut stream,
+                b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok",
+            )
+            .await;
+            drop(stream);
+            let _ = closed.send(());
+        }
+    });
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(address, 64));
+    let mut client = Client::connect(bed.address).await;
+    for _ in 0..10 {
+        assert_eq!(client.get("/a/b/").await.body, "ok");
+        was_closed.recv().await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_removed_replica_finishes_and_what_it_holds_keeps_nobody_from_the_next() {
+    let (announce, mut announced) = mpsc::unbounded_channel();
+    let old = Upstream::new(move |_| {
+        let announce = announce.clone();
+        async move {
+            let (sender, body) = channel();
+            let _ = announce.send(sender);
+            Response::new(body)
+        }
+    })
+    .await;
+    let new = Upstream::saying("new").await;
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(old.address, 1));
+    let mut stream = bed.open(Request::get("/a/b/").body(empty()).unwrap()).await;
+    let events = announced.recv().await.unwrap();
+
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(new.address, 1));
+    let drained = bed.gateway.remove_endpoint(&id("a/b"), old.address);
+    assert_eq!(drained.outstanding(), 1);
+    assert_eq!(bed.gateway.endpoints(&id("a/b")), [new.address]);
+    for _ in 0..3 {
+        assert_eq!(bed.get("/a/b/").await.body, "new");
+    }
+    events.send(Ok("still here".into())).await.unwrap();
+    assert_eq!(stream.next().await.unwrap().unwrap(), "still here");
+    drop(events);
+    assert!(stream.next().await.is_none());
+    drained.wait().await;
+    assert_eq!(bed.get("/a/b/").await.body, "new");
+}

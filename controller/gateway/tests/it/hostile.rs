@@ -1,0 +1,127 @@
+use std::sync::atomic::Ordering;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+
+use crate::support::{Bed, Upstream, raw};
+
+#[tokio::test]
+async fn requests_that_two_readers_could_read_in_two_ways_go_nowhere() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    for text in [
+        "POST /a/b/ HTTP/1.1\r\nHost: x\r\nContent-Length: 4\r\nContent-Length: 5\r\n\r\nabcde",
+        "POST /a/b/ HTTP/1.1\r\nHost: x\r\nContent-Length: +4\r\n\r\nabcd",
+        "POST /a/b/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        "POST /a/b/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: xchunked\r\n\r\n0\r\n\r\n",
+        "POST /a/b/ HTTP/1.0\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        "GET /a/b/ HTTP/1.1\r\nHost: x\r\nHost: y\r\n\r\n",
+        "GET /a/b/ HTTP/1.1\r\n\r\n",
+        "GET /a/b/ HTTP/1.1\r\nHost: x/../y\r\n\r\n",
+        "GET http://user:pass@x/a/b/ HTTP/1.1\r\nHost: x\r\n\r\n",
+        "GET /a/b/ HTTP/1.1\r\nHost : x\r\n\r\n",
+        "GET /a/b/ HTTP/1.1\r\nHost: x\r\n folded: y\r\n\r\n",
+        "GET /a/b/\0 HTTP/1.1\r\nHost: x\r\n\r\n",
+        "CONNECT x:443 HTTP/1.1\r\nHost: x:443\r\n\r\n",
+        "\u{16}\u{3}\u{1}\0\u{5}hello",
+    ] {
+        // Whoever keeps the connection open is told to close it after the answer.
+        let text = text.replacen("\r\n\r\n", "\r\nConnection: close\r\n\r\n", 1);
+        let answer = raw(bed.address, text.as_bytes()).await;
+        let status = answer.split(' ').nth(1).unwrap_or("closed");
+        assert!(
+            matches!(status, "400" | "501" | "closed"),
+            "{text:?}: {answer}"
+        );
+    }
+    assert_eq!(upstream.requests.load(Ordering::SeqCst), 0);
+    assert_eq!(bed.get("/a/b/").await.status, 200);
+}
+
+/// RFC 9112, section 6.1: the chunks count, the length doesn't go on, and the connection ends.
+#[tokio::test]
+async fn of_two_framings_the_chunks_count_and_nothing_follows() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    for head in [
+        "Content-Length: 6\r\nTransfer-Encoding: chunked",
+        "Transfer-Encoding: chunked\r\nContent-Length: 6",
+    ] {
+        let text = format!(
+            "POST /a/b/ HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n0\r\n\r\nGET /a/b/smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
+        );
+        let answer = raw(bed.address, text.as_bytes()).await;
+        assert!(
+            answer.starts_with("HTTP/1.1 200") && answer.matches("HTTP/1.1 ").count() == 1,
+            "{answer}"
+        );
+        assert!(
+            !answer.contains("smuggled") && !answer.contains("\"content-length\",\"6\""),
+            "{answer}"
+        );
+    }
+    assert_eq!(upstream.requests.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let upstream = Upstream::saying("x").await;
+    let bed = Bed::serving(&upstream);
+    let long = format!(
+        "GET /a/b/ HTTP/1.1\r\nHost: x\r\nX-Long: {}\r\n\r\n",
+        "x".repeat(100_000)
+    );
+    let answer = raw(bed.address, long.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    let many = format!(
+        "GET /a/b/ HTTP/1.1\r\nHost: x\r\n{}\r\n",
+        "X: y\r\n".repeat(200)
+    );
+    let answer = raw(bed.address, many.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 431"), "{answer}");
+    assert_eq!(upstream.requests.load(Ordering::SeqCst), 0);
+    assert_eq!(bed.get("/a/b/").await.status, 200);
+}
+
+#[tokio::test]
+async fn chunks_that_are_none_break_the_request_and_nothing_else() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    let answer = raw(bed.address, b"POST /a/b/ HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nhello\r\n0\r\n\r\n").await;
+    assert!(!answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(bed.get("/a/b/").await.status, 200);
+}
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_from_being_served() {
+    let upstream = Upstream::saying("x").await;
+    let bed = Bed::serving(&upstream);
+    let mut silent = Vec::new();
+    for start in [
+        &b""[..],
+        b"P",
+        b"PR",
+        b"PRI * HTTP/2.0\r\n",
+        b"GET /a/b/ HT",
+    ] {
+        let mut stream = TcpStream::connect(bed.address).await.unwrap();
+        stream.write_all(start).await.unwrap();
+        silent.push(stream);
+    }
+    for _ in 0..10 {
+        assert_eq!(bed.get("/a/b/").await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_in_order() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    let text = "GET /a/b/1 HTTP/1.1\r\nHost: x\r\n\r\nGET /a/b/2 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    let answer = raw(bed.address, text.as_bytes()).await;
+    let (one, two) = (
+        answer.find("\"uri\":\"/1\"").unwrap(),
+        answer.find("\"uri\":\"/2\"").unwrap(),
+    );
+    assert!(one < two, "{answer}");
+}

@@ -1,0 +1,145 @@
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt as _;
+use tokio::sync::mpsc;
+use wisp_gateway::Options;
+
+use crate::support::{Bed, Never, Upstream, channel, empty, endpoint, full, id, route, until};
+
+#[tokio::test]
+async fn a_body_that_says_it_is_too_large_reaches_nobody() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    let mut small = route("a/b", &[]);
+    small.limits.request_body = 10;
+    bed.gateway.insert_route(small);
+    let answer = bed
+        .send(Request::post("/a/b/").body(full("elevenbytes")).unwrap())
+        .await;
+    assert_eq!(
+        (answer.status, answer.reason().as_str()),
+        (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large")
+    );
+    assert_eq!(
+        answer.json()["detail"],
+        "the body of 11 bytes is larger than the 10 bytes that a/b takes"
+    );
+    assert_eq!(upstream.requests.load(Ordering::SeqCst), 0);
+    assert_eq!(
+        bed.send(Request::post("/a/b/").body(full("ten bytes!")).unwrap())
+            .await
+            .json()["body"],
+        "ten bytes!"
+    );
+}
+
+#[tokio::test]
+async fn a_body_that_grows_too_large_is_cut() {
+    let upstream = Upstream::new(|request: Request<hyper::body::Incoming>| async move {
+        match request.into_body().collect().await {
+            Ok(body) => Response::new(full(format!("{}", body.to_bytes().len()))),
+            Err(_) => Response::builder()
+                .status(400)
+                .body(full("broke off"))
+                .unwrap(),
+        }
+    })
+    .await;
+    let bed = Bed::serving(&upstream);
+    let mut small = route("a/b", &[]);
+    small.limits.request_body = 10;
+    bed.gateway.insert_route(small);
+    let (sender, body) = channel();
+    for _ in 0..3 {
+        sender.send(Ok("six by".into())).await.unwrap();
+    }
+    drop(sender);
+    let answer = bed.send(Request::post("/a/b/").body(body).unwrap()).await;
+    assert_eq!(
+        (answer.status, answer.reason().as_str()),
+        (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large")
+    );
+    // And the next request is served.
+    assert_eq!(
+        bed.send(Request::post("/a/b/").body(full("ten bytes!")).unwrap())
+            .await
+            .body,
+        "10"
+    );
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
+    let (announce, mut announced) = mpsc::unbounded_channel();
+    let upstream = Upstream::new(move |_| {
+        let announce = announce.clone();
+        async move {
+            let (sender, body) = channel();
+            let _ = announce.send(sender);
+            Response::new(body)
+        }
+    })
+    .await;
+    let bed = Arc::new(Bed::new());
+    let mut narrow = route("a/b", &[]);
+    narrow.limits.queue = 1;
+    bed.gateway.insert_route(narrow);
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 1));
+    let first = bed.open(Request::get("/a/b/").body(empty()).unwrap()).await;
+    let running = announced.recv().await.unwrap();
+    let second = tokio::spawn({
+        let bed = Arc::clone(&bed);
+        async move { bed.get("/a/b/").await }
+    });
+    bed.gateway.queue_growth().await;
+    until(|| {
+        bed.gateway
+            .metrics()
+            .1
+            .contains("wisp_gateway_queued{namespace=\"a\",function=\"b\"} 1")
+    })
+    .await;
+    let third = bed.get("/a/b/").await;
+    assert_eq!(
+        (
+            third.status,
+            third.reason().as_str(),
+            third.header("retry-after")
+        ),
+        (StatusCode::SERVICE_UNAVAILABLE, "queue-full", "1")
+    );
+    assert_eq!(third.json()["detail"], "a/b: the queue is full: 1 may wait");
+    drop(running);
+    first.read().await;
+    drop(announced.recv().await.unwrap());
+    assert_eq!(second.await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_answer_in_time_is_given_up() {
+    let upstream =
+        Upstream::new(|_| std::future::pending::<Response<crate::support::Body>>()).await;
+    let bed = Bed::with(
+        Arc::new(Never),
+        Options {
+            grace: Duration::ZERO,
+            ..Options::default()
+        },
+    );
+    let mut quick = route("a/b", &[]);
+    quick.limits.timeout = Duration::from_millis(30);
+    bed.gateway.insert_route(quick);
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 1));
+    for _ in 0..2 {
+        let answer = bed.get("/a/b/").await;
+        assert_eq!(
+            (answer.status, answer.reason().as_str()),
+            (StatusCode::GATEWAY_TIMEOUT, "timeout")
+        );
+    }
+}

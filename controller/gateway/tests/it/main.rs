@@ -1,0 +1,11 @@
+//! The gateway on loopback, with real upstreams.
+#![cfg(test)]
+
+mod balancing;
+mod draining;
+mod hostile;
+mod limits;
+mod routing;
+mod streaming;
+mod support;
+mod waking;

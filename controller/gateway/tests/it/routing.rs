@@ -1,0 +1,271 @@
+use http::{Request, StatusCode};
+use wisp_contract::assignment::Key;
+use wisp_gateway::Endpoint;
+
+use crate::support::{Bed, Upstream, echoed, empty, endpoint, full, http2, id, route};
+
+#[tokio::test]
+async fn hosts_lead_to_functions_whatever_their_case_and_port() {
+    let (vision, other) = (
+        Upstream::saying("digits").await,
+        Upstream::saying("other").await,
+    );
+    let bed = Bed::new();
+    assert!(
+        bed.gateway
+            .insert_route(route("vision/digits", &["Digits.Example.com"]))
+            .is_empty()
+    );
+    bed.gateway.insert_route(route("x/other", &[]));
+    bed.gateway
+        .insert_endpoint(&id("vision/digits"), &endpoint(vision.address, 8));
+    bed.gateway
+        .insert_endpoint(&id("x/other"), &endpoint(other.address, 8));
+    for (host, path, expected) in [
+        ("digits.example.com", "/x/other/", "digits"),
+        ("DIGITS.example.COM:8787", "/", "digits"),
+        ("digits.example.com.", "/", "digits"),
+        ("digits.vision.localhost:8787", "/", "digits"),
+        ("127.0.0.1:8787", "/vision/digits/deep/path", "digits"),
+        ("127.0.0.1", "/x/other", "other"),
+    ] {
+        let answer = bed
+            .send(
+                Request::get(path)
+                    .header("host", host)
+                    .body(empty())
+                    .unwrap(),
+            )
+            .await;
+        assert_eq!(
+            (answer.status, answer.body.as_str()),
+            (StatusCode::OK, expected),
+            "{host} {path}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn what_leads_nowhere_is_named() {
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    for (path, part) in [
+        ("/no/such/thing", "no function `no/such`"),
+        ("/", "the path `/` names none"),
+        ("/a", "`/a`"),
+        ("//b/", "`//b/`"),
+        ("/a/bc/", "`a/bc`"),
+    ] {
+        let answer = bed.get(path).await;
+        assert_eq!(
+            (answer.status, answer.reason().as_str()),
+            (StatusCode::NOT_FOUND, "no-such-function"),
+            "{path}"
+        );
+        assert!(
+            answer.json()["detail"].as_str().unwrap().contains(part),
+            "{}",
+            answer.body
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_function_sees_its_own_path_and_where_the_request_came_from() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    for (path, seen) in [
+        ("/a/b", "/"),
+        ("/a/b/", "/"),
+        ("/a/b?x=1", "/?x=1"),
+        ("/a/b/c/../d%2F?y", "/c/../d%2F?y"),
+        ("/a/b//evil.example/x", "//evil.example/x"),
+    ] {
+        assert_eq!(bed.get(path).await.json()["uri"], seen, "{path}");
+    }
+    let request = Request::post("/a/b/x")
+        .header("host", "gateway.example:80")
+        .header("x-forwarded-for", "6.6.6.6")
+        .header("x-forwarded-proto", "https")
+        .header("forwarded", "for=6.6.6.6")
+        .header("wisp-key", "stolen")
+        .header("connection", "x-secret, close, host")
+        .header("x-secret", "1")
+        .header("keep-alive", "timeout=5")
+        .header("te", "trailers, deflate")
+        .header("upgrade", "websocket")
+        .header("x-request-id", "mine-1")
+        .header("x-kept", "yes")
+        .body(full("hello"))
+        .unwrap();
+    let answer = bed.send(request).await;
+    let json = answer.json();
+    assert_eq!(
+        (&json["method"], &json["body"]),
+        (&"POST".into(), &"hello".into())
+    );
+    for gone in [
+        "x-secret",
+        "keep-alive",
+        "upgrade",
+        "wisp-key",
+        "forwarded",
+        "connection",
+        "transfer-encoding",
+    ] {
+        assert!(echoed(&json, gone).is_empty(), "{gone}: {json}");
+    }
+    for (name, value) in [
+        ("host", "gateway.example:80"),
+        ("x-forwarded-for", "127.0.0.1"),
+        ("x-forwarded-proto", "http"),
+        ("x-forwarded-host", "gateway.example:80"),
+        ("x-forwarded-prefix", "/a/b"),
+        ("te", "trailers"),
+        ("x-request-id", "mine-1"),
+        ("x-kept", "yes"),
+        ("content-length", "5"),
+    ] {
+        assert_eq!(echoed(&json, name), [value], "{name}");
+    }
+    assert_eq!(echoed(&json, "traceparent")[0].len(), 55);
+    assert_eq!(answer.header("x-request-id"), "mine-1");
+    assert_eq!(
+        answer.header("server-timing"),
+        "queue;dur=0, activate;dur=0"
+    );
+}
+
+#[tokio::test]
+async fn each_replica_gets_its_own_key() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    let key = Some(Key("secret-1".into()));
+    bed.gateway.insert_endpoint(
+        &id("a/b"),
+        &Endpoint {
+            key,
+            ..endpoint(upstream.address, 8)
+        },
+    );
+    let request = Request::get("/a/b/")
+        .header("wisp-key", "guess")
+        .body(empty())
+        .unwrap();
+    assert_eq!(
+        echoed(&bed.send(request).await.json(), "wisp-key"),
+        ["secret-1"]
+    );
+}
+
+#[tokio::test]
+async fn what_the_host_says_of_time_is_kept_and_hop_by_hop_headers_are_not() {
+    let upstream = Upstream::new(|_| async {
+        http::Response::builder()
+            .header("server-timing", "instance;dur=0.05, nn;dur=1.2")
+            .header("x-request-id", "wrong")
+            .header("keep-alive", "timeout=5")
+            .header("wisp-key", "leak")
+            .body(full("x"))
+            .unwrap()
+    })
+    .await;
+    let answer = Bed::serving(&upstream).get("/a/b/").await;
+    assert_eq!(
+        answer.header("server-timing"),
+        "queue;dur=0, activate;dur=0, instance;dur=0.05, nn;dur=1.2"
+    );
+    assert_ne!(answer.header("x-request-id"), "wrong");
+    assert!(!answer.headers.contains_key("keep-alive") && !answer.headers.contains_key("wisp-key"));
+}
+
+#[tokio::test]
+async fn http2_with_prior_knowledge_is_understood() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    let mut sender = http2(bed.address).await;
+    let ask = |path: &str| {
+        Request::post(format!("http://example.org:99{path}"))
+            .body(full("over two"))
+            .unwrap()
+    };
+    for path in ["/a/b/x?y=1", "/a/b/z"] {
+        sender.ready().await.unwrap();
+        let response = sender.send_request(ask(path)).await.unwrap();
+        assert_eq!(response.status(), StatusCode::OK);
+        let body = http_body_util::BodyExt::collect(response.into_body())
+            .await
+            .unwrap()
+            .to_bytes();
+        let json: serde_json::Value = serde_json::from_slice(&body).unwrap();
+        assert_eq!(json["uri"], path.strip_prefix("/a/b").unwrap());
+        assert_eq!(
+            (echoed(&json, "host"), &json["body"]),
+            (vec!["example.org:99"], &"over two".into())
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_older_of_two_functions_keeps_a_host_and_the_younger_inherits_it() {
+    let (old, young) = (
+        Upstream::saying("old").await,
+        Upstream::saying("young").await,
+    );
+    let bed = Bed::new();
+    let claim = |name, created| wisp_gateway::FunctionRoute {
+        created,
+        ..route(name, &["h.example"])
+    };
+    assert!(bed.gateway.insert_route(claim("a/young", 200)).is_empty());
+    assert!(
+        bed.gateway.insert_route(claim("a/old", 100)).is_empty(),
+        "the older takes it"
+    );
+    assert_eq!(
+        bed.gateway.insert_route(claim("a/young", 200)),
+        ["h.example"],
+        "and the younger is told"
+    );
+    bed.gateway
+        .insert_endpoint(&id("a/old"), &endpoint(old.address, 8));
+    bed.gateway
+        .insert_endpoint(&id("a/young"), &endpoint(young.address, 8));
+    let ask = || {
+        bed.send(
+            Request::get("/")
+                .header("host", "h.example")
+                .body(empty())
+                .unwrap(),
+        )
+    };
+    assert_eq!(ask().await.body, "old");
+    bed.gateway.remove_route(&id("a/old"));
+    assert_eq!(ask().await.body, "young");
+    bed.gateway.insert_route(wisp_gateway::FunctionRoute {
+        created: 200,
+        ..route("a/young", &[])
+    });
+    assert_eq!(
+        ask().await.status,
+        StatusCode::NOT_FOUND,
+        "a host that is given up leads nowhere"
+    );
+}
+
+#[tokio::test]
+async fn connections_to_a_replica_are_kept() {
+    let upstream = Upstream::saying("x").await;
+    let bed = Bed::serving(&upstream);
+    let mut client = crate::support::Client::connect(bed.address).await;
+    for _ in 0..20 {
+        assert_eq!(client.get("/a/b/").await.body, "x");
+    }
+    assert_eq!(
+        upstream
+            .connections
+            .load(std::sync::atomic::Ordering::SeqCst),
+        1
+    );
+}
