@@ -48,7 +48,12 @@ impl Function {
     /// ```
     #[must_use]
     pub fn with_cache(mut self, cache: &Path) -> Self {
-        for file in self.spec.models.iter_mut().filter_map(|model| model.source.file.as_mut()) {
+        for file in self
+            .spec
+            .models
+            .iter_mut()
+            .filter_map(|model| model.source.file.as_mut())
+        {
             if let Some(rest) = file.strip_prefix(IN_CACHE) {
                 *file = cache.join(rest).to_string_lossy().into_owned();
             }
@@ -61,15 +66,35 @@ impl Function {
     ///
     /// # Errors
     /// When the component or a model has no `file`; [`Function::validate_for`] tells so in a friendlier way.
-    pub fn local_files(&self, base: &Path, built: Option<PathBuf>, key_value: PathBuf) -> Result<Files, ConfigError> {
-        let named = || self.spec.component.as_ref().and_then(|component| component.file.as_ref()).map(|file| base.join(file));
+    pub fn local_files(
+        &self,
+        base: &Path,
+        built: Option<PathBuf>,
+        key_value: PathBuf,
+    ) -> Result<Files, ConfigError> {
+        let named = || {
+            self.spec
+                .component
+                .as_ref()
+                .and_then(|component| component.file.as_ref())
+                .map(|file| base.join(file))
+        };
         let component = built.or_else(named).ok_or(ConfigError::NoComponentFile)?;
         let file = |model: &crate::Model| match &model.source.file {
             Some(file) => Ok((model.name.clone(), base.join(file))),
             None => Err(ConfigError::NoModelFile(model.name.clone())),
         };
-        let models = self.spec.models.iter().map(file).collect::<Result<_, _>>()?;
-        Ok(Files { component, models, key_value })
+        let models = self
+            .spec
+            .models
+            .iter()
+            .map(file)
+            .collect::<Result<_, _>>()?;
+        Ok(Files {
+            component,
+            models,
+            key_value,
+        })
     }
 
     /// What the Function's host reads, given where its files are and what its variables' values are
@@ -81,9 +106,15 @@ impl Function {
     /// When a model has no file.
     pub fn to_config(&self, files: &Files, env: Env) -> Result<FunctionConfig, ConfigError> {
         let spec = &self.spec;
-        let component = config::Component { file: files.component.clone(), sha256: self.component_digest(&files.component) };
+        let component = config::Component {
+            file: files.component.clone(),
+            sha256: self.component_digest(&files.component),
+        };
         let model = |model: &crate::Model| {
-            let file = files.models.get(&model.name).ok_or_else(|| ConfigError::NoModelFile(model.name.clone()))?;
+            let file = files
+                .models
+                .get(&model.name)
+                .ok_or_else(|| ConfigError::NoModelFile(model.name.clone()))?;
             Ok(config::Model {
                 name: model.name.clone(),
                 format: match model.format {
@@ -109,7 +140,9 @@ impl Function {
             limits: self.limits(),
             instances: self.instances(),
             env,
-            outbound: config::Outbound { allow: spec.outbound.allow.clone() },
+            outbound: config::Outbound {
+                allow: spec.outbound.allow.clone(),
+            },
             key_value: spec
                 .key_value
                 .iter()
@@ -126,7 +159,11 @@ impl Function {
         let source = self.spec.component.as_ref()?;
         let local = source.file.as_ref().map(Path::new);
         // A component that was built here in place of the named one has a digest of its own.
-        if local.is_some_and(|named| !file.ends_with(named.strip_prefix("./").unwrap_or(named))) { None } else { source.sha256.clone() }
+        if local.is_some_and(|named| !file.ends_with(named.strip_prefix("./").unwrap_or(named))) {
+            None
+        } else {
+            source.sha256.clone()
+        }
     }
 
     /// The limits as gateway and host read them.
@@ -157,7 +194,9 @@ impl Function {
             InstanceMode::Reuse => config::Instances::Reuse {
                 max_requests: at_least_one(instances.max_requests.unwrap_or(1000)),
                 max_concurrent: at_least_one(instances.max_concurrent.unwrap_or(1)),
-                idle_timeout: instances.idle_timeout.map_or(Duration::from_secs(10), Duration::from),
+                idle_timeout: instances
+                    .idle_timeout
+                    .map_or(Duration::from_secs(10), Duration::from),
             },
         }
     }

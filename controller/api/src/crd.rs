@@ -24,7 +24,10 @@ pub fn function_crd() -> Result<CustomResourceDefinition, serde_json::Error> {
 /// # Errors
 /// As [`function_crd`], or when it cannot be written as YAML.
 pub fn function_crd_yaml() -> Result<String, CrdError> {
-    Ok(format!("{HEADER}{}", serde_yaml_ng::to_string(&function_crd()?)?))
+    Ok(format!(
+        "{HEADER}{}",
+        serde_yaml_ng::to_string(&function_crd()?)?
+    ))
 }
 
 /// Why there is no definition.
@@ -67,7 +70,10 @@ mod tests {
 
     #[test]
     fn the_committed_definition_is_the_one_the_types_make() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crd/function.yaml");
+        let path = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../../deploy/crd/function.yaml"
+        );
         let committed = std::fs::read_to_string(path).unwrap_or_default();
         assert!(
             committed == function_crd_yaml().unwrap(),
@@ -78,9 +84,17 @@ mod tests {
     #[test]
     fn every_field_has_a_sentence() {
         fn walk(schema: &Value, path: &str, silent: &mut Vec<String>) {
-            for (name, property) in schema.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            for (name, property) in schema
+                .get("properties")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+            {
                 let path = format!("{path}.{name}");
-                let told = property.get("description").and_then(Value::as_str).is_some_and(|text| text.ends_with(['.', ')', '!']) || path.contains(".pod."));
+                let told = property
+                    .get("description")
+                    .and_then(Value::as_str)
+                    .is_some_and(|text| text.ends_with(['.', ')', '!']) || path.contains(".pod."));
                 if !told {
                     silent.push(path.clone());
                 }

@@ -59,7 +59,9 @@ impl FromStr for Duration {
         let mut rest = text;
         let mut nanos = 0_u128;
         while !rest.is_empty() {
-            let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+            let end = rest
+                .find(|c: char| !c.is_ascii_digit() && c != '.')
+                .unwrap_or(rest.len());
             let (number, after) = rest.split_at(end);
             let (whole, fraction) = match number.split_once('.') {
                 Some((_, "")) => return Err(syntax()),
@@ -70,15 +72,26 @@ impl FromStr for Duration {
                 return Err(syntax());
             }
             if after.is_empty() {
-                return Err(if rest == text { DurationError::NoUnit(text.to_owned()) } else { syntax() });
+                return Err(if rest == text {
+                    DurationError::NoUnit(text.to_owned())
+                } else {
+                    syntax()
+                });
             }
-            let (unit, factor) = UNITS.iter().find(|(unit, _)| after.starts_with(unit)).ok_or_else(syntax)?;
+            let (unit, factor) = UNITS
+                .iter()
+                .find(|(unit, _)| after.starts_with(unit))
+                .ok_or_else(syntax)?;
             let factor = u128::from(*factor);
             let whole: u128 = whole.parse().map_err(|_| too_long())?;
             // Beyond 15 decimals even an hour's fraction is less than a nanosecond.
             let fraction = fraction.get(..15).unwrap_or(fraction);
             let scale = 10_u128.pow(u32::try_from(fraction.len()).unwrap_or(15));
-            let part = if fraction.is_empty() { 0 } else { fraction.parse::<u128>().map_err(|_| syntax())? };
+            let part = if fraction.is_empty() {
+                0
+            } else {
+                fraction.parse::<u128>().map_err(|_| syntax())?
+            };
             nanos = whole
                 .checked_mul(factor)
                 .and_then(|whole| whole.checked_add(part * factor / scale))
@@ -89,7 +102,9 @@ impl FromStr for Duration {
         if text.is_empty() {
             return Err(syntax());
         }
-        i64::try_from(nanos).map(|nanos| Self(StdDuration::from_nanos(nanos.unsigned_abs()))).map_err(|_| too_long())
+        i64::try_from(nanos)
+            .map(|nanos| Self(StdDuration::from_nanos(nanos.unsigned_abs())))
+            .map_err(|_| too_long())
     }
 }
 
@@ -99,7 +114,14 @@ impl fmt::Display for Duration {
         if nanos == 0 {
             return f.write_str("0s");
         }
-        for (unit, factor) in [("h", 3_600_000_000_000_u128), ("m", 60_000_000_000), ("s", 1_000_000_000), ("ms", 1_000_000), ("us", 1_000), ("ns", 1)] {
+        for (unit, factor) in [
+            ("h", 3_600_000_000_000_u128),
+            ("m", 60_000_000_000),
+            ("s", 1_000_000_000),
+            ("ms", 1_000_000),
+            ("us", 1_000),
+            ("ns", 1),
+        ] {
             if nanos >= factor {
                 write!(f, "{}{unit}", nanos / factor)?;
                 nanos %= factor;
@@ -123,7 +145,9 @@ impl Serialize for Duration {
 
 impl<'de> Deserialize<'de> for Duration {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        std::borrow::Cow::<'de, str>::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+        std::borrow::Cow::<'de, str>::deserialize(deserializer)?
+            .parse()
+            .map_err(D::Error::custom)
     }
 }
 
@@ -159,18 +183,33 @@ mod tests {
             ("3µs", 3_000),
             ("0.0000000000000000001h", 0),
         ] {
-            assert_eq!(text.parse(), Ok(Duration(StdDuration::from_nanos(nanos))), "{text}");
+            assert_eq!(
+                text.parse(),
+                Ok(Duration(StdDuration::from_nanos(nanos))),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn what_is_no_duration_is_refused_with_its_text() {
-        for text in ["", "s", "-1s", "+1s", "1d", "1 s", "1.s", ".5s", "1.2.3s", "1s2", "ten", "1S"] {
-            assert_eq!(text.parse::<Duration>(), Err(DurationError::Syntax(text.to_owned())));
+        for text in [
+            "", "s", "-1s", "+1s", "1d", "1 s", "1.s", ".5s", "1.2.3s", "1s2", "ten", "1S",
+        ] {
+            assert_eq!(
+                text.parse::<Duration>(),
+                Err(DurationError::Syntax(text.to_owned()))
+            );
         }
-        assert_eq!("30".parse::<Duration>(), Err(DurationError::NoUnit("30".to_owned())));
+        assert_eq!(
+            "30".parse::<Duration>(),
+            Err(DurationError::NoUnit("30".to_owned()))
+        );
         for text in ["2562048h", "99999999999999999999999999999999999999999999h"] {
-            assert_eq!(text.parse::<Duration>(), Err(DurationError::TooLong(text.to_owned())));
+            assert_eq!(
+                text.parse::<Duration>(),
+                Err(DurationError::TooLong(text.to_owned()))
+            );
         }
     }
 

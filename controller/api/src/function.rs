@@ -7,7 +7,8 @@ mod scaling;
 mod source;
 mod status;
 
-use kube::{CustomResource, KubeSchema};
+use kube::CustomResource;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use env::{EnvVar, EnvVarSource, KeySelector};
@@ -15,7 +16,8 @@ pub use limits::{InstanceMode, Instances, KeyValue, Limits, Outbound};
 pub use pod::Pod;
 pub use scaling::{Scaling, Target};
 pub use source::{
-    Batching, ComponentSource, ConfigMapSource, Device, LocalObjectReference, Model, ModelFormat, ModelSource, PersistentVolumeClaimSource,
+    Batching, ComponentSource, ConfigMapSource, Device, LocalObjectReference, Model, ModelFormat,
+    ModelSource, PersistentVolumeClaimSource,
 };
 pub use status::{ComponentStatus, FunctionStatus, RevisionStatus};
 
@@ -23,7 +25,7 @@ pub use status::{ComponentStatus, FunctionStatus, RevisionStatus};
 pub const MAX_NAME: usize = 52;
 
 /// What a Function is to be.
-#[derive(CustomResource, KubeSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(CustomResource, JsonSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[kube(
     group = "wisp.dev",
     version = "v1alpha1",
@@ -54,11 +56,13 @@ pub const MAX_NAME: usize = 52;
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$')")
         .message("metadata.name must start with a letter, hold only a-z, 0-9 and -, not end with -, and be at most 52 characters long")
 )]
-#[x_kube(
-    validation = Rule::new("has(self.component)").message("component is required: name one of image, url, configMap, persistentVolumeClaim"),
-    validation = Rule::new("!has(self.scaling.target) || !has(self.scaling.target.concurrency) || self.scaling.target.concurrency <= self.limits.concurrency")
-        .message("scaling.target.concurrency must be at most limits.concurrency")
-)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {"rule": "has(self.component)", "message": "component is required: name one of image, url, configMap, persistentVolumeClaim"},
+    {
+        "rule": "!has(self.scaling.target) || !has(self.scaling.target.concurrency) || self.scaling.target.concurrency <= self.limits.concurrency",
+        "message": "scaling.target.concurrency must be at most limits.concurrency"
+    }
+]))]
 #[serde(rename_all = "camelCase")]
 pub struct FunctionSpec {
     /// The Wasm component that answers the requests. `wisp dev` takes what it builds from the folder's Cargo project where this is absent.
@@ -68,7 +72,7 @@ pub struct FunctionSpec {
     /// The models that the component may open by name with wasi-nn, loaded once per replica before it is Ready.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub models: Vec<Model>,
 
     /// How many replicas there are.
@@ -86,7 +90,7 @@ pub struct FunctionSpec {
     /// Environment variables, which the component reads through wasi:cli and wasi:config.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub env: Vec<EnvVar>,
 
     /// Where the component may send HTTP requests: nowhere by default.
@@ -96,13 +100,13 @@ pub struct FunctionSpec {
     /// The key-value stores that the component may open by name with wasi:keyvalue.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
-    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub key_value: Vec<KeyValue>,
 
     /// Host names that lead to this Function, beside its own URL. Lower case, without a port; the older of two Functions that claim one keeps it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 253)))]
-    #[x_kube(merge_strategy = ListMerge::Set)]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub hosts: Vec<String>,
 
     /// What the replicas' Kubernetes pods ask for beyond what `limits` implies. It has no meaning for `wisp dev`.

@@ -42,8 +42,14 @@ impl Kind {
 }
 
 static FUNCTION: LazyLock<Json> = LazyLock::new(|| {
-    let crd = function_crd().ok().and_then(|crd| serde_json::to_value(crd).ok()).unwrap_or_default();
-    let mut schema = crd.pointer("/spec/versions/0/schema/openAPIV3Schema").cloned().unwrap_or_default();
+    let crd = function_crd()
+        .ok()
+        .and_then(|crd| serde_json::to_value(crd).ok())
+        .unwrap_or_default();
+    let mut schema = crd
+        .pointer("/spec/versions/0/schema/openAPIV3Schema")
+        .cloned()
+        .unwrap_or_default();
     // What the API server adds to the schema of every resource.
     if let Some(properties) = schema.get_mut("properties").and_then(Json::as_object_mut) {
         properties.insert("apiVersion".to_owned(), json!({"type": "string"}));

@@ -38,8 +38,9 @@ pub use config::{ConfigError, Files, IN_CACHE};
 pub use crd::{CrdError, function_crd, function_crd_yaml};
 pub use duration::{Duration, DurationError};
 pub use function::{
-    Batching, ComponentSource, ComponentStatus, ConfigMapSource, Device, EnvVar, EnvVarSource, Function, FunctionSpec, FunctionStatus, InstanceMode,
-    Instances, KeySelector, KeyValue, Limits, LocalObjectReference, MAX_NAME, Model, ModelFormat, ModelSource, Outbound,
+    Batching, ComponentSource, ComponentStatus, ConfigMapSource, Device, EnvVar, EnvVarSource,
+    Function, FunctionSpec, FunctionStatus, InstanceMode, Instances, KeySelector, KeyValue, Limits,
+    LocalObjectReference, MAX_NAME, Model, ModelFormat, ModelSource, Outbound,
     PersistentVolumeClaimSource, Pod, RevisionStatus, Scaling, Target,
 };
 pub use manifest::{Manifest, Object, parse_manifests};

@@ -50,7 +50,11 @@ impl Manifest {
     /// # Errors
     /// Every mistake.
     pub fn validate_for(&self, place: Place) -> Result<(), ManifestError> {
-        self.function().map_or(Ok(()), |function| function.validate_for(place).map_err(|error| self.locate(error)))
+        self.function().map_or(Ok(()), |function| {
+            function
+                .validate_for(place)
+                .map_err(|error| self.locate(error))
+        })
     }
 
     /// The same mistakes with the lines of the text that this object was read from.
@@ -79,10 +83,14 @@ impl Manifest {
 /// [`Function::validate`] finds. A syntax error is reported alone.
 pub fn parse_manifests(text: &str) -> Result<Vec<Manifest>, ManifestError> {
     if text.len() > MAX_TEXT {
-        let message = format!("a manifest of {} bytes: at most {MAX_TEXT} are read", text.len());
+        let message = format!(
+            "a manifest of {} bytes: at most {MAX_TEXT} are read",
+            text.len()
+        );
         return Err(ManifestError::one(Mistake::new("", message)));
     }
-    let documents = compose(text).map_err(|error| ManifestError::one(Mistake::at(error.line, "", error.message)))?;
+    let documents = compose(text)
+        .map_err(|error| ManifestError::one(Mistake::at(error.line, "", error.message)))?;
     let mut mistakes = Vec::new();
     let mut manifests = Vec::new();
     let mut seen = HashMap::new();
@@ -94,7 +102,14 @@ pub fn parse_manifests(text: &str) -> Result<Vec<Manifest>, ManifestError> {
                 let id = (kind.name(), namespace, name);
                 if let Some(first) = seen.insert(id.clone(), line) {
                     let name = id.2.unwrap_or_default();
-                    mistakes.push(Mistake::at(line, "", format!("the {} `{name}` is here twice: first on line {first}", kind.name())));
+                    mistakes.push(Mistake::at(
+                        line,
+                        "",
+                        format!(
+                            "the {} `{name}` is here twice: first on line {first}",
+                            kind.name()
+                        ),
+                    ));
                 }
                 manifests.push(manifest);
             }
@@ -103,7 +118,10 @@ pub fn parse_manifests(text: &str) -> Result<Vec<Manifest>, ManifestError> {
     }
     ManifestError::unless_empty(mistakes)?;
     if manifests.is_empty() {
-        return Err(ManifestError::one(Mistake::new("", "no document: expected at least one Function, Secret or ConfigMap")));
+        return Err(ManifestError::one(Mistake::new(
+            "",
+            "no document: expected at least one Function, Secret or ConfigMap",
+        )));
     }
     Ok(manifests)
 }
@@ -112,19 +130,32 @@ fn object(tree: Node) -> Result<Manifest, Vec<Mistake>> {
     let kind = kind(&tree)?;
     let mut mistakes = Vec::new();
     schema::check(&tree, kind.schema(), "", &mut mistakes);
-    if !mistakes.is_empty() {
-        return Err(mistakes);
-    }
     let json = without_nulls(tree.to_json());
     let object = match kind {
-        Kind::Function => Object::Function(Box::new(typed(json, &tree)?)),
-        Kind::Secret => Object::Secret(Box::new(typed(json, &tree)?)),
-        Kind::ConfigMap => Object::ConfigMap(Box::new(typed(json, &tree)?)),
+        Kind::Function => typed(json, &tree).map(|function| Object::Function(Box::new(function))),
+        Kind::Secret => typed(json, &tree).map(|secret| Object::Secret(Box::new(secret))),
+        Kind::ConfigMap => typed(json, &tree).map(|map| Object::ConfigMap(Box::new(map))),
+    };
+    let object = match object {
+        Ok(object) => object,
+        // Where the schema found mistakes, this one is among them, told better.
+        Err(found) => return Err(if mistakes.is_empty() { found } else { mistakes }),
     };
     let manifest = Manifest { object, tree };
-    match manifest.function().map(Function::validate) {
-        Some(Err(error)) => Err(manifest.locate(error).into_mistakes()),
-        _ => Ok(manifest),
+    if let Some(Err(error)) = manifest.function().map(Function::validate) {
+        let is_told = |path: &str| mistakes.iter().any(|mistake| mistake.path == path);
+        let more: Vec<_> = manifest
+            .locate(error)
+            .into_mistakes()
+            .into_iter()
+            .filter(|mistake| !is_told(&mistake.path))
+            .collect();
+        mistakes.extend(more);
+    }
+    if mistakes.is_empty() {
+        Ok(manifest)
+    } else {
+        Err(mistakes)
     }
 }
 
@@ -132,15 +163,40 @@ fn object(tree: Node) -> Result<Manifest, Vec<Mistake>> {
 fn kind(tree: &Node) -> Result<Kind, Vec<Mistake>> {
     let one = |mistake| Err(vec![mistake]);
     if !matches!(tree.value, Value::Mapping(_)) {
-        return one(Mistake::at(tree.line, "", format!("expected an object with apiVersion, kind and metadata, found {}", tree.describe())));
+        return one(Mistake::at(
+            tree.line,
+            "",
+            format!(
+                "expected an object with apiVersion, kind and metadata, found {}",
+                tree.describe()
+            ),
+        ));
     }
     let names = || Kind::ALL.iter().map(|kind| kind.name());
     let Some(name) = tree.get("kind") else {
-        return one(Mistake::at(tree.line, "kind", format!("required, but missing: expected {}", listed(names(), "or"))));
+        return one(Mistake::at(
+            tree.line,
+            "kind",
+            format!("required, but missing: expected {}", listed(names(), "or")),
+        ));
     };
-    let Some(kind) = Kind::ALL.into_iter().find(|kind| Some(kind.name()) == name.as_str()) else {
-        let near = name.as_str().and_then(|text| nearest(text, names())).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-        return one(Mistake::at(name.line, "kind", format!("{} is no kind that is read here: expected {}{near}", name.describe(), listed(names(), "or"))));
+    let Some(kind) = Kind::ALL
+        .into_iter()
+        .find(|kind| Some(kind.name()) == name.as_str())
+    else {
+        let near = name
+            .as_str()
+            .and_then(|text| nearest(text, names()))
+            .map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        return one(Mistake::at(
+            name.line,
+            "kind",
+            format!(
+                "{} is no kind that is read here: expected {}{near}",
+                name.describe(),
+                listed(names(), "or")
+            ),
+        ));
     };
     let expected = kind.api_version();
     match tree.get("apiVersion") {
@@ -148,9 +204,17 @@ fn kind(tree: &Node) -> Result<Kind, Vec<Mistake>> {
         Some(version) => one(Mistake::at(
             version.line,
             "apiVersion",
-            format!("{} is no version of {} that is known: expected `{expected}`", version.describe(), kind.name()),
+            format!(
+                "{} is no version of {} that is known: expected `{expected}`",
+                version.describe(),
+                kind.name()
+            ),
         )),
-        None => one(Mistake::at(tree.line, "apiVersion", format!("required, but missing: expected `{expected}`"))),
+        None => one(Mistake::at(
+            tree.line,
+            "apiVersion",
+            format!("required, but missing: expected `{expected}`"),
+        )),
     }
 }
 
@@ -158,14 +222,22 @@ fn typed<T: DeserializeOwned>(json: Json, tree: &Node) -> Result<T, Vec<Mistake>
     serde_path_to_error::deserialize(json).map_err(|error| {
         let path = error.path().to_string();
         let path = if path == "." { String::new() } else { path };
-        vec![Mistake::at(schema::locate(tree, &path), path, error.inner().to_string())]
+        let message = match path.split('.').next() {
+            Some("data" | "binaryData") => format!("no base64 ({}); plain text goes into `stringData` of a Secret, or `data` of a ConfigMap", error.inner()),
+            _ => error.inner().to_string(),
+        };
+        vec![Mistake::at(schema::locate(tree, &path), path, message)]
     })
 }
 
 /// Kubernetes treats a null as an absent field, which then gets its default.
 fn without_nulls(json: Json) -> Json {
     match json {
-        Json::Object(map) => map.into_iter().filter(|(_, value)| !value.is_null()).map(|(key, value)| (key, without_nulls(value))).collect(),
+        Json::Object(map) => map
+            .into_iter()
+            .filter(|(_, value)| !value.is_null())
+            .map(|(key, value)| (key, without_nulls(value)))
+            .collect(),
         Json::Array(items) => items.into_iter().map(without_nulls).collect(),
         other => other,
     }

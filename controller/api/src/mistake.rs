@@ -15,11 +15,19 @@ pub struct Mistake {
 
 impl Mistake {
     pub(crate) fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { line: None, path: path.into(), message: message.into() }
+        Self {
+            line: None,
+            path: path.into(),
+            message: message.into(),
+        }
     }
 
     pub(crate) fn at(line: usize, path: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { line: Some(line), path: path.into(), message: message.into() }
+        Self {
+            line: Some(line),
+            path: path.into(),
+            message: message.into(),
+        }
     }
 }
 
@@ -63,7 +71,9 @@ impl ManifestError {
 
     /// The error of one mistake.
     pub(crate) fn one(mistake: Mistake) -> Self {
-        Self { mistakes: vec![mistake] }
+        Self {
+            mistakes: vec![mistake],
+        }
     }
 
     /// The mistakes, at least one.
@@ -98,7 +108,12 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
     let lower = name.to_lowercase();
     known
         .into_iter()
-        .map(|candidate| (strsim::jaro_winkler(&lower, &candidate.to_lowercase()), candidate))
+        .map(|candidate| {
+            (
+                strsim::jaro_winkler(&lower, &candidate.to_lowercase()),
+                candidate,
+            )
+        })
         .filter(|(score, _)| *score > 0.8)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)

@@ -65,17 +65,32 @@ impl Objects {
             if let Some(value) = &variable.value {
                 env.insert(variable.name.clone(), value.clone());
             }
-            let Some(source) = &variable.value_from else { continue };
+            let Some(source) = &variable.value_from else {
+                continue;
+            };
             let references = [
-                ("secretKeyRef", "Secret", &source.secret_key_ref, &self.secrets),
-                ("configMapKeyRef", "ConfigMap", &source.config_map_key_ref, &self.config_maps),
+                (
+                    "secretKeyRef",
+                    "Secret",
+                    &source.secret_key_ref,
+                    &self.secrets,
+                ),
+                (
+                    "configMapKeyRef",
+                    "ConfigMap",
+                    &source.config_map_key_ref,
+                    &self.config_maps,
+                ),
             ];
             for (field, kind, key, objects) in references {
                 let Some(key) = key else { continue };
                 match look_up(kind, key, namespace, objects) {
                     Ok(Some(value)) => _ = env.insert(variable.name.clone(), value),
                     Ok(None) => {}
-                    Err((part, message)) => mistakes.push(Mistake::new(format!("spec.env[{index}].valueFrom.{field}.{part}"), message)),
+                    Err((part, message)) => mistakes.push(Mistake::new(
+                        format!("spec.env[{index}].valueFrom.{field}.{part}"),
+                        message,
+                    )),
                 }
             }
         }
@@ -90,23 +105,54 @@ fn look_up(
     namespace: &str,
     objects: &BTreeMap<(String, String), Values>,
 ) -> Result<Option<String>, (&'static str, String)> {
-    let KeySelector { name, key, optional } = selector;
+    let KeySelector {
+        name,
+        key,
+        optional,
+    } = selector;
     let Some(values) = objects.get(&(namespace.to_owned(), name.clone())) else {
-        let known = objects.keys().filter(|(other, _)| other == namespace).map(|(_, name)| name.as_str());
-        let near = nearest(name, known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        let known = objects
+            .keys()
+            .filter(|(other, _)| other == namespace)
+            .map(|(_, name)| name.as_str());
+        let near =
+            nearest(name, known).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
         let message = format!("there is no {kind} `{name}` in the namespace `{namespace}`{near}");
-        return if *optional { Ok(None) } else { Err(("name", message)) };
+        return if *optional {
+            Ok(None)
+        } else {
+            Err(("name", message))
+        };
     };
     let Some(value) = values.get(key) else {
-        let near = nearest(key, values.keys().map(String::as_str)).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-        return if *optional { Ok(None) } else { Err(("key", format!("the {kind} `{name}` has no key `{key}`{near}"))) };
+        let near = nearest(key, values.keys().map(String::as_str))
+            .map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+        return if *optional {
+            Ok(None)
+        } else {
+            Err((
+                "key",
+                format!("the {kind} `{name}` has no key `{key}`{near}"),
+            ))
+        };
     };
     match String::from_utf8(value.0.clone()) {
         Ok(text) if !text.contains('\0') => Ok(Some(text)),
-        _ => Err(("key", format!("the value of `{key}` in the {kind} `{name}` is no UTF-8 text without NUL characters, as variables must be"))),
+        _ => Err((
+            "key",
+            format!(
+                "the value of `{key}` in the {kind} `{name}` is no UTF-8 text without NUL characters, as variables must be"
+            ),
+        )),
     }
 }
 
 fn id(metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta) -> (String, String) {
-    (metadata.namespace.clone().unwrap_or_else(|| "default".to_owned()), metadata.name.clone().unwrap_or_default())
+    (
+        metadata
+            .namespace
+            .clone()
+            .unwrap_or_else(|| "default".to_owned()),
+        metadata.name.clone().unwrap_or_default(),
+    )
 }

@@ -55,7 +55,9 @@ impl FromStr for Bytes {
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let syntax = || QuantityError::Syntax(text.to_owned());
         let too_large = || QuantityError::TooLarge(text.to_owned());
-        let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let end = text
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .unwrap_or(text.len());
         let (number, suffix) = text.split_at(end);
         let (whole, fraction) = match number.split_once('.') {
             Some((_, "")) => return Err(syntax()),
@@ -66,17 +68,31 @@ impl FromStr for Bytes {
         if whole.is_empty() || !digits(whole) || !digits(fraction) {
             return Err(syntax());
         }
-        let unit = multiplier(suffix).ok_or_else(syntax)?.ok_or_else(too_large)?;
-        let mut bytes = whole.parse::<u128>().ok().and_then(|whole| whole.checked_mul(unit)).ok_or_else(too_large)?;
+        let unit = multiplier(suffix)
+            .ok_or_else(syntax)?
+            .ok_or_else(too_large)?;
+        let mut bytes = whole
+            .parse::<u128>()
+            .ok()
+            .and_then(|whole| whole.checked_mul(unit))
+            .ok_or_else(too_large)?;
         if !fraction.is_empty() {
             // More than 20 decimals of the largest unit are less than a byte: they only round up.
             let (counted, rest) = fraction.split_at(fraction.len().min(20));
             let scale = 10_u128.pow(u32::try_from(counted.len()).unwrap_or(20));
-            let part = counted.parse::<u128>().map_err(|_| syntax())? .checked_mul(unit).ok_or_else(too_large)?;
+            let part = counted
+                .parse::<u128>()
+                .map_err(|_| syntax())?
+                .checked_mul(unit)
+                .ok_or_else(too_large)?;
             let inexact = part % scale != 0 || rest.bytes().any(|byte| byte != b'0');
-            bytes = bytes.saturating_add(part / scale).saturating_add(u128::from(inexact));
+            bytes = bytes
+                .saturating_add(part / scale)
+                .saturating_add(u128::from(inexact));
         }
-        i64::try_from(bytes).map(|bytes| Self(bytes.unsigned_abs())).map_err(|_| too_large())
+        i64::try_from(bytes)
+            .map(|bytes| Self(bytes.unsigned_abs()))
+            .map_err(|_| too_large())
     }
 }
 
@@ -89,17 +105,30 @@ fn multiplier(suffix: &str) -> Option<Option<u128>> {
         return Some(Some(u128::from(*unit)));
     }
     let exponent = suffix.strip_prefix(['e', 'E'])?;
-    if exponent.is_empty() || exponent.len() > 2 || !exponent.bytes().all(|byte| byte.is_ascii_digit()) {
+    if exponent.is_empty()
+        || exponent.len() > 2
+        || !exponent.bytes().all(|byte| byte.is_ascii_digit())
+    {
         return None;
     }
     // 10¹⁹ is beyond 2⁶³ already.
-    Some(exponent.parse::<u32>().ok().filter(|exponent| *exponent < 19).and_then(|exponent| 10_u128.checked_pow(exponent)))
+    Some(
+        exponent
+            .parse::<u32>()
+            .ok()
+            .filter(|exponent| *exponent < 19)
+            .and_then(|exponent| 10_u128.checked_pow(exponent)),
+    )
 }
 
 impl fmt::Display for Bytes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let divides = |unit: &u64| self.0 != 0 && self.0.is_multiple_of(*unit);
-        let binary = SUFFIXES.iter().take(6).rev().find(|(_, unit)| divides(unit));
+        let binary = SUFFIXES
+            .iter()
+            .take(6)
+            .rev()
+            .find(|(_, unit)| divides(unit));
         match binary.or_else(|| SUFFIXES.iter().rev().find(|(_, unit)| divides(unit))) {
             Some((suffix, unit)) => write!(f, "{}{suffix}", self.0 / unit),
             None => write!(f, "{}", self.0),
@@ -180,18 +209,36 @@ mod tests {
 
     #[test]
     fn what_is_no_size_is_refused_with_its_text() {
-        for text in ["", "-1", "+1", "Mi", "64mi", "64MiB", "64 Mi", "1.", ".5", "1.2.3", "1e", "1e-3", "1e100", "5m", "0x10", "١"] {
+        for text in [
+            "", "-1", "+1", "Mi", "64mi", "64MiB", "64 Mi", "1.", ".5", "1.2.3", "1e", "1e-3",
+            "1e100", "5m", "0x10", "١",
+        ] {
             let error = text.parse::<Bytes>().unwrap_err();
-            assert!(matches!(&error, QuantityError::Syntax(quoted) if quoted == text), "{text}: {error}");
+            assert!(
+                matches!(&error, QuantityError::Syntax(quoted) if quoted == text),
+                "{text}: {error}"
+            );
         }
-        for text in ["8Ei", "9223372036854775808", "1e19", "1e99", "999999999999999999999999999999999999999999999999", "99999999999999999999Ei"] {
-            assert!(matches!(text.parse::<Bytes>(), Err(QuantityError::TooLarge(_))), "{text}");
+        for text in [
+            "8Ei",
+            "9223372036854775808",
+            "1e19",
+            "1e99",
+            "999999999999999999999999999999999999999999999999",
+            "99999999999999999999Ei",
+        ] {
+            assert!(
+                matches!(text.parse::<Bytes>(), Err(QuantityError::TooLarge(_))),
+                "{text}"
+            );
         }
     }
 
     #[test]
     fn a_size_is_printed_as_it_would_be_written() {
-        for text in ["0", "1", "1023", "64Mi", "1536Mi", "8Gi", "100k", "3M", "1025"] {
+        for text in [
+            "0", "1", "1023", "64Mi", "1536Mi", "8Gi", "100k", "3M", "1025",
+        ] {
             assert_eq!(text.parse::<Bytes>().unwrap().to_string(), text);
         }
     }

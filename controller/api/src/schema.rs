@@ -24,17 +24,26 @@ pub(crate) fn check(node: &Node, schema: &Json, path: &str, mistakes: &mut Vec<M
         match node.as_str() {
             Some(text) if allowed.contains(&text) => {}
             Some(text) => {
-                let hint = nearest(text, allowed.iter().copied()).map_or(String::new(), |near| format!("; did you mean `{near}`?"));
-                wrong(format!("`{text}` is not allowed: expected {}{hint}", listed(allowed, "or")));
+                let hint = nearest(text, allowed.iter().copied())
+                    .map_or(String::new(), |near| format!("; did you mean `{near}`?"));
+                wrong(format!(
+                    "`{text}` is not allowed: expected {}{hint}",
+                    listed(allowed, "or")
+                ));
             }
-            None => wrong(format!("expected {}, found {}", listed(allowed, "or"), node.describe())),
+            None => wrong(format!(
+                "expected {}, found {}",
+                listed(allowed, "or"),
+                node.describe()
+            )),
         }
         return;
     }
     match (schema.get("type").and_then(Json::as_str), &node.value) {
         (Some("object"), Value::Mapping(_)) => mapping(node, schema, path, mistakes),
         (Some("array"), Value::Sequence(items)) => {
-            if let Some(message) = length(items.len(), schema, ["minItems", "maxItems"], "entries") {
+            if let Some(message) = length(items.len(), schema, ["minItems", "maxItems"], "entries")
+            {
                 wrong(message);
             }
             if let Some(schema) = schema.get("items") {
@@ -49,9 +58,21 @@ pub(crate) fn check(node: &Node, schema: &Json, path: &str, mistakes: &mut Vec<M
             }
         }
         (Some("string"), Value::String(text)) => {
-            let message = length(text.chars().count(), schema, ["minLength", "maxLength"], "characters");
-            let is_duration = schema.get("pattern").and_then(Json::as_str) == Some(duration::PATTERN);
-            let parsed = if is_duration { text.parse::<duration::Duration>().err().map(|error| error.to_string()) } else { None };
+            let message = length(
+                text.chars().count(),
+                schema,
+                ["minLength", "maxLength"],
+                "characters",
+            );
+            let is_duration =
+                schema.get("pattern").and_then(Json::as_str) == Some(duration::PATTERN);
+            let parsed = if is_duration {
+                text.parse::<duration::Duration>()
+                    .err()
+                    .map(|error| error.to_string())
+            } else {
+                None
+            };
             if let Some(message) = parsed.or(message) {
                 wrong(message);
             }
@@ -62,7 +83,10 @@ pub(crate) fn check(node: &Node, schema: &Json, path: &str, mistakes: &mut Vec<M
                     wrong(message);
                 }
             }
-            None => wrong(format!("{number} is no whole number that fits: expected {}", expected_range(schema))),
+            None => wrong(format!(
+                "{number} is no whole number that fits: expected {}",
+                expected_range(schema)
+            )),
         },
         (Some("number"), Value::Number(_)) | (Some("boolean"), Value::Bool(_)) | (None, _) => {}
         (Some(expected), _) => wrong(wrong_type(expected, node, schema)),
@@ -72,7 +96,8 @@ pub(crate) fn check(node: &Node, schema: &Json, path: &str, mistakes: &mut Vec<M
 fn mapping(node: &Node, schema: &Json, path: &str, mistakes: &mut Vec<Mistake>) {
     let properties = schema.get("properties").and_then(Json::as_object);
     let additional = schema.get("additionalProperties");
-    let open = schema.get("x-kubernetes-preserve-unknown-fields").is_some() || (properties.is_none() && additional.is_none());
+    let open = schema.get("x-kubernetes-preserve-unknown-fields").is_some()
+        || (properties.is_none() && additional.is_none());
     for entry in node.entries() {
         let path = join(path, &entry.key);
         if let Some(schema) = properties.and_then(|properties| properties.get(&entry.key)) {
@@ -80,17 +105,39 @@ fn mapping(node: &Node, schema: &Json, path: &str, mistakes: &mut Vec<Mistake>) 
         } else if let Some(schema) = additional {
             check(&entry.node, schema, &path, mistakes);
         } else if !open {
-            let known = || properties.into_iter().flat_map(|properties| properties.keys()).map(String::as_str);
+            let known = || {
+                properties
+                    .into_iter()
+                    .flat_map(|properties| properties.keys())
+                    .map(String::as_str)
+            };
             let hint = match nearest(&entry.key, known()) {
                 Some(near) => format!("did you mean `{near}`?"),
                 None => format!("known here: {}", listed(known(), "and")),
             };
-            mistakes.push(Mistake::at(entry.line, path, format!("unknown field; {hint}")));
+            mistakes.push(Mistake::at(
+                entry.line,
+                path,
+                format!("unknown field; {hint}"),
+            ));
         }
     }
-    for required in schema.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str) {
-        if node.get(required).is_none_or(|node| node.value == Value::Null) {
-            mistakes.push(Mistake::at(node.line, join(path, required), "required, but missing"));
+    for required in schema
+        .get("required")
+        .and_then(Json::as_array)
+        .into_iter()
+        .flatten()
+        .filter_map(Json::as_str)
+    {
+        if node
+            .get(required)
+            .is_none_or(|node| node.value == Value::Null)
+        {
+            mistakes.push(Mistake::at(
+                node.line,
+                join(path, required),
+                "required, but missing",
+            ));
         }
     }
 }
@@ -99,27 +146,46 @@ fn int_or_string(node: &Node, schema: &Json) -> Result<(), String> {
     let text = match &node.value {
         Value::Number(number) => number.to_string(),
         Value::String(text) => text.clone(),
-        _ => return Err(format!("expected a number, or text such as `64Mi`, found {}", node.describe())),
+        _ => {
+            return Err(format!(
+                "expected a number, or text such as `64Mi`, found {}",
+                node.describe()
+            ));
+        }
     };
     if schema.get("pattern").and_then(Json::as_str) == Some(quantity::PATTERN) {
-        text.parse::<quantity::Bytes>().map_err(|error| error.to_string())?;
+        text.parse::<quantity::Bytes>()
+            .map_err(|error| error.to_string())?;
     }
     Ok(())
 }
 
 fn length(actual: usize, schema: &Json, [min, max]: [&str; 2], unit: &str) -> Option<String> {
-    let bound = |name: &str| schema.get(name).and_then(Json::as_u64).and_then(|bound| usize::try_from(bound).ok());
+    let bound = |name: &str| {
+        schema
+            .get(name)
+            .and_then(Json::as_u64)
+            .and_then(|bound| usize::try_from(bound).ok())
+    };
     let (min, max) = (bound(min).unwrap_or(0), bound(max));
     if actual < min {
-        Some(if actual == 0 { "must not be empty".to_owned() } else { format!("{actual} {unit}: at least {min} are needed") })
+        Some(if actual == 0 {
+            "must not be empty".to_owned()
+        } else {
+            format!("{actual} {unit}: at least {min} are needed")
+        })
     } else {
-        max.filter(|max| actual > *max).map(|max| format!("{actual} {unit}: at most {max} are allowed"))
+        max.filter(|max| actual > *max)
+            .map(|max| format!("{actual} {unit}: at most {max} are allowed"))
     }
 }
 
 fn bounds(schema: &Json) -> (i64, i64) {
     let bound = |name: &str| schema.get(name).and_then(Json::as_f64);
-    #[expect(clippy::cast_possible_truncation, reason = "bounds are small whole numbers of our own schema; larger ones saturate")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "bounds are small whole numbers of our own schema; larger ones saturate"
+    )]
     let bound = |name: &str, default: i64| bound(name).map_or(default, |bound| bound as i64);
     let (least, most) = match schema.get("format").and_then(Json::as_str) {
         Some("int32") => (i64::from(i32::MIN), i64::from(i32::MAX)),
@@ -130,12 +196,21 @@ fn bounds(schema: &Json) -> (i64, i64) {
 
 fn range(value: i64, schema: &Json) -> Option<String> {
     let (min, max) = bounds(schema);
-    (value < min || value > max).then(|| format!("{value} is out of range: expected {}", expected_range(schema)))
+    (value < min || value > max).then(|| {
+        format!(
+            "{value} is out of range: expected {}",
+            expected_range(schema)
+        )
+    })
 }
 
 fn expected_range(schema: &Json) -> String {
     let (min, max) = bounds(schema);
-    if schema.get("minimum").is_some() || schema.get("maximum").is_some() { format!("{min} to {max}") } else { "a whole number".to_owned() }
+    if schema.get("minimum").is_some() || schema.get("maximum").is_some() {
+        format!("{min} to {max}")
+    } else {
+        "a whole number".to_owned()
+    }
 }
 
 fn wrong_type(expected: &str, node: &Node, schema: &Json) -> String {
@@ -143,9 +218,13 @@ fn wrong_type(expected: &str, node: &Node, schema: &Json) -> String {
         "object" => "a mapping".to_owned(),
         "array" => "a list".to_owned(),
         "boolean" => "true or false".to_owned(),
-        "integer" if schema.get("maximum").is_some() => format!("a whole number, {}", expected_range(schema)),
+        "integer" if schema.get("maximum").is_some() => {
+            format!("a whole number, {}", expected_range(schema))
+        }
         "integer" => "a whole number".to_owned(),
-        "string" if schema.get("pattern").and_then(Json::as_str) == Some(duration::PATTERN) => "a duration such as `10s`".to_owned(),
+        "string" if schema.get("pattern").and_then(Json::as_str) == Some(duration::PATTERN) => {
+            "a duration such as `10s`".to_owned()
+        }
         "string" => "text".to_owned(),
         other => other.to_owned(),
     };
@@ -158,7 +237,10 @@ fn wrong_type(expected: &str, node: &Node, schema: &Json) -> String {
 
 /// The path of `key` below `path`.
 pub(crate) fn join(path: &str, key: &str) -> String {
-    let simple = !key.is_empty() && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+    let simple = !key.is_empty()
+        && key
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
     match (path.is_empty(), simple) {
         (true, true) => key.to_owned(),
         (false, true) => format!("{path}.{key}"),
@@ -170,10 +252,16 @@ pub(crate) fn join(path: &str, key: &str) -> String {
 pub(crate) fn locate(root: &Node, path: &str) -> usize {
     let (mut node, mut line) = (root, root.line);
     for segment in path.split(['.', '[']) {
-        let index = segment.strip_suffix(']').and_then(|index| index.parse::<usize>().ok());
+        let index = segment
+            .strip_suffix(']')
+            .and_then(|index| index.parse::<usize>().ok());
         let found = match (&node.value, index) {
             (Value::Sequence(items), Some(index)) => items.get(index).map(|item| (item, item.line)),
-            _ => node.entries().iter().find(|entry| entry.key == segment).map(|entry| (&entry.node, entry.line)),
+            _ => node
+                .entries()
+                .iter()
+                .find(|entry| entry.key == segment)
+                .map(|entry| (&entry.node, entry.line)),
         };
         match found {
             Some((next, at)) => (node, line) = (next, at),

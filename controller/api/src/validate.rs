@@ -25,7 +25,10 @@ impl Function {
     /// # Errors
     /// When its name or namespace is none.
     pub fn id(&self) -> Result<FunctionId, FunctionIdError> {
-        FunctionId::new(self.metadata.namespace.as_deref().unwrap_or("default"), self.metadata.name.as_deref().unwrap_or_default())
+        FunctionId::new(
+            self.metadata.namespace.as_deref().unwrap_or("default"),
+            self.metadata.name.as_deref().unwrap_or_default(),
+        )
     }
 
     /// Checks what holds wherever the Function runs.
@@ -56,8 +59,16 @@ impl Function {
         if name.is_empty() {
             mistakes.add("metadata.name", "required, but missing");
         } else if name.len() > MAX_NAME {
-            mistakes.add("metadata.name", format!("`{name}` has {} characters: at most {MAX_NAME} are allowed", name.len()));
-        } else if !wisp_contract::assignment::is_dns_label(name) || !name.starts_with(|c: char| c.is_ascii_lowercase()) {
+            mistakes.add(
+                "metadata.name",
+                format!(
+                    "`{name}` has {} characters: at most {MAX_NAME} are allowed",
+                    name.len()
+                ),
+            );
+        } else if !wisp_contract::assignment::is_dns_label(name)
+            || !name.starts_with(|c: char| c.is_ascii_lowercase())
+        {
             mistakes.add("metadata.name", format!("`{name}` is no name: it must start with a letter, hold only a-z, 0-9 and -, and not end with -"));
         }
         if let Some(namespace) = &self.metadata.namespace

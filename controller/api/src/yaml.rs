@@ -39,7 +39,10 @@ pub(crate) struct Entry {
 impl Node {
     /// The value under `key` of a mapping.
     pub(crate) fn get(&self, key: &str) -> Option<&Node> {
-        self.entries().iter().find(|entry| entry.key == key).map(|entry| &entry.node)
+        self.entries()
+            .iter()
+            .find(|entry| entry.key == key)
+            .map(|entry| &entry.node)
     }
 
     /// A mapping's entries; none of anything else.
@@ -66,7 +69,10 @@ impl Node {
             Value::Number(number) => number.clone().into(),
             Value::String(text) => text.as_str().into(),
             Value::Sequence(items) => items.iter().map(Node::to_json).collect(),
-            Value::Mapping(entries) => entries.iter().map(|entry| (entry.key.clone(), entry.node.to_json())).collect(),
+            Value::Mapping(entries) => entries
+                .iter()
+                .map(|entry| (entry.key.clone(), entry.node.to_json()))
+                .collect(),
         }
     }
 
@@ -78,7 +84,10 @@ impl Node {
             Value::Bool(value) => format!("the boolean {value}"),
             Value::Number(number) => format!("the number {number}"),
             Value::String(text) if text.chars().count() > LONGEST => {
-                format!("the text `{}…`", text.chars().take(LONGEST).collect::<String>())
+                format!(
+                    "the text `{}…`",
+                    text.chars().take(LONGEST).collect::<String>()
+                )
             }
             Value::String(text) => format!("the text `{text}`"),
             Value::Sequence(_) => "a list".to_owned(),

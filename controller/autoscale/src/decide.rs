@@ -74,20 +74,47 @@ impl Reason {
 #[must_use]
 pub fn decide(now: Instant, history: &History, scaling: &Scaling, current: u32) -> Decision {
     let max = scaling.max.max(scaling.min);
-    if history.quiet(now).is_none_or(|quiet| quiet >= scaling.idle_timeout) {
-        return Decision { replicas: scaling.min, reason: if scaling.min > 0 { Reason::Bounds } else { Reason::Idle }, panic: None };
+    if history
+        .quiet(now)
+        .is_none_or(|quiet| quiet >= scaling.idle_timeout)
+    {
+        return Decision {
+            replicas: scaling.min,
+            reason: if scaling.min > 0 {
+                Reason::Bounds
+            } else {
+                Reason::Idle
+            },
+            panic: None,
+        };
     }
-    let target = if scaling.target.is_finite() && scaling.target > 0.0 { scaling.target } else { 1.0 };
+    let target = if scaling.target.is_finite() && scaling.target > 0.0 {
+        scaling.target
+    } else {
+        1.0
+    };
     let stable = replicas_for(history.average(now, STABLE_WINDOW), target, 0.0);
     let relaxed = replicas_for(history.average(now, STABLE_WINDOW), target, SLACK);
     let sudden = replicas_for(history.average(now, PANIC_WINDOW), target, 0.0);
-    let waiting = history.waiting(now).map_or(0, |load| replicas_for(load, target, 0.0));
+    let waiting = history
+        .waiting(now)
+        .map_or(0, |load| replicas_for(load, target, 0.0));
 
     let growth = sudden.max(waiting);
     let is_sudden = growth >= current.max(1).saturating_mul(PANIC_FACTOR);
     let panic = match history.panic() {
-        _ if is_sudden => Some(Panic { since: now, most: history.panic().map_or(0, |panic| panic.most).max(growth).min(max) }),
-        Some(panic) if now.saturating_duration_since(panic.since) < STABLE_WINDOW => Some(Panic { most: panic.most.max(growth).min(max), ..panic }),
+        _ if is_sudden => Some(Panic {
+            since: now,
+            most: history
+                .panic()
+                .map_or(0, |panic| panic.most)
+                .max(growth)
+                .min(max),
+        }),
+        Some(panic) if now.saturating_duration_since(panic.since) < STABLE_WINDOW => Some(Panic {
+            most: panic.most.max(growth).min(max),
+            ..panic
+        }),
         _ => None,
     };
 
@@ -97,20 +124,39 @@ pub fn decide(now: Instant, history: &History, scaling: &Scaling, current: u32) 
         None if waiting > stable && waiting > current => (waiting, Reason::Queue),
         None if stable >= current => (stable, Reason::Stable),
         // Fewer than there are: by a margin, and not while somebody waits.
-        None => (relaxed.min(current).max(waiting.min(current)), Reason::Stable),
+        None => (
+            relaxed.min(current).max(waiting.min(current)),
+            Reason::Stable,
+        ),
     };
-    let reason = if reason == Reason::Panic && waiting >= sudden.max(1) && waiting > current { Reason::Queue } else { reason };
+    let reason = if reason == Reason::Panic && waiting >= sudden.max(1) && waiting > current {
+        Reason::Queue
+    } else {
+        reason
+    };
     let most = current.max(1).saturating_mul(MOST_UP);
     let least = (current / MOST_DOWN).max(1);
     let paced = wanted.clamp(least, most.max(least));
     let replicas = paced.clamp(scaling.min, max);
-    Decision { replicas, reason: if replicas == paced { reason } else { Reason::Bounds }, panic }
+    Decision {
+        replicas,
+        reason: if replicas == paced {
+            reason
+        } else {
+            Reason::Bounds
+        },
+        panic,
+    }
 }
 
 /// How many replicas carry `load`, with `slack` replicas to spare.
 fn replicas_for(load: f64, target: f64, slack: f64) -> u32 {
     let replicas = (load / target + slack - ROUNDING).ceil();
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits before")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "clamped to what fits before"
+    )]
     let replicas = replicas.clamp(0.0, f64::from(u32::MAX)) as u32;
     replicas
 }

@@ -25,7 +25,13 @@ impl Load {
     /// All requests there are at once. What is no number counts as nothing.
     #[must_use]
     pub fn total(&self) -> f64 {
-        let sane = |value: f64| if value.is_finite() { value.max(0.0) } else { 0.0 };
+        let sane = |value: f64| {
+            if value.is_finite() {
+                value.max(0.0)
+            } else {
+                0.0
+            }
+        };
         sane(self.in_flight) + sane(self.queued)
     }
 
@@ -62,7 +68,11 @@ impl History {
             Some((at, last)) if *at >= now => *last = load,
             _ => self.samples.push_back((now, load)),
         }
-        while self.samples.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) >= STABLE_WINDOW) {
+        while self
+            .samples
+            .front()
+            .is_some_and(|(at, _)| now.saturating_duration_since(*at) >= STABLE_WINDOW)
+        {
             self.samples.pop_front();
         }
     }
@@ -86,20 +96,32 @@ impl History {
     /// How long there was no request, as of `now`; `None` where there never was one.
     #[must_use]
     pub fn quiet(&self, now: Instant) -> Option<Duration> {
-        self.last_active.map(|last| now.saturating_duration_since(last))
+        self.last_active
+            .map(|last| now.saturating_duration_since(last))
     }
 
     /// The average load of the ticks in the last `window`, of which there may be fewer than it has room for: a
     /// function that just woke isn't measured by its sleep.
     pub(crate) fn average(&self, now: Instant, window: Duration) -> f64 {
-        let recent = self.samples.iter().rev().take_while(|(at, _)| now.saturating_duration_since(*at) < window);
-        let (sum, count) = recent.fold((0.0, 0_u32), |(sum, count), (_, load)| (sum + load.total(), count.saturating_add(1)));
-        if count == 0 { 0.0 } else { sum / f64::from(count) }
+        let recent = self
+            .samples
+            .iter()
+            .rev()
+            .take_while(|(at, _)| now.saturating_duration_since(*at) < window);
+        let (sum, count) = recent.fold((0.0, 0_u32), |(sum, count), (_, load)| {
+            (sum + load.total(), count.saturating_add(1))
+        });
+        if count == 0 {
+            0.0
+        } else {
+            sum / f64::from(count)
+        }
     }
 
     /// The load of the last tick, where somebody waits; that isn't averaged away.
     pub(crate) fn waiting(&self, now: Instant) -> Option<f64> {
         let (at, load) = self.samples.back()?;
-        (load.queued > 0.0 && now.saturating_duration_since(*at) < PANIC_WINDOW).then(|| load.total())
+        (load.queued > 0.0 && now.saturating_duration_since(*at) < PANIC_WINDOW)
+            .then(|| load.total())
     }
 }

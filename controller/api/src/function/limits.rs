@@ -90,7 +90,10 @@ pub struct Instances {
 /// Whether instances are reused.
 #[derive(JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "a variant's doc comment would become a schema of its own, which structural schemas don't admit; the field tells")]
+#[expect(
+    missing_docs,
+    reason = "a variant's doc comment would become a schema of its own, which structural schemas don't admit; the field tells"
+)]
 pub enum InstanceMode {
     #[default]
     Fresh,
@@ -103,7 +106,10 @@ pub enum InstanceMode {
 pub struct Outbound {
     /// Origins such as `https://api.example.com`, `https://*.example.com` or `http://10.0.0.7:8080`. Private, loopback and link-local addresses are refused unless an entry names the address itself.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(min = 8, max = 300), pattern(r"^https?://[^/@?#\s]+$")))]
+    #[schemars(
+        length(max = 64),
+        inner(length(min = 8, max = 300), pattern(r"^https?://[^/@?#\s]+$"))
+    )]
     pub allow: Vec<String>,
 }
 

@@ -27,7 +27,12 @@ pub struct Scaling {
 
 impl Default for Scaling {
     fn default() -> Self {
-        Self { min_replicas: 0, max_replicas: 20, target: Target::default(), idle_timeout: Duration::from_secs(30) }
+        Self {
+            min_replicas: 0,
+            max_replicas: 20,
+            target: Target::default(),
+            idle_timeout: Duration::from_secs(30),
+        }
     }
 }
 

@@ -29,7 +29,7 @@ pub struct ComponentSource {
     pub url: Option<String>,
     /// The SHA-256 of the component's bytes, 64 lower-case hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), pattern("^[0-9a-f]{64}$"))]
+    #[schemars(length(max = 71), pattern("^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
     /// A key of a ConfigMap's binaryData, for components below a megabyte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,7 +79,10 @@ pub struct PersistentVolumeClaimSource {
 #[serde(rename_all = "camelCase")]
 pub struct Model {
     /// The name that the component opens the model by: letters, digits, `.`, `_`, `-` and `/`.
-    #[schemars(length(min = 1, max = 128), pattern(r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$"))]
+    #[schemars(
+        length(min = 1, max = 128),
+        pattern(r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")
+    )]
     pub name: String,
     /// The file's format: `onnx`, or `autodetect` by its first bytes.
     #[serde(default)]
@@ -113,7 +116,7 @@ pub struct ModelSource {
     pub url: Option<String>,
     /// The SHA-256 of the model's bytes, 64 lower-case hexadecimal digits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 64), pattern("^[0-9a-f]{64}$"))]
+    #[schemars(length(max = 71), pattern("^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
     /// A key of a ConfigMap's binaryData, for models below a megabyte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -130,7 +133,10 @@ pub struct ModelSource {
 /// A model's file format.
 #[derive(JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "a variant's doc comment would become a schema of its own, which structural schemas don't admit; the field tells")]
+#[expect(
+    missing_docs,
+    reason = "a variant's doc comment would become a schema of its own, which structural schemas don't admit; the field tells"
+)]
 pub enum ModelFormat {
     #[default]
     Autodetect,
@@ -140,7 +146,10 @@ pub enum ModelFormat {
 /// The device a model is asked to run on.
 #[derive(JsonSchema, Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-#[expect(missing_docs, reason = "a variant's doc comment would become a schema of its own, which structural schemas don't admit; the field tells")]
+#[expect(
+    missing_docs,
+    reason = "a variant's doc comment would become a schema of its own, which structural schemas don't admit; the field tells"
+)]
 pub enum Device {
     #[default]
     Auto,
@@ -166,6 +175,9 @@ impl Default for Batching {
     /// What the host's configuration has by default.
     fn default() -> Self {
         let batching = wisp_contract::config::Batching::default();
-        Self { max_size: batching.max_size.get(), max_delay: Duration(batching.max_delay) }
+        Self {
+            max_size: batching.max_size.get(),
+            max_delay: Duration(batching.max_delay),
+        }
     }
 }

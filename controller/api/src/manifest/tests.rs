@@ -1,0 +1,180 @@
+use std::path::Path;
+
+use super::*;
+use crate::{Bytes, ConfigError, Objects};
+
+fn told(text: &str) -> String {
+    parse_manifests(text)
+        .err()
+        .map_or_else(|| "valid".to_owned(), |error| error.to_string())
+}
+
+const WHOLE: &str = r#"
+apiVersion: wisp.dev/v1alpha1
+kind: Function
+metadata: {name: digits, namespace: vision, labels: {app: digits}}
+spec:
+  component: {file: ./digits.wasm, sha256: "0000000000000000000000000000000000000000000000000000000000000000"}
+  models:
+  - name: mnist
+    format: onnx
+    source: {file: models/mnist.onnx}
+    device: cpu
+    batching: {maxSize: 8, maxDelay: 1.5ms}
+  scaling: {minReplicas: 1, maxReplicas: 3, target: {concurrency: 4}, idleTimeout: 1m30s}
+  limits: {timeout: 3s, memory: 128Mi, concurrency: 16, queue: 10, requestBody: 1M}
+  env:
+  - {name: LEVEL, value: info}
+  - {name: TOKEN, valueFrom: {secretKeyRef: {name: token, key: value}}}
+  - {name: MODE, valueFrom: {configMapKeyRef: {name: settings, key: mode}}}
+  - {name: MAYBE, valueFrom: {secretKeyRef: {name: none, key: value, optional: true}}}
+  outbound: {allow: ["https://api.example.com"]}
+  keyValue: [{name: default, maxSize: 1Mi}]
+  hosts: [digits.example.com]
+  instances: {mode: reuse, maxRequests: 100, idleTimeout: 5s}
+  pod:
+    gpu: 1
+    resources: {requests: {cpu: 500m, memory: 128Mi}}
+    nodeSelector: {disk: ssd}
+    tolerations: [{key: gpu, operator: Exists}]
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: token, namespace: vision}
+data: {value: aHVudGVyMg==}
+---
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: settings, namespace: vision}
+data: {mode: "fast"}
+"#;
+
+#[test]
+fn a_whole_function_becomes_what_its_host_reads() {
+    let manifests = parse_manifests(WHOLE).unwrap();
+    assert_eq!(manifests.len(), 3);
+    let function = manifests[0].function().unwrap();
+    assert_eq!(function.id().unwrap().to_string(), "vision/digits");
+    let files = function
+        .local_files(Path::new("/srv"), None, "/kv".into())
+        .unwrap();
+    let config = function
+        .to_config(&files, Objects::new(&manifests).env(function).unwrap())
+        .unwrap();
+    assert_eq!(
+        config.env.0.get("TOKEN").map(String::as_str),
+        Some("hunter2")
+    );
+    let mut json = serde_json::to_value(&config).unwrap();
+    json["env"]["TOKEN"] = "…".into();
+    insta::assert_snapshot!(serde_json::to_string_pretty(&json).unwrap());
+    assert!(
+        !format!("{function:?}").contains("info"),
+        "values of variables aren't printed"
+    );
+}
+
+#[test]
+fn an_empty_spec_is_all_defaults_and_those_of_the_host() {
+    let manifests = parse_manifests("apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: f}\nspec: {limits: , scaling: {minReplicas: }}\n").unwrap();
+    let function = manifests[0].function().unwrap();
+    assert_eq!(function.limits(), wisp_contract::config::Limits::default());
+    assert_eq!(function.spec.scaling.target_concurrency(64), 44);
+    assert_eq!(function.spec.limits.memory, Bytes::mebi(64));
+    assert_eq!(function.id().unwrap().to_string(), "default/f");
+    assert_eq!(
+        function.local_files(Path::new("/srv"), None, "/kv".into()),
+        Err(ConfigError::NoComponentFile)
+    );
+    let files = function
+        .local_files(Path::new("/srv"), Some("/built.wasm".into()), "/kv".into())
+        .unwrap();
+    assert_eq!(files.component, Path::new("/built.wasm"));
+}
+
+#[test]
+fn every_mistake_is_told_at_once_with_its_line() {
+    insta::assert_snapshot!(told(
+        r#"apiVersion: wisp.dev/v1alpha1
+kind: Function
+metadata:
+  name: digits
+  lables: {a: b}
+spec:
+  modles: []
+  component:
+    fil: digits.wasm
+  models:
+  - name: mnist
+    source: {file: [1]}
+    device: gpus
+    format: 3
+  scaling: {minReplicas: one, maxReplicas: 2000}
+  limits:
+    timeout: 10
+    memory: 64MiB
+    concurrency: 1.5
+  env:
+  - {name: PORT, value: 8080}
+  - {name: ON, value: yes}
+  - {value: x}
+  hosts: digits.example.com
+  access: {public: true}
+  pod: {nodeSelector: {disk: 1}}
+---
+apiVersion: v1
+kind: Secret
+metadata: {name: s}
+stringdata: {a: b}
+---
+kind: Functoin
+"#
+    ));
+}
+
+#[test]
+fn what_is_no_manifest_is_told_what_one_is() {
+    let cases = [
+        "",
+        "---\n---\n",
+        "just text",
+        "[1, 2]",
+        "a: [",
+        "kind: Deployment\napiVersion: apps/v1\n",
+        "kind: Function\n",
+        "kind: Function\napiVersion: wisp.dev/v1\n",
+        "kind: 3\n",
+        "kind: Function\napiVersion: wisp.dev/v1alpha1\n",
+        "kind: Function\napiVersion: wisp.dev/v1alpha1\nmetadata: {name: a}\nspec: 3\n",
+        "kind: Function\napiVersion: wisp.dev/v1alpha1\nmetadata: {name: a}\nspec: {}\nspec: {}\n",
+        "kind: Secret\napiVersion: v1\nmetadata: {name: a}\ndata: {a: '!!'}\n",
+        "kind: Secret\napiVersion: v1\nmetadata: {name: a}\n---\nkind: Secret\napiVersion: v1\nmetadata: {name: a}\n",
+    ];
+    insta::assert_snapshot!(
+        cases
+            .map(|text| format!("{text:?}\n  {}\n", told(text).replace('\n', "\n  ")))
+            .concat()
+    );
+}
+
+#[test]
+fn variables_whose_source_is_missing_are_named() {
+    let text = "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: f}\nspec:\n  env:\n  - {name: A, valueFrom: {secretKeyRef: {name: tokens, key: a}}}\n  - {name: B, valueFrom: {secretKeyRef: {name: token, key: valeu}}}\n  - {name: C, valueFrom: {configMapKeyRef: {name: bin, key: raw}}}\n---\napiVersion: v1\nkind: Secret\nmetadata: {name: token}\nstringData: {value: x}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: bin}\nbinaryData: {raw: /w==}\n";
+    let manifests = parse_manifests(text).unwrap();
+    let error = Objects::new(&manifests)
+        .env(manifests[0].function().unwrap())
+        .unwrap_err();
+    insta::assert_snapshot!(manifests[0].locate(error).to_string());
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_panics(text in "[ -~\n]{0,300}") {
+        let _ = parse_manifests(&text);
+    }
+
+    #[test]
+    fn no_spec_panics(spec in "(\\{|\\}|\\[|\\]|,|: |component|models|name|source|file|limits|memory|-1|1e400|64Mi|'x'|null|env|valueFrom|hosts|pod|gpu){0,40}") {
+        let _ = parse_manifests(&format!("apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: f}}\nspec: {spec}\n"));
+    }
+}

@@ -24,7 +24,11 @@ pub(crate) struct YamlError {
 /// # Errors
 /// The first [`YamlError`] of each text: what follows a syntax error means nothing.
 pub(crate) fn compose(text: &str) -> Result<Vec<Node>, YamlError> {
-    let mut composer = Composer { parser: Parser::new_from_str(text), anchors: HashMap::new(), nodes: 0 };
+    let mut composer = Composer {
+        parser: Parser::new_from_str(text),
+        anchors: HashMap::new(),
+        nodes: 0,
+    };
     let mut documents = Vec::new();
     loop {
         match composer.next()? {
@@ -63,7 +67,12 @@ impl<'a> Composer<'a> {
     /// The node that begins with `event`.
     fn node(&mut self, (event, span): (Event<'a>, Span), depth: usize) -> Result<Node, YamlError> {
         let line = span.start.line();
-        let fail = |message: &str| Err(YamlError { line, message: message.to_owned() });
+        let fail = |message: &str| {
+            Err(YamlError {
+                line,
+                message: message.to_owned(),
+            })
+        };
         self.nodes += 1;
         if self.nodes > MAX_NODES {
             return fail(&format!("more than {MAX_NODES} values in one text"));
@@ -73,16 +82,23 @@ impl<'a> Composer<'a> {
         }
         let before = self.nodes;
         let (anchor, value) = match event {
-            Event::Scalar(text, style, anchor, tag) => (anchor, scalar_value(&text, style, tag.as_deref(), line)?),
+            Event::Scalar(text, style, anchor, tag) => {
+                (anchor, scalar_value(&text, style, tag.as_deref(), line)?)
+            }
             Event::Alias(anchor) => {
                 let Some((node, size)) = self.anchors.get(&anchor) else {
                     return fail("an alias within the value that it stands for");
                 };
                 self.nodes += size;
                 if self.nodes > MAX_NODES {
-                    return fail(&format!("more than {MAX_NODES} values in one text, those that aliases repeat included"));
+                    return fail(&format!(
+                        "more than {MAX_NODES} values in one text, those that aliases repeat included"
+                    ));
                 }
-                return Ok(Node { value: node.value.clone(), line });
+                return Ok(Node {
+                    value: node.value.clone(),
+                    line,
+                });
             }
             Event::SequenceStart(anchor, _) => {
                 let mut items = Vec::new();
@@ -100,7 +116,8 @@ impl<'a> Composer<'a> {
         };
         let node = Node { value, line };
         if anchor > 0 {
-            self.anchors.insert(anchor, (node.clone(), self.nodes - before + 1));
+            self.anchors
+                .insert(anchor, (node.clone(), self.nodes - before + 1));
         }
         Ok(node)
     }
@@ -115,10 +132,16 @@ impl<'a> Composer<'a> {
                 break;
             }
             let line = event.1.start.line();
-            let is_merge = matches!(&event.0, Event::Scalar(text, ScalarStyle::Plain, _, _) if text == "<<");
+            let is_merge =
+                matches!(&event.0, Event::Scalar(text, ScalarStyle::Plain, _, _) if text == "<<");
             let key = match event.0 {
                 Event::Scalar(text, ..) => text.into_owned(),
-                _ => return Err(YamlError { line, message: "a key must be text".to_owned() }),
+                _ => {
+                    return Err(YamlError {
+                        line,
+                        message: "a key must be text".to_owned(),
+                    });
+                }
             };
             let event = self.next()?;
             let node = self.node(event, depth + 1)?;
@@ -127,7 +150,10 @@ impl<'a> Composer<'a> {
                 continue;
             }
             if let Some(first) = lines.insert(key.clone(), line) {
-                return Err(YamlError { line, message: format!("the key `{key}` is here twice: first on line {first}") });
+                return Err(YamlError {
+                    line,
+                    message: format!("the key `{key}` is here twice: first on line {first}"),
+                });
             }
             entries.push(Entry { key, line, node });
         }
@@ -149,28 +175,57 @@ fn merge(node: Node, line: usize) -> Result<Vec<Entry>, YamlError> {
             let mut entries = Vec::new();
             for item in items {
                 let Value::Mapping(more) = item.value else {
-                    return Err(YamlError { line, message: "`<<` takes mappings only".to_owned() });
+                    return Err(YamlError {
+                        line,
+                        message: "`<<` takes mappings only".to_owned(),
+                    });
                 };
                 entries.extend(more);
             }
             Ok(entries)
         }
-        _ => Err(YamlError { line, message: "`<<` takes mappings only".to_owned() }),
+        _ => Err(YamlError {
+            line,
+            message: "`<<` takes mappings only".to_owned(),
+        }),
     }
 }
 
-fn scalar_value(text: &str, style: ScalarStyle, tag: Option<&Tag>, line: usize) -> Result<Value, YamlError> {
+fn scalar_value(
+    text: &str,
+    style: ScalarStyle,
+    tag: Option<&Tag>,
+    line: usize,
+) -> Result<Value, YamlError> {
     match tag {
         None if style == ScalarStyle::Plain => Ok(scalar::plain(text)),
         None => Ok(Value::String(text.to_owned())),
-        Some(tag) if (tag.is_yaml_core_schema() && tag.suffix == "str") || (tag.handle.is_empty() && tag.suffix == "!") => Ok(Value::String(text.to_owned())),
-        Some(tag) if tag.is_yaml_core_schema() && matches!(tag.suffix.as_str(), "int" | "float" | "bool" | "null") => Ok(scalar::plain(text)),
-        Some(tag) => Err(YamlError { line, message: format!("the tag `{tag}` is unknown: only !!str, !!int, !!float, !!bool and !!null are") }),
+        Some(tag)
+            if (tag.is_yaml_core_schema() && tag.suffix == "str")
+                || (tag.handle.is_empty() && tag.suffix == "!") =>
+        {
+            Ok(Value::String(text.to_owned()))
+        }
+        Some(tag)
+            if tag.is_yaml_core_schema()
+                && matches!(tag.suffix.as_str(), "int" | "float" | "bool" | "null") =>
+        {
+            Ok(scalar::plain(text))
+        }
+        Some(tag) => Err(YamlError {
+            line,
+            message: format!(
+                "the tag `{tag}` is unknown: only !!str, !!int, !!float, !!bool and !!null are"
+            ),
+        }),
     }
 }
 
 fn syntax(error: &ScanError) -> YamlError {
-    YamlError { line: error.marker().line(), message: format!("no YAML: {}", error.info()) }
+    YamlError {
+        line: error.marker().line(),
+        message: format!("no YAML: {}", error.info()),
+    }
 }
 
 #[cfg(test)]
@@ -185,9 +240,14 @@ mod tests {
 
     #[test]
     fn documents_keep_their_lines_and_empty_ones_are_left_out() {
-        let documents = compose("# nothing\n---\na: 1\nb:\n- x: true\n---\n# still nothing\n---\nc: '2'\n").unwrap();
+        let documents =
+            compose("# nothing\n---\na: 1\nb:\n- x: true\n---\n# still nothing\n---\nc: '2'\n")
+                .unwrap();
         assert_eq!(documents.len(), 2);
-        assert_eq!(documents[0].to_json(), serde_json::json!({"a": 1, "b": [{"x": true}]}));
+        assert_eq!(
+            documents[0].to_json(),
+            serde_json::json!({"a": 1, "b": [{"x": true}]})
+        );
         assert_eq!(documents[0].get("b").unwrap().line, 5);
         assert_eq!(documents[1].entries()[0].line, 9);
         assert_eq!(documents[1].to_json(), serde_json::json!({"c": "2"}));
@@ -204,7 +264,11 @@ mod tests {
     #[test]
     fn what_cannot_be_meant_is_refused_with_its_line() {
         for (text, line, part) in [
-            ("a: 1\nb: 2\na: 3\n", 3, "`a` is here twice: first on line 1"),
+            (
+                "a: 1\nb: 2\na: 3\n",
+                3,
+                "`a` is here twice: first on line 1",
+            ),
             ("a: [1\n", 2, "no YAML"),
             ("a:\n  ? [x]\n  : 1\n", 2, "a key must be text"),
             ("a: !!binary xx\n", 1, "unknown"),
@@ -212,7 +276,10 @@ mod tests {
             ("a: *nowhere\n", 1, "no YAML"),
         ] {
             let error = compose(text).unwrap_err();
-            assert!(error.message.contains(part) && error.line == line, "{text:?}: {error:?}");
+            assert!(
+                error.message.contains(part) && error.line == line,
+                "{text:?}: {error:?}"
+            );
         }
     }
 
@@ -223,7 +290,10 @@ mod tests {
         let mut laughs = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".to_owned();
         for level in 1..12 {
             let alias = format!("*a{}", level - 1);
-            laughs.push_str(&format!("a{level}: &a{level} [{}]\n", [alias.as_str(); 10].join(", ")));
+            laughs.push_str(&format!(
+                "a{level}: &a{level} [{}]\n",
+                [alias.as_str(); 10].join(", ")
+            ));
         }
         let error = compose(&laughs).unwrap_err();
         assert!(error.message.contains("aliases"), "{error:?}");

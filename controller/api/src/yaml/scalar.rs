@@ -8,11 +8,17 @@ use super::Value;
 pub(super) fn plain(text: &str) -> Value {
     match text {
         "" | "~" | "null" | "Null" | "NULL" => return Value::Null,
-        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => return Value::Bool(true),
-        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => return Value::Bool(false),
+        "y" | "Y" | "yes" | "Yes" | "YES" | "on" | "On" | "ON" | "true" | "True" | "TRUE" => {
+            return Value::Bool(true);
+        }
+        "n" | "N" | "no" | "No" | "NO" | "off" | "Off" | "OFF" | "false" | "False" | "FALSE" => {
+            return Value::Bool(false);
+        }
         _ => {}
     }
-    integer(text).or_else(|| float(text)).map_or_else(|| Value::String(text.to_owned()), Value::Number)
+    integer(text)
+        .or_else(|| float(text))
+        .map_or_else(|| Value::String(text.to_owned()), Value::Number)
 }
 
 fn integer(text: &str) -> Option<Number> {
@@ -35,11 +41,17 @@ fn integer(text: &str) -> Option<Number> {
         return None;
     }
     let magnitude = u64::from_str_radix(digits, radix).ok()?;
-    if negative { 0_i64.checked_sub_unsigned(magnitude).map(Number::from) } else { Some(magnitude.into()) }
+    if negative {
+        0_i64.checked_sub_unsigned(magnitude).map(Number::from)
+    } else {
+        Some(magnitude.into())
+    }
 }
 
 fn float(text: &str) -> Option<Number> {
-    let shape = text.bytes().all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
+    let shape = text
+        .bytes()
+        .all(|byte| byte.is_ascii_digit() || matches!(byte, b'.' | b'e' | b'E' | b'+' | b'-'));
     if shape && text.bytes().any(|byte| byte.is_ascii_digit()) {
         text.parse::<f64>().ok().and_then(Number::from_f64)
     } else {
@@ -70,7 +82,21 @@ mod tests {
         ] {
             assert_eq!(plain(text), value, "{text}");
         }
-        for text in ["64Mi", "10s", "1.4.0", "-", ".", "e", "0x", "08", "12:30", "2026-01-01", "nan", ".inf", "truer"] {
+        for text in [
+            "64Mi",
+            "10s",
+            "1.4.0",
+            "-",
+            ".",
+            "e",
+            "0x",
+            "08",
+            "12:30",
+            "2026-01-01",
+            "nan",
+            ".inf",
+            "truer",
+        ] {
             // `08` is no octal number; as a float it is 8, as go-yaml has it.
             if text == "08" {
                 assert_eq!(plain(text), Value::Number(Number::from_f64(8.0).unwrap()));

@@ -6,11 +6,20 @@ use crate::history::Load;
 const SECOND: Duration = Duration::from_secs(1);
 
 fn scaling(min: u32, max: u32, target: f64, idle: u64) -> Scaling {
-    Scaling { min, max, target, idle_timeout: Duration::from_secs(idle) }
+    Scaling {
+        min,
+        max,
+        target,
+        idle_timeout: Duration::from_secs(idle),
+    }
 }
 
 fn flying(in_flight: f64) -> Load {
-    Load { in_flight, queued: 0.0, requests: in_flight.ceil() as u64 }
+    Load {
+        in_flight,
+        queued: 0.0,
+        requests: in_flight.ceil() as u64,
+    }
 }
 
 /// Ticks once a second with each load, taking over every decision; the replicas after each.
@@ -37,7 +46,10 @@ fn steady_load_gets_what_it_needs_and_keeps_it() {
 fn a_load_that_sways_about_a_multiple_of_the_target_moves_nothing() {
     let sway = (0..600).map(|second| flying(if second % 2 == 0 { 15.9 } else { 16.1 }));
     let replicas = walk(&scaling(0, 100, 8.0, 30), 2, sway);
-    let changes = replicas.windows(2).filter(|pair| pair[0] != pair[1]).count();
+    let changes = replicas
+        .windows(2)
+        .filter(|pair| pair[0] != pair[1])
+        .count();
     assert!(changes <= 1, "{replicas:?}");
 }
 
@@ -46,15 +58,36 @@ fn it_sleeps_exactly_after_the_idle_timeout_and_not_a_tick_before() {
     let loads = [vec![flying(40.0); 10], vec![Load::default(); 40]].concat();
     let replicas = walk(&scaling(0, 100, 8.0, 30), 1, loads);
     // The last request was seen in tick 9.
-    assert!(replicas[..39].iter().all(|count| *count >= 1), "{replicas:?}");
+    assert!(
+        replicas[..39].iter().all(|count| *count >= 1),
+        "{replicas:?}"
+    );
     assert_eq!(replicas[39], 0, "{replicas:?}");
     assert!(replicas[40..].iter().all(|count| *count == 0));
 }
 
 #[test]
 fn a_function_that_was_never_asked_has_its_least() {
-    assert_eq!(decide(Instant::now(), &History::default(), &scaling(0, 5, 1.0, 30), 3).replicas, 0);
-    assert_eq!(decide(Instant::now(), &History::default(), &scaling(2, 5, 1.0, 30), 0).replicas, 2);
+    assert_eq!(
+        decide(
+            Instant::now(),
+            &History::default(),
+            &scaling(0, 5, 1.0, 30),
+            3
+        )
+        .replicas,
+        0
+    );
+    assert_eq!(
+        decide(
+            Instant::now(),
+            &History::default(),
+            &scaling(2, 5, 1.0, 30),
+            0
+        )
+        .replicas,
+        2
+    );
 }
 
 #[test]
@@ -64,26 +97,47 @@ fn a_queue_is_acted_on_at_once() {
         history.record(now + SECOND * second, flying(8.0));
     }
     let now = now + SECOND * 60;
-    history.record(now, Load { in_flight: 8.0, queued: 7.0, requests: 15 });
+    history.record(
+        now,
+        Load {
+            in_flight: 8.0,
+            queued: 7.0,
+            requests: 15,
+        },
+    );
     let decision = decide(now, &history, &scaling(0, 10, 8.0, 30), 1);
     assert_eq!((decision.replicas, decision.reason), (2, Reason::Queue));
 }
 
 #[test]
 fn sudden_growth_is_seen_in_seconds_and_what_it_made_stays_a_minute() {
-    let loads = [vec![flying(8.0); 60], vec![flying(80.0); 6], vec![flying(8.0); 70]].concat();
+    let loads = [
+        vec![flying(8.0); 60],
+        vec![flying(80.0); 6],
+        vec![flying(8.0); 70],
+    ]
+    .concat();
     let replicas = walk(&scaling(0, 100, 8.0, 30), 1, loads);
     assert!(replicas[..60].iter().all(|count| *count == 1));
     assert!(replicas[65] >= 10, "{replicas:?}");
-    assert!(replicas[65..110].windows(2).all(|pair| pair[1] >= pair[0]), "nothing goes in a panic: {replicas:?}");
-    assert!(*replicas.last().unwrap() < 10, "and then it does: {replicas:?}");
+    assert!(
+        replicas[65..110].windows(2).all(|pair| pair[1] >= pair[0]),
+        "nothing goes in a panic: {replicas:?}"
+    );
+    assert!(
+        *replicas.last().unwrap() < 10,
+        "and then it does: {replicas:?}"
+    );
 }
 
 #[test]
 fn replicas_go_by_halves() {
     let loads = [vec![flying(640.0); 70], vec![flying(1.0); 200]].concat();
     let replicas = walk(&scaling(0, 100, 8.0, 600), 80, loads);
-    assert!(replicas.windows(2).all(|pair| pair[1] * 2 >= pair[0]), "{replicas:?}");
+    assert!(
+        replicas.windows(2).all(|pair| pair[1] * 2 >= pair[0]),
+        "{replicas:?}"
+    );
     assert_eq!(replicas.last(), Some(&1));
 }
 
@@ -91,8 +145,18 @@ fn replicas_go_by_halves() {
 fn what_is_no_number_counts_as_nothing() {
     let (mut history, now) = (History::default(), Instant::now());
     for bad in [f64::NAN, f64::INFINITY, -5.0] {
-        history.record(now, Load { in_flight: bad, queued: bad, requests: 1 });
-        assert_eq!(decide(now, &history, &scaling(0, 9, f64::NAN, 30), 1).replicas, 1);
+        history.record(
+            now,
+            Load {
+                in_flight: bad,
+                queued: bad,
+                requests: 1,
+            },
+        );
+        assert_eq!(
+            decide(now, &history, &scaling(0, 9, f64::NAN, 30), 1).replicas,
+            1
+        );
     }
 }
 
