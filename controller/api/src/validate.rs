@@ -2,6 +2,7 @@
 
 mod names;
 mod rules;
+mod sources;
 
 use crate::function::{Function, MAX_NAME};
 use crate::mistake::{ManifestError, Mistake};
@@ -50,7 +51,7 @@ impl Function {
         let mut mistakes = Mistakes::default();
         self.metadata_rules(&mut mistakes);
         rules::spec(&self.spec, &mut mistakes);
-        rules::place(&self.spec, place, &mut mistakes);
+        sources::place(&self.spec, place, &mut mistakes);
         ManifestError::unless_empty(mistakes.0)
     }
 

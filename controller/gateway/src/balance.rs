@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,33 +11,11 @@ use http::HeaderValue;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 use wisp_admit::Limiter;
-use wisp_contract::assignment::Key;
+
+use crate::replica::{Drained, Endpoint, Replica};
 
 /// How long a replica that could not be reached is passed over, where there is another.
 const QUARANTINE: Duration = Duration::from_secs(1);
-
-/// A replica that serves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    /// Its data port.
-    pub address: SocketAddr,
-    /// The most requests that it takes at once.
-    pub concurrency: u32,
-    /// What it demands of whoever reaches its data port.
-    pub key: Option<Key>,
-}
-
-#[derive(Debug)]
-pub(crate) struct Replica {
-    address: SocketAddr,
-    concurrency: u32,
-    key: Option<HeaderValue>,
-    outstanding: AtomicU32,
-    draining: AtomicBool,
-    /// Until when it is passed over, in milliseconds of `Replicas::since`.
-    quarantined_until: AtomicU64,
-    idle: Notify,
-}
 
 /// The replicas of one function.
 #[derive(Debug)]
@@ -69,40 +47,6 @@ pub(crate) struct QueueBounds {
 pub(crate) struct Lease {
     replicas: Arc<Replicas>,
     replica: Arc<Replica>,
-}
-
-/// Resolves when a removed endpoint has answered all that it was sent.
-#[derive(Debug)]
-pub struct Drained {
-    replica: Option<Arc<Replica>>,
-}
-
-impl Drained {
-    /// Of no endpoint.
-    pub(crate) fn at_once() -> Self {
-        Self { replica: None }
-    }
-
-    /// Requests that the endpoint still works on.
-    #[must_use]
-    pub fn outstanding(&self) -> u32 {
-        self.replica
-            .as_ref()
-            .map_or(0, |replica| replica.outstanding.load(Ordering::SeqCst))
-    }
-
-    /// Waits until there are none. At once where there was no such endpoint.
-    pub async fn wait(self) {
-        let Some(replica) = &self.replica else { return };
-        loop {
-            let mut idle = std::pin::pin!(replica.idle.notified());
-            idle.as_mut().enable();
-            if replica.outstanding.load(Ordering::SeqCst) == 0 {
-                return;
-            }
-            idle.await;
-        }
-    }
 }
 
 thread_local! {
@@ -145,19 +89,7 @@ impl Replicas {
 
     /// Adds a replica, in place of one at the same address.
     pub(crate) fn insert(&self, endpoint: &Endpoint) {
-        let replica = Arc::new(Replica {
-            address: endpoint.address,
-            concurrency: endpoint.concurrency.max(1),
-            key: endpoint.key.as_ref().and_then(|key| {
-                let mut value = HeaderValue::from_str(&key.0).ok()?;
-                value.set_sensitive(true);
-                Some(value)
-            }),
-            outstanding: AtomicU32::new(0),
-            draining: AtomicBool::new(false),
-            quarantined_until: AtomicU64::new(0),
-            idle: Notify::new(),
-        });
+        let replica = Arc::new(Replica::new(endpoint));
         let mut draining = self.lock();
         let mut ready = Vec::clone(&self.ready.load());
         if let Some(index) = ready
@@ -279,17 +211,6 @@ fn retire(replica: Arc<Replica>, draining: &mut Vec<Arc<Replica>>) {
     replica.draining.store(true, Ordering::SeqCst);
     if replica.outstanding.load(Ordering::SeqCst) > 0 {
         draining.push(replica);
-    }
-}
-
-impl Replica {
-    fn reserve(&self) -> bool {
-        let next = |outstanding: u32| {
-            (outstanding < self.concurrency).then_some(outstanding.saturating_add(1))
-        };
-        self.outstanding
-            .fetch_update(Ordering::SeqCst, Ordering::SeqCst, next)
-            .is_ok()
     }
 }
 

@@ -16,48 +16,17 @@ use wisp_contract::stats::FunctionStats;
 
 use crate::activate::{ActivateError, Activator, Outcome};
 use crate::admit::{Admitted, admit};
-use crate::balance::{Drained, Endpoint, Lease};
+use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
 use crate::forward::{self, Peer};
 use crate::function::Function;
+use crate::options::Options;
 use crate::proxy::{self, Answer, Exchange, SendError};
-use crate::report::{RequestReport, RequestReporter};
+use crate::replica::{Drained, Endpoint};
 use crate::respond::{self, Failure};
 use crate::route::{FunctionRoute, Routes};
+use crate::visit::Visit;
 use crate::{identify, metrics};
-
-/// How a gateway behaves. `Default` is what `wisp dev` wants.
-#[derive(Clone)]
-pub struct Options {
-    /// Functions are `<name>.<namespace>.<domain>` under each of these.
-    pub domains: Vec<String>,
-    /// Whether who connects is a proxy whose `x-forwarded-…` headers are true.
-    pub trusts_peer: bool,
-    /// The longest that a request waits for a function's first replica.
-    pub activate_timeout: Duration,
-    /// The longest that a request tries to reach a replica while none can be.
-    pub connect_patience: Duration,
-    /// What the gateway allows a response beyond the function's own timeout before it gives up on it.
-    pub grace: Duration,
-    /// The longest that a drain waits for responses to end.
-    pub drain_timeout: Duration,
-    /// Takes note of every request that is over.
-    pub reporter: Option<Arc<dyn RequestReporter>>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            domains: vec!["localhost".to_owned()],
-            trusts_peer: false,
-            activate_timeout: Duration::from_secs(60),
-            connect_patience: Duration::from_secs(3),
-            grace: Duration::from_secs(1),
-            drain_timeout: Duration::from_secs(30),
-            reporter: None,
-        }
-    }
-}
 
 /// A gateway: functions, their replicas, and the requests on their way.
 pub struct Gateway {
@@ -185,7 +154,7 @@ impl Gateway {
     pub(crate) async fn call(&self, request: Request<Incoming>, peer: &Peer) -> Response<Outgoing> {
         let (parts, body) = request.into_parts();
         let id = identify::request_id(&parts.headers);
-        let mut visit = Visit::begin(self, &parts, &id, peer);
+        let mut visit = Visit::begin(self.options.reporter.as_ref(), &parts, &id, peer);
         match self.lead(parts, body, &id, peer, &mut visit).await {
             Ok(Passage {
                 answer,
@@ -347,107 +316,4 @@ struct Passage {
     admitted: Admitted,
     deadline: tokio::time::Instant,
     upload: Option<Arc<crate::body::UploadState>>,
-}
-
-/// One request from its head to its response's last byte, counted and reported when it is over.
-pub(crate) struct Visit {
-    function: Option<Arc<Function>>,
-    arrived: Instant,
-    status: u16,
-    reason: Option<&'static str>,
-    queue: Duration,
-    activate: Duration,
-    is_flying: bool,
-    report: Option<Box<Draft>>,
-}
-
-struct Draft {
-    reporter: Arc<dyn RequestReporter>,
-    request_id: HeaderValue,
-    client: std::net::IpAddr,
-    method: Method,
-    path: String,
-}
-
-/// What a request is counted as whose client left before it was answered.
-const CLIENT_LEFT: u16 = 499;
-
-impl Visit {
-    fn begin(gateway: &Gateway, parts: &Parts, id: &HeaderValue, peer: &Peer) -> Self {
-        let report = gateway.options.reporter.as_ref().map(|reporter| {
-            Box::new(Draft {
-                reporter: Arc::clone(reporter),
-                request_id: id.clone(),
-                client: peer.ip,
-                method: parts.method.clone(),
-                path: parts
-                    .uri
-                    .path_and_query()
-                    .map_or_else(String::new, |path| path.as_str().to_owned()),
-            })
-        });
-        Self {
-            function: None,
-            arrived: Instant::now(),
-            status: CLIENT_LEFT,
-            reason: None,
-            queue: Duration::ZERO,
-            activate: Duration::ZERO,
-            is_flying: false,
-            report,
-        }
-    }
-
-    fn reach(&mut self, function: &Arc<Function>) {
-        function.stats.came();
-        self.function = Some(Arc::clone(function));
-    }
-
-    fn waited(&mut self, admitted: &Admitted) {
-        self.queue += admitted.queue;
-        self.activate += admitted.activate;
-    }
-
-    fn fly(&mut self) {
-        if let (false, Some(function)) = (self.is_flying, &self.function) {
-            function.stats.begin_flight(Instant::now());
-            self.is_flying = true;
-        }
-    }
-
-    fn land(&mut self) {
-        if let (true, Some(function)) = (self.is_flying, &self.function) {
-            function.stats.end_flight(Instant::now());
-            self.is_flying = false;
-        }
-    }
-
-    pub(crate) fn failed(&mut self, reason: &'static str) {
-        self.reason = Some(reason);
-    }
-}
-
-impl Drop for Visit {
-    fn drop(&mut self) {
-        self.land();
-        let elapsed = self.arrived.elapsed();
-        if let Some(function) = &self.function {
-            function.stats.answered(self.status, elapsed);
-        }
-        if let Some(draft) = self.report.take() {
-            let left = (self.status == CLIENT_LEFT).then_some("client-left");
-            draft.reporter.report(RequestReport {
-                function: self.function.as_ref().map(|function| function.id.clone()),
-                request_id: draft.request_id.to_str().unwrap_or_default().to_owned(),
-                client: draft.client,
-                method: draft.method,
-                path: draft.path,
-                status: self.status,
-                reason: self.reason.or(left),
-                elapsed,
-                queue: self.queue,
-                activate: self.activate,
-            });
-        }
-    }
 }

@@ -14,8 +14,8 @@ use wisp_admit::Permit;
 use crate::balance::Lease;
 use crate::body::{RequestBody, UploadState};
 use crate::forward;
-use crate::gateway::Visit;
 use crate::pool::{self, ConnectError, Sender};
+use crate::visit::Visit;
 
 /// Why there is no response.
 #[derive(Debug)]

@@ -1,0 +1,39 @@
+//! How a gateway behaves.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::report::RequestReporter;
+
+/// How a gateway behaves. `Default` is what `wisp dev` wants.
+#[derive(Clone)]
+pub struct Options {
+    /// Functions are `<name>.<namespace>.<domain>` under each of these.
+    pub domains: Vec<String>,
+    /// Whether who connects is a proxy whose `x-forwarded-…` headers are true.
+    pub trusts_peer: bool,
+    /// The longest that a request waits for a function's first replica.
+    pub activate_timeout: Duration,
+    /// The longest that a request tries to reach a replica while none can be.
+    pub connect_patience: Duration,
+    /// What the gateway allows a response beyond the function's own timeout before it gives up on it.
+    pub grace: Duration,
+    /// The longest that a drain waits for responses to end.
+    pub drain_timeout: Duration,
+    /// Takes note of every request that is over.
+    pub reporter: Option<Arc<dyn RequestReporter>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            domains: vec!["localhost".to_owned()],
+            trusts_peer: false,
+            activate_timeout: Duration::from_secs(60),
+            connect_patience: Duration::from_secs(3),
+            grace: Duration::from_secs(1),
+            drain_timeout: Duration::from_secs(30),
+            reporter: None,
+        }
+    }
+}
