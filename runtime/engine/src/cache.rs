@@ -84,12 +84,24 @@ impl Source {
     /// # Errors
     /// When the file can't be read, has another digest than `expected`, or is nothing a host can serve.
     pub fn read(path: &Path, expected: Option<&str>) -> Result<Self, LoadError> {
-        let bytes = std::fs::read(path).map_err(|source| InspectError::Read { path: path.to_owned(), source })?;
+        let bytes = std::fs::read(path).map_err(|source| InspectError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
         let sha256 = hex::encode(Sha256::digest(&bytes));
-        if let Some(expected) = expected.filter(|expected| !expected.eq_ignore_ascii_case(&sha256)) {
-            return Err(LoadError::Digest { path: path.to_owned(), found: sha256, expected: expected.to_owned() });
+        if let Some(expected) = expected.filter(|expected| !expected.eq_ignore_ascii_case(&sha256))
+        {
+            return Err(LoadError::Digest {
+                path: path.to_owned(),
+                found: sha256,
+                expected: expected.to_owned(),
+            });
         }
-        Ok(Self { inspection: inspect(&bytes)?, sha256, bytes })
+        Ok(Self {
+            inspection: inspect(&bytes)?,
+            sha256,
+            bytes,
+        })
     }
 
     /// Digests and inspects `bytes`.
@@ -97,7 +109,11 @@ impl Source {
     /// # Errors
     /// When they are nothing a host can serve.
     pub fn from_bytes(bytes: Vec<u8>) -> Result<Self, InspectError> {
-        Ok(Self { inspection: inspect(&bytes)?, sha256: hex::encode(Sha256::digest(&bytes)), bytes })
+        Ok(Self {
+            inspection: inspect(&bytes)?,
+            sha256: hex::encode(Sha256::digest(&bytes)),
+            bytes,
+        })
     }
 
     /// What is in the component.
@@ -157,7 +173,12 @@ impl Loader {
         let wasi = source.inspection.wasi;
         let engine = engines.get(wasi)?;
         let key = format!("{}-{}", source.sha256, compatibility(engine));
-        let done = |component, cached| Loaded { component, wasi, cached, took: began.elapsed() };
+        let done = |component, cached| Loaded {
+            component,
+            wasi,
+            cached,
+            took: began.elapsed(),
+        };
         let Some(store) = &self.store else {
             return Ok(done(compile(engine, &source.bytes)?, false));
         };
@@ -169,8 +190,13 @@ impl Loader {
                 tracing::warn!(error, key, "a compiled component in the cache is not used");
             }
         }
-        let code = engine.precompile_component(&source.bytes).map_err(|error| LoadError::Compile(error.into()))?;
-        match store.insert(&key, &code).and_then(|()| map(store, &key, engine)) {
+        let code = engine
+            .precompile_component(&source.bytes)
+            .map_err(|error| LoadError::Compile(error.into()))?;
+        match store
+            .insert(&key, &code)
+            .and_then(|()| map(store, &key, engine))
+        {
             Ok(Some(component)) => Ok(done(component, false)),
             Ok(None) => Ok(done(compile(engine, &source.bytes)?, false)),
             Err(error) => {
@@ -207,16 +233,24 @@ fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
 
 /// The stored component, `None` where there is none.
 fn map(store: &Store, key: &str, engine: &Engine) -> Result<Option<Component>, Refused> {
-    let Some(path) = store.find(key)? else { return Ok(None) };
+    let Some(path) = store.find(key)? else {
+        return Ok(None);
+    };
     // SAFETY: wasmtime asks that the file is what an `Engine` of this version serialised and that nobody changes it
     // while it is mapped. `Store::find` returned it only after it found that the folder and the file are this user's
     // and nobody else may write them, and that the bytes have the digest recorded when this crate compiled them; the
     // key holds the hash of everything that decides whether the code fits the engine, and wasmtime checks it again.
     // This crate never changes a stored file: it renames whole files into place and unlinks them, which leaves the
     // mapping as it is.
-    #[expect(unsafe_code, reason = "mapping machine code that this crate compiled and whose digest was checked")]
+    #[expect(
+        unsafe_code,
+        reason = "mapping machine code that this crate compiled and whose digest was checked"
+    )]
     let component = unsafe { Component::deserialize_file(engine, &path) };
-    component.map(Some).map_err(|error| Refused::Code { path, source: error.into() })
+    component.map(Some).map_err(|error| Refused::Code {
+        path,
+        source: error.into(),
+    })
 }
 
 /// A text that is the same for all engines that can run each other's machine code.

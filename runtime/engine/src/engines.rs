@@ -3,7 +3,9 @@
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::OnceLock;
 
-use wasmtime::{Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+};
 
 use crate::inspect::{Footprint, Wasi};
 use crate::residency;
@@ -35,7 +37,9 @@ pub struct EngineOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
     /// The options don't fit this machine.
-    #[error("no WebAssembly engine with {instances} instances of {memory} bytes of memory can be made on this machine")]
+    #[error(
+        "no WebAssembly engine with {instances} instances of {memory} bytes of memory can be made on this machine"
+    )]
     Config {
         /// What was asked for.
         instances: usize,
@@ -65,13 +69,23 @@ impl Engines {
     /// Engines that run instances from a pool sized by `options`. Their epochs move every [`crate::TICK`].
     #[must_use]
     pub fn new(options: &EngineOptions) -> Self {
-        Self { options: Some(*options), ticker: Ticker::default(), p2: OnceLock::new(), p3: OnceLock::new() }
+        Self {
+            options: Some(*options),
+            ticker: Ticker::default(),
+            p2: OnceLock::new(),
+            p3: OnceLock::new(),
+        }
     }
 
     /// Engines that only compile. What they make runs on engines of [`Engines::new`], whatever their options.
     #[must_use]
     pub fn for_compilation() -> Self {
-        Self { options: None, ticker: Ticker::default(), p2: OnceLock::new(), p3: OnceLock::new() }
+        Self {
+            options: None,
+            ticker: Ticker::default(),
+            p2: OnceLock::new(),
+            p3: OnceLock::new(),
+        }
     }
 
     /// The engine for components of `wasi`, made now where this is the first call for it: 1 to 2 ms.
@@ -116,7 +130,11 @@ pub(crate) fn config(wasi: Wasi) -> Config {
 }
 
 fn pool(options: &EngineOptions) -> PoolingAllocationConfig {
-    let Footprint { core_instances, memories, tables } = options.footprint;
+    let Footprint {
+        core_instances,
+        memories,
+        tables,
+    } = options.footprint;
     let instances = u32::try_from(options.instances.get()).unwrap_or(u32::MAX);
     let calls = u32::try_from(options.calls.get()).unwrap_or(u32::MAX);
     let times = |each: u32| instances.saturating_mul(each.max(1));
@@ -138,9 +156,13 @@ fn pool(options: &EngineOptions) -> PoolingAllocationConfig {
         .table_elements(options.table_elements.get())
         .max_unused_warm_slots(instances);
     if residency::may_keep_pages() {
-        pool.pagemap_scan(Enabled::Auto).linear_memory_keep_resident(KEEP_MEMORY).table_keep_resident(KEEP_TABLE);
+        pool.pagemap_scan(Enabled::Auto)
+            .linear_memory_keep_resident(KEEP_MEMORY)
+            .table_keep_resident(KEEP_TABLE);
     } else {
-        pool.pagemap_scan(Enabled::No).linear_memory_keep_resident(0).table_keep_resident(0);
+        pool.pagemap_scan(Enabled::No)
+            .linear_memory_keep_resident(0)
+            .table_keep_resident(0);
     }
     pool
 }
@@ -156,7 +178,11 @@ mod tests {
             table_elements: NonZeroUsize::new(10_000).unwrap(),
             instances: NonZeroUsize::new(instances).unwrap(),
             calls: NonZeroUsize::new(instances).unwrap(),
-            footprint: Footprint { core_instances: 4, memories: 1, tables: 2 },
+            footprint: Footprint {
+                core_instances: 4,
+                memories: 1,
+                tables: 2,
+            },
         }
     }
 
@@ -173,7 +199,10 @@ mod tests {
                 );
             }
         }
-        assert_ne!(compatibility(compile.get(Wasi::P2).unwrap()), compatibility(compile.get(Wasi::P3).unwrap()));
+        assert_ne!(
+            compatibility(compile.get(Wasi::P2).unwrap()),
+            compatibility(compile.get(Wasi::P3).unwrap())
+        );
     }
 
     #[test]
@@ -189,8 +218,13 @@ mod tests {
         let mut store = wasmtime::Store::new(engine, ());
         store.set_epoch_deadline(1);
         let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
-        let spin = instance.get_typed_func::<(), ()>(&mut store, "spin").unwrap();
+        let spin = instance
+            .get_typed_func::<(), ()>(&mut store, "spin")
+            .unwrap();
         let error = spin.call(&mut store, ()).unwrap_err();
-        assert_eq!(error.downcast_ref::<wasmtime::Trap>(), Some(&wasmtime::Trap::Interrupt));
+        assert_eq!(
+            error.downcast_ref::<wasmtime::Trap>(),
+            Some(&wasmtime::Trap::Interrupt)
+        );
     }
 }

@@ -77,7 +77,9 @@ pub enum InspectError {
         start: String,
     },
     /// WebAssembly text.
-    #[error("this is WebAssembly text: assemble it to a binary component first (`wasm-tools parse`)")]
+    #[error(
+        "this is WebAssembly text: assemble it to a binary component first (`wasm-tools parse`)"
+    )]
     Text,
     /// A core module.
     #[error(
@@ -104,7 +106,9 @@ pub enum InspectError {
         exports: String,
     },
     /// A handler of a version that is no release.
-    #[error("this component exports `{export}`, a draft that was never released: rebuild it with bindings for 0.2.x or 0.3.x")]
+    #[error(
+        "this component exports `{export}`, a draft that was never released: rebuild it with bindings for 0.2.x or 0.3.x"
+    )]
     DraftHandler {
         /// The export.
         export: String,
@@ -136,28 +140,43 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
         match name.parse::<InterfaceName>() {
             Ok(interface) => {
                 match interface::refusal(&interface) {
-                    Some(why) => missing.push(format!("the component imports `{interface}`, {why}")),
+                    Some(why) => {
+                        missing.push(format!("the component imports `{interface}`, {why}"))
+                    }
                     None => {
                         if let Some(caution) = interface::caution(&interface) {
-                            cautions.push(format!("the component imports `{interface}`; {caution}"));
+                            cautions
+                                .push(format!("the component imports `{interface}`; {caution}"));
                         }
                     }
                 }
                 imports.push(interface);
             }
-            Err(_) => missing.push(format!("the component imports `{name}`, which is no interface: wisp offers only interfaces")),
+            Err(_) => missing.push(format!(
+                "the component imports `{name}`, which is no interface: wisp offers only interfaces"
+            )),
         }
     }
     if !missing.is_empty() {
         return Err(InspectError::Imports(missing));
     }
     imports.sort();
-    let init = match (outline.preinitialised, outline.exports.iter().any(|name| name == preinit::EXPORT)) {
+    let init = match (
+        outline.preinitialised,
+        outline.exports.iter().any(|name| name == preinit::EXPORT),
+    ) {
         (true, _) => Init::Done,
         (false, true) => Init::Pending,
         (false, false) => Init::None,
     };
-    Ok(Inspection { wasi, handler, imports, init, footprint: outline.footprint, cautions })
+    Ok(Inspection {
+        wasi,
+        handler,
+        imports,
+        init,
+        footprint: outline.footprint,
+        cautions,
+    })
 }
 
 /// A component's top level.
@@ -175,28 +194,46 @@ impl Outline {
             imports: Vec::new(),
             exports: Vec::new(),
             preinitialised: false,
-            footprint: Footprint { core_instances: 0, memories: 0, tables: 0 },
+            footprint: Footprint {
+                core_instances: 0,
+                memories: 0,
+                tables: 0,
+            },
         };
         let mut depth = 0_usize;
         for payload in Parser::new(0).parse_all(bytes) {
             match payload.map_err(|error| broken(error, bytes))? {
-                Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => return Err(InspectError::CoreModule),
+                Payload::Version {
+                    encoding: Encoding::Module,
+                    ..
+                } if depth == 0 => return Err(InspectError::CoreModule),
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
-                payload => outline.note(&payload, depth).map_err(|error| broken(error, bytes))?,
+                payload => outline
+                    .note(&payload, depth)
+                    .map_err(|error| broken(error, bytes))?,
             }
         }
         Ok(outline)
     }
 
-    fn note(&mut self, payload: &Payload<'_>, depth: usize) -> Result<(), wasmparser::BinaryReaderError> {
+    fn note(
+        &mut self,
+        payload: &Payload<'_>,
+        depth: usize,
+    ) -> Result<(), wasmparser::BinaryReaderError> {
         match payload {
-            Payload::MemorySection(memories) => self.footprint.memories = self.footprint.memories.saturating_add(memories.count()),
-            Payload::TableSection(tables) => self.footprint.tables = self.footprint.tables.saturating_add(tables.count()),
+            Payload::MemorySection(memories) => {
+                self.footprint.memories = self.footprint.memories.saturating_add(memories.count())
+            }
+            Payload::TableSection(tables) => {
+                self.footprint.tables = self.footprint.tables.saturating_add(tables.count())
+            }
             Payload::InstanceSection(instances) => {
                 for instance in instances.clone() {
                     if matches!(instance?, wasmparser::Instance::Instantiate { .. }) {
-                        self.footprint.core_instances = self.footprint.core_instances.saturating_add(1);
+                        self.footprint.core_instances =
+                            self.footprint.core_instances.saturating_add(1);
                     }
                 }
             }
@@ -210,7 +247,9 @@ impl Outline {
                     self.exports.push(export?.name.name.to_owned());
                 }
             }
-            Payload::CustomSection(section) if depth == 0 && section.name() == preinit::SECTION => self.preinitialised = true,
+            Payload::CustomSection(section) if depth == 0 && section.name() == preinit::SECTION => {
+                self.preinitialised = true
+            }
             _ => {}
         }
         Ok(())
@@ -222,11 +261,15 @@ impl Outline {
             .iter()
             .filter_map(|name| name.parse().ok())
             .filter(|name: &InterfaceName| {
-                name.package == "wasi:http" && (name.interface == "incoming-handler" || name.interface == "handler")
+                name.package == "wasi:http"
+                    && (name.interface == "incoming-handler" || name.interface == "handler")
             })
             .collect();
         let find = |interface: &str, track: &str| {
-            handlers.iter().find(|name| name.interface == interface && name.is_version(track)).map(ToString::to_string)
+            handlers
+                .iter()
+                .find(|name| name.interface == interface && name.is_version(track))
+                .map(ToString::to_string)
         };
         if let Some(name) = find("handler", "0.3") {
             return Ok((Wasi::P3, name));
@@ -235,8 +278,12 @@ impl Outline {
             return Ok((Wasi::P2, name));
         }
         Err(match handlers.first() {
-            Some(draft) => InspectError::DraftHandler { export: draft.to_string() },
-            None => InspectError::NoHandler { exports: list(&self.exports) },
+            Some(draft) => InspectError::DraftHandler {
+                export: draft.to_string(),
+            },
+            None => InspectError::NoHandler {
+                exports: list(&self.exports),
+            },
         })
     }
 }
@@ -251,13 +298,19 @@ fn check_magic(bytes: &[u8]) -> Result<(), InspectError> {
     }
     match bytes.get(..bytes.len().min(8)) {
         Some([]) | None => Err(InspectError::Empty),
-        Some(start) => Err(InspectError::NotWasm { len: bytes.len(), start: start.escape_ascii().to_string() }),
+        Some(start) => Err(InspectError::NotWasm {
+            len: bytes.len(),
+            start: start.escape_ascii().to_string(),
+        }),
     }
 }
 
 fn broken(error: wasmparser::BinaryReaderError, bytes: &[u8]) -> InspectError {
     let message = error.message();
-    if message.contains("unexpected end") || message.contains("unexpected-eof") || message.contains("out of bounds") {
+    if message.contains("unexpected end")
+        || message.contains("unexpected-eof")
+        || message.contains("out of bounds")
+    {
         InspectError::Truncated { at: bytes.len() }
     } else {
         InspectError::Malformed(error)
@@ -268,5 +321,9 @@ fn list(names: &[String]) -> String {
     if names.is_empty() {
         return "nothing".to_owned();
     }
-    names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
+    names
+        .iter()
+        .map(|name| format!("`{name}`"))
+        .collect::<Vec<_>>()
+        .join(", ")
 }

@@ -28,9 +28,11 @@ impl FromStr for InterfaceName {
             None => (text, None),
         };
         match path.split_once('/') {
-            Some((package, interface)) if package.contains(':') => {
-                Ok(Self { package: package.to_owned(), interface: interface.to_owned(), version })
-            }
+            Some((package, interface)) if package.contains(':') => Ok(Self {
+                package: package.to_owned(),
+                interface: interface.to_owned(),
+                version,
+            }),
             _ => Err(NotAnInterface(text.to_owned())),
         }
     }
@@ -51,7 +53,9 @@ impl InterfaceName {
     /// full version covers that version only.
     #[must_use]
     pub fn is_version(&self, track: &str) -> bool {
-        self.version.as_deref().is_some_and(|version| covers(track, version))
+        self.version
+            .as_deref()
+            .is_some_and(|version| covers(track, version))
     }
 }
 
@@ -59,7 +63,12 @@ fn covers(track: &str, version: &str) -> bool {
     if version == track {
         return true;
     }
-    let Some(patch) = version.strip_prefix(track).and_then(|rest| rest.strip_prefix('.')) else { return false };
+    let Some(patch) = version
+        .strip_prefix(track)
+        .and_then(|rest| rest.strip_prefix('.'))
+    else {
+        return false;
+    };
     !patch.is_empty() && patch.bytes().all(|byte| byte.is_ascii_digit())
 }
 
@@ -74,8 +83,16 @@ pub struct Offer {
     pub interfaces: &'static [&'static str],
 }
 
-const fn offer(package: &'static str, version: &'static str, interfaces: &'static [&'static str]) -> Offer {
-    Offer { package, version, interfaces }
+const fn offer(
+    package: &'static str,
+    version: &'static str,
+    interfaces: &'static [&'static str],
+) -> Offer {
+    Offer {
+        package,
+        version,
+        interfaces,
+    }
 }
 
 /// Everything that a component may import. The host's tests hold it against the host's linker.
@@ -100,11 +117,23 @@ pub const OFFERS: &[Offer] = &[
     offer("wasi:filesystem", "0.2", &["types", "preopens"]),
     offer("wasi:http", "0.2", &["types", "outgoing-handler"]),
     offer("wasi:io", "0.2", &["error", "poll", "streams"]),
-    offer("wasi:random", "0.2", &["random", "insecure", "insecure-seed"]),
+    offer(
+        "wasi:random",
+        "0.2",
+        &["random", "insecure", "insecure-seed"],
+    ),
     offer(
         "wasi:sockets",
         "0.2",
-        &["network", "instance-network", "ip-name-lookup", "tcp", "tcp-create-socket", "udp", "udp-create-socket"],
+        &[
+            "network",
+            "instance-network",
+            "ip-name-lookup",
+            "tcp",
+            "tcp-create-socket",
+            "udp",
+            "udp-create-socket",
+        ],
     ),
     offer(
         "wasi:cli",
@@ -123,52 +152,103 @@ pub const OFFERS: &[Offer] = &[
             "terminal-stderr",
         ],
     ),
-    offer("wasi:clocks", "0.3", &["types", "monotonic-clock", "system-clock"]),
+    offer(
+        "wasi:clocks",
+        "0.3",
+        &["types", "monotonic-clock", "system-clock"],
+    ),
     offer("wasi:filesystem", "0.3", &["types", "preopens"]),
     offer("wasi:http", "0.3", &["types", "client"]),
-    offer("wasi:random", "0.3", &["random", "insecure", "insecure-seed"]),
+    offer(
+        "wasi:random",
+        "0.3",
+        &["random", "insecure", "insecure-seed"],
+    ),
     offer("wasi:sockets", "0.3", &["types", "ip-name-lookup"]),
     offer("wasi:config", "0.2.0-rc.1", &["store"]),
-    offer("wasi:keyvalue", "0.2.0-draft", &["store", "atomics", "batch"]),
+    offer(
+        "wasi:keyvalue",
+        "0.2.0-draft",
+        &["store", "atomics", "batch"],
+    ),
     offer("wasi:logging", "0.1.0-draft", &["logging"]),
-    offer("wasi:nn", "0.2.0-rc-2024-10-28", &["errors", "tensor", "graph", "inference"]),
+    offer(
+        "wasi:nn",
+        "0.2.0-rc-2024-10-28",
+        &["errors", "tensor", "graph", "inference"],
+    ),
 ];
 
 /// Why a host doesn't offer an interface, as the end of the sentence "the component imports `…`, …".
 #[must_use]
 pub fn refusal(name: &InterfaceName) -> Option<String> {
-    let of_package: Vec<&Offer> = OFFERS.iter().filter(|offer| offer.package == name.package).collect();
+    let of_package: Vec<&Offer> = OFFERS
+        .iter()
+        .filter(|offer| offer.package == name.package)
+        .collect();
     if of_package.is_empty() {
         return Some(hint_for_package(name));
     }
-    let Some(offer) = of_package.iter().find(|offer| name.is_version(offer.version)) else {
-        let versions: Vec<String> = of_package.iter().map(|offer| spell(offer.version)).collect();
-        let asked = name.version.as_deref().map_or_else(|| "no version".to_owned(), |version| format!("version {version}"));
-        return Some(format!("but {asked} of {} is not served: wisp offers {}{}", name.package, versions.join(" and "), draft(name)));
+    let Some(offer) = of_package
+        .iter()
+        .find(|offer| name.is_version(offer.version))
+    else {
+        let versions: Vec<String> = of_package
+            .iter()
+            .map(|offer| spell(offer.version))
+            .collect();
+        let asked = name.version.as_deref().map_or_else(
+            || "no version".to_owned(),
+            |version| format!("version {version}"),
+        );
+        return Some(format!(
+            "but {asked} of {} is not served: wisp offers {}{}",
+            name.package,
+            versions.join(" and "),
+            draft(name)
+        ));
     };
     if offer.interfaces.contains(&name.interface.as_str()) {
         return None;
     }
-    Some(format!("which wisp doesn't offer; of {}@{} it offers {}", offer.package, spell(offer.version), offer.interfaces.join(", ")))
+    Some(format!(
+        "which wisp doesn't offer; of {}@{} it offers {}",
+        offer.package,
+        spell(offer.version),
+        offer.interfaces.join(", ")
+    ))
 }
 
 /// What a host links but refuses to do for the guest, as a whole sentence.
 #[must_use]
 pub fn caution(name: &InterfaceName) -> Option<&'static str> {
     match name.package.as_str() {
-        "wasi:sockets" => Some("sockets are refused at run time: use outbound HTTP (spec.outbound.allow) instead"),
+        "wasi:sockets" => {
+            Some("sockets are refused at run time: use outbound HTTP (spec.outbound.allow) instead")
+        }
         _ => None,
     }
 }
 
 fn spell(version: &str) -> String {
     // Exact versions stand as they are; a track gets its wildcard.
-    if version.matches('.').count() == 1 { format!("{version}.x") } else { version.to_owned() }
+    if version.matches('.').count() == 1 {
+        format!("{version}.x")
+    } else {
+        version.to_owned()
+    }
 }
 
 fn draft(name: &InterfaceName) -> &'static str {
-    let early = name.version.as_deref().is_some_and(|version| version.starts_with("0.3.0-"));
-    if early { "; this is a draft from before WASI 0.3 was ratified: rebuild with current bindings" } else { "" }
+    let early = name
+        .version
+        .as_deref()
+        .is_some_and(|version| version.starts_with("0.3.0-"));
+    if early {
+        "; this is a draft from before WASI 0.3 was ratified: rebuild with current bindings"
+    } else {
+        ""
+    }
 }
 
 fn hint_for_package(name: &InterfaceName) -> String {
@@ -199,7 +279,11 @@ mod tests {
 
     #[test]
     fn names_survive_parsing() {
-        for text in ["wasi:http/types@0.2.4", "wasi:nn/graph@0.2.0-rc-2024-10-28", "local:thing/api"] {
+        for text in [
+            "wasi:http/types@0.2.4",
+            "wasi:nn/graph@0.2.0-rc-2024-10-28",
+            "local:thing/api",
+        ] {
             assert_eq!(text.parse::<InterfaceName>().unwrap().to_string(), text);
         }
         assert!("wisp-init".parse::<InterfaceName>().is_err());
@@ -216,7 +300,12 @@ mod tests {
         ] {
             assert_eq!(refused(text), None, "{text}");
         }
-        for text in ["wasi:http/types@0.2.0-rc-2023-11-10", "wasi:http/types@0.20.0", "wasi:nn/graph@0.2.0", "wasi:http/types"] {
+        for text in [
+            "wasi:http/types@0.2.0-rc-2023-11-10",
+            "wasi:http/types@0.20.0",
+            "wasi:nn/graph@0.2.0",
+            "wasi:http/types",
+        ] {
             assert!(refused(text).is_some(), "{text}");
         }
     }

@@ -10,7 +10,7 @@ use wasmtime::{Engine, OptLevel, Store};
 use wasmtime_wizer::Wizer;
 
 use crate::engines::config;
-use crate::inspect::{InspectError, Init, Inspection, Wasi, inspect};
+use crate::inspect::{Init, InspectError, Inspection, Wasi, inspect};
 use crate::ticker::Ticker;
 
 mod sandbox;
@@ -38,7 +38,10 @@ pub struct Limits {
 impl Default for Limits {
     /// A minute and a GiB.
     fn default() -> Self {
-        Self { timeout: Duration::from_secs(60), memory: 1 << 30 }
+        Self {
+            timeout: Duration::from_secs(60),
+            memory: 1 << 30,
+        }
     }
 }
 
@@ -80,7 +83,10 @@ pub enum PreinitError {
     #[error(transparent)]
     Inspect(#[from] InspectError),
     /// The function's own code failed, so it would fail in every instance.
-    #[error("the function's initialisation (#[wisp::init]) failed{}", quoted(output))]
+    #[error(
+        "the function's initialisation (#[wisp::init]) failed{}",
+        quoted(output)
+    )]
     Failed {
         /// What it printed.
         output: String,
@@ -124,7 +130,11 @@ pub enum PreinitError {
 pub fn preinit(bytes: &[u8], limits: &Limits) -> Result<Preinit, PreinitError> {
     let inspection = inspect(bytes)?;
     if inspection.init != Init::Pending {
-        return Ok(Preinit { component: bytes.to_vec(), outcome: Outcome::Nothing, output: String::new() });
+        return Ok(Preinit {
+            component: bytes.to_vec(),
+            outcome: Outcome::Nothing,
+            output: String::new(),
+        });
     }
     std::thread::scope(|scope| {
         let worker = std::thread::Builder::new()
@@ -134,13 +144,21 @@ pub fn preinit(bytes: &[u8], limits: &Limits) -> Result<Preinit, PreinitError> {
         match worker.join() {
             Ok(result) => result,
             // The snapshotter asserts what it doesn't support.
-            Err(_) => Ok(plain(bytes, "the snapshotter doesn't support this component".to_owned(), String::new())),
+            Err(_) => Ok(plain(
+                bytes,
+                "the snapshotter doesn't support this component".to_owned(),
+                String::new(),
+            )),
         }
     })
 }
 
 fn plain(bytes: &[u8], why: String, output: String) -> Preinit {
-    Preinit { component: bytes.to_vec(), outcome: Outcome::Plain(why), output }
+    Preinit {
+        component: bytes.to_vec(),
+        outcome: Outcome::Plain(why),
+        output,
+    }
 }
 
 fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit, PreinitError> {
@@ -156,8 +174,8 @@ fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit
     };
     let ticker = Ticker::default();
     let engine = engine(inspection.wasi, &ticker)?;
-    let component =
-        Component::from_binary(&engine, &instrumented).map_err(|error| PreinitError::Compile(error.into()))?;
+    let component = Component::from_binary(&engine, &instrumented)
+        .map_err(|error| PreinitError::Compile(error.into()))?;
     let sandbox = Sandbox::new(limits);
     let output = sandbox.output();
     let mut store = Store::new(&engine, sandbox);
@@ -173,29 +191,47 @@ fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit
     let init = called.elapsed();
     let held = store.data_mut().held();
     if held > 0 {
+        let printed = if output.text().is_empty() {
+            ""
+        } else {
+            " (printing opens the standard streams for good: log instead)"
+        };
         let why = format!(
-            "it still holds {held} of the host's resources (streams, pollables), which no snapshot can keep; \
-             drop them before it returns"
+            "it still holds {held} of the host's resources, which no snapshot can keep{printed}"
         );
         return Ok(plain(bytes, why, output.text()));
     }
-    let snapshot = runtime.block_on(
-        wizer.snapshot_component(&context, &mut wasmtime_wizer::WasmtimeWizerComponent { store: &mut store, instance }),
-    );
+    let snapshot = runtime.block_on(wizer.snapshot_component(
+        &context,
+        &mut wasmtime_wizer::WasmtimeWizerComponent {
+            store: &mut store,
+            instance,
+        },
+    ));
     let component = match snapshot {
         Ok(component) => marked(&component),
         Err(error) => return Ok(plain(bytes, chain(&*error), output.text())),
     };
-    let outcome =
-        Outcome::Snapshot { init, took: began.elapsed(), before: bytes.len(), after: component.len() };
-    Ok(Preinit { component, outcome, output: output.text() })
+    let outcome = Outcome::Snapshot {
+        init,
+        took: began.elapsed(),
+        before: bytes.len(),
+        after: component.len(),
+    };
+    Ok(Preinit {
+        component,
+        outcome,
+        output: output.text(),
+    })
 }
 
 fn engine(wasi: Wasi, ticker: &Ticker) -> Result<Engine, PreinitError> {
     // The code runs once: what an optimiser costs it never earns back.
     let engine = Engine::new(config(wasi).cranelift_opt_level(OptLevel::None))
         .map_err(|error| PreinitError::Engine(error.into()))?;
-    ticker.watch(&engine).map_err(|error| PreinitError::Engine(error.into()))?;
+    ticker
+        .watch(&engine)
+        .map_err(|error| PreinitError::Engine(error.into()))?;
     Ok(engine)
 }
 
@@ -203,10 +239,18 @@ fn failure(error: wasmtime::Error, limits: &Limits, output: String) -> PreinitEr
     if let Some(sandbox::HostCall(call)) = error.downcast_ref() {
         return PreinitError::HostCall { call: call.clone() };
     }
-    if matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt)) || error.is::<sandbox::TimedOut>() {
-        return PreinitError::Timeout { timeout: limits.timeout, output };
+    if matches!(error.downcast_ref(), Some(wasmtime::Trap::Interrupt))
+        || error.is::<sandbox::TimedOut>()
+    {
+        return PreinitError::Timeout {
+            timeout: limits.timeout,
+            output,
+        };
     }
-    PreinitError::Failed { output, source: error.into() }
+    PreinitError::Failed {
+        output,
+        source: error.into(),
+    }
 }
 
 /// The component with the custom section that says its initialisation ran.
@@ -233,5 +277,9 @@ fn chain(error: &dyn std::error::Error) -> String {
 
 fn quoted(output: &str) -> Cow<'static, str> {
     let output = output.trim();
-    if output.is_empty() { Cow::Borrowed("") } else { Cow::Owned(format!("; it printed:\n{output}")) }
+    if output.is_empty() {
+        Cow::Borrowed("")
+    } else {
+        Cow::Owned(format!("; it printed:\n{output}"))
+    }
 }

@@ -15,7 +15,9 @@ pub(crate) fn may_keep_pages() -> bool {
 
 /// Whether the kernel below `root` has swap that this process may use. Unreadable files count as "yes".
 fn may_swap(root: &Path) -> bool {
-    let Ok(swaps) = std::fs::read_to_string(root.join("proc/swaps")) else { return true };
+    let Ok(swaps) = std::fs::read_to_string(root.join("proc/swaps")) else {
+        return true;
+    };
     // The first line is a heading.
     let areas = swaps.lines().skip(1).any(|line| !line.trim().is_empty());
     areas && !cgroup_forbids_swap(root)
@@ -23,9 +25,13 @@ fn may_swap(root: &Path) -> bool {
 
 /// Whether this process' cgroup, or one above it, has `memory.swap.max` 0.
 fn cgroup_forbids_swap(root: &Path) -> bool {
-    let Ok(groups) = std::fs::read_to_string(root.join("proc/self/cgroup")) else { return false };
+    let Ok(groups) = std::fs::read_to_string(root.join("proc/self/cgroup")) else {
+        return false;
+    };
     // cgroup v2 has one line, `0::/path`.
-    let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else { return false };
+    let Some(path) = groups.lines().find_map(|line| line.strip_prefix("0::/")) else {
+        return false;
+    };
     let mount = root.join("sys/fs/cgroup");
     let group = mount.join(path);
     group
@@ -59,9 +65,13 @@ mod tests {
         let swap = format!("{HEADING}/dev/sda2 partition 1000 0 -2\n");
         assert!(!may_swap(machine(HEADING, &[]).path()));
         assert!(may_swap(machine(&swap, &[]).path()));
-        assert!(may_swap(machine(&swap, &[("pods/one", "max\n"), ("pods", "4096\n")]).path()));
+        assert!(may_swap(
+            machine(&swap, &[("pods/one", "max\n"), ("pods", "4096\n")]).path()
+        ));
         assert!(!may_swap(machine(&swap, &[("pods/one", "0\n")]).path()));
-        assert!(!may_swap(machine(&swap, &[("pods/one", "max\n"), ("pods", "0\n")]).path()));
+        assert!(!may_swap(
+            machine(&swap, &[("pods/one", "max\n"), ("pods", "0\n")]).path()
+        ));
     }
 
     #[test]

@@ -24,7 +24,9 @@ impl Ticker {
         let mut engines = self.engines.lock().unwrap_or_else(PoisonError::into_inner);
         if engines.is_empty() {
             let list = Arc::downgrade(&self.engines);
-            std::thread::Builder::new().name("wisp-epoch".to_owned()).spawn(move || tick(&list))?;
+            std::thread::Builder::new()
+                .name("wisp-epoch".to_owned())
+                .spawn(move || tick(&list))?;
         }
         engines.push(engine.weak());
         Ok(())
@@ -40,9 +42,16 @@ impl fmt::Debug for Ticker {
 fn tick(list: &Weak<Mutex<Vec<EngineWeak>>>) {
     loop {
         std::thread::sleep(TICK);
-        let Some(engines) = list.upgrade() else { return };
+        let Some(engines) = list.upgrade() else {
+            return;
+        };
         let mut engines = engines.lock().unwrap_or_else(PoisonError::into_inner);
-        engines.retain(|engine| engine.upgrade().map(|engine| engine.increment_epoch()).is_some());
+        engines.retain(|engine| {
+            engine
+                .upgrade()
+                .map(|engine| engine.increment_epoch())
+                .is_some()
+        });
         if engines.is_empty() {
             return;
         }

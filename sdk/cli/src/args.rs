@@ -104,11 +104,16 @@ pub(crate) struct Dev {
     pub(crate) listen: SocketAddr,
 
     /// The host that runs the functions [default: `wisp-runtime` beside this program, else on PATH]
-    #[arg(long, env = "WISP_RUNTIME", value_name = "FILE")]
+    #[arg(
+        long,
+        env = "WISP_RUNTIME",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub(crate) runtime: Option<PathBuf>,
 
     /// The folder for what can be made again [default: `$XDG_CACHE_HOME/wisp` or `~/.cache/wisp`]
-    #[arg(long, env = "WISP_CACHE", value_name = "DIR")]
+    #[arg(long, env = "WISP_CACHE", hide_env_values = true, value_name = "DIR")]
     pub(crate) cache: Option<PathBuf>,
 
     /// Don't watch the files
@@ -118,8 +123,10 @@ pub(crate) struct Dev {
 
 /// Send a request to a function and print the answer
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Exit status: 0 where the function answers 2xx, 22 where it answers anything else, \
-                        1 where there is no answer.")]
+#[command(
+    after_help = "Exit status: 0 where the function answers 2xx, 22 where it answers anything else, \
+                        1 where there is no answer."
+)]
 pub(crate) struct Invoke {
     /// A function's name, `namespace/name`, or an http:// or https:// URL
     #[arg(value_name = "NAME|URL")]
@@ -138,7 +145,13 @@ pub(crate) struct Invoke {
     pub(crate) method: Option<String>,
 
     /// The path and query below the function's own
-    #[arg(long, short, default_value = "", hide_default_value = true, value_name = "PATH")]
+    #[arg(
+        long,
+        short,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "PATH"
+    )]
     pub(crate) path: String,
 
     /// Print status and headers too, on standard error
@@ -146,7 +159,7 @@ pub(crate) struct Invoke {
     pub(crate) include: bool,
 
     /// The gateway that NAME is looked up at
-    #[arg(long, env = "WISP_GATEWAY", default_value = GATEWAY, value_name = "ADDRESS")]
+    #[arg(long, env = "WISP_GATEWAY", hide_env_values = true, default_value = GATEWAY, value_name = "ADDRESS")]
     pub(crate) gateway: String,
 
     /// How long to wait for the whole answer, such as 30s
@@ -156,7 +169,9 @@ pub(crate) struct Invoke {
 
 /// Print the completion script of a shell
 #[derive(Debug, clap::Args)]
-#[command(after_help = "For example: wisp completions bash > ~/.local/share/bash-completion/completions/wisp")]
+#[command(
+    after_help = "For example: wisp completions bash > ~/.local/share/bash-completion/completions/wisp"
+)]
 pub(crate) struct Completions {
     /// The shell
     #[arg(value_enum)]
@@ -164,7 +179,9 @@ pub(crate) struct Completions {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let split = text.find(|letter: char| letter.is_ascii_alphabetic()).unwrap_or(text.len());
+    let split = text
+        .find(|letter: char| letter.is_ascii_alphabetic())
+        .unwrap_or(text.len());
     let (number, unit) = text.split_at(split);
     let unit = match unit {
         "ms" => 1e-3,
@@ -173,7 +190,9 @@ fn duration(text: &str) -> Result<Duration, String> {
         "h" => 3600.0,
         _ => return Err("expected a number with a unit: ms, s, m or h".to_owned()),
     };
-    let number: f64 = number.parse().map_err(|_| "expected a number with a unit, such as 1.5s".to_owned())?;
+    let number: f64 = number
+        .parse()
+        .map_err(|_| "expected a number with a unit, such as 1.5s".to_owned())?;
     Duration::try_from_secs_f64(number * unit).map_err(|error| error.to_string())
 }
 
@@ -202,7 +221,12 @@ mod tests {
         let mut command = Args::command().term_width(100);
         insta::assert_snapshot!("help", command.render_help());
         for name in ["new", "build", "dev", "invoke", "completions"] {
-            let help = command.find_subcommand_mut(name).unwrap().clone().term_width(100).render_help();
+            let help = command
+                .find_subcommand_mut(name)
+                .unwrap()
+                .clone()
+                .term_width(100)
+                .render_help();
             insta::assert_snapshot!(format!("help_{name}"), help);
         }
     }

@@ -43,7 +43,11 @@ pub(crate) struct Built {
 
 /// What became of `#[wisp::init]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "outcome")]
+#[serde(
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    tag = "outcome"
+)]
 pub(crate) enum Init {
     /// There is none.
     None,
@@ -80,9 +84,10 @@ impl Explain for BuildError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Cargo(error) => error.hint(),
-            Self::Inspect { source: InspectError::NoHandler { .. }, .. } => {
-                Some("put #[wisp::handler] above the function that answers requests".to_owned())
-            }
+            Self::Inspect {
+                source: InspectError::NoHandler { .. },
+                ..
+            } => Some("put #[wisp::handler] above the function that answers requests".to_owned()),
             _ => None,
         }
     }
@@ -91,8 +96,19 @@ impl Explain for BuildError {
 /// Builds, checks, and says what came of it.
 pub(crate) fn run(args: &Build, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let began = Instant::now();
-    let dir = args.dir.canonicalize().map_err(|_| CargoError::NoProject { dir: args.dir.clone() }).map_err(BuildError::from)?;
-    let built = build(&dir, Messages::Show { color: terminal.err.bold("") != "" })?;
+    let dir = args
+        .dir
+        .canonicalize()
+        .map_err(|_| CargoError::NoProject {
+            dir: args.dir.clone(),
+        })
+        .map_err(BuildError::from)?;
+    let built = build(
+        &dir,
+        Messages::Show {
+            color: terminal.err.bold("") != "",
+        },
+    )?;
     let took = began.elapsed();
     if terminal.is_json() {
         let mut value = serde_json::to_value(&built).unwrap_or_default();
@@ -121,7 +137,10 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
         let path = path.to_owned();
         move |source| BuildError::File { path, source }
     };
-    let inspected = |source| BuildError::Inspect { dir: dir.to_owned(), source };
+    let inspected = |source| BuildError::Inspect {
+        dir: dir.to_owned(),
+        source,
+    };
     let plain = std::fs::read(&artifact.wasm).map_err(file(&artifact.wasm))?;
     let folder = artifact.target.join("wisp");
     let output = folder.join(format!("{}.wasm", artifact.package));
@@ -130,10 +149,14 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
         let inspection = wisp_engine::inspect(&component).map_err(inspected)?;
         return Ok(built(artifact, &output, &component, &inspection, init));
     }
-    let done = preinit::preinit(&plain, &preinit::Limits::default()).map_err(|error| match error {
-        PreinitError::Inspect(error) => inspected(error),
-        source => BuildError::Preinit { dir: dir.to_owned(), source },
-    })?;
+    let done =
+        preinit::preinit(&plain, &preinit::Limits::default()).map_err(|error| match error {
+            PreinitError::Inspect(error) => inspected(error),
+            source => BuildError::Preinit {
+                dir: dir.to_owned(),
+                source,
+            },
+        })?;
     let init = match done.outcome {
         Outcome::Nothing => Init::None,
         Outcome::Snapshot { init, before, .. } => Init::Snapshot {
@@ -150,7 +173,13 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
     Ok(built(artifact, &output, &done.component, &inspection, init))
 }
 
-fn built(artifact: &Artifact, output: &Path, component: &[u8], inspection: &Inspection, init: Init) -> Built {
+fn built(
+    artifact: &Artifact,
+    output: &Path,
+    component: &[u8],
+    inspection: &Inspection,
+    init: Init,
+) -> Built {
     Built {
         name: artifact.package.clone(),
         file: output.to_owned(),
@@ -180,13 +209,18 @@ struct Made {
 
 impl Record {
     fn new(plain: &[u8], path: &Path) -> Self {
-        Self { path: path.to_owned(), source: hex(plain) }
+        Self {
+            path: path.to_owned(),
+            source: hex(plain),
+        }
     }
 
     fn reuse(&self, output: &Path) -> Option<(Init, Vec<u8>)> {
         let made: Made = serde_json::from_slice(&std::fs::read(&self.path).ok()?).ok()?;
         let component = std::fs::read(output).ok()?;
-        let same = made.wisp == env!("CARGO_PKG_VERSION") && made.source == self.source && made.component == hex(&component);
+        let same = made.wisp == env!("CARGO_PKG_VERSION")
+            && made.source == self.source
+            && made.component == hex(&component);
         same.then_some((made.init, component))
     }
 
@@ -203,11 +237,13 @@ impl Record {
 }
 
 fn hex(bytes: &[u8]) -> String {
-    Sha256::digest(bytes).iter().fold(String::new(), |mut text, byte| {
-        use std::fmt::Write;
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    Sha256::digest(bytes)
+        .iter()
+        .fold(String::new(), |mut text, byte| {
+            use std::fmt::Write;
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Writes a file so that whoever reads it sees the old or the new content, whole.
@@ -220,8 +256,15 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 
 fn report(built: &Built, took: Duration, terminal: &Terminal) {
     let paint = terminal.out;
-    let line = |label: &str, value: &str| terminal.say(&format!("  {} {value}", paint.dim(&format!("{label:<8}"))));
-    terminal.say(&format!("{} {} in {}", paint.green("built"), paint.bold(&built.name), terminal::duration(took)));
+    let line = |label: &str, value: &str| {
+        terminal.say(&format!("  {} {value}", paint.dim(&format!("{label:<8}"))))
+    };
+    terminal.say(&format!(
+        "{} {} in {}",
+        paint.green("built"),
+        paint.bold(&built.name),
+        terminal::duration(took)
+    ));
     line("file", &paths::display(&built.file));
     line("serves", &built.handler);
     for (index, package) in by_package(&built.imports).iter().enumerate() {
@@ -230,15 +273,25 @@ fn report(built: &Built, took: Duration, terminal: &Terminal) {
     line("size", &terminal::bytes(built.bytes));
     match &built.init {
         Init::None => {}
-        Init::Snapshot { init_millis, bytes_before, output } => {
+        Init::Snapshot {
+            init_millis,
+            bytes_before,
+            output,
+        } => {
             let saved = terminal::duration(Duration::from_secs_f64(init_millis.max(0.0) / 1e3));
             let size = format!("{} without it", terminal::bytes(*bytes_before));
-            line("init", &format!("ran ahead of time: every instance saves {saved} ({size})"));
+            line(
+                "init",
+                &format!("ran ahead of time: every instance saves {saved} ({size})"),
+            );
             for text in output.lines() {
                 line("", &paint.dim(text));
             }
         }
-        Init::Plain { why } => line("init", &paint.yellow(&format!("runs in every instance: {why}"))),
+        Init::Plain { why } => line(
+            "init",
+            &paint.yellow(&format!("runs in every instance: {why}")),
+        ),
     }
     for caution in &built.cautions {
         line("note", &paint.yellow(caution));
@@ -249,15 +302,25 @@ fn report(built: &Built, took: Duration, terminal: &Terminal) {
 fn by_package(imports: &[String]) -> Vec<String> {
     let mut lines: Vec<(String, Vec<&str>)> = Vec::new();
     for import in imports {
-        let (path, version) = import.split_once('@').map_or((import.as_str(), None), |(path, version)| (path, Some(version)));
+        let (path, version) = import
+            .split_once('@')
+            .map_or((import.as_str(), None), |(path, version)| {
+                (path, Some(version))
+            });
         let (package, interface) = path.split_once('/').unwrap_or((path, ""));
-        let package = version.map_or_else(|| package.to_owned(), |version| format!("{package}@{version}"));
+        let package = version.map_or_else(
+            || package.to_owned(),
+            |version| format!("{package}@{version}"),
+        );
         match lines.iter_mut().find(|(known, _)| *known == package) {
             Some((_, interfaces)) => interfaces.push(interface),
             None => lines.push((package, vec![interface])),
         }
     }
-    lines.into_iter().map(|(package, interfaces)| format!("{package} {}", interfaces.join(", "))).collect()
+    lines
+        .into_iter()
+        .map(|(package, interfaces)| format!("{package} {}", interfaces.join(", ")))
+        .collect()
 }
 
 #[cfg(test)]
@@ -266,8 +329,21 @@ mod tests {
 
     #[test]
     fn imports_are_listed_by_package() {
-        let imports = ["wasi:io/error@0.2.6", "wasi:io/streams@0.2.6", "wasi:io/poll@0.2.4", "local:x/y"].map(str::to_owned);
-        assert_eq!(by_package(&imports), ["wasi:io@0.2.6 error, streams", "wasi:io@0.2.4 poll", "local:x y"]);
+        let imports = [
+            "wasi:io/error@0.2.6",
+            "wasi:io/streams@0.2.6",
+            "wasi:io/poll@0.2.4",
+            "local:x/y",
+        ]
+        .map(str::to_owned);
+        assert_eq!(
+            by_package(&imports),
+            [
+                "wasi:io@0.2.6 error, streams",
+                "wasi:io@0.2.4 poll",
+                "local:x y"
+            ]
+        );
     }
 
     #[test]
@@ -281,7 +357,11 @@ mod tests {
             bytes.extend([0, 3, 1, b'x', byte]);
             bytes
         };
-        let artifact = Artifact { package: "f".to_owned(), wasm: wasm.clone(), target: target.path().to_owned() };
+        let artifact = Artifact {
+            package: "f".to_owned(),
+            wasm: wasm.clone(),
+            target: target.path().to_owned(),
+        };
         std::fs::write(&wasm, component(1)).unwrap();
         let error = finish(target.path(), &artifact).unwrap_err();
         assert!(matches!(error, BuildError::Inspect { .. }), "{error:?}");

@@ -43,10 +43,14 @@ pub(crate) enum CargoError {
 impl Explain for CargoError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoProject { .. } => Some("name the project's folder, or start one with `wisp new NAME`".to_owned()),
+            Self::NoProject { .. } => {
+                Some("name the project's folder, or start one with `wisp new NAME`".to_owned())
+            }
             Self::Start(_) => Some("install Rust with rustup (https://rustup.rs)".to_owned()),
             Self::NoTarget => Some(format!("rustup target add {TARGET}")),
-            Self::NoComponent { .. } => Some("add these lines to Cargo.toml: [lib] crate-type = [\"cdylib\"]".to_owned()),
+            Self::NoComponent { .. } => {
+                Some("add these lines to Cargo.toml: [lib] crate-type = [\"cdylib\"]".to_owned())
+            }
             Self::Compile { .. } | Self::Messages(_) => None,
         }
     }
@@ -74,21 +78,37 @@ pub(crate) enum Messages {
 pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoError> {
     let manifest = dir.join("Cargo.toml");
     if !manifest.is_file() {
-        return Err(CargoError::NoProject { dir: dir.to_owned() });
+        return Err(CargoError::NoProject {
+            dir: dir.to_owned(),
+        });
     }
     let (Messages::Show { color } | Messages::Keep { color }) = messages;
     let mut command = Command::new(program());
     command
-        .args(["build", "--release", "--target", TARGET, "--message-format", "json-render-diagnostics"])
+        .args([
+            "build",
+            "--release",
+            "--target",
+            TARGET,
+            "--message-format",
+            "json-render-diagnostics",
+        ])
         .args(["--color", if color { "always" } else { "never" }])
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(if matches!(messages, Messages::Keep { .. }) { Stdio::piped() } else { Stdio::inherit() });
+        .stderr(if matches!(messages, Messages::Keep { .. }) {
+            Stdio::piped()
+        } else {
+            Stdio::inherit()
+        });
     // What Cargo tells the programs it runs is about wisp's own build, where this is one.
     for (name, _) in std::env::vars_os() {
         let name_text = name.to_string_lossy();
-        if name_text.starts_with("CARGO_PKG_") || name_text == "CARGO_MANIFEST_DIR" || name_text == "CARGO_MANIFEST_PATH" {
+        if name_text.starts_with("CARGO_PKG_")
+            || name_text == "CARGO_MANIFEST_DIR"
+            || name_text == "CARGO_MANIFEST_PATH"
+        {
             command.env_remove(&name);
         }
     }
@@ -108,14 +128,21 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
         }
     }
     let status = child.wait().map_err(CargoError::Start)?;
-    let said = said.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    let said = said
+        .and_then(|thread| thread.join().ok())
+        .unwrap_or_default();
     if !status.success() {
         if !has_target(dir) {
             return Err(CargoError::NoTarget);
         }
-        return Err(CargoError::Compile { dir: dir.to_owned(), messages: said });
+        return Err(CargoError::Compile {
+            dir: dir.to_owned(),
+            messages: said,
+        });
     }
-    found.ok_or_else(|| CargoError::NoComponent { dir: dir.to_owned() })
+    found.ok_or_else(|| CargoError::NoComponent {
+        dir: dir.to_owned(),
+    })
 }
 
 /// The Cargo that runs this program, else the one on PATH.
@@ -126,10 +153,14 @@ fn program() -> std::ffi::OsString {
 
 /// Whether the toolchain that `dir` uses has the standard library for components.
 fn has_target(dir: &Path) -> bool {
-    let output =
-        Command::new("rustc").args(["--print", "target-libdir", "--target", TARGET]).current_dir(dir).stderr(Stdio::null()).output();
+    let output = Command::new("rustc")
+        .args(["--print", "target-libdir", "--target", TARGET])
+        .current_dir(dir)
+        .stderr(Stdio::null())
+        .output();
     output.is_ok_and(|output| {
-        output.status.success() && Path::new(String::from_utf8_lossy(&output.stdout).trim_end()).is_dir()
+        output.status.success()
+            && Path::new(String::from_utf8_lossy(&output.stdout).trim_end()).is_dir()
     })
 }
 
@@ -155,17 +186,29 @@ struct Target {
 /// The component that this line of Cargo's is about, where it is the project's own.
 fn artifact(line: &str, manifest: &Path) -> Option<Artifact> {
     let message: Message = serde_json::from_str(line).ok()?;
-    let same = |path: &Path| path == manifest || matches!((path.canonicalize(), manifest.canonicalize()), (Ok(a), Ok(b)) if a == b);
+    let same = |path: &Path| {
+        path == manifest
+            || matches!((path.canonicalize(), manifest.canonicalize()), (Ok(a), Ok(b)) if a == b)
+    };
     if message.reason != "compiler-artifact"
-        || !message.target.is_some_and(|target| target.crate_types.iter().any(|kind| kind == "cdylib"))
+        || !message
+            .target
+            .is_some_and(|target| target.crate_types.iter().any(|kind| kind == "cdylib"))
         || !same(&message.manifest_path)
     {
         return None;
     }
-    let wasm = message.filenames.into_iter().find(|file| file.extension().is_some_and(|extension| extension == "wasm"))?;
+    let wasm = message.filenames.into_iter().find(|file| {
+        file.extension()
+            .is_some_and(|extension| extension == "wasm")
+    })?;
     // TARGET_DIR/wasm32-wasip2/release/NAME.wasm
     let target = wasm.ancestors().nth(3)?.to_owned();
-    Some(Artifact { package: package_name(&message.package_id)?, wasm, target })
+    Some(Artifact {
+        package: package_name(&message.package_id)?,
+        wasm,
+        target,
+    })
 }
 
 /// The name in `path+file:///home/me/hello#0.1.0` or `path+file:///home/me/x#hello@0.1.0`.
@@ -196,16 +239,34 @@ mod tests {
             wasm: "/w/hello/target/wasm32-wasip2/release/hello.wasm".into(),
             target: "/w/hello/target".into(),
         };
-        assert_eq!(artifact(&line("/w/hello/Cargo.toml", "cdylib"), manifest), Some(expected));
-        assert_eq!(artifact(&line("/w/other/Cargo.toml", "cdylib"), manifest), None);
-        assert_eq!(artifact(&line("/w/hello/Cargo.toml", "lib"), manifest), None);
-        assert_eq!(artifact(r#"{"reason":"build-finished","success":true}"#, manifest), None);
+        assert_eq!(
+            artifact(&line("/w/hello/Cargo.toml", "cdylib"), manifest),
+            Some(expected)
+        );
+        assert_eq!(
+            artifact(&line("/w/other/Cargo.toml", "cdylib"), manifest),
+            None
+        );
+        assert_eq!(
+            artifact(&line("/w/hello/Cargo.toml", "lib"), manifest),
+            None
+        );
+        assert_eq!(
+            artifact(r#"{"reason":"build-finished","success":true}"#, manifest),
+            None
+        );
         assert_eq!(artifact("not json", manifest), None);
     }
 
     #[test]
     fn package_names_are_read_from_both_forms_of_ids() {
-        assert_eq!(package_name("path+file:///w/hello#0.1.0").as_deref(), Some("hello"));
-        assert_eq!(package_name("path+file:///w/folder#hello@0.1.0").as_deref(), Some("hello"));
+        assert_eq!(
+            package_name("path+file:///w/hello#0.1.0").as_deref(),
+            Some("hello")
+        );
+        assert_eq!(
+            package_name("path+file:///w/folder#hello@0.1.0").as_deref(),
+            Some("hello")
+        );
     }
 }

@@ -43,8 +43,13 @@ enum DevError {
     #[error("{listen} is in use: another program listens there")]
     InUse { listen: SocketAddr },
     #[error("the gateway can't listen on {listen}")]
-    Bind { listen: SocketAddr, source: std::io::Error },
-    #[error("there is no host to run the functions: `wisp-runtime` is neither beside this program nor on PATH")]
+    Bind {
+        listen: SocketAddr,
+        source: std::io::Error,
+    },
+    #[error(
+        "there is no host to run the functions: `wisp-runtime` is neither beside this program nor on PATH"
+    )]
     NoRuntime,
     #[error("there is no host to run the functions: {} is no file", .0.display())]
     RuntimeMissing(PathBuf),
@@ -52,6 +57,8 @@ enum DevError {
     System(#[source] std::io::Error),
     #[error("the gateway ended")]
     Gateway(#[source] std::io::Error),
+    #[error("the gateway ended unasked")]
+    GatewayEnded,
     #[error("the files can't be watched")]
     Watch(#[source] notify::Error),
 }
@@ -62,11 +69,20 @@ impl Explain for DevError {
             Self::InUse { listen } => {
                 let mut other = *listen;
                 other.set_port(listen.port().checked_add(1).unwrap_or(8787));
-                Some(format!("stop the other `wisp dev`, or choose another port: wisp dev --listen {other}"))
+                Some(format!(
+                    "stop the other `wisp dev`, or choose another port: wisp dev --listen {other}"
+                ))
             }
-            Self::NoRuntime => Some("build it with `cargo build --release -p wisp-runtime`, or name it with --runtime".to_owned()),
-            Self::RuntimeMissing(_) => Some("name the program `wisp-runtime` with --runtime or WISP_RUNTIME".to_owned()),
-            Self::Watch(_) => Some("start with --no-watch, or raise fs.inotify.max_user_watches".to_owned()),
+            Self::NoRuntime => Some(
+                "build it with `cargo build --release -p wisp-runtime`, or name it with --runtime"
+                    .to_owned(),
+            ),
+            Self::RuntimeMissing(_) => {
+                Some("name the program `wisp-runtime` with --runtime or WISP_RUNTIME".to_owned())
+            }
+            Self::Watch(_) => {
+                Some("start with --no-watch, or raise fs.inotify.max_user_watches".to_owned())
+            }
             _ => None,
         }
     }
@@ -78,14 +94,26 @@ pub(crate) fn run(args: &Dev, terminal: &Terminal) -> Result<ExitCode, Failure> 
     // Everything that can be wrong is found before anything is started.
     let folders = manifests::discover(&args.paths)?;
     let declared = manifests::read_all(&folders, &cache)?;
-    let runtime = match (replica::find_runtime(args.runtime.as_deref()), &args.runtime) {
+    let runtime = match (
+        replica::find_runtime(args.runtime.as_deref()),
+        &args.runtime,
+    ) {
         (Some(runtime), _) => runtime,
         (None, Some(named)) => return Err(DevError::RuntimeMissing(named.clone()).into()),
         (None, None) => return Err(DevError::NoRuntime.into()),
     };
-    let executor = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().map_err(DevError::System)?;
+    let executor = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(DevError::System)?;
     let console = Console::start(*terminal).map_err(DevError::System)?;
-    let setup = Setup { listen: args.listen, launch: Launch { runtime, cache }, is_watching: !args.no_watch, has_color: terminal.out.bold("") != "" };
+    let setup = Setup {
+        listen: args.listen,
+        launch: Launch { runtime, cache },
+        is_watching: !args.no_watch,
+        has_color: terminal.out.bold("") != "",
+    };
     let outcome = executor.block_on(serve(setup, folders, declared, console.clone()));
     console.flush();
     // Children are killed with their parent; a build that still runs isn't waited for.
@@ -103,7 +131,12 @@ struct Setup {
 
 type Folders = Vec<(manifests::Folder, Vec<manifests::Declared>)>;
 
-async fn serve(setup: Setup, folders: Vec<manifests::Folder>, declared: Folders, console: Console) -> Result<(), DevError> {
+async fn serve(
+    setup: Setup,
+    folders: Vec<manifests::Folder>,
+    declared: Folders,
+    console: Console,
+) -> Result<(), DevError> {
     let functions = Functions::default();
     let waker = Waker::default();
     let _ = waker.0.set(functions.clone());
@@ -116,24 +149,42 @@ async fn serve(setup: Setup, folders: Vec<manifests::Folder>, declared: Folders,
     let gateway = Gateway::new(Arc::new(waker), options, tokio::runtime::Handle::current());
     let workers = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
     let listen = setup.listen;
-    let server = gateway.bind(listen, workers).map_err(|source| match source.kind() {
-        std::io::ErrorKind::AddrInUse => DevError::InUse { listen },
-        _ => DevError::Bind { listen, source },
-    })?;
+    let server = gateway
+        .bind(listen, workers)
+        .map_err(|source| match source.kind() {
+            std::io::ErrorKind::AddrInUse => DevError::InUse { listen },
+            _ => DevError::Bind { listen, source },
+        })?;
     let url = format!("http://{}", server.local_addr());
-    console.tell(Event::Listening { url: url.clone(), version: env!("CARGO_PKG_VERSION") });
+    console.tell(Event::Listening {
+        url: url.clone(),
+        version: env!("CARGO_PKG_VERSION"),
+    });
 
     let shutdown = CancellationToken::new();
-    let workshop = Workshop::new(setup.launch, Arc::clone(&gateway), functions.clone(), console.clone(), url, setup.has_color);
+    let workshop = Workshop::new(
+        setup.launch,
+        Arc::clone(&gateway),
+        functions.clone(),
+        console.clone(),
+        url,
+        setup.has_color,
+    );
     let working = tokio::spawn(workshop.run(folders, declared, setup.is_watching));
     let scaling = {
-        let (functions, gateway, shutdown) = (functions.clone(), Arc::clone(&gateway), shutdown.clone());
+        let (functions, gateway, shutdown) =
+            (functions.clone(), Arc::clone(&gateway), shutdown.clone());
         tokio::spawn(async move { functions.scale(&gateway, shutdown).await })
     };
-    let serving = tokio::spawn(server.run(shutdown.clone()));
+    let mut serving = tokio::spawn(server.run(shutdown.clone()));
 
     let outcome = tokio::select! {
         () = asked_to_stop() => Ok(()),
+        // It only ends early where it can't go on.
+        served = &mut serving => Err(match served {
+            Ok(Err(error)) => DevError::Gateway(error),
+            _ => DevError::GatewayEnded,
+        }),
         watching = working => match watching {
             // It only ends where it can't go on.
             Ok(Err(error)) => Err(DevError::Watch(error)),
@@ -143,7 +194,11 @@ async fn serve(setup: Setup, folders: Vec<manifests::Folder>, declared: Folders,
     console.tell(Event::Stopping);
     shutdown.cancel();
     let drained = async {
-        let served = serving.await;
+        let served = if serving.is_finished() {
+            Ok(Ok(()))
+        } else {
+            serving.await
+        };
         functions.stop().await;
         let _ = scaling.await;
         match served {
@@ -162,9 +217,11 @@ async fn serve(setup: Setup, folders: Vec<manifests::Folder>, declared: Folders,
 /// Ctrl-C or SIGTERM.
 async fn asked_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) =
-        (signal(SignalKind::interrupt()), signal(SignalKind::terminate()), signal(SignalKind::hangup()))
-    else {
+    let (Ok(mut interrupt), Ok(mut terminate), Ok(mut hangup)) = (
+        signal(SignalKind::interrupt()),
+        signal(SignalKind::terminate()),
+        signal(SignalKind::hangup()),
+    ) else {
         return std::future::pending().await;
     };
     tokio::select! {
@@ -194,8 +251,13 @@ impl RequestReporter for Reporter {
 impl From<ManifestsError> for Event {
     fn from(error: ManifestsError) -> Self {
         match error {
-            ManifestsError::Wrong { file, error } => Self::Invalid { file, message: error.to_string() },
-            error => Self::Note { message: crate::failure::chain(&error) },
+            ManifestsError::Wrong { file, error } => Self::Invalid {
+                file,
+                message: error.to_string(),
+            },
+            error => Self::Note {
+                message: crate::failure::chain(&error),
+            },
         }
     }
 }

@@ -30,7 +30,11 @@ pub(crate) struct Failure {
 
 impl<E: Explain> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self { hint: error.hint(), code: error.code(), error: Box::new(error) }
+        Self {
+            hint: error.hint(),
+            code: error.code(),
+            error: Box::new(error),
+        }
     }
 }
 
@@ -39,11 +43,17 @@ impl Failure {
     pub(crate) fn print(&self, terminal: &Terminal) -> ExitCode {
         if terminal.is_json() {
             let causes: Vec<String> = causes(&*self.error).skip(1).collect();
-            terminal.json(&json!({"error": self.error.to_string(), "causes": causes, "hint": self.hint}));
+            terminal.json(
+                &json!({"error": self.error.to_string(), "causes": causes, "hint": self.hint}),
+            );
         } else {
             let paint = terminal.err;
             let mut texts = causes(&*self.error);
-            terminal.note(&format!("{} {}", paint.red("error:"), texts.next().unwrap_or_default()));
+            terminal.note(&format!(
+                "{} {}",
+                paint.red("error:"),
+                texts.next().unwrap_or_default()
+            ));
             for cause in texts {
                 terminal.note(&format!("  {} {cause}", paint.dim("because:")));
             }

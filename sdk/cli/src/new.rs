@@ -26,11 +26,15 @@ macro_rules! files {
 }
 
 // Cargo leaves folders with a file `Cargo.toml` out of packages, and git reads `.gitignore`: both have another name here.
-const HTTP: &[File] = files!("http": "Cargo.toml.in", "gitignore", "README.md", "function.yaml", "src/lib.rs");
+const HTTP: &[File] =
+    files!("http": "Cargo.toml.in", "gitignore", "README.md", "function.yaml", "src/lib.rs");
 const INFERENCE: &[File] =
     files!("inference": "Cargo.toml.in", "gitignore", "README.md", "function.yaml", "src/lib.rs");
 /// The inference template's model, which is the one of `examples/digits`.
-const MODEL: File = ("model.onnx", include_bytes!("../../../examples/digits/mnist.onnx"));
+const MODEL: File = (
+    "model.onnx",
+    include_bytes!("../../../examples/digits/mnist.onnx"),
+);
 
 /// Why no project was made.
 #[derive(Debug, thiserror::Error)]
@@ -70,15 +74,26 @@ pub(crate) fn run(args: &New, terminal: &Terminal) -> Result<ExitCode, Failure> 
     write(&folder, &args.name, args.template, &sdk)?;
     terminal.json(&json!({"name": args.name, "folder": folder, "sdk": sdk}));
     let paint = terminal.out;
-    terminal.say(&format!("{} the function {} in ./{}", paint.green("made"), paint.bold(&args.name), args.name));
+    terminal.say(&format!(
+        "{} the function {} in ./{}",
+        paint.green("made"),
+        paint.bold(&args.name),
+        args.name
+    ));
     terminal.say("");
     terminal.say(&format!("  cd {}", args.name));
-    terminal.say(&format!("  wisp dev               {}", paint.dim("# runs it, and rebuilds on save")));
+    terminal.say(&format!(
+        "  wisp dev               {}",
+        paint.dim("# runs it, and rebuilds on save")
+    ));
     let call = match args.template {
         Template::Http => format!("wisp invoke {}", args.name),
         Template::Inference => format!("wisp invoke {}", args.name),
     };
-    terminal.say(&format!("  {call:<22} {}", paint.dim("# from another terminal")));
+    terminal.say(&format!(
+        "  {call:<22} {}",
+        paint.dim("# from another terminal")
+    ));
     Ok(ExitCode::SUCCESS)
 }
 
@@ -87,15 +102,18 @@ fn check_name(name: &str) -> Result<(), NewError> {
     let fits = name.len() <= MAX_NAME
         && name.starts_with(|first: char| first.is_ascii_lowercase())
         && !name.ends_with('-')
-        && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
     if !fits {
         return Err(NewError::Name(name.to_owned()));
     }
     const KEYWORDS: &[&str] = &[
-        "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate", "do", "dyn", "else",
-        "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl", "in", "let", "loop", "macro", "match", "mod",
-        "move", "mut", "override", "priv", "pub", "ref", "return", "self", "static", "struct", "super", "test", "trait",
-        "true", "try", "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
+        "abstract", "as", "async", "await", "become", "box", "break", "const", "continue", "crate",
+        "do", "dyn", "else", "enum", "extern", "false", "final", "fn", "for", "gen", "if", "impl",
+        "in", "let", "loop", "macro", "match", "mod", "move", "mut", "override", "priv", "pub",
+        "ref", "return", "self", "static", "struct", "super", "test", "trait", "true", "try",
+        "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
     ];
     if KEYWORDS.contains(&name) {
         return Err(NewError::Keyword(name.to_owned()));
@@ -106,8 +124,11 @@ fn check_name(name: &str) -> Result<(), NewError> {
 /// A name that is close and allowed.
 fn suggestion(name: &str) -> Option<String> {
     let last = name.rsplit('/').find(|part| !part.is_empty())?;
-    let spelled: String =
-        last.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+    let spelled: String = last
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
+        .collect();
     let trimmed = spelled.trim_start_matches(|c: char| !c.is_ascii_lowercase());
     let short: String = trimmed.chars().take(MAX_NAME).collect();
     let name = short.trim_end_matches('-');
@@ -116,12 +137,24 @@ fn suggestion(name: &str) -> Option<String> {
 
 fn sdk(given: Option<&Path>) -> Result<PathBuf, NewError> {
     let path = given.unwrap_or(Path::new(SDK));
-    let path = path.canonicalize().map_err(|_| NewError::Sdk(path.to_owned()))?;
+    let path = path
+        .canonicalize()
+        .map_err(|_| NewError::Sdk(path.to_owned()))?;
     let manifest = std::fs::read_to_string(path.join("Cargo.toml")).unwrap_or_default();
     let name = toml::from_str::<toml::Table>(&manifest)
         .ok()
-        .and_then(|table| table.get("package")?.get("name")?.as_str().map(str::to_owned));
-    if name.as_deref() == Some("wisp") { Ok(path) } else { Err(NewError::Sdk(path)) }
+        .and_then(|table| {
+            table
+                .get("package")?
+                .get("name")?
+                .as_str()
+                .map(str::to_owned)
+        });
+    if name.as_deref() == Some("wisp") {
+        Ok(path)
+    } else {
+        Err(NewError::Sdk(path))
+    }
 }
 
 fn write(folder: &Path, name: &str, template: Template, sdk: &Path) -> Result<(), NewError> {
@@ -131,8 +164,15 @@ fn write(folder: &Path, name: &str, template: Template, sdk: &Path) -> Result<()
     };
     match std::fs::create_dir(folder) {
         Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Err(NewError::Exists(folder.to_owned())),
-        Err(source) => return Err(NewError::Write { path: folder.to_owned(), source }),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(NewError::Exists(folder.to_owned()));
+        }
+        Err(source) => {
+            return Err(NewError::Write {
+                path: folder.to_owned(),
+                source,
+            });
+        }
     }
     let (files, model) = match template {
         Template::Http => (HTTP, None),
@@ -172,7 +212,16 @@ mod tests {
         for good in ["hello", "a", "my-function-2", &"x".repeat(52)] {
             assert_eq!(said(good), Ok(()));
         }
-        let bad = ["Hello World", "2fast", "end-", "über", "", "../up", "fn", &"x".repeat(53)];
+        let bad = [
+            "Hello World",
+            "2fast",
+            "end-",
+            "über",
+            "",
+            "../up",
+            "fn",
+            &"x".repeat(53),
+        ];
         let said: Vec<String> = bad.iter().map(|name| said(name).unwrap_err()).collect();
         insta::assert_snapshot!("names", said.join("\n"));
     }
@@ -185,14 +234,24 @@ mod tests {
             let project = folder.path().join(name);
             write(&project, name, template, &sdk).unwrap();
             let manifest: toml::Table =
-                toml::from_str(&std::fs::read_to_string(project.join("Cargo.toml")).unwrap()).unwrap();
+                toml::from_str(&std::fs::read_to_string(project.join("Cargo.toml")).unwrap())
+                    .unwrap();
             assert_eq!(manifest["package"]["name"].as_str(), Some(name));
-            assert_eq!(manifest["dependencies"]["wisp"]["path"].as_str(), sdk.to_str());
+            assert_eq!(
+                manifest["dependencies"]["wisp"]["path"].as_str(),
+                sdk.to_str()
+            );
             for file in [".gitignore", "README.md", "function.yaml", "src/lib.rs"] {
                 let text = std::fs::read_to_string(project.join(file)).unwrap();
-                assert!(!text.contains("{{"), "{name}/{file}");
+                assert!(
+                    !text.contains("{{name}}") && !text.contains("{{sdk}}"),
+                    "{name}/{file}"
+                );
             }
-            assert!(matches!(write(&project, name, template, &sdk), Err(NewError::Exists(_))));
+            assert!(matches!(
+                write(&project, name, template, &sdk),
+                Err(NewError::Exists(_))
+            ));
         }
     }
 
@@ -200,6 +259,9 @@ mod tests {
     fn a_folder_that_is_no_sdk_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(sdk(Some(folder.path())), Err(NewError::Sdk(_))));
-        assert!(matches!(sdk(Some(&folder.path().join("nowhere"))), Err(NewError::Sdk(_))));
+        assert!(matches!(
+            sdk(Some(&folder.path().join("nowhere"))),
+            Err(NewError::Sdk(_))
+        ));
     }
 }

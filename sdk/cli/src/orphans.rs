@@ -47,12 +47,19 @@ fn tie(command: &mut Command) {
     let before_exec = move || {
         set_parent_process_death_signal(Some(Signal::KILL))?;
         // The parent may have ended before the line above.
-        if getppid() == Some(parent) { Ok(()) } else { Err(io::ErrorKind::Interrupted.into()) }
+        if getppid() == Some(parent) {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::Interrupted.into())
+        }
     };
     // SAFETY: between fork and exec only async-signal-safe functions may be called, and nothing that allocates or
     // locks. The closure makes two system calls, prctl and getppid, and moves one integer; its errors hold an errno or
     // an `ErrorKind`, which are no allocations.
-    #[expect(unsafe_code, reason = "PR_SET_PDEATHSIG must be set by the child itself")]
+    #[expect(
+        unsafe_code,
+        reason = "PR_SET_PDEATHSIG must be set by the child itself"
+    )]
     unsafe {
         command.pre_exec(before_exec);
     }
@@ -63,12 +70,19 @@ fn on_thread<T: Send + 'static>(job: impl FnOnce() -> T + Send + 'static) -> io:
     let thread = THREAD.get_or_init(|| {
         let (sender, jobs) = channel::<Job>();
         let run = move || jobs.into_iter().for_each(|job| job());
-        std::thread::Builder::new().name("wisp-children".to_owned()).spawn(run).map_err(|error| error.to_string())?;
+        std::thread::Builder::new()
+            .name("wisp-children".to_owned())
+            .spawn(run)
+            .map_err(|error| error.to_string())?;
         Ok(sender)
     });
     let (sender, result) = channel();
     let job = move || _ = sender.send(job());
-    thread.as_ref().map_err(|error| io::Error::other(error.clone()))?.send(Box::new(job)).map_err(|_| gone())?;
+    thread
+        .as_ref()
+        .map_err(|error| io::Error::other(error.clone()))?
+        .send(Box::new(job))
+        .map_err(|_| gone())?;
     result.recv().map_err(|_| gone())
 }
 
@@ -91,7 +105,9 @@ mod tests {
         let mut input = child.stdin.take().unwrap();
         std::io::Write::write_all(&mut input, b"still here\n").unwrap();
         let mut line = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        BufReader::new(child.stdout.take().unwrap())
+            .read_line(&mut line)
+            .unwrap();
         assert_eq!(line, "still here\n");
         drop(input);
         assert!(child.wait().unwrap().success());
@@ -99,6 +115,9 @@ mod tests {
 
     #[test]
     fn what_is_no_program_is_an_error() {
-        assert_eq!(spawn(Command::new("/nowhere/at-all")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert_eq!(
+            spawn(Command::new("/nowhere/at-all")).unwrap_err().kind(),
+            io::ErrorKind::NotFound
+        );
     }
 }

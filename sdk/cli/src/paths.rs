@@ -8,7 +8,11 @@ pub(crate) fn cache(given: Option<&Path>) -> PathBuf {
     if let Some(given) = given {
         return given.to_owned();
     }
-    let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let variable = |name| {
+        std::env::var_os(name)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     variable("XDG_CACHE_HOME")
         .filter(|path| path.is_absolute())
         .or_else(|| variable("HOME").map(|home| home.join(".cache")))
@@ -18,7 +22,9 @@ pub(crate) fn cache(given: Option<&Path>) -> PathBuf {
 
 /// `path` as a person in the current folder would write it.
 pub(crate) fn display(path: &Path) -> String {
-    let short = std::env::current_dir().ok().and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
+    let short = std::env::current_dir()
+        .ok()
+        .and_then(|here| path.strip_prefix(here).ok().map(Path::to_owned));
     match short {
         Some(short) if short.as_os_str().is_empty() => ".".to_owned(),
         Some(short) => short.display().to_string(),

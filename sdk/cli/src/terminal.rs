@@ -30,7 +30,11 @@ impl Paint {
     pub(crate) const NONE: Self = Self(false);
 
     fn wrap(self, code: &str, text: &str) -> String {
-        if self.0 { format!("\x1b[{code}m{text}\x1b[0m") } else { text.to_owned() }
+        if self.0 {
+            format!("\x1b[{code}m{text}\x1b[0m")
+        } else {
+            text.to_owned()
+        }
     }
 
     pub(crate) fn bold(self, text: &str) -> String {
@@ -72,7 +76,12 @@ impl Terminal {
                 Color::Auto => terminal && !refused,
             })
         };
-        Self { format, interactive, out: paint(interactive), err: paint(std::io::stderr().is_terminal()) }
+        Self {
+            format,
+            interactive,
+            out: paint(interactive),
+            err: paint(std::io::stderr().is_terminal()),
+        }
     }
 
     /// Whether a script reads.
@@ -104,7 +113,10 @@ impl Terminal {
 
 /// `1.3 KB`, decimal as disks and networks count.
 pub(crate) fn bytes(count: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "one digit after the point is shown")]
+    #[expect(
+        clippy::cast_precision_loss,
+        reason = "one digit after the point is shown"
+    )]
     let value = count as f64;
     match count {
         0..1000 => format!("{count} B"),
@@ -126,7 +138,11 @@ pub(crate) fn duration(duration: std::time::Duration) -> String {
     } else if seconds < 60.0 {
         format!("{seconds:.1} s")
     } else {
-        format!("{} min {} s", duration.as_secs() / 60, duration.as_secs() % 60)
+        format!(
+            "{} min {} s",
+            duration.as_secs() / 60,
+            duration.as_secs() % 60
+        )
     }
 }
 
@@ -138,9 +154,16 @@ mod tests {
 
     #[test]
     fn quantities_are_short() {
-        assert_eq!([999, 1000, 2_345_678, 3_000_000_000].map(bytes), ["999 B", "1.0 KB", "2.3 MB", "3.00 GB"]);
-        let durations = [850, 9_500, 12_000, 1_400_000, 125_000_000].map(|micros| duration(Duration::from_micros(micros)));
-        assert_eq!(durations, ["850 µs", "9.5 ms", "12 ms", "1.4 s", "2 min 5 s"]);
+        assert_eq!(
+            [999, 1000, 2_345_678, 3_000_000_000].map(bytes),
+            ["999 B", "1.0 KB", "2.3 MB", "3.00 GB"]
+        );
+        let durations = [850, 9_500, 12_000, 1_400_000, 125_000_000]
+            .map(|micros| duration(Duration::from_micros(micros)));
+        assert_eq!(
+            durations,
+            ["850 µs", "9.5 ms", "12 ms", "1.4 s", "2 min 5 s"]
+        );
     }
 
     #[test]

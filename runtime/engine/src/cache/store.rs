@@ -39,31 +39,56 @@ pub(super) enum Refused {
     #[error("{} may be written by others (mode {mode:o}): machine code is taken only from files that nobody else can change", path.display())]
     Mode { path: PathBuf, mode: u32 },
     #[error("{} is damaged", path.display())]
-    Entry { path: PathBuf, source: serde_json::Error },
+    Entry {
+        path: PathBuf,
+        source: serde_json::Error,
+    },
     #[error("{} doesn't have the digest that was recorded for it", path.display())]
     Digest { path: PathBuf },
     #[error("{} doesn't fit this engine", path.display())]
-    Code { path: PathBuf, source: Box<dyn std::error::Error + Send + Sync> },
+    Code {
+        path: PathBuf,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }
 
 impl Store {
     /// Makes the folder where it is missing, for this user alone.
     pub(super) fn open(folder: &Path, capacity: u64) -> Result<Self, Refused> {
-        let io = |source| Refused::Io { path: folder.to_owned(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(io)?;
+        let io = |source| Refused::Io {
+            path: folder.to_owned(),
+            source,
+        };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(io)?;
         check(folder, &fs::metadata(folder).map_err(io)?)?;
-        Ok(Self { folder: folder.to_owned(), capacity })
+        Ok(Self {
+            folder: folder.to_owned(),
+            capacity,
+        })
     }
 
     /// The key's artifact, its digest checked; `None` where there is none.
     pub(super) fn find(&self, key: &str) -> Result<Option<PathBuf>, Refused> {
         let path = self.entry(key);
-        let Some(file) = open(&path)? else { return Ok(None) };
-        let entry: Entry =
-            serde_json::from_reader(file).map_err(|source| Refused::Entry { path: path.clone(), source })?;
+        let Some(file) = open(&path)? else {
+            return Ok(None);
+        };
+        let entry: Entry = serde_json::from_reader(file).map_err(|source| Refused::Entry {
+            path: path.clone(),
+            source,
+        })?;
         let artifact = self.artifact(key, &entry.sha256);
-        let Some(mut file) = open(&artifact)? else { return Ok(None) };
-        let found = super::digest(&mut file).map_err(|source| Refused::Io { path: artifact.clone(), source })?;
+        let Some(mut file) = open(&artifact)? else {
+            return Ok(None);
+        };
+        let found = super::digest(&mut file).map_err(|source| Refused::Io {
+            path: artifact.clone(),
+            source,
+        })?;
         if found != entry.sha256 {
             return Err(Refused::Digest { path: artifact });
         }
@@ -88,14 +113,24 @@ impl Store {
     }
 
     fn artifact(&self, key: &str, sha256: &str) -> PathBuf {
-        let short: String = sha256.chars().filter(char::is_ascii_hexdigit).take(16).collect();
+        let short: String = sha256
+            .chars()
+            .filter(char::is_ascii_hexdigit)
+            .take(16)
+            .collect();
         self.folder.join(format!("{key}.{short}.cwasm"))
     }
 
     fn write(&self, path: &Path, bytes: &[u8]) -> Result<(), Refused> {
-        let io = |source| Refused::Io { path: path.to_owned(), source };
+        let io = |source| Refused::Io {
+            path: path.to_owned(),
+            source,
+        };
         // `tempfile` makes files of mode 0600.
-        let mut file = tempfile::Builder::new().prefix(".new-").tempfile_in(&self.folder).map_err(io)?;
+        let mut file = tempfile::Builder::new()
+            .prefix(".new-")
+            .tempfile_in(&self.folder)
+            .map_err(io)?;
         file.write_all(bytes).map_err(io)?;
         file.as_file().sync_all().map_err(io)?;
         file.persist(path).map_err(|error| io(error.error))?;
@@ -107,7 +142,12 @@ impl Store {
             .into_iter()
             .flatten()
             .flatten()
-            .filter(|entry| entry.path().extension().is_some_and(|extension| extension == "cwasm"))
+            .filter(|entry| {
+                entry
+                    .path()
+                    .extension()
+                    .is_some_and(|extension| extension == "cwasm")
+            })
             .filter_map(|entry| {
                 let metadata = entry.metadata().ok()?;
                 Some((metadata.modified().ok()?, metadata.len(), entry.path()))
@@ -130,7 +170,10 @@ impl Store {
 
 /// Opens a file of the folder, no link, `None` where there is none.
 fn open(path: &Path) -> Result<Option<File>, Refused> {
-    let io = |source| Refused::Io { path: path.to_owned(), source };
+    let io = |source| Refused::Io {
+        path: path.to_owned(),
+        source,
+    };
     let flags = i32::try_from((OFlags::NOFOLLOW | OFlags::CLOEXEC).bits()).unwrap_or_default();
     let file = match OpenOptions::new().read(true).custom_flags(flags).open(path) {
         Ok(file) => file,
@@ -145,11 +188,18 @@ fn open(path: &Path) -> Result<Option<File>, Refused> {
 fn check(path: &Path, metadata: &Metadata) -> Result<(), Refused> {
     let us = rustix::process::geteuid().as_raw();
     if metadata.uid() != us {
-        return Err(Refused::Owner { path: path.to_owned(), owner: metadata.uid(), us });
+        return Err(Refused::Owner {
+            path: path.to_owned(),
+            owner: metadata.uid(),
+            us,
+        });
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o022 != 0 {
-        return Err(Refused::Mode { path: path.to_owned(), mode });
+        return Err(Refused::Mode {
+            path: path.to_owned(),
+            mode,
+        });
     }
     Ok(())
 }

@@ -17,7 +17,10 @@ fn artifacts(cache: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = std::fs::read_dir(cache.join("components"))
         .unwrap()
         .map(|entry| entry.unwrap().path())
-        .filter(|path| path.extension().is_some_and(|extension| extension == "cwasm"))
+        .filter(|path| {
+            path.extension()
+                .is_some_and(|extension| extension == "cwasm")
+        })
         .collect();
     found.sort();
     found
@@ -27,10 +30,23 @@ fn artifacts(cache: &Path) -> Vec<PathBuf> {
 fn what_one_loader_compiled_another_maps() {
     let cache = tempfile::tempdir().unwrap();
     let engines = Engines::for_compilation();
-    assert!(!Loader::new(cache.path()).load(&source(), &engines).unwrap().cached);
-    assert!(Loader::new(cache.path()).load(&source(), &engines).unwrap().cached);
+    assert!(
+        !Loader::new(cache.path())
+            .load(&source(), &engines)
+            .unwrap()
+            .cached
+    );
+    assert!(
+        Loader::new(cache.path())
+            .load(&source(), &engines)
+            .unwrap()
+            .cached
+    );
     let [artifact] = artifacts(cache.path()).try_into().unwrap();
-    assert_eq!(std::fs::metadata(artifact).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(artifact).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
 }
 
 #[test]
@@ -60,7 +76,10 @@ fn a_damaged_entry_is_compiled_anew() {
     let entry = artifact.with_extension("").with_extension("json");
     for damaged in ["", "{}", r#"{"sha256": "../../../etc/passwd"}"#] {
         std::fs::write(&entry, damaged).unwrap();
-        assert!(!loader.load(&source(), &engines).unwrap().cached, "{damaged}");
+        assert!(
+            !loader.load(&source(), &engines).unwrap().cached,
+            "{damaged}"
+        );
         assert!(loader.load(&source(), &engines).unwrap().cached);
     }
 }
@@ -117,8 +136,13 @@ fn another_digest_than_asked_for_is_an_error() {
     std::fs::write(&file, wat::parse_str(COMPONENT).unwrap()).unwrap();
     let read = Source::read(&file, None).unwrap();
     Source::read(&file, Some(&read.sha256().to_uppercase())).unwrap();
-    let error = Source::read(&file, Some(&"0".repeat(64))).unwrap_err().to_string();
-    assert!(error.contains(read.sha256()) && error.contains(&"0".repeat(64)), "{error}");
+    let error = Source::read(&file, Some(&"0".repeat(64)))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains(read.sha256()) && error.contains(&"0".repeat(64)),
+        "{error}"
+    );
 }
 
 #[test]

@@ -21,9 +21,19 @@ fn a_component_with_a_released_handler_is_served() {
     assert_eq!(found.wasi, Wasi::P2);
     assert_eq!(found.handler, "wasi:http/incoming-handler@0.2.4");
     assert_eq!(found.init, Init::None);
-    assert_eq!(found.footprint, Footprint { core_instances: 2, memories: 1, tables: 1 });
+    assert_eq!(
+        found.footprint,
+        Footprint {
+            core_instances: 2,
+            memories: 1,
+            tables: 1
+        }
+    );
     let imports: Vec<String> = found.imports.iter().map(ToString::to_string).collect();
-    assert_eq!(imports, ["wasi:cli/environment@0.2.6", "wasi:sockets/tcp@0.2.0"]);
+    assert_eq!(
+        imports,
+        ["wasi:cli/environment@0.2.6", "wasi:sockets/tcp@0.2.0"]
+    );
     insta::assert_snapshot!("cautions", found.cautions.join("\n"));
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use wasmtime::component::types::ComponentItem;
-use wasmtime::component::{Component, Instance, Linker, LinkerInstance, ResourceTable, ResourceType};
+use wasmtime::component::{
+    Component, Instance, Linker, LinkerInstance, ResourceTable, ResourceType,
+};
 use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -15,7 +17,14 @@ use crate::interface::InterfaceName;
 const OUTPUT: usize = 64 << 10;
 
 /// The packages an initialisation may call.
-const ALLOWED: &[&str] = &["wasi:cli", "wasi:clocks", "wasi:filesystem", "wasi:io", "wasi:random", "wasi:sockets"];
+const ALLOWED: &[&str] = &[
+    "wasi:cli",
+    "wasi:clocks",
+    "wasi:filesystem",
+    "wasi:io",
+    "wasi:random",
+    "wasi:sockets",
+];
 
 /// It called an import that is there only for requests.
 #[derive(Debug, thiserror::Error)]
@@ -48,7 +57,10 @@ impl Sandbox {
     pub(super) fn new(limits: &Limits) -> Self {
         let output = MemoryOutputPipe::new(OUTPUT);
         Self {
-            wasi: WasiCtxBuilder::new().stdout(output.clone()).stderr(output.clone()).build(),
+            wasi: WasiCtxBuilder::new()
+                .stdout(output.clone())
+                .stderr(output.clone())
+                .build(),
             table: ResourceTable::new(),
             limits: StoreLimitsBuilder::new().memory_size(limits.memory).build(),
             output,
@@ -67,7 +79,10 @@ impl Sandbox {
 
 impl WasiView for Sandbox {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+        WasiCtxView {
+            ctx: &mut self.wasi,
+            table: &mut self.table,
+        }
     }
 }
 
@@ -88,7 +103,9 @@ pub(super) async fn call(
         Ok(instance)
     };
     // The epoch ends a guest that computes, the timer one that waits.
-    tokio::time::timeout(limits.timeout, run).await.unwrap_or_else(|_| Err(TimedOut.into()))
+    tokio::time::timeout(limits.timeout, run)
+        .await
+        .unwrap_or_else(|_| Err(TimedOut.into()))
 }
 
 /// WASI, and for every other import a function that fails with [`HostCall`].
@@ -102,10 +119,19 @@ fn linker(engine: &Engine, component: &Component) -> wasmtime::Result<Linker<San
     let mut shared = Shared::default();
     let mut denied = Vec::new();
     for (name, import) in ty.imports(engine) {
-        let ComponentItem::ComponentInstance(instance) = import.ty else { continue };
-        let allowed = name.parse().is_ok_and(|name: InterfaceName| ALLOWED.contains(&name.package.as_str()));
+        let ComponentItem::ComponentInstance(instance) = import.ty else {
+            continue;
+        };
+        let allowed = name
+            .parse()
+            .is_ok_and(|name: InterfaceName| ALLOWED.contains(&name.package.as_str()));
         if allowed {
-            shared.note(name, instance.exports(engine).map(|(name, export)| (name, export.ty)));
+            shared.note(
+                name,
+                instance
+                    .exports(engine)
+                    .map(|(name, export)| (name, export.ty)),
+            );
         } else {
             denied.push((name, instance));
         }
@@ -134,9 +160,13 @@ fn deny(
                 Box::pin(async move { Err(error.into()) })
             })
         }
-        ComponentItem::ComponentFunc(_) => stubs.func_new(item, move |_, _, _, _| Err(HostCall(call.to_string()).into())),
+        ComponentItem::ComponentFunc(_) => stubs.func_new(item, move |_, _, _, _| {
+            Err(HostCall(call.to_string()).into())
+        }),
         ComponentItem::Resource(resource) => {
-            let ty = shared.host_type(resource).unwrap_or_else(ResourceType::host::<HostCall>);
+            let ty = shared
+                .host_type(resource)
+                .unwrap_or_else(ResourceType::host::<HostCall>);
             stubs.resource(item, ty, |_, _| Ok(()))
         }
         _ => Ok(()),
@@ -151,12 +181,16 @@ impl Shared {
     fn note<'a>(&mut self, interface: &str, items: impl Iterator<Item = (&'a str, ComponentItem)>) {
         use wasmtime_wasi::p2::bindings::io::{error, poll, streams};
         for (item, ty) in items {
-            let ComponentItem::Resource(resource) = ty else { continue };
+            let ComponentItem::Resource(resource) = ty else {
+                continue;
+            };
             let host = match (interface.split('@').next().unwrap_or_default(), item) {
                 ("wasi:io/error", "error") => ResourceType::host::<error::Error>(),
                 ("wasi:io/poll", "pollable") => ResourceType::host::<poll::Pollable>(),
                 ("wasi:io/streams", "input-stream") => ResourceType::host::<streams::InputStream>(),
-                ("wasi:io/streams", "output-stream") => ResourceType::host::<streams::OutputStream>(),
+                ("wasi:io/streams", "output-stream") => {
+                    ResourceType::host::<streams::OutputStream>()
+                }
                 _ => continue,
             };
             self.0.push((resource, host));
@@ -164,6 +198,9 @@ impl Shared {
     }
 
     fn host_type(&self, resource: ResourceType) -> Option<ResourceType> {
-        self.0.iter().find(|(known, _)| *known == resource).map(|(_, host)| *host)
+        self.0
+            .iter()
+            .find(|(known, _)| *known == resource)
+            .map(|(_, host)| *host)
     }
 }

@@ -43,7 +43,10 @@ const STDOUT: &str = r#"
         (export "get-stdout" (func (result (own $inner))))))
     (core func $lowered (canon lower (func $stdout "get-stdout")))"#;
 
-const SOON: Limits = Limits { timeout: Duration::from_millis(200), memory: 1 << 20 };
+const SOON: Limits = Limits {
+    timeout: Duration::from_millis(200),
+    memory: 1 << 20,
+};
 
 fn call(bytes: &[u8], name: &str) -> u32 {
     let engine = Engine::new(&config(Wasi::P2)).unwrap();
@@ -53,7 +56,9 @@ fn call(bytes: &[u8], name: &str) -> u32 {
     let mut store = Store::new(&engine, ());
     store.set_epoch_deadline(1);
     let instance = linker.instantiate(&mut store, &component).unwrap();
-    let function = instance.get_typed_func::<(), (u32,)>(&mut store, name).unwrap();
+    let function = instance
+        .get_typed_func::<(), (u32,)>(&mut store, name)
+        .unwrap();
     function.call(&mut store, ()).unwrap().0
 }
 
@@ -65,18 +70,36 @@ fn memory_and_globals_are_kept_and_a_second_run_does_nothing() {
     );
     assert_eq!((call(&plain, "get"), call(&plain, "global")), (0, 0));
     let done = preinit(&plain, &Limits::default()).unwrap();
-    assert!(matches!(done.outcome, Outcome::Snapshot { before, after, .. } if before == plain.len() && after == done.component.len()));
-    assert_eq!((call(&done.component, "get"), call(&done.component, "global")), (42, 7));
+    assert!(
+        matches!(done.outcome, Outcome::Snapshot { before, after, .. } if before == plain.len() && after == done.component.len())
+    );
+    assert_eq!(
+        (
+            call(&done.component, "get"),
+            call(&done.component, "global")
+        ),
+        (42, 7)
+    );
     assert_eq!(inspect(&plain).unwrap().init, Init::Pending);
     assert_eq!(inspect(&done.component).unwrap().init, Init::Done);
     let again = preinit(&done.component, &Limits::default()).unwrap();
-    assert_eq!((again.outcome, again.component), (Outcome::Nothing, done.component));
+    assert_eq!(
+        (again.outcome, again.component),
+        (Outcome::Nothing, done.component)
+    );
 }
 
 #[test]
 fn a_call_that_belongs_to_requests_is_named() {
-    let error = preinit(&component(DENIED, "(drop (call $imported))"), &Limits::default()).unwrap_err();
-    assert!(matches!(&error, PreinitError::HostCall { call } if call == "wasi:logging/logging@0.1.0-draft#level"), "{error:?}");
+    let error = preinit(
+        &component(DENIED, "(drop (call $imported))"),
+        &Limits::default(),
+    )
+    .unwrap_err();
+    assert!(
+        matches!(&error, PreinitError::HostCall { call } if call == "wasi:logging/logging@0.1.0-draft#level"),
+        "{error:?}"
+    );
 }
 
 #[test]
@@ -104,7 +127,9 @@ fn a_handle_kept_over_the_snapshot_leaves_the_component_plain() {
     let bytes = component(STDOUT, "(drop (call $imported))");
     let done = preinit(&bytes, &Limits::default()).unwrap();
     assert_eq!(done.component, bytes);
-    let Outcome::Plain(why) = done.outcome else { panic!("{:?}", done.outcome) };
+    let Outcome::Plain(why) = done.outcome else {
+        panic!("{:?}", done.outcome)
+    };
     assert!(why.contains("holds 1 of the host's resources"), "{why}");
 }
 
@@ -123,11 +148,21 @@ fn what_the_snapshotter_refuses_leaves_the_component_plain() {
     .unwrap();
     let done = preinit(&bytes, &Limits::default()).unwrap();
     assert_eq!(done.component, bytes);
-    assert!(matches!(done.outcome, Outcome::Plain(_)), "{:?}", done.outcome);
+    assert!(
+        matches!(done.outcome, Outcome::Plain(_)),
+        "{:?}",
+        done.outcome
+    );
 }
 
 #[test]
 fn without_an_initialisation_nothing_happens() {
-    let bytes = wat::parse_str(r#"(component (instance $h) (export "wasi:http/incoming-handler@0.2.4" (instance $h)))"#).unwrap();
-    assert_eq!(preinit(&bytes, &Limits::default()).unwrap().outcome, Outcome::Nothing);
+    let bytes = wat::parse_str(
+        r#"(component (instance $h) (export "wasi:http/incoming-handler@0.2.4" (instance $h)))"#,
+    )
+    .unwrap();
+    assert_eq!(
+        preinit(&bytes, &Limits::default()).unwrap().outcome,
+        Outcome::Nothing
+    );
 }

@@ -16,20 +16,38 @@ const BACKLOG: usize = 4096;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase", rename_all_fields = "camelCase", tag = "event")]
+#[serde(
+    rename_all = "camelCase",
+    rename_all_fields = "camelCase",
+    tag = "event"
+)]
 pub(crate) enum Event {
     /// The gateway serves.
     Listening { url: String, version: &'static str },
     /// A function can be asked.
-    Function { function: String, url: String, hosts: Vec<String> },
+    Function {
+        function: String,
+        url: String,
+        hosts: Vec<String>,
+    },
     /// A function is gone from its folder.
     Removed { function: String },
     /// A function is being built.
     Building { function: String },
     /// It was built.
-    Built { function: String, millis: u64, bytes: u64, init_millis: Option<f64>, notes: Vec<String> },
-    /// It can't be built; what ran before still does.
-    BuildFailed { function: String, message: String },
+    Built {
+        function: String,
+        millis: u64,
+        bytes: u64,
+        init_millis: Option<f64>,
+        notes: Vec<String>,
+    },
+    /// It can't be built. What ran before, if anything did, still does.
+    BuildFailed {
+        function: String,
+        message: String,
+        has_earlier: bool,
+    },
     /// A manifest is wrong; what it said before still holds.
     Invalid { file: String, message: String },
     /// There is something new to run.
@@ -99,7 +117,9 @@ pub(crate) struct Console {
 enum Message {
     Event(Event),
     /// Everything before this is printed when the sender is dropped.
-    Flush { _done: SyncSender<()> },
+    Flush {
+        _done: SyncSender<()>,
+    },
 }
 
 impl Console {
@@ -111,7 +131,9 @@ impl Console {
         let (events, receiver) = sync_channel(BACKLOG);
         let dropped = Arc::new(AtomicU64::new(0));
         let counter = Arc::clone(&dropped);
-        std::thread::Builder::new().name("wisp-console".to_owned()).spawn(move || print(&receiver, terminal, &counter))?;
+        std::thread::Builder::new()
+            .name("wisp-console".to_owned())
+            .spawn(move || print(&receiver, terminal, &counter))?;
         Ok(Self { events, dropped })
     }
 
@@ -162,7 +184,8 @@ fn print(messages: &Receiver<Message>, terminal: Terminal, dropped: &AtomicU64) 
         }
         let lost = dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
-            let message = format!("{lost} lines are not shown: they came faster than this terminal prints");
+            let message =
+                format!("{lost} lines are not shown: they came faster than this terminal prints");
             write(&mut out, &mut style, &terminal, &Event::Note { message });
         }
         let _ = out.flush();
@@ -175,7 +198,10 @@ fn write(out: &mut impl Write, style: &mut Style, terminal: &Terminal, event: &E
     let _ = if terminal.is_json() {
         writeln!(out, "{}", serde_json::to_string(event).unwrap_or_default())
     } else {
-        style.render(event).iter().try_for_each(|line| writeln!(out, "{line}"))
+        style
+            .render(event)
+            .iter()
+            .try_for_each(|line| writeln!(out, "{line}"))
     };
 }
 
@@ -188,46 +214,99 @@ struct Style {
 
 impl Style {
     fn new(paint: Paint) -> Self {
-        Self { paint, known: Vec::new(), width: 4 }
+        Self {
+            paint,
+            known: Vec::new(),
+            width: 4,
+        }
     }
 
     /// The column with the function's name.
     fn prefix(&mut self, function: &str) -> String {
         let name = function.strip_prefix("default/").unwrap_or(function);
-        let index = self.known.iter().position(|known| known == name).unwrap_or_else(|| {
-            self.known.push(name.to_owned());
-            self.known.len() - 1
-        });
+        let index = self
+            .known
+            .iter()
+            .position(|known| known == name)
+            .unwrap_or_else(|| {
+                self.known.push(name.to_owned());
+                self.known.len() - 1
+            });
         self.width = self.width.max(name.chars().count()).min(24);
-        self.paint.hue(index, &format!("{name:<width$} │", width = self.width))
+        self.paint
+            .hue(index, &format!("{name:<width$} │", width = self.width))
     }
 
     fn render(&mut self, event: &Event) -> Vec<String> {
         let paint = self.paint;
         match event {
             Event::Listening { url, version } => {
-                vec![format!("{} {version} · gateway {}", paint.bold("wisp dev"), paint.bold(url))]
+                vec![format!(
+                    "{} {version} · gateway {}",
+                    paint.bold("wisp dev"),
+                    paint.bold(url)
+                )]
             }
-            Event::Function { function, url, hosts } => {
+            Event::Function {
+                function,
+                url,
+                hosts,
+            } => {
                 let hosts: String = hosts.iter().map(|host| format!(", host {host}")).collect();
-                vec![format!("{} {}{}", self.prefix(function), paint.bold(url), paint.dim(&hosts))]
+                vec![format!(
+                    "{} {}{}",
+                    self.prefix(function),
+                    paint.bold(url),
+                    paint.dim(&hosts)
+                )]
             }
-            Event::Removed { function } => vec![format!("{} {}", self.prefix(function), paint.dim("removed"))],
-            Event::Building { function } => vec![format!("{} {}", self.prefix(function), paint.dim("building…"))],
-            Event::Built { function, millis, bytes, init_millis, notes } => {
+            Event::Removed { function } => vec![format!(
+                "{} {}",
+                self.prefix(function),
+                paint.dim("removed")
+            )],
+            Event::Building { function } => vec![format!(
+                "{} {}",
+                self.prefix(function),
+                paint.dim("building…")
+            )],
+            Event::Built {
+                function,
+                millis,
+                bytes,
+                init_millis,
+                notes,
+            } => {
                 let prefix = self.prefix(function);
                 let saved = init_millis.map_or_else(String::new, |millis| {
                     let saved = terminal::duration(Duration::from_secs_f64(millis.max(0.0) / 1e3));
                     format!(", initialised ahead of time (every instance saves {saved})")
                 });
                 let took = terminal::duration(Duration::from_millis(*millis));
-                let mut lines = vec![format!("{prefix} {} in {took}, {}{saved}", paint.green("built"), terminal::bytes(*bytes))];
-                lines.extend(notes.iter().map(|note| format!("{prefix} {}", paint.yellow(note))));
+                let mut lines = vec![format!(
+                    "{prefix} {} in {took}, {}{saved}",
+                    paint.green("built"),
+                    terminal::bytes(*bytes)
+                )];
+                lines.extend(
+                    notes
+                        .iter()
+                        .map(|note| format!("{prefix} {}", paint.yellow(note))),
+                );
                 lines
             }
-            Event::BuildFailed { function, message } => {
+            Event::BuildFailed {
+                function,
+                message,
+                has_earlier,
+            } => {
                 let prefix = self.prefix(function);
-                let mut lines = vec![format!("{prefix} {}", paint.red("can't be built; what ran before still does"))];
+                let text = if *has_earlier {
+                    "can't be built; what ran before still does"
+                } else {
+                    "can't be built"
+                };
+                let mut lines = vec![format!("{prefix} {}", paint.red(text))];
                 lines.extend(message.lines().map(|line| format!("{prefix} {line}")));
                 lines
             }
@@ -237,14 +316,27 @@ impl Style {
                 lines
             }
             Event::Revision { function, revision } => {
-                vec![format!("{} {}", self.prefix(function), paint.dim(&format!("revision {revision}")))]
+                vec![format!(
+                    "{} {}",
+                    self.prefix(function),
+                    paint.dim(&format!("revision {revision}"))
+                )]
             }
-            Event::Replica { function, replica, state, pid, millis, reason } => {
+            Event::Replica {
+                function,
+                replica,
+                state,
+                pid,
+                millis,
+                reason,
+            } => {
                 let prefix = self.prefix(function);
                 let took = terminal::duration(Duration::from_millis(*millis));
                 let text = match state {
                     ReplicaState::Starting => return Vec::new(),
-                    ReplicaState::Ready => paint.dim(&format!("replica {replica} ready after {took} (process {pid})")),
+                    ReplicaState::Ready => paint.dim(&format!(
+                        "replica {replica} ready after {took} (process {pid})"
+                    )),
                     ReplicaState::Draining => paint.dim(&format!("replica {replica} drains")),
                     ReplicaState::Ended => paint.dim(&format!("replica {replica} ended")),
                     ReplicaState::Failed => {
@@ -254,7 +346,16 @@ impl Style {
                 };
                 vec![format!("{prefix} {text}")]
             }
-            Event::Request { function, request_id, method, path, status, millis, activate_millis, reason } => {
+            Event::Request {
+                function,
+                request_id,
+                method,
+                path,
+                status,
+                millis,
+                activate_millis,
+                reason,
+            } => {
                 let prefix = self.prefix(function.as_deref().unwrap_or("-"));
                 let status = match status {
                     200..300 => paint.green(&status.to_string()),
@@ -271,9 +372,25 @@ impl Style {
                     aside.push_str(&format!(" {reason}"));
                 }
                 aside.push_str(&format!(" {request_id}"));
-                vec![format!("{prefix} {method} {path} {status} {took}{}", paint.dim(&aside))]
+                vec![format!(
+                    "{prefix} {method} {path} {status} {took}{}",
+                    paint.dim(&aside)
+                )]
             }
-            Event::Log { function, level, target, message, request_id, .. } => {
+            // What a host says of itself while all is well is for scripts.
+            Event::Log {
+                level: Level::Info | Level::Debug | Level::Trace,
+                target,
+                ..
+            } if !target.starts_with("guest.") => Vec::new(),
+            Event::Log {
+                function,
+                level,
+                target,
+                message,
+                request_id,
+                ..
+            } => {
                 let prefix = self.prefix(function);
                 let level = match level {
                     Level::Error => paint.red("error "),
@@ -282,11 +399,22 @@ impl Style {
                     Level::Debug | Level::Trace => paint.dim("debug "),
                     Level::Info => String::new(),
                 };
-                let level = if target == GUEST_STDERR { String::new() } else { level };
-                let id = request_id.as_ref().map_or_else(String::new, |id| paint.dim(&format!(" {id}")));
-                message.lines().map(|line| format!("{prefix}   {level}{line}{id}")).collect()
+                let level = if target == GUEST_STDERR {
+                    String::new()
+                } else {
+                    level
+                };
+                let id = request_id
+                    .as_ref()
+                    .map_or_else(String::new, |id| paint.dim(&format!(" {id}")));
+                message
+                    .lines()
+                    .map(|line| format!("{prefix}   {level}{line}{id}"))
+                    .collect()
             }
-            Event::Stopping => vec![paint.dim("stopping: requests in flight are finished; Ctrl-C again ends at once")],
+            Event::Stopping => vec![
+                paint.dim("stopping: requests in flight are finished; Ctrl-C again ends at once"),
+            ],
             Event::Note { message } => vec![paint.yellow(message)],
         }
     }

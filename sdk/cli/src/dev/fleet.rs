@@ -10,7 +10,7 @@ pub(crate) type RevisionId = u64;
 
 /// The shortest and the longest pause after a replica that didn't last.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
-/// A replica that served this long and then ended is replaced at once.
+/// A replica that served this long and then ended failed by itself, and not in a row with the one before.
 const LASTED: Duration = Duration::from_secs(10);
 
 /// What to do.
@@ -90,7 +90,11 @@ impl Fleet {
 
     /// So many replicas are wanted.
     pub(crate) fn scale(&mut self, target: usize, now: Instant) -> Vec<Action> {
-        self.target = if self.waited_for { target.max(1) } else { target };
+        self.target = if self.waited_for {
+            target.max(1)
+        } else {
+            target
+        };
         self.settle(now)
     }
 
@@ -104,7 +108,9 @@ impl Fleet {
     /// A replica serves.
     pub(crate) fn ready(&mut self, replica: ReplicaId, now: Instant) -> Vec<Action> {
         match self.replicas.get_mut(&replica) {
-            Some(replica) if replica.state == State::Starting => replica.state = State::Ready { since: now },
+            Some(replica) if replica.state == State::Starting => {
+                replica.state = State::Ready { since: now }
+            }
             _ => return Vec::new(),
         }
         let mut actions = vec![Action::Insert(replica)];
@@ -113,18 +119,36 @@ impl Fleet {
     }
 
     /// A replica ended.
-    pub(crate) fn ended(&mut self, replica: ReplicaId, reason: String, now: Instant) -> Vec<Action> {
-        let Some(Replica { revision, state }) = self.replicas.remove(&replica) else { return Vec::new() };
+    pub(crate) fn ended(
+        &mut self,
+        replica: ReplicaId,
+        reason: String,
+        now: Instant,
+    ) -> Vec<Action> {
+        let Some(Replica { revision, state }) = self.replicas.remove(&replica) else {
+            return Vec::new();
+        };
         if state == State::Draining || Some(revision) != self.revision {
             return self.settle(now);
         }
-        if matches!(state, State::Ready { since } if now.saturating_duration_since(since) >= LASTED) {
-            self.failures = 0;
-        } else {
-            let pause = BACKOFF.0.saturating_mul(1 << self.failures.min(10)).min(BACKOFF.1);
-            self.failures = self.failures.saturating_add(1);
+        // One that served and ended is replaced at once; one of a row of failures, or that never served, after a pause.
+        let has_served = match state {
+            State::Ready { since } => {
+                if now.saturating_duration_since(since) >= LASTED {
+                    self.failures = 0;
+                }
+                true
+            }
+            State::Starting | State::Draining => false,
+        };
+        if !has_served || self.failures > 0 {
+            let pause = BACKOFF
+                .0
+                .saturating_mul(1 << self.failures.min(10))
+                .min(BACKOFF.1);
             self.paused = Some((now + pause, reason));
         }
+        self.failures = self.failures.saturating_add(1);
         self.settle(now)
     }
 
@@ -140,7 +164,10 @@ impl Fleet {
 
     /// How many replicas serve.
     pub(crate) fn serving(&self) -> usize {
-        self.replicas.values().filter(|replica| matches!(replica.state, State::Ready { .. })).count()
+        self.replicas
+            .values()
+            .filter(|replica| matches!(replica.state, State::Ready { .. }))
+            .count()
     }
 
     /// Compares what is with what should be.
@@ -156,14 +183,22 @@ impl Fleet {
     }
 
     fn start(&mut self, actions: &mut Vec<Action>) {
-        let Some(revision) = self.revision else { return };
+        let Some(revision) = self.revision else {
+            return;
+        };
         if self.paused.is_some() {
             return;
         }
         for _ in self.current().len()..self.target {
             let replica = self.next;
             self.next += 1;
-            self.replicas.insert(replica, Replica { revision, state: State::Starting });
+            self.replicas.insert(
+                replica,
+                Replica {
+                    revision,
+                    state: State::Starting,
+                },
+            );
             actions.push(Action::Start { replica, revision });
         }
     }
@@ -179,8 +214,15 @@ impl Fleet {
         };
         let ready = current.iter().filter(|id| self.is_ready(**id)).count();
         if ready >= self.target {
-            let old = |replica: &Replica| Some(replica.revision) != self.revision && replica.state != State::Draining;
-            leaving.extend(self.replicas.iter().filter(|(_, replica)| old(replica)).map(|(id, _)| *id));
+            let old = |replica: &Replica| {
+                Some(replica.revision) != self.revision && replica.state != State::Draining
+            };
+            leaving.extend(
+                self.replicas
+                    .iter()
+                    .filter(|(_, replica)| old(replica))
+                    .map(|(id, _)| *id),
+            );
         }
         for id in leaving {
             if let Some(replica) = self.replicas.get_mut(&id) {
@@ -198,11 +240,17 @@ impl Fleet {
             self.waited_for = false;
             actions.push(Action::Awake);
         } else if let Some(reason) = &self.broken {
-            actions.push(Action::Asleep { reason: reason.clone(), retry_after: None });
+            actions.push(Action::Asleep {
+                reason: reason.clone(),
+                retry_after: None,
+            });
             self.give_up();
         } else if let (true, Some((until, reason))) = (self.current().is_empty(), &self.paused) {
             let retry_after = Some(until.saturating_duration_since(now));
-            actions.push(Action::Asleep { reason: reason.clone(), retry_after });
+            actions.push(Action::Asleep {
+                reason: reason.clone(),
+                retry_after,
+            });
             self.waited_for = false;
         }
     }
@@ -214,12 +262,20 @@ impl Fleet {
 
     /// Replicas of the revision, those that leave excepted.
     fn current(&self) -> Vec<ReplicaId> {
-        let is = |replica: &Replica| Some(replica.revision) == self.revision && replica.state != State::Draining;
-        self.replicas.iter().filter(|(_, replica)| is(replica)).map(|(id, _)| *id).collect()
+        let is = |replica: &Replica| {
+            Some(replica.revision) == self.revision && replica.state != State::Draining
+        };
+        self.replicas
+            .iter()
+            .filter(|(_, replica)| is(replica))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
     fn is_ready(&self, id: ReplicaId) -> bool {
-        self.replicas.get(&id).is_some_and(|replica| matches!(replica.state, State::Ready { .. }))
+        self.replicas
+            .get(&id)
+            .is_some_and(|replica| matches!(replica.state, State::Ready { .. }))
     }
 }
 
@@ -262,7 +318,13 @@ mod tests {
     fn who_asks_while_it_is_built_waits_and_is_told_what_came_of_it() {
         let (mut fleet, now) = (Fleet::default(), Instant::now());
         assert_eq!(fleet.wake(now), []);
-        assert_eq!(fleet.break_down("no".to_owned(), now), [Asleep { reason: "no".to_owned(), retry_after: None }]);
+        assert_eq!(
+            fleet.break_down("no".to_owned(), now),
+            [Asleep {
+                reason: "no".to_owned(),
+                retry_after: None
+            }]
+        );
         fleet.rebuild();
         assert_eq!(fleet.wake(now), []);
         assert_eq!(fleet.revise(1, now), [start(0, 1)]);
@@ -303,7 +365,15 @@ mod tests {
         let mut pauses = Vec::new();
         for replica in 0..8 {
             let actions = fleet.ended(replica, "bad model".to_owned(), now);
-            let [Asleep { reason, retry_after: Some(pause) }] = &actions[..] else { panic!("{actions:?}") };
+            let [
+                Asleep {
+                    reason,
+                    retry_after: Some(pause),
+                },
+            ] = &actions[..]
+            else {
+                panic!("{actions:?}")
+            };
             assert_eq!(reason, "bad model");
             pauses.push(pause.as_secs_f64());
             // In the pause the answer comes at once, and nothing is started.
@@ -317,15 +387,24 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_lasted_is_replaced_at_once() {
+    fn a_replica_that_served_is_replaced_at_once_unless_it_is_one_of_a_row() {
         let (mut fleet, now) = (Fleet::default(), Instant::now());
         fleet.revise(1, now);
         fleet.scale(1, now);
         fleet.ready(0, now);
-        assert_eq!(fleet.ended(0, "killed".to_owned(), now + LASTED), [start(1, 1)]);
-        fleet.ready(1, now + LASTED);
-        assert_eq!(fleet.ended(1, "killed".to_owned(), now + LASTED + SECOND), []);
-        assert_eq!(fleet.tick(now + LASTED + SECOND * 2), [start(2, 1)]);
+        assert_eq!(
+            fleet.ended(0, "killed".to_owned(), now + SECOND),
+            [start(1, 1)]
+        );
+        fleet.ready(1, now + SECOND);
+        assert_eq!(fleet.ended(1, "killed".to_owned(), now + SECOND * 2), []);
+        assert_eq!(fleet.due(), Some(now + SECOND * 3));
+        assert_eq!(fleet.tick(now + SECOND * 3), [start(2, 1)]);
+        fleet.ready(2, now + SECOND * 3);
+        assert_eq!(
+            fleet.ended(2, "killed".to_owned(), now + SECOND * 3 + LASTED),
+            [start(3, 1)]
+        );
     }
 
     #[test]

@@ -42,13 +42,24 @@ impl Functions {
     }
 
     /// Adds a function, or changes how it scales.
-    pub(crate) fn insert(&self, id: FunctionId, supervisor: Supervisor, function: &Function, folder: &Path) {
+    pub(crate) fn insert(
+        &self,
+        id: FunctionId,
+        supervisor: Supervisor,
+        function: &Function,
+        folder: &Path,
+    ) {
         let scaling = scaling(function);
         self.with(|functions| {
             functions
                 .entry(id)
                 .and_modify(|entry| entry.scaling = scaling)
-                .or_insert_with(|| Entry { supervisor, scaling, history: Arc::default(), folder: folder.to_owned() });
+                .or_insert_with(|| Entry {
+                    supervisor,
+                    scaling,
+                    history: Arc::default(),
+                    folder: folder.to_owned(),
+                });
         });
     }
 
@@ -62,12 +73,21 @@ impl Functions {
 
     /// Whether `folder` declares the function.
     pub(crate) fn is_of(&self, id: &FunctionId, folder: &Path) -> bool {
-        self.with(|functions| functions.get(id).is_some_and(|entry| entry.folder == folder))
+        self.with(|functions| {
+            functions
+                .get(id)
+                .is_some_and(|entry| entry.folder == folder)
+        })
     }
 
     /// Lets all replicas of all functions finish, and returns when they have ended.
     pub(crate) async fn stop(&self) {
-        let all = self.with(|functions| functions.values().map(|entry| entry.supervisor.clone()).collect::<Vec<_>>());
+        let all = self.with(|functions| {
+            functions
+                .values()
+                .map(|entry| entry.supervisor.clone())
+                .collect::<Vec<_>>()
+        });
         futures::future::join_all(all.iter().map(Supervisor::stop)).await;
     }
 
@@ -83,7 +103,10 @@ impl Functions {
             }
             let now = Instant::now();
             for stats in gateway.stats(now) {
-                let Some(entry) = self.with(|functions| functions.get(&stats.function).cloned()) else { continue };
+                let Some(entry) = self.with(|functions| functions.get(&stats.function).cloned())
+                else {
+                    continue;
+                };
                 let mut history = entry.history.lock().unwrap_or_else(PoisonError::into_inner);
                 let load = Load {
                     in_flight: stats.concurrency.max(f64::from(stats.in_flight)),
@@ -95,7 +118,9 @@ impl Functions {
                 let decision = decide(now, &history, &entry.scaling, current);
                 history.follow(&decision);
                 drop(history);
-                entry.supervisor.scale(usize::try_from(decision.replicas).unwrap_or(usize::MAX));
+                entry
+                    .supervisor
+                    .scale(usize::try_from(decision.replicas).unwrap_or(usize::MAX));
             }
         }
     }
@@ -121,7 +146,10 @@ impl Activator for Waker {
         async move {
             match supervisor {
                 Some(supervisor) => supervisor.wake().await,
-                None => Err(ActivateError::new(Fault::Platform, format!("the function {function} was removed"))),
+                None => Err(ActivateError::new(
+                    Fault::Platform,
+                    format!("the function {function} was removed"),
+                )),
             }
         }
         .boxed()

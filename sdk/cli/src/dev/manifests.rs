@@ -38,13 +38,20 @@ pub(crate) enum ManifestsError {
     #[error("there is no {}", .0.display())]
     Missing(PathBuf),
     #[error("{} could not be read", path.display())]
-    Read { path: PathBuf, source: std::io::Error },
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     #[error("{} holds no function: there is no function.yaml in it, nor in a folder below it", .0.display())]
     Empty(PathBuf),
     #[error("{file} is wrong:\n{}", indented(error))]
     Wrong { file: String, error: ManifestError },
     #[error("the function {id} is declared twice: in {} and in {}", first.display(), second.display())]
-    Twice { id: FunctionId, first: PathBuf, second: PathBuf },
+    Twice {
+        id: FunctionId,
+        first: PathBuf,
+        second: PathBuf,
+    },
 }
 
 impl Explain for ManifestsError {
@@ -58,7 +65,12 @@ impl Explain for ManifestsError {
 }
 
 fn indented(error: &ManifestError) -> String {
-    error.mistakes().iter().map(|mistake| format!("  {mistake}")).collect::<Vec<_>>().join("\n")
+    error
+        .mistakes()
+        .iter()
+        .map(|mistake| format!("  {mistake}"))
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The folders with functions that `paths` name: manifests, folders with manifests, folders of such folders.
@@ -68,20 +80,31 @@ fn indented(error: &ManifestError) -> String {
 pub(crate) fn discover(paths: &[PathBuf]) -> Result<Vec<Folder>, ManifestsError> {
     let mut folders = Vec::new();
     for path in paths {
-        let found = path.canonicalize().map_err(|_| ManifestsError::Missing(path.clone()))?;
+        let found = path
+            .canonicalize()
+            .map_err(|_| ManifestsError::Missing(path.clone()))?;
         if found.is_file() {
             let dir = found.parent().unwrap_or(Path::new("/")).to_owned();
-            folders.push(Folder { dir, only: Some(found) });
+            folders.push(Folder {
+                dir,
+                only: Some(found),
+            });
             continue;
         }
         if declares_functions(&found)? {
-            folders.push(Folder { dir: found, only: None });
+            folders.push(Folder {
+                dir: found,
+                only: None,
+            });
             continue;
         }
         let mut below = Vec::new();
         for child in list(&found)? {
             if child.is_dir() && !is_hidden(&child) && declares_functions(&child)? {
-                below.push(Folder { dir: child, only: None });
+                below.push(Folder {
+                    dir: child,
+                    only: None,
+                });
             }
         }
         if below.is_empty() {
@@ -98,14 +121,21 @@ pub(crate) fn discover(paths: &[PathBuf]) -> Result<Vec<Folder>, ManifestsError>
 ///
 /// # Errors
 /// The first folder's mistakes, or that a function is declared twice.
-pub(crate) fn read_all(folders: &[Folder], cache: &Path) -> Result<Vec<(Folder, Vec<Declared>)>, ManifestsError> {
+pub(crate) fn read_all(
+    folders: &[Folder],
+    cache: &Path,
+) -> Result<Vec<(Folder, Vec<Declared>)>, ManifestsError> {
     let mut seen: BTreeMap<FunctionId, PathBuf> = BTreeMap::new();
     let mut all = Vec::new();
     for folder in folders {
         let declared = read(folder, cache)?;
         for Declared { id, .. } in &declared {
             if let Some(first) = seen.insert(id.clone(), folder.dir.clone()) {
-                return Err(ManifestsError::Twice { id: id.clone(), first, second: folder.dir.clone() });
+                return Err(ManifestsError::Twice {
+                    id: id.clone(),
+                    first,
+                    second: folder.dir.clone(),
+                });
             }
         }
         all.push((folder.clone(), declared));
@@ -125,26 +155,48 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
         // Other tools keep their YAML in such folders, too: only what names wisp is held to its rules.
         let ours = mentions_functions(&text);
         match parse_manifests(&text) {
-            Ok(found) => manifests.extend(found.into_iter().map(|manifest| (path.clone(), manifest))),
-            Err(error) if ours => return Err(ManifestsError::Wrong { file: paths::display(&path), error }),
+            Ok(found) => {
+                manifests.extend(found.into_iter().map(|manifest| (path.clone(), manifest)))
+            }
+            Err(error) if ours => {
+                return Err(ManifestsError::Wrong {
+                    file: paths::display(&path),
+                    error,
+                });
+            }
             Err(_) => {}
         }
     }
     let objects = Objects::new(manifests.iter().map(|(_, manifest)| manifest));
     let mut declared = Vec::new();
     for (path, manifest) in &manifests {
-        let Some(function) = manifest.function() else { continue };
+        let Some(function) = manifest.function() else {
+            continue;
+        };
         if folder.only.as_ref().is_some_and(|only| only != path) {
             continue;
         }
-        let wrong = |error| ManifestsError::Wrong { file: paths::display(path), error: manifest.locate(error) };
+        let wrong = |error| ManifestsError::Wrong {
+            file: paths::display(path),
+            error: manifest.locate(error),
+        };
         manifest
-            .validate_for(Place::Local { project: is_project })
-            .map_err(|error| ManifestsError::Wrong { file: paths::display(path), error })?;
+            .validate_for(Place::Local {
+                project: is_project,
+            })
+            .map_err(|error| ManifestsError::Wrong {
+                file: paths::display(path),
+                error,
+            })?;
         let env = objects.env(function).map_err(wrong)?;
         // A valid Function has a name.
         let Ok(id) = function.id() else { continue };
-        declared.push(Declared { id, function: function.clone().with_cache(cache), env, is_project });
+        declared.push(Declared {
+            id,
+            function: function.clone().with_cache(cache),
+            env,
+            is_project,
+        });
     }
     Ok(declared)
 }
@@ -154,7 +206,10 @@ fn declares_functions(dir: &Path) -> Result<bool, ManifestsError> {
         if text(&path)?.is_some_and(|text| mentions_functions(&text)) {
             return Ok(true);
         }
-        if matches!(path.file_name().and_then(|name| name.to_str()), Some("function.yaml" | "function.yml")) {
+        if matches!(
+            path.file_name().and_then(|name| name.to_str()),
+            Some("function.yaml" | "function.yml")
+        ) {
             return Ok(true);
         }
     }
@@ -169,13 +224,26 @@ fn mentions_functions(text: &str) -> bool {
 fn text(path: &Path) -> Result<Option<String>, ManifestsError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData) => Ok(None),
-        Err(source) => Err(ManifestsError::Read { path: path.to_owned(), source }),
+        Err(error)
+            if matches!(
+                error.kind(),
+                std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData
+            ) =>
+        {
+            Ok(None)
+        }
+        Err(source) => Err(ManifestsError::Read {
+            path: path.to_owned(),
+            source,
+        }),
     }
 }
 
 fn list(dir: &Path) -> Result<Vec<PathBuf>, ManifestsError> {
-    let read = |source| ManifestsError::Read { path: dir.to_owned(), source };
+    let read = |source| ManifestsError::Read {
+        path: dir.to_owned(),
+        source,
+    };
     let mut paths = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(read)? {
         paths.push(entry.map_err(read)?.path());
@@ -185,11 +253,16 @@ fn list(dir: &Path) -> Result<Vec<PathBuf>, ManifestsError> {
 }
 
 fn is_yaml(path: &Path) -> bool {
-    path.is_file() && path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml") && !is_hidden(path)
+    path.is_file()
+        && path
+            .extension()
+            .is_some_and(|extension| extension == "yaml" || extension == "yml")
+        && !is_hidden(path)
 }
 
 fn is_hidden(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+    path.file_name()
+        .is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
 }
 
 #[cfg(test)]
@@ -211,25 +284,46 @@ mod tests {
     fn names(root: &Path, path: &str) -> Result<Vec<String>, ManifestsError> {
         let folders = discover(&[root.join(path)])?;
         let all = read_all(&folders, Path::new("/cache"))?;
-        Ok(all.iter().flat_map(|(_, declared)| declared).map(|declared| declared.id.to_string()).collect())
+        Ok(all
+            .iter()
+            .flat_map(|(_, declared)| declared)
+            .map(|declared| declared.id.to_string())
+            .collect())
     }
 
     #[test]
     fn functions_are_found_in_a_file_a_folder_and_a_folder_of_folders() {
         let other = HELLO.replace("hello", "other");
-        let root = tree(&[("a/function.yaml", HELLO), ("b/function.yaml", &other), ("c/notes.txt", ""), (".git/function.yaml", "x")]);
+        let root = tree(&[
+            ("a/function.yaml", HELLO),
+            ("b/function.yaml", &other),
+            ("c/notes.txt", ""),
+            (".git/function.yaml", "x"),
+        ]);
         let hello = vec!["default/hello".to_owned()];
         assert_eq!(names(root.path(), "a/function.yaml").unwrap(), hello);
         assert_eq!(names(root.path(), "a").unwrap(), hello);
-        assert_eq!(names(root.path(), "").unwrap(), ["default/hello", "default/other"]);
-        assert!(matches!(names(root.path(), "c").unwrap_err(), ManifestsError::Empty(_)));
-        assert!(matches!(names(root.path(), "d").unwrap_err(), ManifestsError::Missing(_)));
+        assert_eq!(
+            names(root.path(), "").unwrap(),
+            ["default/hello", "default/other"]
+        );
+        assert!(matches!(
+            names(root.path(), "c").unwrap_err(),
+            ManifestsError::Empty(_)
+        ));
+        assert!(matches!(
+            names(root.path(), "d").unwrap_err(),
+            ManifestsError::Missing(_)
+        ));
     }
 
     #[test]
     fn a_name_that_two_folders_declare_is_refused() {
         let root = tree(&[("a/function.yaml", HELLO), ("b/function.yaml", HELLO)]);
-        assert!(matches!(names(root.path(), "").unwrap_err(), ManifestsError::Twice { .. }));
+        assert!(matches!(
+            names(root.path(), "").unwrap_err(),
+            ManifestsError::Twice { .. }
+        ));
     }
 
     #[test]
@@ -239,13 +333,19 @@ mod tests {
         );
         let root = tree(&[
             ("function.yaml", &function),
-            ("secrets.yaml", "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {token: t0ps3cret}\n"),
+            (
+                "secrets.yaml",
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\nstringData: {token: t0ps3cret}\n",
+            ),
             ("compose.yaml", "services: {web: {image: x}}\n"),
         ]);
         for path in ["", "function.yaml"] {
             let folders = discover(&[root.path().join(path)]).unwrap();
             let declared = read(&folders[0], Path::new("/cache")).unwrap();
-            assert_eq!(declared[0].env.0.get("TOKEN").map(String::as_str), Some("t0ps3cret"));
+            assert_eq!(
+                declared[0].env.0.get("TOKEN").map(String::as_str),
+                Some("t0ps3cret")
+            );
         }
         std::fs::remove_file(root.path().join("secrets.yaml")).unwrap();
         let error = names(root.path(), "").unwrap_err().to_string();
@@ -261,9 +361,13 @@ mod tests {
 
     #[test]
     fn a_project_needs_no_component_and_everything_else_does() {
-        let bare = "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: hello}\nspec: {}\n";
+        let bare =
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: hello}\nspec: {}\n";
         let root = tree(&[("function.yaml", bare)]);
-        assert!(matches!(names(root.path(), "").unwrap_err(), ManifestsError::Wrong { .. }));
+        assert!(matches!(
+            names(root.path(), "").unwrap_err(),
+            ManifestsError::Wrong { .. }
+        ));
         std::fs::write(root.path().join("Cargo.toml"), "").unwrap();
         assert_eq!(names(root.path(), "").unwrap(), ["default/hello"]);
     }

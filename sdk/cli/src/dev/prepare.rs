@@ -46,7 +46,11 @@ pub(crate) enum PrepareError {
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("the file of the model `{model}`, {}, could not be read", path.display())]
-    Model { model: String, path: PathBuf, source: io::Error },
+    Model {
+        model: String,
+        path: PathBuf,
+        source: io::Error,
+    },
     #[error("{} could not be written", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("the work was interrupted: {0}")]
@@ -57,7 +61,9 @@ impl PrepareError {
     /// The whole story, for the terminal: the compiler's messages too.
     pub(crate) fn story(&self) -> String {
         match self {
-            Self::Build(BuildError::Cargo(CargoError::Compile { messages, .. })) => messages.trim_end().to_owned(),
+            Self::Build(BuildError::Cargo(CargoError::Compile { messages, .. })) => {
+                messages.trim_end().to_owned()
+            }
             error => failure::chain(error),
         }
     }
@@ -81,7 +87,10 @@ impl Project {
     pub(crate) fn build(dir: &Path, color: bool) -> Result<Self, PrepareError> {
         let began = Instant::now();
         let built = build::build(dir, Messages::Keep { color })?;
-        Ok(Self { built, took: began.elapsed() })
+        Ok(Self {
+            built,
+            took: began.elapsed(),
+        })
     }
 
     /// The file that rustc wrote.
@@ -122,7 +131,11 @@ pub(crate) fn prepare(
     engines: &Engines,
 ) -> Result<Prepared, PrepareError> {
     let own = dir.join(OWN);
-    let key_value = own.join(format!("{}.{}", declared.id.namespace(), declared.id.name()));
+    let key_value = own.join(format!(
+        "{}.{}",
+        declared.id.namespace(),
+        declared.id.name()
+    ));
     let built = project.map(|project| project.built.file.clone());
     let files = declared.function.local_files(dir, built, key_value)?;
     let mut config = declared.function.to_config(&files, declared.env.clone())?;
@@ -133,10 +146,19 @@ pub(crate) fn prepare(
     let mut digest = Sha256::new();
     digest.update(serde_json::to_vec(&config).unwrap_or_default());
     for model in &config.models {
-        let failed = |source| PrepareError::Model { model: model.name.clone(), path: model.file.clone(), source };
+        let failed = |source| PrepareError::Model {
+            model: model.name.clone(),
+            path: model.file.clone(),
+            source,
+        };
         digest.update(identity(&std::fs::metadata(&model.file).map_err(failed)?));
     }
-    let digest = digest.finalize().iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+    let digest = digest
+        .finalize()
+        .iter()
+        .take(4)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     Ok(Prepared { config, digest })
 }
 
@@ -146,8 +168,12 @@ fn keep(own: &Path, name: &str, source: &Source) -> Result<PathBuf, PrepareError
     let folder = own.join("components");
     let short: String = source.sha256().chars().take(16).collect();
     let path = folder.join(format!("{name}-{short}.wasm"));
-    let failed = |source| PrepareError::Write { path: path.clone(), source };
-    if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == source.bytes().len() as u64) {
+    let failed = |source| PrepareError::Write {
+        path: path.clone(),
+        source,
+    };
+    if std::fs::metadata(&path).is_ok_and(|metadata| metadata.len() == source.bytes().len() as u64)
+    {
         return Ok(path);
     }
     std::fs::create_dir_all(&folder).map_err(failed)?;
@@ -178,5 +204,10 @@ fn sweep(folder: &Path, name: &str) {
 /// What changes when a file does.
 fn identity(metadata: &Metadata) -> Vec<u8> {
     use std::os::unix::fs::MetadataExt;
-    [metadata.len().to_le_bytes(), metadata.mtime().to_le_bytes(), metadata.mtime_nsec().to_le_bytes()].concat()
+    [
+        metadata.len().to_le_bytes(),
+        metadata.mtime().to_le_bytes(),
+        metadata.mtime_nsec().to_le_bytes(),
+    ]
+    .concat()
 }

@@ -81,9 +81,18 @@ impl Replica {
         use std::os::unix::process::CommandExt as _;
         let mut command = Command::new(&launch.runtime);
         command
-            .args(["--data", "127.0.0.1:0", "--control", "127.0.0.1:0", "--cache"])
+            .args([
+                "--data",
+                "127.0.0.1:0",
+                "--control",
+                "127.0.0.1:0",
+                "--cache",
+            ])
             .arg(&launch.cache)
-            .env(wisp_contract::assignment::ENV, serde_json::to_string(assignment)?)
+            .env(
+                wisp_contract::assignment::ENV,
+                serde_json::to_string(assignment)?,
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -91,7 +100,11 @@ impl Replica {
             .process_group(0);
         let child = orphans::spawn_async(command)?;
         let (stop, stopped) = mpsc::unbounded_channel();
-        let replica = Self { pid: child.id().unwrap_or_default(), started: Instant::now(), stop: Stop(stop) };
+        let replica = Self {
+            pid: child.id().unwrap_or_default(),
+            started: Instant::now(),
+            stop: Stop(stop),
+        };
         tokio::spawn(attend(child, stopped, said));
         Ok(replica)
     }
@@ -102,7 +115,11 @@ impl Replica {
     }
 }
 
-async fn attend(mut child: Child, mut stopped: mpsc::UnboundedReceiver<Duration>, said: impl Fn(Said) + Send + Sync) {
+async fn attend(
+    mut child: Child,
+    mut stopped: mpsc::UnboundedReceiver<Duration>,
+    said: impl Fn(Said) + Send + Sync,
+) {
     let stdout = child.stdout.take();
     let stderr = child.stderr.take();
     let reading = async { tokio::join!(read(stdout, &said, true), read(stderr, &said, false)) };
@@ -144,14 +161,23 @@ fn describe(status: std::io::Result<std::process::ExitStatus>) -> String {
     match status {
         Ok(status) => match (status.code(), status.signal()) {
             (Some(code), _) => format!("its process ended with status {code}"),
-            (None, Some(9)) => "its process was killed (signal 9): out of memory, perhaps".to_owned(),
-            (None, signal) => format!("its process was ended by signal {}", signal.unwrap_or_default()),
+            (None, Some(9)) => {
+                "its process was killed (signal 9): out of memory, perhaps".to_owned()
+            }
+            (None, signal) => format!(
+                "its process was ended by signal {}",
+                signal.unwrap_or_default()
+            ),
         },
         Err(error) => format!("its process is lost: {error}"),
     }
 }
 
-async fn read(stream: Option<impl AsyncRead + Unpin>, said: &(impl Fn(Said) + Send + Sync), lines: bool) {
+async fn read(
+    stream: Option<impl AsyncRead + Unpin>,
+    said: &(impl Fn(Said) + Send + Sync),
+    lines: bool,
+) {
     let Some(stream) = stream else { return };
     let mut reader = BufReader::with_capacity(1 << 16, stream);
     let mut line = Vec::new();
@@ -165,16 +191,26 @@ async fn read(stream: Option<impl AsyncRead + Unpin>, said: &(impl Fn(Said) + Se
         let text = String::from_utf8_lossy(&line);
         let text = text.trim_end_matches(['\n', '\r']);
         if !text.is_empty() {
-            said(if lines { understand(text) } else { Said::Text(text.to_owned()) });
+            said(if lines {
+                understand(text)
+            } else {
+                Said::Text(text.to_owned())
+            });
         }
     }
 }
 
 /// What a line of the host means.
 fn understand(text: &str) -> Said {
-    let Ok(line) = serde_json::from_str::<Line<'static>>(text) else { return Said::Text(text.to_owned()) };
+    let Ok(line) = serde_json::from_str::<Line<'static>>(text) else {
+        return Said::Text(text.to_owned());
+    };
     match line.event.as_deref() {
-        Some(event::LISTENING) => match line.fields.get("data").and_then(|data| data.as_str()?.parse().ok()) {
+        Some(event::LISTENING) => match line
+            .fields
+            .get("data")
+            .and_then(|data| data.as_str()?.parse().ok())
+        {
             Some(address) => Said::Listening(address),
             None => Said::Line(line),
         },
@@ -190,10 +226,18 @@ pub(crate) fn find_runtime(given: Option<&Path>) -> Option<PathBuf> {
     if let Some(given) = given {
         return given.is_file().then(|| given.to_owned());
     }
-    let beside = std::env::current_exe().ok().and_then(|program| Some(program.parent()?.join(NAME)));
+    let beside = std::env::current_exe()
+        .ok()
+        .and_then(|program| Some(program.parent()?.join(NAME)));
     let on_path = std::env::var_os("PATH");
-    let on_path = on_path.iter().flat_map(std::env::split_paths).map(|folder| folder.join(NAME));
-    beside.into_iter().chain(on_path).find(|file| file.is_file())
+    let on_path = on_path
+        .iter()
+        .flat_map(std::env::split_paths)
+        .map(|folder| folder.join(NAME));
+    beside
+        .into_iter()
+        .chain(on_path)
+        .find(|file| file.is_file())
 }
 
 #[cfg(test)]
@@ -208,13 +252,25 @@ mod tests {
 
     #[test]
     fn the_hosts_events_are_understood() {
-        let listening = understand(&line("listening", r#","data":"127.0.0.1:4000","control":"127.0.0.1:4001""#));
-        assert!(matches!(listening, Said::Listening(address) if address.port() == 4000), "{listening:?}");
+        let listening = understand(&line(
+            "listening",
+            r#","data":"127.0.0.1:4000","control":"127.0.0.1:4001""#,
+        ));
+        assert!(
+            matches!(listening, Said::Listening(address) if address.port() == 4000),
+            "{listening:?}"
+        );
         assert!(matches!(understand(&line("ready", "")), Said::Ready));
         assert!(matches!(understand(&line("failed", "")), Said::Failed(message) if message == "m"));
-        assert!(matches!(understand(&line("request", r#","status":200"#)), Said::Line(_)));
+        assert!(matches!(
+            understand(&line("request", r#","status":200"#)),
+            Said::Line(_)
+        ));
         assert!(matches!(understand("thread panicked"), Said::Text(_)));
-        assert!(matches!(understand(&line("listening", r#","data":7"#)), Said::Line(_)));
+        assert!(matches!(
+            understand(&line("listening", r#","data":7"#)),
+            Said::Line(_)
+        ));
     }
 
     /// A program in place of the host.
@@ -237,7 +293,8 @@ mod tests {
 
     fn start(launch: &Launch) -> (Replica, mpsc::UnboundedReceiver<Said>) {
         let (sender, receiver) = mpsc::unbounded_channel();
-        let replica = Replica::start(launch, &assignment(), move |said| _ = sender.send(said)).unwrap();
+        let replica =
+            Replica::start(launch, &assignment(), move |said| _ = sender.send(said)).unwrap();
         (replica, receiver)
     }
 
@@ -251,12 +308,20 @@ mod tests {
             seen.push(format!("{said:?}"));
         }
         seen.sort();
-        assert_eq!(seen, [r#"Ended("its process ended with status 1")"#, r#"Failed("m")"#, r#"Text("oops")"#]);
+        assert_eq!(
+            seen,
+            [
+                r#"Ended("its process ended with status 1")"#,
+                r#"Failed("m")"#,
+                r#"Text("oops")"#
+            ]
+        );
     }
 
     #[tokio::test]
     async fn a_process_that_is_asked_to_stop_may_finish() {
-        let (_folder, launch) = launch("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done");
+        let (_folder, launch) =
+            launch("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.01; done");
         let (replica, mut said) = start(&launch);
         assert!(matches!(said.recv().await, Some(Said::Text(text)) if text == "up"));
         replica.stop().stop(Duration::ZERO);
@@ -268,8 +333,13 @@ mod tests {
     async fn the_assignment_is_in_its_environment() {
         let (_folder, launch) = launch(r#"echo "$WISP_ASSIGNMENT $*""#);
         let (_replica, mut said) = start(&launch);
-        let Some(Said::Text(text)) = said.recv().await else { panic!("it said nothing") };
-        assert!(text.contains("default/hello") && text.contains("--data 127.0.0.1:0"), "{text}");
+        let Some(Said::Text(text)) = said.recv().await else {
+            panic!("it said nothing")
+        };
+        assert!(
+            text.contains("default/hello") && text.contains("--data 127.0.0.1:0"),
+            "{text}"
+        );
     }
 
     #[tokio::test]

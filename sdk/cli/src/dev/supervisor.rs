@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
@@ -32,11 +33,17 @@ enum Order {
 pub(crate) struct Supervisor {
     orders: mpsc::UnboundedSender<Order>,
     serving: watch::Receiver<usize>,
+    has_revision: Arc<AtomicBool>,
 }
 
 impl Supervisor {
     /// Starts the task of a function that has nothing to run yet.
-    pub(crate) fn start(id: FunctionId, launch: Arc<Launch>, gateway: Arc<Gateway>, console: Console) -> Self {
+    pub(crate) fn start(
+        id: FunctionId,
+        launch: Arc<Launch>,
+        gateway: Arc<Gateway>,
+        console: Console,
+    ) -> Self {
         let (orders, receiver) = mpsc::unbounded_channel();
         let (count, serving) = watch::channel(0);
         let state = State {
@@ -53,7 +60,11 @@ impl Supervisor {
             waiting: Vec::new(),
         };
         tokio::spawn(state.run(receiver));
-        Self { orders, serving }
+        Self {
+            orders,
+            serving,
+            has_revision: Arc::default(),
+        }
     }
 
     // A supervisor whose task is gone is of a function that is gone: nobody misses the order.
@@ -68,7 +79,13 @@ impl Supervisor {
 
     /// There is something new to run.
     pub(crate) fn revise(&self, prepared: Arc<Prepared>) {
+        self.has_revision.store(true, Ordering::Relaxed);
         self.tell(Order::Revise(prepared));
+    }
+
+    /// Whether there ever was something to run.
+    pub(crate) fn has_revision(&self) -> bool {
+        self.has_revision.load(Ordering::Relaxed)
     }
 
     /// What there is to run is broken.
@@ -93,7 +110,12 @@ impl Supervisor {
     pub(crate) async fn wake(&self) -> Result<(), ActivateError> {
         let (answer, answered) = oneshot::channel();
         self.tell(Order::Wake(answer));
-        answered.await.unwrap_or_else(|_| Err(ActivateError::new(Fault::Platform, "the function was removed")))
+        answered.await.unwrap_or_else(|_| {
+            Err(ActivateError::new(
+                Fault::Platform,
+                "the function was removed",
+            ))
+        })
     }
 
     /// Lets all replicas finish, and returns when they have ended.
@@ -184,7 +206,10 @@ impl State {
             return Vec::new();
         }
         let revision = newest.map_or(1, |(id, _)| id + 1);
-        self.console.tell(Event::Revision { function: self.name.clone(), revision: prepared.digest.clone() });
+        self.console.tell(Event::Revision {
+            function: self.name.clone(),
+            revision: prepared.digest.clone(),
+        });
         self.revisions.insert(revision, prepared);
         // Replicas that run know what they run; new ones start with the newest.
         while self.revisions.len() > 2 {
@@ -199,27 +224,47 @@ impl State {
             match action {
                 Action::Start { replica, revision } => {
                     if let Err(reason) = self.launch(replica, revision) {
-                        self.report(replica, 0, Duration::ZERO, ReplicaState::Failed, Some(reason.clone()));
+                        self.report(
+                            replica,
+                            0,
+                            Duration::ZERO,
+                            ReplicaState::Failed,
+                            Some(reason.clone()),
+                        );
                         actions.extend(self.fleet.ended(replica, reason, Instant::now()));
                     }
                 }
                 Action::Insert(replica) => self.insert(replica),
                 Action::Drain(replica) => self.drain(replica),
-                Action::Awake => self.waiting.drain(..).for_each(|answer| _ = answer.send(Ok(()))),
-                Action::Asleep { reason, retry_after } => {
-                    let error = ActivateError::new(Fault::Function, format!("the function {} has no replica: {reason}", self.id));
+                Action::Awake => self
+                    .waiting
+                    .drain(..)
+                    .for_each(|answer| _ = answer.send(Ok(()))),
+                Action::Asleep {
+                    reason,
+                    retry_after,
+                } => {
+                    let error = ActivateError::new(
+                        Fault::Function,
+                        format!("the function {} has no replica: {reason}", self.id),
+                    );
                     let error = match retry_after {
                         Some(after) => error.with_retry_after(after),
                         None => error,
                     };
-                    self.waiting.drain(..).for_each(|answer| _ = answer.send(Err(error.clone())));
+                    self.waiting
+                        .drain(..)
+                        .for_each(|answer| _ = answer.send(Err(error.clone())));
                 }
             }
         }
     }
 
     fn launch(&mut self, replica: ReplicaId, revision: RevisionId) -> Result<(), String> {
-        let prepared = self.revisions.get(&revision).ok_or("its revision is gone")?;
+        let prepared = self
+            .revisions
+            .get(&revision)
+            .ok_or("its revision is gone")?;
         let key = Key(uuid::Uuid::new_v4().simple().to_string());
         let assignment = Assignment {
             function: self.id.clone(),
@@ -229,16 +274,36 @@ impl State {
         };
         let orders = self.orders.clone();
         let said = move |said| _ = orders.send(Order::Said(replica, said));
-        let process = Replica::start(&self.launch, &assignment, said)
-            .map_err(|error| format!("{} could not be started: {error}", self.launch.runtime.display()))?;
-        self.report(replica, process.pid, Duration::ZERO, ReplicaState::Starting, None);
-        let member = Member { process, revision, key, address: None, failed: None, last_words: None, is_leaving: false };
+        let process = Replica::start(&self.launch, &assignment, said).map_err(|error| {
+            format!(
+                "{} could not be started: {error}",
+                self.launch.runtime.display()
+            )
+        })?;
+        self.report(
+            replica,
+            process.pid,
+            Duration::ZERO,
+            ReplicaState::Starting,
+            None,
+        );
+        let member = Member {
+            process,
+            revision,
+            key,
+            address: None,
+            failed: None,
+            last_words: None,
+            is_leaving: false,
+        };
         self.replicas.insert(replica, member);
         Ok(())
     }
 
     fn heard(&mut self, replica: ReplicaId, said: Said) -> Vec<Action> {
-        let Some(member) = self.replicas.get_mut(&replica) else { return Vec::new() };
+        let Some(member) = self.replicas.get_mut(&replica) else {
+            return Vec::new();
+        };
         match said {
             Said::Listening(address) => member.address = Some(address),
             Said::Ready => {
@@ -249,7 +314,9 @@ impl State {
             Said::Failed(reason) => member.failed = Some(reason),
             Said::Line(line) => self.console.log(&self.name, replica, &line),
             Said::Text(text) => {
-                self.console.tell(Event::Note { message: format!("{}: replica {replica}: {text}", self.name) });
+                self.console.tell(Event::Note {
+                    message: format!("{}: replica {replica}: {text}", self.name),
+                });
                 member.last_words = Some(text);
             }
             Said::Ended(why) => return self.ended(replica, why),
@@ -258,7 +325,9 @@ impl State {
     }
 
     fn ended(&mut self, replica: ReplicaId, why: String) -> Vec<Action> {
-        let Some(member) = self.replicas.remove(&replica) else { return Vec::new() };
+        let Some(member) = self.replicas.remove(&replica) else {
+            return Vec::new();
+        };
         if let Some(address) = member.address {
             self.gateway.remove_endpoint(&self.id, address);
         }
@@ -266,20 +335,34 @@ impl State {
             Some(words) => format!("{why}; it said: {words}"),
             None => why,
         });
-        let (state, shown) =
-            if member.is_leaving { (ReplicaState::Ended, None) } else { (ReplicaState::Failed, Some(reason.clone())) };
-        self.report(replica, member.process.pid, member.process.started.elapsed(), state, shown);
+        let (state, shown) = if member.is_leaving {
+            (ReplicaState::Ended, None)
+        } else {
+            (ReplicaState::Failed, Some(reason.clone()))
+        };
+        self.report(
+            replica,
+            member.process.pid,
+            member.process.started.elapsed(),
+            state,
+            shown,
+        );
         self.fleet.ended(replica, reason, Instant::now())
     }
 
     fn insert(&mut self, replica: ReplicaId) {
-        let Some(member) = self.replicas.get(&replica) else { return };
+        let Some(member) = self.replicas.get(&replica) else {
+            return;
+        };
         let Some(address) = member.address else {
             // It says `ready` and never said where: of no use.
             member.process.stop().stop(Duration::ZERO);
             return;
         };
-        let concurrency = self.revisions.get(&member.revision).map_or(1, |prepared| prepared.config.limits.concurrency.get());
+        let concurrency = self
+            .revisions
+            .get(&member.revision)
+            .map_or(1, |prepared| prepared.config.limits.concurrency.get());
         let endpoint = Endpoint {
             address,
             concurrency: u32::try_from(concurrency).unwrap_or(u32::MAX),
@@ -289,29 +372,52 @@ impl State {
     }
 
     fn drain(&mut self, replica: ReplicaId) {
-        let Some(member) = self.replicas.get_mut(&replica) else { return };
+        let Some(member) = self.replicas.get_mut(&replica) else {
+            return;
+        };
         if std::mem::replace(&mut member.is_leaving, true) {
             return;
         }
         let patience = self
             .revisions
             .get(&member.revision)
-            .map_or(Duration::from_secs(30), |prepared| prepared.config.limits.timeout);
+            .map_or(Duration::from_secs(30), |prepared| {
+                prepared.config.limits.timeout
+            });
         // The gateway sends it nothing more; only when all that was sent is answered does it hear that it is to end.
         let stop = member.process.stop();
-        match member.address.map(|address| self.gateway.remove_endpoint(&self.id, address)) {
-            Some(drained) => _ = tokio::spawn(async move {
-                let _ = tokio::time::timeout(patience, drained.wait()).await;
-                stop.stop(patience);
-            }),
+        match member
+            .address
+            .map(|address| self.gateway.remove_endpoint(&self.id, address))
+        {
+            Some(drained) => {
+                _ = tokio::spawn(async move {
+                    let _ = tokio::time::timeout(patience, drained.wait()).await;
+                    stop.stop(patience);
+                })
+            }
             None => stop.stop(patience),
         }
         let (pid, age) = (member.process.pid, member.process.started.elapsed());
         self.report(replica, pid, age, ReplicaState::Draining, None);
     }
 
-    fn report(&self, replica: ReplicaId, pid: u32, age: Duration, state: ReplicaState, reason: Option<String>) {
+    fn report(
+        &self,
+        replica: ReplicaId,
+        pid: u32,
+        age: Duration,
+        state: ReplicaState,
+        reason: Option<String>,
+    ) {
         let millis = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-        self.console.tell(Event::Replica { function: self.name.clone(), replica, state, pid, millis, reason });
+        self.console.tell(Event::Replica {
+            function: self.name.clone(),
+            replica,
+            state,
+            pid,
+            millis,
+            reason,
+        });
     }
 }

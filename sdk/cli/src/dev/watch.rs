@@ -33,9 +33,13 @@ impl Interests {
     /// The functions' folders that a change of `path` concerns.
     fn concerned(&self, path: &Path) -> Vec<PathBuf> {
         let inside = self.folders.iter().filter(|folder| {
-            path.strip_prefix(folder).is_ok_and(|rest| !rest.iter().any(|part| is_ignored(&part.to_string_lossy())))
+            path.strip_prefix(folder)
+                .is_ok_and(|rest| !rest.iter().any(|part| is_ignored(&part.to_string_lossy())))
         });
-        inside.chain(self.files.get(path).into_iter().flatten()).cloned().collect()
+        inside
+            .chain(self.files.get(path).into_iter().flatten())
+            .cloned()
+            .collect()
     }
 }
 
@@ -59,15 +63,27 @@ impl Watch {
         let seen = Arc::clone(&interests);
         let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
             let Ok(event) = event else { return };
-            if matches!(event.kind, EventKind::Access(_) | EventKind::Modify(notify::event::ModifyKind::Metadata(_))) {
+            if matches!(
+                event.kind,
+                EventKind::Access(_) | EventKind::Modify(notify::event::ModifyKind::Metadata(_))
+            ) {
                 return;
             }
             let interests = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            for folder in event.paths.iter().flat_map(|path| interests.concerned(path)) {
+            for folder in event
+                .paths
+                .iter()
+                .flat_map(|path| interests.concerned(path))
+            {
                 let _ = sender.send(folder);
             }
         })?;
-        Ok(Self { watcher, interests, changes, watched: BTreeSet::new() })
+        Ok(Self {
+            watcher,
+            interests,
+            changes,
+            watched: BTreeSet::new(),
+        })
     }
 
     /// Watches a function's folder, the sources in it, and `files` elsewhere. Called again after each change: new
@@ -79,10 +95,17 @@ impl Watch {
         let mut dirs = BTreeSet::new();
         sources(folder, &mut dirs, 0);
         {
-            let mut interests = self.interests.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut interests = self
+                .interests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
             interests.folders.insert(folder.to_owned());
             for file in files {
-                interests.files.entry(file.clone()).or_default().insert(folder.to_owned());
+                interests
+                    .files
+                    .entry(file.clone())
+                    .or_default()
+                    .insert(folder.to_owned());
                 dirs.extend(file.parent().map(Path::to_owned));
             }
         }
@@ -135,10 +158,16 @@ fn sources(folder: &Path, found: &mut BTreeSet<PathBuf>, depth: usize) {
 /// The sources that Cargo compiled into `wasm`, from the list beside it that rustc wrote for make.
 pub(crate) fn compiled_from(wasm: &Path) -> Vec<PathBuf> {
     let list = std::fs::read_to_string(wasm.with_extension("d")).unwrap_or_default();
-    let Some((_, sources)) = list.split_once(": ") else { return Vec::new() };
+    let Some((_, sources)) = list.split_once(": ") else {
+        return Vec::new();
+    };
     let line = sources.lines().next().unwrap_or_default();
     // Spaces in names are written `\ `.
-    line.replace("\\ ", "\0").split(' ').filter(|path| !path.is_empty()).map(|path| path.replace('\0', " ").into()).collect()
+    line.replace("\\ ", "\0")
+        .split(' ')
+        .filter(|path| !path.is_empty())
+        .map(|path| path.replace('\0', " ").into())
+        .collect()
 }
 
 #[cfg(test)]
@@ -149,14 +178,28 @@ mod tests {
     fn what_builds_and_editors_write_concerns_nobody() {
         let mut interests = Interests::default();
         interests.folders.insert("/w/hello".into());
-        interests.files.insert("/m/model.onnx".into(), BTreeSet::from(["/w/hello".into()]));
+        interests
+            .files
+            .insert("/m/model.onnx".into(), BTreeSet::from(["/w/hello".into()]));
         let concerned = |path: &str| !interests.concerned(Path::new(path)).is_empty();
-        for path in ["/w/hello/src/lib.rs", "/w/hello/function.yaml", "/w/hello/Cargo.toml", "/m/model.onnx", "/w/hello/labels.txt"] {
+        for path in [
+            "/w/hello/src/lib.rs",
+            "/w/hello/function.yaml",
+            "/w/hello/Cargo.toml",
+            "/m/model.onnx",
+            "/w/hello/labels.txt",
+        ] {
             assert!(concerned(path), "{path}");
         }
         for path in [
-            "/w/hello/target/x", "/w/hello/.wisp/kv.redb", "/w/hello/src/.lib.rs.swp", "/w/hello/src/lib.rs~",
-            "/w/hello/src/4913", "/w/hello/Cargo.lock", "/w/other/src/lib.rs", "/m/other.onnx",
+            "/w/hello/target/x",
+            "/w/hello/.wisp/kv.redb",
+            "/w/hello/src/.lib.rs.swp",
+            "/w/hello/src/lib.rs~",
+            "/w/hello/src/4913",
+            "/w/hello/Cargo.lock",
+            "/w/other/src/lib.rs",
+            "/m/other.onnx",
         ] {
             assert!(!concerned(path), "{path}");
         }
@@ -166,8 +209,18 @@ mod tests {
     fn sources_of_other_crates_are_read_from_cargos_list() {
         let folder = tempfile::tempdir().unwrap();
         let wasm = folder.path().join("hello.wasm");
-        std::fs::write(wasm.with_extension("d"), "/t/hello.wasm: /w/hello/src/lib.rs /sdk/my\\ folder/lib.rs\n").unwrap();
-        assert_eq!(compiled_from(&wasm), [Path::new("/w/hello/src/lib.rs"), Path::new("/sdk/my folder/lib.rs")]);
+        std::fs::write(
+            wasm.with_extension("d"),
+            "/t/hello.wasm: /w/hello/src/lib.rs /sdk/my\\ folder/lib.rs\n",
+        )
+        .unwrap();
+        assert_eq!(
+            compiled_from(&wasm),
+            [
+                Path::new("/w/hello/src/lib.rs"),
+                Path::new("/sdk/my folder/lib.rs")
+            ]
+        );
         assert!(compiled_from(&folder.path().join("none.wasm")).is_empty());
     }
 

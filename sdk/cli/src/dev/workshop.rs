@@ -29,18 +29,43 @@ pub(crate) struct Workshop {
 }
 
 impl Workshop {
-    pub(crate) fn new(launch: Launch, gateway: Arc<Gateway>, functions: Functions, console: Console, url: String, has_color: bool) -> Self {
+    pub(crate) fn new(
+        launch: Launch,
+        gateway: Arc<Gateway>,
+        functions: Functions,
+        console: Console,
+        url: String,
+        has_color: bool,
+    ) -> Self {
         let loader = Arc::new(Loader::new(&launch.cache));
         let engines = Arc::new(Engines::for_compilation());
-        Self { launch: Arc::new(launch), gateway, functions, console, url, has_color, loader, engines }
+        Self {
+            launch: Arc::new(launch),
+            gateway,
+            functions,
+            console,
+            url,
+            has_color,
+            loader,
+            engines,
+        }
     }
 
     /// Prepares everything, then again what changes. Ends only where the files can't be watched.
     ///
     /// # Errors
     /// When the files can't be watched.
-    pub(crate) async fn run(self, folders: Vec<Folder>, declared: Vec<(Folder, Vec<Declared>)>, is_watching: bool) -> notify::Result<()> {
-        let mut watch = if is_watching { Some(Watch::start()?) } else { None };
+    pub(crate) async fn run(
+        self,
+        folders: Vec<Folder>,
+        declared: Vec<(Folder, Vec<Declared>)>,
+        is_watching: bool,
+    ) -> notify::Result<()> {
+        let mut watch = if is_watching {
+            Some(Watch::start()?)
+        } else {
+            None
+        };
         // All of them can be asked at once; who asks for one that is being built waits.
         for (folder, functions) in &declared {
             for function in functions {
@@ -57,10 +82,15 @@ impl Workshop {
                 watch.add(&folder.dir, &files)?;
             }
         }
-        let Some(mut watch) = watch else { return std::future::pending().await };
+        let Some(mut watch) = watch else {
+            return std::future::pending().await;
+        };
         loop {
             let changed = watch.changed().await;
-            for folder in folders.iter().filter(|folder| changed.contains(&folder.dir)) {
+            for folder in folders
+                .iter()
+                .filter(|folder| changed.contains(&folder.dir))
+            {
                 watch.add(&folder.dir, &[])?;
                 let files = self.again(folder).await;
                 watch.add(&folder.dir, &files)?;
@@ -89,9 +119,15 @@ impl Workshop {
         let known = self.functions.get(id);
         let is_new = known.is_none();
         let supervisor = known.unwrap_or_else(|| {
-            Supervisor::start(id.clone(), Arc::clone(&self.launch), Arc::clone(&self.gateway), self.console.clone())
+            Supervisor::start(
+                id.clone(),
+                Arc::clone(&self.launch),
+                Arc::clone(&self.gateway),
+                self.console.clone(),
+            )
         });
-        self.functions.insert(id.clone(), supervisor, &declared.function, &folder.dir);
+        self.functions
+            .insert(id.clone(), supervisor, &declared.function, &folder.dir);
         let hosts = declared.function.spec.hosts.clone();
         let refused = self.gateway.insert_route(FunctionRoute {
             id: id.clone(),
@@ -100,11 +136,17 @@ impl Workshop {
             limits: declared.function.limits(),
         });
         for host in refused {
-            self.console.tell(Event::Note { message: format!("{id}: another function has the host {host}") });
+            self.console.tell(Event::Note {
+                message: format!("{id}: another function has the host {host}"),
+            });
         }
         if is_new {
             let url = format!("{}/{}/{}/", self.url, id.namespace(), id.name());
-            self.console.tell(Event::Function { function: id.to_string(), url, hosts });
+            self.console.tell(Event::Function {
+                function: id.to_string(),
+                url,
+                hosts,
+            });
         }
     }
 
@@ -125,8 +167,13 @@ impl Workshop {
             let (dir, project, function) = (folder.dir.clone(), project.clone(), function.clone());
             let (loader, engines) = (Arc::clone(&self.loader), Arc::clone(&self.engines));
             let subject = function.clone();
-            let made = blocking(move || prepare::prepare(&function, &dir, project.as_ref(), &loader, &engines)).await;
-            let Some(supervisor) = self.functions.get(&subject.id) else { continue };
+            let made = blocking(move || {
+                prepare::prepare(&function, &dir, project.as_ref(), &loader, &engines)
+            })
+            .await;
+            let Some(supervisor) = self.functions.get(&subject.id) else {
+                continue;
+            };
             match made {
                 Ok(prepared) => {
                     files.extend(made_of(&prepared, &subject, folder));
@@ -139,15 +186,27 @@ impl Workshop {
         files
     }
 
-    async fn build(&self, folder: &Folder, declared: &[Declared]) -> Result<Option<Project>, PrepareError> {
-        let builds: Vec<&FunctionId> = declared.iter().filter(|function| function.is_project).map(|function| &function.id).collect();
-        let Some(first) = builds.first() else { return Ok(None) };
+    async fn build(
+        &self,
+        folder: &Folder,
+        declared: &[Declared],
+    ) -> Result<Option<Project>, PrepareError> {
+        let builds: Vec<&FunctionId> = declared
+            .iter()
+            .filter(|function| function.is_project)
+            .map(|function| &function.id)
+            .collect();
+        let Some(first) = builds.first() else {
+            return Ok(None);
+        };
         for id in &builds {
             if let Some(supervisor) = self.functions.get(id) {
                 supervisor.building();
             }
         }
-        self.console.tell(Event::Building { function: first.to_string() });
+        self.console.tell(Event::Building {
+            function: first.to_string(),
+        });
         let (dir, has_color) = (folder.dir.clone(), self.has_color);
         let project = blocking(move || Project::build(&dir, has_color)).await?;
         self.console.tell(project.event(first.to_string()));
@@ -156,12 +215,18 @@ impl Workshop {
 
     fn failed(&self, declared: &[Declared], error: &PrepareError) {
         for (index, function) in declared.iter().enumerate() {
-            if let Some(supervisor) = self.functions.get(&function.id) {
-                supervisor.broken(error.sentence());
-            }
+            let Some(supervisor) = self.functions.get(&function.id) else {
+                continue;
+            };
+            supervisor.broken(error.sentence());
             // One project's compiler is quoted once.
             if index == 0 {
-                self.console.tell(Event::BuildFailed { function: function.id.to_string(), message: error.story() });
+                let (function, has_earlier) = (function.id.to_string(), supervisor.has_revision());
+                self.console.tell(Event::BuildFailed {
+                    function,
+                    message: error.story(),
+                    has_earlier,
+                });
             }
         }
     }
@@ -169,13 +234,20 @@ impl Workshop {
     /// Ends functions that the folder no longer declares.
     fn forget(&self, folder: &Folder, declared: &[Declared]) {
         let kept: BTreeSet<&FunctionId> = declared.iter().map(|function| &function.id).collect();
-        for id in self.functions.ids().into_iter().filter(|id| !kept.contains(id)) {
+        for id in self
+            .functions
+            .ids()
+            .into_iter()
+            .filter(|id| !kept.contains(id))
+        {
             if !self.functions.is_of(&id, &folder.dir) {
                 continue;
             }
             self.gateway.remove_route(&id);
             if let Some(supervisor) = self.functions.remove(&id) {
-                self.console.tell(Event::Removed { function: id.to_string() });
+                self.console.tell(Event::Removed {
+                    function: id.to_string(),
+                });
                 tokio::spawn(async move { supervisor.stop().await });
             }
         }
@@ -184,13 +256,26 @@ impl Workshop {
 
 /// The files outside of builds that a function is made of.
 fn made_of(prepared: &Prepared, declared: &Declared, folder: &Folder) -> Vec<PathBuf> {
-    let models = prepared.config.models.iter().map(|model| model.file.clone());
-    let component = declared.function.spec.component.as_ref().and_then(|component| component.file.as_ref());
-    models.chain(component.map(|file| folder.dir.join(file))).collect()
+    let models = prepared
+        .config
+        .models
+        .iter()
+        .map(|model| model.file.clone());
+    let component = declared
+        .function
+        .spec
+        .component
+        .as_ref()
+        .and_then(|component| component.file.as_ref());
+    models
+        .chain(component.map(|file| folder.dir.join(file)))
+        .collect()
 }
 
 /// Runs what blocks where it may.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T, PrepareError> + Send + 'static) -> Result<T, PrepareError> {
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, PrepareError> + Send + 'static,
+) -> Result<T, PrepareError> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(error) => Err(PrepareError::Interrupted(error.to_string())),
