@@ -3,9 +3,11 @@
 mod build;
 mod client;
 mod host;
+mod wisp;
 
 pub use build::{binary, component, target_folder};
 pub use client::{Answer, Body, Client, request};
+pub use wisp::{Dev, is_running, run, signal_process, wisp};
 pub use host::{Host, assignment};
 
 use std::time::Duration;

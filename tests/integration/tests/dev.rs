@@ -1,0 +1,302 @@
+//! `wisp dev`: from an edit to an answer, and what happens to its processes.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde_json::Value;
+use wisp_integration::{Dev, component, is_running, run, signal_process};
+
+/// A new project, and where it is.
+fn project(folder: &Path, name: &str) -> PathBuf {
+    let output = run(folder, &["new", name]).unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    folder.join(name)
+}
+
+fn edit(file: &Path, from: &str, to: &str) {
+    let text = std::fs::read_to_string(file).unwrap();
+    assert!(text.contains(from), "{from} is not in {}", file.display());
+    std::fs::write(file, text.replace(from, to)).unwrap();
+}
+
+/// A folder with a function of the component that `fixture` builds.
+fn prebuilt(fixture: &str, rest: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(component(fixture), folder.path().join("f.wasm")).unwrap();
+    let manifest = format!(
+        "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: hello}}\nspec:\n  component: {{file: f.wasm}}\n{rest}"
+    );
+    std::fs::write(folder.path().join("function.yaml"), manifest).unwrap();
+    folder
+}
+
+/// Clients that ask again and again until they are stopped; none may fail.
+struct Load {
+    stop: Arc<AtomicBool>,
+    asked: Arc<AtomicUsize>,
+    clients: Vec<tokio::task::JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn start(dev: &Dev, path: &'static str) -> Self {
+        let (stop, asked) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let clients = (0..4)
+            .map(|_| {
+                let (client, stop, asked) = (dev.client(), Arc::clone(&stop), Arc::clone(&asked));
+                tokio::spawn(async move {
+                    let mut wrong = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        match client.get(path).await {
+                            Ok(answer) if answer.status == 200 => {}
+                            Ok(answer) => {
+                                wrong.push(format!("{}: {}", answer.status, answer.text()))
+                            }
+                            Err(error) => wrong.push(format!("{error:#}")),
+                        }
+                        asked.fetch_add(1, Ordering::Relaxed);
+                    }
+                    wrong
+                })
+            })
+            .collect();
+        Self {
+            stop,
+            asked,
+            clients,
+        }
+    }
+
+    async fn finish(self) -> usize {
+        self.stop.store(true, Ordering::Relaxed);
+        for client in self.clients {
+            let wrong = client.await.unwrap();
+            assert!(wrong.is_empty(), "{wrong:?}");
+        }
+        self.asked.load(Ordering::Relaxed)
+    }
+}
+
+fn is(event: &Value, name: &str) -> bool {
+    event["event"] == name
+}
+
+#[tokio::test]
+async fn edits_are_served_without_a_failed_request_and_idleness_ends_all_replicas() {
+    let folder = tempfile::tempdir().unwrap();
+    let project = project(folder.path(), "greeter");
+    edit(
+        &project.join("function.yaml"),
+        "idleTimeout: 30s",
+        "idleTimeout: 2s",
+    );
+    let dev = Dev::start(&project).await.unwrap();
+    dev.event(0, |event| is(event, "revision")).await.unwrap();
+
+    // Nothing runs until somebody asks.
+    assert!(!dev.all().iter().any(|event| is(event, "replica")));
+    let gateway = dev.address().to_string();
+    let words = [
+        "invoke",
+        "greeter",
+        "--path",
+        "hello/Ada",
+        "--gateway",
+        &gateway,
+    ];
+    let invoke = {
+        let project = project.clone();
+        move || {
+            let output = run(&project, &words).unwrap();
+            (
+                output.status.code(),
+                String::from_utf8(output.stdout).unwrap(),
+            )
+        }
+    };
+    assert_eq!(
+        invoke(),
+        (Some(0), r#"{"message":"Hello, Ada!"}"#.to_owned())
+    );
+    let first = dev.replica(0, "ready").await.unwrap();
+    // The guest's line has its request's id.
+    let request = dev.event(0, |event| is(event, "request")).await.unwrap();
+    let log = dev
+        .event(0, |event| event["message"] == "greeting Ada")
+        .await
+        .unwrap();
+    assert_eq!(log["requestId"], request["requestId"]);
+
+    // A new handler, then one that doesn't compile, then other variables: asked all the while.
+    let load = Load::start(&dev, "/default/greeter/hello/Ada");
+    let seen = dev.seen();
+    edit(
+        &project.join("src/lib.rs"),
+        "{word}, {name}!",
+        "{word} again, {name}!",
+    );
+    dev.replica(seen, "ended").await.unwrap();
+    assert!(!is_running(first));
+    assert_eq!(invoke().1, r#"{"message":"Hello again, Ada!"}"#);
+
+    let seen = dev.seen();
+    edit(
+        &project.join("src/lib.rs"),
+        "#[wisp::handler]",
+        "#[wisp::handler] oops",
+    );
+    let failed = dev
+        .event(seen, |event| is(event, "buildFailed"))
+        .await
+        .unwrap();
+    assert!(
+        failed["message"].as_str().unwrap().contains("oops"),
+        "{failed}"
+    );
+    assert_eq!(invoke().1, r#"{"message":"Hello again, Ada!"}"#);
+
+    let seen = dev.seen();
+    edit(
+        &project.join("src/lib.rs"),
+        "#[wisp::handler] oops",
+        "#[wisp::handler]",
+    );
+    edit(&project.join("function.yaml"), "value: Hello", "value: Hej");
+    dev.replica(seen, "ended").await.unwrap();
+    assert_eq!(invoke().1, r#"{"message":"Hej again, Ada!"}"#);
+    assert!(load.finish().await > 100);
+
+    let seen = dev.seen();
+    edit(&project.join("function.yaml"), "value: Hej", "valeu: Hej");
+    let invalid = dev.event(seen, |event| is(event, "invalid")).await.unwrap();
+    assert!(
+        invalid["message"]
+            .as_str()
+            .unwrap()
+            .contains("did you mean `value`"),
+        "{invalid}"
+    );
+
+    // Idle: the last one ends. The next request wakes another.
+    let last = dev.replica(seen, "ended").await.unwrap();
+    assert!(!is_running(last));
+    let seen = dev.seen();
+    assert_eq!(invoke().1, r#"{"message":"Hej again, Ada!"}"#);
+    let woken = dev.replica(seen, "ready").await.unwrap();
+    assert!(is_running(woken));
+
+    assert!(dev.end("TERM").await.unwrap().success());
+    assert!(!is_running(woken));
+}
+
+#[tokio::test]
+async fn killing_it_leaves_no_process() {
+    let folder = prebuilt("fixture-p2", "");
+    let dev = Dev::start(folder.path()).await.unwrap();
+    let answer = dev.client().get("/default/hello/hello").await.unwrap();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    let replica = dev.replica(0, "ready").await.unwrap();
+    assert!(is_running(replica));
+    dev.end("KILL").await.unwrap();
+    // The kernel kills the replica with its parent; that it is gone takes it a moment.
+    let gone = async {
+        while is_running(replica) {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(wisp_integration::PATIENCE, gone)
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_replica_that_dies_is_replaced() {
+    let folder = prebuilt("fixture-p2", "");
+    let dev = Dev::start(folder.path()).await.unwrap();
+    assert_eq!(
+        dev.client()
+            .get("/default/hello/hello")
+            .await
+            .unwrap()
+            .status,
+        200
+    );
+    let first = dev.replica(0, "ready").await.unwrap();
+    let seen = dev.seen();
+    signal_process(first, "KILL").unwrap();
+    dev.replica(seen, "failed").await.unwrap();
+    assert_eq!(
+        dev.client()
+            .get("/default/hello/hello")
+            .await
+            .unwrap()
+            .status,
+        200
+    );
+    let second = dev.replica(seen, "ready").await.unwrap();
+    assert_ne!(first, second);
+}
+
+#[tokio::test]
+async fn what_cannot_run_says_why_until_it_is_put_right() {
+    let folder = prebuilt("fixture-p2", "");
+    let whole = std::fs::read(folder.path().join("f.wasm")).unwrap();
+    std::fs::write(folder.path().join("f.wasm"), "no component").unwrap();
+    let dev = Dev::start(folder.path()).await.unwrap();
+    dev.event(0, |event| is(event, "buildFailed"))
+        .await
+        .unwrap();
+    let answer = dev.client().get("/default/hello/hello").await.unwrap();
+    assert_eq!(answer.status, 503);
+    assert!(
+        answer.problem().detail.contains("not WebAssembly"),
+        "{}",
+        answer.text()
+    );
+
+    let seen = dev.seen();
+    std::fs::write(folder.path().join("f.wasm"), whole).unwrap();
+    dev.event(seen, |event| is(event, "revision"))
+        .await
+        .unwrap();
+    assert_eq!(
+        dev.client()
+            .get("/default/hello/hello")
+            .await
+            .unwrap()
+            .status,
+        200
+    );
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_start_is_told_to_who_asks() {
+    // No model has these bytes.
+    let folder = prebuilt(
+        "fixture-p2",
+        "  models: [{name: m, format: onnx, source: {file: m.onnx}}]\n",
+    );
+    std::fs::write(folder.path().join("m.onnx"), "no model").unwrap();
+    let dev = Dev::start(folder.path()).await.unwrap();
+    let answer = dev.client().get("/default/hello/hello").await.unwrap();
+    assert_eq!(answer.status, 503, "{}", answer.text());
+    assert!(answer.headers.contains_key("retry-after"));
+    let failed = dev
+        .event(0, |event| {
+            event["event"] == "replica" && event["state"] == "failed"
+        })
+        .await
+        .unwrap();
+    assert!(
+        answer
+            .problem()
+            .detail
+            .contains(failed["reason"].as_str().unwrap()),
+        "{}",
+        answer.text()
+    );
+}
