@@ -8,7 +8,7 @@
 //! let mut response = wisp::http::get("https://api.example.com/names").await?;
 //! let names: Vec<String> = response.json().await?;
 //! assert_eq!(names, ["a"]);
-//! # wisp::Result::Ok(())
+//! # Ok::<_, wisp::Error>(())
 //! # }).unwrap();
 //! ```
 //!

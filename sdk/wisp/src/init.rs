@@ -12,7 +12,7 @@ type Init = fn() -> Result<(), String>;
 
 static REGISTERED: OnceLock<Init> = OnceLock::new();
 static DONE: OnceLock<Result<(), String>> = OnceLock::new();
-static RUNNING: AtomicBool = AtomicBool::new(false);
+static AT_BUILD: AtomicBool = AtomicBool::new(false);
 
 /// Says what the work is. Called ahead of everything, as a constructor.
 pub fn register(init: Init) {
@@ -28,19 +28,14 @@ pub(crate) fn ensure() -> Result<(), Error> {
     let Some(init) = REGISTERED.get() else {
         return Ok(());
     };
-    let done = DONE.get_or_init(|| {
-        RUNNING.store(true, Ordering::Relaxed);
-        let outcome = init();
-        RUNNING.store(false, Ordering::Relaxed);
-        outcome
-    });
+    let done = DONE.get_or_init(init);
     done.clone()
         .map_err(|text| Error::internal(format!("`#[wisp::init]` failed: {text}")))
 }
 
-/// Whether the work is being done just now.
-pub(crate) fn is_running() -> bool {
-    RUNNING.load(Ordering::Relaxed)
+/// Whether the component is being built, where there is no host that takes log lines.
+pub(crate) fn is_at_build() -> bool {
+    AT_BUILD.load(Ordering::Relaxed)
 }
 
 /// The component's export `wisp-init`.
@@ -50,9 +45,11 @@ pub(crate) fn is_running() -> bool {
 )]
 pub fn run_exported() {
     crate::report::hook_panics();
+    AT_BUILD.store(true, Ordering::Relaxed);
     if let Err(error) = ensure() {
         panic!("{}", error.chain());
     }
+    AT_BUILD.store(false, Ordering::Relaxed);
 }
 
 /// What the function below `#[wisp::init]` may return.

@@ -14,6 +14,8 @@
 //! function's own crate depends on `log` (the handler's attribute sees that in its Cargo.toml). A function that does none
 //! of it doesn't import `wasi:logging`; what the SDK itself has to say goes to standard error then.
 //!
+//! Lines of an [`#[wisp::init]`](macro@crate::init) that runs at the build go to standard error: there is nobody to log to.
+//!
 //! The least grave level that is written is the environment variable `LOG_LEVEL`: `off`, `error`, `warn`, `info` (the
 //! default), `debug` or `trace`. In tests everything is captured, whatever the level.
 
@@ -36,10 +38,10 @@ use crate::{init as start_up, platform};
 pub const LEVEL: &str = "LOG_LEVEL";
 
 const NEVER: u8 = 0;
-const IN_START_UP: u8 = 1;
+const AT_BUILD: u8 = 1;
 const IN_A_REQUEST: u8 = 2;
 
-/// When the level was read. A snapshot of the start-up carries that it was read there, and not in a request.
+/// When the level was read. A snapshot carries that it was read at the build, and not in a request.
 static LEVEL_READ: AtomicU8 = AtomicU8::new(NEVER);
 
 /// Makes what is logged through the crate `log` arrive. The macros here do it by themselves, and so does
@@ -50,8 +52,8 @@ static LEVEL_READ: AtomicU8 = AtomicU8::new(NEVER);
 /// wisp::log::init();
 /// ```
 pub fn init() {
-    let now = if start_up::is_running() {
-        IN_START_UP
+    let now = if start_up::is_at_build() {
+        AT_BUILD
     } else {
         IN_A_REQUEST
     };

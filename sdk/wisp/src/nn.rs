@@ -10,7 +10,7 @@
 //! let outputs = model.run([("input", Tensor::new([1, 1, 28, 28], &pixels)?)]).await?;
 //! let probabilities = outputs.get("probabilities")?.to_vec::<f32>()?;
 //! assert_eq!(probabilities.len(), 10);
-//! # wisp::Result::Ok(())
+//! # Ok::<_, wisp::Error>(())
 //! # }).unwrap();
 //! ```
 //!

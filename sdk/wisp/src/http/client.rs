@@ -33,7 +33,7 @@ pub(crate) struct Timeouts {
 /// let client = Client::new().header("authorization", "Bearer t").timeout(Duration::from_secs(2));
 /// let response = client.post("https://api.example.com/items").json(&["a"]).await?;
 /// assert_eq!(response.status(), 200);
-/// # wisp::Result::Ok(())
+/// # Ok::<_, wisp::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug, Clone, Default)]
@@ -145,7 +145,7 @@ impl Client {
 /// # wisp::test::block_on(async {
 /// let response = wisp::http::get("https://example.com/").await?;
 /// assert_eq!(response.status(), 200);
-/// # wisp::Result::Ok(())
+/// # Ok::<_, wisp::Error>(())
 /// # }).unwrap();
 /// ```
 pub fn get(url: &str) -> RequestBuilder {
@@ -160,7 +160,7 @@ pub fn get(url: &str) -> RequestBuilder {
 /// use wisp::ResponseExt;
 /// let mut response = wisp::http::post("https://example.com/").body("hello").await?;
 /// assert_eq!(response.text().await?, "hello");
-/// # wisp::Result::Ok(())
+/// # Ok::<_, wisp::Error>(())
 /// # }).unwrap();
 /// ```
 pub fn post(url: &str) -> RequestBuilder {
@@ -194,7 +194,7 @@ pub async fn send(request: Request) -> Result<Response, Error> {
 /// # wisp::test::upstream("https://example.com", async |_request| Ok("hello"));
 /// # wisp::test::block_on(async {
 /// let response = wisp::http::get("https://example.com/").header("accept", "text/plain").await?;
-/// # wisp::Result::Ok(())
+/// # Ok::<_, wisp::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug)]
@@ -263,7 +263,7 @@ impl RequestBuilder {
     /// # wisp::test::upstream("https://example.com", async |_request| Ok("hello"));
     /// # wisp::test::block_on(async {
     /// let response = wisp::http::get("https://example.com/").send().await?;
-    /// # wisp::Result::Ok(())
+    /// # Ok::<_, wisp::Error>(())
     /// # }).unwrap();
     /// ```
     ///

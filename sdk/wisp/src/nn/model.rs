@@ -18,7 +18,7 @@ use crate::platform;
 /// let model = Model::open("double")?;
 /// let outputs = model.run([("x", Tensor::new([2], &[1.0_f32, 2.0])?)]).await?;
 /// assert_eq!(outputs.first()?.to_vec::<f32>()?, [2.0, 4.0]);
-/// # wisp::Result::Ok(())
+/// # Ok::<_, wisp::Error>(())
 /// # }).unwrap();
 /// ```
 pub struct Model {
@@ -76,7 +76,7 @@ impl Model {
     ///     error.to_string(),
     ///     "model `mnist` can't compute `input` u8[1]: invalid argument: `input` must be f32[N, 1, 28, 28]",
     /// );
-    /// # wisp::Result::Ok(())
+    /// # Ok::<_, wisp::Error>(())
     /// # }).unwrap();
     /// ```
     ///
@@ -122,7 +122,7 @@ impl fmt::Debug for Model {
 /// # wisp::test::block_on(async {
 /// let outputs = Model::open("pair")?.run([("x", Tensor::new([1], &[0_u8])?)]).await?;
 /// assert_eq!(outputs.iter().map(|(name, _)| name).collect::<Vec<_>>(), ["a", "b"]);
-/// # wisp::Result::Ok(())
+/// # Ok::<_, wisp::Error>(())
 /// # }).unwrap();
 /// ```
 #[derive(Debug, Clone)]
@@ -144,7 +144,7 @@ impl Outputs {
     ///     outputs.get("c").unwrap_err().to_string(),
     ///     "model `pair` has no output `c`; it has `a` u8[1], `b` u8[1]",
     /// );
-    /// # wisp::Result::Ok(())
+    /// # Ok::<_, wisp::Error>(())
     /// # }).unwrap();
     /// ```
     ///
@@ -165,7 +165,7 @@ impl Outputs {
     /// # wisp::test::block_on(async {
     /// # let outputs = Model::open("one")?.run([("x", Tensor::new([1], &[0_u8])?)]).await?;
     /// assert_eq!(outputs.first()?.shape(), [1]);
-    /// # wisp::Result::Ok(())
+    /// # Ok::<_, wisp::Error>(())
     /// # }).unwrap();
     /// ```
     ///
@@ -188,7 +188,7 @@ impl Outputs {
     /// for (name, tensor) in outputs.iter() {
     ///     wisp::log::info!("{name} is {tensor:?}");
     /// }
-    /// # wisp::Result::Ok(())
+    /// # Ok::<_, wisp::Error>(())
     /// # }).unwrap();
     /// ```
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Tensor)> {

@@ -1,11 +1,16 @@
 //! Log lines: `wasi:logging`, and the environment that says how many of them.
 
 use crate::bindings::wasi::logging::logging::{self, Level};
+use crate::{init, report};
 
 /// Where `LOG_LEVEL` says nothing.
 pub(crate) const DEFAULT_LEVEL: &str = "info";
 
 pub(crate) fn write(level: log::Level, target: &str, message: &str) {
+    if init::is_at_build() {
+        // Where a component is built there is no host to log to.
+        return report::to_stderr(level, message);
+    }
     let level = match level {
         log::Level::Error => Level::Error,
         log::Level::Warn => Level::Warn,
