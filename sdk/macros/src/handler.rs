@@ -1,7 +1,7 @@
 //! `#[wisp::handler]`: the function becomes the component's `wasi:http/incoming-handler`.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
 use syn::{Error, FnArg, ItemFn, Result, ReturnType};
 
 use crate::{manifest, signature};
@@ -53,11 +53,10 @@ fn checked(arguments: &TokenStream, item: TokenStream) -> Result<ItemFn> {
 
 fn export(function: &ItemFn) -> TokenStream {
     let name = &function.sig.ident;
-    let span = proc_macro2::Span::call_site().located_at(name.span());
-    // The compiler points at the name when the argument or the returned type is wrong.
-    let adapted = match function.sig.inputs.len() {
-        0 => quote::quote_spanned!(span=> ::wisp::__private::without_request(#name)),
-        _ => quote::quote_spanned!(span=> ::wisp::__private::with_request(#name)),
+    // The compiler points at the handler's name when its argument or what it returns is of a wrong type.
+    let call = match function.sig.inputs.len() {
+        0 => quote_spanned!(name.span()=> ::wisp::__private::answer(#name())),
+        _ => quote_spanned!(name.span()=> ::wisp::__private::answer(#name(request))),
     };
     let logging = manifest::depends_on("log").then(|| quote!(::wisp::log::init();));
     quote! {
@@ -66,8 +65,8 @@ fn export(function: &ItemFn) -> TokenStream {
         #[doc(hidden)]
         #[allow(unsafe_code, dead_code, unused, clippy::all, reason = "a component exports its handler by symbol name")]
         const _: () = {
-            fn __wisp_handler() -> impl ::wisp::__private::Handler {
-                #adapted
+            fn __wisp_answer(request: ::wisp::Request) -> ::wisp::__private::Answer {
+                #call
             }
 
             #[cfg(target_family = "wasm")]
@@ -80,7 +79,7 @@ fn export(function: &ItemFn) -> TokenStream {
                     response: ::wisp::__private::ResponseOutparam,
                 ) {
                     #logging
-                    ::wisp::__private::serve(request, response, __wisp_handler());
+                    ::wisp::__private::serve(request, response, __wisp_answer);
                 }
             }
 

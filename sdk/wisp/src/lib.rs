@@ -104,7 +104,7 @@ pub mod prelude {
 /// What the macros' expansions name. Not for use by hand: it changes without notice.
 #[doc(hidden)]
 pub mod __private {
-    pub use crate::handler::{Handler, with_request, without_request};
+    pub use crate::handler::{Answer, answer};
     pub use crate::init::{Outcome, register as register_init, run_exported as run_init};
     pub use log;
 

@@ -9,7 +9,7 @@ use ::http::{HeaderValue, Method, StatusCode, header};
 pub(crate) use pattern::Params;
 use pattern::Pattern;
 
-use crate::handler::{Answer, boxed};
+use crate::handler::{Answer, answer};
 use crate::{Body, Error, IntoResponse, Request, Response, Result, response};
 
 /// Routes by method and path.
@@ -155,7 +155,7 @@ impl Router {
         self.add(
             Some(method),
             path,
-            Box::new(move |request| boxed(handler(request))),
+            Box::new(move |request| answer(handler(request))),
         );
         self
     }
@@ -172,7 +172,11 @@ impl Router {
         F: Fn(Request) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: IntoResponse> + 'static,
     {
-        self.add(None, path, Box::new(move |request| boxed(handler(request))));
+        self.add(
+            None,
+            path,
+            Box::new(move |request| answer(handler(request))),
+        );
         self
     }
 
@@ -209,7 +213,7 @@ impl Router {
         F: Fn(Request) -> Fut + Send + Sync + 'static,
         Fut: Future<Output: IntoResponse> + 'static,
     {
-        self.fallback = Some(Box::new(move |request| boxed(handler(request))));
+        self.fallback = Some(Box::new(move |request| answer(handler(request))));
         self
     }
 

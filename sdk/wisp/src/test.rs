@@ -26,7 +26,7 @@ mod request;
 use std::future::Future;
 use std::rc::Rc;
 
-use crate::handler::{Handler as _, with_request};
+use crate::handler::answer;
 use crate::nn::{Cause, Code, Error as NnError, Outputs, Tensor};
 use crate::{IntoResponse, Request, Response, Result, init, task};
 
@@ -75,7 +75,7 @@ where
     Fut: Future<Output: IntoResponse> + 'static,
 {
     crate::request::set_id(request.headers().get("x-request-id"));
-    block_on(with_request(handler).call(request)).unwrap_or_else(|error| {
+    block_on(answer(handler(request))).unwrap_or_else(|error| {
         error.report();
         error.into_response()
     })

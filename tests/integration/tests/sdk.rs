@@ -154,7 +154,7 @@ async fn bodies_are_streamed_both_ways_at_once() {
     let host = host().await;
     for client in [host.client(), host.client().http2()] {
         let (mut sender, receiver) = futures::channel::mpsc::channel::<Bytes>(1);
-        let body = StreamBody::new(receiver.map(|bytes| Ok(Frame::data(bytes)))).boxed();
+        let body = BodyExt::boxed(StreamBody::new(receiver.map(|bytes| Ok(Frame::data(bytes)))));
         let sent = Request::builder()
             .method(Method::POST)
             .uri("/upper")

@@ -7,15 +7,15 @@ use wasip2::http::types::{
 
 use super::body::{self, Incoming, WriteError};
 use super::headers;
-use crate::{Body, Error, Request, Response, handler::Handler, init, report, request, task};
+use crate::{Body, Error, Request, Response, handler::Answer, init, report, request, task};
 
 /// Answers `incoming` with what `handler` returns.
-pub fn serve(incoming: IncomingRequest, out: ResponseOutparam, handler: impl Handler) {
+pub fn serve(incoming: IncomingRequest, out: ResponseOutparam, handler: fn(Request) -> Answer) {
     report::hook_panics();
     let started = init::ensure();
     let (is_head, parsed) = parse(incoming);
     let response = match (started, parsed) {
-        (Ok(()), Ok(request)) => handler.call(request),
+        (Ok(()), Ok(request)) => handler(request),
         (Err(error), _) | (_, Err(error)) => Box::pin(std::future::ready(Err(error))),
     };
     if let Err(stalled) = task::block_on(respond(response, out, is_head)) {
@@ -71,7 +71,7 @@ fn uri(incoming: &IncomingRequest) -> Result<Uri, Error> {
     Uri::from_parts(parts).map_err(|_| refused(&path))
 }
 
-async fn respond(response: crate::handler::Answer, out: ResponseOutparam, is_head: bool) {
+async fn respond(response: Answer, out: ResponseOutparam, is_head: bool) {
     let response = match response.await {
         Ok(response) => response,
         Err(error) => {
