@@ -1,5 +1,6 @@
 //! From an Assignment to something that serves: everything that lives as long as the one function of this process.
 
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -129,7 +130,9 @@ impl Function {
         }
         let instances = limits.concurrency.saturating_add(SPARE_INSTANCES);
         let engines = Engines::new(&EngineOptions {
-            memory: limits.memory,
+            // Each slot reserves 4 GiB of addresses anyway. Bounded here, a memory that is too large from the start
+            // would be a mistake of the pool's; the meter says which limit it exceeds.
+            memory: NonZeroU64::MIN.saturating_add((4 << 30) - 1),
             table_elements: limits.table_elements,
             instances,
             calls: instances,

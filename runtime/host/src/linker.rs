@@ -25,3 +25,46 @@ pub(crate) fn linker(engine: &Engine, wasi: Wasi) -> wasmtime::Result<Linker<Gue
     wisp_wasi_nn::add_to_linker(&mut linker, Guest::nn)?;
     Ok(linker)
 }
+
+#[cfg(test)]
+mod tests {
+    use wisp_engine::Engines;
+    use wisp_engine::interface::OFFERS;
+
+    use super::*;
+
+    #[test]
+    fn every_interface_that_components_are_told_to_import_is_there() {
+        let engines = Engines::for_compilation();
+        for wasi in [Wasi::P2, Wasi::P3] {
+            let linker = linker(engines.get(wasi).unwrap(), wasi).unwrap();
+            // A name that is taken can't be defined a second time.
+            let is_linked = |name: &str| {
+                linker
+                    .clone()
+                    .root()
+                    .func_wrap(name, |_, (): ()| Ok(()))
+                    .is_err()
+            };
+            assert!(!is_linked("wasi:nothing/nothing@0.2.0"));
+            for offer in OFFERS
+                .iter()
+                .filter(|offer| wasi == Wasi::P3 || offer.version != "0.3")
+            {
+                for interface in offer.interfaces {
+                    let name = format!("{}/{interface}@{}", offer.package, offer.version);
+                    let is_track = offer.version.matches('.').count() == 1;
+                    // Which release of a track the linker names doesn't matter: all of them match it.
+                    let is_there = if is_track {
+                        (0..100).any(|patch| is_linked(&format!("{name}.{patch}")))
+                    } else {
+                        is_linked(&name)
+                    };
+                    // An interface of nothing but types needs no implementation.
+                    let is_types = matches!(name.as_str(), "wasi:cli/types@0.3");
+                    assert!(is_there || is_types, "{name} for {wasi:?}");
+                }
+            }
+        }
+    }
+}

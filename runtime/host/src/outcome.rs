@@ -1,8 +1,10 @@
 //! How a guest's call went, told to those who wait for it and to the response body that outlives it.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+
+use tokio::sync::SetOnce;
 
 use crate::failure::Failure;
 
@@ -13,7 +15,7 @@ pub(crate) struct Outcome(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    failure: OnceLock<Failure>,
+    failure: SetOnce<Failure>,
     nn_nanos: AtomicU64,
 }
 
@@ -25,6 +27,11 @@ impl Outcome {
 
     pub(crate) fn failure(&self) -> Option<&Failure> {
         self.0.failure.get()
+    }
+
+    /// The failure, as soon as there is one.
+    pub(crate) async fn failed(&self) -> &Failure {
+        self.0.failure.wait().await
     }
 
     /// How long the guest waited for models.

@@ -157,10 +157,12 @@ async fn together(function: &Function, shared: &Shared, call: Call) -> Result<An
         ..Timing::default()
     };
     let permit = Arc::new(call.permit);
+    let instance = Arc::default();
     let ticket = Ticket {
         id: Arc::clone(&call.id),
         deadline: call.deadline,
         permit: Arc::clone(&permit),
+        instance: Arc::clone(&instance),
     };
     let request = call.request.map(|body| body.boxed_unsync());
     match shared.handle(request, ticket).await {
@@ -169,13 +171,8 @@ async fn together(function: &Function, shared: &Shared, call: Call) -> Result<An
                 deadline: Box::pin(tokio::time::sleep_until(call.deadline)),
                 _permit: permit,
             };
-            Ok(Answer::new(
-                response,
-                None,
-                Outcome::default(),
-                Some(hold),
-                timing,
-            ))
+            let outcome = instance.get().cloned().unwrap_or_default();
+            Ok(Answer::new(response, None, outcome, Some(hold), timing))
         }
         Err(Refused { failure, cause }) => {
             if let Some(cause) = cause {

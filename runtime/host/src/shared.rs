@@ -5,8 +5,8 @@
 //! requests can't be cancelled one by one: a guest whose client left goes on, within its deadline and its place.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
@@ -24,6 +24,10 @@ use crate::failure::Failure;
 use crate::guest::Guest;
 use crate::instance::{Blueprint, failure_of};
 use crate::metrics::Metrics;
+use crate::outcome::Outcome;
+
+/// How long an instance that ended may take to say why.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Instances of one function that serve several requests at once.
 pub(crate) struct Shared {
@@ -56,13 +60,19 @@ pub(crate) struct Ticket {
     pub(crate) id: Arc<str>,
     pub(crate) deadline: tokio::time::Instant,
     pub(crate) permit: Arc<Permit>,
+    /// Where to learn how the instance that serves it ends.
+    pub(crate) instance: Arc<OnceLock<Outcome>>,
 }
 
-struct State(Sharing);
+struct State {
+    sharing: Sharing,
+    outcome: Outcome,
+}
 
 struct Expiration {
     timeout: Duration,
     idle_timeout: Duration,
+    outcome: Outcome,
     timer: Option<(tokio::time::Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -85,36 +95,45 @@ impl Shared {
         request: Request,
         ticket: Ticket,
     ) -> Result<Response, Refused> {
-        let handled = self.handler.handle(ticket, request).await;
-        handled.map_err(|error| {
-            if error.is::<ExpirationError>() {
-                return Refused {
-                    failure: Failure::Timeout {
-                        allowed: self.timeout,
-                    },
-                    cause: None,
-                };
-            }
-            if let Some(InstantiationError { error, .. }) =
-                error.downcast_ref::<InstantiationError<Ticket>>()
-            {
-                return Refused {
-                    failure: Failure::NoInstance,
-                    cause: Some(format!("{error:?}")),
-                };
-            }
-            if let Some(code) = error.downcast_ref::<ErrorCode>() {
-                return Refused {
-                    failure: Failure::ErrorCode,
-                    cause: Some(format!("{code:?}")),
-                };
-            }
-            // The instance's own end has the cause, and logs it.
-            let cause = (!error.is::<TrapOrPanicError>()).then(|| format!("{error:?}"));
-            Refused {
-                failure: Failure::Trapped,
-                cause,
-            }
+        let instance = Arc::clone(&ticket.instance);
+        let error = match self.handler.handle(ticket, request).await {
+            Ok(response) => return Ok(response),
+            Err(error) => error,
+        };
+        if error.is::<ExpirationError>() {
+            return Err(Refused {
+                failure: Failure::Timeout {
+                    allowed: self.timeout,
+                },
+                cause: None,
+            });
+        }
+        if let Some(InstantiationError { error, .. }) =
+            error.downcast_ref::<InstantiationError<Ticket>>()
+        {
+            return Err(Refused {
+                failure: Failure::NoInstance,
+                cause: Some(format!("{error:?}")),
+            });
+        }
+        if let Some(code) = error.downcast_ref::<ErrorCode>() {
+            return Err(Refused {
+                failure: Failure::ErrorCode,
+                cause: Some(format!("{code:?}")),
+            });
+        }
+        // The instance ended, which tells and logs its cause a moment later.
+        let failure = match instance.get() {
+            Some(outcome) => tokio::time::timeout(END_PATIENCE, outcome.failed())
+                .await
+                .ok()
+                .cloned(),
+            None => None,
+        };
+        let cause = failure.is_none().then(|| format!("{error:?}"));
+        Err(Refused {
+            failure: failure.unwrap_or(Failure::Trapped),
+            cause,
         })
     }
 }
@@ -136,16 +155,22 @@ impl HandlerState for Maker {
         };
         self.metrics.instance_started(began.elapsed());
         let timeout = self.blueprint.seed.limits.timeout;
+        let idle_timeout = self.sharing.idle_timeout;
+        let outcome = Outcome::default();
         Ok(Worker {
             store,
             proxy: Proxy::P3(service),
             view: Guest::http,
             expiration: Expiration {
                 timeout,
-                idle_timeout: self.sharing.idle_timeout,
+                idle_timeout,
+                outcome: outcome.clone(),
                 timer: None,
             },
-            state: State(self.sharing),
+            state: State {
+                sharing: self.sharing,
+                outcome,
+            },
         })
     }
 }
@@ -155,7 +180,7 @@ impl WorkerState for State {
     type RequestData = Ticket;
 
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
-        let State(sharing) = self;
+        let sharing = self.sharing;
         if total >= sharing.max_requests as usize {
             ShouldAccept::Never
         } else if concurrent >= sharing.max_concurrent as usize {
@@ -171,8 +196,10 @@ impl WorkerState for State {
         ticket: Ticket,
         _task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
+        // A request is served once, so nobody else has set this.
+        let _ = ticket.instance.set(self.outcome.clone());
         // Output of an instance that serves several at once belongs to none of them: it is logged without an id.
-        let alone = self.0.max_concurrent == 1;
+        let alone = self.sharing.max_concurrent == 1;
         store
             .data_mut()
             .begin(alone.then(|| Arc::clone(&ticket.id)));
@@ -184,12 +211,17 @@ impl WorkerState for State {
     }
 
     fn drop(&self, mut store: Store<Guest>, result: Result<(), wasmtime::Error>) {
-        if let Err(error) = result
-            && let Some(failure) = failure_of(store.data_mut(), &error)
-        {
+        let Err(error) = result else { return };
+        let Some(failure) = failure_of(store.data_mut(), &error) else {
+            return;
+        };
+        // Before the store is dropped, which ends the bodies that its guest still writes.
+        self.outcome.fail(failure);
+        if let Some(failure) = self.outcome.failure() {
+            let cause = format!("{error:?}");
             tracing::warn!(
                 reason = failure.reason(),
-                cause = format!("{error:?}"),
+                cause,
                 "an instance ended with the requests that it had: {failure}"
             );
         }
@@ -223,6 +255,10 @@ impl WorkerExpiration for Expiration {
                     .1
             }
         };
-        timer.as_mut().poll(cx)
+        ready!(timer.as_mut().poll(cx));
+        if status != WorkerStatus::Idle {
+            self.outcome.fail(Failure::Timeout { allowed });
+        }
+        Poll::Ready(())
     }
 }

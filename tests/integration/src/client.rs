@@ -32,6 +32,19 @@ impl Answer {
         String::from_utf8_lossy(&self.body).into_owned()
     }
 
+    /// The body as the JSON that it must be.
+    ///
+    /// # Panics
+    /// When it isn't.
+    #[must_use]
+    #[expect(clippy::panic, reason = "an assertion")]
+    pub fn json(&self) -> serde_json::Value {
+        match serde_json::from_slice(&self.body) {
+            Ok(json) => json,
+            Err(error) => panic!("{error}: {}", self.text()),
+        }
+    }
+
     /// The body as the problem that it must be.
     ///
     /// # Panics

@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
 use wisp_contract::assignment::{self, Assignment};
 use wisp_contract::config::{Component, FunctionConfig, Instances, Limits};
 use wisp_contract::log::{Line, event};
+use wisp_contract::status::HostStatus;
 use wisp_contract::{FunctionConfig as Config, FunctionId};
 
 use crate::{Client, PATIENCE, binary};
@@ -169,6 +171,34 @@ impl Host {
             .await
             .context("it doesn't end")??;
         Ok(self.child.wait()?)
+    }
+
+    /// Waits until `wanted` holds of its status.
+    ///
+    /// # Errors
+    /// When it never does; the error has the last status.
+    pub async fn until(&self, wanted: impl Fn(&HostStatus) -> bool) -> anyhow::Result<()> {
+        let begun = Instant::now();
+        loop {
+            let answer = self.control().get("/status").await?;
+            let status: HostStatus = serde_json::from_slice(&answer.body)?;
+            if wanted(&status) {
+                return Ok(());
+            }
+            anyhow::ensure!(
+                begun.elapsed() < PATIENCE,
+                "the host never comes to that state, but stays at {status:?}"
+            );
+        }
+    }
+
+    /// Waits until nothing runs and nothing waits.
+    ///
+    /// # Errors
+    /// When that never happens.
+    pub async fn until_idle(&self) -> anyhow::Result<()> {
+        self.until(|status| status.in_flight == 0 && status.queued == 0)
+            .await
     }
 
     /// Everything it logged so far.

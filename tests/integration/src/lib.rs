@@ -7,8 +7,8 @@ mod wisp;
 
 pub use build::{binary, component, target_folder};
 pub use client::{Answer, Body, Client, request};
-pub use wisp::{Dev, is_running, run, signal_process, wisp};
 pub use host::{Host, assignment};
+pub use wisp::{Dev, is_running, run, signal_process, wisp};
 
 use std::time::Duration;
 

@@ -3,14 +3,10 @@
 use std::path::Path;
 
 use http::{Method, StatusCode};
-use serde_json::{Value, json};
+use serde_json::json;
 use wisp_contract::assignment::Key;
 use wisp_contract::log::event;
-use wisp_integration::{Answer, Host, assignment, component, request};
-
-fn json(answer: &Answer) -> Value {
-    serde_json::from_slice(&answer.body).unwrap()
-}
+use wisp_integration::{Host, assignment, component, request};
 
 #[tokio::test]
 async fn a_generic_host_takes_exactly_one_assignment() {
@@ -24,7 +20,7 @@ async fn a_generic_host_takes_exactly_one_assignment() {
         StatusCode::SERVICE_UNAVAILABLE
     );
     assert_eq!(
-        json(&host.control().get("/status").await.unwrap())["phase"],
+        host.control().get("/status").await.unwrap().json()["phase"],
         "waiting"
     );
     let early = host.client().get("/hello").await.unwrap();
@@ -50,7 +46,7 @@ async fn a_generic_host_takes_exactly_one_assignment() {
     let (one, two) = tokio::join!(post(&wanted), post(&wanted));
     for answer in [one, two, post(&wanted).await] {
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-        let status = json(&answer);
+        let status = answer.json();
         assert_eq!(
             (&status["phase"], &status["function"], &status["revision"]),
             (&json!("ready"), &json!("tests/fixture"), &json!("1"))
@@ -147,7 +143,7 @@ async fn what_is_in_flight_finishes_when_the_host_is_told_to_end() {
         let mut host = Host::ready(&component("fixture-p2"), |_| {}).await.unwrap();
         let client = host.client();
         let running = tokio::spawn(async move { client.get("/stream?100").await });
-        while json(&host.control().get("/status").await.unwrap())["inFlight"] != 1 {}
+        host.until(|status| status.in_flight == 1).await.unwrap();
         if drain == "signal" {
             host.terminate().unwrap();
         } else {
@@ -186,7 +182,7 @@ async fn what_takes_too_long_to_finish_is_cut_off_and_the_end_is_still_a_good_on
     host.event(event::READY).await.unwrap();
     let client = host.client();
     let running = tokio::spawn(async move { client.get("/sleep?3600000").await });
-    while json(&host.control().get("/status").await.unwrap())["inFlight"] != 1 {}
+    host.until(|status| status.in_flight == 1).await.unwrap();
     host.terminate().unwrap();
     host.line("cut off", |line| {
         line.message.contains("1 requests were cut off")

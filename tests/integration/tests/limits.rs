@@ -1,6 +1,6 @@
 //! What a host does with guests and clients that go too far. After each of them, the next request is served.
 
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -144,6 +144,28 @@ async fn time_is_up_for_guests_that_compute_and_for_guests_that_wait() {
     }
 }
 
+#[tokio::test]
+async fn time_is_up_in_shared_instances_too() {
+    let share = |config: &mut FunctionConfig| {
+        in_time(config);
+        config.instances = wisp_contract::config::Instances::Reuse {
+            max_requests: NonZeroU32::new(1000).unwrap(),
+            max_concurrent: NonZeroU32::new(8).unwrap(),
+            idle_timeout: Duration::from_secs(600),
+        };
+    };
+    let host = Host::ready(&component("fixture-p3"), share).await.unwrap();
+    for path in ["/sleep?3600000", "/loop"] {
+        let answer = host.client().get(path).await.unwrap();
+        refused(&host, &answer, 504, "timeout", Fault::Function).await;
+    }
+    assert!(host.client().get("/stream?100000").await.is_err());
+    assert_eq!(
+        host.client().get("/hello").await.unwrap().status,
+        StatusCode::OK
+    );
+}
+
 /// A clean end of the body would make half a response look whole.
 #[tokio::test]
 async fn a_response_that_breaks_off_is_not_mistaken_for_a_whole_one() {
@@ -213,9 +235,9 @@ async fn who_finds_no_place_waits_and_who_finds_no_room_is_sent_away() {
     let client = host.client();
     // One runs, one waits; both end when their clients leave.
     let running = tokio::spawn(async move { client.get("/sleep?3600000").await });
-    status(&host, |status| status["inFlight"] == 1).await;
+    host.until(|status| status.in_flight == 1).await.unwrap();
     let waiting = tokio::spawn(async move { client.get("/hello").await });
-    status(&host, |status| status["queued"] == 1).await;
+    host.until(|status| status.queued == 1).await.unwrap();
     let answer = client.get("/hello").await.unwrap();
     let problem = answer.problem();
     assert_eq!(
@@ -226,20 +248,6 @@ async fn who_finds_no_place_waits_and_who_finds_no_room_is_sent_away() {
     assert_eq!(answer.headers["retry-after"], "1");
     running.abort();
     assert_eq!(waiting.await.unwrap().unwrap().text(), "hello\n");
-}
-
-async fn status(host: &Host, wanted: impl Fn(&serde_json::Value) -> bool) {
-    let reached = async {
-        loop {
-            let status = host.control().get("/status").await.unwrap();
-            if wanted(&serde_json::from_slice(&status.body).unwrap()) {
-                return;
-            }
-        }
-    };
-    tokio::time::timeout(wisp_integration::PATIENCE, reached)
-        .await
-        .expect("the host never comes to that state");
 }
 
 #[tokio::test]

@@ -154,7 +154,12 @@ async fn answers_without_a_body_end_well() {
 async fn every_request_gets_a_fresh_instance_unless_the_function_asks_for_reuse() {
     for package in ["fixture-p2", "fixture-p3"] {
         let component = component(package);
-        let count = async |host: &Host| host.client().get("/count").await.unwrap().text();
+        let count = async |host: &Host| {
+            let count = host.client().get("/count").await.unwrap().text();
+            // The instance is back only when its call is over, a moment after the client has its answer.
+            host.until_idle().await.unwrap();
+            count
+        };
 
         let fresh = Host::ready(&component, |_| {}).await.unwrap();
         assert_eq!([count(&fresh).await, count(&fresh).await], ["1", "1"]);
@@ -173,6 +178,50 @@ async fn every_request_gets_a_fresh_instance_unless_the_function_asks_for_reuse(
         }
         assert_eq!(counts, ["1", "2", "3", "1", "2", "3", "1"], "{package}");
     }
+}
+
+/// A request that waits for another can only end where both are in one instance.
+#[tokio::test]
+async fn a_wasi_0_3_instance_serves_several_requests_at_once_where_the_function_asks_for_it() {
+    let share = |config: &mut wisp_contract::FunctionConfig| {
+        config.limits.timeout = Duration::from_secs(30);
+        config.instances = Instances::Reuse {
+            max_requests: NonZeroU32::new(1000).unwrap(),
+            max_concurrent: NonZeroU32::new(3).unwrap(),
+            idle_timeout: Duration::from_secs(600),
+        };
+    };
+    let host = Host::ready(&component("fixture-p3"), share).await.unwrap();
+    let client = host.client();
+    // Whichever instance the others come to: it goes on until one comes to that of the first.
+    let first = tokio::spawn(async move { client.get("/meet?2").await });
+    host.until(|status| status.in_flight == 1).await.unwrap();
+    while !first.is_finished() {
+        assert_eq!(client.get("/arrive").await.unwrap().text(), "here\n");
+    }
+    assert_eq!(first.await.unwrap().unwrap().text(), "met\n");
+    host.until_idle().await.unwrap();
+
+    // One that traps takes its instance along, and not the function.
+    assert_eq!(
+        client.get("/trap").await.unwrap().problem().reason,
+        "trapped"
+    );
+    assert_eq!(
+        client.get("/error-code").await.unwrap().problem().reason,
+        "error-code"
+    );
+    assert_eq!(client.get("/hello").await.unwrap().text(), "hello\n");
+    let counts = [
+        client.get("/count").await.unwrap().text(),
+        client.get("/count").await.unwrap().text(),
+    ];
+    assert_eq!(counts, ["1", "2"]);
+    assert_eq!(client.post("/echo", "abc").await.unwrap().text(), "abc");
+    assert_eq!(
+        client.get("/stream?3").await.unwrap().text(),
+        "chunk 0\nchunk 1\nchunk 2\n"
+    );
 }
 
 #[tokio::test]
@@ -255,41 +304,19 @@ async fn a_client_that_leaves_cancels_its_guest() {
             .await
             .unwrap();
         assert_eq!(line.fields["reason"], "client-gone");
-        idle(&host).await;
+        host.until_idle().await.unwrap();
 
         // Before there is an answer, too.
         let waiting = tokio::spawn(async move { client.get("/sleep?3600000").await });
-        status(&host, |status| status["inFlight"] == 1).await;
+        host.until(|status| status.in_flight == 1).await.unwrap();
         waiting.abort();
-        idle(&host).await;
+        host.until_idle().await.unwrap();
         assert!(
             host.log().iter().all(|line| !line.contains("trap")),
             "{:#?}",
             host.log()
         );
     }
-}
-
-async fn idle(host: &Host) {
-    status(host, |status| {
-        status["inFlight"] == 0 && status["queued"] == 0
-    })
-    .await;
-}
-
-async fn status(host: &Host, wanted: impl Fn(&serde_json::Value) -> bool) {
-    let reached = async {
-        loop {
-            let status = host.control().get("/status").await.unwrap();
-            if wanted(&serde_json::from_slice(&status.body).unwrap()) {
-                return;
-            }
-            tokio::task::yield_now().await;
-        }
-    };
-    tokio::time::timeout(wisp_integration::PATIENCE, reached)
-        .await
-        .expect("the host never comes to that state");
 }
 
 /// Counts what the client took against what the guest wrote: without backpressure the guest would be done, and its
@@ -304,8 +331,8 @@ async fn a_slow_reader_holds_its_guest_back() {
         .unwrap();
     let mut body = answer.into_body();
     body.frame().await.unwrap().unwrap();
-    status(&host, |status| status["inFlight"] == 1).await;
+    host.until(|status| status.in_flight == 1).await.unwrap();
     let rest = body.collect().await.unwrap().to_bytes();
     assert!(rest.len() > 90_000_000);
-    idle(&host).await;
+    host.until_idle().await.unwrap();
 }
