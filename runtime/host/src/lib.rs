@@ -8,6 +8,7 @@ pub mod cli;
 pub mod process;
 
 mod accept;
+mod answer;
 mod body;
 mod control;
 mod failure;

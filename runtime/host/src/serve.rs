@@ -1,21 +1,18 @@
 //! The request path: accept → admit → instance → component → respond.
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{Method, Request, Response};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::sync::oneshot;
-use wasmtime_wasi_http::WasiBody;
 use wisp_admit::Permit;
-use wisp_contract::headers;
 
-use crate::body::{Body, GuestBody, Hold, Rest};
+use crate::answer::{Answer, Timing};
+use crate::body::{Body, Hold, Rest};
 use crate::failure::Failure;
 use crate::function::{Function, Mode};
 use crate::instance::{Head, Instance};
@@ -236,118 +233,4 @@ fn run(
 /// The guest's backtrace is for whoever wrote the function, so it goes to the log and not to the client.
 fn log_cause(function: &Function, id: &str, failure: &Failure, cause: &str) {
     tracing::warn!(function = %function.name, request_id = %id, reason = failure.reason(), cause, "{failure}");
-}
-
-/// Where the time went before the answer.
-#[derive(Debug, Clone, Copy, Default)]
-struct Timing {
-    queued: Duration,
-    instantiated: Duration,
-    nn: Duration,
-}
-
-/// A guest's response on its way out.
-struct Answer {
-    parts: http::response::Parts,
-    body: GuestBody,
-    empty: bool,
-    timing: Timing,
-}
-
-impl Answer {
-    fn new(
-        response: Response<WasiBody>,
-        rest: Option<Rest>,
-        outcome: Outcome,
-        hold: Option<Hold>,
-        timing: Timing,
-    ) -> Self {
-        let (parts, frames) = response.into_parts();
-        let left = parts
-            .headers
-            .get(CONTENT_LENGTH)
-            .and_then(|value| value.to_str().ok()?.parse().ok());
-        Self {
-            parts,
-            body: GuestBody {
-                frames,
-                rest,
-                outcome,
-                left,
-                hold,
-            },
-            empty: false,
-            timing,
-        }
-    }
-
-    /// The same answer, if HTTP has a place for it.
-    fn checked(mut self, is_head: bool) -> Result<Self, Failure> {
-        if !(200..=599).contains(&self.parts.status.as_u16()) {
-            return Err(Failure::InvalidStatus {
-                status: self.parts.status.as_u16(),
-            });
-        }
-        self.empty = is_head
-            || matches!(
-                self.parts.status,
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            );
-        Ok(self)
-    }
-
-    fn into_response(mut self, mut record: Record) -> Response<Body> {
-        record.answered(self.parts.status.as_u16(), None);
-        self.parts
-            .headers
-            .insert(headers::REQUEST_ID, record.id_header());
-        if let Some(value) = self.timing.header() {
-            self.parts.headers.append(headers::SERVER_TIMING, value);
-        }
-        Response::from_parts(self.parts, Body::guest(self.body, self.empty, record))
-    }
-}
-
-impl Timing {
-    fn header(self) -> Option<HeaderValue> {
-        let mut text = String::with_capacity(48);
-        let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
-        write!(
-            text,
-            "queue;dur={:.3}, instance;dur={:.3}",
-            millis(self.queued),
-            millis(self.instantiated)
-        )
-        .ok()?;
-        if self.nn > Duration::ZERO {
-            write!(text, ", nn;dur={:.3}", millis(self.nn)).ok()?;
-        }
-        HeaderValue::try_from(text).ok()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn server_timing_tells_milliseconds() {
-        let timing = Timing {
-            queued: Duration::from_micros(1500),
-            instantiated: Duration::from_nanos(8600),
-            nn: Duration::ZERO,
-        };
-        assert_eq!(
-            timing.header().unwrap(),
-            "queue;dur=1.500, instance;dur=0.009"
-        );
-        let timing = Timing {
-            nn: Duration::from_millis(7),
-            ..timing
-        };
-        assert_eq!(
-            timing.header().unwrap(),
-            "queue;dur=1.500, instance;dur=0.009, nn;dur=7.000"
-        );
-    }
 }

@@ -15,7 +15,7 @@ use wasmtime::{Store, StoreContextMut};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::handler::{
     ExpirationError, HandlerState, Instance as Worker, InstantiationError, Proxy, ProxyHandler,
-    Request, Response, ShouldAccept, TrapOrPanicError, WorkerExpiration, WorkerState, WorkerStatus,
+    Request, Response, ShouldAccept, WorkerExpiration, WorkerState, WorkerStatus,
 };
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 use wisp_admit::Permit;
