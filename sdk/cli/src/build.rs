@@ -106,7 +106,7 @@ pub(crate) fn run(args: &Build, terminal: &Terminal) -> Result<ExitCode, Failure
     let built = build(
         &dir,
         Messages::Show {
-            color: terminal.err.bold("") != "",
+            color: terminal.err.is_on(),
         },
     )?;
     let took = began.elapsed();
@@ -346,23 +346,56 @@ mod tests {
         );
     }
 
+    /// A component whose initialisation puts `value` into its memory.
+    fn component(value: u32) -> Vec<u8> {
+        wat::parse_str(format!(
+            r#"(component
+                (core module $m (memory 1) (func (export "init") (i32.store (i32.const 0) (i32.const {value}))))
+                (core instance $i (instantiate $m))
+                (func $init (canon lift (core func $i "init")))
+                (export "wisp-init" (func $init))
+                (instance $h)
+                (export "wasi:http/incoming-handler@0.2.4" (instance $h)))"#
+        ))
+        .unwrap()
+    }
+
     #[test]
-    fn a_component_is_made_again_only_when_its_source_changed() {
+    fn a_component_is_initialised_again_only_when_its_source_changed() {
+        use std::os::unix::fs::MetadataExt;
         let target = tempfile::tempdir().unwrap();
         let wasm = target.path().join("f.wasm");
-        let component = |byte: u8| {
-            // A component that exports an empty instance as its handler, and a custom section that tells it apart.
-            let mut bytes = b"\0asm\x0d\0\x01\0".to_vec();
-            bytes.extend([5, 2, 1, 1]);
-            bytes.extend([0, 3, 1, b'x', byte]);
-            bytes
-        };
         let artifact = Artifact {
             package: "f".to_owned(),
             wasm: wasm.clone(),
             target: target.path().to_owned(),
         };
-        std::fs::write(&wasm, component(1)).unwrap();
+        let make = |value| {
+            std::fs::write(&wasm, component(value)).unwrap();
+            let built = finish(target.path(), &artifact).unwrap();
+            assert!(matches!(built.init, Init::Snapshot { .. }), "{built:?}");
+            // Whoever writes the file makes a new one.
+            (std::fs::metadata(&built.file).unwrap().ino(), built.sha256)
+        };
+        let first = make(1);
+        assert_eq!(make(1), first);
+        let second = make(2);
+        assert_ne!(second.1, first.1);
+        // A damaged output is made anew.
+        std::fs::write(target.path().join("wisp/f.wasm"), "damaged").unwrap();
+        assert_eq!(make(2).1, second.1);
+    }
+
+    #[test]
+    fn what_no_host_serves_is_not_written() {
+        let target = tempfile::tempdir().unwrap();
+        let wasm = target.path().join("f.wasm");
+        std::fs::write(&wasm, "no component").unwrap();
+        let artifact = Artifact {
+            package: "f".to_owned(),
+            wasm,
+            target: target.path().to_owned(),
+        };
         let error = finish(target.path(), &artifact).unwrap_err();
         assert!(matches!(error, BuildError::Inspect { .. }), "{error:?}");
         assert!(!target.path().join("wisp/f.wasm").exists());

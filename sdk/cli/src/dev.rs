@@ -112,7 +112,7 @@ pub(crate) fn run(args: &Dev, terminal: &Terminal) -> Result<ExitCode, Failure> 
         listen: args.listen,
         launch: Launch { runtime, cache },
         is_watching: !args.no_watch,
-        has_color: terminal.out.bold("") != "",
+        has_color: terminal.out.is_on(),
     };
     let outcome = executor.block_on(serve(setup, folders, declared, console.clone()));
     console.flush();

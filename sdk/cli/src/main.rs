@@ -23,6 +23,13 @@ use terminal::Terminal;
 fn main() -> ExitCode {
     let args = Args::parse();
     let terminal = Terminal::detect(args.output, args.color);
+    // What the libraries find worth a warning. That a function can't be started, `dev` tells itself.
+    let filter = std::env::var("WISP_LOG").unwrap_or_else(|_| "warn,wisp_gateway=error".to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(terminal.err.is_on())
+        .with_writer(std::io::stderr)
+        .init();
     match run(args.command, &terminal) {
         Ok(code) => code,
         Err(failure) => failure.print(&terminal),

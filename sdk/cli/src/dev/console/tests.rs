@@ -1,4 +1,7 @@
+use wisp_contract::log::GUEST_LOG;
+
 use super::*;
+use crate::terminal::Paint;
 
 fn events() -> Vec<Event> {
     let function = || "default/hello".to_owned();

@@ -1,0 +1,144 @@
+//! From what was typed to the request that is sent.
+
+use std::io::{self, Read as _};
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::{HeaderMap, Method, Request, Uri};
+use http_body_util::Full;
+use wisp_contract::FunctionId;
+
+use super::InvokeError;
+use crate::args::Invoke;
+
+/// The request.
+///
+/// # Errors
+/// When something that was typed can't be sent.
+pub(super) fn request(args: &Invoke) -> Result<Request<Full<Bytes>>, InvokeError> {
+    let uri = url(args)?;
+    let body = args.data.as_deref().map(read).transpose()?;
+    let method = match (&args.method, &body) {
+        (Some(method), _) => Method::from_bytes(method.to_uppercase().as_bytes())
+            .map_err(|_| InvokeError::Method(method.clone()))?,
+        (None, Some(_)) => Method::POST,
+        (None, None) => Method::GET,
+    };
+    let mut request = Request::new(Full::new(
+        body.as_ref()
+            .map(|body| body.bytes.clone())
+            .unwrap_or_default(),
+    ));
+    *request.method_mut() = method;
+    *request.uri_mut() = uri;
+    if let Some(body) = body {
+        request
+            .headers_mut()
+            .insert(CONTENT_TYPE, HeaderValue::from_static(body.media_type));
+    }
+    let mut given = HeaderMap::new();
+    for header in &args.headers {
+        let wrong = || InvokeError::Header(header.clone());
+        let (name, value) = header.split_once(':').ok_or_else(wrong)?;
+        let name = HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
+        given.append(
+            name,
+            HeaderValue::try_from(value.trim()).map_err(|_| wrong())?,
+        );
+    }
+    request.headers_mut().extend(given);
+    Ok(request)
+}
+
+/// Where to send it. A name stands for its path at the gateway.
+fn url(args: &Invoke) -> Result<Uri, InvokeError> {
+    let path = if args.path.is_empty() || args.path.starts_with(['/', '?']) {
+        args.path.clone()
+    } else {
+        format!("/{}", args.path)
+    };
+    let text = if args.target.starts_with("http://") || args.target.starts_with("https://") {
+        let base = if path.is_empty() {
+            &args.target
+        } else {
+            args.target.trim_end_matches('/')
+        };
+        format!("{base}{path}")
+    } else {
+        let id = match args.target.split_once('/') {
+            Some(_) => args.target.parse::<FunctionId>(),
+            None => FunctionId::new("default", &args.target),
+        };
+        let id = id.map_err(|_| InvokeError::Target(args.target.clone()))?;
+        let path = if path.starts_with('/') {
+            path
+        } else {
+            format!("/{path}")
+        };
+        format!(
+            "http://{}/{}/{}{path}",
+            args.gateway
+                .trim_start_matches("http://")
+                .trim_end_matches('/'),
+            id.namespace(),
+            id.name()
+        )
+    };
+    Uri::try_from(&text).map_err(|error| InvokeError::Url(text, error.into()))
+}
+
+struct Body {
+    bytes: Bytes,
+    media_type: &'static str,
+}
+
+/// The body that `--data` names.
+fn read(data: &str) -> Result<Body, InvokeError> {
+    let Some(file) = data.strip_prefix('@') else {
+        let media_type = media_type(None, data.as_bytes());
+        return Ok(Body {
+            bytes: Bytes::from(data.to_owned()),
+            media_type,
+        });
+    };
+    let (from, result) = if file == "-" {
+        let mut bytes = Vec::new();
+        (
+            "standard input".to_owned(),
+            io::stdin().read_to_end(&mut bytes).map(|_| bytes),
+        )
+    } else {
+        (file.to_owned(), std::fs::read(file))
+    };
+    let bytes = result.map_err(|source| InvokeError::Body { from, source })?;
+    let extension = std::path::Path::new(file)
+        .extension()
+        .and_then(|extension| extension.to_str());
+    Ok(Body {
+        media_type: media_type(extension, &bytes),
+        bytes: bytes.into(),
+    })
+}
+
+fn media_type(extension: Option<&str>, bytes: &[u8]) -> &'static str {
+    match extension.map(str::to_ascii_lowercase).as_deref() {
+        Some("json") => "application/json",
+        Some("txt" | "md") => "text/plain; charset=utf-8",
+        Some("html" | "htm") => "text/html; charset=utf-8",
+        Some("csv") => "text/csv",
+        Some("png") => "image/png",
+        Some("jpg" | "jpeg") => "image/jpeg",
+        Some("gif") => "image/gif",
+        Some("webp") => "image/webp",
+        Some("wav") => "audio/wav",
+        Some("mp3") => "audio/mpeg",
+        Some("mp4") => "video/mp4",
+        Some("pdf") => "application/pdf",
+        Some(_) => "application/octet-stream",
+        None if serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok() => {
+            "application/json"
+        }
+        None if std::str::from_utf8(bytes).is_ok() => "text/plain; charset=utf-8",
+        None => "application/octet-stream",
+    }
+}

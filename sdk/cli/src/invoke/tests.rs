@@ -1,0 +1,116 @@
+use clap::Parser;
+use http::HeaderMap;
+use http::header::{CONTENT_TYPE, HeaderValue};
+use serde_json::json;
+
+use super::answer::answer;
+use super::request::request;
+use super::*;
+use crate::args::{Args, Command};
+
+fn made(words: &[&str]) -> Result<Request<Full<Bytes>>, InvokeError> {
+    let line = ["wisp", "invoke"].iter().chain(words);
+    let Command::Invoke(args) = Args::try_parse_from(line).unwrap().command else {
+        panic!()
+    };
+    request(&args)
+}
+
+#[test]
+fn names_and_urls_become_urls() {
+    let url = |words: &[&str]| made(words).unwrap().uri().to_string();
+    assert_eq!(url(&["hello"]), "http://127.0.0.1:8787/default/hello/");
+    assert_eq!(
+        url(&["vision/digits", "--path", "x?y=1"]),
+        "http://127.0.0.1:8787/vision/digits/x?y=1"
+    );
+    assert_eq!(
+        url(&["hello", "--path", "?y=1"]),
+        "http://127.0.0.1:8787/default/hello/?y=1"
+    );
+    assert_eq!(
+        url(&["hello", "--gateway", "http://localhost:9000/"]),
+        "http://localhost:9000/default/hello/"
+    );
+    assert_eq!(url(&["https://x.test/a"]), "https://x.test/a");
+    assert_eq!(
+        url(&["https://x.test/a/", "--path", "/b"]),
+        "https://x.test/a/b"
+    );
+}
+
+#[test]
+fn a_body_makes_it_a_post_and_tells_its_type() {
+    let with = |words: &[&str]| {
+        let request = made(words).unwrap();
+        (
+            request.method().to_string(),
+            request
+                .headers()
+                .get(CONTENT_TYPE)
+                .map(|value| value.to_str().unwrap().to_owned()),
+        )
+    };
+    let is =
+        |method: &str, media_type: Option<&str>| (method.to_owned(), media_type.map(str::to_owned));
+    assert_eq!(with(&["hello"]), is("GET", None));
+    assert_eq!(
+        with(&["hello", "--data", r#"{"a": 1}"#]),
+        is("POST", Some("application/json"))
+    );
+    assert_eq!(
+        with(&["hello", "-d", "hi", "-X", "put"]),
+        is("PUT", Some("text/plain; charset=utf-8"))
+    );
+    assert_eq!(
+        with(&["hello", "-d", "hi", "-H", "Content-Type: text/x"]),
+        is("POST", Some("text/x"))
+    );
+    let file = tempfile::Builder::new().suffix(".png").tempfile().unwrap();
+    assert_eq!(
+        with(&["hello", "-d", &format!("@{}", file.path().display())]),
+        is("POST", Some("image/png"))
+    );
+}
+
+#[test]
+fn what_cannot_be_sent_is_said() {
+    let said = |words: &[&str]| Failure::from(made(words).unwrap_err()).text();
+    let lines = [
+        said(&["No Name"]),
+        said(&["hello", "-H", "novalue"]),
+        said(&["hello", "-X", "a b"]),
+        said(&["hello", "-d", "@/no/file"]),
+        said(&["http://a b/"]),
+    ];
+    insta::assert_snapshot!("mistakes", lines.join("\n"));
+}
+
+#[test]
+fn an_answer_for_scripts_keeps_every_byte() {
+    let mut headers = HeaderMap::new();
+    headers.append(
+        "server-timing",
+        HeaderValue::from_static("queue;dur=0.25, nn;desc=x;dur=2"),
+    );
+    let value = answer(
+        200,
+        &headers,
+        &[0xff, 0],
+        Duration::from_millis(1),
+        Duration::from_millis(2),
+    );
+    assert_eq!(value["body"], "/wA=");
+    assert_eq!(value["bodyEncoding"], "base64");
+    assert_eq!(value["timing"]["server"], json!({"queue": 0.25, "nn": 2.0}));
+    assert_eq!(
+        answer(
+            200,
+            &headers,
+            "hé".as_bytes(),
+            Duration::ZERO,
+            Duration::ZERO
+        )["body"],
+        "hé"
+    );
+}
