@@ -26,6 +26,11 @@ pub mod time;
     unreachable_pub,
     unused,
     clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used,
     reason = "written by wit-bindgen"
 )]
 mod bindings;
@@ -71,7 +76,7 @@ pub type Request = ::http::Request<Body>;
 /// ```
 pub type Response = ::http::Response<Body>;
 
-/// A result whose error becomes the response: see [`enum@Error`].
+/// A result whose error becomes the response: see [`struct@Error`].
 ///
 /// ```
 /// fn positive(text: &str) -> wisp::Result<u32> {

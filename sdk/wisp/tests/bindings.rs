@@ -1,6 +1,8 @@
 //! The checked-in bindings are what wit-bindgen makes of `sdk/wit`: guests needn't build the generator.
 //! `UPDATE_BINDINGS=1 cargo test -p wisp --test bindings` writes them anew.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::Path;
 
 use wit_bindgen_core::wit_parser::Resolve;

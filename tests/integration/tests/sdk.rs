@@ -1,12 +1,14 @@
 //! A guest that uses everything the SDK has, on the real host.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
-use http_body_util::{BodyExt as _, StreamBody};
+use http_body_util::{BodyExt, StreamBody};
 use wisp_contract::config::{Batching, Device, KeyValueStore, Model, ModelFormat};
 use wisp_contract::log::{GUEST_LOG, Level, event};
 use wisp_engine::Outcome;
@@ -154,7 +156,9 @@ async fn bodies_are_streamed_both_ways_at_once() {
     let host = host().await;
     for client in [host.client(), host.client().http2()] {
         let (mut sender, receiver) = futures::channel::mpsc::channel::<Bytes>(1);
-        let body = BodyExt::boxed(StreamBody::new(receiver.map(|bytes| Ok(Frame::data(bytes)))));
+        let body = BodyExt::boxed(StreamBody::new(
+            receiver.map(|bytes| Ok(Frame::data(bytes))),
+        ));
         let sent = Request::builder()
             .method(Method::POST)
             .uri("/upper")

@@ -37,7 +37,7 @@ fn shapes_of_any_rank_count_their_elements() {
     );
     assert_eq!(Tensor::new([0, 3], &[0_u8; 0]).unwrap().shape(), [0, 3]);
     assert_eq!(
-        Tensor::new(vec![2, 2], &vec![1_i64; 4]).unwrap().shape(),
+        Tensor::new(vec![2, 2], &[1_i64; 4]).unwrap().shape(),
         [2, 2]
     );
     let error = Tensor::new([usize::MAX, 2], &[0_u8])
