@@ -76,9 +76,14 @@ impl Dev {
             count,
             address,
         };
-        let listening = dev.event(0, |event| event["event"] == "listening").await?;
-        dev.address = listening["url"]
-            .as_str()
+        let listening = dev
+            .event(0, |event| {
+                event.get("event").is_some_and(|name| name == "listening")
+            })
+            .await?;
+        dev.address = listening
+            .get("url")
+            .and_then(Value::as_str)
             .and_then(|url| url.strip_prefix("http://"))
             .context("no URL")?
             .parse()?;
@@ -118,10 +123,13 @@ impl Dev {
     /// # Errors
     /// As [`Dev::event`].
     pub async fn replica(&self, skip: usize, state: &str) -> anyhow::Result<u64> {
-        let is = |event: &Value| event["event"] == "replica" && event["state"] == state;
-        self.event(skip, is).await?["pid"]
-            .as_u64()
-            .context("no process id")
+        let is = |event: &Value| {
+            let says = |key: &str, text: &str| event.get(key).is_some_and(|value| value == text);
+            says("event", "replica") && says("state", state)
+        };
+        let event = self.event(skip, is).await?;
+        let id = event.get("pid").and_then(Value::as_u64);
+        id.context("no process id")
     }
 
     /// All events so far.

@@ -1,5 +1,7 @@
 //! `wisp dev`: from an edit to an answer, and what happens to its processes.
 
+#![expect(clippy::unwrap_used, reason = "what helps the tests is a test, too")]
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
