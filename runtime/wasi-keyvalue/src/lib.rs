@@ -14,5 +14,5 @@ mod writer;
 
 pub use host::{KeyValueCtx, WasiKeyValue, add_to_linker};
 pub use limits::{MAX_CALL_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES};
-pub use store::{Error, Page, Store};
+pub use store::{Error, Found, Page, StorageError, Store};
 pub use stores::{OpenError, Stores};

@@ -21,6 +21,9 @@ pub struct Store {
     writer: Writer,
 }
 
+/// A key with its value, where it has one.
+pub type Found = Option<(String, Vec<u8>)>;
+
 /// A page of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
@@ -155,10 +158,7 @@ impl Store {
     ///
     /// # Errors
     /// As [`Error`] tells.
-    pub async fn get_many(
-        &self,
-        keys: Vec<String>,
-    ) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
+    pub async fn get_many(&self, keys: Vec<String>) -> Result<Vec<Found>, Error> {
         check_keys(&keys)?;
         self.read(move |tables| tables.get_many(keys)).await
     }

@@ -10,7 +10,7 @@ use redb::{
 };
 
 use crate::limits::{MAX_CALL_BYTES, PAGE_KEYS};
-use crate::store::{Error, Page};
+use crate::store::{Error, Found, Page};
 
 /// Key → its number and its value.
 const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
@@ -37,10 +37,7 @@ impl Snapshot {
         })
     }
 
-    pub(crate) fn get_many(
-        &self,
-        keys: Vec<String>,
-    ) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
+    pub(crate) fn get_many(&self, keys: Vec<String>) -> Result<Vec<Found>, Error> {
         let mut bytes = 0usize;
         let mut pairs = Vec::with_capacity(keys.len());
         for key in keys {

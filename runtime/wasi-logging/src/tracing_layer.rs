@@ -84,6 +84,11 @@ impl Fields {
         };
         let message = text("message").unwrap_or_default();
         let (name, function, request_id) = (text("event"), text("function"), text("request_id"));
+        // What came through the `log` crate has its origin in fields.
+        let target = text("log.target");
+        for noise in ["log.file", "log.line", "log.module_path"] {
+            self.0.remove(noise);
+        }
         Line {
             ts: now.ts().into(),
             level: match *event.metadata().level() {
@@ -93,7 +98,7 @@ impl Fields {
                 tracing::Level::WARN => Level::Warn,
                 tracing::Level::ERROR => Level::Error,
             },
-            target: event.metadata().target().into(),
+            target: target.map_or_else(|| event.metadata().target().into(), Into::into),
             message: message.into(),
             event: name.map(Into::into),
             function: function.map(Into::into),

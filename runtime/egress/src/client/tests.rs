@@ -165,7 +165,7 @@ async fn error_with(egress: &Egress, uri: &str, options: RequestOptions) -> Erro
         .send(get(uri), Some(options))
         .await
         .err()
-        .expect("a failure")
+        .unwrap()
         .code
 }
 
@@ -471,7 +471,9 @@ async fn a_server_that_breaks_off_or_talks_nonsense_is_told_apart() {
 async fn connections_are_bounded() {
     let server = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", true).await;
     let uri = format!("http://{}/", server.address);
-    let egress = egress(&[uri.clone()], |options| options.max_connections = 1);
+    let egress = egress(std::slice::from_ref(&uri), |options| {
+        options.max_connections = 1
+    });
     let first = egress.send(get(&uri), None).await.ok().unwrap();
     assert_error!(error(&egress, &uri).await, Error::ConnectionLimitReached);
     drop(first);
