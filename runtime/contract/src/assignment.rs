@@ -20,7 +20,9 @@ pub struct FunctionId {
 
 /// Why a text is no [`FunctionId`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no function id: expected `namespace/name`, both DNS labels (at most 63 of a-z, 0-9 and `-`)")]
+#[error(
+    "`{0}` is no function id: expected `namespace/name`, both DNS labels (at most 63 of a-z, 0-9 and `-`)"
+)]
 pub struct FunctionIdError(String);
 
 impl FunctionId {
@@ -30,7 +32,10 @@ impl FunctionId {
     /// When a part is empty, longer than 63 bytes, or holds anything but `a-z`, `0-9` and inner `-`.
     pub fn new(namespace: &str, name: &str) -> Result<Self, FunctionIdError> {
         if is_dns_label(namespace) && is_dns_label(name) {
-            Ok(Self { namespace: namespace.to_owned(), name: name.to_owned() })
+            Ok(Self {
+                namespace: namespace.to_owned(),
+                name: name.to_owned(),
+            })
         } else {
             Err(FunctionIdError(format!("{namespace}/{name}")))
         }
@@ -69,7 +74,9 @@ impl FromStr for FunctionId {
     type Err = FunctionIdError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (namespace, name) = text.split_once('/').ok_or_else(|| FunctionIdError(text.to_owned()))?;
+        let (namespace, name) = text
+            .split_once('/')
+            .ok_or_else(|| FunctionIdError(text.to_owned()))?;
         Self::new(namespace, name)
     }
 }
@@ -120,8 +127,20 @@ mod tests {
 
     #[test]
     fn function_ids_round_trip_and_refuse_what_kubernetes_refuses() {
-        assert_eq!("vision/digits".parse::<FunctionId>().unwrap().to_string(), "vision/digits");
-        for bad in ["digits", "/digits", "vision/", "Vision/digits", "a/b/c", "-a/b", "a/b-", &format!("a/{}", "x".repeat(64))] {
+        assert_eq!(
+            "vision/digits".parse::<FunctionId>().unwrap().to_string(),
+            "vision/digits"
+        );
+        for bad in [
+            "digits",
+            "/digits",
+            "vision/",
+            "Vision/digits",
+            "a/b/c",
+            "-a/b",
+            "a/b-",
+            &format!("a/{}", "x".repeat(64)),
+        ] {
             let error = bad.parse::<FunctionId>().unwrap_err().to_string();
             assert!(error.contains(bad), "{error}");
         }

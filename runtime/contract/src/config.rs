@@ -107,7 +107,10 @@ pub struct Batching {
 
 impl Default for Batching {
     fn default() -> Self {
-        Self { max_size: NonZeroU32::MIN.saturating_add(31), max_delay: Duration::from_millis(2) }
+        Self {
+            max_size: NonZeroU32::MIN.saturating_add(31),
+            max_delay: Duration::from_millis(2),
+        }
     }
 }
 
@@ -216,11 +219,16 @@ mod serde_micros {
 
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
-    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    pub(super) fn serialize<S: Serializer>(
+        duration: &Duration,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
         serializer.serialize_f64(duration.as_secs_f64() * 1e3)
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Duration, D::Error> {
         let millis = f64::deserialize(deserializer)?;
         Duration::try_from_secs_f64(millis / 1e3).map_err(D::Error::custom)
     }
@@ -233,34 +241,51 @@ mod tests {
     #[test]
     fn a_configuration_survives_the_wire() {
         let config = FunctionConfig {
-            component: Component { file: "a.wasm".into(), sha256: None },
+            component: Component {
+                file: "a.wasm".into(),
+                sha256: None,
+            },
             models: vec![Model {
                 name: "mnist".into(),
                 format: ModelFormat::Onnx,
                 file: "mnist.onnx".into(),
                 sha256: None,
                 device: Device::Cpu,
-                batching: Batching { max_delay: Duration::from_micros(1500), ..Batching::default() },
+                batching: Batching {
+                    max_delay: Duration::from_micros(1500),
+                    ..Batching::default()
+                },
             }],
-            limits: Limits { timeout: Duration::from_secs(3), ..Limits::default() },
+            limits: Limits {
+                timeout: Duration::from_secs(3),
+                ..Limits::default()
+            },
             instances: Instances::Reuse {
                 max_requests: NonZeroU32::MIN,
                 max_concurrent: NonZeroU32::MIN,
                 idle_timeout: Duration::from_secs(1),
             },
             env: Env(BTreeMap::from([("TOKEN".into(), "hunter2".into())])),
-            outbound: Outbound { allow: vec!["https://example.com".into()] },
+            outbound: Outbound {
+                allow: vec!["https://example.com".into()],
+            },
             key_value: Vec::new(),
         };
         let json = serde_json::to_string(&config).unwrap();
-        assert_eq!(serde_json::from_str::<FunctionConfig>(&json).unwrap(), config);
+        assert_eq!(
+            serde_json::from_str::<FunctionConfig>(&json).unwrap(),
+            config
+        );
         assert!(!format!("{config:?}").contains("hunter2"));
     }
 
     #[test]
     fn only_the_component_is_required_and_unknown_keys_are_errors() {
         serde_json::from_str::<FunctionConfig>(r#"{"component": {"file": "a.wasm"}}"#).unwrap();
-        let error = serde_json::from_str::<FunctionConfig>(r#"{"component": {"file": "a.wasm"}, "modles": []}"#).unwrap_err();
+        let error = serde_json::from_str::<FunctionConfig>(
+            r#"{"component": {"file": "a.wasm"}, "modles": []}"#,
+        )
+        .unwrap_err();
         assert!(error.to_string().contains("modles"), "{error}");
     }
 }

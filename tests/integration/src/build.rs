@@ -28,13 +28,20 @@ pub fn component(package: &str) -> PathBuf {
         .join(format!("{}.wasm", package.replace('-', "_")))
 }
 
-/// The program `name` of the workspace's package `package`.
+/// One of the platform's programs: `wisp` or `wisp-runtime`.
 ///
 /// # Panics
 /// When it doesn't build.
 #[must_use]
-pub fn binary(package: &str, name: &str) -> PathBuf {
-    build(&["--package", package, "--bin", name]);
+pub fn binary(name: &str) -> PathBuf {
+    // The selection of `cargo xtask`, whatever is asked for: another one would build the dependencies with other features.
+    build(&[
+        "--package",
+        "wisp-cli",
+        "--package",
+        "wisp-runtime",
+        "--bins",
+    ]);
     target_folder().join("debug").join(name)
 }
 

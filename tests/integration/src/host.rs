@@ -84,7 +84,7 @@ impl Host {
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
         let cache = tempfile::tempdir()?;
-        let mut command = Command::new(binary("wisp-runtime", "wisp-runtime"));
+        let mut command = Command::new(binary("wisp-runtime"));
         command
             .args(["--data", "127.0.0.1:0", "--control", "127.0.0.1:0"])
             .args(arguments)

@@ -20,12 +20,12 @@ const BUILD_PATIENCE: Duration = Duration::from_secs(900);
 /// depend on.
 #[must_use]
 pub fn wisp(folder: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(binary("wisp-cli", "wisp"));
+    let mut command = Command::new(binary("wisp"));
     command
         .args(arguments)
         .current_dir(folder)
         .env("CARGO_TARGET_DIR", target_folder().join("projects"))
-        .env("WISP_RUNTIME", binary("wisp-runtime", "wisp-runtime"))
+        .env("WISP_RUNTIME", binary("wisp-runtime"))
         .env_remove("WISP_GATEWAY")
         .stdin(Stdio::null());
     command
