@@ -180,7 +180,8 @@ async fn bodies_are_streamed_both_ways_at_once() {
         sender.send(Bytes::from_static(b"two")).await.unwrap();
         assert_eq!(next().await, "TWO");
         drop(sender);
-        assert!(response.frame().await.is_none());
+        // HTTP/2 may end a body with an empty part.
+        assert!(response.collect().await.unwrap().to_bytes().is_empty());
     }
 }
 
