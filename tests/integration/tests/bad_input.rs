@@ -1,6 +1,9 @@
 //! What a host does with what can't be right: a sentence that names the thing, the value and what is allowed; and where
 //! it serves already, it serves on.
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
 
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,8 @@
 //! What a host offers its guests beside HTTP: a way out, stores, configuration and logs.
-#![expect(clippy::unwrap_used, reason = "a helper that fails is a test that fails")]
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
