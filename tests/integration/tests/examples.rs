@@ -1,5 +1,10 @@
 //! The examples, as they are: each one's component, built and initialised, with its own function.yaml and its real model,
 //! in a real host, compared with what the models' reference implementations answer.
+#![expect(
+    clippy::panic,
+    clippy::expect_used,
+    reason = "a helper that fails is a test that fails"
+)]
 
 use std::path::{Path, PathBuf};
 

@@ -1,4 +1,8 @@
 //! What a host does with requests that are all right.
+#![expect(
+    clippy::unwrap_used,
+    reason = "a helper that fails is a test that fails"
+)]
 
 use std::num::NonZeroU32;
 use std::time::Duration;
