@@ -1,7 +1,7 @@
 //! How many replicas a function needs: a pure decision from what was seen of it, after Knative's autoscaler,
 //! <https://knative.dev/docs/serving/autoscaling/kpa-specific/>.
 //!
-//! [`History`] keeps what gateways reported, [`decide`] looks at it once a second (and at once when a queue grows),
+//! [`History`] keeps what gateways reported, [`decide()`] looks at it once a second (and at once when a queue grows),
 //! and [`History::follow`] remembers the one thing a decision changes. Time is a parameter throughout.
 //!
 //! ```

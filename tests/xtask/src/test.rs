@@ -58,7 +58,10 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                     "--no-deps",
                     "--document-private-items",
                 ])
-                .env("RUSTDOCFLAGS", "--deny warnings"),
+                .env(
+                    "RUSTDOCFLAGS",
+                    "--deny warnings --allow rustdoc::private_intra_doc_links",
+                ),
         )
     })?;
     steps.run("the demonstration of the README", || {
