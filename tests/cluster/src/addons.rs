@@ -2,6 +2,8 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -39,6 +41,13 @@ pub(crate) fn apply(programs: &Programs, layout: &Layout, kubectl: &Kubectl) -> 
         .replace("$BASE_IMAGE", BASE_IMAGE)
         .replace("$REPLICAS", if layout.nodes > 1 { "2" } else { "1" })
         .replace("$REGISTRY", &layout.registry());
-    kubectl.apply(&manifests, None)?;
-    Ok(())
+    // A ready API server makes kube-system itself, a moment later.
+    let end = Instant::now() + Duration::from_secs(20);
+    loop {
+        match kubectl.apply(&manifests, None) {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > end => return Err(error.context("cannot apply the cluster's addons")),
+            Err(_) => sleep(Duration::from_millis(100)),
+        }
+    }
 }

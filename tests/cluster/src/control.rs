@@ -64,7 +64,6 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
                 "--listen-client-urls=http://127.0.0.1:2379".into(),
                 "--advertise-client-urls=http://127.0.0.1:2379".into(),
                 "--listen-peer-urls=http://127.0.0.1:2380".into(),
-                "--listen-metrics-urls=".into(),
                 // The data outlives every process of the cluster, not the machine: nothing is lost without fsync.
                 "--unsafe-no-fsync".into(),
                 "--snapshot-count=5000".into(),
@@ -126,7 +125,6 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
                 format!("--cluster-signing-key-file={}", pki("ca.key")),
                 // Each node's range follows from its number, so that routes stand before the node does.
                 "--allocate-node-cidrs=false".into(),
-                format!("--cluster-cidr={}", layout.pods()),
                 format!("--node-monitor-grace-period={NODE_GRACE}"),
                 "--node-monitor-period=2s".into(),
                 "--profiling=false".into(),

@@ -28,5 +28,6 @@ mod state;
 mod status;
 mod wait;
 
+pub use programs::testserver;
 pub use shared::{Cluster, Owned};
 pub use wait::{Namespace, Objects};

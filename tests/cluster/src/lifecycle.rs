@@ -13,7 +13,7 @@ use crate::kubectl::Kubectl;
 use crate::layout::{self, Layout};
 use crate::programs::Programs;
 use crate::state::State;
-use crate::{addons, cgroups, control, files, locks, machine, namespace, network, node, process, programs};
+use crate::{addons, cgroups, control, files, locks, machine, namespace, network, node, process, programs, wait};
 
 /// Brings the cluster `name` up with so many nodes; one that stands is left as it is. What an earlier one left behind
 /// is cleaned first.
@@ -261,19 +261,36 @@ pub(crate) fn start_node(name: &str, number: u8) -> Result<()> {
     let mut state = standing(name)?;
     check_node(&state, number)?;
     ensure!(!state.anchors.contains_key(&layout::node(number)), "{} is up already", layout::node(number));
+    let kubectl = Kubectl::new(&programs.kubectl, &state.layout.folder()?.join("kubeconfig"));
+    let before = heartbeat(&kubectl, number)?;
     hold_node(&mut state, number)?;
     node::start(&programs, &state, Component::Containerd(number))?;
     node::import(&programs, &state, number, &addons::base_image()?)?;
     node::start(&programs, &state, Component::Kubelet(number))?;
     node::start(&programs, &state, Component::Proxy(number))?;
     network::route_services(&state)?;
-    let kubectl = Kubectl::new(&programs.kubectl, &state.layout.folder()?.join("kubeconfig"));
     let node = layout::node(number);
-    // Until its first heartbeat arrives the old condition stands: it must first have said that it started anew.
-    kubectl
-        .run(["wait", "--for=condition=Ready", &format!("node/{node}"), "--timeout=60s"])
-        .with_context(|| format!("{node} is not ready"))?;
-    Ok(())
+    let what = format!("{node} to be ready again");
+    wait::wait(&kubectl, None, &what, &["nodes"], Duration::from_secs(60), |nodes| {
+        let (status, beat) = readiness(nodes.get(&node)?)?;
+        // Before its first word after the start, what it said last still stands.
+        (status == "True" && beat != before).then_some(())
+    })
+}
+
+/// When a node last said how it is.
+fn heartbeat(kubectl: &Kubectl, number: u8) -> Result<String> {
+    let node = layout::node(number);
+    let object = serde_json::from_str(&kubectl.run(["get", "node", &node, "--output=json"])?)?;
+    Ok(readiness(&object).map(|(_, beat)| beat).unwrap_or_default())
+}
+
+/// The status of a node's condition `Ready`, and when it was last told.
+fn readiness(node: &serde_json::Value) -> Option<(String, String)> {
+    let conditions = node.pointer("/status/conditions")?.as_array()?;
+    let ready = conditions.iter().find(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"))?;
+    let text = |key: &str| Some(ready.get(key)?.as_str()?.to_owned());
+    Some((text("status")?, text("lastHeartbeatTime")?))
 }
 
 /// Ends one component and starts it again; `hard` gives it no time to end by itself.

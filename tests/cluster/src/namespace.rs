@@ -21,7 +21,8 @@ pub(crate) const OWN: &str = "/run/node";
 pub(crate) const CLUSTER: &str = "/run/cluster";
 
 /// Runs as the first process: /run is fresh, /var is a layer of its own over the machine's, nothing that is mounted or
-/// written there reaches the machine. What must lie on a real disk lies under [`OWN`].
+/// written there reaches the machine. What must lie on a real disk lies under [`OWN`]. The kernel settings that a kubelet
+/// insists on setting are files of the node's own: they are the machine's, and would outlive the cluster.
 const FIRST: &str = r#"set -e
 mkdir -p "$OWN_FOLDER/upper" "$OWN_FOLDER/work"
 mount -t tmpfs -o mode=755 tmpfs /run
@@ -29,6 +30,11 @@ mkdir -p /run/node /run/cluster /run/lock /run/netns
 mount --bind "$OWN_FOLDER" /run/node
 mount --bind "$CLUSTER_FOLDER" /run/cluster
 mount -t overlay -o lowerdir=/var,upperdir=/run/node/upper,workdir=/run/node/work overlay /var
+for tunable in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
+    mkdir -p "/run/tunables/${tunable%/*}"
+    cat "/proc/sys/$tunable" > "/run/tunables/$tunable"
+    mount --bind "/run/tunables/$tunable" "/proc/sys/$tunable"
+done
 mount --make-rshared /
 ip link set lo up
 echo 1 > /proc/sys/net/ipv4/ip_forward

@@ -62,9 +62,6 @@ root = "{OWN}/containerd"
 state = "/run/containerd"
 disabled_plugins = ["io.containerd.snapshotter.v1.blockfile", "io.containerd.snapshotter.v1.erofs", "io.containerd.tracing.processor.v1.otlp", "io.containerd.internal.v1.tracing"]
 
-[grpc]
-address = "{SOCKET}"
-
 [plugins.'io.containerd.cri.v1.images']
 snapshotter = "overlayfs"
 

@@ -73,7 +73,7 @@ const REGISTRY: Module = Module {
 const COREDNS: Module = Module {
     folder: "coredns",
     title: "CoreDNS v1.14.7",
-    programs: &[("coredns", "github.com/coredns/coredns")],
+    programs: &[("coredns", ".")],
     tags: "",
     ldflags: "",
     cgo: false,
@@ -96,7 +96,7 @@ const TESTSERVER: Module = Module {
 };
 
 /// What a cluster is made of; the largest first.
-const CLUSTER: [&Module; 6] = [&KUBERNETES, &COREDNS, &CONTAINERD, &ETCD, &REGISTRY, &RUNC];
+const CLUSTER: [&Module; 6] = [&KUBERNETES, &CONTAINERD, &ETCD, &REGISTRY, &RUNC, &COREDNS];
 
 /// The built programs of a cluster.
 #[derive(Clone, Debug)]
@@ -119,7 +119,7 @@ pub(crate) struct Programs {
 /// When Go is missing or a build fails.
 pub(crate) fn ensure() -> Result<Programs> {
     let folders = build_all(&CLUSTER)?;
-    let [kubernetes, coredns, containerd, etcd, registry, runc] = folders.as_slice() else {
+    let [kubernetes, containerd, etcd, registry, runc, coredns] = folders.as_slice() else {
         bail!("{} folders for {} modules", folders.len(), CLUSTER.len());
     };
     Ok(Programs {
@@ -149,7 +149,10 @@ pub(crate) fn helm() -> Result<PathBuf> {
 }
 
 /// The static HTTP server that the cluster's own tests run in pods.
-pub(crate) fn testserver() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it cannot be built.
+pub fn testserver() -> Result<PathBuf> {
     one(&TESTSERVER, "testserver")
 }
 

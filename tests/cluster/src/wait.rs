@@ -99,7 +99,7 @@ impl<'a> Namespace<'a> {
     pub fn keep(&self) -> Result<String> {
         let folder = files::repository().join("target/cluster-failures").join(&self.name);
         fs::create_dir_all(&folder)?;
-        let mut put = |file: &str, arguments: &[&str]| {
+        let put = |file: &str, arguments: &[&str]| {
             let text = self.kubectl(arguments).unwrap_or_else(|error| format!("{error:#}"));
             fs::write(folder.join(file), text)
         };
