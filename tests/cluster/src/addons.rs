@@ -44,7 +44,7 @@ pub(crate) fn apply(programs: &Programs, layout: &Layout, kubectl: &Kubectl) -> 
     // A ready API server makes kube-system itself, a moment later.
     let end = Instant::now() + Duration::from_secs(20);
     loop {
-        match kubectl.apply(&manifests, None) {
+        match kubectl.apply_unchecked(&manifests) {
             Ok(_) => return Ok(()),
             Err(error) if Instant::now() > end => return Err(error.context("cannot apply the cluster's addons")),
             Err(_) => sleep(Duration::from_millis(100)),

@@ -36,11 +36,20 @@ impl Kubectl {
 
     /// Applies manifests.
     pub(crate) fn apply(&self, manifests: &str, namespace: Option<&str>) -> Result<String> {
+        shell::feed(&mut self.applying(namespace), manifests)
+    }
+
+    /// Applies manifests that are known to be right: nothing is asked about their types first, which takes a second.
+    pub(crate) fn apply_unchecked(&self, manifests: &str) -> Result<String> {
+        shell::feed(self.applying(None).arg("--validate=false"), manifests)
+    }
+
+    fn applying(&self, namespace: Option<&str>) -> Command {
         let mut command = self.command();
         command.args(["apply", "--server-side", "--force-conflicts", "--field-manager=wisp-cluster", "--filename=-"]);
         if let Some(namespace) = namespace {
             command.args(["--namespace", namespace]);
         }
-        shell::feed(&mut command, manifests)
+        command
     }
 }

@@ -37,7 +37,7 @@ impl<'a> Namespace<'a> {
                 "pod-security.kubernetes.io/enforce": security, "wisp.test/run": "true",
             }},
         });
-        cluster.kubectl.apply(&manifest.to_string(), None)?;
+        cluster.kubectl.apply_unchecked(&manifest.to_string())?;
         let namespace = Namespace { cluster, name };
         // Pods are refused until their service account is there.
         namespace.wait("the default service account", &["serviceaccounts"], Duration::from_secs(20), |objects| {

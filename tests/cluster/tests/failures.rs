@@ -81,22 +81,22 @@ fn a_second_cluster_stands_beside_the_first() -> Result<()> {
     let Some(left) = Cluster::own("t-left", 1) else { return Ok(()) };
     let Some(right) = Cluster::own("t-right", 1) else { return Ok(()) };
     ensure!(left.registry()? != right.registry()?, "both have {}", left.registry()?);
-    let mut spaces = Vec::new();
-    for cluster in [&left, &right] {
+    let run = |cluster: &Cluster| -> Result<(String, String)> {
         let namespace = cluster.namespace("beside")?;
         namespace.apply(&deployment("web", &testserver(cluster)?, 1))?;
         let (address, _) = wait_pods(&namespace, "web", 1)?.remove(0);
-        spaces.push((namespace, address));
-    }
-    let (left_space, _) = spaces.remove(0);
-    assert!(right.kubectl(&["get", "namespace", left_space.name()]).is_err());
-    drop(left_space);
+        get(&format!("{address}:8080"), "/")?;
+        Ok((namespace.name().to_owned(), address))
+    };
+    let (left_name, _) = run(&left)?;
+    let right_space = right.namespace("beside")?;
+    right_space.apply(&deployment("web", &testserver(&right)?, 1))?;
+    let (address, _) = wait_pods(&right_space, "web", 1)?.remove(0);
+    assert!(right.kubectl(&["get", "namespace", &left_name]).is_err());
     drop(left);
-    let (right_space, address) = spaces.remove(0);
     get(&format!("{address}:8080"), "/")?;
     right_space.kubectl(&["scale", "deployment/web", "--replicas=2"])?;
     wait_pods(&right_space, "web", 2)?;
-    drop(right_space);
     Ok(())
 }
 
