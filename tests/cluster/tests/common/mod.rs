@@ -12,10 +12,10 @@ use anyhow::{Context, Result, bail, ensure};
 use wisp_cluster::{Cluster, Namespace, images};
 
 /// Longer than anything takes on an idle machine; on a busy one, patience costs nothing.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// The test server's image, pushed to the cluster's registry.
-pub fn testserver(cluster: &Cluster) -> Result<String> {
+pub(crate) fn testserver(cluster: &Cluster) -> Result<String> {
     static IMAGE: OnceLock<images::Image> = OnceLock::new();
     if IMAGE.get().is_none() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -27,7 +27,7 @@ pub fn testserver(cluster: &Cluster) -> Result<String> {
 }
 
 /// A Deployment of the test server and a Service of the same name in front of it, as restricted namespaces want it.
-pub fn deployment(name: &str, image: &str, replicas: u32) -> String {
+pub(crate) fn deployment(name: &str, image: &str, replicas: u32) -> String {
     format!(
         r#"
 apiVersion: apps/v1
@@ -63,7 +63,7 @@ spec:
 }
 
 /// A restricted pod of the test server with more in its container and its spec.
-pub fn pod(name: &str, image: &str, container: &str, spec: &str) -> String {
+pub(crate) fn pod(name: &str, image: &str, container: &str, spec: &str) -> String {
     format!(
         r#"
 apiVersion: v1
@@ -84,7 +84,7 @@ spec:
 }
 
 /// The address and the node of each pod that is Ready and stays, for a label.
-pub fn ready_pods(objects: &wisp_cluster::Objects) -> Vec<(String, String)> {
+pub(crate) fn ready_pods(objects: &wisp_cluster::Objects) -> Vec<(String, String)> {
     let text = |object: &serde_json::Value, path: &str| {
         object.pointer(path).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
     };
@@ -101,7 +101,7 @@ pub fn ready_pods(objects: &wisp_cluster::Objects) -> Vec<(String, String)> {
 }
 
 /// Waits for so many Ready pods with the label `app=NAME`.
-pub fn wait_pods(namespace: &Namespace<'_>, app: &str, count: usize) -> Result<Vec<(String, String)>> {
+pub(crate) fn wait_pods(namespace: &Namespace<'_>, app: &str, count: usize) -> Result<Vec<(String, String)>> {
     let selector = format!("app={app}");
     namespace.wait(&format!("{count} ready pods of {app}"), &["pods", "--selector", &selector], PATIENCE, |objects| {
         let pods = ready_pods(objects);
@@ -110,12 +110,12 @@ pub fn wait_pods(namespace: &Namespace<'_>, app: &str, count: usize) -> Result<V
 }
 
 /// The body that `address` answers `GET PATH` with; an error if the status is not 200.
-pub fn get(address: &str, path: &str) -> Result<String> {
+pub(crate) fn get(address: &str, path: &str) -> Result<String> {
     request(address, "GET", path, "")
 }
 
 /// See [`get`].
-pub fn request(address: &str, method: &str, path: &str, body: &str) -> Result<String> {
+pub(crate) fn request(address: &str, method: &str, path: &str, body: &str) -> Result<String> {
     let limit = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&address.parse()?, limit)?;
     stream.set_read_timeout(Some(limit))?;
@@ -132,7 +132,7 @@ pub fn request(address: &str, method: &str, path: &str, body: &str) -> Result<St
 }
 
 /// Tries until it works: what kube-proxy and DNS make of a change is true a moment after the API server says so.
-pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
+pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Result<T> {
     let end = Instant::now() + PATIENCE;
     loop {
         match attempt() {
@@ -145,7 +145,7 @@ pub fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) -> Resu
 }
 
 /// The driver, as a program.
-pub fn driver(arguments: &[&str]) -> Result<String> {
+pub(crate) fn driver(arguments: &[&str]) -> Result<String> {
     let output = Command::new(env!("CARGO_BIN_EXE_wisp-cluster")).args(arguments).output()?;
     if !output.status.success() {
         bail!("wisp-cluster {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
@@ -154,12 +154,12 @@ pub fn driver(arguments: &[&str]) -> Result<String> {
 }
 
 /// The second number of the addresses of a cluster, and with it all of its names on this machine.
-pub fn octet(cluster: &Cluster) -> Result<u8> {
+pub(crate) fn octet(cluster: &Cluster) -> Result<u8> {
     Ok(cluster.registry()?.split('.').nth(1).context("a registry has an address")?.parse()?)
 }
 
 /// What a cluster could leave behind on this machine, as lines.
-pub fn snapshot() -> Result<Vec<String>> {
+pub(crate) fn snapshot() -> Result<Vec<String>> {
     let mut lines = Vec::new();
     let mut add = |kind: &str, text: String| lines.extend(text.lines().map(|line| format!("{kind}: {line}")));
     add("mount", std::fs::read_to_string("/proc/self/mountinfo")?);
@@ -178,7 +178,7 @@ pub fn snapshot() -> Result<Vec<String>> {
 }
 
 /// The processes that a cluster's programs run as, on the whole machine.
-pub fn programs_running() -> Result<Vec<String>> {
+pub(crate) fn programs_running() -> Result<Vec<String>> {
     let folder = cache().join("cluster");
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
@@ -194,7 +194,7 @@ pub fn programs_running() -> Result<Vec<String>> {
 }
 
 /// The project's cache folder.
-pub fn cache() -> PathBuf {
+pub(crate) fn cache() -> PathBuf {
     let given = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
     given("WISP_CACHE")
         .or_else(|| given("XDG_CACHE_HOME").map(|folder| folder.join("wisp")))
