@@ -133,7 +133,7 @@ fn bring_up(state: &mut State, programs: &Programs, base: &std::path::Path) -> R
     }
     told("nodes ready");
     kubectl
-        .run(["--namespace=kube-system", "rollout", "status", "deployment/coredns", "--timeout=60s"])
+        .run(["--namespace=kube-system", "rollout", "status", "deployment/coredns", "--timeout=180s"])
         .context("the cluster's DNS is not ready")?;
     told("DNS ready");
     state.ready = true;
@@ -162,13 +162,13 @@ fn wait_node(state: &State, kubectl: &Kubectl, number: u8) -> Result<()> {
     let node = layout::node(number);
     let resource = format!("node/{node}");
     kubectl
-        .run(["wait", "--for=create", &resource, "--timeout=30s"])
+        .run(["wait", "--for=create", &resource, "--timeout=180s"])
         .with_context(|| format!("{node} did not register"))?;
     let pods = state.layout.node_pods(number);
     let patch = format!("{{\"spec\":{{\"podCIDR\":\"{pods}\",\"podCIDRs\":[\"{pods}\"]}}}}");
     kubectl.run(["patch", &resource, "--patch", &patch])?;
     kubectl
-        .run(["wait", "--for=condition=Ready", &resource, "--timeout=60s"])
+        .run(["wait", "--for=condition=Ready", &resource, "--timeout=180s"])
         .with_context(|| format!("{node} is not ready"))?;
     Ok(())
 }
@@ -203,7 +203,7 @@ fn clean(state: &State) -> Result<()> {
     for process in &processes {
         process.signal(Signal::KILL);
     }
-    process::wait_gone(&processes, Duration::from_secs(10))?;
+    process::wait_gone(&processes, Duration::from_secs(60))?;
     for number in layout.numbers() {
         let cgroup = layout.cgroup(number);
         for process in cgroups::processes(&cgroup) {
@@ -271,7 +271,7 @@ pub(crate) fn start_node(name: &str, number: u8) -> Result<()> {
     network::route_services(&state)?;
     let node = layout::node(number);
     let what = format!("{node} to be ready again");
-    wait::wait(&kubectl, None, &what, &["nodes"], Duration::from_secs(60), |nodes| {
+    wait::wait(&kubectl, None, &what, &["nodes"], Duration::from_secs(180), |nodes| {
         let (status, beat) = readiness(nodes.get(&node)?)?;
         // Before its first word after the start, what it said last still stands.
         (status == "True" && beat != before).then_some(())

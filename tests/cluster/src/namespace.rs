@@ -66,7 +66,7 @@ pub(crate) fn hold(state: &State, part: &str) -> Result<Anchor> {
         .process_group(0)
         .spawn()
         .context("cannot start unshare")?;
-    let end = Instant::now() + Duration::from_secs(10);
+    let end = Instant::now() + Duration::from_secs(60);
     while !held.exists() {
         if child.try_wait()?.is_some() || Instant::now() > end {
             bail!("cannot make the namespaces of {part}: {}", fs::read_to_string(&log)?.trim());
@@ -133,7 +133,7 @@ pub(crate) fn cut(anchor: &Anchor) -> Result<()> {
     let inside = process::in_namespaces(&std::iter::once(anchor.namespace.clone()).collect());
     anchor.inside.signal(rustix::process::Signal::KILL);
     anchor.outside.signal(rustix::process::Signal::KILL);
-    process::wait_gone(&inside, Duration::from_secs(10))
+    process::wait_gone(&inside, Duration::from_secs(60))
 }
 
 /// Runs `ip -batch` with `commands` in the machine's network namespace, or in that of `anchor`.

@@ -148,7 +148,7 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
 /// Waits for containerd and gives it the image that every pod starts with.
 pub(crate) fn import(programs: &Programs, state: &State, number: u8, image: &Path) -> Result<()> {
     let anchor = state.anchors.get(&layout::node(number)).context("the node does not run")?;
-    let end = Instant::now() + Duration::from_secs(30);
+    let end = Instant::now() + Duration::from_secs(120);
     loop {
         let mut command = namespace::inside(anchor, &programs.ctr);
         command.args(["--address", SOCKET, "--namespace", "k8s.io", "images", "import"]).arg(image);

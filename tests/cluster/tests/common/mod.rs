@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail, ensure};
 use wisp_cluster::{Cluster, Namespace, images};
 
 /// Longer than anything takes on an idle machine; on a busy one, patience costs nothing.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The test server's image, pushed to the cluster's registry.
 pub(crate) fn testserver(cluster: &Cluster) -> Result<String> {
