@@ -34,7 +34,10 @@ pub(crate) fn base_image() -> Result<PathBuf> {
 
 /// The manifests of what runs in every cluster.
 pub(crate) fn apply(programs: &Programs, layout: &Layout, kubectl: &Kubectl) -> Result<()> {
-    let binary = programs.coredns.parent().context("a program lies in a folder")?;
+    let binary = programs
+        .coredns
+        .parent()
+        .context("a program lies in a folder")?;
     let manifests = include_str!("../manifests/addons.yaml")
         .replace("$DNS_ADDRESS", &layout.dns())
         .replace("$COREDNS_FOLDER", &binary.to_string_lossy())
@@ -46,7 +49,9 @@ pub(crate) fn apply(programs: &Programs, layout: &Layout, kubectl: &Kubectl) -> 
     loop {
         match kubectl.apply_unchecked(&manifests) {
             Ok(_) => return Ok(()),
-            Err(error) if Instant::now() > end => return Err(error.context("cannot apply the cluster's addons")),
+            Err(error) if Instant::now() > end => {
+                return Err(error.context("cannot apply the cluster's addons"));
+            }
             Err(_) => sleep(Duration::from_millis(100)),
         }
     }

@@ -26,16 +26,23 @@ pub(crate) fn hierarchies() -> Vec<Hierarchy> {
 fn parse(mountinfo: &str) -> Vec<Hierarchy> {
     let mut found: Vec<Hierarchy> = Vec::new();
     for line in mountinfo.lines() {
-        let Some((before, after)) = line.split_once(" - ") else { continue };
+        let Some((before, after)) = line.split_once(" - ") else {
+            continue;
+        };
         let version = match after.split(' ').next() {
             Some("cgroup") => 1,
             Some("cgroup2") => 2,
             _ => continue,
         };
         if let Some(root) = before.split(' ').nth(4)
-            && !found.iter().any(|hierarchy| hierarchy.root == Path::new(root))
+            && !found
+                .iter()
+                .any(|hierarchy| hierarchy.root == Path::new(root))
         {
-            found.push(Hierarchy { root: root.into(), version });
+            found.push(Hierarchy {
+                root: root.into(),
+                version,
+            });
         }
     }
     found
@@ -50,7 +57,8 @@ pub(crate) fn make(name: &str) -> Result<()> {
         if let Err(error) = fs::create_dir(&folder)
             && error.kind() != ErrorKind::AlreadyExists
         {
-            return Err(error).with_context(|| format!("cannot make the cgroup {}", folder.display()));
+            return Err(error)
+                .with_context(|| format!("cannot make the cgroup {}", folder.display()));
         }
         if hierarchy.version == 1 {
             // A new cpuset starts empty, and no process may enter an empty one.
@@ -92,14 +100,20 @@ pub(crate) fn processes(name: &str) -> Vec<Process> {
 
 fn collect(folder: &Path, found: &mut Vec<Process>) {
     let text = fs::read_to_string(folder.join("cgroup.procs")).unwrap_or_default();
-    found.extend(text.lines().filter_map(|line| line.parse().ok()).filter_map(Process::of));
+    found.extend(
+        text.lines()
+            .filter_map(|line| line.parse().ok())
+            .filter_map(Process::of),
+    );
     for child in children(folder) {
         collect(&child, found);
     }
 }
 
 fn children(folder: &Path) -> Vec<PathBuf> {
-    let Ok(entries) = fs::read_dir(folder) else { return Vec::new() };
+    let Ok(entries) = fs::read_dir(folder) else {
+        return Vec::new();
+    };
     entries
         .filter_map(Result::ok)
         .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
@@ -117,8 +131,15 @@ pub(crate) fn remove(name: &str) -> Result<()> {
         let folder = hierarchy.root.join(name);
         while folder.exists() && !remove_tree(&folder) {
             if Instant::now() > end {
-                let left: Vec<String> = processes(name).iter().map(|p| format!("{} ({})", p.pid, p.name())).collect();
-                bail!("the cgroup {} cannot be removed; in it: {}", folder.display(), left.join(", "));
+                let left: Vec<String> = processes(name)
+                    .iter()
+                    .map(|p| format!("{} ({})", p.pid, p.name()))
+                    .collect();
+                bail!(
+                    "the cgroup {} cannot be removed; in it: {}",
+                    folder.display(),
+                    left.join(", ")
+                );
             }
             sleep(Duration::from_millis(10));
         }
@@ -128,7 +149,10 @@ pub(crate) fn remove(name: &str) -> Result<()> {
 
 fn remove_tree(folder: &Path) -> bool {
     // Every child is tried, even after one failed.
-    let below = children(folder).iter().filter(|child| !remove_tree(child)).count();
+    let below = children(folder)
+        .iter()
+        .filter(|child| !remove_tree(child))
+        .count();
     below == 0 && fs::remove_dir(folder).is_ok()
 }
 
@@ -145,8 +169,14 @@ mod tests {
 33 30 0:28 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw
 ";
         let expected = [
-            Hierarchy { root: "/sys/fs/cgroup/cpu,cpuacct".into(), version: 1 },
-            Hierarchy { root: "/sys/fs/cgroup/unified".into(), version: 2 },
+            Hierarchy {
+                root: "/sys/fs/cgroup/cpu,cpuacct".into(),
+                version: 1,
+            },
+            Hierarchy {
+                root: "/sys/fs/cgroup/unified".into(),
+                version: 2,
+            },
         ];
         assert_eq!(parse(mountinfo), expected);
     }

@@ -138,7 +138,10 @@ pub fn run(command: Command) -> Result<()> {
     match command {
         Command::Up { nodes, cluster } => {
             let state = lifecycle::up(&cluster.name, nodes)?;
-            say(&format!("export KUBECONFIG={}\n", kubeconfig(&state)?.display()))?;
+            say(&format!(
+                "export KUBECONFIG={}\n",
+                kubeconfig(&state)?.display()
+            ))?;
         }
         Command::Down { all: true, .. } => {
             for state in State::all()? {
@@ -146,21 +149,38 @@ pub fn run(command: Command) -> Result<()> {
                 eprintln!("cluster {} is down", state.layout.name);
             }
         }
-        Command::Down { cluster, when_unused: true, .. } => down_when_unused(&cluster.name)?,
+        Command::Down {
+            cluster,
+            when_unused: true,
+            ..
+        } => down_when_unused(&cluster.name)?,
         Command::Down { cluster, .. } => {
             let start = Instant::now();
             if lifecycle::down(&cluster.name)? {
-                eprintln!("cluster {} is down, in {:.1} s", cluster.name, start.elapsed().as_secs_f32());
+                eprintln!(
+                    "cluster {} is down, in {:.1} s",
+                    cluster.name,
+                    start.elapsed().as_secs_f32()
+                );
             } else {
                 eprintln!("there is no cluster {}", cluster.name);
             }
         }
         Command::Status { cluster } => {
-            let state = State::read(&cluster.name)?.with_context(|| format!("there is no cluster {}", cluster.name))?;
+            let state = State::read(&cluster.name)?
+                .with_context(|| format!("there is no cluster {}", cluster.name))?;
             say(&status::text(&state)?)?;
         }
-        Command::Logs { component, cluster, follow } => logs(&cluster.name, component.as_deref(), follow)?,
-        Command::Load { image, name_as, cluster } => {
+        Command::Logs {
+            component,
+            cluster,
+            follow,
+        } => logs(&cluster.name, component.as_deref(), follow)?,
+        Command::Load {
+            image,
+            name_as,
+            cluster,
+        } => {
             let state = lifecycle::standing(&cluster.name)?;
             machine::ensure_image_tools()?;
             let reference = images::load(&image, name_as.as_deref(), &state.layout.registry())?;
@@ -168,17 +188,30 @@ pub fn run(command: Command) -> Result<()> {
         }
         Command::KillNode { node, cluster } => lifecycle::kill_node(&cluster.name, node)?,
         Command::StartNode { node, cluster } => lifecycle::start_node(&cluster.name, node)?,
-        Command::Restart { component, hard, cluster } => lifecycle::restart(&cluster.name, &component, hard)?,
+        Command::Restart {
+            component,
+            hard,
+            cluster,
+        } => lifecycle::restart(&cluster.name, &component, hard)?,
         Command::Check => {
             machine::ensure()?;
             say("a cluster can run here\n")?;
         }
         Command::Programs => {
             let built = programs::ensure()?;
-            say(&format!("{}\n{}\n{}\n", built.kube.display(), built.kubectl.display(), programs::helm()?.display()))?;
+            say(&format!(
+                "{}\n{}\n{}\n",
+                built.kube.display(),
+                built.kubectl.display(),
+                programs::helm()?.display()
+            ))?;
         }
-        Command::Kubectl { cluster, arguments } => replace_with(&programs::kubectl()?, &cluster.name, &arguments)?,
-        Command::Helm { cluster, arguments } => replace_with(&programs::helm()?, &cluster.name, &arguments)?,
+        Command::Kubectl { cluster, arguments } => {
+            replace_with(&programs::kubectl()?, &cluster.name, &arguments)?
+        }
+        Command::Helm { cluster, arguments } => {
+            replace_with(&programs::helm()?, &cluster.name, &arguments)?
+        }
     }
     Ok(())
 }
@@ -197,7 +230,10 @@ fn kubeconfig(state: &State) -> Result<PathBuf> {
 
 fn replace_with(program: &std::path::Path, name: &str, arguments: &[String]) -> Result<()> {
     let state = lifecycle::standing(name)?;
-    let error = process::Command::new(program).args(arguments).env("KUBECONFIG", kubeconfig(&state)?).exec();
+    let error = process::Command::new(program)
+        .args(arguments)
+        .env("KUBECONFIG", kubeconfig(&state)?)
+        .exec();
     Err(error).with_context(|| format!("cannot start {}", program.display()))
 }
 
@@ -218,12 +254,18 @@ fn logs(name: &str, component: Option<&str>, follow: bool) -> Result<()> {
         }
     }
     if follow {
-        let error = process::Command::new("tail").args(["-n", "+1", "-F"]).args(&files).exec();
+        let error = process::Command::new("tail")
+            .args(["-n", "+1", "-F"])
+            .args(&files)
+            .exec();
         return Err(error).context("cannot start tail");
     }
     for file in &files {
         if files.len() > 1 {
-            say(&format!("==> {} <==\n", file.file_stem().unwrap_or_default().to_string_lossy()))?;
+            say(&format!(
+                "==> {} <==\n",
+                file.file_stem().unwrap_or_default().to_string_lossy()
+            ))?;
         }
         say(&fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?)?;
     }

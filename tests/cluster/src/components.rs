@@ -31,21 +31,28 @@ pub(crate) const CONTROL: [Component; 6] = [
 
 /// Those of a node, in the order they start.
 pub(crate) fn of_node(number: u8) -> [Component; 3] {
-    [Component::Containerd(number), Component::Kubelet(number), Component::Proxy(number)]
+    [
+        Component::Containerd(number),
+        Component::Kubelet(number),
+        Component::Proxy(number),
+    ]
 }
 
 impl Component {
     /// All of a cluster with so many nodes.
     pub(crate) fn all(nodes: u8) -> Vec<Component> {
-        CONTROL.into_iter().chain((1..=nodes).flat_map(of_node)).collect()
+        CONTROL
+            .into_iter()
+            .chain((1..=nodes).flat_map(of_node))
+            .collect()
     }
 
     /// The part whose namespaces it runs in.
     pub(crate) fn part(self) -> String {
         match self {
-            Component::Containerd(number) | Component::Kubelet(number) | Component::Proxy(number) => {
-                layout::node(number)
-            }
+            Component::Containerd(number)
+            | Component::Kubelet(number)
+            | Component::Proxy(number) => layout::node(number),
             _ => "control".to_owned(),
         }
     }

@@ -29,14 +29,25 @@ pub(crate) fn write_keys(programs: &Programs, layout: &Layout) -> Result<()> {
     let folder = layout.folder()?;
     let keys = folder.join("pki");
     let mut command = Command::new(&programs.kube);
-    command.arg("certs").arg(format!("--dir={}", keys.display()));
-    command.arg(format!("--name=wisp-{}", layout.name)).arg(format!("--server={}", layout.server()));
-    command.arg(format!("--server-ip={},{}", layout.control(), layout.kubernetes_service()));
+    command
+        .arg("certs")
+        .arg(format!("--dir={}", keys.display()));
+    command
+        .arg(format!("--name=wisp-{}", layout.name))
+        .arg(format!("--server={}", layout.server()));
+    command.arg(format!(
+        "--server-ip={},{}",
+        layout.control(),
+        layout.kubernetes_service()
+    ));
     for number in layout.numbers() {
-        command.arg(format!("--node={}", layout::node(number))).arg(format!("--node-ip={}", layout.node(number)));
+        command
+            .arg(format!("--node={}", layout::node(number)))
+            .arg(format!("--node-ip={}", layout.node(number)));
     }
     shell::run(&mut command)?;
-    fs::copy(keys.join("admin.kubeconfig"), folder.join("kubeconfig")).context("cannot write the kubeconfig")?;
+    fs::copy(keys.join("admin.kubeconfig"), folder.join("kubeconfig"))
+        .context("cannot write the kubeconfig")?;
     Ok(())
 }
 
@@ -72,9 +83,10 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
                 "--log-level=warn".into(),
             ],
         ),
-        Component::Registry => {
-            (programs.registry.clone(), vec!["serve".into(), format!("{CLUSTER}/registry.yaml")])
-        }
+        Component::Registry => (
+            programs.registry.clone(),
+            vec!["serve".into(), format!("{CLUSTER}/registry.yaml")],
+        ),
         Component::ApiServer => (
             programs.kube.clone(),
             vec![
@@ -90,7 +102,10 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
                 format!("--kubelet-client-key={}", pki("kubelet-client.key")),
                 format!("--kubelet-certificate-authority={}", pki("ca.crt")),
                 "--kubelet-preferred-address-types=InternalIP".into(),
-                format!("--requestheader-client-ca-file={}", pki("front-proxy-ca.crt")),
+                format!(
+                    "--requestheader-client-ca-file={}",
+                    pki("front-proxy-ca.crt")
+                ),
                 "--requestheader-allowed-names=front-proxy-client".into(),
                 "--requestheader-username-headers=X-Remote-User".into(),
                 "--requestheader-group-headers=X-Remote-Group".into(),
@@ -100,7 +115,10 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
                 "--enable-aggregator-routing=true".into(),
                 "--service-account-issuer=https://kubernetes.default.svc.cluster.local".into(),
                 format!("--service-account-key-file={}", pki("service-account.key")),
-                format!("--service-account-signing-key-file={}", pki("service-account.key")),
+                format!(
+                    "--service-account-signing-key-file={}",
+                    pki("service-account.key")
+                ),
                 "--authorization-mode=Node,RBAC".into(),
                 "--enable-admission-plugins=NodeRestriction".into(),
                 "--allow-privileged=true".into(),
@@ -116,13 +134,22 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
             vec![
                 "kube-controller-manager".into(),
                 format!("--kubeconfig={}", pki("controller-manager.kubeconfig")),
-                format!("--authentication-kubeconfig={}", pki("controller-manager.kubeconfig")),
-                format!("--authorization-kubeconfig={}", pki("controller-manager.kubeconfig")),
+                format!(
+                    "--authentication-kubeconfig={}",
+                    pki("controller-manager.kubeconfig")
+                ),
+                format!(
+                    "--authorization-kubeconfig={}",
+                    pki("controller-manager.kubeconfig")
+                ),
                 "--bind-address=127.0.0.1".into(),
                 "--leader-elect=false".into(),
                 "--use-service-account-credentials=true".into(),
                 format!("--root-ca-file={}", pki("ca.crt")),
-                format!("--service-account-private-key-file={}", pki("service-account.key")),
+                format!(
+                    "--service-account-private-key-file={}",
+                    pki("service-account.key")
+                ),
                 format!("--cluster-signing-cert-file={}", pki("ca.crt")),
                 format!("--cluster-signing-key-file={}", pki("ca.key")),
                 // Each node's range follows from its number, so that routes stand before the node does.
@@ -137,7 +164,10 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
             vec![
                 "kube-scheduler".into(),
                 format!("--kubeconfig={}", pki("scheduler.kubeconfig")),
-                format!("--authentication-kubeconfig={}", pki("scheduler.kubeconfig")),
+                format!(
+                    "--authentication-kubeconfig={}",
+                    pki("scheduler.kubeconfig")
+                ),
                 format!("--authorization-kubeconfig={}", pki("scheduler.kubeconfig")),
                 "--bind-address=127.0.0.1".into(),
                 "--leader-elect=false".into(),
@@ -156,7 +186,14 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
             bail!("{} belongs to a node", component.name())
         }
     };
-    namespace::start(state, "control", &component.name(), &program, &arguments, &programs.path)
+    namespace::start(
+        state,
+        "control",
+        &component.name(),
+        &program,
+        &arguments,
+        &programs.path,
+    )
 }
 
 /// Waits until the API server serves everything.
@@ -176,10 +213,15 @@ pub(crate) fn wait_ready(state: &State, kubectl: &Kubectl) -> Result<()> {
             }
         }
         if Instant::now() > end {
-            let log = fs::read_to_string(layout::log(&state.layout.folder()?, "apiserver")).unwrap_or_default();
+            let log = fs::read_to_string(layout::log(&state.layout.folder()?, "apiserver"))
+                .unwrap_or_default();
             let tail: Vec<&str> = log.lines().rev().take(15).collect();
             let tail: Vec<&str> = tail.into_iter().rev().collect();
-            bail!("the API server is not ready after {} s: {last}\n{}", PATIENCE.as_secs(), tail.join("\n"));
+            bail!(
+                "the API server is not ready after {} s: {last}\n{}",
+                PATIENCE.as_secs(),
+                tail.join("\n")
+            );
         }
         sleep(Duration::from_millis(30));
     }

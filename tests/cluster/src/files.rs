@@ -8,7 +8,11 @@ use anyhow::{Context, Result};
 
 /// The project's cache folder: `$WISP_CACHE`, `$XDG_CACHE_HOME/wisp` or `~/.cache/wisp`.
 pub(crate) fn cache() -> Result<PathBuf> {
-    let given = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let given = |key: &str| {
+        std::env::var_os(key)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     let folder = given("WISP_CACHE")
         .or_else(|| given("XDG_CACHE_HOME").map(|folder| folder.join("wisp")))
         .or_else(|| given("HOME").map(|folder| folder.join(".cache/wisp")))

@@ -65,13 +65,27 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     }
     let programs = Programs::parse(&arguments.programs)?;
     for name in names {
-        let image = build(&all.join(&name), &programs, &arguments.tag, &arguments.output)?;
+        let image = build(
+            &all.join(&name),
+            &programs,
+            &arguments.tag,
+            &arguments.output,
+        )?;
         let size = fs::metadata(&image.archive)?.len();
-        println!("{} {} {:.1} MB {}", image.name, image.digest, size as f64 / 1e6, image.archive.display());
+        println!(
+            "{} {} {:.1} MB {}",
+            image.name,
+            image.digest,
+            size as f64 / 1e6,
+            image.archive.display()
+        );
         let archive = format!("oci-archive:{}", image.archive.display());
         if let Some(cluster) = &arguments.load {
             let state = lifecycle::standing(cluster)?;
-            println!("{}", load(&archive, Some(&image.name), &state.layout.registry())?);
+            println!(
+                "{}",
+                load(&archive, Some(&image.name), &state.layout.registry())?
+            );
         }
         if let Some(registry) = &arguments.push {
             println!("{}", push(&archive, registry, &image.name, true)?);
@@ -92,7 +106,11 @@ pub fn build(folder: &Path, programs: &Programs, tag: &str, output: &Path) -> Re
     let archive = std::path::absolute(output.join(format!("{}-{tag}.tar", manifest.name)))?;
     let name = format!("{}:{tag}", manifest.name);
     let digest = Builder::new()?.build(prepared.path(), &name, &archive)?;
-    Ok(Image { name, archive, digest })
+    Ok(Image {
+        name,
+        archive,
+        digest,
+    })
 }
 
 /// Puts `image` into the registry at `registry`, under its own name or `name`, and gives the reference that nodes pull.
@@ -105,7 +123,10 @@ pub fn load(image: &str, name: Option<&str>, registry: &str) -> Result<String> {
     } else if Path::new(image).is_file() {
         format!("{}:{image}", archive_kind(Path::new(image))?)
     } else {
-        format!("containers-storage:[vfs@{}]{image}", Builder::new()?.storage.display())
+        format!(
+            "containers-storage:[vfs@{}]{image}",
+            Builder::new()?.storage.display()
+        )
     };
     let name = match name {
         Some(name) => name.to_owned(),
@@ -118,25 +139,44 @@ pub fn load(image: &str, name: Option<&str>, registry: &str) -> Result<String> {
 /// The part of a reference that a mirror of its registry knows it by: without the registry's name.
 fn path_of(name: &str) -> &str {
     match name.split_once('/') {
-        Some((first, rest)) if first.contains('.') || first.contains(':') || first == "localhost" => rest,
+        Some((first, rest))
+            if first.contains('.') || first.contains(':') || first == "localhost" =>
+        {
+            rest
+        }
         _ => name,
     }
 }
 
 fn archive_kind(path: &Path) -> Result<&'static str> {
     let list = shell::run(Command::new("tar").arg("-tf").arg(path))?;
-    if list.lines().any(|line| line.trim_start_matches("./") == "oci-layout") {
+    if list
+        .lines()
+        .any(|line| line.trim_start_matches("./") == "oci-layout")
+    {
         Ok("oci-archive")
-    } else if list.lines().any(|line| line.trim_start_matches("./") == "manifest.json") {
+    } else if list
+        .lines()
+        .any(|line| line.trim_start_matches("./") == "manifest.json")
+    {
         Ok("docker-archive")
     } else {
-        bail!("{} is no image archive: neither oci-layout nor manifest.json is in it", path.display())
+        bail!(
+            "{} is no image archive: neither oci-layout nor manifest.json is in it",
+            path.display()
+        )
     }
 }
 
 fn inspect_name(source: &str) -> Result<String> {
-    let Some((kind, path)) = source.split_once(':') else { bail!("{source:?} names no image") };
-    let member = if kind == "oci-archive" { "index.json" } else { "manifest.json" };
+    let Some((kind, path)) = source.split_once(':') else {
+        bail!("{source:?} names no image")
+    };
+    let member = if kind == "oci-archive" {
+        "index.json"
+    } else {
+        "manifest.json"
+    };
     let text = shell::run(Command::new("tar").args(["-xOf", path, member]))?;
     let value: serde_json::Value = serde_json::from_str(&text)?;
     let name = if kind == "oci-archive" {
@@ -167,8 +207,15 @@ fn push(source: &str, registry: &str, name: &str, verify: bool) -> Result<String
 /// # Errors
 /// When the registry does not take it.
 pub fn push_to(image: &Image, registry: &str) -> Result<String> {
-    let local = ["localhost", "127.", "[::1]", "10."].iter().any(|start| registry.starts_with(start));
-    push(&format!("oci-archive:{}", image.archive.display()), registry, &image.name, !local)
+    let local = ["localhost", "127.", "[::1]", "10."]
+        .iter()
+        .any(|start| registry.starts_with(start));
+    push(
+        &format!("oci-archive:{}", image.archive.display()),
+        registry,
+        &image.name,
+        !local,
+    )
 }
 
 /// buildah with a storage of its own.
@@ -179,15 +226,20 @@ pub(crate) struct Builder {
 impl Builder {
     pub(crate) fn new() -> Result<Builder> {
         let storage = files::cache()?.join("images/storage");
-        fs::create_dir_all(&storage).with_context(|| format!("cannot make {}", storage.display()))?;
+        fs::create_dir_all(&storage)
+            .with_context(|| format!("cannot make {}", storage.display()))?;
         Ok(Builder { storage })
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new("buildah");
         // No driver that needs mounts, no isolation that needs more than chroot: this runs in a plain container too.
-        command.args(["--storage-driver", "vfs", "--root"]).arg(&self.storage);
-        command.arg("--runroot").arg(self.storage.with_file_name("run"));
+        command
+            .args(["--storage-driver", "vfs", "--root"])
+            .arg(&self.storage);
+        command
+            .arg("--runroot")
+            .arg(self.storage.with_file_name("run"));
         command
     }
 
@@ -195,9 +247,23 @@ impl Builder {
     pub(crate) fn build(&self, context: &Path, name: &str, archive: &Path) -> Result<String> {
         shell::run(
             self.command()
-                .args(["bud", "--isolation", "chroot", "--format", "oci", "--layers=false", "--quiet"])
+                .args([
+                    "bud",
+                    "--isolation",
+                    "chroot",
+                    "--format",
+                    "oci",
+                    "--layers=false",
+                    "--quiet",
+                ])
                 // Nothing of this machine or hour goes into the image.
-                .args(["--timestamp", "0", "--identity-label=false", "--no-cache", "--pull-never"])
+                .args([
+                    "--timestamp",
+                    "0",
+                    "--identity-label=false",
+                    "--no-cache",
+                    "--pull-never",
+                ])
                 .args(["--tag", name])
                 .arg(context),
         )
@@ -206,7 +272,11 @@ impl Builder {
         let _ = fs::remove_file(&fresh);
         let digest = tempfile::NamedTempFile::new()?;
         let base = name.rsplit('/').next().unwrap_or(name);
-        let in_archive = if name.starts_with("wisp.test/") { name } else { base };
+        let in_archive = if name.starts_with("wisp.test/") {
+            name
+        } else {
+            base
+        };
         shell::run(
             self.command()
                 .args(["push", "--quiet", "--digestfile"])
@@ -217,7 +287,10 @@ impl Builder {
         .with_context(|| format!("cannot write {}", fresh.display()))?;
         fs::rename(&fresh, archive)?;
         let digest = fs::read_to_string(digest.path())?.trim().to_owned();
-        ensure!(digest.starts_with("sha256:"), "buildah gave no digest of {name}");
+        ensure!(
+            digest.starts_with("sha256:"),
+            "buildah gave no digest of {name}"
+        );
         // The archive is what counts; a copy of every version in the storage would only fill the disk.
         shell::run(self.command().args(["rmi", "--force", name]))?;
         Ok(digest)
@@ -230,7 +303,10 @@ mod tests {
 
     #[test]
     fn a_mirror_knows_an_image_without_its_registry() {
-        assert_eq!(path_of("ghcr.io/wisp-dev/wisp-runtime:1"), "wisp-dev/wisp-runtime:1");
+        assert_eq!(
+            path_of("ghcr.io/wisp-dev/wisp-runtime:1"),
+            "wisp-dev/wisp-runtime:1"
+        );
         assert_eq!(path_of("localhost/x:1"), "x:1");
         assert_eq!(path_of("10.200.0.2:5000/x:1"), "x:1");
         assert_eq!(path_of("vision/digits:1.4"), "vision/digits:1.4");

@@ -17,7 +17,10 @@ pub(crate) struct Kubectl {
 
 impl Kubectl {
     pub(crate) fn new(program: &Path, kubeconfig: &Path) -> Kubectl {
-        Kubectl { program: program.to_owned(), kubeconfig: kubeconfig.to_owned() }
+        Kubectl {
+            program: program.to_owned(),
+            kubeconfig: kubeconfig.to_owned(),
+        }
     }
 
     /// A command that is yet to get its arguments.
@@ -25,12 +28,17 @@ impl Kubectl {
         let mut command = Command::new(&self.program);
         command.env("KUBECONFIG", &self.kubeconfig);
         // It leaves no cache of the server's types in the home folder.
-        command.arg("--cache-dir").arg(self.kubeconfig.with_file_name("discovery"));
+        command
+            .arg("--cache-dir")
+            .arg(self.kubeconfig.with_file_name("discovery"));
         command
     }
 
     /// Runs it and gives its output.
-    pub(crate) fn run(&self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Result<String> {
+    pub(crate) fn run(
+        &self,
+        arguments: impl IntoIterator<Item = impl AsRef<OsStr>>,
+    ) -> Result<String> {
         shell::run(self.command().args(arguments))
     }
 
@@ -46,7 +54,13 @@ impl Kubectl {
 
     fn applying(&self, namespace: Option<&str>) -> Command {
         let mut command = self.command();
-        command.args(["apply", "--server-side", "--force-conflicts", "--field-manager=wisp-cluster", "--filename=-"]);
+        command.args([
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=wisp-cluster",
+            "--filename=-",
+        ]);
         if let Some(namespace) = namespace {
             command.args(["--namespace", namespace]);
         }

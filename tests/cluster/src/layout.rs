@@ -25,7 +25,9 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
     ensure!(
         !name.is_empty()
             && name.len() <= 20
-            && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
             && !name.starts_with('-'),
         "cluster name {name:?}: allowed are 1 to 20 of a-z, 0-9 and -, not starting with -"
     );

@@ -13,7 +13,10 @@ use crate::kubectl::Kubectl;
 use crate::layout::{self, Layout};
 use crate::programs::Programs;
 use crate::state::State;
-use crate::{addons, cgroups, control, files, locks, machine, namespace, network, node, process, programs, wait};
+use crate::{
+    addons, cgroups, control, files, locks, machine, namespace, network, node, process, programs,
+    wait,
+};
 
 /// Brings the cluster `name` up with so many nodes; one that stands is left as it is. What an earlier one left behind
 /// is cleaned first.
@@ -22,7 +25,11 @@ use crate::{addons, cgroups, control, files, locks, machine, namespace, network,
 /// When the machine cannot run it, a part does not start, or a cluster of that name with other nodes stands.
 pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
     layout::check_name(name)?;
-    ensure!((1..=layout::MAX_NODES).contains(&nodes), "{nodes} nodes: allowed are 1 to {}", layout::MAX_NODES);
+    ensure!(
+        (1..=layout::MAX_NODES).contains(&nodes),
+        "{nodes} nodes: allowed are 1 to {}",
+        layout::MAX_NODES
+    );
     machine::ensure()?;
     let programs = programs::ensure()?;
     let base = addons::base_image()?;
@@ -44,7 +51,10 @@ pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
     let mut state = reserve(name, nodes)?;
     match bring_up(&mut state, &programs, &base) {
         Ok(()) => {
-            eprintln!("cluster {name} is ready: {nodes} nodes in {:.1} s", start.elapsed().as_secs_f32());
+            eprintln!(
+                "cluster {name} is ready: {nodes} nodes in {:.1} s",
+                start.elapsed().as_secs_f32()
+            );
             Ok(state)
         }
         Err(error) => {
@@ -53,7 +63,9 @@ pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
                 eprintln!("cleaning up failed as well: {second:#}");
             }
             match kept {
-                Ok(folder) => Err(error.context(format!("cluster {name} did not come up; logs: {folder}"))),
+                Ok(folder) => {
+                    Err(error.context(format!("cluster {name} did not come up; logs: {folder}")))
+                }
                 Err(_) => Err(error.context(format!("cluster {name} did not come up"))),
             }
         }
@@ -63,8 +75,15 @@ pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
 /// Takes a slot and writes it down.
 fn reserve(name: &str, nodes: u8) -> Result<State> {
     let _lock = locks::slots()?;
-    let taken: Vec<u8> = State::all()?.iter().map(|state| state.layout.slot).collect();
-    let layout = Layout { name: name.to_owned(), slot: network::free_slot(&taken)?, nodes };
+    let taken: Vec<u8> = State::all()?
+        .iter()
+        .map(|state| state.layout.slot)
+        .collect();
+    let layout = Layout {
+        name: name.to_owned(),
+        slot: network::free_slot(&taken)?,
+        nodes,
+    };
     files::remove(&layout.folder()?)?;
     let state = State::new(layout)?;
     state.write()?;
@@ -114,7 +133,11 @@ fn bring_up(state: &mut State, programs: &Programs, base: &std::path::Path) -> R
             .collect();
         control::wait_ready(state, &kubectl)?;
         told("API server ready");
-        for component in [Component::ControllerManager, Component::Scheduler, Component::Provisioner] {
+        for component in [
+            Component::ControllerManager,
+            Component::Scheduler,
+            Component::Provisioner,
+        ] {
             control::start(programs, state, component)?;
         }
         for (number, import) in layout.numbers().zip(imports) {
@@ -133,7 +156,13 @@ fn bring_up(state: &mut State, programs: &Programs, base: &std::path::Path) -> R
     }
     told("nodes ready");
     kubectl
-        .run(["--namespace=kube-system", "rollout", "status", "deployment/coredns", "--timeout=180s"])
+        .run([
+            "--namespace=kube-system",
+            "rollout",
+            "status",
+            "deployment/coredns",
+            "--timeout=180s",
+        ])
         .context("the cluster's DNS is not ready")?;
     told("DNS ready");
     state.ready = true;
@@ -151,7 +180,10 @@ fn hold_node(state: &mut State, number: u8) -> Result<()> {
     let layout = state.layout.clone();
     node::prepare(&layout, number)?;
     let anchor = namespace::hold(state, &layout::node(number))?;
-    let control = state.anchors.get("control").context("the control plane does not run")?;
+    let control = state
+        .anchors
+        .get("control")
+        .context("the control plane does not run")?;
     network::connect_node(&layout, number, control, &anchor)?;
     state.anchors.insert(layout::node(number), anchor);
     state.write()
@@ -180,7 +212,9 @@ fn wait_node(state: &State, kubectl: &Kubectl, number: u8) -> Result<()> {
 pub(crate) fn down(name: &str) -> Result<bool> {
     layout::check_name(name)?;
     let _lock = locks::change(name)?;
-    let Some(state) = State::read(name)? else { return Ok(false) };
+    let Some(state) = State::read(name)? else {
+        return Ok(false);
+    };
     clean(&state)?;
     Ok(true)
 }
@@ -216,9 +250,15 @@ fn clean(state: &State) -> Result<()> {
 
 /// Copies a cluster's logs to where they outlive it, and says where.
 pub(crate) fn keep_logs(state: &State) -> Result<String> {
-    let base = std::env::var_os("WISP_CLUSTER_LOGS")
-        .map_or_else(|| files::repository().join("target/cluster-logs"), std::path::PathBuf::from);
-    let target = base.join(format!("{}-{}", state.layout.name, state.id.get(..8).unwrap_or("0")));
+    let base = std::env::var_os("WISP_CLUSTER_LOGS").map_or_else(
+        || files::repository().join("target/cluster-logs"),
+        std::path::PathBuf::from,
+    );
+    let target = base.join(format!(
+        "{}-{}",
+        state.layout.name,
+        state.id.get(..8).unwrap_or("0")
+    ));
     fs::create_dir_all(&target)?;
     for entry in fs::read_dir(state.layout.folder()?.join("logs"))? {
         let entry = entry?;
@@ -230,14 +270,22 @@ pub(crate) fn keep_logs(state: &State) -> Result<String> {
 /// The record of the cluster `name`, which must stand.
 pub(crate) fn standing(name: &str) -> Result<State> {
     layout::check_name(name)?;
-    let state = State::read(name)?.with_context(|| format!("there is no cluster {name}: cluster up --name {name}"))?;
-    ensure!(state.healthy(), "cluster {name} is broken (its driver or its parts died): cluster up --name {name} mends it");
+    let state = State::read(name)?
+        .with_context(|| format!("there is no cluster {name}: cluster up --name {name}"))?;
+    ensure!(
+        state.healthy(),
+        "cluster {name} is broken (its driver or its parts died): cluster up --name {name} mends it"
+    );
     Ok(state)
 }
 
 fn check_node(state: &State, number: u8) -> Result<()> {
     let nodes = state.layout.nodes;
-    ensure!(state.layout.numbers().contains(&number), "no node {number}: cluster {} has 1 to {nodes}", state.layout.name);
+    ensure!(
+        state.layout.numbers().contains(&number),
+        "no node {number}: cluster {} has 1 to {nodes}",
+        state.layout.name
+    );
     Ok(())
 }
 
@@ -247,7 +295,9 @@ pub(crate) fn kill_node(name: &str, number: u8) -> Result<()> {
     let mut state = standing(name)?;
     check_node(&state, number)?;
     let node = layout::node(number);
-    let Some(anchor) = state.anchors.remove(&node) else { bail!("{node} is down already") };
+    let Some(anchor) = state.anchors.remove(&node) else {
+        bail!("{node} is down already")
+    };
     namespace::cut(&anchor)?;
     cgroups::remove(&state.layout.cgroup(number))?;
     state.write()?;
@@ -260,8 +310,15 @@ pub(crate) fn start_node(name: &str, number: u8) -> Result<()> {
     let _lock = locks::change(name)?;
     let mut state = standing(name)?;
     check_node(&state, number)?;
-    ensure!(!state.anchors.contains_key(&layout::node(number)), "{} is up already", layout::node(number));
-    let kubectl = Kubectl::new(&programs.kubectl, &state.layout.folder()?.join("kubeconfig"));
+    ensure!(
+        !state.anchors.contains_key(&layout::node(number)),
+        "{} is up already",
+        layout::node(number)
+    );
+    let kubectl = Kubectl::new(
+        &programs.kubectl,
+        &state.layout.folder()?.join("kubeconfig"),
+    );
     let before = heartbeat(&kubectl, number)?;
     hold_node(&mut state, number)?;
     node::start(&programs, &state, Component::Containerd(number))?;
@@ -271,11 +328,18 @@ pub(crate) fn start_node(name: &str, number: u8) -> Result<()> {
     network::route_services(&state)?;
     let node = layout::node(number);
     let what = format!("{node} to be ready again");
-    wait::wait(&kubectl, None, &what, &["nodes"], Duration::from_secs(180), |nodes| {
-        let (status, beat) = readiness(nodes.get(&node)?)?;
-        // Before its first word after the start, what it said last still stands.
-        (status == "True" && beat != before).then_some(())
-    })
+    wait::wait(
+        &kubectl,
+        None,
+        &what,
+        &["nodes"],
+        Duration::from_secs(180),
+        |nodes| {
+            let (status, beat) = readiness(nodes.get(&node)?)?;
+            // Before its first word after the start, what it said last still stands.
+            (status == "True" && beat != before).then_some(())
+        },
+    )
 }
 
 /// When a node last said how it is.
@@ -288,7 +352,9 @@ fn heartbeat(kubectl: &Kubectl, number: u8) -> Result<String> {
 /// The status of a node's condition `Ready`, and when it was last told.
 fn readiness(node: &serde_json::Value) -> Option<(String, String)> {
     let conditions = node.pointer("/status/conditions")?.as_array()?;
-    let ready = conditions.iter().find(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"))?;
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"))?;
     let text = |key: &str| Some(ready.get(key)?.as_str()?.to_owned());
     Some((text("status")?, text("lastHeartbeatTime")?))
 }
@@ -311,6 +377,9 @@ pub(crate) fn restart(name: &str, component: &str, hard: bool) -> Result<()> {
     } else {
         node::start(&programs, &state, component)?;
     }
-    let kubectl = Kubectl::new(&programs.kubectl, &state.layout.folder()?.join("kubeconfig"));
+    let kubectl = Kubectl::new(
+        &programs.kubectl,
+        &state.layout.folder()?.join("kubeconfig"),
+    );
     control::wait_ready(&state, &kubectl)
 }

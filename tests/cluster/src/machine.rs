@@ -11,7 +11,10 @@ use crate::shell;
 /// A program or file that a cluster needs, and the Debian package that has it.
 const NEEDED: [(&str, &[&str]); 9] = [
     ("containernetworking-plugins", &["/usr/lib/cni/bridge"]),
-    ("catatonit", &["/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit"]),
+    (
+        "catatonit",
+        &["/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit"],
+    ),
     ("nftables", &["/usr/sbin/nft"]),
     ("conntrack", &["/usr/sbin/conntrack"]),
     ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
@@ -22,7 +25,10 @@ const NEEDED: [(&str, &[&str]); 9] = [
 ];
 
 /// What the images need beside that.
-const IMAGES: [(&str, &[&str]); 2] = [("buildah", &["/usr/bin/buildah"]), ("skopeo", &["/usr/bin/skopeo"])];
+const IMAGES: [(&str, &[&str]); 2] = [
+    ("buildah", &["/usr/bin/buildah"]),
+    ("skopeo", &["/usr/bin/skopeo"]),
+];
 
 /// Where the static first process lies.
 pub(crate) fn catatonit() -> Result<&'static str> {
@@ -55,7 +61,9 @@ pub(crate) fn reasons() -> Vec<String> {
         );
         return reasons;
     }
-    let try_namespaces = Command::new("unshare").args(["--net", "--mount", "--pid", "--fork", "true"]).output();
+    let try_namespaces = Command::new("unshare")
+        .args(["--net", "--mount", "--pid", "--fork", "true"])
+        .output();
     match try_namespaces {
         Ok(output) if output.status.success() => {}
         Ok(output) => reasons.push(format!(
@@ -69,7 +77,10 @@ pub(crate) fn reasons() -> Vec<String> {
     }
     let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
     if !filesystems.lines().any(|line| line.ends_with("overlay")) {
-        let loaded = Command::new("modprobe").arg("overlay").output().is_ok_and(|output| output.status.success());
+        let loaded = Command::new("modprobe")
+            .arg("overlay")
+            .output()
+            .is_ok_and(|output| output.status.success());
         if !loaded {
             reasons.push("the kernel has no overlayfs: load the module `overlay`".to_owned());
         }
@@ -100,7 +111,9 @@ fn install(wanted: &[(&str, &[&str])]) -> Result<()> {
     }
     let list = missing.join(" ");
     if !Path::new("/usr/bin/apt-get").exists() || !rustix::process::geteuid().is_root() {
-        bail!("missing: {list}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends {list}");
+        bail!(
+            "missing: {list}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends {list}"
+        );
     }
     eprintln!("installing {list}");
     let apt = || {
@@ -109,7 +122,11 @@ fn install(wanted: &[(&str, &[&str])]) -> Result<()> {
         command
     };
     shell::run(apt().args(["update", "-qq"]))?;
-    shell::run(apt().args(["install", "-qq", "--yes", "--no-install-recommends"]).args(&missing))
-        .with_context(|| format!("cannot install {list}"))?;
+    shell::run(
+        apt()
+            .args(["install", "-qq", "--yes", "--no-install-recommends"])
+            .args(&missing),
+    )
+    .with_context(|| format!("cannot install {list}"))?;
     Ok(())
 }

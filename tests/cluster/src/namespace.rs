@@ -52,7 +52,16 @@ pub(crate) fn hold(state: &State, part: &str) -> Result<Anchor> {
     let _ = fs::remove_file(&held);
     let log = layout::log(&folder, &format!("{part}-namespace"));
     let mut child = Command::new("unshare")
-        .args(["--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "--propagation", "private"])
+        .args([
+            "--net",
+            "--mount",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--propagation",
+            "private",
+        ])
         .args(["--", "sh", "-c", FIRST])
         .env(MARK, state.mark(part))
         .env("OWN_FOLDER", &own)
@@ -69,20 +78,36 @@ pub(crate) fn hold(state: &State, part: &str) -> Result<Anchor> {
     let end = Instant::now() + Duration::from_secs(60);
     while !held.exists() {
         if child.try_wait()?.is_some() || Instant::now() > end {
-            bail!("cannot make the namespaces of {part}: {}", fs::read_to_string(&log)?.trim());
+            bail!(
+                "cannot make the namespaces of {part}: {}",
+                fs::read_to_string(&log)?.trim()
+            );
         }
         sleep(Duration::from_millis(2));
     }
     let outside = Process::of(child.id().cast_signed()).context("unshare is gone")?;
-    let inside = outside.children().first().copied().context("the first process is gone")?;
-    let namespace = inside.pid_namespace().context("the first process is gone")?;
-    Ok(Anchor { outside, inside, namespace })
+    let inside = outside
+        .children()
+        .first()
+        .copied()
+        .context("the first process is gone")?;
+    let namespace = inside
+        .pid_namespace()
+        .context("the first process is gone")?;
+    Ok(Anchor {
+        outside,
+        inside,
+        namespace,
+    })
 }
 
 /// A command that runs in the network namespace of `anchor` and nothing else of it.
 pub(crate) fn in_network(anchor: &Anchor, program: &str) -> Command {
     let mut command = Command::new("nsenter");
-    command.arg(format!("--net=/proc/{}/ns/net", anchor.inside.pid)).arg("--").arg(program);
+    command
+        .arg(format!("--net=/proc/{}/ns/net", anchor.inside.pid))
+        .arg("--")
+        .arg(program);
     command
 }
 
@@ -99,8 +124,18 @@ pub(crate) fn inside(anchor: &Anchor, program: impl AsRef<Path>) -> Command {
 
 /// Starts a long-running component in all namespaces of `part`; its output goes to its log. Its parent, `nsenter`,
 /// carries the mark `ID/PART/COMPONENT`, by which [`find`] finds it again.
-pub(crate) fn start(state: &State, part: &str, component: &str, program: &Path, arguments: &[String], path: &str) -> Result<()> {
-    let anchor = state.anchors.get(part).with_context(|| format!("{part} does not run"))?;
+pub(crate) fn start(
+    state: &State,
+    part: &str,
+    component: &str,
+    program: &Path,
+    arguments: &[String],
+    path: &str,
+) -> Result<()> {
+    let anchor = state
+        .anchors
+        .get(part)
+        .with_context(|| format!("{part} does not run"))?;
     let log = layout::log(&state.layout.folder()?, component);
     let open = || OpenOptions::new().create(true).append(true).open(&log);
     inside(anchor, program)

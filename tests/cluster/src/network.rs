@@ -12,9 +12,9 @@ use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
 use crate::layout::{self, Layout};
-use crate::namespace::{ip, in_network};
-use crate::state::{Anchor, State};
+use crate::namespace::{in_network, ip};
 use crate::shell;
+use crate::state::{Anchor, State};
 
 /// The bridge, in the control plane's namespace.
 const BRIDGE: &str = "nodes";
@@ -36,9 +36,15 @@ struct Route {
 /// # Errors
 /// When every slot is taken.
 pub(crate) fn free_slot(taken: &[u8]) -> Result<u8> {
-    let links: Vec<Link> = serde_json::from_str(&shell::run(Command::new("ip").args(["-json", "link"]))?)?;
-    let routes = shell::run(Command::new("ip").args(["-4", "-json", "route", "show", "table", "all"]))?;
-    let routes: Vec<Route> = serde_json::from_str(if routes.trim().is_empty() { "[]" } else { &routes })?;
+    let links: Vec<Link> =
+        serde_json::from_str(&shell::run(Command::new("ip").args(["-json", "link"]))?)?;
+    let routes =
+        shell::run(Command::new("ip").args(["-4", "-json", "route", "show", "table", "all"]))?;
+    let routes: Vec<Route> = serde_json::from_str(if routes.trim().is_empty() {
+        "[]"
+    } else {
+        &routes
+    })?;
     (0..layout::SLOTS)
         .filter(|slot| !taken.contains(slot))
         .filter(|slot| !links.iter().any(|link| link.ifname == layout::link(*slot)))
@@ -49,7 +55,9 @@ pub(crate) fn free_slot(taken: &[u8]) -> Result<u8> {
 /// Whether a route's destination has addresses in common with a slot's network.
 fn overlaps(destination: &str, slot: u8) -> bool {
     let (address, length) = destination.split_once('/').unwrap_or((destination, "32"));
-    let (Ok(address), Ok(length)) = (address.parse::<Ipv4Addr>(), length.parse::<u32>()) else { return false };
+    let (Ok(address), Ok(length)) = (address.parse::<Ipv4Addr>(), length.parse::<u32>()) else {
+        return false;
+    };
     let mask = u32::MAX.checked_shl(32 - length.min(16)).unwrap_or(0);
     let network = u32::from(Ipv4Addr::new(10, 200 + slot, 0, 0));
     u32::from(address) & mask == network & mask
@@ -59,8 +67,17 @@ fn overlaps(destination: &str, slot: u8) -> bool {
 pub(crate) fn connect_control(layout: &Layout, control: &Anchor) -> Result<()> {
     let (link, network) = (layout.link(), layout.network());
     // What must be undone later is done first: were the driver killed here, `down` would find it all the same.
-    ip(None, &format!("route add unreachable {network} metric {LAST}"))?;
-    ip(None, &format!("link add {link} type veth peer name machine netns {}", control.inside.pid))?;
+    ip(
+        None,
+        &format!("route add unreachable {network} metric {LAST}"),
+    )?;
+    ip(
+        None,
+        &format!(
+            "link add {link} type veth peer name machine netns {}",
+            control.inside.pid
+        ),
+    )?;
     let control_address = layout.control();
     ip(
         Some(control),
@@ -86,7 +103,12 @@ pub(crate) fn connect_control(layout: &Layout, control: &Anchor) -> Result<()> {
 }
 
 /// Connects a node to the bridge and gives everyone their routes to its pods.
-pub(crate) fn connect_node(layout: &Layout, number: u8, control: &Anchor, node: &Anchor) -> Result<()> {
+pub(crate) fn connect_node(
+    layout: &Layout,
+    number: u8,
+    control: &Anchor,
+    node: &Anchor,
+) -> Result<()> {
     let leg = layout::node(number);
     let (address, pods) = (layout.node(number), layout.node_pods(number));
     ip(
@@ -107,7 +129,11 @@ pub(crate) fn connect_node(layout: &Layout, number: u8, control: &Anchor, node: 
          route add {services} dev eth0\n"
     );
     for other in layout.numbers().filter(|other| *other != number) {
-        commands.push_str(&format!("route add {} via {}\n", layout.node_pods(other), layout.node(other)));
+        commands.push_str(&format!(
+            "route add {} via {}\n",
+            layout.node_pods(other),
+            layout.node(other)
+        ));
     }
     ip(Some(node), &commands)
 }
@@ -115,25 +141,49 @@ pub(crate) fn connect_node(layout: &Layout, number: u8, control: &Anchor, node: 
 /// Sends what the control plane and the machine say to services through a node that stands.
 pub(crate) fn route_services(state: &State) -> Result<()> {
     let layout = &state.layout;
-    let Some(control) = state.anchors.get("control") else { bail!("the control plane does not run") };
+    let Some(control) = state.anchors.get("control") else {
+        bail!("the control plane does not run")
+    };
     let services = layout.services();
-    let alive = layout.numbers().find(|number| state.anchors.get(&layout::node(*number)).is_some_and(Anchor::alive));
+    let alive = layout.numbers().find(|number| {
+        state
+            .anchors
+            .get(&layout::node(*number))
+            .is_some_and(Anchor::alive)
+    });
     match alive {
-        Some(number) => ip(Some(control), &format!("route replace {services} via {}", layout.node(number))),
-        None => ip(Some(control), &format!("route replace unreachable {services}")),
+        Some(number) => ip(
+            Some(control),
+            &format!("route replace {services} via {}", layout.node(number)),
+        ),
+        None => ip(
+            Some(control),
+            &format!("route replace unreachable {services}"),
+        ),
     }
 }
 
 /// Takes away the link and the routes of a cluster; none there is no error.
 pub(crate) fn disconnect(layout: &Layout) -> Result<()> {
-    let links: Vec<Link> = serde_json::from_str(&shell::run(Command::new("ip").args(["-json", "link"]))?)?;
+    let links: Vec<Link> =
+        serde_json::from_str(&shell::run(Command::new("ip").args(["-json", "link"]))?)?;
     if links.iter().any(|link| link.ifname == layout.link()) {
         ip(None, &format!("link delete {}", layout.link()))?;
     }
     let network = layout.network();
-    let routes = shell::run(Command::new("ip").args(["-4", "route", "show", "type", "unreachable", &network]))?;
+    let routes = shell::run(Command::new("ip").args([
+        "-4",
+        "route",
+        "show",
+        "type",
+        "unreachable",
+        &network,
+    ]))?;
     if routes.contains(LAST) {
-        ip(None, &format!("route delete unreachable {network} metric {LAST}"))?;
+        ip(
+            None,
+            &format!("route delete unreachable {network} metric {LAST}"),
+        )?;
     }
     Ok(())
 }

@@ -47,10 +47,19 @@ pub(crate) fn prepare(layout: &Layout, number: u8) -> Result<()> {
         }))?,
     )?;
     files::write(&own.join("containerd.toml"), &containerd())?;
-    files::write(&own.join("kubelet.json"), &serde_json::to_string_pretty(&kubelet(layout, number))?)?;
-    files::write(&own.join("proxy.json"), &serde_json::to_string_pretty(&proxy(layout, number))?)?;
+    files::write(
+        &own.join("kubelet.json"),
+        &serde_json::to_string_pretty(&kubelet(layout, number))?,
+    )?;
+    files::write(
+        &own.join("proxy.json"),
+        &serde_json::to_string_pretty(&proxy(layout, number))?,
+    )?;
     // No pod asks anybody outside; CoreDNS has no upstream either.
-    files::write(&own.join("resolv.conf"), "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n")?;
+    files::write(
+        &own.join("resolv.conf"),
+        "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n",
+    )?;
     fs::create_dir_all(own.join("pod-logs"))?;
     Ok(())
 }
@@ -124,9 +133,14 @@ fn proxy(layout: &Layout, number: u8) -> serde_json::Value {
 pub(crate) fn start(programs: &Programs, state: &State, component: Component) -> Result<()> {
     let part = component.part();
     let (program, arguments) = match component {
-        Component::Containerd(_) => {
-            (&programs.containerd, vec!["--config".to_owned(), format!("{OWN}/containerd.toml"), "--log-level=warn".into()])
-        }
+        Component::Containerd(_) => (
+            &programs.containerd,
+            vec![
+                "--config".to_owned(),
+                format!("{OWN}/containerd.toml"),
+                "--log-level=warn".into(),
+            ],
+        ),
         Component::Kubelet(number) => (
             &programs.kube,
             vec![
@@ -139,19 +153,44 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
                 format!("--node-labels=wisp.test/node={number}"),
             ],
         ),
-        Component::Proxy(_) => (&programs.kube, vec!["kube-proxy".to_owned(), format!("--config={OWN}/proxy.json")]),
+        Component::Proxy(_) => (
+            &programs.kube,
+            vec![
+                "kube-proxy".to_owned(),
+                format!("--config={OWN}/proxy.json"),
+            ],
+        ),
         other => bail!("{} belongs to the control plane", other.name()),
     };
-    namespace::start(state, &part, &component.name(), program, &arguments, &programs.path)
+    namespace::start(
+        state,
+        &part,
+        &component.name(),
+        program,
+        &arguments,
+        &programs.path,
+    )
 }
 
 /// Waits for containerd and gives it the image that every pod starts with.
 pub(crate) fn import(programs: &Programs, state: &State, number: u8, image: &Path) -> Result<()> {
-    let anchor = state.anchors.get(&layout::node(number)).context("the node does not run")?;
+    let anchor = state
+        .anchors
+        .get(&layout::node(number))
+        .context("the node does not run")?;
     let end = Instant::now() + Duration::from_secs(120);
     loop {
         let mut command = namespace::inside(anchor, &programs.ctr);
-        command.args(["--address", SOCKET, "--namespace", "k8s.io", "images", "import"]).arg(image);
+        command
+            .args([
+                "--address",
+                SOCKET,
+                "--namespace",
+                "k8s.io",
+                "images",
+                "import",
+            ])
+            .arg(image);
         // `ctr` itself waits for the socket, but not for every plugin behind it.
         let error = match shell::run(&mut command) {
             Ok(_) => return Ok(()),

@@ -25,7 +25,10 @@ pub(crate) struct Process {
 impl Process {
     /// The process that has this id now.
     pub(crate) fn of(pid: i32) -> Option<Process> {
-        stat(pid).map(|stat| Process { pid, started: stat.started })
+        stat(pid).map(|stat| Process {
+            pid,
+            started: stat.started,
+        })
     }
 
     /// Whether it still runs; a zombie does not.
@@ -47,7 +50,10 @@ impl Process {
     pub(crate) fn children(&self) -> Vec<Process> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid);
         let text = fs::read_to_string(path).unwrap_or_default();
-        text.split_whitespace().filter_map(|word| word.parse().ok()).filter_map(Process::of).collect()
+        text.split_whitespace()
+            .filter_map(|word| word.parse().ok())
+            .filter_map(Process::of)
+            .collect()
     }
 
     /// The inode of its pid namespace.
@@ -58,7 +64,10 @@ impl Process {
 
     /// What it calls itself.
     pub(crate) fn name(&self) -> String {
-        fs::read_to_string(format!("/proc/{}/comm", self.pid)).unwrap_or_default().trim().to_owned()
+        fs::read_to_string(format!("/proc/{}/comm", self.pid))
+            .unwrap_or_default()
+            .trim()
+            .to_owned()
     }
 
     /// Its resident memory in bytes.
@@ -74,7 +83,8 @@ impl Process {
 
     /// Its proportional share of memory in bytes: pages that n processes share count an n-th.
     pub(crate) fn proportional(&self) -> u64 {
-        let text = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap_or_default();
+        let text =
+            fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid)).unwrap_or_default();
         let kilobytes = text
             .lines()
             .find_map(|line| line.strip_prefix("Pss:"))
@@ -101,7 +111,9 @@ fn stat(pid: i32) -> Option<Stat> {
 
 /// All processes of the machine.
 pub(crate) fn all() -> Vec<Process> {
-    let Ok(entries) = fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     entries
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
         .filter_map(Process::of)
@@ -113,8 +125,15 @@ pub(crate) fn marked(mark: &str) -> Vec<Process> {
     let wanted = format!("{MARK}={mark}");
     let mut found = all();
     found.retain(|process| {
-        let environment = fs::read(Path::new("/proc").join(process.pid.to_string()).join("environ")).unwrap_or_default();
-        environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(wanted.as_bytes()))
+        let environment = fs::read(
+            Path::new("/proc")
+                .join(process.pid.to_string())
+                .join("environ"),
+        )
+        .unwrap_or_default();
+        environment
+            .split(|byte| *byte == 0)
+            .any(|entry| entry.starts_with(wanted.as_bytes()))
     });
     found
 }
@@ -122,7 +141,11 @@ pub(crate) fn marked(mark: &str) -> Vec<Process> {
 /// The processes that live in one of these pid namespaces.
 pub(crate) fn in_namespaces(namespaces: &BTreeSet<String>) -> Vec<Process> {
     let mut found = all();
-    found.retain(|process| process.pid_namespace().is_some_and(|namespace| namespaces.contains(&namespace)));
+    found.retain(|process| {
+        process
+            .pid_namespace()
+            .is_some_and(|namespace| namespaces.contains(&namespace))
+    });
     found
 }
 
@@ -133,13 +156,20 @@ pub(crate) fn in_namespaces(namespaces: &BTreeSet<String>) -> Vec<Process> {
 pub(crate) fn wait_gone(processes: &[Process], limit: Duration) -> Result<()> {
     let end = Instant::now() + limit;
     loop {
-        let left: Vec<String> =
-            processes.iter().filter(|p| p.alive()).map(|p| format!("{} ({})", p.pid, p.name())).collect();
+        let left: Vec<String> = processes
+            .iter()
+            .filter(|p| p.alive())
+            .map(|p| format!("{} ({})", p.pid, p.name()))
+            .collect();
         if left.is_empty() {
             return Ok(());
         }
         if Instant::now() > end {
-            bail!("still running after {} s: {}", limit.as_secs(), left.join(", "));
+            bail!(
+                "still running after {} s: {}",
+                limit.as_secs(),
+                left.join(", ")
+            );
         }
         sleep(Duration::from_millis(5));
     }
@@ -151,13 +181,22 @@ mod tests {
 
     #[test]
     fn a_process_that_ended_is_not_the_one_that_took_its_id() {
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
         let process = Process::of(child.id().cast_signed()).unwrap();
         assert!(process.alive());
-        let another = Process { started: process.started + 1, ..process };
+        let another = Process {
+            started: process.started + 1,
+            ..process
+        };
         assert!(!another.alive());
         another.signal(Signal::KILL);
-        assert!(process.alive(), "a signal for another start time must not arrive");
+        assert!(
+            process.alive(),
+            "a signal for another start time must not arrive"
+        );
         process.signal(Signal::KILL);
         child.wait().unwrap();
         assert!(!process.alive());
@@ -166,9 +205,15 @@ mod tests {
     #[test]
     fn processes_are_found_by_their_mark() {
         let mark = format!("test-{}", std::process::id());
-        let mut child =
-            std::process::Command::new("sleep").arg("60").env(MARK, format!("{mark}/node1")).spawn().unwrap();
-        let found: Vec<i32> = marked(&format!("{mark}/")).iter().map(|process| process.pid).collect();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .env(MARK, format!("{mark}/node1"))
+            .spawn()
+            .unwrap();
+        let found: Vec<i32> = marked(&format!("{mark}/"))
+            .iter()
+            .map(|process| process.pid)
+            .collect();
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!(found, [child.id().cast_signed()]);

@@ -46,8 +46,14 @@ const CONTAINERD: Module = Module {
     folder: "containerd",
     title: "containerd v2.4.2",
     programs: &[
-        ("containerd", "github.com/containerd/containerd/v2/cmd/containerd"),
-        ("containerd-shim-runc-v2", "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2"),
+        (
+            "containerd",
+            "github.com/containerd/containerd/v2/cmd/containerd",
+        ),
+        (
+            "containerd-shim-runc-v2",
+            "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2",
+        ),
         ("ctr", "github.com/containerd/containerd/v2/cmd/ctr"),
     ],
     tags: "no_btrfs,no_devmapper,no_zfs,no_aufs",
@@ -65,7 +71,10 @@ const RUNC: Module = Module {
 const REGISTRY: Module = Module {
     folder: "registry",
     title: "distribution v3.1.2, the image registry",
-    programs: &[("registry", "github.com/distribution/distribution/v3/cmd/registry")],
+    programs: &[(
+        "registry",
+        "github.com/distribution/distribution/v3/cmd/registry",
+    )],
     tags: "",
     ldflags: "",
     cgo: false,
@@ -165,16 +174,27 @@ fn build_all(modules: &[&Module]) -> Result<Vec<PathBuf>> {
     let version = shell::run(Command::new("go").args(["env", "GOVERSION"]).current_dir(files::here())).context(
         "the cluster's programs are built from their Go modules: install Go 1.26 or newer (https://go.dev/dl)",
     )?;
-    let keyed: Vec<PathBuf> =
-        modules.iter().map(|module| module.output(version.trim())).collect::<Result<_>>()?;
+    let keyed: Vec<PathBuf> = modules
+        .iter()
+        .map(|module| module.output(version.trim()))
+        .collect::<Result<_>>()?;
     if keyed.iter().all(|folder| folder.is_dir()) {
         return Ok(keyed);
     }
     let _lock = locks::build()?;
-    let missing: Vec<_> = modules.iter().zip(&keyed).filter(|(_, folder)| !folder.is_dir()).collect();
+    let missing: Vec<_> = modules
+        .iter()
+        .zip(&keyed)
+        .filter(|(_, folder)| !folder.is_dir())
+        .collect();
     let start = Instant::now();
     for (number, (module, folder)) in missing.iter().enumerate() {
-        eprintln!("building {} ({} of {})", module.title, number + 1, missing.len());
+        eprintln!(
+            "building {} ({} of {})",
+            module.title,
+            number + 1,
+            missing.len()
+        );
         module.build(folder)?;
     }
     if !missing.is_empty() {
@@ -191,26 +211,44 @@ impl Module {
     /// The folder that its programs belong in.
     fn output(&self, go: &str) -> Result<PathBuf> {
         let mut hash = Sha256::new();
-        hash.update(format!("{go} {} {} {:?}", self.tags, self.ldflags, self.programs));
+        hash.update(format!(
+            "{go} {} {} {:?}",
+            self.tags, self.ldflags, self.programs
+        ));
         for path in sources(&self.source())? {
-            let text = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            let text =
+                fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
             hash.update(text.len().to_le_bytes());
             hash.update(text);
         }
         let key = hex::encode(hash.finalize());
-        Ok(files::cache()?.join("cluster").join(format!("{}-{}", self.folder, key.get(..16).unwrap_or(&key))))
+        Ok(files::cache()?.join("cluster").join(format!(
+            "{}-{}",
+            self.folder,
+            key.get(..16).unwrap_or(&key)
+        )))
     }
 
     fn build(&self, folder: &Path) -> Result<()> {
         let parent = folder.parent().context("an output folder has a parent")?;
-        let fresh = tempfile::Builder::new().prefix("building-").tempdir_in(parent)?;
+        let fresh = tempfile::Builder::new()
+            .prefix("building-")
+            .tempdir_in(parent)?;
         let start = Instant::now();
         for (program, package) in self.programs {
             let log = fresh.path().join("log");
             let mut command = Command::new("go");
             command
                 .current_dir(self.source())
-                .args(["build", "-trimpath", "-buildvcs=false", "-mod=readonly", "-tags", self.tags, "-ldflags"])
+                .args([
+                    "build",
+                    "-trimpath",
+                    "-buildvcs=false",
+                    "-mod=readonly",
+                    "-tags",
+                    self.tags,
+                    "-ldflags",
+                ])
                 .arg(format!("-s -w {}", self.ldflags).trim())
                 .arg("-o")
                 .arg(fresh.path().join(program))
@@ -235,19 +273,25 @@ impl Module {
                 sleep(Duration::from_millis(50));
             };
             if !status.success() {
-                bail!("building {program} failed ({status}):\n{}", fs::read_to_string(&log)?.trim());
+                bail!(
+                    "building {program} failed ({status}):\n{}",
+                    fs::read_to_string(&log)?.trim()
+                );
             }
             fs::remove_file(&log)?;
         }
         eprintln!("  built in {:.0} s", start.elapsed().as_secs_f32());
-        fs::rename(fresh.keep(), folder).with_context(|| format!("cannot make {}", folder.display()))
+        fs::rename(fresh.keep(), folder)
+            .with_context(|| format!("cannot make {}", folder.display()))
     }
 }
 
 /// All files of a Go module, in a fixed order.
 fn sources(folder: &Path) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
-    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in
+        fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
         let entry = entry?;
         if entry.file_type()?.is_dir() {
             found.extend(sources(&entry.path())?);

@@ -58,7 +58,13 @@ impl Cluster {
     /// As [`Cluster::shared`].
     pub fn own(name: &str, nodes: u8) -> Option<Owned> {
         can_run().then(|| {
-            or_panic(drive(&["up", "--name", name, "--nodes", &nodes.to_string()]));
+            or_panic(drive(&[
+                "up",
+                "--name",
+                name,
+                "--nodes",
+                &nodes.to_string(),
+            ]));
             Owned(or_panic(Cluster::started(name, None)))
         })
     }
@@ -84,7 +90,10 @@ impl Cluster {
     fn started(name: &str, user: Option<File>) -> Result<Cluster> {
         let state = State::read(name)?.with_context(|| format!("cluster {name} is gone"))?;
         Ok(Cluster {
-            kubectl: Kubectl::new(&programs::kubectl()?, &state.layout.folder()?.join("kubeconfig")),
+            kubectl: Kubectl::new(
+                &programs::kubectl()?,
+                &state.layout.folder()?.join("kubeconfig"),
+            ),
             registry: Some(state.layout.registry()),
             name: Some(name.to_owned()),
             _user: user,
@@ -92,15 +101,22 @@ impl Cluster {
     }
 
     fn of_user(kubeconfig: &Path) -> Result<Cluster> {
-        let program = match Command::new("kubectl").args(["version", "--client"]).output() {
+        let program = match Command::new("kubectl")
+            .args(["version", "--client"])
+            .output()
+        {
             Ok(output) if output.status.success() => PathBuf::from("kubectl"),
             _ => programs::kubectl()?,
         };
-        let given = std::env::var("WISP_TEST_REGISTRY").ok().filter(|value| !value.is_empty());
+        let given = std::env::var("WISP_TEST_REGISTRY")
+            .ok()
+            .filter(|value| !value.is_empty());
         // KUBECONFIG may name one of ours, from `cluster up`; then its registry is known.
         let ours = kubeconfig
             .parent()
-            .filter(|folder| files::clusters().is_ok_and(|clusters| folder.parent() == Some(clusters.as_path())))
+            .filter(|folder| {
+                files::clusters().is_ok_and(|clusters| folder.parent() == Some(clusters.as_path()))
+            })
             .and_then(Path::file_name)
             .and_then(|name| State::read(&name.to_string_lossy()).ok().flatten());
         let cluster = Cluster {
@@ -112,7 +128,12 @@ impl Cluster {
         cluster
             .kubectl
             .run(["get", "--raw=/version", "--request-timeout=10s"])
-            .with_context(|| format!("KUBECONFIG={}: its cluster does not answer", kubeconfig.display()))?;
+            .with_context(|| {
+                format!(
+                    "KUBECONFIG={}: its cluster does not answer",
+                    kubeconfig.display()
+                )
+            })?;
         Ok(cluster)
     }
 
@@ -159,7 +180,11 @@ impl Cluster {
     /// # Errors
     /// When it does not succeed; with what it said.
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
-        shell::run(Command::new(programs::helm()?).env("KUBECONFIG", self.kubeconfig()).args(arguments))
+        shell::run(
+            Command::new(programs::helm()?)
+                .env("KUBECONFIG", self.kubeconfig())
+                .args(arguments),
+        )
     }
 
     /// A fresh namespace that enforces the `restricted` Pod Security standard.
@@ -182,7 +207,13 @@ impl Cluster {
     ///
     /// # Errors
     /// When `limit` has passed; with what was waited for and what was seen.
-    pub fn wait<T>(&self, what: &str, query: &[&str], limit: Duration, seen: impl FnMut(&Objects) -> Option<T>) -> Result<T> {
+    pub fn wait<T>(
+        &self,
+        what: &str,
+        query: &[&str],
+        limit: Duration,
+        seen: impl FnMut(&Objects) -> Option<T>,
+    ) -> Result<T> {
         wait::wait(&self.kubectl, None, what, query, limit, seen)
     }
 
@@ -191,13 +222,17 @@ impl Cluster {
     /// # Errors
     /// When that fails, or the cluster is the user's own.
     pub fn drive(&self, arguments: &[&str]) -> Result<String> {
-        let Some(name) = &self.name else { bail!("this cluster is the user's own: nothing in it is killed") };
+        let Some(name) = &self.name else {
+            bail!("this cluster is the user's own: nothing in it is killed")
+        };
         drive(&[arguments, &["--name", name.as_str()]].concat())
     }
 
     /// Copies what the components said, where the cluster is one of ours.
     pub(crate) fn keep_component_logs(&self, target: &Path) -> Result<()> {
-        let Some(name) = &self.name else { return Ok(()) };
+        let Some(name) = &self.name else {
+            return Ok(());
+        };
         fs::create_dir_all(target)?;
         for entry in fs::read_dir(layout::folder(name)?.join("logs"))? {
             let entry = entry?;
@@ -242,7 +277,9 @@ fn can_run() -> bool {
     }
     let reasons = reasons.join("; ");
     if std::env::var("CI").is_ok_and(|value| value == "true") {
-        give_up(&format!("CI=true asks for a cluster, but none can run here: {reasons}"));
+        give_up(&format!(
+            "CI=true asks for a cluster, but none can run here: {reasons}"
+        ));
     }
     eprintln!("skipped: no cluster can run here: {reasons}");
     false
@@ -252,7 +289,10 @@ fn or_panic<T>(result: Result<T>) -> T {
     result.unwrap_or_else(|error| give_up(&format!("{error:#}")))
 }
 
-#[expect(clippy::panic, reason = "a test without its cluster has failed, and a panic is how a test says so")]
+#[expect(
+    clippy::panic,
+    reason = "a test without its cluster has failed, and a panic is how a test says so"
+)]
 fn give_up(text: &str) -> ! {
     panic!("{text}")
 }
@@ -274,7 +314,13 @@ fn build_driver() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let output = shell::run(
         Command::new(cargo)
-            .args(["build", "--quiet", "--package=wisp-cluster", "--bin=wisp-cluster", "--message-format=json"])
+            .args([
+                "build",
+                "--quiet",
+                "--package=wisp-cluster",
+                "--bin=wisp-cluster",
+                "--message-format=json",
+            ])
             .current_dir(files::repository()),
     )?;
     output
@@ -288,6 +334,11 @@ fn drive(arguments: &[&str]) -> Result<String> {
     let mut command = Command::new(driver()?);
     // What it says while it builds for minutes should be seen.
     let output = command.args(arguments).stderr(Stdio::inherit()).output()?;
-    ensure!(output.status.success(), "{} failed ({})", shell::line(&command), output.status);
+    ensure!(
+        output.status.success(),
+        "{} failed ({})",
+        shell::line(&command),
+        output.status
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -10,7 +10,9 @@ use anyhow::{Context, Result, bail};
 /// # Errors
 /// When it cannot be started or does not succeed; the error holds the command line and what it wrote.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
-    let output = command.output().with_context(|| format!("cannot start {}", line(command)))?;
+    let output = command
+        .output()
+        .with_context(|| format!("cannot start {}", line(command)))?;
     text(command, output)
 }
 

@@ -8,9 +8,9 @@ use std::io::ErrorKind;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use crate::files;
 use crate::layout::{self, Layout};
 use crate::process::Process;
-use crate::files;
 
 /// The record of one cluster.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -45,8 +45,14 @@ impl Anchor {
 impl State {
     /// The record of a cluster that starts now.
     pub(crate) fn new(layout: Layout) -> Result<State> {
-        let id = fs::read_to_string("/proc/sys/kernel/random/uuid").context("cannot read a random id")?;
-        Ok(State { id: id.trim().to_owned(), layout, ready: false, anchors: BTreeMap::new() })
+        let id = fs::read_to_string("/proc/sys/kernel/random/uuid")
+            .context("cannot read a random id")?;
+        Ok(State {
+            id: id.trim().to_owned(),
+            layout,
+            ready: false,
+            anchors: BTreeMap::new(),
+        })
     }
 
     /// The record of the cluster called `name`, if there is one.
@@ -70,7 +76,10 @@ impl State {
     pub(crate) fn write(&self) -> Result<()> {
         let folder = self.layout.folder()?;
         fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
-        files::replace(&folder.join("state.json"), &serde_json::to_string_pretty(self)?)
+        files::replace(
+            &folder.join("state.json"),
+            &serde_json::to_string_pretty(self)?,
+        )
     }
 
     /// The records of all clusters of this cache folder, whatever their condition.
@@ -97,6 +106,8 @@ impl State {
 
     /// Whether the cluster came up and none of its parts died since; a node that was killed on purpose has no anchor.
     pub(crate) fn healthy(&self) -> bool {
-        self.ready && self.anchors.contains_key("control") && self.anchors.values().all(Anchor::alive)
+        self.ready
+            && self.anchors.contains_key("control")
+            && self.anchors.values().all(Anchor::alive)
     }
 }

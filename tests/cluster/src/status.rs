@@ -15,8 +15,18 @@ pub(crate) fn text(state: &State) -> Result<String> {
     let layout = &state.layout;
     let mut text = String::new();
     let condition = if state.healthy() { "up" } else { "broken" };
-    writeln!(text, "cluster {} is {condition}: {} nodes, network {}", layout.name, layout.nodes, layout.network())?;
-    writeln!(text, "  kubeconfig  {}", layout.folder()?.join("kubeconfig").display())?;
+    writeln!(
+        text,
+        "cluster {} is {condition}: {} nodes, network {}",
+        layout.name,
+        layout.nodes,
+        layout.network()
+    )?;
+    writeln!(
+        text,
+        "  kubeconfig  {}",
+        layout.folder()?.join("kubeconfig").display()
+    )?;
     writeln!(text, "  API server  {}", layout.server())?;
     writeln!(text, "  registry    {}", layout.registry())?;
     for component in Component::all(layout.nodes) {
@@ -24,7 +34,12 @@ pub(crate) fn text(state: &State) -> Result<String> {
         match found {
             Some(process) => {
                 let resident = mebibytes(process.resident());
-                writeln!(text, "  {:<20} pid {:<8} {resident:>5} MiB", component.name(), process.pid)?;
+                writeln!(
+                    text,
+                    "  {:<20} pid {:<8} {resident:>5} MiB",
+                    component.name(),
+                    process.pid
+                )?;
             }
             None => writeln!(text, "  {:<20} down", component.name())?,
         }
@@ -38,7 +53,10 @@ pub(crate) fn text(state: &State) -> Result<String> {
     )?;
     if state.healthy() {
         let kubectl = Kubectl::new(&programs::kubectl()?, &layout.folder()?.join("kubeconfig"));
-        for line in kubectl.run(["get", "nodes,pods", "--all-namespaces", "--output=wide"])?.lines() {
+        for line in kubectl
+            .run(["get", "nodes,pods", "--all-namespaces", "--output=wide"])?
+            .lines()
+        {
             writeln!(text, "  {line}")?;
         }
     }
@@ -57,7 +75,12 @@ pub(crate) fn memory(state: &State) -> (u64, u64) {
     }
     processes.sort();
     processes.dedup();
-    processes.iter().fold((0, 0), |(resident, proportional), process| {
-        (resident + process.resident(), proportional + process.proportional())
-    })
+    processes
+        .iter()
+        .fold((0, 0), |(resident, proportional), process| {
+            (
+                resident + process.resident(),
+                proportional + process.proportional(),
+            )
+        })
 }

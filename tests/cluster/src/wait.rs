@@ -28,7 +28,11 @@ pub struct Namespace<'a> {
 }
 
 impl<'a> Namespace<'a> {
-    pub(crate) fn create(cluster: &'a Cluster, hint: &str, security: &str) -> Result<Namespace<'a>> {
+    pub(crate) fn create(
+        cluster: &'a Cluster,
+        hint: &str,
+        security: &str,
+    ) -> Result<Namespace<'a>> {
         let random = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
         let name = format!("{hint}-{}", random.get(..8).unwrap_or("0"));
         let manifest = serde_json::json!({
@@ -40,9 +44,12 @@ impl<'a> Namespace<'a> {
         cluster.kubectl.apply_unchecked(&manifest.to_string())?;
         let namespace = Namespace { cluster, name };
         // Pods are refused until their service account is there.
-        namespace.wait("the default service account", &["serviceaccounts"], Duration::from_secs(20), |objects| {
-            objects.contains_key("default").then_some(())
-        })?;
+        namespace.wait(
+            "the default service account",
+            &["serviceaccounts"],
+            Duration::from_secs(20),
+            |objects| objects.contains_key("default").then_some(()),
+        )?;
         Ok(namespace)
     }
 
@@ -57,7 +64,13 @@ impl<'a> Namespace<'a> {
     /// # Errors
     /// When kubectl does not succeed; with what it said.
     pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
-        shell::run(self.cluster.kubectl.command().args(["--namespace", &self.name]).args(arguments))
+        shell::run(
+            self.cluster
+                .kubectl
+                .command()
+                .args(["--namespace", &self.name])
+                .args(arguments),
+        )
     }
 
     /// Applies manifests to this namespace.
@@ -73,8 +86,21 @@ impl<'a> Namespace<'a> {
     ///
     /// # Errors
     /// When `limit` has passed; with `what`, the objects as they were last, and the namespace's last events.
-    pub fn wait<T>(&self, what: &str, query: &[&str], limit: Duration, seen: impl FnMut(&Objects) -> Option<T>) -> Result<T> {
-        wait(&self.cluster.kubectl, Some(&self.name), what, query, limit, seen)
+    pub fn wait<T>(
+        &self,
+        what: &str,
+        query: &[&str],
+        limit: Duration,
+        seen: impl FnMut(&Objects) -> Option<T>,
+    ) -> Result<T> {
+        wait(
+            &self.cluster.kubectl,
+            Some(&self.name),
+            what,
+            query,
+            limit,
+            seen,
+        )
     }
 
     /// Waits until all replicas of a Deployment are available.
@@ -82,14 +108,21 @@ impl<'a> Namespace<'a> {
     /// # Errors
     /// As [`Namespace::wait`].
     pub fn wait_available(&self, deployment: &str, limit: Duration) -> Result<()> {
-        self.wait(&format!("deployment {deployment} to be available"), &["deployments"], limit, |objects| {
-            let object = objects.get(deployment)?;
-            let wanted = object.pointer("/spec/replicas")?.as_u64()?;
-            let number = |path: &str| object.pointer(path).and_then(Value::as_u64).unwrap_or(0);
-            let current = number("/status/observedGeneration") >= number("/metadata/generation");
-            let all = number("/status/updatedReplicas") == wanted && number("/status/availableReplicas") == wanted;
-            (current && all && number("/status/replicas") == wanted).then_some(())
-        })
+        self.wait(
+            &format!("deployment {deployment} to be available"),
+            &["deployments"],
+            limit,
+            |objects| {
+                let object = objects.get(deployment)?;
+                let wanted = object.pointer("/spec/replicas")?.as_u64()?;
+                let number = |path: &str| object.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+                let current =
+                    number("/status/observedGeneration") >= number("/metadata/generation");
+                let all = number("/status/updatedReplicas") == wanted
+                    && number("/status/availableReplicas") == wanted;
+                (current && all && number("/status/replicas") == wanted).then_some(())
+            },
+        )
     }
 
     /// Keeps what is in this namespace, and the cluster's logs, in a folder, and gives that.
@@ -97,21 +130,38 @@ impl<'a> Namespace<'a> {
     /// # Errors
     /// When the folder cannot be written.
     pub fn keep(&self) -> Result<String> {
-        let folder = files::repository().join("target/cluster-failures").join(&self.name);
+        let folder = files::repository()
+            .join("target/cluster-failures")
+            .join(&self.name);
         fs::create_dir_all(&folder)?;
         let put = |file: &str, arguments: &[&str]| {
-            let text = self.kubectl(arguments).unwrap_or_else(|error| format!("{error:#}"));
+            let text = self
+                .kubectl(arguments)
+                .unwrap_or_else(|error| format!("{error:#}"));
             fs::write(folder.join(file), text)
         };
-        put("objects.yaml", &["get", "all,configmaps,persistentvolumeclaims,endpointslices", "--output=yaml"])?;
+        put(
+            "objects.yaml",
+            &[
+                "get",
+                "all,configmaps,persistentvolumeclaims,endpointslices",
+                "--output=yaml",
+            ],
+        )?;
         put("pods.txt", &["describe", "pods"])?;
-        put("events.txt", &["get", "events", "--sort-by=.metadata.creationTimestamp"])?;
-        let pods = self.kubectl(&["get", "pods", "--output=name"]).unwrap_or_default();
+        put(
+            "events.txt",
+            &["get", "events", "--sort-by=.metadata.creationTimestamp"],
+        )?;
+        let pods = self
+            .kubectl(&["get", "pods", "--output=name"])
+            .unwrap_or_default();
         for pod in pods.lines() {
             let file = format!("{}.log", pod.replace('/', "-"));
             put(&file, &["logs", pod, "--all-containers", "--prefix"])?;
         }
-        self.cluster.keep_component_logs(&folder.join("components"))?;
+        self.cluster
+            .keep_component_logs(&folder.join("components"))?;
         Ok(folder.display().to_string())
     }
 }
@@ -124,7 +174,11 @@ impl Drop for Namespace<'_> {
                 Err(error) => eprintln!("what was in {} could not be kept: {error:#}", self.name),
             }
         }
-        if let Err(error) = self.cluster.kubectl.run(["delete", "namespace", &self.name, "--wait=false"]) {
+        if let Err(error) =
+            self.cluster
+                .kubectl
+                .run(["delete", "namespace", &self.name, "--wait=false"])
+        {
             eprintln!("namespace {} is left behind: {error:#}", self.name);
         }
     }
@@ -202,7 +256,9 @@ fn round<T>(
     let output = child.stdout.take().context("kubectl has an output")?;
     let (sender, receiver) = mpsc::channel();
     let reader = thread::spawn(move || {
-        for change in serde_json::Deserializer::from_reader(BufReader::new(output)).into_iter::<Change>() {
+        for change in
+            serde_json::Deserializer::from_reader(BufReader::new(output)).into_iter::<Change>()
+        {
             let Ok(change) = change else { return };
             if sender.send(change).is_err() {
                 return;
@@ -231,7 +287,11 @@ fn round<T>(
 }
 
 fn name(object: &Value) -> String {
-    object.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned()
+    object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn report(
@@ -248,7 +308,10 @@ fn report(
     }
     let _ = write!(text, "\nseen last: {} objects", objects.len());
     for (name, object) in objects {
-        let status = object.get("status").map(Value::to_string).unwrap_or_default();
+        let status = object
+            .get("status")
+            .map(Value::to_string)
+            .unwrap_or_default();
         let status: String = status.chars().take(600).collect();
         let _ = write!(text, "\n  {name}: {status}");
     }
@@ -257,7 +320,8 @@ fn report(
         Some(namespace) => command.args(["--namespace", namespace]),
         None => command.arg("--all-namespaces"),
     };
-    let events = shell::run(command.args(["get", "events", "--sort-by=.metadata.creationTimestamp"]));
+    let events =
+        shell::run(command.args(["get", "events", "--sort-by=.metadata.creationTimestamp"]));
     let events = events.unwrap_or_else(|error| format!("{error:#}"));
     let lines: Vec<&str> = events.lines().collect();
     let _ = write!(text, "\nlast events:");

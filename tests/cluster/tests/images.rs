@@ -11,12 +11,16 @@ use anyhow::{Context, Result, ensure};
 use wisp_cluster::images::{self, Programs};
 
 fn can_build() -> bool {
-    let root = fs::metadata("/proc/self").is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0);
+    let root = fs::metadata("/proc/self")
+        .is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0);
     let debian = Path::new("/usr/bin/apt-get").exists();
     if root && debian {
         return true;
     }
-    assert!(std::env::var("CI").as_deref() != Ok("true"), "CI=true asks for images, but this is not root on Debian");
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "CI=true asks for images, but this is not root on Debian"
+    );
     eprintln!("skipped: images are built as root on Debian");
     false
 }
@@ -36,15 +40,33 @@ fn unpack(archive: &Path) -> Result<(tempfile::TempDir, serde_json::Value)> {
     let root = folder.path().join("root");
     fs::create_dir(&layout)?;
     fs::create_dir(&root)?;
-    run(Command::new("tar").arg("-xf").arg(archive).arg("-C").arg(&layout))?;
+    run(Command::new("tar")
+        .arg("-xf")
+        .arg(archive)
+        .arg("-C")
+        .arg(&layout))?;
     let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
-    let read = |path: &Path| -> Result<serde_json::Value> { Ok(serde_json::from_slice(&fs::read(path)?)?) };
+    let read = |path: &Path| -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    };
     let index = read(&layout.join("index.json"))?;
-    let manifest = read(&blob(index["manifests"][0]["digest"].as_str().context("no manifest")?))?;
+    let manifest = read(&blob(
+        index["manifests"][0]["digest"]
+            .as_str()
+            .context("no manifest")?,
+    ))?;
     for layer in manifest["layers"].as_array().context("no layers")? {
-        run(Command::new("tar").arg("-xzf").arg(blob(layer["digest"].as_str().context("no layer")?)).arg("-C").arg(&root))?;
+        run(Command::new("tar")
+            .arg("-xzf")
+            .arg(blob(layer["digest"].as_str().context("no layer")?))
+            .arg("-C")
+            .arg(&root))?;
     }
-    let config = read(&blob(manifest["config"]["digest"].as_str().context("no configuration")?))?;
+    let config = read(&blob(
+        manifest["config"]["digest"]
+            .as_str()
+            .context("no configuration")?,
+    ))?;
     Ok((folder, config))
 }
 
@@ -61,7 +83,13 @@ fn equal_input_gives_an_equal_digest() -> Result<()> {
         fs::set_permissions(&program, fs::Permissions::from_mode(mode))?;
         let programs = Programs::default().with("testserver", &program);
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        Ok(images::build(&here.join("images/testserver"), &programs, "same", folder.path())?.digest)
+        Ok(images::build(
+            &here.join("images/testserver"),
+            &programs,
+            "same",
+            folder.path(),
+        )?
+        .digest)
     };
     let first = build("one", 0o700)?;
     assert_eq!(build("one", 0o755)?, first);
@@ -80,15 +108,32 @@ fn the_runtime_image_has_all_that_its_program_needs_and_runs_as_nobody() -> Resu
     let output = tempfile::tempdir()?;
     let library = output.path().join("library");
     fs::write(&library, "stands for ONNX Runtime")?;
-    let programs = Programs::default().with("wisp-runtime", &program).with("libonnxruntime.so", &library);
-    let image = images::build(&repository().join("deploy/images/runtime"), &programs, "test", output.path())?;
+    let programs = Programs::default()
+        .with("wisp-runtime", &program)
+        .with("libonnxruntime.so", &library);
+    let image = images::build(
+        &repository().join("deploy/images/runtime"),
+        &programs,
+        "test",
+        output.path(),
+    )?;
     let (folder, config) = unpack(&image.archive)?;
     assert_eq!(config["config"]["User"], "65532:65532");
     let root = folder.path().join("root");
-    ensure!(fs::read_to_string(root.join("etc/ssl/certs/ca-certificates.crt"))?.contains("BEGIN CERTIFICATE"));
+    ensure!(
+        fs::read_to_string(root.join("etc/ssl/certs/ca-certificates.crt"))?
+            .contains("BEGIN CERTIFICATE")
+    );
     ensure!(root.join("usr/lib/libstdc++.so.6").is_file());
-    let listed = Command::new("chroot").arg(&root).args(["/usr/bin/wisp-runtime", "--list"]).output()?;
-    ensure!(listed.status.success(), "{}", String::from_utf8_lossy(&listed.stderr));
+    let listed = Command::new("chroot")
+        .arg(&root)
+        .args(["/usr/bin/wisp-runtime", "--list"])
+        .output()?;
+    ensure!(
+        listed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
     ensure!(String::from_utf8_lossy(&listed.stdout).contains("equal_input_gives_an_equal_digest"));
     let mut size = fs::metadata(&image.archive)?.len();
     size = size.saturating_sub(fs::metadata(&program)?.len());

@@ -12,7 +12,9 @@ use wisp_cluster::Cluster;
 /// Would fail if nodes could not reach each other's pods, or Services and DNS were not wired.
 #[test]
 fn a_deployment_on_two_nodes_answers_through_its_service_and_dns() -> Result<()> {
-    let Some(cluster) = Cluster::shared() else { return Ok(()) };
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
     let image = testserver(cluster)?;
     let namespace = cluster.namespace("service")?;
     namespace.apply(&deployment("web", &image, 2))?;
@@ -22,8 +24,15 @@ fn a_deployment_on_two_nodes_answers_through_its_service_and_dns() -> Result<()>
     ensure!(web[0].1 != web[1].1, "both pods are on one node: {web:?}");
 
     let name = format!("web.{}.svc.cluster.local", namespace.name());
-    let address = namespace.kubectl(&["get", "service", "web", "--output=jsonpath={.spec.clusterIP}"])?;
-    let found = eventually("DNS", || get(&format!("{client}:8080"), &format!("/lookup?name={name}")))?;
+    let address = namespace.kubectl(&[
+        "get",
+        "service",
+        "web",
+        "--output=jsonpath={.spec.clusterIP}",
+    ])?;
+    let found = eventually("DNS", || {
+        get(&format!("{client}:8080"), &format!("/lookup?name={name}"))
+    })?;
     assert_eq!(found, address);
     // Each answer is a pod's name: both must come, asked by short name from another pod.
     let mut answers = std::collections::BTreeSet::new();
@@ -33,7 +42,9 @@ fn a_deployment_on_two_nodes_answers_through_its_service_and_dns() -> Result<()>
         Ok(())
     })?;
     // What is of no cluster has no address, and says so at once.
-    let error = get(&format!("{client}:8080"), "/lookup?name=example.com.").unwrap_err().to_string();
+    let error = get(&format!("{client}:8080"), "/lookup?name=example.com.")
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("no such host"), "{error}");
     Ok(())
 }
@@ -41,13 +52,27 @@ fn a_deployment_on_two_nodes_answers_through_its_service_and_dns() -> Result<()>
 /// Would fail if kube-proxy did not open the port on every node.
 #[test]
 fn a_node_port_answers_on_every_node() -> Result<()> {
-    let Some(cluster) = Cluster::shared() else { return Ok(()) };
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
     let namespace = cluster.namespace("nodeport")?;
     namespace.apply(&deployment("web", &testserver(cluster)?, 1))?;
     namespace.wait_available("web", PATIENCE)?;
-    let port = namespace.kubectl(&["get", "service", "web", "--output=jsonpath={.spec.ports[0].nodePort}"])?;
-    let nodes = cluster.kubectl(&["get", "nodes", "--output=jsonpath={.items[*].status.addresses[?(@.type=='InternalIP')].address}"])?;
-    ensure!(nodes.split_whitespace().count() >= 2, "only the nodes {nodes:?}");
+    let port = namespace.kubectl(&[
+        "get",
+        "service",
+        "web",
+        "--output=jsonpath={.spec.ports[0].nodePort}",
+    ])?;
+    let nodes = cluster.kubectl(&[
+        "get",
+        "nodes",
+        "--output=jsonpath={.items[*].status.addresses[?(@.type=='InternalIP')].address}",
+    ])?;
+    ensure!(
+        nodes.split_whitespace().count() >= 2,
+        "only the nodes {nodes:?}"
+    );
     for node in nodes.split_whitespace() {
         let answer = eventually("the node port", || get(&format!("{node}:{port}"), "/"))?;
         assert!(answer.starts_with("web-"), "{answer}");
@@ -58,25 +83,40 @@ fn a_node_port_answers_on_every_node() -> Result<()> {
 /// Would fail if the API server could not speak to the kubelets.
 #[test]
 fn logs_exec_and_port_forward_reach_the_pod() -> Result<()> {
-    let Some(cluster) = Cluster::shared() else { return Ok(()) };
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
     let namespace = cluster.namespace("reach")?;
     namespace.apply(&deployment("web", &testserver(cluster)?, 1))?;
     namespace.wait_available("web", PATIENCE)?;
     let logs = namespace.kubectl(&["logs", "deployment/web"])?;
     assert!(logs.contains("listens on :8080"), "{logs}");
-    let error = namespace.kubectl(&["exec", "deployment/web", "--", "/testserver", "nonsense"]).unwrap_err().to_string();
+    let error = namespace
+        .kubectl(&["exec", "deployment/web", "--", "/testserver", "nonsense"])
+        .unwrap_err()
+        .to_string();
     assert!(error.contains("nonsense"), "{error}");
 
     let mut forward = cluster
         .kubectl_command()
-        .args(["--namespace", namespace.name(), "port-forward", "deployment/web", ":8080", "--address=127.0.0.1"])
+        .args([
+            "--namespace",
+            namespace.name(),
+            "port-forward",
+            "deployment/web",
+            ":8080",
+            "--address=127.0.0.1",
+        ])
         .stdout(Stdio::piped())
         .spawn()?;
     let answer = (|| {
         let mut line = String::new();
         BufReader::new(forward.stdout.take().context("no output")?).read_line(&mut line)?;
         // Forwarding from 127.0.0.1:40001 -> 8080
-        let address = line.split_whitespace().nth(2).with_context(|| format!("it said {line:?}"))?;
+        let address = line
+            .split_whitespace()
+            .nth(2)
+            .with_context(|| format!("it said {line:?}"))?;
         get(address, "/")
     })();
     forward.kill()?;
@@ -88,7 +128,9 @@ fn logs_exec_and_port_forward_reach_the_pod() -> Result<()> {
 /// Would fail if image volumes were off, or the nodes could not pull what was pushed.
 #[test]
 fn an_image_mounts_as_a_volume() -> Result<()> {
-    let Some(cluster) = Cluster::shared() else { return Ok(()) };
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
     let image = testserver(cluster)?;
     let namespace = cluster.namespace("image")?;
     namespace.apply(&pod(
@@ -102,8 +144,18 @@ fn an_image_mounts_as_a_volume() -> Result<()> {
     let size = namespace.kubectl(&["get", "pod", "reader", "--output=jsonpath={.status.phase}"])?;
     assert_eq!(size, "Running");
     // Not text, so only its beginning is looked at: an ELF file of this size is there.
-    ensure!(program > 100_000, "the test server has only {program} bytes");
-    let error = request(&format!("{address}:8080"), "PUT", "/file?path=/model/x", "x").unwrap_err().to_string();
+    ensure!(
+        program > 100_000,
+        "the test server has only {program} bytes"
+    );
+    let error = request(
+        &format!("{address}:8080"),
+        "PUT",
+        "/file?path=/model/x",
+        "x",
+    )
+    .unwrap_err()
+    .to_string();
     assert!(error.contains("read-only file system"), "{error}");
     Ok(())
 }
@@ -111,7 +163,9 @@ fn an_image_mounts_as_a_volume() -> Result<()> {
 /// Would fail if claims were not served, or a volume did not outlive its pod and follow it to another node.
 #[test]
 fn a_persistent_volume_outlives_its_pod() -> Result<()> {
-    let Some(cluster) = Cluster::shared() else { return Ok(()) };
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
     let image = testserver(cluster)?;
     let namespace = cluster.namespace("volume")?;
     namespace.apply(
@@ -122,49 +176,92 @@ fn a_persistent_volume_outlives_its_pod() -> Result<()> {
             &format!("user{node}"),
             &image,
             "    volumeMounts: [{name: data, mountPath: /data}]",
-            &format!("  nodeName: node{node}\n  volumes: [{{name: data, persistentVolumeClaim: {{claimName: data}}}}]"),
+            &format!(
+                "  nodeName: node{node}\n  volumes: [{{name: data, persistentVolumeClaim: {{claimName: data}}}}]"
+            ),
         )
     };
     namespace.apply(&user(1))?;
     let first = wait_pods(&namespace, "user1", 1)?.remove(0).0;
-    request(&format!("{first}:8080"), "PUT", "/file?path=/data/note", "kept")?;
+    request(
+        &format!("{first}:8080"),
+        "PUT",
+        "/file?path=/data/note",
+        "kept",
+    )?;
     namespace.kubectl(&["delete", "pod", "user1", "--now"])?;
     namespace.apply(&user(2))?;
     let second = wait_pods(&namespace, "user2", 1)?.remove(0).0;
-    assert_eq!(get(&format!("{second}:8080"), "/file?path=/data/note")?, "kept");
-    let volume = namespace.kubectl(&["get", "persistentvolumeclaim", "data", "--output=jsonpath={.spec.volumeName}"])?;
+    assert_eq!(
+        get(&format!("{second}:8080"), "/file?path=/data/note")?,
+        "kept"
+    );
+    let volume = namespace.kubectl(&[
+        "get",
+        "persistentvolumeclaim",
+        "data",
+        "--output=jsonpath={.spec.volumeName}",
+    ])?;
     namespace.kubectl(&["delete", "pod/user2", "persistentvolumeclaim/data", "--now"])?;
-    cluster.wait("the volume to go with its claim", &["persistentvolumes"], PATIENCE, |volumes| {
-        (!volumes.contains_key(&volume)).then_some(())
-    })
+    cluster.wait(
+        "the volume to go with its claim",
+        &["persistentvolumes"],
+        PATIENCE,
+        |volumes| (!volumes.contains_key(&volume)).then_some(()),
+    )
 }
 
 /// Would fail if Pod Security were not enforced where a namespace asks for it.
 #[test]
 fn a_restricted_namespace_refuses_a_privileged_pod() -> Result<()> {
-    let Some(cluster) = Cluster::shared() else { return Ok(()) };
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
     let namespace = cluster.namespace("security")?;
     let wild = "{apiVersion: v1, kind: Pod, metadata: {name: wild}, spec: {hostNetwork: true, containers: [{name: c, image: x, securityContext: {privileged: true}}]}}";
     let error = namespace.apply(wild).unwrap_err().to_string();
-    assert!(error.contains("violates PodSecurity \"restricted"), "{error}");
+    assert!(
+        error.contains("violates PodSecurity \"restricted"),
+        "{error}"
+    );
     Ok(())
 }
 
 /// Would fail if RBAC or NodeRestriction were off.
 #[test]
 fn nobody_may_do_what_no_role_allows() -> Result<()> {
-    let Some(cluster) = Cluster::shared() else { return Ok(()) };
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
     let namespace = cluster.namespace("rights")?;
     let account = format!("system:serviceaccount:{}:default", namespace.name());
-    let error = namespace.kubectl(&["get", "secrets", "--as", &account]).unwrap_err().to_string();
-    assert!(error.contains("cannot list resource \"secrets\""), "{error}");
+    let error = namespace
+        .kubectl(&["get", "secrets", "--as", &account])
+        .unwrap_err()
+        .to_string();
+    assert!(
+        error.contains("cannot list resource \"secrets\""),
+        "{error}"
+    );
     // A node may label itself, but no other node; its group alone makes it a node.
     let label = |node: &str| {
-        cluster.kubectl(&["label", "node", node, "test.wisp=x", "--overwrite", "--as=system:node:node1", "--as-group=system:nodes", "--as-group=system:authenticated"])
+        cluster.kubectl(&[
+            "label",
+            "node",
+            node,
+            "test.wisp=x",
+            "--overwrite",
+            "--as=system:node:node1",
+            "--as-group=system:nodes",
+            "--as-group=system:authenticated",
+        ])
     };
     label("node1")?;
     let error = label("node2").unwrap_err().to_string();
-    assert!(error.contains("is not allowed to modify node \"node2\"") || error.contains("can only"), "{error}");
+    assert!(
+        error.contains("is not allowed to modify node \"node2\"") || error.contains("can only"),
+        "{error}"
+    );
     cluster.kubectl(&["label", "node", "node1", "test.wisp-"])?;
     Ok(())
 }
@@ -173,8 +270,12 @@ fn nobody_may_do_what_no_role_allows() -> Result<()> {
 /// from the machine to an address of the cluster that nobody has.
 #[test]
 fn a_packet_to_an_address_without_a_pod_stays_on_the_machine() -> Result<()> {
-    let Some(cluster) = Cluster::shared() else { return Ok(()) };
-    let Ok(octet) = octet(cluster) else { return Ok(()) };
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
+    let Ok(octet) = octet(cluster) else {
+        return Ok(());
+    };
     let namespace = cluster.namespace("stay")?;
     namespace.apply(&deployment("web", &testserver(cluster)?, 1))?;
     let pod = wait_pods(&namespace, "web", 1)?.remove(0).0;
@@ -189,11 +290,11 @@ fn a_packet_to_an_address_without_a_pod_stays_on_the_machine() -> Result<()> {
     );
     nft(&rules)?;
     let nobody = [
-        format!("10.{octet}.65.250:80"),  // the first node's pods
-        format!("10.{octet}.90.1:80"),    // the pods of no node
-        format!("10.{octet}.140.9:80"),   // a service that is none
-        format!("10.{octet}.0.77:80"),    // a node that is none
-        format!("10.{octet}.200.1:80"),   // nothing at all
+        format!("10.{octet}.65.250:80"), // the first node's pods
+        format!("10.{octet}.90.1:80"),   // the pods of no node
+        format!("10.{octet}.140.9:80"),  // a service that is none
+        format!("10.{octet}.0.77:80"),   // a node that is none
+        format!("10.{octet}.200.1:80"),  // nothing at all
     ];
     let checked = (|| -> Result<String> {
         for address in &nobody {
@@ -204,16 +305,29 @@ fn a_packet_to_an_address_without_a_pod_stays_on_the_machine() -> Result<()> {
             let _ = socket.send_to(b"x", address.as_str());
         }
         // Nor does a pod reach what lies outside; the address is one that the machine has a route to.
-        let outside = get(&format!("{pod}:8080"), "/dial?to=192.0.2.1:80").unwrap_err().to_string();
-        ensure!(outside.contains("unreachable") || outside.contains("no route"), "{outside}");
-        let output = Command::new("nft").args(["list", "table", "ip", &table]).output()?;
+        let outside = get(&format!("{pod}:8080"), "/dial?to=192.0.2.1:80")
+            .unwrap_err()
+            .to_string();
+        ensure!(
+            outside.contains("unreachable") || outside.contains("no route"),
+            "{outside}"
+        );
+        let output = Command::new("nft")
+            .args(["list", "table", "ip", &table])
+            .output()?;
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     })();
     nft(&format!("delete table ip {table}"))?;
     let counted = checked?;
     let packets = |chain: &str| -> Option<u64> {
         let after = counted.split(&format!("chain {chain}")).nth(1)?;
-        after.split("packets ").nth(1)?.split(' ').next()?.parse().ok()
+        after
+            .split("packets ")
+            .nth(1)?
+            .split(' ')
+            .next()?
+            .parse()
+            .ok()
     };
     assert_eq!(packets("leaves"), Some(0), "{counted}");
     // The counter counts: what is for the cluster did pass its link.
@@ -222,8 +336,14 @@ fn a_packet_to_an_address_without_a_pod_stays_on_the_machine() -> Result<()> {
 }
 
 fn nft(rules: &str) -> Result<()> {
-    let mut child = Command::new("nft").args(["-f", "-"]).stdin(Stdio::piped()).spawn()?;
-    std::io::Write::write_all(&mut child.stdin.take().context("no input")?, rules.as_bytes())?;
+    let mut child = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .spawn()?;
+    std::io::Write::write_all(
+        &mut child.stdin.take().context("no input")?,
+        rules.as_bytes(),
+    )?;
     ensure!(child.wait()?.success(), "nft refuses {rules}");
     Ok(())
 }

@@ -58,8 +58,13 @@ impl Programs {
     pub fn parse(given: &[String]) -> Result<Programs> {
         let mut programs = Programs::default();
         for entry in given {
-            let (name, path) = entry.split_once('=').with_context(|| format!("--program {entry:?}: want NAME=PATH"))?;
-            ensure!(Path::new(path).is_file(), "--program {entry:?}: there is no file {path}");
+            let (name, path) = entry
+                .split_once('=')
+                .with_context(|| format!("--program {entry:?}: want NAME=PATH"))?;
+            ensure!(
+                Path::new(path).is_file(),
+                "--program {entry:?}: there is no file {path}"
+            );
             programs = programs.with(name, path);
         }
         Ok(programs)
@@ -77,13 +82,18 @@ impl Manifest {
     /// Reads the `image.toml` of `folder`.
     pub(super) fn read(folder: &Path) -> Result<Manifest> {
         let path = folder.join("image.toml");
-        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+        let text =
+            fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{} is not understood", path.display()))
     }
 }
 
 /// Puts the build context together in a fresh folder.
-pub(super) fn prepare(folder: &Path, manifest: &Manifest, programs: &Programs) -> Result<tempfile::TempDir> {
+pub(super) fn prepare(
+    folder: &Path,
+    manifest: &Manifest,
+    programs: &Programs,
+) -> Result<tempfile::TempDir> {
     let context = tempfile::tempdir()?;
     let root = context.path().join("rootfs");
     fs::create_dir(&root)?;
@@ -109,7 +119,9 @@ pub(super) fn prepare(folder: &Path, manifest: &Manifest, programs: &Programs) -
 }
 
 fn make_parent(path: &Path) -> Result<()> {
-    let parent = path.parent().with_context(|| format!("{} has no parent", path.display()))?;
+    let parent = path
+        .parent()
+        .with_context(|| format!("{} has no parent", path.display()))?;
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
 }
 
@@ -118,7 +130,9 @@ fn cached(pattern: &str) -> Result<PathBuf> {
     let (before, after) = pattern.split_once("/*/").context("a pattern has one *")?;
     let folder = files::cache()?.join(before);
     let mut found = Vec::new();
-    for entry in fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))? {
+    for entry in
+        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
+    {
         let path = entry?.path().join(after);
         if path.is_file() {
             found.push(path);
@@ -135,7 +149,12 @@ fn unpack(package: &Package, root: &Path) -> Result<()> {
         "images take their libraries from Debian packages: build them on Debian or Ubuntu"
     );
     let all = tempfile::tempdir()?;
-    shell::run(Command::new("dpkg-deb").arg("--extract").arg(deb(&package.package)?).arg(all.path()))?;
+    shell::run(
+        Command::new("dpkg-deb")
+            .arg("--extract")
+            .arg(deb(&package.package)?)
+            .arg(all.path()),
+    )?;
     let found = walk(all.path())?;
     for name in &package.files {
         let library = found
@@ -154,11 +173,18 @@ fn unpack(package: &Package, root: &Path) -> Result<()> {
     }
     if package.certificates {
         let mut bundle = Vec::new();
-        for path in found.iter().filter(|path| path.extension().is_some_and(|extension| extension == "crt")) {
+        for path in found
+            .iter()
+            .filter(|path| path.extension().is_some_and(|extension| extension == "crt"))
+        {
             bundle.extend(fs::read(path)?);
             bundle.push(b'\n');
         }
-        ensure!(!bundle.is_empty(), "package {} has no certificates", package.package);
+        ensure!(
+            !bundle.is_empty(),
+            "package {} has no certificates",
+            package.package
+        );
         let to = root.join("etc/ssl/certs/ca-certificates.crt");
         make_parent(&to)?;
         fs::write(to, bundle)?;
@@ -171,7 +197,9 @@ fn deb(package: &str) -> Result<PathBuf> {
     let folder = files::cache()?.join("images/debian");
     fs::create_dir_all(&folder)?;
     let line = shell::run(
-        Command::new("apt-get").args(["download", "--print-uris", package]).current_dir(&folder),
+        Command::new("apt-get")
+            .args(["download", "--print-uris", package])
+            .current_dir(&folder),
     )?;
     // 'URI' FILE SIZE HASH
     let file = line
@@ -180,7 +208,11 @@ fn deb(package: &str) -> Result<PathBuf> {
         .with_context(|| format!("apt knows no package {package}: apt-get update"))?;
     let path = folder.join(file);
     if !path.exists() {
-        shell::run(Command::new("apt-get").args(["download", "-qq", package]).current_dir(&folder))?;
+        shell::run(
+            Command::new("apt-get")
+                .args(["download", "-qq", package])
+                .current_dir(&folder),
+        )?;
     }
     ensure!(path.exists(), "apt-get download {package} wrote no {file}");
     Ok(path)

@@ -21,7 +21,12 @@ pub(crate) fn testserver(cluster: &Cluster) -> Result<String> {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let programs = images::Programs::default().with("testserver", wisp_cluster::testserver()?);
         let output = tempfile::tempdir()?.keep();
-        let _ = IMAGE.set(images::build(&here.join("images/testserver"), &programs, "test", &output)?);
+        let _ = IMAGE.set(images::build(
+            &here.join("images/testserver"),
+            &programs,
+            "test",
+            &output,
+        )?);
     }
     cluster.push(IMAGE.get().context("the image was built")?)
 }
@@ -86,27 +91,44 @@ spec:
 /// The address and the node of each pod that is Ready and stays, for a label.
 pub(crate) fn ready_pods(objects: &wisp_cluster::Objects) -> Vec<(String, String)> {
     let text = |object: &serde_json::Value, path: &str| {
-        object.pointer(path).and_then(serde_json::Value::as_str).unwrap_or_default().to_owned()
+        object
+            .pointer(path)
+            .and_then(serde_json::Value::as_str)
+            .unwrap_or_default()
+            .to_owned()
     };
     objects
         .values()
         .filter(|pod| pod.pointer("/metadata/deletionTimestamp").is_none())
         .filter(|pod| {
-            pod.pointer("/status/conditions").and_then(serde_json::Value::as_array).is_some_and(|conditions| {
-                conditions.iter().any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-            })
+            pod.pointer("/status/conditions")
+                .and_then(serde_json::Value::as_array)
+                .is_some_and(|conditions| {
+                    conditions.iter().any(|condition| {
+                        condition["type"] == "Ready" && condition["status"] == "True"
+                    })
+                })
         })
         .map(|pod| (text(pod, "/status/podIP"), text(pod, "/spec/nodeName")))
         .collect()
 }
 
 /// Waits for so many Ready pods with the label `app=NAME`.
-pub(crate) fn wait_pods(namespace: &Namespace<'_>, app: &str, count: usize) -> Result<Vec<(String, String)>> {
+pub(crate) fn wait_pods(
+    namespace: &Namespace<'_>,
+    app: &str,
+    count: usize,
+) -> Result<Vec<(String, String)>> {
     let selector = format!("app={app}");
-    namespace.wait(&format!("{count} ready pods of {app}"), &["pods", "--selector", &selector], PATIENCE, |objects| {
-        let pods = ready_pods(objects);
-        (pods.len() == count).then_some(pods)
-    })
+    namespace.wait(
+        &format!("{count} ready pods of {app}"),
+        &["pods", "--selector", &selector],
+        PATIENCE,
+        |objects| {
+            let pods = ready_pods(objects);
+            (pods.len() == count).then_some(pods)
+        },
+    )
 }
 
 /// The body that `address` answers `GET PATH` with; an error if the status is not 200.
@@ -127,7 +149,11 @@ pub(crate) fn request(address: &str, method: &str, path: &str, body: &str) -> Re
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
-    ensure!(head.starts_with("HTTP/1.1 200"), "{method} {path}: {} {body}", head.lines().next().unwrap_or_default());
+    ensure!(
+        head.starts_with("HTTP/1.1 200"),
+        "{method} {path}: {} {body}",
+        head.lines().next().unwrap_or_default()
+    );
     Ok(body.trim().to_owned())
 }
 
@@ -137,7 +163,9 @@ pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) 
     loop {
         match attempt() {
             Ok(found) => return Ok(found),
-            Err(error) if Instant::now() > end => return Err(error.context(format!("waited {PATIENCE:?} for {what}"))),
+            Err(error) if Instant::now() > end => {
+                return Err(error.context(format!("waited {PATIENCE:?} for {what}")));
+            }
             Err(_) => std::thread::yield_now(),
         }
         std::thread::sleep(Duration::from_millis(100));
@@ -146,32 +174,67 @@ pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) 
 
 /// The driver, as a program.
 pub(crate) fn driver(arguments: &[&str]) -> Result<String> {
-    let output = Command::new(env!("CARGO_BIN_EXE_wisp-cluster")).args(arguments).output()?;
+    let output = Command::new(env!("CARGO_BIN_EXE_wisp-cluster"))
+        .args(arguments)
+        .output()?;
     if !output.status.success() {
-        bail!("wisp-cluster {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        bail!(
+            "wisp-cluster {arguments:?}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// The second number of the addresses of a cluster, and with it all of its names on this machine.
 pub(crate) fn octet(cluster: &Cluster) -> Result<u8> {
-    Ok(cluster.registry()?.split('.').nth(1).context("a registry has an address")?.parse()?)
+    Ok(cluster
+        .registry()?
+        .split('.')
+        .nth(1)
+        .context("a registry has an address")?
+        .parse()?)
 }
 
 /// What a cluster could leave behind on this machine, as lines.
 pub(crate) fn snapshot() -> Result<Vec<String>> {
     let mut lines = Vec::new();
-    let mut add = |kind: &str, text: String| lines.extend(text.lines().map(|line| format!("{kind}: {line}")));
+    let mut add =
+        |kind: &str, text: String| lines.extend(text.lines().map(|line| format!("{kind}: {line}")));
     add("mount", std::fs::read_to_string("/proc/self/mountinfo")?);
     add("link", run("ip", &["-brief", "link"])?);
     add("route", run("ip", &["route", "show", "table", "all"])?);
     add("rule", run("ip", &["rule"])?);
     add("nft", run("nft", &["list", "ruleset"])?);
     add("netns", run("ip", &["netns"])?);
-    let cgroups = run("find", &["/sys/fs/cgroup", "-type", "d", "-not", "-path", "*/process_api/*"])?;
+    let cgroups = run(
+        "find",
+        &[
+            "/sys/fs/cgroup",
+            "-type",
+            "d",
+            "-not",
+            "-path",
+            "*/process_api/*",
+        ],
+    )?;
     add("cgroup", cgroups);
-    for folder in ["/var/lib", "/var/log", "/run", "/etc/cni", "/etc", "/opt", "/var/run/netns"] {
-        add(folder, run("sh", &["-c", &format!("ls -A {folder} 2>/dev/null || true")])?);
+    for folder in [
+        "/var/lib",
+        "/var/log",
+        "/run",
+        "/etc/cni",
+        "/etc",
+        "/opt",
+        "/var/run/netns",
+    ] {
+        add(
+            folder,
+            run(
+                "sh",
+                &["-c", &format!("ls -A {folder} 2>/dev/null || true")],
+            )?,
+        );
     }
     lines.sort();
     Ok(lines)
@@ -183,9 +246,13 @@ pub(crate) fn programs_running() -> Result<Vec<String>> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc")? {
         let path = entry?.path();
-        let Ok(program) = std::fs::read_link(path.join("exe")) else { continue };
+        let Ok(program) = std::fs::read_link(path.join("exe")) else {
+            continue;
+        };
         let environment = std::fs::read(path.join("environ")).unwrap_or_default();
-        let marked = environment.split(|byte| *byte == 0).any(|entry| entry.starts_with(b"WISP_CLUSTER_PART="));
+        let marked = environment
+            .split(|byte| *byte == 0)
+            .any(|entry| entry.starts_with(b"WISP_CLUSTER_PART="));
         if program.starts_with(&folder) || marked {
             found.push(format!("{} {}", path.display(), program.display()));
         }
@@ -195,7 +262,11 @@ pub(crate) fn programs_running() -> Result<Vec<String>> {
 
 /// The project's cache folder.
 pub(crate) fn cache() -> PathBuf {
-    let given = |key: &str| std::env::var_os(key).filter(|value| !value.is_empty()).map(PathBuf::from);
+    let given = |key: &str| {
+        std::env::var_os(key)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
     given("WISP_CACHE")
         .or_else(|| given("XDG_CACHE_HOME").map(|folder| folder.join("wisp")))
         .or_else(|| given("HOME").map(|folder| folder.join(".cache/wisp")))
@@ -203,7 +274,14 @@ pub(crate) fn cache() -> PathBuf {
 }
 
 fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program).args(arguments).output().with_context(|| program.to_owned())?;
-    ensure!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let output = Command::new(program)
+        .args(arguments)
+        .output()
+        .with_context(|| program.to_owned())?;
+    ensure!(
+        output.status.success(),
+        "{program} {arguments:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
