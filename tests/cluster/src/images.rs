@@ -245,6 +245,9 @@ impl Builder {
 
     /// Builds the Dockerfile in `context`, writes `archive`, and gives the manifest's digest.
     pub(crate) fn build(&self, context: &Path, name: &str, archive: &Path) -> Result<String> {
+        // Two builds of one name at a time would take each other's image away.
+        let lock = fs::File::create(self.storage.with_file_name("lock"))?;
+        lock.lock()?;
         shell::run(
             self.command()
                 .args([

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -16,19 +16,20 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The test server's image, pushed to the cluster's registry.
 pub(crate) fn testserver(cluster: &Cluster) -> Result<String> {
-    static IMAGE: OnceLock<images::Image> = OnceLock::new();
-    if IMAGE.get().is_none() {
+    static IMAGE: Mutex<Option<images::Image>> = Mutex::new(None);
+    let mut image = IMAGE.lock().unwrap_or_else(PoisonError::into_inner);
+    if image.is_none() {
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         let programs = images::Programs::default().with("testserver", wisp_cluster::testserver()?);
         let output = tempfile::tempdir()?.keep();
-        let _ = IMAGE.set(images::build(
+        *image = Some(images::build(
             &here.join("images/testserver"),
             &programs,
             "test",
             &output,
         )?);
     }
-    cluster.push(IMAGE.get().context("the image was built")?)
+    cluster.push(image.as_ref().context("the image was built")?)
 }
 
 /// A Deployment of the test server and a Service of the same name in front of it, as restricted namespaces want it.
@@ -146,8 +147,14 @@ pub(crate) fn request(address: &str, method: &str, path: &str, body: &str) -> Re
         "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
+    let mut answer = Vec::new();
+    // A forwarded connection may end in a reset, after the whole answer.
+    if let Err(error) = stream.read_to_end(&mut answer)
+        && answer.is_empty()
+    {
+        return Err(error.into());
+    }
+    let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
     ensure!(
         head.starts_with("HTTP/1.1 200"),
