@@ -111,7 +111,9 @@ fn logs_exec_and_port_forward_reach_the_pod() -> Result<()> {
         .spawn()?;
     let answer = (|| {
         let mut line = String::new();
-        BufReader::new(forward.stdout.take().context("no output")?).read_line(&mut line)?;
+        // Kept to the end: kubectl dies when nobody reads what it says.
+        let mut output = BufReader::new(forward.stdout.take().context("no output")?);
+        output.read_line(&mut line)?;
         // Forwarding from 127.0.0.1:40001 -> 8080
         let address = line
             .split_whitespace()
@@ -293,16 +295,17 @@ fn a_packet_to_an_address_without_a_pod_stays_on_the_machine() -> Result<()> {
 
     let table = format!("wisp_test_{}", std::process::id());
     let link = format!("wisp{}", octet - 200);
-    let chain = |name: &str, test: &str| {
+    let chain = |name: &str, side: &str, test: &str| {
         format!(
             "add chain ip {table} {name} {{ type filter hook postrouting priority 0; }}\n\
-             add rule ip {table} {name} ip daddr 10.{octet}.0.0/16 oifname {test} \"{link}\" counter\n"
+             add rule ip {table} {name} ip {side} 10.{octet}.0.0/16 oifname {test} \"{link}\" counter\n"
         )
     };
     let rules = format!(
-        "add table ip {table}\n{}{}",
-        chain("stays", "=="),
-        chain("leaves", "!=")
+        "add table ip {table}\n{}{}{}",
+        chain("stays", "daddr", "=="),
+        chain("leaves", "daddr", "!="),
+        chain("escapes", "saddr", "!=")
     );
     nft(&rules)?;
     let nobody = [
@@ -320,14 +323,9 @@ fn a_packet_to_an_address_without_a_pod_stays_on_the_machine() -> Result<()> {
             // An error is right as well: some of these are refused at once.
             let _ = socket.send_to(b"x", address.as_str());
         }
-        // Nor does a pod reach what lies outside; the address is one that the machine has a route to.
-        let outside = get(&format!("{pod}:8080"), "/dial?to=192.0.2.1:80")
-            .unwrap_err()
-            .to_string();
-        ensure!(
-            outside.contains("unreachable") || outside.contains("no route"),
-            "{outside}"
-        );
+        // Nor does a pod reach what lies outside; the machine has a route to every address.
+        let outside = get(&format!("{pod}:8080"), "/dial?to=192.0.2.1:80");
+        ensure!(outside.is_err(), "a pod reaches the outside");
         let output = Command::new("nft")
             .args(["list", "table", "ip", &table])
             .output()?;
@@ -345,7 +343,11 @@ fn a_packet_to_an_address_without_a_pod_stays_on_the_machine() -> Result<()> {
             .parse()
             .ok()
     };
-    assert_eq!(packets("leaves"), Some(0), "{counted}");
+    assert_eq!(
+        (packets("leaves"), packets("escapes")),
+        (Some(0), Some(0)),
+        "{counted}"
+    );
     // The counter counts: what is for the cluster did pass its link.
     assert!(packets("stays").is_some_and(|count| count > 0), "{counted}");
     Ok(())
