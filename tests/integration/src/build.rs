@@ -49,11 +49,16 @@ fn build(arguments: &[&str]) {
     static BUILT: Mutex<BTreeMap<String, Result<(), String>>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let result = built.entry(arguments.join(" ")).or_insert_with(|| {
-        let output = Command::new(env!("CARGO"))
-            .arg("build")
-            .args(arguments)
-            .current_dir(workspace())
-            .output();
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.arg("build").args(arguments).current_dir(workspace());
+        // What cargo tells a test of its package would make build scripts that read it run again, and much after them.
+        for (name, _) in std::env::vars_os() {
+            let text = name.to_string_lossy();
+            if text.starts_with("CARGO_PKG_") || text.starts_with("CARGO_MANIFEST_") {
+                cargo.env_remove(&name);
+            }
+        }
+        let output = cargo.output();
         match output {
             Ok(output) if output.status.success() => Ok(()),
             Ok(output) => Err(String::from_utf8_lossy(&output.stderr).into_owned()),
