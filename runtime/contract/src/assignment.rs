@@ -108,6 +108,49 @@ pub struct Assignment {
     /// What the data port demands in [`crate::headers::KEY`]; absent: whoever reaches the port is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
+    /// What the host fetches, into memory, before it loads anything. A file of `config` that is named
+    /// `artifact:SHA256` is the artifact with that digest.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
+}
+
+/// What a file in [`FunctionConfig`] starts with where it is one of [`Assignment::artifacts`]; its digest follows.
+pub const ARTIFACT: &str = "artifact:";
+
+/// Bytes that a host fetches by HTTP, and checks by their digest.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Artifact {
+    /// The SHA-256 of the bytes, in lower-case hex.
+    pub sha256: String,
+    /// Where they are: an `http` URL whose host is an address or a name.
+    pub url: String,
+    /// What is sent in [`crate::headers::KEY`] to get them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
+    /// The same component as machine code, for hosts whose engine it fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compiled: Option<Compiled>,
+}
+
+/// A component's machine code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Compiled {
+    /// The engine it fits, as `wisp_engine::compatibility` names it.
+    pub engine: String,
+    /// The SHA-256 of the machine code, in lower-case hex.
+    pub sha256: String,
+    /// Where it is.
+    pub url: String,
+}
+
+impl Artifact {
+    /// How a file of [`FunctionConfig`] names it.
+    #[must_use]
+    pub fn file(&self) -> std::path::PathBuf {
+        format!("{ARTIFACT}{}", self.sha256).into()
+    }
 }
 
 /// A shared secret. Its `Debug` doesn't show it.

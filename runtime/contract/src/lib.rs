@@ -7,7 +7,9 @@
 pub mod assignment;
 pub mod config;
 pub mod headers;
+pub mod keys;
 pub mod log;
+pub mod operator;
 pub mod problem;
 pub mod stats;
 pub mod status;

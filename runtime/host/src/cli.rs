@@ -128,6 +128,7 @@ impl Cli {
                 key_value: Vec::new(),
             },
             key: None,
+            artifacts: Vec::new(),
         })
     }
 

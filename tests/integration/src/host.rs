@@ -40,6 +40,7 @@ pub fn assignment(component: &Path) -> Assignment {
             key_value: Vec::new(),
         },
         key: None,
+        artifacts: Vec::new(),
     }
 }
 

@@ -188,6 +188,7 @@ impl State {
             revision: prepared.digest.clone(),
             config: prepared.config.clone(),
             key: Some(key.clone()),
+            artifacts: Vec::new(),
         };
         let orders = self.orders.clone();
         let said = move |said| _ = orders.send(Order::Said(replica, said));
