@@ -143,6 +143,9 @@ pub struct Compiled {
     pub sha256: String,
     /// Where it is.
     pub url: String,
+    /// What is sent in [`crate::headers::KEY`] to get it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Key>,
 }
 
 impl Artifact {

@@ -12,6 +12,7 @@ use wasmtime::component::Component;
 
 use crate::engines::{EngineError, Engines};
 use crate::inspect::{InspectError, Inspection, Wasi, inspect};
+use crate::sealed::Sealed;
 
 mod store;
 
@@ -73,6 +74,9 @@ pub enum LoadError {
     /// wasmtime's compiler refuses it.
     #[error("the component doesn't compile")]
     Compile(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The machine code that was given is none of this engine's.
+    #[error("the machine code doesn't fit this engine")]
+    Code(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The thread that compiled is gone.
     #[error("the compiler's thread ended early")]
     Thread,
@@ -190,9 +194,7 @@ impl Loader {
                 tracing::warn!(error, key, "a compiled component in the cache is not used");
             }
         }
-        let code = engine
-            .precompile_component(&source.bytes)
-            .map_err(|error| LoadError::Compile(error.into()))?;
+        let code = Self::compile(source, engines)?;
         match store
             .insert(&key, &code)
             .and_then(|()| map(store, &key, engine))
@@ -205,6 +207,50 @@ impl Loader {
                 Ok(done(compile(engine, &source.bytes)?, false))
             }
         }
+    }
+
+    /// Maps `code`, the machine code that someone else compiled `source` to.
+    ///
+    /// # Safety
+    /// Machine code runs with the rights of this process. So whoever calls this vouches for it: its digest must come
+    /// from someone who may decide what this process does, and must be that of what [`Loader::compile`] returned.
+    ///
+    /// # Errors
+    /// When there is no engine for the component, or the code doesn't fit it.
+    #[expect(
+        unsafe_code,
+        reason = "mapping machine code is as safe as where it comes from, which only the caller knows"
+    )]
+    pub unsafe fn load_code(
+        &self,
+        source: &Source,
+        engines: &Engines,
+        code: &Sealed,
+    ) -> Result<Loaded, LoadError> {
+        let began = Instant::now();
+        let wasi = source.inspection.wasi;
+        let engine = engines.get(wasi)?;
+        // SAFETY: wasmtime asks that an `Engine` of this version serialised the bytes, for which the caller vouches, and
+        // that nobody changes them while they are mapped: they are sealed.
+        let component = unsafe { Component::deserialize_file(engine, code.path()) };
+        Ok(Loaded {
+            component: component.map_err(|error| LoadError::Code(error.into()))?,
+            wasi,
+            cached: true,
+            took: began.elapsed(),
+        })
+    }
+
+    /// The machine code of a component, for [`Loader::load_code`] on an engine of the same [`compatibility`]. Takes
+    /// from a tenth of a second to several.
+    ///
+    /// # Errors
+    /// When there is no engine for the component or it doesn't compile.
+    pub fn compile(source: &Source, engines: &Engines) -> Result<Vec<u8>, LoadError> {
+        engines
+            .get(source.inspection.wasi)?
+            .precompile_component(&source.bytes)
+            .map_err(|error| LoadError::Compile(error.into()))
     }
 
     /// Makes sure that the compiled component is in the cache, so that another process can map it. Returns whether it
@@ -254,7 +300,8 @@ fn map(store: &Store, key: &str, engine: &Engine) -> Result<Option<Component>, R
 }
 
 /// A text that is the same for all engines that can run each other's machine code.
-pub(crate) fn compatibility(engine: &Engine) -> String {
+#[must_use]
+pub fn compatibility(engine: &Engine) -> String {
     let mut hasher = DigestHasher(Sha256::new());
     std::env::consts::ARCH.hash(&mut hasher);
     std::env::consts::OS.hash(&mut hasher);

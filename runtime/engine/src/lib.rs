@@ -10,9 +10,10 @@ pub mod inspect;
 pub mod interface;
 pub mod preinit;
 mod residency;
+pub mod sealed;
 mod ticker;
 
-pub use cache::{LoadError, Loaded, Loader};
+pub use cache::{LoadError, Loaded, Loader, compatibility};
 pub use engines::{EngineError, EngineOptions, Engines};
 pub use inspect::{Footprint, InspectError, Inspection, Wasi, inspect};
 pub use interface::InterfaceName;

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use wisp_contract::assignment::{self, Assignment};
+use wisp_contract::assignment::{self, Assignment, Key};
 use wisp_contract::config::{
     Batching, Component, Device, Env, FunctionConfig, Instances, Limits, Model, ModelFormat,
     Outbound,
@@ -55,6 +55,17 @@ pub struct Cli {
     /// How long requests in flight may take to finish after SIGTERM, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,
+    /// What the control port demands in the header wisp-key, but for /healthz, /readyz and /metrics [default: nothing].
+    #[arg(
+        long,
+        value_name = "KEY",
+        env = "WISP_CONTROL_KEY",
+        hide_env_values = true
+    )]
+    pub control_key: Option<String>,
+    /// Where the reason goes if the process can't become its function; Kubernetes shows what is in /dev/termination-log.
+    #[arg(long, value_name = "FILE", env = "WISP_TERMINATION_LOG")]
+    pub termination_log: Option<PathBuf>,
     /// Log one line per request.
     #[arg(long)]
     pub access_log: bool,
@@ -141,6 +152,8 @@ impl Cli {
             cache: self.cache.clone().or_else(default_cache),
             onnxruntime: self.onnxruntime.clone(),
             drain_timeout: self.drain_timeout,
+            control_key: self.control_key.clone().map(Key),
+            termination_log: self.termination_log.clone(),
             access_log: self.access_log,
             began,
         }

@@ -17,9 +17,9 @@ use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
 
-use crate::metrics;
 use crate::process::{AssignError, Host};
 use crate::request;
+use crate::{key, metrics};
 
 /// The largest Assignment.
 const LARGEST_ASSIGNMENT: usize = 4 << 20;
@@ -54,6 +54,20 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let id = request::id(request.headers_mut());
     let method = request.method().clone();
+    let is_open = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+    if !is_open && !key::take_and_check(request.headers_mut(), host.control_key()) {
+        let detail = format!(
+            "the header {} must hold the key of this control port",
+            headers::KEY
+        );
+        return Ok(refuse(
+            StatusCode::FORBIDDEN,
+            "forbidden",
+            Fault::Client,
+            detail,
+            &id,
+        ));
+    }
     Ok(match (method, request.uri().path()) {
         (Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
         (Method::GET, "/readyz") => match host.phase() {

@@ -17,6 +17,7 @@ use wisp_nn::{ModelStore, Options as ModelOptions};
 use wisp_wasi_keyvalue::Stores;
 use wisp_wasi_logging::{Logs, Options as LogOptions, Sink};
 
+use crate::artifacts::{Artifacts, Code, FetchError};
 use crate::failure::Failure;
 use crate::guest::{Seed, Services};
 use crate::instance::{Blueprint, Pre};
@@ -53,6 +54,8 @@ pub(crate) struct Function {
 /// Why an Assignment can't be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BecomeError {
+    #[error("not all of the function is here")]
+    Artifact(#[from] FetchError),
     #[error("the component can't be served")]
     Component(#[from] LoadError),
     #[error("a model can't be loaded")]
@@ -88,9 +91,11 @@ impl Function {
     /// # Errors
     /// With a sentence that names the thing that is wrong.
     pub(crate) async fn load(
-        assignment: Assignment,
+        mut assignment: Assignment,
         around: Surroundings,
     ) -> Result<Self, BecomeError> {
+        // Dropped at the end: what serves was read, or is mapped.
+        let (_artifacts, code) = Artifacts::fetch(&mut assignment).await?;
         let options = ModelOptions {
             onnxruntime: around.onnxruntime.clone(),
             cache: around.cache.clone(),
@@ -99,7 +104,7 @@ impl Function {
             ..ModelOptions::default()
         };
         let models = ModelStore::load(&assignment.config.models, &options).await?;
-        let build = move || Self::build(assignment, models, &around);
+        let build = move || Self::build(assignment, models, code, &around);
         let function = tokio::task::spawn_blocking(build)
             .await
             .map_err(BecomeError::Thread)??;
@@ -115,6 +120,7 @@ impl Function {
     fn build(
         assignment: Assignment,
         models: ModelStore,
+        code: Option<Code>,
         around: &Surroundings,
     ) -> Result<Self, BecomeError> {
         let Assignment {
@@ -139,7 +145,23 @@ impl Function {
             footprint: source.inspection().footprint,
         });
         let loader = loader(around.cache.as_deref());
-        let loaded = loader.load(&source, &engines)?;
+        let loaded = match code {
+            Some(code) if fits(&code, source.inspection().wasi, &engines)? => {
+                // SAFETY: the digest is the Assignment's, and whoever assigns a function decides what this process
+                // does: the operator, which compiled the code.
+                #[expect(
+                    unsafe_code,
+                    reason = "mapping machine code that the operator compiled"
+                )]
+                let loaded = unsafe { loader.load_code(&source, &engines, &code.file) };
+                loaded?
+            }
+            Some(code) => {
+                tracing::info!(function = %function, engine = code.engine, "the machine code is for another engine: compiling anew");
+                loader.load(&source, &engines)?
+            }
+            None => loader.load(&source, &engines)?,
+        };
         tracing::info!(function = %function, cached = loaded.cached, millis = loaded.took.as_secs_f64() * 1e3, "component loaded");
         let engine = engines.get(loaded.wasi).map_err(LoadError::from)?.clone();
         let link = |error: wasmtime::Error| BecomeError::Link(error.into());
@@ -258,6 +280,11 @@ fn sharing(
             None,
         )
     }
+}
+
+/// Whether machine code fits the engine that would run it.
+fn fits(code: &Code, wasi: Wasi, engines: &Engines) -> Result<bool, LoadError> {
+    Ok(wisp_engine::compatibility(engines.get(wasi)?) == code.engine)
 }
 
 fn loader(cache: Option<&Path>) -> Loader {

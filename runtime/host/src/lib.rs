@@ -9,6 +9,7 @@ pub mod process;
 
 mod accept;
 mod answer;
+mod artifacts;
 mod body;
 mod control;
 mod failure;

@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wisp_admit::Load;
-use wisp_contract::assignment::Assignment;
+use wisp_contract::assignment::{Assignment, Key};
 use wisp_contract::log::event;
 use wisp_contract::status::{HostStatus, Phase};
 use wisp_wasi_logging::Writer;
@@ -34,6 +34,10 @@ pub struct Options {
     pub onnxruntime: Option<PathBuf>,
     /// How long requests in flight may take to finish.
     pub drain_timeout: Duration,
+    /// What the control port demands of whoever asks for more than health and metrics.
+    pub control_key: Option<Key>,
+    /// Where the reason goes if the process can't become its function.
+    pub termination_log: Option<PathBuf>,
     /// Whether each request is logged.
     pub access_log: bool,
     /// When the process began.
@@ -261,6 +265,11 @@ impl Host {
             Err(error) => {
                 let text = chain(&error);
                 tracing::error!(event = event::FAILED, function = name, "{name}: {text}");
+                if let Some(path) = &self.options.termination_log
+                    && let Err(error) = std::fs::write(path, &text)
+                {
+                    tracing::warn!(%error, "the reason can't be written to {}", path.display());
+                }
                 self.failed.send_replace(Some(text));
             }
         }
@@ -287,6 +296,10 @@ impl Host {
 
     pub(crate) fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
+    }
+
+    pub(crate) fn control_key(&self) -> Option<&Key> {
+        self.options.control_key.as_ref()
     }
 
     pub(crate) fn access_log(&self) -> Option<Writer> {

@@ -156,3 +156,23 @@ fn without_a_folder_it_compiles_every_time() {
         assert!(!loader.load(&source(), &engines).unwrap().cached);
     }
 }
+
+#[test]
+fn machine_code_that_was_fetched_is_mapped_where_it_fits() {
+    use std::io::Write as _;
+
+    let engines = Engines::for_compilation();
+    let code = Loader::compile(&source(), &engines).unwrap();
+    let seal = |bytes: &[u8]| {
+        let mut file = crate::sealed::Unsealed::new("code").unwrap();
+        file.write_all(bytes).unwrap();
+        file.seal().unwrap()
+    };
+    // SAFETY: this test compiled it.
+    #[expect(unsafe_code, reason = "what is tested")]
+    let load = |bytes: &[u8]| unsafe {
+        Loader::without_cache().load_code(&source(), &engines, &seal(bytes))
+    };
+    assert!(load(&code).unwrap().cached);
+    assert!(matches!(load(b"no machine code"), Err(LoadError::Code(_))));
+}

@@ -1,0 +1,143 @@
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use http::Response;
+use http_body_util::Full;
+use hyper::server::conn::http1 as server;
+use hyper::service::service_fn;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpListener;
+use wisp_contract::assignment::Compiled;
+
+use super::*;
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+/// Serves `/component` and `/code` to who has the key; `/flaky` only at the second try. Returns its address.
+async fn operator() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    tokio::spawn(async move {
+        loop {
+            let (stream, _) = listener.accept().await.unwrap();
+            let asked = Arc::clone(&asked);
+            let service = service_fn(move |request: Request<hyper::body::Incoming>| {
+                let known = request
+                    .headers()
+                    .get(headers::KEY)
+                    .is_some_and(|key| key == "k");
+                let flaky = asked.fetch_add(1, Ordering::Relaxed) == 0;
+                let (status, body) = match request.uri().path() {
+                    _ if !known => (403, "no"),
+                    "/component" => (200, "component"),
+                    "/code" => (200, "code"),
+                    "/flaky" if flaky => (503, "starting"),
+                    "/flaky" => (200, "flaky"),
+                    _ => (404, "nothing"),
+                };
+                let response = Response::builder()
+                    .status(status)
+                    .body(Full::new(Bytes::from(body)));
+                async move { Ok::<_, Infallible>(response.unwrap()) }
+            });
+            tokio::spawn(server::Builder::new().serve_connection(TokioIo::new(stream), service));
+        }
+    });
+    format!("http://{address}")
+}
+
+fn artifact(base: &str, path: &str, content: &str) -> Artifact {
+    Artifact {
+        sha256: sha256(content.as_bytes()),
+        url: format!("{base}/{path}"),
+        key: Some(Key("k".into())),
+        compiled: None,
+    }
+}
+
+fn assignment(artifacts: Vec<Artifact>) -> Assignment {
+    let file = artifacts.first().map(Artifact::file);
+    let mut assignment: Assignment = serde_json::from_str(
+        r#"{"function": "a/b", "revision": "1", "config": {"component": {"file": "local.wasm"}}}"#,
+    )
+    .unwrap();
+    if let Some(file) = file {
+        assignment.config.component.file = file;
+    }
+    assignment.artifacts = artifacts;
+    assignment
+}
+
+/// Would fail if the names in the configuration were not replaced, the key not sent or the code not found.
+#[tokio::test]
+async fn what_is_named_is_fetched_and_its_file_takes_the_names_place() {
+    let base = operator().await;
+    let mut component = artifact(&base, "component", "component");
+    component.compiled = Some(Compiled {
+        engine: "e".into(),
+        sha256: sha256(b"code"),
+        url: format!("{base}/code"),
+        key: Some(Key("k".into())),
+    });
+    let mut assignment = assignment(vec![component]);
+    let (_held, code) = Artifacts::fetch(&mut assignment).await.unwrap();
+    assert_eq!(
+        std::fs::read(&assignment.config.component.file).unwrap(),
+        b"component"
+    );
+    let code = code.unwrap();
+    assert_eq!((code.engine.as_str(), code.file.length()), ("e", 4));
+}
+
+/// Would fail if an operator that just restarts failed a replica's start.
+#[tokio::test]
+async fn who_cannot_serve_now_is_asked_again() {
+    let base = operator().await;
+    let mut assignment = assignment(vec![artifact(&base, "flaky", "flaky")]);
+    let (_held, code) = Artifacts::fetch(&mut assignment).await.unwrap();
+    assert_eq!(
+        std::fs::read(&assignment.config.component.file).unwrap(),
+        b"flaky"
+    );
+    assert!(code.is_none());
+}
+
+/// Would fail if anything but the bytes that were promised could be run, or a mistake were not told.
+#[tokio::test]
+async fn what_is_wrong_is_refused_and_named() {
+    let base = operator().await;
+    let mut keyless = artifact(&base, "component", "component");
+    keyless.key = None;
+    let mut https = artifact(&base, "component", "component");
+    https.url = https.url.replace("http://", "https://");
+    let cases = [
+        (artifact(&base, "component", "another"), "has the sha256"),
+        (artifact(&base, "none", "component"), "404"),
+        (keyless, "403"),
+        (https, "expected http://HOST"),
+    ];
+    for (artifact, expected) in cases {
+        let error = Artifacts::fetch(&mut assignment(vec![artifact]))
+            .await
+            .unwrap_err();
+        let mut text = error.to_string();
+        if let Some(source) = std::error::Error::source(&error) {
+            text = format!("{text}: {source}");
+        }
+        assert!(text.contains(expected), "{text}");
+    }
+    let mut unknown = assignment(Vec::new());
+    unknown.config.component.file = "artifact:00".into();
+    let error = Artifacts::fetch(&mut unknown)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("artifact:00"), "{error}");
+    let mut local = assignment(Vec::new());
+    Artifacts::fetch(&mut local).await.unwrap();
+    assert_eq!(local.config.component.file, PathBuf::from("local.wasm"));
+}
