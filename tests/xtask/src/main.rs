@@ -23,6 +23,11 @@ enum Command {
     Setup,
     /// Fetch and convert the models of the examples into the cache.
     Models,
+    /// A real Kubernetes on this machine, for the tests.
+    #[command(subcommand)]
+    Cluster(wisp_cluster::cli::Command),
+    /// Build the product's images.
+    Images(wisp_cluster::images::Arguments),
     /// Print the cache folder.
     Cache,
 }
@@ -33,6 +38,8 @@ fn main() -> std::process::ExitCode {
         Command::Test(options) => test::run(&options),
         Command::Setup => install::everything(),
         Command::Models => models::run(),
+        Command::Cluster(command) => wisp_cluster::cli::run(command),
+        Command::Images(arguments) => wisp_cluster::images::run(&arguments),
         Command::Cache => cache::dir().map(|dir| println!("{}", dir.display())),
     };
     match result {

@@ -1,0 +1,3 @@
+module wisp.test/cluster/testserver
+
+go 1.26.0

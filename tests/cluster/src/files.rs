@@ -1,0 +1,69 @@
+//! Where does everything lie on disk?
+
+use std::fs;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The project's cache folder: `$WISP_CACHE`, `$XDG_CACHE_HOME/wisp` or `~/.cache/wisp`.
+///
+/// # Errors
+/// When none of these variables is set.
+pub fn cache() -> Result<PathBuf> {
+    let given = |key: &str| {
+        std::env::var_os(key)
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
+    };
+    let folder = given("WISP_CACHE")
+        .or_else(|| given("XDG_CACHE_HOME").map(|folder| folder.join("wisp")))
+        .or_else(|| given("HOME").map(|folder| folder.join(".cache/wisp")))
+        .context("none of WISP_CACHE, XDG_CACHE_HOME and HOME is set: no place for a cache")?;
+    Ok(std::path::absolute(folder)?)
+}
+
+/// The folder of everything that belongs to running clusters.
+pub(crate) fn clusters() -> Result<PathBuf> {
+    let folder = cache()?.join("cluster/state");
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// The repository's root: two folders above this crate.
+pub(crate) fn repository() -> PathBuf {
+    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    root.pop();
+    root.pop();
+    root
+}
+
+/// This crate's folder.
+pub(crate) fn here() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Writes `text` to `path` so that a reader sees the old text or the new one, never a part.
+pub(crate) fn replace(path: &Path, text: &str) -> Result<()> {
+    let fresh = path.with_extension("new");
+    fs::write(&fresh, text).with_context(|| format!("cannot write {}", fresh.display()))?;
+    fs::rename(&fresh, path).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Writes `text` to `path` and makes the folders above it.
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    }
+    fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Removes a folder with all that is in it; none there is no error.
+pub(crate) fn remove(folder: &Path) -> Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot remove {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,34 @@
+//! A real Kubernetes for the tests, on one machine and without a container engine: etcd, the control plane, and per
+//! node containerd, kubelet and kube-proxy, all built from their Go modules and run as processes in namespaces.
+//!
+//! Tests use [`Cluster`]; people use `cargo xtask cluster …`, which is [`cli`]; `cargo xtask images` is [`images`].
+//! The README beside this crate says how it works and what it needs.
+
+pub mod cli;
+pub mod images;
+
+mod addons;
+mod cgroups;
+mod components;
+mod control;
+mod files;
+mod kubectl;
+mod layout;
+mod lifecycle;
+mod locks;
+mod machine;
+mod namespace;
+mod network;
+mod node;
+mod process;
+mod programs;
+mod shared;
+mod shell;
+mod state;
+mod status;
+mod wait;
+
+pub use files::cache;
+pub use programs::testserver;
+pub use shared::{Cluster, Owned};
+pub use wait::{Namespace, Objects};

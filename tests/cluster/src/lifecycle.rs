@@ -1,0 +1,385 @@
+//! How does a cluster come up, change and go?
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::Signal;
+
+use crate::components::{self, Component};
+use crate::kubectl::Kubectl;
+use crate::layout::{self, Layout};
+use crate::programs::Programs;
+use crate::state::State;
+use crate::{
+    addons, cgroups, control, files, locks, machine, namespace, network, node, process, programs,
+    wait,
+};
+
+/// Brings the cluster `name` up with so many nodes; one that stands is left as it is. What an earlier one left behind
+/// is cleaned first.
+///
+/// # Errors
+/// When the machine cannot run it, a part does not start, or a cluster of that name with other nodes stands.
+pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
+    layout::check_name(name)?;
+    ensure!(
+        (1..=layout::MAX_NODES).contains(&nodes),
+        "{nodes} nodes: allowed are 1 to {}",
+        layout::MAX_NODES
+    );
+    machine::ensure()?;
+    let programs = programs::ensure()?;
+    let base = addons::base_image()?;
+    let _lock = locks::change(name)?;
+    if let Some(old) = State::read(name)? {
+        if old.healthy() {
+            ensure!(
+                old.layout.nodes == nodes,
+                "cluster {name} stands with {} nodes, not {nodes}: take it down first, or give the new one another --name",
+                old.layout.nodes
+            );
+            eprintln!("cluster {name} stands already");
+            return Ok(old);
+        }
+        eprintln!("cleaning up what an earlier cluster {name} left behind");
+        clean(&old)?;
+    }
+    let start = Instant::now();
+    let mut state = reserve(name, nodes)?;
+    match bring_up(&mut state, &programs, &base) {
+        Ok(()) => {
+            eprintln!(
+                "cluster {name} is ready: {nodes} nodes in {:.1} s",
+                start.elapsed().as_secs_f32()
+            );
+            Ok(state)
+        }
+        Err(error) => {
+            let kept = keep_logs(&state);
+            if let Err(second) = clean(&state) {
+                eprintln!("cleaning up failed as well: {second:#}");
+            }
+            match kept {
+                Ok(folder) => {
+                    Err(error.context(format!("cluster {name} did not come up; logs: {folder}")))
+                }
+                Err(_) => Err(error.context(format!("cluster {name} did not come up"))),
+            }
+        }
+    }
+}
+
+/// Takes a slot and writes it down.
+fn reserve(name: &str, nodes: u8) -> Result<State> {
+    let _lock = locks::slots()?;
+    let taken: Vec<u8> = State::all()?
+        .iter()
+        .map(|state| state.layout.slot)
+        .collect();
+    let layout = Layout {
+        name: name.to_owned(),
+        slot: network::free_slot(&taken)?,
+        nodes,
+    };
+    files::remove(&layout.folder()?)?;
+    let state = State::new(layout)?;
+    state.write()?;
+    Ok(state)
+}
+
+fn bring_up(state: &mut State, programs: &Programs, base: &std::path::Path) -> Result<()> {
+    let layout = state.layout.clone();
+    let folder = layout.folder()?;
+    for sub in ["logs", "volumes"] {
+        fs::create_dir_all(folder.join(sub))?;
+    }
+    let timer = Instant::now();
+    let told = |what: &str| {
+        if std::env::var_os("WISP_CLUSTER_TIMES").is_some() {
+            eprintln!("  {:5.2} s  {what}", timer.elapsed().as_secs_f32());
+        }
+    };
+
+    control::write_keys(programs, &layout)?;
+    control::write_configuration(&layout)?;
+    let kubectl = Kubectl::new(&programs.kubectl, &folder.join("kubeconfig"));
+    told("keys");
+
+    let anchor = namespace::hold(state, "control")?;
+    state.anchors.insert("control".to_owned(), anchor.clone());
+    state.write()?;
+    network::connect_control(&layout, &anchor)?;
+    for component in [Component::Etcd, Component::Registry, Component::ApiServer] {
+        control::start(programs, state, component)?;
+    }
+    told("control plane started");
+
+    // Nodes get their containerd while the API server is still starting: it needs most of the time.
+    for number in layout.numbers() {
+        hold_node(state, number)?;
+        node::start(programs, state, Component::Containerd(number))?;
+    }
+    network::route_services(state)?;
+    told("containerd started");
+
+    thread::scope(|scope| -> Result<()> {
+        let state = &*state;
+        let imports: Vec<_> = layout
+            .numbers()
+            .map(|number| scope.spawn(move || node::import(programs, state, number, base)))
+            .collect();
+        control::wait_ready(state, &kubectl)?;
+        told("API server ready");
+        for component in [
+            Component::ControllerManager,
+            Component::Scheduler,
+            Component::Provisioner,
+        ] {
+            control::start(programs, state, component)?;
+        }
+        for (number, import) in layout.numbers().zip(imports) {
+            join(import)?;
+            node::start(programs, state, Component::Kubelet(number))?;
+            node::start(programs, state, Component::Proxy(number))?;
+        }
+        told("nodes started");
+        Ok(())
+    })?;
+
+    addons::apply(programs, &layout, &kubectl)?;
+    told("addons applied");
+    for number in layout.numbers() {
+        wait_node(state, &kubectl, number)?;
+    }
+    told("nodes ready");
+    kubectl
+        .run([
+            "--namespace=kube-system",
+            "rollout",
+            "status",
+            "deployment/coredns",
+            "--timeout=180s",
+        ])
+        .context("the cluster's DNS is not ready")?;
+    told("DNS ready");
+    state.ready = true;
+    state.write()
+}
+
+fn join<T>(handle: thread::ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    match handle.join() {
+        Ok(result) => result,
+        Err(_) => bail!("a thread of the driver died"),
+    }
+}
+
+fn hold_node(state: &mut State, number: u8) -> Result<()> {
+    let layout = state.layout.clone();
+    node::prepare(&layout, number)?;
+    let anchor = namespace::hold(state, &layout::node(number))?;
+    let control = state
+        .anchors
+        .get("control")
+        .context("the control plane does not run")?;
+    network::connect_node(&layout, number, control, &anchor)?;
+    state.anchors.insert(layout::node(number), anchor);
+    state.write()
+}
+
+/// Waits until a node is Ready and knows its pods' range.
+fn wait_node(state: &State, kubectl: &Kubectl, number: u8) -> Result<()> {
+    let node = layout::node(number);
+    let resource = format!("node/{node}");
+    kubectl
+        .run(["wait", "--for=create", &resource, "--timeout=180s"])
+        .with_context(|| format!("{node} did not register"))?;
+    let pods = state.layout.node_pods(number);
+    let patch = format!("{{\"spec\":{{\"podCIDR\":\"{pods}\",\"podCIDRs\":[\"{pods}\"]}}}}");
+    kubectl.run(["patch", &resource, "--patch", &patch])?;
+    kubectl
+        .run(["wait", "--for=condition=Ready", &resource, "--timeout=180s"])
+        .with_context(|| format!("{node} is not ready"))?;
+    Ok(())
+}
+
+/// Takes the cluster `name` down with everything it made on this machine.
+///
+/// # Errors
+/// When something of it cannot be removed; the error names it.
+pub(crate) fn down(name: &str) -> Result<bool> {
+    layout::check_name(name)?;
+    let _lock = locks::change(name)?;
+    let Some(state) = State::read(name)? else {
+        return Ok(false);
+    };
+    clean(&state)?;
+    Ok(true)
+}
+
+/// Removes everything that the record speaks of, whatever of it is still there.
+fn clean(state: &State) -> Result<()> {
+    let layout = &state.layout;
+    // First the link: from here on nothing gets in or out, and the kernel need not be waited for to take it away.
+    network::disconnect(layout)?;
+    let namespaces: BTreeSet<String> = state
+        .anchors
+        .values()
+        .filter(|anchor| anchor.outside.alive() || anchor.inside.alive())
+        .map(|anchor| anchor.namespace.clone())
+        .collect();
+    let mut processes = process::marked(&format!("{}/", state.id));
+    if !namespaces.is_empty() {
+        processes.extend(process::in_namespaces(&namespaces));
+    }
+    for process in &processes {
+        process.signal(Signal::KILL);
+    }
+    process::wait_gone(&processes, Duration::from_secs(60))?;
+    for number in layout.numbers() {
+        let cgroup = layout.cgroup(number);
+        for process in cgroups::processes(&cgroup) {
+            process.signal(Signal::KILL);
+        }
+        cgroups::remove(&cgroup)?;
+    }
+    files::remove(&layout.folder()?)
+}
+
+/// Copies a cluster's logs to where they outlive it, and says where.
+pub(crate) fn keep_logs(state: &State) -> Result<String> {
+    let base = std::env::var_os("WISP_CLUSTER_LOGS").map_or_else(
+        || files::repository().join("target/cluster-logs"),
+        std::path::PathBuf::from,
+    );
+    let target = base.join(format!(
+        "{}-{}",
+        state.layout.name,
+        state.id.get(..8).unwrap_or("0")
+    ));
+    fs::create_dir_all(&target)?;
+    for entry in fs::read_dir(state.layout.folder()?.join("logs"))? {
+        let entry = entry?;
+        fs::copy(entry.path(), target.join(entry.file_name()))?;
+    }
+    Ok(target.display().to_string())
+}
+
+/// The record of the cluster `name`, which must stand.
+pub(crate) fn standing(name: &str) -> Result<State> {
+    layout::check_name(name)?;
+    let state = State::read(name)?
+        .with_context(|| format!("there is no cluster {name}: cluster up --name {name}"))?;
+    ensure!(
+        state.healthy(),
+        "cluster {name} is broken (its driver or its parts died): cluster up --name {name} mends it"
+    );
+    Ok(state)
+}
+
+fn check_node(state: &State, number: u8) -> Result<()> {
+    let nodes = state.layout.nodes;
+    ensure!(
+        state.layout.numbers().contains(&number),
+        "no node {number}: cluster {} has 1 to {nodes}",
+        state.layout.name
+    );
+    Ok(())
+}
+
+/// Ends a node as a power cut would: every process in it at once, and its network with them.
+pub(crate) fn kill_node(name: &str, number: u8) -> Result<()> {
+    let _lock = locks::change(name)?;
+    let mut state = standing(name)?;
+    check_node(&state, number)?;
+    let node = layout::node(number);
+    let Some(anchor) = state.anchors.remove(&node) else {
+        bail!("{node} is down already")
+    };
+    namespace::cut(&anchor)?;
+    cgroups::remove(&state.layout.cgroup(number))?;
+    state.write()?;
+    network::route_services(&state)
+}
+
+/// Starts a node that was killed; its disk is as it was.
+pub(crate) fn start_node(name: &str, number: u8) -> Result<()> {
+    let programs = programs::ensure()?;
+    let _lock = locks::change(name)?;
+    let mut state = standing(name)?;
+    check_node(&state, number)?;
+    ensure!(
+        !state.anchors.contains_key(&layout::node(number)),
+        "{} is up already",
+        layout::node(number)
+    );
+    let kubectl = Kubectl::new(
+        &programs.kubectl,
+        &state.layout.folder()?.join("kubeconfig"),
+    );
+    let before = heartbeat(&kubectl, number)?;
+    hold_node(&mut state, number)?;
+    node::start(&programs, &state, Component::Containerd(number))?;
+    node::import(&programs, &state, number, &addons::base_image()?)?;
+    node::start(&programs, &state, Component::Kubelet(number))?;
+    node::start(&programs, &state, Component::Proxy(number))?;
+    network::route_services(&state)?;
+    let node = layout::node(number);
+    let what = format!("{node} to be ready again");
+    wait::wait(
+        &kubectl,
+        None,
+        &what,
+        &["nodes"],
+        Duration::from_secs(180),
+        |nodes| {
+            let (status, beat) = readiness(nodes.get(&node)?)?;
+            // Before its first word after the start, what it said last still stands.
+            (status == "True" && beat != before).then_some(())
+        },
+    )
+}
+
+/// When a node last said how it is.
+fn heartbeat(kubectl: &Kubectl, number: u8) -> Result<String> {
+    let node = layout::node(number);
+    let object = serde_json::from_str(&kubectl.run(["get", "node", &node, "--output=json"])?)?;
+    Ok(readiness(&object).map(|(_, beat)| beat).unwrap_or_default())
+}
+
+/// The status of a node's condition `Ready`, and when it was last told.
+fn readiness(node: &serde_json::Value) -> Option<(String, String)> {
+    let conditions = node.pointer("/status/conditions")?.as_array()?;
+    let ready = conditions
+        .iter()
+        .find(|condition| condition.get("type").is_some_and(|kind| kind == "Ready"))?;
+    let text = |key: &str| Some(ready.get(key)?.as_str()?.to_owned());
+    Some((text("status")?, text("lastHeartbeatTime")?))
+}
+
+/// Ends one component and starts it again; `hard` gives it no time to end by itself.
+pub(crate) fn restart(name: &str, component: &str, hard: bool) -> Result<()> {
+    let programs = programs::ensure()?;
+    let _lock = locks::change(name)?;
+    let state = standing(name)?;
+    let component = Component::parse(component, state.layout.nodes)?;
+    if let Some(process) = namespace::find(&state, &component.part(), &component.name()) {
+        process.signal(if hard { Signal::KILL } else { Signal::TERM });
+        if process::wait_gone(&[process], Duration::from_secs(10)).is_err() {
+            process.signal(Signal::KILL);
+            process::wait_gone(&[process], Duration::from_secs(5))?;
+        }
+    }
+    if components::CONTROL.contains(&component) {
+        control::start(&programs, &state, component)?;
+    } else {
+        node::start(&programs, &state, component)?;
+    }
+    let kubectl = Kubectl::new(
+        &programs.kubectl,
+        &state.layout.folder()?.join("kubeconfig"),
+    );
+    control::wait_ready(&state, &kubectl)
+}

@@ -1,0 +1,132 @@
+//! Can this machine run a cluster, and if not, what mends it?
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use crate::shell;
+
+/// A program or file that a cluster needs, and the Debian package that has it.
+const NEEDED: [(&str, &[&str]); 9] = [
+    ("containernetworking-plugins", &["/usr/lib/cni/bridge"]),
+    (
+        "catatonit",
+        &["/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit"],
+    ),
+    ("nftables", &["/usr/sbin/nft"]),
+    ("conntrack", &["/usr/sbin/conntrack"]),
+    ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
+    ("iptables", &["/usr/sbin/iptables"]),
+    ("libseccomp-dev", &["/usr/include/seccomp.h"]),
+    ("util-linux", &["/usr/bin/nsenter"]),
+    ("gcc", &["/usr/bin/gcc"]),
+];
+
+/// What the images need beside that.
+const IMAGES: [(&str, &[&str]); 2] = [
+    ("buildah", &["/usr/bin/buildah"]),
+    ("skopeo", &["/usr/bin/skopeo"]),
+];
+
+/// Where the static first process lies.
+pub(crate) fn catatonit() -> Result<&'static str> {
+    ["/usr/bin/catatonit", "/usr/libexec/catatonit/catatonit"]
+        .into_iter()
+        .find(|path| Path::new(path).exists())
+        .context("catatonit is not installed")
+}
+
+/// Checks everything that a cluster needs of the machine, and installs missing packages where that is possible.
+///
+/// # Errors
+/// With every reason why a cluster cannot run here, and what mends it.
+pub(crate) fn ensure() -> Result<()> {
+    refuse(reasons())?;
+    install(&[&NEEDED[..], &IMAGES[..]].concat())
+}
+
+/// Why a cluster cannot run here, apart from packages: empty if it can.
+pub(crate) fn reasons() -> Vec<String> {
+    let mut reasons = Vec::new();
+    if !cfg!(target_os = "linux") {
+        reasons.push("not Linux: run this in a Linux virtual machine, or set KUBECONFIG to a cluster of your own".to_owned());
+        return reasons;
+    }
+    if !rustix::process::geteuid().is_root() {
+        reasons.push(
+            "not root: nodes are network namespaces with cgroups of their own; run this with sudo -E, or set KUBECONFIG to a cluster of your own"
+                .to_owned(),
+        );
+        return reasons;
+    }
+    let try_namespaces = Command::new("unshare")
+        .args(["--net", "--mount", "--pid", "--fork", "true"])
+        .output();
+    match try_namespaces {
+        Ok(output) if output.status.success() => {}
+        Ok(output) => reasons.push(format!(
+            "no network, mount and pid namespaces can be made ({}): in a container, give it --privileged",
+            String::from_utf8_lossy(&output.stderr).trim()
+        )),
+        Err(error) => reasons.push(format!("unshare cannot be started ({error}): install util-linux")),
+    }
+    if crate::cgroups::hierarchies().is_empty() {
+        reasons.push("no cgroup hierarchy is mounted: mount cgroup2 at /sys/fs/cgroup".to_owned());
+    }
+    let filesystems = fs::read_to_string("/proc/filesystems").unwrap_or_default();
+    if !filesystems.lines().any(|line| line.ends_with("overlay")) {
+        let loaded = Command::new("modprobe")
+            .arg("overlay")
+            .output()
+            .is_ok_and(|output| output.status.success());
+        if !loaded {
+            reasons.push("the kernel has no overlayfs: load the module `overlay`".to_owned());
+        }
+    }
+    reasons
+}
+
+/// What [`ensure`] does, for the image builder alone, which needs no namespaces of its own.
+pub(crate) fn ensure_image_tools() -> Result<()> {
+    install(&IMAGES)
+}
+
+fn refuse(reasons: Vec<String>) -> Result<()> {
+    if reasons.is_empty() {
+        return Ok(());
+    }
+    bail!("no cluster can run here:\n  - {}", reasons.join("\n  - "))
+}
+
+fn install(wanted: &[(&str, &[&str])]) -> Result<()> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|(_, paths)| !paths.iter().any(|path| Path::new(path).exists()))
+        .map(|(package, _)| *package)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let list = missing.join(" ");
+    if !Path::new("/usr/bin/apt-get").exists() || !rustix::process::geteuid().is_root() {
+        bail!(
+            "missing: {list}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends {list}"
+        );
+    }
+    eprintln!("installing {list}");
+    let apt = || {
+        let mut command = Command::new("apt-get");
+        command.env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    };
+    shell::run(apt().args(["update", "-qq"]))?;
+    shell::run(
+        apt()
+            .args(["install", "-qq", "--yes", "--no-install-recommends"])
+            .args(&missing),
+    )
+    .with_context(|| format!("cannot install {list}"))?;
+    Ok(())
+}

@@ -1,0 +1,344 @@
+//! Which cluster do tests run against? The user's own where KUBECONFIG names one, else one that all test programs of a
+//! run share, started by the first and taken down when the last is gone.
+
+use std::fs::{self, File};
+use std::ops::Deref;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use crate::images::{self, Image};
+use crate::kubectl::Kubectl;
+use crate::state::State;
+use crate::wait::{self, Namespace, Objects};
+use crate::{files, layout, locks, machine, programs, shell};
+
+/// The shared cluster's name.
+const SHARED: &str = "test";
+
+/// A Kubernetes cluster that tests may use.
+pub struct Cluster {
+    pub(crate) kubectl: Kubectl,
+    registry: Option<String>,
+    /// The name of a cluster that this crate started.
+    name: Option<String>,
+    /// Says that this process uses it.
+    _user: Option<File>,
+}
+
+impl Cluster {
+    /// The cluster that the tests of this run share: the user's own if `KUBECONFIG` is set, else one that is started
+    /// when the first test asks and taken down soon after the last test program ended. None when this machine cannot run
+    /// one, and then it says why; where `CI=true`, that is a failure instead.
+    ///
+    /// # Panics
+    /// When the cluster does not come up, or cannot run although `CI=true`.
+    pub fn shared() -> Option<&'static Cluster> {
+        static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
+        CLUSTER
+            .get_or_init(|| {
+                let own = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
+                if let Some(kubeconfig) = own {
+                    return Some(or_panic(Cluster::of_user(Path::new(&kubeconfig))));
+                }
+                can_run().then(|| or_panic(Cluster::join_shared()))
+            })
+            .as_ref()
+    }
+
+    /// A cluster of one test's own, for tests that break it; it is taken down when it is dropped. None as with
+    /// [`Cluster::shared`].
+    ///
+    /// # Panics
+    /// As [`Cluster::shared`].
+    pub fn own(name: &str, nodes: u8) -> Option<Owned> {
+        can_run().then(|| {
+            or_panic(drive(&[
+                "up",
+                "--name",
+                name,
+                "--nodes",
+                &nodes.to_string(),
+            ]));
+            Owned(or_panic(Cluster::started(name, None)))
+        })
+    }
+
+    fn join_shared() -> Result<Cluster> {
+        let user = locks::user(SHARED)?;
+        drive(&["up", "--name", SHARED])?;
+        if std::env::var_os("WISP_CLUSTER_KEEP").is_none() {
+            // It outlives this process, and ends itself with the cluster.
+            Command::new(driver()?)
+                .args(["down", "--name", SHARED, "--when-unused"])
+                .current_dir("/")
+                .stdin(Stdio::null())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .process_group(0)
+                .spawn()
+                .context("cannot start what takes the cluster down")?;
+        }
+        Cluster::started(SHARED, Some(user))
+    }
+
+    fn started(name: &str, user: Option<File>) -> Result<Cluster> {
+        let state = State::read(name)?.with_context(|| format!("cluster {name} is gone"))?;
+        Ok(Cluster {
+            kubectl: Kubectl::new(
+                &programs::kubectl()?,
+                &state.layout.folder()?.join("kubeconfig"),
+            ),
+            registry: Some(state.layout.registry()),
+            name: Some(name.to_owned()),
+            _user: user,
+        })
+    }
+
+    fn of_user(kubeconfig: &Path) -> Result<Cluster> {
+        let program = match Command::new("kubectl")
+            .args(["version", "--client"])
+            .output()
+        {
+            Ok(output) if output.status.success() => PathBuf::from("kubectl"),
+            _ => programs::kubectl()?,
+        };
+        let given = std::env::var("WISP_TEST_REGISTRY")
+            .ok()
+            .filter(|value| !value.is_empty());
+        // KUBECONFIG may name one of ours, from `cluster up`; then its registry is known.
+        let ours = kubeconfig
+            .parent()
+            .filter(|folder| {
+                files::clusters().is_ok_and(|clusters| folder.parent() == Some(clusters.as_path()))
+            })
+            .and_then(Path::file_name)
+            .and_then(|name| State::read(&name.to_string_lossy()).ok().flatten());
+        let cluster = Cluster {
+            kubectl: Kubectl::new(&program, kubeconfig),
+            registry: given.or_else(|| ours.as_ref().map(|state| state.layout.registry())),
+            name: ours.map(|state| state.layout.name),
+            _user: None,
+        };
+        cluster
+            .kubectl
+            .run(["get", "--raw=/version", "--request-timeout=10s"])
+            .with_context(|| {
+                format!(
+                    "KUBECONFIG={}: its cluster does not answer",
+                    kubeconfig.display()
+                )
+            })?;
+        Ok(cluster)
+    }
+
+    /// The kubeconfig of an administrator.
+    #[must_use]
+    pub fn kubeconfig(&self) -> &Path {
+        &self.kubectl.kubeconfig
+    }
+
+    /// Where images are pushed to and pulled from.
+    ///
+    /// # Errors
+    /// When the cluster is the user's own and `WISP_TEST_REGISTRY` does not say.
+    pub fn registry(&self) -> Result<&str> {
+        self.registry.as_deref().context(
+            "KUBECONFIG names a cluster of your own: set WISP_TEST_REGISTRY to a registry that its nodes pull from",
+        )
+    }
+
+    /// Pushes an image to the registry and gives the reference that pods use.
+    ///
+    /// # Errors
+    /// When the registry does not take it.
+    pub fn push(&self, image: &Image) -> Result<String> {
+        images::push_to(image, self.registry()?)
+    }
+
+    /// Runs kubectl and gives its output.
+    ///
+    /// # Errors
+    /// When it does not succeed; with what it said.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        self.kubectl.run(arguments)
+    }
+
+    /// A kubectl that is yet to get its arguments, for what goes on in the background.
+    #[must_use]
+    pub fn kubectl_command(&self) -> Command {
+        self.kubectl.command()
+    }
+
+    /// Runs helm and gives its output. The first use builds it.
+    ///
+    /// # Errors
+    /// When it does not succeed; with what it said.
+    pub fn helm(&self, arguments: &[&str]) -> Result<String> {
+        shell::run(
+            Command::new(programs::helm()?)
+                .env("KUBECONFIG", self.kubeconfig())
+                .args(arguments),
+        )
+    }
+
+    /// A fresh namespace that enforces the `restricted` Pod Security standard.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn namespace(&self, hint: &str) -> Result<Namespace<'_>> {
+        Namespace::create(self, hint, "restricted")
+    }
+
+    /// A fresh namespace whose pods may do anything.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn privileged_namespace(&self, hint: &str) -> Result<Namespace<'_>> {
+        Namespace::create(self, hint, "privileged")
+    }
+
+    /// [`Namespace::wait`] for what is in no namespace, or in all.
+    ///
+    /// # Errors
+    /// When `limit` has passed; with what was waited for and what was seen.
+    pub fn wait<T>(
+        &self,
+        what: &str,
+        query: &[&str],
+        limit: Duration,
+        seen: impl FnMut(&Objects) -> Option<T>,
+    ) -> Result<T> {
+        wait::wait(&self.kubectl, None, what, query, limit, seen)
+    }
+
+    /// Does to a cluster of ours what `cluster …` does by hand, such as `["kill-node", "2"]`.
+    ///
+    /// # Errors
+    /// When that fails, or the cluster is the user's own.
+    pub fn drive(&self, arguments: &[&str]) -> Result<String> {
+        let Some(name) = &self.name else {
+            bail!("this cluster is the user's own: nothing in it is killed")
+        };
+        drive(&[arguments, &["--name", name.as_str()]].concat())
+    }
+
+    /// Copies what the components said, where the cluster is one of ours.
+    pub(crate) fn keep_component_logs(&self, target: &Path) -> Result<()> {
+        let Some(name) = &self.name else {
+            return Ok(());
+        };
+        fs::create_dir_all(target)?;
+        for entry in fs::read_dir(layout::folder(name)?.join("logs"))? {
+            let entry = entry?;
+            fs::copy(entry.path(), target.join(entry.file_name()))?;
+        }
+        Ok(())
+    }
+}
+
+/// A cluster that is taken down with its owner.
+pub struct Owned(Cluster);
+
+impl Deref for Owned {
+    type Target = Cluster;
+
+    fn deref(&self) -> &Cluster {
+        &self.0
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            let target = files::repository().join("target/cluster-failures");
+            let target = target.join(self.0.name.as_deref().unwrap_or("cluster"));
+            match self.0.keep_component_logs(&target) {
+                Ok(()) => eprintln!("the components' logs are kept in {}", target.display()),
+                Err(error) => eprintln!("the components' logs could not be kept: {error:#}"),
+            }
+        }
+        if let Err(error) = self.0.drive(&["down"]) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+/// Whether this machine can run a cluster; it says why not, and where `CI=true` that is a failure.
+fn can_run() -> bool {
+    let reasons = machine::reasons();
+    if reasons.is_empty() {
+        return true;
+    }
+    let reasons = reasons.join("; ");
+    if std::env::var("CI").is_ok_and(|value| value == "true") {
+        give_up(&format!(
+            "CI=true asks for a cluster, but none can run here: {reasons}"
+        ));
+    }
+    eprintln!("skipped: no cluster can run here: {reasons}");
+    false
+}
+
+fn or_panic<T>(result: Result<T>) -> T {
+    result.unwrap_or_else(|error| give_up(&format!("{error:#}")))
+}
+
+#[expect(
+    clippy::panic,
+    reason = "a test without its cluster has failed, and a panic is how a test says so"
+)]
+fn give_up(text: &str) -> ! {
+    panic!("{text}")
+}
+
+/// The program that starts clusters: a process of its own, so that nothing of a cluster is a test's child.
+fn driver() -> Result<PathBuf> {
+    static DRIVER: OnceLock<PathBuf> = OnceLock::new();
+    if let Some(path) = DRIVER.get() {
+        return Ok(path.clone());
+    }
+    let path = match std::env::var_os("WISP_CLUSTER_DRIVER") {
+        Some(path) => PathBuf::from(path),
+        None => build_driver()?,
+    };
+    Ok(DRIVER.get_or_init(|| path).clone())
+}
+
+fn build_driver() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let output = shell::run(
+        Command::new(cargo)
+            .args([
+                "build",
+                "--quiet",
+                "--package=wisp-cluster",
+                "--bin=wisp-cluster",
+                "--message-format=json",
+            ])
+            .current_dir(files::repository()),
+    )?;
+    output
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
+        .context("cargo built no wisp-cluster")
+}
+
+fn drive(arguments: &[&str]) -> Result<String> {
+    let mut command = Command::new(driver()?);
+    // What it says while it builds for minutes should be seen.
+    let output = command.args(arguments).stderr(Stdio::inherit()).output()?;
+    ensure!(
+        output.status.success(),
+        "{} failed ({})",
+        shell::line(&command),
+        output.status
+    );
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}

@@ -1,0 +1,332 @@
+//! How does a test wait for the cluster? Until what it waits for is so, by watching; and when it gives up, it says what
+//! it waited for, what it saw last, and what happened last.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::BufReader;
+use std::process::Stdio;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::kubectl::Kubectl;
+use crate::shared::Cluster;
+use crate::{files, shell};
+
+/// What a wait sees: every object asked for, by name.
+pub type Objects = BTreeMap<String, Value>;
+
+/// A namespace of one test. It is deleted when this is dropped; when the test panics, what was in it is kept first.
+pub struct Namespace<'a> {
+    cluster: &'a Cluster,
+    name: String,
+}
+
+impl<'a> Namespace<'a> {
+    pub(crate) fn create(
+        cluster: &'a Cluster,
+        hint: &str,
+        security: &str,
+    ) -> Result<Namespace<'a>> {
+        let random = fs::read_to_string("/proc/sys/kernel/random/uuid")?;
+        let name = format!("{hint}-{}", random.get(..8).unwrap_or("0"));
+        let manifest = serde_json::json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": {
+                "pod-security.kubernetes.io/enforce": security, "wisp.test/run": "true",
+            }},
+        });
+        cluster.kubectl.apply_unchecked(&manifest.to_string())?;
+        let namespace = Namespace { cluster, name };
+        // Pods are refused until their service account is there.
+        namespace.wait(
+            "the default service account",
+            &["serviceaccounts"],
+            Duration::from_secs(20),
+            |objects| objects.contains_key("default").then_some(()),
+        )?;
+        Ok(namespace)
+    }
+
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Runs kubectl in this namespace and gives its output.
+    ///
+    /// # Errors
+    /// When kubectl does not succeed; with what it said.
+    pub fn kubectl(&self, arguments: &[&str]) -> Result<String> {
+        shell::run(
+            self.cluster
+                .kubectl
+                .command()
+                .args(["--namespace", &self.name])
+                .args(arguments),
+        )
+    }
+
+    /// Applies manifests to this namespace.
+    ///
+    /// # Errors
+    /// When the API server refuses one; with its reason.
+    pub fn apply(&self, manifests: &str) -> Result<String> {
+        self.cluster.kubectl.apply(manifests, Some(&self.name))
+    }
+
+    /// Waits until `seen` gives something for the objects that `kubectl get QUERY` in this namespace finds. `what` says
+    /// what is waited for.
+    ///
+    /// # Errors
+    /// When `limit` has passed; with `what`, the objects as they were last, and the namespace's last events.
+    pub fn wait<T>(
+        &self,
+        what: &str,
+        query: &[&str],
+        limit: Duration,
+        seen: impl FnMut(&Objects) -> Option<T>,
+    ) -> Result<T> {
+        wait(
+            &self.cluster.kubectl,
+            Some(&self.name),
+            what,
+            query,
+            limit,
+            seen,
+        )
+    }
+
+    /// Waits until all replicas of a Deployment are available.
+    ///
+    /// # Errors
+    /// As [`Namespace::wait`].
+    pub fn wait_available(&self, deployment: &str, limit: Duration) -> Result<()> {
+        self.wait(
+            &format!("deployment {deployment} to be available"),
+            &["deployments"],
+            limit,
+            |objects| {
+                let object = objects.get(deployment)?;
+                let wanted = object.pointer("/spec/replicas")?.as_u64()?;
+                let number = |path: &str| object.pointer(path).and_then(Value::as_u64).unwrap_or(0);
+                let current =
+                    number("/status/observedGeneration") >= number("/metadata/generation");
+                let all = number("/status/updatedReplicas") == wanted
+                    && number("/status/availableReplicas") == wanted;
+                (current && all && number("/status/replicas") == wanted).then_some(())
+            },
+        )
+    }
+
+    /// Keeps what is in this namespace, and the cluster's logs, in a folder, and gives that.
+    ///
+    /// # Errors
+    /// When the folder cannot be written.
+    pub fn keep(&self) -> Result<String> {
+        let folder = files::repository()
+            .join("target/cluster-failures")
+            .join(&self.name);
+        fs::create_dir_all(&folder)?;
+        let put = |file: &str, arguments: &[&str]| {
+            let text = self
+                .kubectl(arguments)
+                .unwrap_or_else(|error| format!("{error:#}"));
+            fs::write(folder.join(file), text)
+        };
+        put(
+            "objects.yaml",
+            &[
+                "get",
+                "all,configmaps,persistentvolumeclaims,endpointslices",
+                "--output=yaml",
+            ],
+        )?;
+        put("pods.txt", &["describe", "pods"])?;
+        put(
+            "events.txt",
+            &["get", "events", "--sort-by=.metadata.creationTimestamp"],
+        )?;
+        let pods = self
+            .kubectl(&["get", "pods", "--output=name"])
+            .unwrap_or_default();
+        for pod in pods.lines() {
+            let file = format!("{}.log", pod.replace('/', "-"));
+            put(&file, &["logs", pod, "--all-containers", "--prefix"])?;
+        }
+        self.cluster
+            .keep_component_logs(&folder.join("components"))?;
+        Ok(folder.display().to_string())
+    }
+}
+
+impl Drop for Namespace<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            match self.keep() {
+                Ok(folder) => eprintln!("what was in {} is kept in {folder}", self.name),
+                Err(error) => eprintln!("what was in {} could not be kept: {error:#}", self.name),
+            }
+        }
+        if let Err(error) =
+            self.cluster
+                .kubectl
+                .run(["delete", "namespace", &self.name, "--wait=false"])
+        {
+            eprintln!("namespace {} is left behind: {error:#}", self.name);
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct List {
+    items: Vec<Value>,
+}
+
+#[derive(Deserialize)]
+struct Change {
+    #[serde(rename = "type")]
+    kind: String,
+    object: Value,
+}
+
+/// See [`Namespace::wait`].
+pub(crate) fn wait<T>(
+    kubectl: &Kubectl,
+    namespace: Option<&str>,
+    what: &str,
+    query: &[&str],
+    limit: Duration,
+    mut seen: impl FnMut(&Objects) -> Option<T>,
+) -> Result<T> {
+    let end = Instant::now() + limit;
+    let mut objects = Objects::new();
+    let mut trouble = None;
+    // One round is one watch; the API server may go away in the middle of one.
+    while Instant::now() < end {
+        match round(kubectl, namespace, query, end, &mut objects, &mut seen) {
+            Ok(Some(found)) => return Ok(found),
+            Ok(None) => trouble = None,
+            Err(error) => trouble = Some(error),
+        }
+        // What follows a failed connection is another one, not a busy loop.
+        thread::sleep(Duration::from_millis(50).min(end.saturating_duration_since(Instant::now())));
+    }
+    Err(report(kubectl, namespace, what, limit, &objects, trouble))
+}
+
+fn get(kubectl: &Kubectl, namespace: Option<&str>, query: &[&str]) -> std::process::Command {
+    let mut command = kubectl.command();
+    if let Some(namespace) = namespace {
+        command.args(["--namespace", namespace]);
+    }
+    command.arg("get").args(query).arg("--output=json");
+    command
+}
+
+/// Lists, then watches until `seen` gives something, the watch ends, or the time is over.
+fn round<T>(
+    kubectl: &Kubectl,
+    namespace: Option<&str>,
+    query: &[&str],
+    end: Instant,
+    objects: &mut Objects,
+    seen: &mut impl FnMut(&Objects) -> Option<T>,
+) -> Result<Option<T>> {
+    let list: List = serde_json::from_str(&shell::run(&mut get(kubectl, namespace, query))?)?;
+    objects.clear();
+    for item in list.items {
+        objects.insert(name(&item), item);
+    }
+    if let Some(found) = seen(objects) {
+        return Ok(Some(found));
+    }
+    let mut child = get(kubectl, namespace, query)
+        .args(["--watch", "--output-watch-events"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .context("cannot start kubectl")?;
+    let output = child.stdout.take().context("kubectl has an output")?;
+    let (sender, receiver) = mpsc::channel();
+    let reader = thread::spawn(move || {
+        for change in
+            serde_json::Deserializer::from_reader(BufReader::new(output)).into_iter::<Change>()
+        {
+            let Ok(change) = change else { return };
+            if sender.send(change).is_err() {
+                return;
+            }
+        }
+    });
+    let mut found = None;
+    while found.is_none() {
+        match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
+            Ok(change) if change.kind == "DELETED" => {
+                objects.remove(&name(&change.object));
+            }
+            Ok(change) if change.kind == "ERROR" => break,
+            Ok(change) => {
+                objects.insert(name(&change.object), change.object);
+            }
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
+        }
+        found = seen(objects);
+    }
+    drop(receiver);
+    let _ = child.kill();
+    child.wait()?;
+    let _ = reader.join();
+    Ok(found)
+}
+
+fn name(object: &Value) -> String {
+    object
+        .pointer("/metadata/name")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned()
+}
+
+fn report(
+    kubectl: &Kubectl,
+    namespace: Option<&str>,
+    what: &str,
+    limit: Duration,
+    objects: &Objects,
+    trouble: Option<anyhow::Error>,
+) -> anyhow::Error {
+    let mut text = format!("waited {} s for {what}", limit.as_secs());
+    if let Some(trouble) = trouble {
+        let _ = write!(text, "\nlast trouble: {trouble:#}");
+    }
+    let _ = write!(text, "\nseen last: {} objects", objects.len());
+    for (name, object) in objects {
+        let status = object
+            .get("status")
+            .map(Value::to_string)
+            .unwrap_or_default();
+        let status: String = status.chars().take(600).collect();
+        let _ = write!(text, "\n  {name}: {status}");
+    }
+    let mut command = kubectl.command();
+    match namespace {
+        Some(namespace) => command.args(["--namespace", namespace]),
+        None => command.arg("--all-namespaces"),
+    };
+    let events =
+        shell::run(command.args(["get", "events", "--sort-by=.metadata.creationTimestamp"]));
+    let events = events.unwrap_or_else(|error| format!("{error:#}"));
+    let lines: Vec<&str> = events.lines().collect();
+    let _ = write!(text, "\nlast events:");
+    for line in lines.iter().skip(lines.len().saturating_sub(15)) {
+        let _ = write!(text, "\n  {line}");
+    }
+    anyhow!(text)
+}

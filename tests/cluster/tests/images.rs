@@ -1,0 +1,146 @@
+//! Are images reproducible, small and complete? They are built for real, with buildah.
+#![expect(
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a test that fails"
+)]
+
+mod common;
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use wisp_cluster::images::{self, Programs};
+
+fn can_build() -> bool {
+    let root = fs::metadata("/proc/self")
+        .is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0);
+    let debian = Path::new("/usr/bin/apt-get").exists();
+    if root && debian {
+        return true;
+    }
+    assert!(
+        std::env::var("CI").as_deref() != Ok("true"),
+        "CI=true asks for images, but this is not root on Debian"
+    );
+    eprintln!("skipped: images are built as root on Debian");
+    false
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+/// The layers of an archive, unpacked over each other.
+fn unpack(archive: &Path) -> Result<(tempfile::TempDir, serde_json::Value)> {
+    let folder = tempfile::tempdir()?;
+    let run = |command: &mut Command| -> Result<()> {
+        ensure!(command.status()?.success(), "{command:?} failed");
+        Ok(())
+    };
+    let layout = folder.path().join("layout");
+    let root = folder.path().join("root");
+    fs::create_dir(&layout)?;
+    fs::create_dir(&root)?;
+    run(Command::new("tar")
+        .arg("-xf")
+        .arg(archive)
+        .arg("-C")
+        .arg(&layout))?;
+    let blob = |digest: &str| layout.join("blobs").join(digest.replace(':', "/"));
+    let read = |path: &Path| -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&fs::read(path)?)?)
+    };
+    let index = read(&layout.join("index.json"))?;
+    let manifest = read(&blob(
+        index["manifests"][0]["digest"]
+            .as_str()
+            .context("no manifest")?,
+    ))?;
+    for layer in manifest["layers"].as_array().context("no layers")? {
+        run(Command::new("tar")
+            .arg("-xzf")
+            .arg(blob(layer["digest"].as_str().context("no layer")?))
+            .arg("-C")
+            .arg(&root))?;
+    }
+    let config = read(&blob(
+        manifest["config"]["digest"]
+            .as_str()
+            .context("no configuration")?,
+    ))?;
+    Ok((folder, config))
+}
+
+/// Would fail if a time, a mode or a path of this build got into the image.
+#[test]
+fn equal_input_gives_an_equal_digest() -> Result<()> {
+    if !can_build() {
+        return Ok(());
+    }
+    let build = |content: &str, mode: u32| -> Result<String> {
+        let folder = tempfile::tempdir()?;
+        let program = folder.path().join("some-program");
+        fs::write(&program, content)?;
+        fs::set_permissions(&program, fs::Permissions::from_mode(mode))?;
+        let programs = Programs::default().with("testserver", &program);
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        Ok(images::build(
+            &here.join("images/testserver"),
+            &programs,
+            "same",
+            folder.path(),
+        )?
+        .digest)
+    };
+    let first = build("one", 0o700)?;
+    assert_eq!(build("one", 0o755)?, first);
+    assert_ne!(build("two", 0o755)?, first);
+    Ok(())
+}
+
+/// Would fail if a library that a program of ours is linked with, its loader or the certificates were missing.
+#[test]
+fn the_runtime_image_has_all_that_its_program_needs_and_runs_as_nobody() -> Result<()> {
+    if !can_build() {
+        return Ok(());
+    }
+    // A program of this machine that needs the C library, its loader and libgcc stands for the real one: itself.
+    let program = std::env::current_exe()?;
+    let output = tempfile::tempdir()?;
+    let library = output.path().join("library");
+    fs::write(&library, "stands for ONNX Runtime")?;
+    let programs = Programs::default()
+        .with("wisp-runtime", &program)
+        .with("libonnxruntime.so", &library);
+    let image = images::build(
+        &repository().join("deploy/images/runtime"),
+        &programs,
+        "test",
+        output.path(),
+    )?;
+    let (folder, config) = unpack(&image.archive)?;
+    assert_eq!(config["config"]["User"], "65532:65532");
+    let root = folder.path().join("root");
+    ensure!(
+        fs::read_to_string(root.join("etc/ssl/certs/ca-certificates.crt"))?
+            .contains("BEGIN CERTIFICATE")
+    );
+    ensure!(root.join("usr/lib/libstdc++.so.6").is_file());
+    let listed = Command::new("chroot")
+        .arg(&root)
+        .args(["/usr/bin/wisp-runtime", "--list"])
+        .output()?;
+    ensure!(
+        listed.status.success(),
+        "{}",
+        String::from_utf8_lossy(&listed.stderr)
+    );
+    ensure!(String::from_utf8_lossy(&listed.stdout).contains("equal_input_gives_an_equal_digest"));
+    let mut size = fs::metadata(&image.archive)?.len();
+    size = size.saturating_sub(fs::metadata(&program)?.len());
+    ensure!(size < 10_000_000, "{size} bytes beside the program itself");
+    Ok(())
+}
