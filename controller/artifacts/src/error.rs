@@ -1,0 +1,277 @@
+//! Why an artifact isn't there: one word for conditions and metrics, one sentence for people.
+
+use std::path::PathBuf;
+
+use wisp_engine::inspect::InspectError;
+use wisp_engine::preinit::PreinitError;
+use wisp_engine::{EngineError, LoadError};
+
+/// Where bytes come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// An OCI registry.
+    Registry,
+    /// A URL.
+    Url,
+}
+
+/// Why there is no artifact.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The text names no image.
+    #[error(
+        "`{text}` is no image: {why}; expected `registry/repository:tag` or `registry/repository@sha256:…`"
+    )]
+    Reference {
+        /// The text.
+        text: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// The text is no URL to load from.
+    #[error("`{url}` is no URL: expected `https://…` or `http://…`")]
+    Url {
+        /// The text.
+        url: String,
+    },
+    /// A text that should hold a registry's credentials doesn't.
+    #[error("the registry credentials can't be read: {why}")]
+    Credentials {
+        /// What is wrong, without any of the text.
+        why: String,
+    },
+    /// There is no such thing.
+    #[error("{what} doesn't exist")]
+    NotFound {
+        /// The image or URL.
+        what: String,
+    },
+    /// Whoever has it refuses to give or take it.
+    #[error("{host} refuses {what}: {}", refusal(*.authenticated))]
+    Unauthorized {
+        /// The registry or server.
+        host: String,
+        /// The image or URL.
+        what: String,
+        /// Whether credentials were sent.
+        authenticated: bool,
+    },
+    /// Whoever has it doesn't answer, or says that it can't now.
+    #[error("{host} can't be reached for {what}: {why}")]
+    Unavailable {
+        /// What kind of place it is.
+        origin: Origin,
+        /// The registry or server.
+        host: String,
+        /// The image or URL.
+        what: String,
+        /// What happened.
+        why: String,
+    },
+    /// The answer is none that can be worked with.
+    #[error("{host} answers {what} with what isn't understood: {why}")]
+    Answer {
+        /// What kind of place it is.
+        origin: Origin,
+        /// The registry or server.
+        host: String,
+        /// The image or URL.
+        what: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// Fewer bytes came than there are.
+    #[error("{what} was cut off: {found} of {expected} bytes came")]
+    Truncated {
+        /// What kind of place it came from.
+        origin: Origin,
+        /// The image or URL.
+        what: String,
+        /// The length that was promised.
+        expected: u64,
+        /// What came.
+        found: u64,
+    },
+    /// The bytes are not those that were asked for.
+    #[error("{what} has the digest sha256:{found}, but sha256:{expected} was asked for")]
+    DigestMismatch {
+        /// The image, URL or file.
+        what: String,
+        /// What was asked for, in lower-case hex.
+        expected: String,
+        /// What came, in lower-case hex.
+        found: String,
+    },
+    /// There are more bytes than allowed.
+    #[error("{what} has more than the {limit} bytes that it may have")]
+    TooLarge {
+        /// The image, URL or file.
+        what: String,
+        /// The most bytes.
+        limit: u64,
+    },
+    /// An image that is no Wasm artifact.
+    #[error("{what} is no Wasm artifact: {why}; `wisp push` makes one")]
+    NotWasm {
+        /// The image.
+        what: String,
+        /// What it is instead.
+        why: String,
+    },
+    /// An image that holds no model that could be told from what else it holds.
+    #[error(
+        "{what} is no model artifact: {why}; `wisp push --model NAME=FILE` and `oras push` make one"
+    )]
+    NotModel {
+        /// The image.
+        what: String,
+        /// What it is instead.
+        why: String,
+    },
+    /// Bytes that no host would serve.
+    #[error("this can't be served")]
+    Component(#[source] InspectError),
+    /// The function's own initialisation fails.
+    #[error("the component can't be prepared")]
+    Init(#[source] PreinitError),
+    /// The component doesn't compile.
+    #[error("the component can't be compiled")]
+    Compile(#[source] LoadError),
+    /// An artifact that should be in the store isn't.
+    #[error("the store has no artifact sha256:{sha256}")]
+    Missing {
+        /// Its digest, in lower-case hex.
+        sha256: String,
+    },
+    /// The store is full of what is in use.
+    #[error(
+        "the store has no room for {needed} more bytes: what is in use takes up {held} of its {capacity} bytes"
+    )]
+    StoreFull {
+        /// What was to be stored.
+        needed: u64,
+        /// What can't be removed.
+        held: u64,
+        /// The store's size.
+        capacity: u64,
+    },
+    /// The store's folder, or a file to push, can't be used.
+    #[error("{} can't be used", path.display())]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// No HTTP client can be made.
+    #[error("no HTTPS client can be made")]
+    Client(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A thread ended early.
+    #[error("a thread of this process ended early")]
+    Thread,
+}
+
+impl Error {
+    /// A word for conditions, events and metrics; there are 17 at most.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Reference { .. } => "InvalidReference",
+            Self::Url { .. } => "InvalidURL",
+            Self::Credentials { .. } => "InvalidCredentials",
+            Self::NotFound { .. } => "NotFound",
+            Self::Unauthorized { .. } => "Unauthorized",
+            Self::Unavailable {
+                origin: Origin::Registry,
+                ..
+            } => "RegistryUnavailable",
+            Self::Answer {
+                origin: Origin::Registry,
+                ..
+            }
+            | Self::Truncated {
+                origin: Origin::Registry,
+                ..
+            } => "ImagePullFailed",
+            Self::Unavailable { .. } | Self::Answer { .. } | Self::Truncated { .. } => {
+                "DownloadFailed"
+            }
+            Self::DigestMismatch { .. } => "DigestMismatch",
+            Self::TooLarge { .. } => "TooLarge",
+            Self::NotWasm { .. } => "NotWasm",
+            Self::NotModel { .. } => "NotModel",
+            Self::Component(error) => component(error),
+            Self::Init(PreinitError::Inspect(error)) | Self::Compile(LoadError::Inspect(error)) => {
+                component(error)
+            }
+            Self::Init(PreinitError::Compile(_)) | Self::Compile(LoadError::Compile(_)) => {
+                "CompileFailed"
+            }
+            Self::Init(PreinitError::Engine(_)) | Self::Compile(_) => "EngineFailed",
+            Self::Init(_) => "InitFailed",
+            Self::StoreFull { .. } => "StoreFull",
+            Self::Missing { .. } | Self::Io { .. } | Self::Client(_) | Self::Thread => {
+                "StoreFailed"
+            }
+        }
+    }
+
+    /// Whether the same call may succeed soon although nobody mends anything. What isn't transient may still be mended
+    /// where it is (an image is pushed, a Secret corrected), so it is worth trying again as well, but seldom.
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Unavailable { .. }
+            | Self::Truncated { .. }
+            | Self::Missing { .. }
+            | Self::StoreFull { .. }
+            | Self::Io { .. }
+            | Self::Client(_)
+            | Self::Thread => true,
+            Self::Init(PreinitError::Engine(_)) => true,
+            Self::Compile(error) => matches!(error, LoadError::Engine(_) | LoadError::Thread),
+            _ => false,
+        }
+    }
+
+    /// The message and those of its sources, as one sentence.
+    #[must_use]
+    pub fn sentence(&self) -> String {
+        chain(self)
+    }
+}
+
+impl From<EngineError> for Error {
+    fn from(error: EngineError) -> Self {
+        Self::Compile(LoadError::Engine(error))
+    }
+}
+
+fn component(error: &InspectError) -> &'static str {
+    match error {
+        InspectError::Imports(_) => "UnsupportedImport",
+        InspectError::NoHandler { .. } | InspectError::DraftHandler { .. } => "NoHandler",
+        _ => "NotWasm",
+    }
+}
+
+fn refusal(authenticated: bool) -> &'static str {
+    if authenticated {
+        "it doesn't exist, or the credentials don't allow it"
+    } else {
+        "it doesn't exist, or credentials are needed and none were given"
+    }
+}
+
+/// The messages of an error and its sources, joined by colons.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(error) = next {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        next = error.source();
+    }
+    text
+}

@@ -1,0 +1,297 @@
+//! How are servers spoken to? One HTTP client for registries and URLs, with bounds on time, bytes and redirects, and
+//! one translation from what goes wrong to [`Error`].
+//!
+//! The registry protocol ([`crate::oci`]) is spoken here directly instead of through the crate `oci-client`: that one
+//! reads manifests, tokens and error pages of any size into memory, which would let whoever may create a Function end
+//! the operator, and drops the answers of token servers, so that one that is down couldn't be told from a wrong password.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use futures::{Stream, StreamExt, TryStreamExt};
+use http::StatusCode;
+use reqwest::redirect::Policy;
+use reqwest::{Client, Response, Url};
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::error::{Error, Origin};
+
+/// Redirects that are followed.
+const REDIRECTS: usize = 5;
+
+/// How servers are spoken to.
+#[derive(Debug, Clone)]
+pub struct FetchOptions {
+    /// Registries that are spoken to without TLS: `host` or `host:port`. Those on this machine's loopback always are.
+    pub plain_http: Vec<String>,
+    /// Certificate authorities that are trusted beside this machine's own, each in DER.
+    pub authorities: Vec<Vec<u8>>,
+    /// The longest that connecting may take.
+    pub connect: Duration,
+    /// The longest that nothing may come.
+    pub silence: Duration,
+    /// The longest that one pull, download or push may take in all.
+    pub deadline: Duration,
+}
+
+impl Default for FetchOptions {
+    /// Ten seconds to connect, thirty of silence, half an hour in all.
+    fn default() -> Self {
+        Self {
+            plain_http: Vec::new(),
+            authorities: Vec::new(),
+            connect: Duration::from_secs(10),
+            silence: Duration::from_secs(30),
+            deadline: Duration::from_secs(30 * 60),
+        }
+    }
+}
+
+/// Fetches artifacts, and pushes them. Clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Fetcher {
+    pub(crate) client: Client,
+    pub(crate) options: Arc<FetchOptions>,
+}
+
+/// What is fetched, for errors.
+#[derive(Debug, Clone)]
+pub(crate) struct Subject {
+    pub(crate) origin: Origin,
+    pub(crate) host: String,
+    pub(crate) what: String,
+}
+
+impl Fetcher {
+    /// A client that trusts this machine's certificate authorities, those of Mozilla, and the options'. It respects the
+    /// environment's `HTTPS_PROXY`, `HTTP_PROXY` and `NO_PROXY`.
+    ///
+    /// # Errors
+    /// When a certificate of the options can't be read.
+    pub fn new(options: FetchOptions) -> Result<Self, Error> {
+        let client = Client::builder()
+            .tls_backend_preconfigured(tls(&options)?)
+            .connect_timeout(options.connect)
+            .read_timeout(options.silence)
+            .redirect(Policy::custom(|attempt| {
+                let was_private = attempt
+                    .previous()
+                    .last()
+                    .is_some_and(|url| url.scheme() == "https");
+                if was_private && attempt.url().scheme() != "https" {
+                    attempt.error("it redirects from https to http")
+                } else if attempt.previous().len() > REDIRECTS {
+                    attempt.error("it redirects in circles")
+                } else {
+                    attempt.follow()
+                }
+            }))
+            .referer(false)
+            .user_agent(concat!("wisp/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Error::Client(error.into()))?;
+        Ok(Self {
+            client,
+            options: Arc::new(options),
+        })
+    }
+
+    /// Runs `work` for at most the deadline.
+    pub(crate) async fn bounded<T>(
+        &self,
+        subject: &Subject,
+        work: impl Future<Output = Result<T, Error>>,
+    ) -> Result<T, Error> {
+        let deadline = self.options.deadline;
+        tokio::time::timeout(deadline, work)
+            .await
+            .unwrap_or_else(|_| {
+                Err(subject.unavailable(format!("it took longer than {} s", deadline.as_secs())))
+            })
+    }
+}
+
+fn tls(options: &FetchOptions) -> Result<ClientConfig, Error> {
+    let mut roots = RootCertStore {
+        roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+    };
+    let native = rustls_native_certs::load_native_certs();
+    for error in &native.errors {
+        tracing::debug!(
+            error = error as &dyn std::error::Error,
+            "a certificate authority of this machine is left out"
+        );
+    }
+    roots.add_parsable_certificates(native.certs);
+    for authority in &options.authorities {
+        roots
+            .add(authority.clone().into())
+            .map_err(|error| Error::Client(error.into()))?;
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::Client(error.into()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+impl Subject {
+    pub(crate) fn unavailable(&self, why: impl Into<String>) -> Error {
+        Error::Unavailable {
+            origin: self.origin,
+            host: self.host.clone(),
+            what: self.what.clone(),
+            why: why.into(),
+        }
+    }
+
+    pub(crate) fn answer(&self, why: impl Into<String>) -> Error {
+        Error::Answer {
+            origin: self.origin,
+            host: self.host.clone(),
+            what: self.what.clone(),
+            why: why.into(),
+        }
+    }
+
+    /// What went wrong before or while an answer came.
+    pub(crate) fn failed(&self, error: &reqwest::Error) -> Error {
+        if error.is_redirect() {
+            return self.answer(deepest(error));
+        }
+        if error.is_builder() {
+            return Error::Url {
+                url: self.what.clone(),
+            };
+        }
+        self.unavailable(if error.is_timeout() {
+            "it doesn't answer in time".to_owned()
+        } else {
+            deepest(error)
+        })
+    }
+
+    /// The response, where it is a success.
+    pub(crate) async fn success(
+        &self,
+        response: Response,
+        authenticated: bool,
+    ) -> Result<Response, Error> {
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        Err(match status {
+            StatusCode::NOT_FOUND | StatusCode::GONE => Error::NotFound {
+                what: self.what.clone(),
+            },
+            StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Error::Unauthorized {
+                host: self.host.clone(),
+                what: self.what.clone(),
+                authenticated,
+            },
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
+                self.unavailable(status.to_string())
+            }
+            status if status.is_server_error() => self.unavailable(status.to_string()),
+            status => {
+                let said = self.body(response, 16 << 10).await.unwrap_or_default();
+                self.answer(format!("{status}{}", excerpt(&said)))
+            }
+        })
+    }
+
+    /// All of a body that should be small.
+    pub(crate) async fn body(&self, response: Response, limit: usize) -> Result<Bytes, Error> {
+        let mut body = BytesMut::new();
+        let mut chunks = response.bytes_stream();
+        while let Some(chunk) = chunks.next().await {
+            let chunk = chunk.map_err(|error| self.failed(&error))?;
+            if body.len() + chunk.len() > limit {
+                return Err(self.answer(format!("it has more than {limit} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// A body of any length as it comes. A connection that ends before `expected` bytes came is [`Error::Truncated`].
+    pub(crate) fn stream(
+        &self,
+        response: Response,
+        expected: Option<u64>,
+    ) -> impl Stream<Item = Result<Bytes, Error>> + use<> {
+        let expected = expected.or(response.content_length());
+        let subject = self.clone();
+        let mut found = 0_u64;
+        let cut = self.clone();
+        let truncated = move |found| Error::Truncated {
+            origin: cut.origin,
+            what: cut.what.clone(),
+            expected: expected.unwrap_or(found),
+            found,
+        };
+        let chunks = response
+            .bytes_stream()
+            .map_err(move |error| (error.is_timeout(), subject.failed(&error)));
+        // A last, empty item, at which the length is compared.
+        let chunks = chunks.chain(futures::stream::iter([Ok(Bytes::new())]));
+        chunks.map(move |chunk| match chunk {
+            Ok(chunk) if chunk.is_empty() && expected.is_some_and(|expected| found < expected) => {
+                Err(truncated(found))
+            }
+            Ok(chunk) => {
+                found = found.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
+                Ok(chunk)
+            }
+            // The connection ended in the middle.
+            Err((false, _)) if expected.is_some_and(|expected| found < expected) => {
+                Err(truncated(found))
+            }
+            Err((_, error)) => Err(error),
+        })
+    }
+}
+
+/// A host as people write it: without the port that goes without saying.
+pub(crate) fn host_of(url: &Url) -> String {
+    let host = url.host_str().unwrap_or_default();
+    match url.port() {
+        Some(port) => format!("{host}:{port}"),
+        None => host.to_owned(),
+    }
+}
+
+/// What the innermost of an error's sources says: `Connection refused`, not that a request could not be sent.
+fn deepest(error: &dyn std::error::Error) -> String {
+    let mut innermost = error;
+    while let Some(source) = innermost.source() {
+        innermost = source;
+    }
+    innermost.to_string()
+}
+
+/// What a registry's error says (OCI distribution specification 1.1, Error Codes), for the end of a sentence.
+fn excerpt(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct Envelope {
+        errors: Vec<Entry>,
+    }
+    #[derive(serde::Deserialize)]
+    struct Entry {
+        #[serde(default)]
+        code: String,
+        #[serde(default)]
+        message: String,
+    }
+    let Ok(Envelope { errors }) = serde_json::from_slice(body) else {
+        return String::new();
+    };
+    let Some(first) = errors.into_iter().next() else {
+        return String::new();
+    };
+    let text = format!(": {} {}", first.code, first.message);
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}

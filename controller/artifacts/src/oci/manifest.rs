@@ -1,0 +1,227 @@
+//! Which layer of a manifest is the component, or the model?
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::pull::Kind;
+use super::{OLD_WASM_LAYER, TITLE, UNPACK, WASM_LAYER};
+use crate::error::Error;
+use crate::reference::is_sha256;
+
+/// An image manifest or an image index; which one, its fields tell.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Manifest {
+    pub(crate) schema_version: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) media_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) artifact_type: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) config: Option<Descriptor>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) layers: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(crate) manifests: Vec<Descriptor>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(crate) struct Descriptor {
+    pub(crate) media_type: String,
+    pub(crate) digest: String,
+    pub(crate) size: u64,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) annotations: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) platform: Option<Platform>,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Platform {
+    pub(crate) architecture: String,
+    pub(crate) os: String,
+}
+
+impl Descriptor {
+    /// The digest in lower-case hex, where it is a SHA-256.
+    pub(crate) fn sha256(&self) -> Option<&str> {
+        self.digest
+            .strip_prefix("sha256:")
+            .filter(|sha256| is_sha256(sha256))
+    }
+
+    fn title(&self) -> Option<&str> {
+        self.annotations.get(TITLE).map(String::as_str)
+    }
+
+    /// Whether its bytes are the file itself, not an archive that holds it.
+    fn is_file(&self) -> bool {
+        let packed = self
+            .annotations
+            .get(UNPACK)
+            .is_some_and(|value| value == "true");
+        let archive = [".tar", "+tar", "+gzip", ".gzip", "+zstd"]
+            .iter()
+            .any(|end| self.media_type.ends_with(end))
+            || self.media_type.contains(".tar.");
+        // `oras push` calls every file a tar unless it is told otherwise, and gives it a title.
+        !packed && (!archive || self.title().is_some())
+    }
+}
+
+impl Manifest {
+    /// The manifest that an index has for Wasm: the one for its architecture, or the only one.
+    pub(crate) fn member(&self, kind: Kind, what: &str) -> Result<&Descriptor, Error> {
+        let wasm = self.manifests.iter().find(|member| {
+            member
+                .platform
+                .as_ref()
+                .is_some_and(|platform| platform.architecture == "wasm")
+        });
+        match (wasm, self.manifests.as_slice()) {
+            (Some(member), _) if kind == Kind::Component => Ok(member),
+            (_, [only]) => Ok(only),
+            (_, members) => Err(kind.refuse(
+                what,
+                format!(
+                    "it is an index of {} images, none of which is for the architecture `wasm`",
+                    members.len()
+                ),
+            )),
+        }
+    }
+
+    /// The layer that holds what is asked for.
+    pub(crate) fn layer(&self, kind: Kind, what: &str) -> Result<&Descriptor, Error> {
+        let found = match kind {
+            Kind::Component => self
+                .layers
+                .iter()
+                .filter(|layer| [WASM_LAYER, OLD_WASM_LAYER].contains(&layer.media_type.as_str()))
+                .collect(),
+            Kind::Model => self.files(),
+        };
+        match found.as_slice() {
+            [layer] => Ok(layer),
+            [] => Err(kind.refuse(
+                what,
+                match self.layers.as_slice() {
+                    [] => "it has no layers".to_owned(),
+                    [layer] => format!("its layer is of the type {}", layer.media_type),
+                    [first, ..] => format!(
+                        "it has {} layers, the first of the type {}",
+                        self.layers.len(),
+                        first.media_type
+                    ),
+                },
+            )),
+            several => Err(kind.refuse(
+                what,
+                format!(
+                    "it holds {} files where one is expected{}",
+                    several.len(),
+                    several
+                        .iter()
+                        .filter_map(|layer| layer.title())
+                        .take(8)
+                        .map(|title| format!(" `{}`", title.escape_debug()))
+                        .collect::<String>()
+                ),
+            )),
+        }
+    }
+
+    /// The layers that are files: those with titles where there are any.
+    fn files(&self) -> Vec<&Descriptor> {
+        let files = || self.layers.iter().filter(|layer| layer.is_file());
+        let titled: Vec<_> = files().filter(|layer| layer.title().is_some()).collect();
+        if titled.is_empty() {
+            files().collect()
+        } else {
+            titled
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn layer(media_type: &str, title: Option<&str>) -> Descriptor {
+        Descriptor {
+            media_type: media_type.to_owned(),
+            digest: format!("sha256:{}", "0".repeat(64)),
+            annotations: title
+                .map(|title| (TITLE.to_owned(), title.to_owned()))
+                .into_iter()
+                .collect(),
+            ..Descriptor::default()
+        }
+    }
+
+    fn manifest(layers: Vec<Descriptor>) -> Manifest {
+        Manifest {
+            layers,
+            ..Manifest::default()
+        }
+    }
+
+    #[test]
+    fn a_component_is_the_one_layer_of_a_wasm_type() {
+        for media_type in [WASM_LAYER, OLD_WASM_LAYER] {
+            let manifest = manifest(vec![
+                layer("text/plain", Some("x")),
+                layer(media_type, None),
+            ]);
+            let found = manifest.layer(Kind::Component, "r.io/a:1").unwrap();
+            assert_eq!(found.media_type, media_type);
+        }
+        let tar = "application/vnd.oci.image.layer.v1.tar+gzip";
+        for (layers, why) in [
+            (vec![], "it has no layers"),
+            (vec![layer(tar, None)], tar),
+            (vec![layer(tar, None), layer(tar, None)], "2 layers"),
+            (
+                vec![layer(WASM_LAYER, Some("a")), layer(WASM_LAYER, Some("b"))],
+                "2 files where one is expected `a` `b`",
+            ),
+        ] {
+            let error = manifest(layers)
+                .layer(Kind::Component, "r.io/a:1")
+                .unwrap_err();
+            assert_eq!(error.reason(), "NotWasm");
+            let text = error.to_string();
+            assert!(text.contains(why) && text.contains("r.io/a:1"), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_model_is_the_only_file_or_the_one_with_a_title() {
+        let tar = "application/vnd.oci.image.layer.v1.tar";
+        for layers in [
+            vec![layer("application/octet-stream", None)],
+            vec![layer(tar, Some("m.onnx"))],
+            vec![layer("text/plain", None), layer("x/y", Some("m.onnx"))],
+        ] {
+            manifest(layers).layer(Kind::Model, "r.io/a:1").unwrap();
+        }
+        let mut packed = layer(tar, Some("folder"));
+        packed.annotations.insert(UNPACK.into(), "true".into());
+        for layers in [
+            vec![layer(tar, None)],
+            vec![layer(
+                "application/vnd.docker.image.rootfs.diff.tar.gzip",
+                None,
+            )],
+            vec![packed],
+            vec![layer("a/b", Some("x")), layer("a/b", Some("y"))],
+        ] {
+            let error = manifest(layers).layer(Kind::Model, "r.io/a:1").unwrap_err();
+            assert_eq!(error.reason(), "NotModel");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! From a registry to a stored file.
+
+use bytes::Bytes;
+use http::header::ACCEPT;
+use sha2::{Digest, Sha256};
+
+use super::manifest::Manifest;
+use super::session::{Action, Session, subject};
+use super::{MANIFESTS, OCI_MANIFEST};
+use crate::credentials::{Credentials, Login};
+use crate::error::Error;
+use crate::fetch::Fetcher;
+use crate::reference::Reference;
+use crate::store::{Expected, Store};
+
+/// What an artifact should be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// A WebAssembly component.
+    Component,
+    /// A model: one file.
+    Model,
+}
+
+/// An artifact that was pulled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// The SHA-256 of the image's manifest, in lower-case hex: what [`Reference::pinned`] takes.
+    pub manifest: String,
+    /// The SHA-256 of the file, in lower-case hex: its name in the store.
+    pub sha256: String,
+    /// How many bytes the file has.
+    pub length: u64,
+}
+
+/// The most bytes of a manifest, as the distribution specification suggests.
+const LARGEST_MANIFEST: usize = 4 << 20;
+
+impl Kind {
+    pub(super) fn refuse(self, what: &str, why: String) -> Error {
+        let what = what.to_owned();
+        match self {
+            Self::Component => Error::NotWasm { what, why },
+            Self::Model => Error::NotModel { what, why },
+        }
+    }
+}
+
+impl Fetcher {
+    /// Pulls the component or model that `image` is into `store`, unless the store already has it, with the first of
+    /// the `credentials` for its registry that is let in. A digest in `image` is checked, and so is that of the file.
+    ///
+    /// # Errors
+    /// When the image isn't there, isn't what it should be or has more than `limit` bytes, or the registry or the store
+    /// fails.
+    pub async fn pull(
+        &self,
+        image: &Reference,
+        kind: Kind,
+        credentials: &Credentials,
+        store: &Store,
+        limit: u64,
+    ) -> Result<Pulled, Error> {
+        let work = async {
+            let mut logins: Vec<Option<&Login>> =
+                credentials.of(image).into_iter().map(Some).collect();
+            if logins.is_empty() {
+                logins.push(None);
+            }
+            let mut refused = None;
+            for login in logins {
+                let session = Session::new(self, image, Action::Pull, login);
+                match session.pull(kind, store, limit).await {
+                    Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
+                    other => return other,
+                }
+            }
+            // There was one at least.
+            Err(refused.unwrap_or(Error::Thread))
+        };
+        self.bounded(&subject(image), work).await
+    }
+}
+
+impl Session<'_> {
+    async fn pull(&self, kind: Kind, store: &Store, limit: u64) -> Result<Pulled, Error> {
+        let what = &self.subject.what;
+        let (mut manifest, digest) = self
+            .manifest(&self.image.manifest(), self.image.sha256())
+            .await?;
+        if !manifest.manifests.is_empty() {
+            let member = manifest.member(kind, what)?;
+            let sha256 = member.sha256().ok_or_else(|| self.no_digest())?.to_owned();
+            (manifest, _) = self
+                .manifest(&format!("sha256:{sha256}"), Some(&sha256))
+                .await?;
+        }
+        let layer = manifest.layer(kind, what)?;
+        let sha256 = layer.sha256().ok_or_else(|| self.no_digest())?;
+        let pulled = |length| Pulled {
+            manifest: digest,
+            sha256: sha256.to_owned(),
+            length,
+        };
+        if layer.size > limit {
+            return Err(Error::TooLarge {
+                what: what.clone(),
+                limit,
+            });
+        }
+        if let Some((_, length)) = store.find(sha256).await? {
+            return Ok(pulled(length));
+        }
+        let url = self.url(&format!("blobs/sha256:{sha256}"))?;
+        let response = self.send(|client| client.get(url.clone())).await?;
+        let response = self.success(response).await?;
+        let expected = Expected {
+            what: what.clone(),
+            sha256: Some(sha256.to_owned()),
+            limit: layer.size.min(limit),
+        };
+        let chunks = self.subject.stream(response, Some(layer.size));
+        let stored = store.save(expected, chunks).await?;
+        Ok(pulled(stored.length))
+    }
+
+    /// A manifest and its SHA-256, which is compared with `expected`.
+    async fn manifest(
+        &self,
+        name: &str,
+        expected: Option<&str>,
+    ) -> Result<(Manifest, String), Error> {
+        let url = self.url(&format!("manifests/{name}"))?;
+        let accept = MANIFESTS.join(", ");
+        let response = self
+            .send(|client| client.get(url.clone()).header(ACCEPT, &accept))
+            .await?;
+        let response = self.success(response).await?;
+        let body: Bytes = self.subject.body(response, LARGEST_MANIFEST).await?;
+        let found = hex::encode(Sha256::digest(&body));
+        if let Some(expected) = expected.filter(|expected| *expected != found) {
+            return Err(Error::DigestMismatch {
+                what: self.subject.what.clone(),
+                expected: expected.to_owned(),
+                found,
+            });
+        }
+        let manifest: Manifest = serde_json::from_slice(&body).map_err(|error| {
+            self.subject
+                .answer(format!("its manifest is none: {error}"))
+        })?;
+        if manifest.schema_version != 2 {
+            return Err(self.subject.answer(format!(
+                "its manifest has the schema version {} instead of 2 ({OCI_MANIFEST})",
+                manifest.schema_version
+            )));
+        }
+        Ok((manifest, found))
+    }
+
+    fn no_digest(&self) -> Error {
+        self.subject
+            .answer("its manifest names a layer by a digest that is no SHA-256")
+    }
+}

@@ -1,0 +1,186 @@
+//! One exchange with one registry about one repository: it logs in when it is asked to.
+
+use http::StatusCode;
+use http::header::{AUTHORIZATION, HeaderValue};
+use reqwest::{Client, RequestBuilder, Response, Url};
+use tokio::sync::OnceCell;
+
+use super::auth::Challenge;
+use crate::credentials::Login;
+use crate::error::{Error, Origin};
+use crate::fetch::{Fetcher, Subject};
+use crate::reference::Reference;
+
+/// What may be done with a repository, as a token's scope names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Action {
+    Pull,
+    Push,
+}
+
+pub(super) struct Session<'a> {
+    pub(super) fetcher: &'a Fetcher,
+    pub(super) image: &'a Reference,
+    pub(super) subject: Subject,
+    action: Action,
+    login: Option<&'a Login>,
+    plain: bool,
+    /// What a registry that asked for it is sent with every request.
+    authorization: OnceCell<Option<HeaderValue>>,
+}
+
+impl<'a> Session<'a> {
+    pub(super) fn new(
+        fetcher: &'a Fetcher,
+        image: &'a Reference,
+        action: Action,
+        login: Option<&'a Login>,
+    ) -> Self {
+        Self {
+            fetcher,
+            image,
+            subject: subject(image),
+            action,
+            login,
+            plain: is_plain(image.host(), &fetcher.options.plain_http),
+            authorization: OnceCell::new(),
+        }
+    }
+
+    /// A URL of the repository: `path` follows its name.
+    pub(super) fn url(&self, path: &str) -> Result<Url, Error> {
+        let scheme = if self.plain { "http" } else { "https" };
+        let (host, repository) = (self.image.host(), self.image.repository());
+        let url = format!("{scheme}://{host}/v2/{repository}/{path}");
+        url.parse().map_err(|_| Error::Url { url })
+    }
+
+    /// Sends what `request` makes, with what the registry wants to see; logs in and sends it again where it must.
+    pub(super) async fn send(
+        &self,
+        request: impl Fn(&Client) -> RequestBuilder,
+    ) -> Result<Response, Error> {
+        let authorization = self.authorization.get().cloned().flatten();
+        let response = self.attempt(&request, authorization).await?;
+        if response.status() != StatusCode::UNAUTHORIZED || self.authorization.initialized() {
+            return Ok(response);
+        }
+        let Some(challenge) = Challenge::of(response.headers()) else {
+            return Ok(response);
+        };
+        let authorization = self
+            .authorization
+            .get_or_try_init(|| self.log_in(challenge))
+            .await?;
+        match authorization {
+            Some(authorization) => self.attempt(&request, Some(authorization.clone())).await,
+            None => Ok(response),
+        }
+    }
+
+    /// The response, where it is a success.
+    pub(super) async fn success(&self, response: Response) -> Result<Response, Error> {
+        self.subject.success(response, self.login.is_some()).await
+    }
+
+    async fn attempt(
+        &self,
+        request: &impl Fn(&Client) -> RequestBuilder,
+        authorization: Option<HeaderValue>,
+    ) -> Result<Response, Error> {
+        let mut request = request(&self.fetcher.client)
+            .build()
+            .map_err(|error| self.subject.failed(&error))?;
+        // Uploads may go to a host that the registry names: the credentials are none of its business.
+        let own = self.url("")?;
+        let is_own = request.url().origin() == own.origin();
+        if let Some(authorization) = authorization.filter(|_| is_own) {
+            request.headers_mut().insert(AUTHORIZATION, authorization);
+        }
+        self.fetcher
+            .client
+            .execute(request)
+            .await
+            .map_err(|error| self.subject.failed(&error))
+    }
+
+    async fn log_in(&self, challenge: Challenge) -> Result<Option<HeaderValue>, Error> {
+        let Challenge::Bearer { realm, service } = challenge else {
+            return Ok(self.login.and_then(Login::header));
+        };
+        if let Some(login @ Login::Bearer(_)) = self.login {
+            return Ok(login.header());
+        }
+        let actions = match self.action {
+            Action::Pull => "pull",
+            Action::Push => "pull,push",
+        };
+        let scope = format!("repository:{}:{actions}", self.image.repository());
+        self.fetcher
+            .token(
+                &realm,
+                service.as_deref(),
+                &scope,
+                self.login,
+                self.plain,
+                &self.subject,
+            )
+            .await
+            .map(Some)
+    }
+}
+
+/// The image, for errors.
+pub(super) fn subject(image: &Reference) -> Subject {
+    Subject {
+        origin: Origin::Registry,
+        host: image.registry().to_owned(),
+        what: image.to_string(),
+    }
+}
+
+/// Whether a registry is spoken to without TLS: it is named, or on this machine's loopback.
+fn is_plain(host: &str, named: &[String]) -> bool {
+    let Ok(authority) = host.parse::<http::uri::Authority>() else {
+        return false;
+    };
+    let name = authority.host();
+    let is_loopback = name == "localhost"
+        || name
+            .trim_matches(['[', ']'])
+            .parse::<std::net::IpAddr>()
+            .is_ok_and(|address| address.is_loopback());
+    is_loopback || named.iter().any(|named| named == host || named == name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_plain;
+
+    /// Would fail if a password could go out in the clear to a registry that nobody named.
+    #[test]
+    fn only_named_registries_and_this_machine_are_spoken_to_in_the_clear() {
+        let named = ["r.internal".to_owned(), "10.0.0.1:5000".to_owned()];
+        for host in [
+            "localhost",
+            "localhost:5000",
+            "127.0.0.1:40001",
+            "[::1]:5000",
+            "r.internal",
+            "r.internal:5000",
+            "10.0.0.1:5000",
+        ] {
+            assert!(is_plain(host, &named), "{host}");
+        }
+        for host in [
+            "r.io",
+            "x.r.internal",
+            "10.0.0.1",
+            "10.0.0.1:5001",
+            "localhost.evil.io",
+            "127.0.0.1.evil.io",
+        ] {
+            assert!(!is_plain(host, &named), "{host}");
+        }
+    }
+}

@@ -1,0 +1,133 @@
+use std::io::Read as _;
+
+use super::*;
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+async fn text(store: &Store, sha256: &str) -> Option<String> {
+    let (mut file, length) = store.find(sha256).await.unwrap()?;
+    let mut text = String::new();
+    file.read_to_string(&mut text).unwrap();
+    assert_eq!(u64::try_from(text.len()).unwrap(), length);
+    Some(text)
+}
+
+fn expected(limit: u64) -> Expected {
+    Expected {
+        what: "it".to_owned(),
+        sha256: None,
+        limit,
+    }
+}
+
+fn partial(folder: &Path) -> usize {
+    fs::read_dir(folder.join(PARTIAL)).unwrap().count()
+}
+
+/// Would fail if files were not named by their digest, or only known to the process that wrote them.
+#[tokio::test]
+async fn what_is_stored_is_there_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    let stored = store.put(&b"abc"[..]).await.unwrap();
+    assert_eq!(stored.sha256, sha256(b"abc"));
+    assert_eq!(stored.length, 3);
+    drop(store);
+    fs::write(folder.path().join(PARTIAL).join("left"), "half").unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    assert_eq!(text(&store, &stored.sha256).await.unwrap(), "abc");
+    assert_eq!(partial(folder.path()), 0);
+    assert_eq!(text(&store, &sha256(b"else")).await, None);
+    assert_eq!(text(&store, "../notes/x").await, None);
+}
+
+/// Would fail if a file that was damaged while nobody ran were served.
+#[tokio::test]
+async fn what_was_damaged_is_removed_instead_of_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let stored = Store::open(folder.path(), 100)
+        .unwrap()
+        .put(&b"abc"[..])
+        .await
+        .unwrap();
+    fs::write(folder.path().join(&stored.sha256), "ab").unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    assert_eq!(text(&store, &stored.sha256).await, None);
+    store.put(&b"abc"[..]).await.unwrap();
+    assert_eq!(text(&store, &stored.sha256).await.unwrap(), "abc");
+}
+
+/// Would fail if something in use were removed, if the least recently used weren't removed first, or if the bound were
+/// not kept.
+#[tokio::test]
+async fn room_is_made_by_removing_what_nobody_holds_and_was_not_used_for_longest() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 10).unwrap();
+    let mut digests = Vec::new();
+    for name in ["aaaa", "bbbb"] {
+        digests.push(store.put(name.as_bytes()).await.unwrap().sha256);
+    }
+    let old = SystemTime::UNIX_EPOCH;
+    for (digest, seconds) in digests.iter().zip([1, 2]) {
+        let file = File::options()
+            .write(true)
+            .open(folder.path().join(digest))
+            .unwrap();
+        file.set_modified(old + std::time::Duration::from_secs(seconds))
+            .unwrap();
+    }
+    store.hold("ns/f", [digests[0].clone()]);
+    let (mut removed, _) = store.find(&digests[1]).await.unwrap().unwrap();
+    let third = store.put(&b"cccc"[..]).await.unwrap();
+    assert_eq!(text(&store, &digests[0]).await.unwrap(), "aaaa");
+    assert_eq!(text(&store, &digests[1]).await, None);
+    assert_eq!(text(&store, &third.sha256).await.unwrap(), "cccc");
+    // Who was reading it reads on.
+    let mut bytes = String::new();
+    removed.read_to_string(&mut bytes).unwrap();
+    assert_eq!(bytes, "bbbb");
+
+    store.hold("ns/g", [third.sha256.clone()]);
+    let error = store.put(&b"dddd"[..]).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    assert!(error.is_transient(), "{error}");
+    store.release("ns/f");
+    store.put(&b"dddd"[..]).await.unwrap();
+    assert_eq!(text(&store, &digests[0]).await, None);
+    let error = store.put(vec![0; 11]).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    assert_eq!(partial(folder.path()), 0);
+}
+
+/// Would fail if a stream that breaks off, has too much or something else left anything behind.
+#[tokio::test]
+async fn only_what_is_whole_and_right_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    let chunks =
+        |last: Result<Bytes, Error>| futures::stream::iter([Ok(Bytes::from_static(b"ab")), last]);
+    let cut = store
+        .save(expected(10), chunks(Err(Error::Thread)))
+        .await
+        .unwrap_err();
+    assert!(matches!(cut, Error::Thread), "{cut}");
+    let large = store
+        .save(expected(3), chunks(Ok(Bytes::from_static(b"cd"))))
+        .await
+        .unwrap_err();
+    assert_eq!(large.reason(), "TooLarge");
+    let wrong = Expected {
+        sha256: Some(sha256(b"abc")),
+        ..expected(10)
+    };
+    let error = store
+        .save(wrong, chunks(Ok(Bytes::from_static(b"d"))))
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), "DigestMismatch");
+    assert!(error.to_string().contains(&sha256(b"abd")), "{error}");
+    assert_eq!(partial(folder.path()), 0);
+    assert!(store.inner.files().unwrap().is_empty());
+}

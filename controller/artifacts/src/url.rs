@@ -1,0 +1,65 @@
+//! From a URL to a stored file.
+
+use reqwest::Url;
+
+use crate::error::{Error, Origin};
+use crate::fetch::{Fetcher, Subject, host_of};
+use crate::store::{Expected, Store, Stored};
+
+impl Fetcher {
+    /// Downloads `url` into `store`, unless the store already has what it should be. `sha256` is in lower-case hex.
+    ///
+    /// # Errors
+    /// When there is nothing at the URL, it has another digest or more than `limit` bytes, or it or the store fails.
+    pub async fn download(
+        &self,
+        url: &str,
+        sha256: &str,
+        store: &Store,
+        limit: u64,
+    ) -> Result<Stored, Error> {
+        if let Some((_, length)) = store.find(sha256).await? {
+            return Ok(Stored {
+                sha256: sha256.to_owned(),
+                length,
+            });
+        }
+        let parsed: Url = url
+            .parse()
+            .ok()
+            .filter(|parsed: &Url| matches!(parsed.scheme(), "http" | "https") && parsed.has_host())
+            .ok_or_else(|| Error::Url {
+                url: url.to_owned(),
+            })?;
+        let subject = Subject {
+            origin: Origin::Url,
+            host: host_of(&parsed),
+            what: url.to_owned(),
+        };
+        let work = async {
+            let response = self
+                .client
+                .get(parsed)
+                .send()
+                .await
+                .map_err(|error| subject.failed(&error))?;
+            let response = subject.success(response, false).await?;
+            if response
+                .content_length()
+                .is_some_and(|length| length > limit)
+            {
+                return Err(Error::TooLarge {
+                    what: subject.what.clone(),
+                    limit,
+                });
+            }
+            let expected = Expected {
+                what: subject.what.clone(),
+                sha256: Some(sha256.to_owned()),
+                limit,
+            };
+            store.save(expected, subject.stream(response, None)).await
+        };
+        self.bounded(&subject, work).await
+    }
+}
