@@ -1,7 +1,6 @@
 //! What one instance has: its view of WASI and of everything else the host offers it.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
@@ -12,7 +11,7 @@ use wisp_egress::{Egress, Hooks};
 use wisp_nn::ModelStore;
 use wisp_wasi_keyvalue::{KeyValueCtx, Stores, WasiKeyValue};
 use wisp_wasi_logging::{InstanceLog, Logs, WasiLogging};
-use wisp_wasi_nn::{WasiNn, WasiNnCtx};
+use wisp_wasi_nn::{UsageReader, WasiNn, WasiNnCtx};
 
 use crate::meter::{Meter, Refusal};
 
@@ -106,9 +105,9 @@ impl Guest {
         self.nn.take_usage();
     }
 
-    /// How long its current request waited for models so far.
-    pub(crate) fn nn_time(&self) -> Duration {
-        self.nn.usage().time
+    /// Reads how long its current request waits for models.
+    pub(crate) fn nn_usage(&self) -> UsageReader {
+        self.nn.usage()
     }
 
     /// What it was refused last.

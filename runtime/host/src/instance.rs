@@ -16,6 +16,7 @@ use wasmtime_wasi_http::p2::bindings::http::types as types_p2;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 use wasmtime_wasi_http::{Error as HttpError, WasiBody, WasiHttpView as _, p3 as http_p3};
+use wisp_wasi_nn::UsageReader;
 
 use crate::failure::Failure;
 use crate::guest::{Guest, Seed};
@@ -148,9 +149,9 @@ impl Instance {
         }
     }
 
-    /// How long its current request waited for models so far.
-    pub(crate) fn nn_time(&self) -> Duration {
-        self.store.data().nn_time()
+    /// Reads how long its current request waits for models.
+    pub(crate) fn nn_usage(&self) -> UsageReader {
+        self.store.data().nn_usage()
     }
 
     /// What a call's `error` means to its client; `None` where the guest ended itself without complaint.

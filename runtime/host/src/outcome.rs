@@ -1,8 +1,6 @@
 //! How a guest's call went, told to those who wait for it and to the response body that outlives it.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use tokio::sync::SetOnce;
 
@@ -16,7 +14,6 @@ pub(crate) struct Outcome(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     failure: SetOnce<Failure>,
-    nn_nanos: AtomicU64,
 }
 
 impl Outcome {
@@ -32,18 +29,5 @@ impl Outcome {
     /// The failure, as soon as there is one.
     pub(crate) async fn failed(&self) -> &Failure {
         self.0.failure.wait().await
-    }
-
-    /// How long the guest waited for models.
-    pub(crate) fn set_nn_time(&self, time: Duration) {
-        self.0.nn_nanos.store(
-            u64::try_from(time.as_nanos()).unwrap_or(u64::MAX),
-            Ordering::Relaxed,
-        );
-    }
-
-    /// What [`Outcome::set_nn_time`] told; zero before.
-    pub(crate) fn nn_time(&self) -> Duration {
-        Duration::from_nanos(self.0.nn_nanos.load(Ordering::Relaxed))
     }
 }

@@ -118,6 +118,7 @@ async fn alone(
         }
     };
     let instantiated = since.elapsed();
+    let nn = instance.nn_usage();
     let id = Arc::clone(&call.id);
     let outcome = Outcome::default();
     let (send_head, head) = oneshot::channel();
@@ -136,7 +137,7 @@ async fn alone(
     let timing = Timing {
         queued,
         instantiated,
-        nn: outcome.nn_time(),
+        nn: nn.usage().time,
     };
     match head {
         Ok(response) => Ok(Answer::new(response, rest, outcome, None, timing)),
@@ -199,7 +200,6 @@ fn run(
             let called = pin!(instance.call(request, head));
             within(deadline, called).await
         };
-        outcome.set_nn_time(instance.nn_time());
         let failure = match called {
             Ok(Ok(())) => {
                 if let Mode::Single(instances) = &function.instances {

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroU64;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use wasmtime::component::{HasData, ResourceTable};
@@ -13,7 +14,7 @@ use crate::budget::Budget;
 pub struct WasiNnCtx {
     pub(crate) models: ModelStore,
     pub(crate) budget: Arc<Budget>,
-    pub(crate) usage: Usage,
+    pub(crate) usage: UsageReader,
     pub(crate) guest_models: bool,
 }
 
@@ -26,6 +27,37 @@ pub struct Usage {
     pub time: Duration,
 }
 
+/// Reads what an instance has had computed for one request, also while the instance itself is busy.
+#[derive(Debug, Clone, Default)]
+pub struct UsageReader(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    computes: AtomicU64,
+    nanos: AtomicU64,
+}
+
+impl UsageReader {
+    /// What was computed until now.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        Usage {
+            computes: self.0.computes.load(Ordering::Relaxed),
+            time: Duration::from_nanos(self.0.nanos.load(Ordering::Relaxed)),
+        }
+    }
+
+    pub(crate) fn loaded(&self, time: Duration) {
+        let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.nanos.fetch_add(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn computed(&self, time: Duration) {
+        self.loaded(time);
+        self.0.computes.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
 impl WasiNnCtx {
     /// An instance that may open `models` and hold `tensors` bytes of tensors.
     #[must_use]
@@ -33,7 +65,7 @@ impl WasiNnCtx {
         Self {
             models,
             budget: Budget::new(tensors.get()),
-            usage: Usage::default(),
+            usage: UsageReader::default(),
             guest_models: true,
         }
     }
@@ -45,15 +77,16 @@ impl WasiNnCtx {
         self
     }
 
-    /// What has been computed since the store was made or [`WasiNnCtx::take_usage`] was called.
+    /// Reads what is computed from the store's beginning, or the last [`WasiNnCtx::take_usage`], to the next.
     #[must_use]
-    pub fn usage(&self) -> Usage {
-        self.usage
+    pub fn usage(&self) -> UsageReader {
+        self.usage.clone()
     }
 
-    /// What has been computed since the last time; for instances that serve several requests.
+    /// What has been computed since the last time; for instances that serve several requests. Who reads the usage until
+    /// now goes on to see this.
     pub fn take_usage(&mut self) -> Usage {
-        std::mem::take(&mut self.usage)
+        std::mem::take(&mut self.usage).usage()
     }
 }
 

@@ -224,7 +224,7 @@ impl graph::Host for WasiNn<'_> {
     ) -> Result<std::result::Result<Resource<Graph>, Resource<Error>>> {
         let started = Instant::now();
         let loaded = self.load_bytes(builder, encoding, target).await;
-        self.ctx.usage.time += started.elapsed();
+        self.ctx.usage.loaded(started.elapsed());
         let opened = match loaded {
             Ok((model, charge)) => self.open(model, Some(charge))?,
             Err(error) => Err(error),
@@ -274,8 +274,7 @@ impl inference::HostGraphExecutionContext for WasiNn<'_> {
         }
         let started = Instant::now();
         let outputs = self.run(&model, tensors).await;
-        self.ctx.usage.time += started.elapsed();
-        self.ctx.usage.computes += 1;
+        self.ctx.usage.computed(started.elapsed());
         let outputs = match outputs {
             Ok(outputs) => outputs,
             Err(error) => return self.told(Err(error)),

@@ -19,7 +19,7 @@ mod error;
 mod host;
 mod tensor;
 
-pub use ctx::{Usage, WasiNn, WasiNnCtx};
+pub use ctx::{Usage, UsageReader, WasiNn, WasiNnCtx};
 pub use error::Error;
 pub use host::{Graph, GraphExecutionContext, add_to_linker};
 pub use tensor::GuestTensor;

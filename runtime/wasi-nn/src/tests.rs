@@ -151,9 +151,9 @@ async fn a_guest_computes_by_name() {
         HostTensor::data(&mut store.nn(), borrow()).unwrap(),
         expected
     );
-    assert_eq!(store.ctx.usage().computes, 1);
+    assert_eq!(store.ctx.usage().usage().computes, 1);
     assert!(!store.ctx.take_usage().time.is_zero());
-    assert_eq!(store.ctx.usage().computes, 0);
+    assert_eq!(store.ctx.usage().usage().computes, 0);
 }
 
 #[tokio::test]

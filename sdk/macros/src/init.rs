@@ -4,16 +4,18 @@ use proc_macro2::TokenStream;
 use quote::quote;
 use syn::{Error, ItemFn, Result};
 
-use crate::signature;
+use crate::{manifest, signature};
 
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let original = item.clone();
     match checked(&arguments, item) {
         Ok(function) => {
             let name = &function.sig.ident;
+            // What the function says through the `log` crate is heard from its first line on.
+            let logging = manifest::depends_on("log").then(|| quote!(::wisp::log::init();));
             quote! {
                 #function
-                ::wisp::__export_init!(#name);
+                ::wisp::__export_init!(#name, { #logging });
             }
         }
         Err(error) => {

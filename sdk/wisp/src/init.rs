@@ -79,7 +79,7 @@ impl<E: Into<Error>> Outcome for Result<(), E> {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_init {
-    ($function:ident) => {
+    ($function:ident, { $($first:tt)* }) => {
         #[doc(hidden)]
         #[allow(
             unsafe_code,
@@ -90,6 +90,7 @@ macro_rules! __export_init {
         const _: () = {
             extern "C" fn __wisp_register() {
                 $crate::__private::register_init(|| {
+                    $($first)*
                     $crate::__private::Outcome::outcome($function())
                 });
             }

@@ -302,3 +302,59 @@ async fn a_replica_that_cannot_start_is_told_to_who_asks() {
         answer.text()
     );
 }
+
+/// Would fail if load made no replicas, if they were not all used, or if one stayed that nobody needs.
+#[tokio::test]
+async fn replicas_come_with_the_load_and_go_with_it() {
+    let folder = prebuilt(
+        "fixture-p2",
+        "  scaling: {maxReplicas: 3, target: {concurrency: 1}, idleTimeout: 2s}\n  limits: {concurrency: 1}\n",
+    );
+    let dev = Dev::start(folder.path()).await.unwrap();
+    let asked: Vec<_> = (0..12)
+        .map(|_| {
+            let client = dev.client();
+            tokio::spawn(async move { client.get("/default/hello/sleep?500").await })
+        })
+        .collect();
+    for request in asked {
+        assert_eq!(request.await.unwrap().unwrap().status, 200);
+    }
+    let count = |state: &str| {
+        let all = dev.all().into_iter();
+        all.filter(|event| is(event, "replica") && event["state"] == state)
+            .count()
+    };
+    assert_eq!(count("ready"), 3);
+    for _ in 0..3 {
+        let ended = count("ended");
+        if ended == 3 {
+            break;
+        }
+        let gone = |event: &Value| is(event, "replica") && event["state"] == "ended";
+        let position = dev
+            .all()
+            .iter()
+            .enumerate()
+            .filter(|(_, event)| gone(event))
+            .map(|(index, _)| index + 1)
+            .next_back()
+            .unwrap_or(0);
+        dev.event(position, gone).await.unwrap();
+    }
+    assert_eq!(count("ended"), 3);
+}
+
+/// Would fail if `wisp dev` served a component as it lies there, without its start-up work.
+#[tokio::test]
+async fn a_component_that_was_built_elsewhere_is_initialised_once_too() {
+    let folder = prebuilt("fixture-sdk", "");
+    let dev = Dev::start(folder.path()).await.unwrap();
+    let seed = async || {
+        let answer = dev.client().get("/default/hello/seed").await.unwrap();
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.text()
+    };
+    // Each instance draws a number where it runs the start-up work itself.
+    assert_eq!(seed().await, seed().await);
+}

@@ -562,8 +562,10 @@ async fn models_compute_and_refuse_what_they_cannot_with_types_and_shapes() {
     host.event(event::READY).await.unwrap();
 
     let pixels = format!("[{}0]", "0,".repeat(783));
-    let probabilities: Vec<f32> =
-        serde_json::from_str(&host.client().post("/digit", pixels).await.unwrap().text()).unwrap();
+    let answer = host.client().post("/digit", pixels).await.unwrap();
+    let timing = answer.headers["server-timing"].to_str().unwrap();
+    assert!(timing.contains("nn;dur="), "{timing}");
+    let probabilities: Vec<f32> = serde_json::from_str(&answer.text()).unwrap();
     assert_eq!(probabilities.len(), 10);
     assert!(
         (probabilities.iter().sum::<f32>() - 1.0).abs() < 1e-4,

@@ -10,7 +10,8 @@ use sha2::{Digest, Sha256};
 use wisp_api::ConfigError;
 use wisp_contract::FunctionConfig;
 use wisp_engine::cache::Source;
-use wisp_engine::{Engines, LoadError, Loader};
+use wisp_engine::preinit::{self, Outcome};
+use wisp_engine::{Engines, LoadError, Loader, PreinitError};
 
 use super::manifests::Declared;
 use crate::build::{self, BuildError, Built, Init};
@@ -43,6 +44,8 @@ pub(crate) enum PrepareError {
     Build(#[from] BuildError),
     #[error(transparent)]
     Load(#[from] LoadError),
+    #[error(transparent)]
+    Preinit(#[from] PreinitError),
     #[error(transparent)]
     Config(#[from] ConfigError),
     #[error("the file of the model `{model}`, {}, could not be read", path.display())]
@@ -140,6 +143,12 @@ pub(crate) fn prepare(
     let files = declared.function.local_files(dir, built, key_value)?;
     let mut config = declared.function.to_config(&files, declared.env.clone())?;
     let source = Source::read(&config.component.file, config.component.sha256.as_deref())?;
+    // What was built here was initialised by its build.
+    let source = if project.is_some() {
+        source
+    } else {
+        initialised(source)?
+    };
     loader.prepare(&source, engines)?;
     config.component.file = keep(&own, declared.id.name(), &source)?;
     config.component.sha256 = Some(source.sha256().to_owned());
@@ -160,6 +169,15 @@ pub(crate) fn prepare(
         .map(|byte| format!("{byte:02x}"))
         .collect();
     Ok(Prepared { config, digest })
+}
+
+/// The component after its `wisp-init`, where it exports one that didn't run yet.
+fn initialised(source: Source) -> Result<Source, PrepareError> {
+    let done = preinit::preinit(source.bytes(), &preinit::Limits::default())?;
+    Ok(match done.outcome {
+        Outcome::Snapshot { .. } => Source::from_bytes(done.component).map_err(LoadError::from)?,
+        Outcome::Nothing | Outcome::Plain(_) => source,
+    })
 }
 
 /// Copies the component to where only its content decides its name: replicas that start while the next one is being
