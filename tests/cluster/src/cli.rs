@@ -8,16 +8,13 @@ use std::process;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::Subcommand;
 
 use crate::components::Component;
 use crate::lifecycle;
 use crate::state::State;
 use crate::{images, layout, locks, machine, programs, status};
-
-/// How long a cluster that nobody uses is kept for the next test program of the same run.
-const LINGER: Duration = Duration::from_secs(20);
 
 /// A real Kubernetes on this machine, for the tests.
 #[derive(Clone, Debug, Subcommand)]
@@ -39,9 +36,9 @@ pub enum Command {
         /// Every cluster of this cache folder
         #[arg(long, conflicts_with = "name")]
         all: bool,
-        /// Wait until no test uses it any more
-        #[arg(long)]
-        when_unused: bool,
+        /// Wait until no test has used it for so many seconds
+        #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0", require_equals = true)]
+        when_unused: Option<u64>,
     },
     /// Show the components, their memory, the nodes and the pods
     Status {
@@ -151,9 +148,9 @@ pub fn run(command: Command) -> Result<()> {
         }
         Command::Down {
             cluster,
-            when_unused: true,
+            when_unused: Some(seconds),
             ..
-        } => down_when_unused(&cluster.name)?,
+        } => down_when_unused(&cluster.name, Duration::from_secs(seconds))?,
         Command::Down { cluster, .. } => {
             let start = Instant::now();
             if lifecycle::down(&cluster.name)? {
@@ -194,8 +191,12 @@ pub fn run(command: Command) -> Result<()> {
             cluster,
         } => lifecycle::restart(&cluster.name, &component, hard)?,
         Command::Check => {
-            machine::ensure()?;
+            machine::check()?;
             say("a cluster can run here\n")?;
+            let missing = machine::missing();
+            if !missing.is_empty() {
+                say(&format!("`up` installs {}\n", missing.join(" ")))?;
+            }
         }
         Command::Programs => {
             let built = programs::ensure()?;
@@ -272,29 +273,21 @@ fn logs(name: &str, component: Option<&str>, follow: bool) -> Result<()> {
     Ok(())
 }
 
-/// Takes the cluster down once nobody has used it for [`LINGER`].
-fn down_when_unused(name: &str) -> Result<()> {
+/// Takes the cluster down once nobody has used it for `linger`.
+fn down_when_unused(name: &str, linger: Duration) -> Result<()> {
     layout::check_name(name)?;
     let mut since: Option<Instant> = None;
     loop {
-        if State::read(name)?.is_none() {
-            return Ok(());
-        }
+        // A test that comes in the meantime waits for this lock, and starts a new cluster.
         match locks::nobody(name)? {
-            Some(lock) => {
-                let idle = since.get_or_insert_with(Instant::now).elapsed();
-                if idle > LINGER {
+            Some(_lock) => {
+                if since.get_or_insert_with(Instant::now).elapsed() >= linger {
                     lifecycle::down(name)?;
-                    // A test that came in the meantime waited for this lock, and starts a new cluster.
-                    drop(lock);
-                    return Ok(());
+                    return locks::forget_users(name);
                 }
             }
             None => since = None,
         }
-        if !rustix::process::geteuid().is_root() {
-            bail!("not root any more");
-        }
-        sleep(Duration::from_millis(500));
+        sleep(Duration::from_millis(200));
     }
 }

@@ -3,30 +3,37 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use clap::Args;
 
-use crate::{files, lifecycle, machine, shell};
+use crate::{files, lifecycle, machine};
 
+mod builder;
 mod context;
+mod programs;
+mod registry;
 
-pub use context::Programs;
+pub(crate) use builder::Builder;
+pub use programs::Programs;
+pub use registry::{load, push_to};
 
 /// Build the product's images
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
     /// Folders under deploy/images; all of them when left out
     images: Vec<String>,
-    /// A program for an image, such as wisp-runtime=target/release/wisp-runtime
+    /// A program for an image, such as wisp-runtime=PATH, instead of one that cargo builds
     #[arg(long = "program", value_name = "NAME=PATH")]
     programs: Vec<String>,
+    /// The profile that cargo builds programs with
+    #[arg(long, default_value = "release")]
+    profile: String,
     /// The tag
     #[arg(long, default_value = "dev")]
     tag: String,
     /// Where the archives go
-    #[arg(long, default_value = "target/images")]
+    #[arg(long, value_name = "FOLDER", default_value = "target/images")]
     output: PathBuf,
     /// Put them into this cluster's registry
     #[arg(long, value_name = "CLUSTER")]
@@ -34,6 +41,46 @@ pub struct Arguments {
     /// Push them to this registry, such as ghcr.io/wisp-dev
     #[arg(long, value_name = "REGISTRY")]
     push: Option<String>,
+}
+
+impl Arguments {
+    /// Whether an image that shall be built needs the program called `name` and none is given.
+    ///
+    /// # Errors
+    /// When an `image.toml` can't be read.
+    pub fn lack(&self, name: &str) -> Result<bool> {
+        let given = Programs::parse(&self.programs)?;
+        for folder in self.folders()? {
+            let manifest = context::Manifest::read(&folder)?;
+            let needs = manifest.program.iter().any(|program| program.name == name);
+            if needs && !given.has(name) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Gives the program called `name`.
+    pub fn give(&mut self, name: &str, path: &Path) {
+        self.programs.push(format!("{name}={}", path.display()));
+    }
+
+    /// The folders of the images that shall be built.
+    fn folders(&self) -> Result<Vec<PathBuf>> {
+        let all = files::repository().join("deploy/images");
+        if !self.images.is_empty() {
+            return Ok(self.images.iter().map(|name| all.join(name)).collect());
+        }
+        let mut folders = Vec::new();
+        for entry in fs::read_dir(&all).with_context(|| format!("cannot read {}", all.display()))? {
+            let folder = entry?.path();
+            if folder.join("image.toml").exists() {
+                folders.push(folder);
+            }
+        }
+        folders.sort();
+        Ok(folders)
+    }
 }
 
 /// An image that was built.
@@ -52,25 +99,9 @@ pub struct Image {
 /// # Errors
 /// When an image cannot be built or does not get where it should.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let all = files::repository().join("deploy/images");
-    let mut names = arguments.images.clone();
-    if names.is_empty() {
-        for entry in fs::read_dir(&all).with_context(|| format!("cannot read {}", all.display()))? {
-            let entry = entry?;
-            if entry.path().join("image.toml").exists() {
-                names.push(entry.file_name().to_string_lossy().into_owned());
-            }
-        }
-        names.sort();
-    }
-    let programs = Programs::parse(&arguments.programs)?;
-    for name in names {
-        let image = build(
-            &all.join(&name),
-            &programs,
-            &arguments.tag,
-            &arguments.output,
-        )?;
+    let programs = Programs::parse(&arguments.programs)?.profile(&arguments.profile);
+    for folder in arguments.folders()? {
+        let image = build(&folder, &programs, &arguments.tag, &arguments.output)?;
         let size = fs::metadata(&image.archive)?.len();
         println!(
             "{} {} {:.1} MB {}",
@@ -84,11 +115,11 @@ pub fn run(arguments: &Arguments) -> Result<()> {
             let state = lifecycle::standing(cluster)?;
             println!(
                 "{}",
-                load(&archive, Some(&image.name), &state.layout.registry())?
+                registry::load(&archive, Some(&image.name), &state.layout.registry())?
             );
         }
         if let Some(registry) = &arguments.push {
-            println!("{}", push(&archive, registry, &image.name, true)?);
+            println!("{}", push_to(&image, registry)?);
         }
     }
     Ok(())
@@ -111,208 +142,4 @@ pub fn build(folder: &Path, programs: &Programs, tag: &str, output: &Path) -> Re
         archive,
         digest,
     })
-}
-
-/// Puts `image` into the registry at `registry`, under its own name or `name`, and gives the reference that nodes pull.
-///
-/// # Errors
-/// When there is no such image, or the registry does not take it.
-pub fn load(image: &str, name: Option<&str>, registry: &str) -> Result<String> {
-    let source = if image.contains("-archive:") {
-        image.to_owned()
-    } else if Path::new(image).is_file() {
-        format!("{}:{image}", archive_kind(Path::new(image))?)
-    } else {
-        format!(
-            "containers-storage:[vfs@{}]{image}",
-            Builder::new()?.storage.display()
-        )
-    };
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None if source.starts_with("containers-storage:") => image.to_owned(),
-        None => inspect_name(&source)?,
-    };
-    push(&source, registry, path_of(&name), false)
-}
-
-/// The part of a reference that a mirror of its registry knows it by: without the registry's name.
-fn path_of(name: &str) -> &str {
-    match name.split_once('/') {
-        Some((first, rest))
-            if first.contains('.') || first.contains(':') || first == "localhost" =>
-        {
-            rest
-        }
-        _ => name,
-    }
-}
-
-fn archive_kind(path: &Path) -> Result<&'static str> {
-    let list = shell::run(Command::new("tar").arg("-tf").arg(path))?;
-    if list
-        .lines()
-        .any(|line| line.trim_start_matches("./") == "oci-layout")
-    {
-        Ok("oci-archive")
-    } else if list
-        .lines()
-        .any(|line| line.trim_start_matches("./") == "manifest.json")
-    {
-        Ok("docker-archive")
-    } else {
-        bail!(
-            "{} is no image archive: neither oci-layout nor manifest.json is in it",
-            path.display()
-        )
-    }
-}
-
-fn inspect_name(source: &str) -> Result<String> {
-    let Some((kind, path)) = source.split_once(':') else {
-        bail!("{source:?} names no image")
-    };
-    let member = if kind == "oci-archive" {
-        "index.json"
-    } else {
-        "manifest.json"
-    };
-    let text = shell::run(Command::new("tar").args(["-xOf", path, member]))?;
-    let value: serde_json::Value = serde_json::from_str(&text)?;
-    let name = if kind == "oci-archive" {
-        value.pointer("/manifests/0/annotations/org.opencontainers.image.ref.name")
-    } else {
-        value.pointer("/0/RepoTags/0")
-    };
-    let name = name.and_then(serde_json::Value::as_str);
-    match name {
-        Some(name) if name.contains(':') => Ok(name.to_owned()),
-        _ => bail!("{path} does not say the image's name: give it with --as NAME:TAG"),
-    }
-}
-
-/// Copies an image to `registry/name`, as it is: its digest stays.
-fn push(source: &str, registry: &str, name: &str, verify: bool) -> Result<String> {
-    let reference = format!("{registry}/{name}");
-    let mut command = Command::new("skopeo");
-    command.args(["copy", "--quiet", "--preserve-digests", "--insecure-policy"]);
-    command.arg(format!("--dest-tls-verify={verify}"));
-    shell::run(command.arg(source).arg(format!("docker://{reference}")))
-        .with_context(|| format!("cannot push {reference}"))?;
-    Ok(reference)
-}
-
-/// Pushes an image that was built to a registry of the user's own; a registry on this machine may speak plain HTTP.
-///
-/// # Errors
-/// When the registry does not take it.
-pub fn push_to(image: &Image, registry: &str) -> Result<String> {
-    let local = ["localhost", "127.", "[::1]", "10."]
-        .iter()
-        .any(|start| registry.starts_with(start));
-    push(
-        &format!("oci-archive:{}", image.archive.display()),
-        registry,
-        &image.name,
-        !local,
-    )
-}
-
-/// buildah with a storage of its own.
-pub(crate) struct Builder {
-    storage: PathBuf,
-}
-
-impl Builder {
-    pub(crate) fn new() -> Result<Builder> {
-        let storage = files::cache()?.join("images/storage");
-        fs::create_dir_all(&storage)
-            .with_context(|| format!("cannot make {}", storage.display()))?;
-        Ok(Builder { storage })
-    }
-
-    fn command(&self) -> Command {
-        let mut command = Command::new("buildah");
-        // No driver that needs mounts, no isolation that needs more than chroot: this runs in a plain container too.
-        command
-            .args(["--storage-driver", "vfs", "--root"])
-            .arg(&self.storage);
-        command
-            .arg("--runroot")
-            .arg(self.storage.with_file_name("run"));
-        command
-    }
-
-    /// Builds the Dockerfile in `context`, writes `archive`, and gives the manifest's digest.
-    pub(crate) fn build(&self, context: &Path, name: &str, archive: &Path) -> Result<String> {
-        // Two builds of one name at a time would take each other's image away.
-        let lock = fs::File::create(self.storage.with_file_name("lock"))?;
-        lock.lock()?;
-        shell::run(
-            self.command()
-                .args([
-                    "bud",
-                    "--isolation",
-                    "chroot",
-                    "--format",
-                    "oci",
-                    "--layers=false",
-                    "--quiet",
-                ])
-                // Nothing of this machine or hour goes into the image.
-                .args([
-                    "--timestamp",
-                    "0",
-                    "--identity-label=false",
-                    "--no-cache",
-                    "--pull-never",
-                ])
-                .args(["--tag", name])
-                .arg(context),
-        )
-        .with_context(|| format!("cannot build {name}"))?;
-        let fresh = archive.with_extension("new");
-        let _ = fs::remove_file(&fresh);
-        let digest = tempfile::NamedTempFile::new()?;
-        let base = name.rsplit('/').next().unwrap_or(name);
-        let in_archive = if name.starts_with("wisp.test/") {
-            name
-        } else {
-            base
-        };
-        shell::run(
-            self.command()
-                .args(["push", "--quiet", "--digestfile"])
-                .arg(digest.path())
-                .arg(name)
-                .arg(format!("oci-archive:{}:{in_archive}", fresh.display())),
-        )
-        .with_context(|| format!("cannot write {}", fresh.display()))?;
-        fs::rename(&fresh, archive)?;
-        let digest = fs::read_to_string(digest.path())?.trim().to_owned();
-        ensure!(
-            digest.starts_with("sha256:"),
-            "buildah gave no digest of {name}"
-        );
-        // The archive is what counts; a copy of every version in the storage would only fill the disk.
-        shell::run(self.command().args(["rmi", "--force", name]))?;
-        Ok(digest)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::path_of;
-
-    #[test]
-    fn a_mirror_knows_an_image_without_its_registry() {
-        assert_eq!(
-            path_of("ghcr.io/wisp-dev/wisp-runtime:1"),
-            "wisp-dev/wisp-runtime:1"
-        );
-        assert_eq!(path_of("localhost/x:1"), "x:1");
-        assert_eq!(path_of("10.200.0.2:5000/x:1"), "x:1");
-        assert_eq!(path_of("vision/digits:1.4"), "vision/digits:1.4");
-        assert_eq!(path_of("digits:1.4"), "digits:1.4");
-    }
 }

@@ -8,6 +8,7 @@ pub mod cli;
 pub mod images;
 
 mod addons;
+mod cargo;
 mod cgroups;
 mod components;
 mod control;
@@ -29,6 +30,6 @@ mod status;
 mod wait;
 
 pub use files::cache;
-pub use programs::testserver;
-pub use shared::{Cluster, Owned};
-pub use wait::{Namespace, Objects};
+pub use programs::{helm, registry, testserver};
+pub use shared::{Cluster, Forward, Lease, Namespace, Owned, drive};
+pub use wait::Objects;

@@ -47,6 +47,19 @@ pub(crate) fn ensure() -> Result<()> {
     install(&[&NEEDED[..], &IMAGES[..]].concat())
 }
 
+/// Checks what [`ensure`] checks, and changes nothing.
+///
+/// # Errors
+/// As [`ensure`], but for packages that it would install.
+pub(crate) fn check() -> Result<()> {
+    refuse(reasons())?;
+    let missing = missing();
+    if !missing.is_empty() && !can_install() {
+        return refuse(vec![lacks(&missing)]);
+    }
+    Ok(())
+}
+
 /// Why a cluster cannot run here, apart from packages: empty if it can.
 pub(crate) fn reasons() -> Vec<String> {
     let mut reasons = Vec::new();
@@ -100,21 +113,28 @@ fn refuse(reasons: Vec<String>) -> Result<()> {
     bail!("no cluster can run here:\n  - {}", reasons.join("\n  - "))
 }
 
-fn install(wanted: &[(&str, &[&str])]) -> Result<()> {
-    let missing: Vec<&str> = wanted
+/// The packages that [`ensure`] would install.
+pub(crate) fn missing() -> Vec<&'static str> {
+    absent(&[&NEEDED[..], &IMAGES[..]].concat())
+}
+
+fn absent(wanted: &[(&'static str, &[&str])]) -> Vec<&'static str> {
+    wanted
         .iter()
         .filter(|(_, paths)| !paths.iter().any(|path| Path::new(path).exists()))
         .map(|(package, _)| *package)
-        .collect();
+        .collect()
+}
+
+fn install(wanted: &[(&'static str, &[&str])]) -> Result<()> {
+    let missing = absent(wanted);
     if missing.is_empty() {
         return Ok(());
     }
-    let list = missing.join(" ");
-    if !Path::new("/usr/bin/apt-get").exists() || !rustix::process::geteuid().is_root() {
-        bail!(
-            "missing: {list}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends {list}"
-        );
+    if !can_install() {
+        bail!(lacks(&missing));
     }
+    let list = missing.join(" ");
     eprintln!("installing {list}");
     let apt = || {
         let mut command = Command::new("apt-get");
@@ -129,4 +149,15 @@ fn install(wanted: &[(&str, &[&str])]) -> Result<()> {
     )
     .with_context(|| format!("cannot install {list}"))?;
     Ok(())
+}
+
+fn can_install() -> bool {
+    Path::new("/usr/bin/apt-get").exists() && rustix::process::geteuid().is_root()
+}
+
+fn lacks(packages: &[&str]) -> String {
+    let list = packages.join(" ");
+    format!(
+        "missing: {list}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends {list}"
+    )
 }

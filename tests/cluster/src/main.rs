@@ -10,6 +10,12 @@ struct Arguments {
     command: wisp_cluster::cli::Command,
 }
 
-fn main() -> anyhow::Result<()> {
-    wisp_cluster::cli::run(Arguments::parse().command)
+fn main() -> std::process::ExitCode {
+    match wisp_cluster::cli::run(Arguments::parse().command) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
 }

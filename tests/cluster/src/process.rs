@@ -31,9 +31,12 @@ impl Process {
         })
     }
 
-    /// Whether it still runs; a zombie does not.
+    /// Whether any of it still runs. A zombie does not, unless its first thread only ended before the others, which hold
+    /// its sockets open.
     pub(crate) fn alive(&self) -> bool {
-        stat(self.pid).is_some_and(|stat| stat.started == self.started && !stat.zombie)
+        stat(self.pid).is_some_and(|stat| {
+            stat.started == self.started && !(stat.zombie && threads(self.pid) <= 1)
+        })
     }
 
     /// Sends a signal, if it is still the same process.
@@ -107,6 +110,10 @@ fn stat(pid: i32) -> Option<Stat> {
     let zombie = matches!(fields.next()?, "Z" | "X");
     let started = fields.nth(18)?.parse().ok()?;
     Some(Stat { started, zombie })
+}
+
+fn threads(pid: i32) -> usize {
+    fs::read_dir(format!("/proc/{pid}/task")).map_or(0, Iterator::count)
 }
 
 /// All processes of the machine.

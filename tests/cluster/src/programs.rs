@@ -153,7 +153,10 @@ pub(crate) fn kubectl() -> Result<PathBuf> {
 }
 
 /// Helm, built when it is missing.
-pub(crate) fn helm() -> Result<PathBuf> {
+///
+/// # Errors
+/// When it cannot be built.
+pub fn helm() -> Result<PathBuf> {
     one(&HELM, "helm")
 }
 
@@ -163,6 +166,14 @@ pub(crate) fn helm() -> Result<PathBuf> {
 /// When it cannot be built.
 pub fn testserver() -> Result<PathBuf> {
     one(&TESTSERVER, "testserver")
+}
+
+/// distribution's image registry, for tests that need one without a cluster.
+///
+/// # Errors
+/// When it cannot be built.
+pub fn registry() -> Result<PathBuf> {
+    one(&REGISTRY, "registry")
 }
 
 fn one(module: &Module, program: &str) -> Result<PathBuf> {

@@ -1,25 +1,33 @@
 //! Which cluster do tests run against? The user's own where KUBECONFIG names one, else one that all test programs of a
 //! run share, started by the first and taken down when the last is gone.
 
-use std::fs::{self, File};
+use std::fs;
 use std::ops::Deref;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use serde_json::Value;
+use anyhow::{Context, Result, bail};
 
 use crate::images::{self, Image};
 use crate::kubectl::Kubectl;
 use crate::state::State;
-use crate::wait::{self, Namespace, Objects};
-use crate::{files, layout, locks, machine, programs, shell};
+use crate::wait::{self, Objects};
+use crate::{files, layout, machine, programs, shell};
+
+mod driver;
+mod forward;
+mod namespace;
+
+pub use driver::{Lease, drive};
+pub use forward::Forward;
+pub use namespace::Namespace;
 
 /// The shared cluster's name.
 const SHARED: &str = "test";
+/// How long the shared cluster is kept for the next test program of the same run.
+const LINGER: Duration = Duration::from_secs(20);
 
 /// A Kubernetes cluster that tests may use.
 pub struct Cluster {
@@ -28,7 +36,7 @@ pub struct Cluster {
     /// The name of a cluster that this crate started.
     name: Option<String>,
     /// Says that this process uses it.
-    _user: Option<File>,
+    _lease: Option<Lease>,
 }
 
 impl Cluster {
@@ -51,43 +59,32 @@ impl Cluster {
             .as_ref()
     }
 
-    /// A cluster of one test's own, for tests that break it; it is taken down when it is dropped. None as with
-    /// [`Cluster::shared`].
+    /// A cluster of one test's own, for tests that break it, called `hint` (at most 12 characters) and this process's id.
+    /// It is taken down when it is dropped, or when this process is gone. None as with [`Cluster::shared`].
     ///
     /// # Panics
     /// As [`Cluster::shared`].
-    pub fn own(name: &str, nodes: u8) -> Option<Owned> {
-        can_run().then(|| {
-            or_panic(drive(&[
-                "up",
-                "--name",
-                name,
-                "--nodes",
-                &nodes.to_string(),
-            ]));
-            Owned(or_panic(Cluster::started(name, None)))
-        })
+    pub fn own(hint: &str, nodes: u8) -> Option<Owned> {
+        can_run().then(|| Owned(or_panic(Cluster::start_own(hint, nodes))))
     }
 
     fn join_shared() -> Result<Cluster> {
-        let user = locks::user(SHARED)?;
+        let lease = match std::env::var_os("WISP_CLUSTER_KEEP") {
+            Some(_) => Lease::kept(SHARED)?,
+            None => Lease::take(SHARED, LINGER)?,
+        };
         drive(&["up", "--name", SHARED])?;
-        if std::env::var_os("WISP_CLUSTER_KEEP").is_none() {
-            // It outlives this process, and ends itself with the cluster.
-            Command::new(driver()?)
-                .args(["down", "--name", SHARED, "--when-unused"])
-                .current_dir("/")
-                .stdin(Stdio::null())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null())
-                .process_group(0)
-                .spawn()
-                .context("cannot start what takes the cluster down")?;
-        }
-        Cluster::started(SHARED, Some(user))
+        Cluster::started(SHARED, lease)
     }
 
-    fn started(name: &str, user: Option<File>) -> Result<Cluster> {
+    fn start_own(hint: &str, nodes: u8) -> Result<Cluster> {
+        let name = format!("{hint}-{}", std::process::id());
+        let lease = Lease::take(&name, Duration::ZERO)?;
+        drive(&["up", "--name", &name, "--nodes", &nodes.to_string()])?;
+        Cluster::started(&name, lease)
+    }
+
+    fn started(name: &str, lease: Lease) -> Result<Cluster> {
         let state = State::read(name)?.with_context(|| format!("cluster {name} is gone"))?;
         Ok(Cluster {
             kubectl: Kubectl::new(
@@ -96,7 +93,7 @@ impl Cluster {
             ),
             registry: Some(state.layout.registry()),
             name: Some(name.to_owned()),
-            _user: user,
+            _lease: Some(lease),
         })
     }
 
@@ -123,7 +120,7 @@ impl Cluster {
             kubectl: Kubectl::new(&program, kubeconfig),
             registry: given.or_else(|| ours.as_ref().map(|state| state.layout.registry())),
             name: ours.map(|state| state.layout.name),
-            _user: None,
+            _lease: None,
         };
         cluster
             .kubectl
@@ -141,6 +138,12 @@ impl Cluster {
     #[must_use]
     pub fn kubeconfig(&self) -> &Path {
         &self.kubectl.kubeconfig
+    }
+
+    /// The name of a cluster of ours; none where it is the user's own.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        self.name.as_deref()
     }
 
     /// Where images are pushed to and pulled from.
@@ -185,6 +188,16 @@ impl Cluster {
                 .env("KUBECONFIG", self.kubeconfig())
                 .args(arguments),
         )
+    }
+
+    /// A port of this machine that leads to `port` of `target` in `namespace`, as [`Namespace::forward`].
+    ///
+    /// # Errors
+    /// As [`Namespace::forward`].
+    pub fn forward(&self, namespace: &str, target: &str, port: u16) -> Result<Forward> {
+        let mut kubectl = self.kubectl.command();
+        kubectl.args(["--namespace", namespace]);
+        Forward::open(kubectl, target, port)
     }
 
     /// A fresh namespace that enforces the `restricted` Pod Security standard.
@@ -295,50 +308,4 @@ fn or_panic<T>(result: Result<T>) -> T {
 )]
 fn give_up(text: &str) -> ! {
     panic!("{text}")
-}
-
-/// The program that starts clusters: a process of its own, so that nothing of a cluster is a test's child.
-fn driver() -> Result<PathBuf> {
-    static DRIVER: OnceLock<PathBuf> = OnceLock::new();
-    if let Some(path) = DRIVER.get() {
-        return Ok(path.clone());
-    }
-    let path = match std::env::var_os("WISP_CLUSTER_DRIVER") {
-        Some(path) => PathBuf::from(path),
-        None => build_driver()?,
-    };
-    Ok(DRIVER.get_or_init(|| path).clone())
-}
-
-fn build_driver() -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = shell::run(
-        Command::new(cargo)
-            .args([
-                "build",
-                "--quiet",
-                "--package=wisp-cluster",
-                "--bin=wisp-cluster",
-                "--message-format=json",
-            ])
-            .current_dir(files::repository()),
-    )?;
-    output
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find_map(|message| message.get("executable")?.as_str().map(PathBuf::from))
-        .context("cargo built no wisp-cluster")
-}
-
-fn drive(arguments: &[&str]) -> Result<String> {
-    let mut command = Command::new(driver()?);
-    // What it says while it builds for minutes should be seen.
-    let output = command.args(arguments).stderr(Stdio::inherit()).output()?;
-    ensure!(
-        output.status.success(),
-        "{} failed ({})",
-        shell::line(&command),
-        output.status
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -53,11 +53,14 @@ pub(crate) fn text(state: &State) -> Result<String> {
     )?;
     if state.healthy() {
         let kubectl = Kubectl::new(&programs::kubectl()?, &layout.folder()?.join("kubeconfig"));
-        for line in kubectl
-            .run(["get", "nodes,pods", "--all-namespaces", "--output=wide"])?
-            .lines()
-        {
-            writeln!(text, "  {line}")?;
+        let query = ["get", "nodes,pods", "--all-namespaces", "--output=wide"];
+        match kubectl.run(query.iter().chain(&["--request-timeout=5s"])) {
+            Ok(objects) => {
+                for line in objects.lines() {
+                    writeln!(text, "  {line}")?;
+                }
+            }
+            Err(_) => writeln!(text, "  the API server does not answer")?,
         }
     }
     Ok(text)

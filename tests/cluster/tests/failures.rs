@@ -1,17 +1,16 @@
 //! Does a cluster fail and recover as a real one, and does it leave nothing behind? Each test has clusters of its own;
-//! they take turns, because the machine is compared before and after.
+//! they take turns, because two at a time are enough for a small machine.
 
 mod common;
 
 use std::process::{Command, Stdio};
 use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
-use common::{
-    PATIENCE, deployment, driver, eventually, get, octet, programs_running, snapshot, testserver,
-    wait_pods,
-};
-use wisp_cluster::Cluster;
+use anyhow::{Result, ensure};
+use common::machine::{Record, ensure_same, snapshot};
+use common::{PATIENCE, deployment, driver, eventually, get, testserver, wait_pods};
+use wisp_cluster::{Cluster, Lease};
 
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
@@ -131,20 +130,20 @@ fn a_second_cluster_stands_beside_the_first() -> Result<()> {
         "both have {}",
         left.registry()?
     );
-    let run = |cluster: &Cluster| -> Result<(String, String)> {
-        let namespace = cluster.namespace("beside")?;
-        namespace.apply(&deployment("web", &testserver(cluster)?, 1))?;
-        let (address, _) = wait_pods(&namespace, "web", 1)?.remove(0);
-        get(&format!("{address}:8080"), "/")?;
-        Ok((namespace.name().to_owned(), address))
-    };
-    let (left_name, _) = run(&left)?;
+    let left_space = left.namespace("beside")?;
     let right_space = right.namespace("beside")?;
-    right_space.apply(&deployment("web", &testserver(&right)?, 1))?;
-    let (address, _) = wait_pods(&right_space, "web", 1)?.remove(0);
-    assert!(right.kubectl(&["get", "namespace", &left_name]).is_err());
+    let mut pods = Vec::new();
+    for (cluster, space) in [(&left, &left_space), (&right, &right_space)] {
+        space.apply(&deployment("web", &testserver(cluster)?, 1))?;
+        let (address, _) = wait_pods(space, "web", 1)?.remove(0);
+        get(&format!("{address}:8080"), "/")?;
+        pods.push(address);
+    }
+    let theirs = ["get", "namespace", left_space.name()];
+    assert!(right.kubectl(&theirs).is_err());
+    drop(left_space);
     drop(left);
-    get(&format!("{address}:8080"), "/")?;
+    get(&format!("{}:8080", pods[1]), "/")?;
     right_space.kubectl(&["scale", "deployment/web", "--replicas=2"])?;
     wait_pods(&right_space, "web", 2)?;
     Ok(())
@@ -154,61 +153,57 @@ fn a_second_cluster_stands_beside_the_first() -> Result<()> {
 #[test]
 fn down_leaves_the_machine_as_it_was() -> Result<()> {
     let _turn = turn();
-    driver(&["down", "--name=test"])?;
-    let before = snapshot()?;
-    let running = programs_running()?;
+    let name = format!("t-trace-{}", std::process::id());
+    let before = snapshot(&name)?;
     let Some(cluster) = Cluster::own("t-trace", 2) else {
         return Ok(());
     };
+    assert_eq!(cluster.name(), Some(name.as_str()));
     {
         let namespace = cluster.namespace("trace")?;
         namespace.apply(&deployment("web", &testserver(&cluster)?, 4))?;
         wait_pods(&namespace, "web", 4)?;
     }
-    let network = format!("10.{}.", octet(&cluster)?);
-    let during = snapshot()?;
+    let record = Record::read(&name)?;
     // The comparison sees what there is to see.
-    ensure!(
-        during
-            .iter()
-            .any(|line| line.starts_with("route: ") && line.contains(&network)),
-        "no route in {during:?}"
-    );
-    ensure!(
-        during
-            .iter()
-            .any(|line| line.starts_with("cgroup: ") && line.contains("wisp-t-trace-node1"))
-    );
-    ensure!(programs_running()?.len() > running.len() + 10);
+    let during = snapshot(&name)?;
+    for (kind, text) in [
+        ("route: ", record.network()),
+        ("link: ", record.link()),
+        ("cgroup: ", record.cgroup()),
+    ] {
+        ensure!(
+            during
+                .iter()
+                .any(|line| line.starts_with(kind) && line.contains(&text)),
+            "no {kind}{text} in {during:#?}"
+        );
+    }
+    // Four pods, each with a sandbox and a server, beside the components.
+    ensure!(record.processes()?.len() > 20);
     drop(cluster);
-    assert_eq!(programs_running()?, running);
-    let after = snapshot()?;
-    let left: Vec<&String> = after.iter().filter(|line| !before.contains(line)).collect();
-    let gone: Vec<&String> = before.iter().filter(|line| !after.contains(line)).collect();
-    assert!(
-        left.is_empty() && gone.is_empty(),
-        "left behind: {left:#?}\ngone: {gone:#?}"
-    );
-    Ok(())
+    assert_eq!(record.processes()?, Vec::<String>::new());
+    ensure_same(&before, &snapshot(&name)?)
 }
 
 /// Would fail if a driver that was killed in the middle left something that the next one does not find.
 #[test]
 fn what_a_killed_driver_left_is_cleaned_by_the_next() -> Result<()> {
     let _turn = turn();
-    driver(&["down", "--name=test"])?;
     if driver(&["check"]).is_err() {
         // Says why it is skipped, or fails where CI asks for it.
         ensure!(Cluster::own("t-killed", 1).is_none());
         return Ok(());
     }
-    let before = snapshot()?;
-    let running = programs_running()?;
-    let folder = wisp_cluster::cache()?.join("cluster/state/t-killed");
+    let name = format!("t-killed-{}", std::process::id());
+    let before = snapshot(&name)?;
+    let lease = Lease::take(&name, Duration::ZERO)?;
+    let named = format!("--name={name}");
+    let folder = wisp_cluster::cache()?.join("cluster/state").join(&name);
     // Killed when it has just reserved its place, when the control plane starts, and when the node does.
     for moment in ["state.json", "logs/apiserver.log", "logs/kubelet-node1.log"] {
         let mut child = Command::new(env!("CARGO_BIN_EXE_wisp-cluster"))
-            .args(["up", "--name=t-killed", "--nodes=1"])
+            .args(["up", &named, "--nodes=1"])
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
@@ -218,51 +213,52 @@ fn what_a_killed_driver_left_is_cleaned_by_the_next() -> Result<()> {
         })?;
         child.kill()?;
         child.wait()?;
-        let state = std::fs::read_to_string(folder.join("state.json"))
-            .context("the driver wrote no record")?;
         ensure!(
-            state.contains("\"ready\": false"),
+            !Record::read(&name)?.is_ready(),
             "the driver came to its end before it was killed"
         );
     }
-    driver(&["up", "--name=t-killed", "--nodes=1"])?;
-    let kubeconfig = folder.join("kubeconfig");
-    let nodes = driver(&[
-        "kubectl",
-        "--name=t-killed",
-        "--",
-        "get",
-        "nodes",
-        "--output=name",
-    ])?;
-    assert_eq!(nodes.trim(), "node/node1", "with {}", kubeconfig.display());
+    driver(&["up", &named, "--nodes=1"])?;
+    let nodes = ["kubectl", &named, "--", "get", "nodes", "--output=name"];
+    assert_eq!(driver(&nodes)?.trim(), "node/node1");
 
     // Every process dies at once, as when the machine's memory ran out: nothing may leave in the meantime.
-    let registry = driver(&["status", "--name=t-killed"])?;
-    let second = registry
-        .split("https://10.")
-        .nth(1)
-        .and_then(|rest| rest.split('.').next())
-        .context("no address")?;
-    let state: serde_json::Value =
-        serde_json::from_str(&std::fs::read_to_string(folder.join("state.json"))?)?;
-    for anchor in state["anchors"].as_object().context("no anchors")?.values() {
-        let pid = anchor["outside"]["pid"].to_string();
+    let record = Record::read(&name)?;
+    for pid in record.anchors() {
         ensure!(Command::new("kill").args(["-9", &pid]).status()?.success());
     }
+    let pod = format!("{}65.5", record.network());
     eventually("the link to be gone", || {
-        let output = Command::new("ip")
-            .args(["route", "get", &format!("10.{second}.65.5")])
-            .output()?;
+        let output = Command::new("ip").args(["route", "get", &pod]).output()?;
         // The machine has a default route: without the one that refuses, this would leave by it.
         ensure!(!output.status.success(), "there is a route: {output:?}");
         Ok(())
     })?;
-    driver(&["up", "--name=t-killed", "--nodes=1"])?;
-    driver(&["down", "--name=t-killed"])?;
-    assert_eq!(programs_running()?, running);
-    let after = snapshot()?;
-    let left: Vec<&String> = after.iter().filter(|line| !before.contains(line)).collect();
-    assert!(left.is_empty(), "left behind: {left:#?}");
-    Ok(())
+    driver(&["up", &named, "--nodes=1"])?;
+    driver(&["down", &named])?;
+    drop(lease);
+    ensure_same(&before, &snapshot(&name)?)
+}
+
+/// Would fail if a cluster outlived the tests that used it.
+#[test]
+fn a_cluster_goes_with_the_process_that_used_it() -> Result<()> {
+    let _turn = turn();
+    if driver(&["check"]).is_err() {
+        ensure!(Cluster::own("t-lease", 1).is_none());
+        return Ok(());
+    }
+    let name = format!("t-lease-{}", std::process::id());
+    let before = snapshot(&name)?;
+    let lease = Lease::take(&name, Duration::ZERO)?;
+    driver(&["up", "--name", &name, "--nodes=1"])?;
+    let record = Record::read(&name)?;
+    // The kernel lets go of it when a process dies, however it does.
+    drop(lease);
+    eventually("the cluster to be gone", || {
+        ensure!(Record::read(&name).is_err(), "its record is there");
+        Ok(())
+    })?;
+    assert_eq!(record.processes()?, Vec::<String>::new());
+    ensure_same(&before, &snapshot(&name)?)
 }

@@ -39,7 +39,7 @@ fn main() -> std::process::ExitCode {
         Command::Setup => install::everything(),
         Command::Models => models::run(),
         Command::Cluster(command) => wisp_cluster::cli::run(command),
-        Command::Images(arguments) => wisp_cluster::images::run(&arguments),
+        Command::Images(arguments) => images(arguments),
         Command::Cache => cache::dir().map(|dir| println!("{}", dir.display())),
     };
     match result {
@@ -49,4 +49,12 @@ fn main() -> std::process::ExitCode {
             std::process::ExitCode::FAILURE
         }
     }
+}
+
+fn images(mut arguments: wisp_cluster::images::Arguments) -> anyhow::Result<()> {
+    const ONNXRUNTIME: &str = "libonnxruntime.so";
+    if arguments.lack(ONNXRUNTIME)? {
+        arguments.give(ONNXRUNTIME, &install::onnxruntime()?);
+    }
+    wisp_cluster::images::run(&arguments)
 }

@@ -1,14 +1,14 @@
 //! What goes into an image? A root folder put together from Debian packages and from programs that were just built.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::programs::{Program, Programs};
 use crate::{files, shell};
 
 /// `image.toml`.
@@ -20,7 +20,7 @@ pub(super) struct Manifest {
     #[serde(default)]
     debian: Vec<Package>,
     #[serde(default)]
-    program: Vec<Program>,
+    pub(super) program: Vec<Program>,
 }
 
 /// What is taken of a Debian package.
@@ -34,48 +34,6 @@ struct Package {
     /// The certificates of the public authorities, in one file.
     #[serde(default)]
     certificates: bool,
-}
-
-/// A file that the caller gives.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Program {
-    name: String,
-    to: PathBuf,
-    /// Where in the cache folder it lies when it is not given; one `*` stands for one folder.
-    cached: Option<String>,
-}
-
-/// The programs that the caller gives, by name.
-#[derive(Clone, Debug, Default)]
-pub struct Programs(BTreeMap<String, PathBuf>);
-
-impl Programs {
-    /// Reads `NAME=PATH` of each.
-    ///
-    /// # Errors
-    /// When one has another form or its file does not exist.
-    pub fn parse(given: &[String]) -> Result<Programs> {
-        let mut programs = Programs::default();
-        for entry in given {
-            let (name, path) = entry
-                .split_once('=')
-                .with_context(|| format!("--program {entry:?}: want NAME=PATH"))?;
-            ensure!(
-                Path::new(path).is_file(),
-                "--program {entry:?}: there is no file {path}"
-            );
-            programs = programs.with(name, path);
-        }
-        Ok(programs)
-    }
-
-    /// The same and one more.
-    #[must_use]
-    pub fn with(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Programs {
-        self.0.insert(name.into(), path.into());
-        self
-    }
 }
 
 impl Manifest {
@@ -103,13 +61,9 @@ pub(super) fn prepare(
         unpack(package, &root)?;
     }
     for program in &manifest.program {
-        let from = match (programs.0.get(&program.name), &program.cached) {
-            (Some(path), _) => path.clone(),
-            (None, Some(pattern)) => cached(pattern).with_context(|| {
-                format!("{0} is neither given (--program {0}=PATH) nor in the cache folder as {pattern}", program.name)
-            })?,
-            (None, None) => bail!("image {} needs --program {}=PATH", manifest.name, program.name),
-        };
+        let from = programs
+            .find(program)
+            .with_context(|| format!("image {} lacks a program", manifest.name))?;
         let to = root.join(&program.to);
         make_parent(&to)?;
         fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
@@ -123,23 +77,6 @@ fn make_parent(path: &Path) -> Result<()> {
         .parent()
         .with_context(|| format!("{} has no parent", path.display()))?;
     fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
-}
-
-/// The newest file that `pattern` finds in the cache folder.
-fn cached(pattern: &str) -> Result<PathBuf> {
-    let (before, after) = pattern.split_once("/*/").context("a pattern has one *")?;
-    let folder = files::cache()?.join(before);
-    let mut found = Vec::new();
-    for entry in
-        fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?
-    {
-        let path = entry?.path().join(after);
-        if path.is_file() {
-            found.push(path);
-        }
-    }
-    found.sort();
-    found.pop().context("there is none")
 }
 
 /// Fetches a package with apt, which checks its signature, and takes what is asked for out of it.
@@ -196,26 +133,41 @@ fn unpack(package: &Package, root: &Path) -> Result<()> {
 fn deb(package: &str) -> Result<PathBuf> {
     let folder = files::cache()?.join("images/debian");
     fs::create_dir_all(&folder)?;
-    let line = shell::run(
-        Command::new("apt-get")
-            .args(["download", "--print-uris", package])
-            .current_dir(&folder),
-    )?;
-    // 'URI' FILE SIZE HASH
-    let file = line
-        .split_whitespace()
-        .nth(1)
-        .with_context(|| format!("apt knows no package {package}: apt-get update"))?;
-    let path = folder.join(file);
+    let file = match deb_name(package)? {
+        Some(file) => file,
+        None => {
+            // A fresh machine, or a container image, has no lists of packages yet.
+            shell::run(Command::new("apt-get").args(["update", "-qq"]))?;
+            deb_name(package)?.with_context(|| format!("apt knows no package {package}"))?
+        }
+    };
+    let path = folder.join(&file);
     if !path.exists() {
+        // Next to its place and then moved: a file of this name is whole.
+        let fresh = tempfile::tempdir_in(&folder)?;
         shell::run(
             Command::new("apt-get")
                 .args(["download", "-qq", package])
-                .current_dir(&folder),
+                .current_dir(fresh.path()),
         )?;
+        fs::rename(fresh.path().join(&file), &path)
+            .with_context(|| format!("apt-get download {package} wrote no {file}"))?;
     }
-    ensure!(path.exists(), "apt-get download {package} wrote no {file}");
     Ok(path)
+}
+
+/// The name of the file that apt would download.
+fn deb_name(package: &str) -> Result<Option<String>> {
+    // What lies in the folder already, apt would not name.
+    let empty = tempfile::tempdir()?;
+    let output = Command::new("apt-get")
+        .args(["download", "--print-uris", package])
+        .current_dir(empty.path())
+        .output()
+        .context("cannot start apt-get")?;
+    // 'URI' FILE SIZE HASH
+    let line = String::from_utf8_lossy(&output.stdout).into_owned();
+    Ok(line.split_whitespace().nth(1).map(str::to_owned))
 }
 
 /// All files below `folder`, in a fixed order.

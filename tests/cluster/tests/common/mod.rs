@@ -1,6 +1,8 @@
 //! What the cluster's own tests share.
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod machine;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
@@ -142,9 +144,10 @@ pub(crate) fn request(address: &str, method: &str, path: &str, body: &str) -> Re
     let limit = Duration::from_secs(10);
     let mut stream = TcpStream::connect_timeout(&address.parse()?, limit)?;
     stream.set_read_timeout(Some(limit))?;
+    // Of this version, because it knows no chunks.
     write!(
         stream,
-        "{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        "{method} {path} HTTP/1.0\r\nhost: test\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )?;
     let mut answer = Vec::new();
@@ -157,7 +160,7 @@ pub(crate) fn request(address: &str, method: &str, path: &str, body: &str) -> Re
     let answer = String::from_utf8_lossy(&answer);
     let (head, body) = answer.split_once("\r\n\r\n").context("no HTTP answer")?;
     ensure!(
-        head.starts_with("HTTP/1.1 200"),
+        head.starts_with("HTTP/1.0 200 "),
         "{method} {path}: {} {body}",
         head.lines().next().unwrap_or_default()
     );
@@ -173,9 +176,8 @@ pub(crate) fn eventually<T>(what: &str, mut attempt: impl FnMut() -> Result<T>) 
             Err(error) if Instant::now() > end => {
                 return Err(error.context(format!("waited {PATIENCE:?} for {what}")));
             }
-            Err(_) => std::thread::yield_now(),
+            Err(_) => std::thread::sleep(Duration::from_millis(50)),
         }
-        std::thread::sleep(Duration::from_millis(100));
     }
 }
 
@@ -193,89 +195,28 @@ pub(crate) fn driver(arguments: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// The second number of the addresses of a cluster, and with it all of its names on this machine.
-pub(crate) fn octet(cluster: &Cluster) -> Result<u8> {
-    Ok(cluster
-        .registry()?
-        .split('.')
-        .nth(1)
-        .context("a registry has an address")?
-        .parse()?)
+/// The names of the nodes.
+pub(crate) fn nodes(cluster: &Cluster) -> Result<Vec<String>> {
+    let names = cluster.kubectl(&[
+        "get",
+        "nodes",
+        "--output=jsonpath={.items[*].metadata.name}",
+    ])?;
+    Ok(names.split_whitespace().map(str::to_owned).collect())
 }
 
-/// What a cluster could leave behind on this machine, as lines.
-pub(crate) fn snapshot() -> Result<Vec<String>> {
-    let mut lines = Vec::new();
-    let mut add =
-        |kind: &str, text: String| lines.extend(text.lines().map(|line| format!("{kind}: {line}")));
-    add("mount", std::fs::read_to_string("/proc/self/mountinfo")?);
-    add("link", run("ip", &["-brief", "link"])?);
-    add("route", run("ip", &["route", "show", "table", "all"])?);
-    add("rule", run("ip", &["rule"])?);
-    add("nft", run("nft", &["list", "ruleset"])?);
-    add("netns", run("ip", &["netns"])?);
-    let cgroups = run(
-        "find",
-        &[
-            "/sys/fs/cgroup",
-            "-type",
-            "d",
-            "-not",
-            "-path",
-            "*/process_api/*",
-        ],
-    )?;
-    add("cgroup", cgroups);
-    for folder in [
-        "/var/lib",
-        "/var/log",
-        "/run",
-        "/etc/cni",
-        "/etc",
-        "/opt",
-        "/var/run/netns",
-    ] {
-        add(
-            folder,
-            run(
-                "sh",
-                &["-c", &format!("ls -A {folder} 2>/dev/null || true")],
-            )?,
-        );
-    }
-    lines.sort();
-    Ok(lines)
-}
-
-/// The processes that a cluster's programs run as, on the whole machine.
-pub(crate) fn programs_running() -> Result<Vec<String>> {
-    let folder = wisp_cluster::cache()?.join("cluster");
-    let mut found = Vec::new();
-    for entry in std::fs::read_dir("/proc")? {
-        let path = entry?.path();
-        let Ok(program) = std::fs::read_link(path.join("exe")) else {
-            continue;
-        };
-        let environment = std::fs::read(path.join("environ")).unwrap_or_default();
-        let marked = environment
-            .split(|byte| *byte == 0)
-            .any(|entry| entry.starts_with(b"WISP_CLUSTER_PART="));
-        if program.starts_with(&folder) || marked {
-            found.push(format!("{} {}", path.display(), program.display()));
+/// Two nodes, where the cluster has them; it says so where not.
+pub(crate) fn two_nodes(cluster: &Cluster) -> Result<Option<[String; 2]>> {
+    let names = nodes(cluster)?;
+    match names.as_slice() {
+        [first, second, ..] => Ok(Some([first.clone(), second.clone()])),
+        _ => {
+            ensure!(
+                cluster.name().is_none(),
+                "our own has only the nodes {names:?}"
+            );
+            eprintln!("skipped: the cluster has one node");
+            Ok(None)
         }
     }
-    Ok(found)
-}
-
-fn run(program: &str, arguments: &[&str]) -> Result<String> {
-    let output = Command::new(program)
-        .args(arguments)
-        .output()
-        .with_context(|| program.to_owned())?;
-    ensure!(
-        output.status.success(),
-        "{program} {arguments:?}: {}",
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }

@@ -1,0 +1,132 @@
+//! How do images get into a registry? skopeo copies them, from buildah's storage or from an archive.
+
+use std::path::Path;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+use super::Image;
+use super::builder::Builder;
+use crate::shell;
+
+/// Puts `image` into the registry at `registry`, under its own name or `name`, and gives the reference that nodes pull.
+///
+/// # Errors
+/// When there is no such image, or the registry does not take it.
+pub fn load(image: &str, name: Option<&str>, registry: &str) -> Result<String> {
+    let source = if image.contains("-archive:") {
+        image.to_owned()
+    } else if Path::new(image).is_file() {
+        format!("{}:{image}", archive_kind(Path::new(image))?)
+    } else {
+        format!(
+            "containers-storage:[vfs@{}]{image}",
+            Builder::new()?.storage.display()
+        )
+    };
+    let name = match name {
+        Some(name) => name.to_owned(),
+        None if source.starts_with("containers-storage:") => image.to_owned(),
+        None => inspect_name(&source)?,
+    };
+    push(&source, registry, path_of(&name), false)
+}
+
+/// The part of a reference that a mirror of its registry knows it by: without the registry's name.
+fn path_of(name: &str) -> &str {
+    match name.split_once('/') {
+        Some((first, rest))
+            if first.contains('.') || first.contains(':') || first == "localhost" =>
+        {
+            rest
+        }
+        _ => name,
+    }
+}
+
+fn archive_kind(path: &Path) -> Result<&'static str> {
+    let list = shell::run(Command::new("tar").arg("-tf").arg(path))?;
+    if list
+        .lines()
+        .any(|line| line.trim_start_matches("./") == "oci-layout")
+    {
+        Ok("oci-archive")
+    } else if list
+        .lines()
+        .any(|line| line.trim_start_matches("./") == "manifest.json")
+    {
+        Ok("docker-archive")
+    } else {
+        bail!(
+            "{} is no image archive: neither oci-layout nor manifest.json is in it",
+            path.display()
+        )
+    }
+}
+
+fn inspect_name(source: &str) -> Result<String> {
+    let Some((kind, path)) = source.split_once(':') else {
+        bail!("{source:?} names no image")
+    };
+    let member = if kind == "oci-archive" {
+        "index.json"
+    } else {
+        "manifest.json"
+    };
+    let text = shell::run(Command::new("tar").args(["-xOf", path, member]))?;
+    let value: serde_json::Value = serde_json::from_str(&text)?;
+    let name = if kind == "oci-archive" {
+        value.pointer("/manifests/0/annotations/org.opencontainers.image.ref.name")
+    } else {
+        value.pointer("/0/RepoTags/0")
+    };
+    let name = name.and_then(serde_json::Value::as_str);
+    match name {
+        Some(name) if name.contains(':') => Ok(name.to_owned()),
+        _ => bail!("{path} does not say the image's name: give it with --as NAME:TAG"),
+    }
+}
+
+/// Copies an image to `registry/name`, as it is: its digest stays.
+fn push(source: &str, registry: &str, name: &str, verify: bool) -> Result<String> {
+    let reference = format!("{registry}/{name}");
+    let mut command = Command::new("skopeo");
+    command.args(["copy", "--quiet", "--preserve-digests", "--insecure-policy"]);
+    command.arg(format!("--dest-tls-verify={verify}"));
+    shell::run(command.arg(source).arg(format!("docker://{reference}")))
+        .with_context(|| format!("cannot push {reference}"))?;
+    Ok(reference)
+}
+
+/// Pushes an image that was built to a registry of the user's own; a registry on this machine may speak plain HTTP.
+///
+/// # Errors
+/// When the registry does not take it.
+pub fn push_to(image: &Image, registry: &str) -> Result<String> {
+    let local = ["localhost", "127.", "[::1]", "10."]
+        .iter()
+        .any(|start| registry.starts_with(start));
+    push(
+        &format!("oci-archive:{}", image.archive.display()),
+        registry,
+        &image.name,
+        !local,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::path_of;
+
+    #[test]
+    fn a_mirror_knows_an_image_without_its_registry() {
+        assert_eq!(
+            path_of("ghcr.io/wisp-dev/wisp-runtime:1"),
+            "wisp-dev/wisp-runtime:1"
+        );
+        assert_eq!(path_of("localhost/x:1"), "x:1");
+        assert_eq!(path_of("10.200.0.2:5000/x:1"), "x:1");
+        assert_eq!(path_of("vision/digits:1.4"), "vision/digits:1.4");
+        assert_eq!(path_of("digits:1.4"), "digits:1.4");
+    }
+}
