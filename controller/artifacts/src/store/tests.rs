@@ -1,5 +1,11 @@
 use std::io::Read as _;
 
+use std::fs;
+use std::time::SystemTime;
+
+use sha2::{Digest, Sha256};
+
+use super::folder::PARTIAL;
 use super::*;
 
 fn sha256(bytes: &[u8]) -> String {
@@ -129,5 +135,5 @@ async fn only_what_is_whole_and_right_is_kept() {
     assert_eq!(error.reason(), "DigestMismatch");
     assert!(error.to_string().contains(&sha256(b"abd")), "{error}");
     assert_eq!(partial(folder.path()), 0);
-    assert!(store.inner.files().unwrap().is_empty());
+    assert!(store.folder.files().unwrap().is_empty());
 }

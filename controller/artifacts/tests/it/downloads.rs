@@ -1,0 +1,69 @@
+use super::fake::{Fake, answer, promise};
+use super::registries::{fetcher, sha256, store};
+
+#[tokio::test]
+async fn what_a_url_gives_is_checked_and_asked_for_once() {
+    let fake = Fake::new(|_, _| answer("200 OK", "", b"model")).await;
+    let url = format!("http://{}/m.onnx", fake.address);
+    let (_folder, store) = store();
+    for _ in 0..2 {
+        let stored = fetcher()
+            .download(&url, &sha256(b"model"), &store, 5)
+            .await
+            .unwrap();
+        assert_eq!(stored.length, 5);
+    }
+    assert_eq!(fake.seen().len(), 1);
+    let error = fetcher()
+        .download(&url, &sha256(b"other"), &store, 5)
+        .await
+        .unwrap_err();
+    assert_eq!(error.reason(), "DigestMismatch");
+    assert!(error.to_string().contains(&url), "{error}");
+}
+
+/// Would fail if a server could fill the disk, or its failures were all alike.
+#[tokio::test]
+async fn what_a_url_does_wrong_is_named() {
+    let chunked = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nmodel!\r\n0\r\n\r\n";
+    let cut = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n6\r\nmod";
+    for (given, reason, transient) in [
+        (answer("200 OK", "", b"model!"), "TooLarge", false),
+        (chunked.to_vec(), "TooLarge", false),
+        (promise("200 OK", "", b"mod", 5), "DownloadFailed", true),
+        (cut.to_vec(), "DownloadFailed", true),
+        (answer("404 x", "", b""), "NotFound", false),
+        (answer("403 x", "", b""), "Unauthorized", false),
+        (answer("503 x", "", b""), "DownloadFailed", true),
+        (answer("400 x", "", b""), "DownloadFailed", false),
+        (
+            answer("302 x", "location: /again\r\n", b""),
+            "DownloadFailed",
+            false,
+        ),
+        (
+            answer("302 x", "location: file:///etc/passwd\r\n", b""),
+            "DownloadFailed",
+            false,
+        ),
+    ] {
+        let shown = String::from_utf8_lossy(&given).into_owned();
+        let fake = Fake::new(move |_, _| given.clone()).await;
+        let url = format!("http://{}/m.onnx", fake.address);
+        let (_folder, store) = store();
+        let error = fetcher()
+            .download(&url, &sha256(b"model"), &store, 5)
+            .await
+            .unwrap_err();
+        assert_eq!(error.reason(), reason, "{shown}\n{error}");
+        assert_eq!(error.is_transient(), transient, "{shown}\n{error}");
+    }
+    for url in ["ftp://a/b", "http://", "file:///etc/passwd", "x"] {
+        let (_folder, store) = store();
+        let error = fetcher()
+            .download(url, &sha256(b"model"), &store, 5)
+            .await
+            .unwrap_err();
+        assert_eq!(error.reason(), "InvalidURL", "{url}");
+    }
+}

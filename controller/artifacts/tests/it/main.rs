@@ -1,0 +1,8 @@
+//! Artifacts from a real registry, and from servers that misbehave.
+#![cfg(test)]
+
+mod compiling;
+mod downloads;
+mod fake;
+mod registries;
+mod registry;
