@@ -205,3 +205,33 @@ async fn under_contention_the_bound_holds_and_no_place_is_lost() {
     }
     assert_eq!(limiter.load(), Load::default());
 }
+
+#[tokio::test]
+async fn a_changed_queue_bounds_who_comes_and_keeps_who_waits() {
+    let limiter = limiter(1, 2, 100);
+    let running = limiter.acquire(0, later()).await.unwrap();
+    let mut one = pin!(limiter.acquire(60, later()));
+    let mut two = pin!(limiter.acquire(40, later()));
+    waits!(one);
+    waits!(two);
+    limiter.set_queue(1, 10);
+    assert_eq!(
+        limiter.acquire(0, later()).await.unwrap_err(),
+        Refused::QueueFull { allowed: 1 }
+    );
+    limiter.set_queue(3, 10);
+    assert_eq!(
+        limiter.acquire(1, later()).await.unwrap_err(),
+        Refused::QueueBytesFull { allowed: 10 }
+    );
+    limiter.set_queue(3, 101);
+    let mut three = pin!(limiter.acquire(1, later()));
+    waits!(three);
+    // Those that were there before the queue shrank get their places.
+    limiter.set_queue(0, 0);
+    drop(running);
+    drop(one.await.unwrap());
+    drop(two.await.unwrap());
+    assert!(three.await.is_ok());
+    assert_eq!(limiter.load(), Load::default());
+}
