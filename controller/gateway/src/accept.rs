@@ -1,7 +1,5 @@
 //! Sockets: one per core, each with a thread and a runtime of its own.
 
-use std::convert::Infallible;
-use std::future::Future;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
@@ -9,26 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use hyper::server::conn::{http1, http2};
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::forward::Peer;
+use crate::connection::{Connections, Transport};
 use crate::gateway::Gateway;
 use crate::pool;
 
 /// Connections that wait to be accepted, per socket.
 const BACKLOG: i32 = 1024;
-/// The longest that a client may take for a request's head, or between two requests.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
-/// The largest head of a request.
-const MAX_HEAD: usize = 64 << 10;
-/// The most requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 256;
 /// How long to pause where accepting failed: out of file descriptors, usually.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How often idle connections to replicas are looked through.
@@ -40,6 +28,7 @@ pub struct Server {
     gateway: Arc<Gateway>,
     sockets: Vec<StdListener>,
     address: SocketAddr,
+    transport: Transport,
 }
 
 impl Gateway {
@@ -51,6 +40,31 @@ impl Gateway {
         self: &Arc<Self>,
         address: SocketAddr,
         workers: NonZeroUsize,
+    ) -> io::Result<Server> {
+        self.listen(address, workers, Transport::Plain)
+    }
+
+    /// The same, and speaks TLS: every handshake with what `configuration` holds at that moment, so that a new
+    /// certificate takes effect without touching the connections there are. HTTP/2 needs `h2` among its
+    /// `alpn_protocols`.
+    ///
+    /// # Errors
+    /// As [`Gateway::bind`].
+    #[cfg(feature = "tls")]
+    pub fn bind_tls(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        workers: NonZeroUsize,
+        configuration: Arc<arc_swap::ArcSwap<rustls::ServerConfig>>,
+    ) -> io::Result<Server> {
+        self.listen(address, workers, Transport::Tls(configuration))
+    }
+
+    fn listen(
+        self: &Arc<Self>,
+        address: SocketAddr,
+        workers: NonZeroUsize,
+        transport: Transport,
     ) -> io::Result<Server> {
         // Sockets that share their port share it with strangers, too, of the same user: the first try asks for it alone.
         drop(socket(address, false)?);
@@ -64,6 +78,7 @@ impl Gateway {
             gateway: Arc::clone(self),
             sockets,
             address,
+            transport,
         })
     }
 }
@@ -102,10 +117,11 @@ impl Server {
         for (index, socket) in self.sockets.into_iter().enumerate() {
             let (done, result) = tokio::sync::oneshot::channel();
             let (gateway, token) = (Arc::clone(&self.gateway), shutdown.clone());
+            let transport = self.transport.clone();
             let spawned = std::thread::Builder::new()
                 .name(format!("gateway-{index}"))
                 .spawn(move || {
-                    let _ = done.send(work(&gateway, socket, &token));
+                    let _ = done.send(work(&gateway, socket, transport, &token));
                 });
             match spawned {
                 Ok(_) => workers.push(result),
@@ -136,6 +152,7 @@ impl Server {
 fn work(
     gateway: &Arc<Gateway>,
     socket: StdListener,
+    transport: Transport,
     shutdown: &CancellationToken,
 ) -> io::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -144,7 +161,7 @@ fn work(
     let served = runtime.block_on(async {
         // A socket registers with the runtime that it is made in.
         let listener = TcpListener::from_std(socket)?;
-        serve(gateway, listener, shutdown).await;
+        serve(gateway, listener, transport, shutdown).await;
         Ok(())
     });
     // What outlived the drain ends here.
@@ -152,15 +169,20 @@ fn work(
     served
 }
 
-async fn serve(gateway: &Arc<Gateway>, listener: TcpListener, shutdown: &CancellationToken) {
-    let graceful = GracefulShutdown::new();
+async fn serve(
+    gateway: &Arc<Gateway>,
+    listener: TcpListener,
+    transport: Transport,
+    shutdown: &CancellationToken,
+) {
+    let connections = Connections::new(Arc::clone(gateway), transport);
     let mut sweep = tokio::time::interval(SWEEP);
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => start(gateway, &graceful, stream, from, shutdown),
+                Ok((stream, from)) => connections.start(stream, from),
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     if !is_of_one_connection(&error) {
@@ -173,10 +195,10 @@ async fn serve(gateway: &Arc<Gateway>, listener: TcpListener, shutdown: &Cancell
     }
     // Who connected before the drain began is answered.
     while let Some(Ok((stream, from))) = listener.accept().now_or_never() {
-        start(gateway, &graceful, stream, from, shutdown);
+        connections.start(stream, from);
     }
     drop(listener);
-    if tokio::time::timeout(gateway.options().drain_timeout, graceful.shutdown())
+    if tokio::time::timeout(gateway.options().drain_timeout, connections.drain())
         .await
         .is_err()
     {
@@ -191,108 +213,4 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionRefused
     )
-}
-
-fn start(
-    gateway: &Arc<Gateway>,
-    graceful: &GracefulShutdown,
-    stream: TcpStream,
-    from: SocketAddr,
-    shutdown: &CancellationToken,
-) {
-    let (gateway, watcher, shutdown) = (Arc::clone(gateway), graceful.watcher(), shutdown.clone());
-    tokio::spawn(async move {
-        let first = tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&stream));
-        // Who has said nothing when the drain begins has asked nothing.
-        let http2 = tokio::select! {
-            biased;
-            first = first => match first {
-                Ok(Ok(http2)) => http2,
-                Ok(Err(_)) | Err(_) => return,
-            },
-            () = shutdown.cancelled() => return,
-        };
-        let _ = stream.set_nodelay(true);
-        let peer = Peer::new(from.ip());
-        connection(&gateway, stream, &peer, http2, watcher).await;
-    });
-}
-
-/// Whether a connection begins with HTTP/2's preface. No HTTP/1.1 method begins with `PRI`.
-async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
-    const PREFACE: &[u8] = b"PRI";
-    let mut start = [0; 3];
-    loop {
-        let length = stream.peek(&mut start).await?;
-        let begun = start.get(..length).unwrap_or_default();
-        if begun.is_empty() || !PREFACE.starts_with(begun) || begun.len() == PREFACE.len() {
-            return Ok(begun == PREFACE);
-        }
-        // Peeking again at once would show the same bytes again and again.
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-async fn connection(
-    gateway: &Arc<Gateway>,
-    stream: TcpStream,
-    peer: &Peer,
-    is_http2: bool,
-    watcher: Watcher,
-) {
-    let service = service_fn(|request| answer(gateway, request, peer));
-    let io = TokioIo::new(stream);
-    let ended = if is_http2 {
-        let mut builder = http2::Builder::new(TokioExecutor::new());
-        builder
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-            .keep_alive_interval(Some(HEAD_TIMEOUT));
-        watcher
-            .watch(builder.serve_connection(
-                io,
-                OwnedService {
-                    gateway: Arc::clone(gateway),
-                    peer: peer.clone(),
-                },
-            ))
-            .await
-    } else {
-        let mut builder = http1::Builder::new();
-        builder
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIMEOUT)
-            .max_header_size(MAX_HEAD);
-        watcher.watch(builder.serve_connection(io, service)).await
-    };
-    if let Err(error) = ended {
-        tracing::debug!(client = %peer.ip, %error, "a client's connection ended");
-    }
-}
-
-async fn answer(
-    gateway: &Gateway,
-    request: http::Request<hyper::body::Incoming>,
-    peer: &Peer,
-) -> Result<http::Response<crate::body::Outgoing>, Infallible> {
-    Ok(gateway.call(request, peer).await)
-}
-
-/// The service of an HTTP/2 connection, whose requests are tasks of their own.
-struct OwnedService {
-    gateway: Arc<Gateway>,
-    peer: Peer,
-}
-
-impl hyper::service::Service<http::Request<hyper::body::Incoming>> for OwnedService {
-    type Response = http::Response<crate::body::Outgoing>;
-    type Error = Infallible;
-    type Future =
-        std::pin::Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn call(&self, request: http::Request<hyper::body::Incoming>) -> Self::Future {
-        let (gateway, peer) = (Arc::clone(&self.gateway), self.peer.clone());
-        Box::pin(async move { Ok(gateway.call(request, &peer).await) })
-    }
 }

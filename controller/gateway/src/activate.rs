@@ -24,6 +24,7 @@ pub trait Activator: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ActivateError {
     fault: Fault,
+    reason: &'static str,
     message: Arc<str>,
     retry_after: Option<Duration>,
 }
@@ -35,9 +36,16 @@ impl ActivateError {
     pub fn new(fault: Fault, message: impl Into<Arc<str>>) -> Self {
         Self {
             fault,
+            reason: "activation-failed",
             message: message.into(),
             retry_after: None,
         }
+    }
+
+    /// A stable word for metrics and problem bodies, in place of `activation-failed`.
+    #[must_use]
+    pub fn with_reason(self, reason: &'static str) -> Self {
+        Self { reason, ..self }
     }
 
     /// For how long another attempt is pointless: until then requests fail with this error at once, unless an endpoint
@@ -48,6 +56,12 @@ impl ActivateError {
             retry_after: Some(after),
             ..self
         }
+    }
+
+    /// A stable word for metrics and problem bodies.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        self.reason
     }
 
     /// Who must change something.

@@ -31,14 +31,16 @@ pub(crate) struct Peer {
     pub(crate) ip: IpAddr,
     /// The address, written.
     pub(crate) text: HeaderValue,
+    /// `http` or `https`.
+    pub(crate) scheme: &'static str,
 }
 
 impl Peer {
-    pub(crate) fn new(ip: IpAddr) -> Self {
+    pub(crate) fn new(ip: IpAddr, scheme: &'static str) -> Self {
         let ip = ip.to_canonical();
         let text = HeaderValue::from_str(&ip.to_string())
             .unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { ip, text }
+        Self { ip, text, scheme }
     }
 }
 
@@ -114,7 +116,7 @@ fn forwarded(
         headers.remove(X_FORWARDED_PREFIX);
     }
     if !headers.contains_key(X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("http"));
+        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme));
     }
     if let (Some(host), false) = (host, headers.contains_key(X_FORWARDED_HOST)) {
         headers.insert(X_FORWARDED_HOST, host.clone());
@@ -210,6 +212,14 @@ pub(crate) fn response(
         }
     };
     head.headers.insert(SERVER_TIMING, merged);
+}
+
+/// Says which protocol the connection changes to, after [`response`] took it away with all that is hop-by-hop.
+pub(crate) fn switching(headers: &mut HeaderMap, protocol: Option<HeaderValue>) {
+    if let Some(protocol) = protocol {
+        headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(UPGRADE, protocol);
+    }
 }
 
 /// `queue` and `activate` in milliseconds, <https://www.w3.org/TR/server-timing/>.

@@ -5,11 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderValue, Method, Request, Response};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
+use tokio_util::task::TaskTracker;
 use wisp_contract::FunctionId;
 use wisp_contract::config::Limits;
 use wisp_contract::stats::FunctionStats;
@@ -25,6 +27,7 @@ use crate::proxy::{self, Answer, Exchange, SendError};
 use crate::replica::{Drained, Endpoint};
 use crate::respond::{self, Failure};
 use crate::route::{FunctionRoute, Routes};
+use crate::upgrade::{self, Wanted};
 use crate::visit::Visit;
 use crate::{identify, metrics};
 
@@ -151,11 +154,20 @@ impl Gateway {
     }
 
     /// Answers a request.
-    pub(crate) async fn call(&self, request: Request<Incoming>, peer: &Peer) -> Response<Outgoing> {
+    pub(crate) async fn call(
+        &self,
+        mut request: Request<Incoming>,
+        peer: &Peer,
+        tasks: &TaskTracker,
+    ) -> Response<Outgoing> {
+        let upgrade = upgrade::wanted(&mut request);
         let (parts, body) = request.into_parts();
         let id = identify::request_id(&parts.headers);
         let mut visit = Visit::begin(self.options.reporter.as_ref(), &parts, &id, peer);
-        match self.lead(parts, body, &id, peer, &mut visit).await {
+        let led = self
+            .lead(parts, body, upgrade.as_ref(), &id, peer, &mut visit)
+            .await;
+        match led {
             Ok(Passage {
                 answer,
                 lease,
@@ -163,9 +175,9 @@ impl Gateway {
                 deadline,
                 upload,
             }) => {
-                let (mut head, inner) = answer.response.into_parts();
-                forward::response(&mut head, &id, visit.queue, visit.activate);
-                visit.status = head.status.as_u16();
+                let mut response = answer.response;
+                visit.status = response.status().as_u16();
+                let (queue, activate) = (visit.queue, visit.activate);
                 let exchange = Box::new(Exchange::new(
                     answer.sender,
                     deadline,
@@ -174,6 +186,18 @@ impl Gateway {
                     lease,
                     admitted.permit,
                 ));
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS
+                    && let Some(wanted) = upgrade
+                {
+                    let agreed = upgrade::agreed(response.headers());
+                    wanted.open(&mut response, exchange, self.options.tunnel_idle, tasks);
+                    let mut head = response.into_parts().0;
+                    forward::response(&mut head, &id, queue, activate);
+                    forward::switching(&mut head.headers, agreed);
+                    return Response::from_parts(head, Outgoing::full(Bytes::new()));
+                }
+                let (mut head, inner) = response.into_parts();
+                forward::response(&mut head, &id, queue, activate);
                 Response::from_parts(head, Outgoing::Streamed { inner, exchange })
             }
             Err(failure) => {
@@ -193,6 +217,7 @@ impl Gateway {
         &self,
         mut parts: Parts,
         body: Incoming,
+        upgrade: Option<&Wanted>,
         id: &HeaderValue,
         peer: &Peer,
         visit: &mut Visit,
@@ -223,6 +248,9 @@ impl Gateway {
             peer,
             self.options.trusts_peer,
         )?;
+        if let Some(upgrade) = upgrade {
+            upgrade.ask(&mut parts.headers);
+        }
         let (body, upload) = RequestBody::new(body, limits.request_body);
         // Admit and, where there is no replica, activate; balance and proxy.
         let sent = self
@@ -235,6 +263,14 @@ impl Gateway {
             )
             .await;
         match sent {
+            Ok((answer, ..))
+                if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS
+                    && upgrade.is_none() =>
+            {
+                Err(Failure::Unasked {
+                    function: function.id.clone(),
+                })
+            }
             Ok((answer, lease, admitted, deadline)) => Ok(Passage {
                 answer,
                 lease,
@@ -264,6 +300,7 @@ impl Gateway {
         visit: &mut Visit,
     ) -> Result<(Answer, Lease, Admitted, tokio::time::Instant), Failure> {
         let mut tried = Vec::new();
+        let mut may_repeat = true;
         let mut give_up: Option<Instant> = None;
         let mut backoff = Duration::from_millis(5);
         loop {
@@ -272,20 +309,32 @@ impl Gateway {
             while let Some(lease) = function.replicas.pick(&tried) {
                 visit.fly();
                 let deadline = tokio::time::Instant::now() + limits.timeout + self.options.grace;
-                match proxy::send(&lease, request, deadline).await {
-                    Ok(answer) => return Ok((answer, lease, admitted, deadline)),
-                    Err(SendError::Unsent(back)) => {
+                // What is safe may be asked another replica, once, if this one dies over it.
+                let spare = if may_repeat && function.replicas.len() > 1 {
+                    proxy::spare(&request)
+                } else {
+                    None
+                };
+                match (proxy::send(&lease, request, deadline).await, spare) {
+                    (Ok(answer), _) => return Ok((answer, lease, admitted, deadline)),
+                    (Err(SendError::Unsent(back)), _) => {
                         lease.quarantine();
                         tried.push(lease.address());
                         request = *back;
                     }
-                    Err(SendError::TooSlow) => {
+                    (Err(error), Some(spare)) if error.is_death() => {
+                        lease.quarantine();
+                        tried.push(lease.address());
+                        request = spare;
+                        may_repeat = false;
+                    }
+                    (Err(SendError::TooSlow), _) => {
                         return Err(Failure::TooSlow {
                             function: function.id.clone(),
                             allowed: limits.timeout,
                         });
                     }
-                    Err(SendError::Broken(error)) => {
+                    (Err(SendError::Broken(error)), _) => {
                         tracing::debug!(function = %function.id, %error, "a replica broke the connection");
                         return Err(Failure::Broken {
                             function: function.id.clone(),

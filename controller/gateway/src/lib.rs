@@ -13,6 +13,7 @@ mod activate;
 mod admit;
 mod balance;
 mod body;
+mod connection;
 mod forward;
 mod function;
 mod gateway;
@@ -25,6 +26,7 @@ mod replica;
 mod report;
 mod respond;
 mod route;
+mod upgrade;
 mod visit;
 
 pub use accept::Server;

@@ -18,6 +18,8 @@ pub struct Options {
     pub connect_patience: Duration,
     /// What the gateway allows a response beyond the function's own timeout before it gives up on it.
     pub grace: Duration,
+    /// The longest that a connection which left HTTP behind, a WebSocket for example, may be silent.
+    pub tunnel_idle: Duration,
     /// The longest that a drain waits for responses to end.
     pub drain_timeout: Duration,
     /// Takes note of every request that is over.
@@ -32,6 +34,7 @@ impl Default for Options {
             activate_timeout: Duration::from_secs(60),
             connect_patience: Duration::from_secs(3),
             grace: Duration::from_secs(1),
+            tunnel_idle: Duration::from_secs(300),
             drain_timeout: Duration::from_secs(30),
             reporter: None,
         }

@@ -107,7 +107,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Sender, ConnectError>
         .await?;
     tokio::spawn(async move {
         // What fails here fails the request that it carries, too.
-        if let Err(error) = connection.await {
+        if let Err(error) = connection.with_upgrades().await {
             tracing::debug!(%address, %error, "a connection to a replica ended");
         }
     });

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::{Request, Response};
+use http::{Method, Request, Response};
 use hyper::body::Incoming;
 use tokio::time::Sleep;
 use wisp_admit::Permit;
@@ -26,6 +26,32 @@ pub(crate) enum SendError {
     TooSlow,
     /// The connection broke after the request was sent, at least in part.
     Broken(hyper::Error),
+}
+
+impl SendError {
+    /// Whether the replica went away without an answer, as one that dies does.
+    pub(crate) fn is_death(&self) -> bool {
+        let Self::Broken(error) = self else {
+            return false;
+        };
+        let io = std::error::Error::source(error)
+            .and_then(|source| source.downcast_ref::<std::io::Error>());
+        error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io.is_some()
+    }
+}
+
+/// The same request once more, where it may be sent twice: its method is safe and it has no body,
+/// <https://www.rfc-editor.org/rfc/rfc9110#section-9.2.1>.
+pub(crate) fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
+    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
+    if !is_safe || !matches!(request.body(), RequestBody::Empty) {
+        return None;
+    }
+    let mut copy = Request::new(RequestBody::Empty);
+    copy.method_mut().clone_from(request.method());
+    copy.uri_mut().clone_from(request.uri());
+    copy.headers_mut().clone_from(request.headers());
+    Some(copy)
 }
 
 /// The head of a response, and the connection that carries its body.
@@ -123,6 +149,12 @@ impl Exchange {
         if let Some(sender) = self.sender.take() {
             pool::put(self.address, sender, Instant::now());
         }
+    }
+
+    /// The connection that the exchange became was closed.
+    pub(crate) fn closed(&mut self) {
+        self.is_finished = true;
+        self.sender = None;
     }
 
     /// The response ended before its last byte.

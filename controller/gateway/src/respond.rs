@@ -59,6 +59,8 @@ pub(crate) enum Failure {
     },
     #[error("{function} broke the connection before it answered")]
     Broken { function: FunctionId },
+    #[error("{function} changed to a protocol that nobody asked for")]
+    Unasked { function: FunctionId },
     #[error("the request's body broke off")]
     BodyBrokeOff,
     #[error("{function} is being removed")]
@@ -75,10 +77,11 @@ impl Failure {
             Self::BodyTooLarge { .. } | Self::BodyGrewTooLarge { .. } => "body-too-large",
             Self::Refused { refused, .. } => refused.reason(),
             Self::NotReady { .. } => "not-ready",
-            Self::Activation { .. } => "activation-failed",
+            Self::Activation { error, .. } => error.reason(),
             Self::Unreachable { .. } => "unreachable",
             Self::TooSlow { .. } => "timeout",
             Self::Broken { .. } => "connection-broken",
+            Self::Unasked { .. } => "unasked-upgrade",
             Self::BodyBrokeOff => "body-broke-off",
             Self::Removed { .. } => "function-removed",
         }
@@ -106,7 +109,9 @@ impl Failure {
                 error.retry_after().or(SOON),
             ),
             Self::TooSlow { .. } => (StatusCode::GATEWAY_TIMEOUT, Fault::Function, None),
-            Self::Broken { .. } => (StatusCode::BAD_GATEWAY, Fault::Function, None),
+            Self::Broken { .. } | Self::Unasked { .. } => {
+                (StatusCode::BAD_GATEWAY, Fault::Function, None)
+            }
         }
     }
 }

@@ -18,7 +18,8 @@ use crate::respond::Failure;
 pub struct FunctionRoute {
     /// The function.
     pub id: FunctionId,
-    /// Host names that lead to it, beside `/<namespace>/<name>/` and `<name>.<namespace>.<domain>`.
+    /// Host names that lead to it, beside `/<namespace>/<name>/` and `<name>.<namespace>.<domain>`, which are always
+    /// its own: claiming such a name of another function has no effect while that function is there.
     pub hosts: Vec<String>,
     /// When it came to be, in seconds since 1970: of two functions that claim a host the older keeps it, and of two
     /// of the same age the one whose id comes first.
@@ -140,22 +141,26 @@ impl Routes {
         all
     }
 
+    /// Who is `<name>.<namespace>.<domain>`.
+    fn by_domain(&self, host: &str) -> Option<Arc<Function>> {
+        self.domains.iter().find_map(|domain| {
+            let (name, namespace) = host.strip_suffix(domain.as_str())?.split_once('.')?;
+            self.functions
+                .get(format!("{namespace}/{name}").as_str())
+                .map(|entry| Arc::clone(entry.value()))
+        })
+    }
+
     /// Leads a request to its function.
     pub(crate) fn find(&self, request: &Parts) -> Result<Found, Failure> {
         let authority = authority(request)?;
         let host = without_port(authority);
         let by_host = |host: &str| {
-            if let Some(function) = self.hosts.get(host) {
-                return Some(Arc::clone(function.value()));
+            // The names that everyone has come first: nobody can claim another's.
+            if let Some(function) = self.by_domain(host) {
+                return Some(function);
             }
-            let label = self
-                .domains
-                .iter()
-                .find_map(|domain| host.strip_suffix(domain.as_str()))?;
-            let (name, namespace) = label.split_once('.')?;
-            self.functions
-                .get(format!("{namespace}/{name}").as_str())
-                .map(|entry| Arc::clone(entry.value()))
+            self.hosts.get(host).map(|entry| Arc::clone(entry.value()))
         };
         let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
         let function = if is_lower {

@@ -10,7 +10,7 @@ fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {
 
 fn forwarded_by(trusts_peer: bool, headers: &[(&str, &str)]) -> HeaderMap {
     let mut parts = parts("/a/b/c", headers);
-    let peer = Peer::new("10.0.0.9".parse().unwrap());
+    let peer = Peer::new("10.0.0.9".parse().unwrap(), "http");
     request(
         &mut parts,
         Some("/a/b"),
@@ -71,7 +71,7 @@ fn what_connection_names_stays_behind_save_what_frames_and_routes() {
 #[test]
 fn an_ipv4_address_is_written_as_one() {
     assert_eq!(
-        Peer::new("::ffff:10.0.0.9".parse().unwrap()).text,
+        Peer::new("::ffff:10.0.0.9".parse().unwrap(), "http").text,
         "10.0.0.9"
     );
 }

@@ -160,7 +160,8 @@ async fn a_request_that_reached_a_replica_is_sent_once() {
         .insert_endpoint(&id("a/b"), &endpoint(other, 64));
     for request in [
         Request::post("/a/b/").body(full("pay")).unwrap(),
-        Request::get("/a/b/").body(empty()).unwrap(),
+        Request::delete("/a/b/").body(empty()).unwrap(),
+        Request::get("/a/b/").body(full("odd")).unwrap(),
     ] {
         let answer = bed.send(request).await;
         assert_eq!(
@@ -170,8 +171,37 @@ async fn a_request_that_reached_a_replica_is_sent_once() {
     }
     assert_eq!(
         count.load(Ordering::SeqCst) + other_count.load(Ordering::SeqCst),
-        2
+        3
     );
+}
+
+#[tokio::test]
+async fn a_safe_request_whose_replica_dies_is_asked_of_another_once() {
+    let (address, count) = silent().await;
+    let good = Upstream::saying("good").await;
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(address, 64));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(good.address, 64));
+    for method in ["GET", "HEAD", "GET"] {
+        let request = Request::builder().method(method).uri("/a/b/");
+        let answer = bed.send(request.body(empty()).unwrap()).await;
+        assert_eq!(answer.status, StatusCode::OK);
+    }
+    assert!(count.load(Ordering::SeqCst) >= 1, "it was asked, too");
+
+    // Where the other one dies as well, that is the answer.
+    let (other, other_count) = silent().await;
+    bed.gateway.remove_endpoint(&id("a/b"), good.address);
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(other, 64));
+    let before = count.load(Ordering::SeqCst);
+    let answer = bed.get("/a/b/").await;
+    assert_eq!(answer.reason(), "connection-broken");
+    assert_eq!(count.load(Ordering::SeqCst) - before, 1);
+    assert_eq!(other_count.load(Ordering::SeqCst), 1);
 }
 
 #[tokio::test]

@@ -8,4 +8,5 @@ mod limits;
 mod routing;
 mod streaming;
 mod support;
+mod upgrading;
 mod waking;

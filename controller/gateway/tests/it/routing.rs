@@ -1,8 +1,10 @@
+use std::sync::Arc;
+
 use http::{Request, StatusCode};
 use wisp_contract::assignment::Key;
-use wisp_gateway::Endpoint;
+use wisp_gateway::{Endpoint, Options};
 
-use crate::support::{Bed, Upstream, echoed, empty, endpoint, full, http2, id, route};
+use crate::support::{Bed, Never, Upstream, echoed, empty, endpoint, full, http2, id, route};
 
 #[tokio::test]
 async fn hosts_lead_to_functions_whatever_their_case_and_port() {
@@ -268,4 +270,34 @@ async fn connections_to_a_replica_are_kept() {
             .load(std::sync::atomic::Ordering::SeqCst),
         1
     );
+}
+
+#[tokio::test]
+async fn nobody_can_claim_the_name_that_another_function_always_has() {
+    let (own, other) = (
+        Upstream::saying("own").await,
+        Upstream::saying("other").await,
+    );
+    let options = Options {
+        domains: vec!["example.com".to_owned(), "svc".to_owned()],
+        ..Options::default()
+    };
+    let bed = Bed::with(Arc::new(Never), options);
+    // Older than the function whose names it claims.
+    let mut thief = route(
+        "evil/thief",
+        &["digits.vision.example.com", "digits.vision.svc"],
+    );
+    thief.created = -1;
+    bed.gateway.insert_route(thief);
+    bed.gateway.insert_route(route("vision/digits", &[]));
+    bed.gateway
+        .insert_endpoint(&id("evil/thief"), &endpoint(other.address, 64));
+    bed.gateway
+        .insert_endpoint(&id("vision/digits"), &endpoint(own.address, 64));
+    for host in ["digits.vision.example.com", "digits.vision.svc:80"] {
+        let request = Request::get("/").header("host", host);
+        let answer = bed.send(request.body(empty()).unwrap()).await;
+        assert_eq!(answer.body, "own", "{host}");
+    }
 }

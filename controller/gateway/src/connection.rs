@@ -1,0 +1,268 @@
+//! One client's connection: TLS where it is spoken, HTTP/1.1 or HTTP/2, until it ends or the drain ends it.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::Context;
+use std::time::Duration;
+
+use http::{Request, Response};
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::task::TaskTracker;
+
+use crate::body::Outgoing;
+use crate::forward::Peer;
+use crate::gateway::Gateway;
+
+/// The longest that a client may take for a request's head, or between two requests.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// The longest that a TLS handshake may take.
+#[cfg(feature = "tls")]
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The largest head of a request.
+const MAX_HEAD: usize = 64 << 10;
+/// The most requests at once on one HTTP/2 connection.
+const MAX_STREAMS: u32 = 256;
+
+/// What lies between TCP and HTTP.
+#[derive(Clone)]
+pub(crate) enum Transport {
+    Plain,
+    #[cfg(feature = "tls")]
+    Tls(Arc<arc_swap::ArcSwap<rustls::ServerConfig>>),
+}
+
+impl std::fmt::Debug for Transport {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.scheme())
+    }
+}
+
+impl Transport {
+    fn scheme(&self) -> &'static str {
+        match self {
+            Self::Plain => "http",
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => "https",
+        }
+    }
+}
+
+/// The connections of one thread.
+pub(crate) struct Connections {
+    gateway: Arc<Gateway>,
+    transport: Transport,
+    tasks: TaskTracker,
+    draining: CancellationToken,
+}
+
+impl Connections {
+    pub(crate) fn new(gateway: Arc<Gateway>, transport: Transport) -> Self {
+        Self {
+            gateway,
+            transport,
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Serves a connection until it ends.
+    pub(crate) fn start(&self, stream: TcpStream, from: SocketAddr) {
+        let peer = Peer::new(from.ip(), self.transport.scheme());
+        let (gateway, tasks) = (Arc::clone(&self.gateway), self.tasks.clone());
+        let (transport, draining) = (self.transport.clone(), self.draining.clone());
+        self.tasks.spawn(async move {
+            let _ = stream.set_nodelay(true);
+            let client = Client {
+                gateway,
+                peer,
+                tasks,
+                draining,
+            };
+            match transport {
+                Transport::Plain => client.plain(stream).await,
+                #[cfg(feature = "tls")]
+                Transport::Tls(configuration) => {
+                    client.tls(stream, configuration.load_full()).await
+                }
+            }
+        });
+    }
+
+    /// Waits until everything that was asked is answered.
+    pub(crate) async fn drain(&self) {
+        self.draining.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+struct Client {
+    gateway: Arc<Gateway>,
+    peer: Peer,
+    tasks: TaskTracker,
+    draining: CancellationToken,
+}
+
+impl Client {
+    async fn plain(self, stream: TcpStream) {
+        let first = tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&stream));
+        // Who has said nothing when the drain begins has asked nothing.
+        let is_http2 = tokio::select! {
+            biased;
+            first = first => match first {
+                Ok(Ok(is_http2)) => is_http2,
+                Ok(Err(_)) | Err(_) => return,
+            },
+            () = self.draining.cancelled() => return,
+        };
+        self.http(stream, is_http2).await;
+    }
+
+    #[cfg(feature = "tls")]
+    async fn tls(self, stream: TcpStream, configuration: Arc<rustls::ServerConfig>) {
+        let acceptor = tokio_rustls::TlsAcceptor::from(configuration);
+        let handshake = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream));
+        let stream = tokio::select! {
+            biased;
+            done = handshake => match done {
+                Ok(Ok(stream)) => stream,
+                Ok(Err(error)) => {
+                    tracing::debug!(client = %self.peer.ip, %error, "a TLS handshake failed");
+                    return;
+                }
+                Err(_elapsed) => return,
+            },
+            () = self.draining.cancelled() => return,
+        };
+        let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.http(stream, is_http2).await;
+    }
+
+    async fn http<S>(self, stream: S, is_http2: bool)
+    where
+        S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    {
+        let io = TokioIo::new(stream);
+        let ip = self.peer.ip;
+        let cancelled = self.draining.clone().cancelled_owned();
+        let draining = self.draining.clone();
+        let ended = if is_http2 {
+            let mut builder = http2::Builder::new(TokioExecutor::new());
+            builder
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(MAX_STREAMS)
+                .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
+                .keep_alive_interval(Some(HEAD_TIMEOUT));
+            let connection = builder.serve_connection(io, Shared(Arc::new(self)));
+            until_drained(connection, draining, cancelled).await
+        } else {
+            let mut builder = http1::Builder::new();
+            builder
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .max_header_size(MAX_HEAD);
+            let service = service_fn(|request| self.answer(request));
+            let connection = builder.serve_connection(io, service).with_upgrades();
+            until_drained(connection, draining, cancelled).await
+        };
+        if let Err(error) = ended {
+            tracing::debug!(client = %ip, %error, "a client's connection ended");
+        }
+    }
+
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Outgoing>, Infallible> {
+        Ok(self.gateway.call(request, &self.peer, &self.tasks).await)
+    }
+}
+
+/// The service of an HTTP/2 connection, whose requests are tasks of their own.
+struct Shared(Arc<Client>);
+
+impl Service<Request<Incoming>> for Shared {
+    type Response = Response<Outgoing>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let client = Arc::clone(&self.0);
+        Box::pin(async move { client.answer(request).await })
+    }
+}
+
+/// Whether a connection begins with HTTP/2's preface. No HTTP/1.1 method begins with `PRI`.
+async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
+    const PREFACE: &[u8] = b"PRI";
+    let mut start = [0; 3];
+    loop {
+        let length = stream.peek(&mut start).await?;
+        let begun = start.get(..length).unwrap_or_default();
+        if begun.is_empty() || !PREFACE.starts_with(begun) || begun.len() == PREFACE.len() {
+            return Ok(begun == PREFACE);
+        }
+        // Peeking again at once would show the same bytes again and again.
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// A connection that can be told to answer what it was asked and then end.
+trait Graceful: Future<Output = hyper::Result<()>> {
+    fn shut_down(self: Pin<&mut Self>);
+}
+
+impl<I, S> Graceful for http1::UpgradeableConnection<I, S>
+where
+    S: hyper::service::HttpService<Incoming, ResBody = Outgoing>,
+    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    I: hyper::rt::Read + hyper::rt::Write + Unpin + Send + 'static,
+{
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+impl<I> Graceful for http2::Connection<I, Shared, TokioExecutor>
+where
+    I: hyper::rt::Read + hyper::rt::Write + Unpin,
+{
+    fn shut_down(self: Pin<&mut Self>) {
+        self.graceful_shutdown();
+    }
+}
+
+/// Serves a connection to its end, gracefully from the moment of the drain. That moment wakes the task; all other
+/// wake-ups cost one look at the token.
+async fn until_drained(
+    connection: impl Graceful,
+    draining: CancellationToken,
+    cancelled: WaitForCancellationFutureOwned,
+) -> hyper::Result<()> {
+    let (mut connection, mut cancelled) = (pin!(connection), pin!(cancelled));
+    let (mut is_registered, mut is_leaving) = (false, false);
+    std::future::poll_fn(|cx: &mut Context<'_>| {
+        if !is_leaving && is_registered && draining.is_cancelled() {
+            is_leaving = true;
+            connection.as_mut().shut_down();
+        }
+        let polled = connection.as_mut().poll(cx);
+        if polled.is_pending() && !is_registered {
+            is_registered = true;
+            if cancelled.as_mut().poll(cx).is_ready() {
+                is_leaving = true;
+                connection.as_mut().shut_down();
+                return connection.as_mut().poll(cx);
+            }
+        }
+        polled
+    })
+    .await
+}
