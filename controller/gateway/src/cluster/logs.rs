@@ -1,0 +1,266 @@
+//! Log lines: one JSON object each, as [`wisp_contract::log::Line`] has it, written by a thread of their own so that a
+//! slow reader of standard output never holds up a request.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use serde_json::Value;
+use tracing::field::{Field, Visit};
+use tracing::{Event, Subscriber};
+use tracing_subscriber::layer::{Context, Layer};
+use wisp_contract::log::{Level, Line, event};
+use wisp_gateway::{RequestReport, RequestReporter};
+
+/// Lines that may wait for the reader; what comes on top is dropped, and counted.
+const WAITING: usize = 16 << 10;
+
+/// How long the last lines may take when the process ends.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Where lines go.
+#[derive(Debug, Clone)]
+pub(crate) struct Log {
+    lines: SyncSender<Item>,
+    dropped: Arc<AtomicU64>,
+}
+
+/// A line, or whom to tell that all lines before are written.
+#[derive(Debug)]
+enum Item {
+    Line(Vec<u8>),
+    Flush(SyncSender<()>),
+}
+
+/// Ends when the last [`Log`] was dropped and its lines are written.
+pub(crate) type Writing = JoinHandle<()>;
+
+impl Log {
+    /// Starts to write lines to `out`.
+    ///
+    /// # Errors
+    /// When no thread can be made.
+    pub(crate) fn new(out: impl Write + Send + 'static) -> std::io::Result<(Self, Writing)> {
+        let (lines, waiting) = sync_channel(WAITING);
+        let dropped = Arc::<AtomicU64>::default();
+        let log = Self {
+            lines,
+            dropped: Arc::clone(&dropped),
+        };
+        let writing = std::thread::Builder::new()
+            .name("log".to_owned())
+            .spawn(move || write(&waiting, &dropped, out))?;
+        Ok((log, writing))
+    }
+
+    /// Writes a line, unless too many wait already.
+    pub(crate) fn line(&self, line: &Line<'_>) {
+        if let Ok(mut bytes) = serde_json::to_vec(line) {
+            bytes.push(b'\n');
+            if let Err(TrySendError::Full(_)) = self.lines.try_send(Item::Line(bytes)) {
+                self.dropped.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
+
+    /// Waits until what was said so far is written, but not for ever: a reader that doesn't read must not keep the
+    /// process from ending.
+    pub(crate) fn flush(&self) {
+        let (done, written) = sync_channel(1);
+        if self.lines.try_send(Item::Flush(done)).is_ok() {
+            let _ = written.recv_timeout(FLUSH);
+        }
+    }
+}
+
+fn write(lines: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write) {
+    while let Ok(item) = lines.recv() {
+        let line = match item {
+            Item::Line(line) => line,
+            Item::Flush(done) => {
+                let _ = done.try_send(());
+                continue;
+            }
+        };
+        // A reader that is gone is no reason to stop serving.
+        let _ = out.write_all(&line);
+        let lost = dropped.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            let text = format!("{lost} log lines were dropped: the reader is too slow");
+            let line = plain(Level::Warn, module_path!(), text);
+            let _ = serde_json::to_writer(&mut out, &line);
+            let _ = out.write_all(b"\n");
+        }
+        let _ = out.flush();
+    }
+}
+
+fn plain(level: Level, target: &str, message: String) -> Line<'_> {
+    Line {
+        ts: now().into(),
+        level,
+        target: target.into(),
+        message: message.into(),
+        event: None,
+        function: None,
+        request_id: None,
+        fields: BTreeMap::new(),
+    }
+}
+
+fn now() -> String {
+    format!("{:.6}", jiff::Timestamp::now())
+}
+
+/// Makes lines of what the gateway's own code says through `tracing`.
+pub(crate) struct Tracing(pub(crate) Log);
+
+impl<S: Subscriber> Layer<S> for Tracing {
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let metadata = event.metadata();
+        let level = match *metadata.level() {
+            tracing::Level::ERROR => Level::Error,
+            tracing::Level::WARN => Level::Warn,
+            tracing::Level::INFO => Level::Info,
+            tracing::Level::DEBUG => Level::Debug,
+            tracing::Level::TRACE => Level::Trace,
+        };
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let mut take = |name: &str| match fields.0.remove(name) {
+            Some(Value::String(text)) => Some(text),
+            Some(other) => Some(other.to_string()),
+            None => None,
+        };
+        let (message, name, function) = (take("message"), take("event"), take("function"));
+        self.0.line(&Line {
+            event: name.map(Into::into),
+            function: function.map(Into::into),
+            fields: fields.0,
+            ..plain(level, metadata.target(), message.unwrap_or_default())
+        });
+    }
+}
+
+#[derive(Default)]
+struct Fields(BTreeMap<String, Value>);
+
+impl Fields {
+    fn set(&mut self, field: &Field, value: impl Into<Value>) {
+        self.0.insert(field.name().to_owned(), value.into());
+    }
+}
+
+impl Visit for Fields {
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.set(field, value);
+    }
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.set(field, value);
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.set(field, value);
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.set(field, value);
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.set(field, value);
+    }
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.set(field, chain(value));
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.set(field, format!("{value:?}"));
+    }
+}
+
+/// An error and all that it came from, in one line.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let next = error.to_string();
+        // Some libraries repeat their sources.
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        source = error.source();
+    }
+    text
+}
+
+/// Writes one line per request that is over.
+pub(crate) struct Access(pub(crate) Log);
+
+impl RequestReporter for Access {
+    fn report(&self, request: RequestReport) {
+        let millis = |time: Duration| Value::from(time.as_secs_f64() * 1e3);
+        let mut fields = BTreeMap::from([
+            ("method".to_owned(), Value::from(request.method.as_str())),
+            ("path".to_owned(), Value::from(request.path.as_str())),
+            ("status".to_owned(), Value::from(request.status)),
+            ("client".to_owned(), Value::from(request.client.to_string())),
+            ("millis".to_owned(), millis(request.elapsed)),
+            ("queueMillis".to_owned(), millis(request.queue)),
+            ("activateMillis".to_owned(), millis(request.activate)),
+        ]);
+        if let Some(reason) = request.reason {
+            fields.insert("reason".to_owned(), reason.into());
+        }
+        let message = format!("{} {} {}", request.method, request.path, request.status);
+        self.0.line(&Line {
+            event: Some(event::REQUEST.into()),
+            function: request.function.map(|id| id.to_string().into()),
+            request_id: Some(request.request_id.into()),
+            fields,
+            ..plain(Level::Info, module_path!(), message)
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use tracing_subscriber::layer::SubscriberExt as _;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Sink(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            all.extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn events_become_lines_of_the_contract() {
+        let sink = Sink::default();
+        let (log, writing) = Log::new(sink.clone()).unwrap();
+        let subscriber = tracing_subscriber::registry().with(Tracing(log));
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(function = %"a/b", event = "draining", count = 3, "it \"ends\"");
+        });
+        writing.join().unwrap();
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let line: Line<'_> = serde_json::from_str(text.trim_end()).unwrap();
+        assert_eq!((line.level, &*line.message), (Level::Warn, "it \"ends\""));
+        assert_eq!(line.function.as_deref(), Some("a/b"));
+        assert_eq!(line.event.as_deref(), Some("draining"));
+        assert_eq!(line.fields["count"], 3);
+        assert!(line.ts.ends_with('Z') && line.ts.len() == 27, "{}", line.ts);
+    }
+}

@@ -1,0 +1,232 @@
+//! What the gateway asks of the operator, over connections that are kept.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use http::{Request, StatusCode};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::{TokioExecutor, TokioTimer};
+use serde::Serialize;
+use wisp_contract::assignment::Key;
+use wisp_contract::operator::{ENSURE, Ensure, Ensured, REPORT, Report};
+use wisp_contract::problem::Fault;
+use wisp_contract::{FunctionId, Problem, headers};
+use wisp_gateway::ActivateError;
+
+use crate::logs::chain;
+
+/// The longest that connecting may take; the operator is near.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a peer may be gone before its connection is given up: its node may have lost power.
+const SILENCE: Duration = Duration::from_secs(5);
+/// How long a connection is kept without a request.
+const IDLE: Duration = Duration::from_secs(30);
+/// How long an operator is looked for: another takes over, or it is about to start.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// How long to pause between two tries.
+const PAUSE: Duration = Duration::from_millis(100);
+/// The longest that a report may take.
+const REPORT_TIMEOUT: Duration = Duration::from_secs(1);
+/// The largest answer.
+const MAX_ANSWER: usize = 1 << 20;
+/// For how long functions aren't woken after nobody was there to wake them.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What an operator answers that isn't the leader: a kept connection may lead to one that was.
+const NOT_LEADER: &str = "not-leader";
+
+type Connections = Client<HttpConnector, Full<Bytes>>;
+
+/// The operator.
+pub(crate) struct Operator {
+    authority: String,
+    key: HeaderValue,
+    connections: ArcSwap<Connections>,
+}
+
+/// Why it didn't do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AskError {
+    #[error("the operator at {0} cannot be reached")]
+    Unreachable(String, #[source] hyper_util::client::legacy::Error),
+    #[error("the operator at {0} did not answer within {1:?}")]
+    TooSlow(String, Duration),
+    #[error("the operator refused: {}", .0.detail)]
+    Refused(Box<Problem>, Option<Duration>),
+    #[error("the operator answered {0}, which no one expects of it")]
+    Unexpected(StatusCode),
+    #[error("the operator's answer broke off or is too long")]
+    Body(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the operator's answer cannot be read")]
+    Json(#[from] serde_json::Error),
+    #[error("the request cannot be made")]
+    Request(#[from] http::Error),
+}
+
+impl Operator {
+    /// The operator at `authority`, for whoever has `key`.
+    ///
+    /// # Errors
+    /// When the key is no header's value.
+    pub(crate) fn new(
+        authority: String,
+        key: &Key,
+    ) -> Result<Self, http::header::InvalidHeaderValue> {
+        let mut key = HeaderValue::from_str(&key.0)?;
+        key.set_sensitive(true);
+        Ok(Self {
+            authority,
+            key,
+            connections: ArcSwap::from_pointee(connections()),
+        })
+    }
+
+    /// Wakes a function, and returns its replicas. `patience` is the longest that it may take.
+    ///
+    /// # Errors
+    /// A sentence for the client, with whose fault it is and when to try again.
+    pub(crate) async fn ensure(
+        &self,
+        function: &FunctionId,
+        patience: Duration,
+    ) -> Result<Ensured, ActivateError> {
+        let question = Ensure {
+            function: function.clone(),
+        };
+        let give_up = Instant::now() + PATIENCE.min(patience);
+        loop {
+            let error = match self.ask(ENSURE, &question, patience).await {
+                Ok(answer) => match serde_json::from_slice(&answer) {
+                    Ok(ensured) => return Ok(ensured),
+                    Err(error) => AskError::Json(error),
+                },
+                Err(error) => error,
+            };
+            if !error.may_pass() || Instant::now() >= give_up {
+                tracing::warn!(%function, error = chain(&error), "the operator did not wake the function");
+                return Err(told(error));
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// Tells what the gateway saw.
+    ///
+    /// # Errors
+    /// When the operator didn't take it; what was in it is lost.
+    pub(crate) async fn report(&self, report: &Report) -> Result<(), AskError> {
+        self.ask(REPORT, report, REPORT_TIMEOUT).await.map(|_| ())
+    }
+
+    async fn ask(
+        &self,
+        path: &str,
+        question: &impl Serialize,
+        patience: Duration,
+    ) -> Result<Bytes, AskError> {
+        let connections = self.connections.load_full();
+        let asked = tokio::time::timeout(patience, self.exchange(&connections, path, question));
+        let answer = asked
+            .await
+            .unwrap_or_else(|_| Err(AskError::TooSlow(self.authority.clone(), patience)));
+        let is_suspect = match &answer {
+            Ok(_) => false,
+            Err(AskError::Refused(problem, _)) => problem.reason == NOT_LEADER,
+            Err(_) => true,
+        };
+        // Those that are kept may lead to who isn't the operator any more: the next question goes where the name leads.
+        if is_suspect {
+            let _ = self
+                .connections
+                .compare_and_swap(&connections, Arc::new(self::connections()));
+        }
+        answer
+    }
+
+    async fn exchange(
+        &self,
+        connections: &Connections,
+        path: &str,
+        question: &impl Serialize,
+    ) -> Result<Bytes, AskError> {
+        let request = Request::post(format!("http://{}{path}", self.authority))
+            .header(CONTENT_TYPE, "application/json")
+            .header(headers::KEY, self.key.clone())
+            .body(Full::from(serde_json::to_vec(question)?))?;
+        let response = connections
+            .request(request)
+            .await
+            .map_err(|error| AskError::Unreachable(self.authority.clone(), error))?;
+        let (head, body) = response.into_parts();
+        let body = Limited::new(body, MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(AskError::Body)?
+            .to_bytes();
+        if head.status.is_success() {
+            return Ok(body);
+        }
+        let problem =
+            serde_json::from_slice(&body).map_err(|_| AskError::Unexpected(head.status))?;
+        let retry_after = head
+            .headers
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok()?.parse().ok())
+            .map(Duration::from_secs);
+        Err(AskError::Refused(Box::new(problem), retry_after))
+    }
+}
+
+fn connections() -> Connections {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+    connector.set_keepalive(Some(SILENCE));
+    connector.set_keepalive_interval(Some(Duration::from_secs(1)));
+    connector.set_tcp_user_timeout(Some(SILENCE));
+    Client::builder(TokioExecutor::new())
+        .pool_idle_timeout(IDLE)
+        .pool_timer(TokioTimer::new())
+        .build(connector)
+}
+
+impl AskError {
+    /// Whether it may be over in a moment.
+    fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable(..) | Self::Body(_) => true,
+            Self::Refused(problem, _) => problem.reason == NOT_LEADER,
+            _ => false,
+        }
+    }
+}
+
+/// What the client of a function is told.
+fn told(error: AskError) -> ActivateError {
+    let unavailable = |text: &str| {
+        ActivateError::new(Fault::Platform, text)
+            .with_reason("operator-unavailable")
+            .with_retry_after(RETRY)
+    };
+    match error {
+        AskError::Refused(problem, retry_after) => {
+            let told = ActivateError::new(problem.fault, problem.detail.as_str());
+            match retry_after {
+                Some(after) => told.with_retry_after(after),
+                None => told,
+            }
+        }
+        AskError::TooSlow(..) => unavailable("the operator did not answer in time"),
+        AskError::Unreachable(..) | AskError::Body(_) => {
+            unavailable("the operator, which starts replicas, is not there just now")
+        }
+        AskError::Unexpected(_) | AskError::Json(_) | AskError::Request(_) => {
+            unavailable("the operator's answer cannot be understood")
+        }
+    }
+}

@@ -1,0 +1,32 @@
+//! Wakes functions through the operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use wisp_contract::FunctionId;
+use wisp_gateway::{ActivateError, Activator};
+
+use crate::counts::Counts;
+use crate::operator::Operator;
+use crate::table::Table;
+
+/// Asks the operator for a replica, and inserts what it names at once: the watch tells later.
+pub(crate) struct Waker {
+    pub(crate) operator: Arc<Operator>,
+    pub(crate) table: Arc<Table>,
+    pub(crate) counts: Arc<Counts>,
+    /// The longest that a wake-up may take.
+    pub(crate) patience: Duration,
+}
+
+impl Activator for Waker {
+    fn ensure<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ActivateError>> {
+        Box::pin(async move {
+            let ensured = self.operator.ensure(function, self.patience).await;
+            let ensured = ensured.inspect_err(|_| self.counts.ensure.add())?;
+            self.table.woken(function, &ensured.replicas);
+            Ok(())
+        })
+    }
+}
