@@ -1,0 +1,114 @@
+//! Where components and models come from, as the operator sees it: from a source to bytes that are known by their
+//! digest.
+
+mod store;
+
+use std::fs::File;
+
+use futures::future::BoxFuture;
+
+pub use store::StoreArtifacts;
+
+/// A place to fetch bytes from.
+#[derive(Clone, PartialEq, Eq, Hash)]
+pub enum Source {
+    /// An OCI artifact.
+    Image {
+        /// As the Function names it, or pinned to the digest that it had before.
+        reference: String,
+        /// The contents of Secrets of type kubernetes.io/dockerconfigjson.
+        credentials: Vec<Vec<u8>>,
+        /// The digest that the content must have, where it is given.
+        sha256: Option<String>,
+    },
+    /// A download.
+    Url {
+        /// Where.
+        url: String,
+        /// The digest that the content must have.
+        sha256: String,
+    },
+    /// Bytes that are at hand.
+    Bytes {
+        /// What they are called in errors.
+        what: String,
+        /// They.
+        bytes: Vec<u8>,
+        /// The digest that they must have, where it is given.
+        sha256: Option<String>,
+    },
+}
+
+/// Bytes in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// The digest of what the source holds, in lower-case hex.
+    pub source: String,
+    /// How many bytes that is.
+    pub size: u64,
+    /// The digest of what replicas load, in lower-case hex: a component is initialised beforehand where it can be.
+    pub sha256: String,
+    /// For an image: the reference with the digest of its manifest.
+    pub pinned: Option<String>,
+    /// For a component: its machine code.
+    pub compiled: Option<Code>,
+}
+
+/// Machine code in the store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Code {
+    /// The engine it fits.
+    pub engine: String,
+    /// Its digest, in lower-case hex.
+    pub sha256: String,
+}
+
+/// Why there are no bytes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ArtifactError {
+    /// One word, for conditions and metrics.
+    pub reason: &'static str,
+    /// A sentence that names the source and what is wrong with it.
+    pub message: String,
+    /// Whether it may be otherwise in a moment, without anybody changing anything.
+    pub is_transient: bool,
+}
+
+/// The artifact store.
+pub trait Artifacts: Send + Sync + 'static {
+    /// Fetches a component unless `known`, the digest that it had before, is in the store; checks that it is one, and
+    /// compiles it.
+    fn component(
+        &self,
+        source: Source,
+        known: Option<String>,
+    ) -> BoxFuture<'_, Result<Stored, ArtifactError>>;
+    /// Fetches a model unless `known`, the digest that it had before, is in the store.
+    fn model(
+        &self,
+        source: Source,
+        known: Option<String>,
+    ) -> BoxFuture<'_, Result<Stored, ArtifactError>>;
+    /// An artifact's or machine code's file and length; `None` where it isn't in the store.
+    fn open<'a>(
+        &'a self,
+        sha256: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(File, u64)>, ArtifactError>>;
+    /// From now on `owner` needs exactly `digests`: they stay in the store.
+    fn hold(&self, owner: &str, digests: Vec<String>);
+    /// `owner` needs nothing any more.
+    fn release(&self, owner: &str);
+}
+
+impl Stored {
+    /// All of the store that it consists of.
+    #[must_use]
+    pub fn digests(&self) -> Vec<String> {
+        let code = self.compiled.iter().map(|code| code.sha256.clone());
+        [self.source.clone(), self.sha256.clone()]
+            .into_iter()
+            .chain(code)
+            .collect()
+    }
+}

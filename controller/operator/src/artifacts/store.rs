@@ -1,0 +1,200 @@
+//! The artifact store on this machine's disk.
+
+use std::fs::File;
+use std::path::Path;
+
+use futures::future::BoxFuture;
+use wisp_artifacts::{Compiler, Credentials, Error, FetchOptions, Fetcher, Kind, Reference, Store};
+
+use super::{ArtifactError, Artifacts, Code, Source, Stored};
+
+/// The largest component.
+const LARGEST_COMPONENT: u64 = 128 << 20;
+/// The largest model.
+const LARGEST_MODEL: u64 = 2 << 30;
+
+/// The artifact store on this machine's disk, and what fills it.
+#[derive(Debug, Clone)]
+pub struct StoreArtifacts {
+    store: Store,
+    fetcher: Fetcher,
+    compiler: Compiler,
+}
+
+/// What a source holds, in the store.
+struct Fetched {
+    sha256: String,
+    length: u64,
+    pinned: Option<String>,
+}
+
+impl StoreArtifacts {
+    /// The store in `folder`, of at most `capacity` bytes. `plain_http` names registries that are spoken to without TLS.
+    ///
+    /// # Errors
+    /// When the folder can't be used, or no HTTPS client can be made.
+    pub fn open(folder: &Path, capacity: u64, plain_http: Vec<String>) -> Result<Self, Error> {
+        let store = Store::open(folder, capacity)?;
+        let options = FetchOptions {
+            plain_http,
+            ..FetchOptions::default()
+        };
+        Ok(Self {
+            fetcher: Fetcher::new(options)?,
+            compiler: Compiler::new(store.clone(), Default::default()),
+            store,
+        })
+    }
+
+    async fn fetch(
+        &self,
+        source: Source,
+        known: Option<String>,
+        kind: Kind,
+        limit: u64,
+    ) -> Result<Fetched, Error> {
+        if let Some(sha256) = known
+            && let Some((_, length)) = self.store.find(&sha256).await?
+        {
+            return Ok(Fetched {
+                sha256,
+                length,
+                pinned: None,
+            });
+        }
+        match source {
+            Source::Image {
+                reference,
+                credentials,
+                sha256,
+            } => {
+                let image: Reference = reference.parse()?;
+                let mut logins = Credentials::default();
+                for json in credentials {
+                    logins.add_docker_config(&json)?;
+                }
+                let pulled = self
+                    .fetcher
+                    .pull(&image, kind, &logins, &self.store, limit)
+                    .await?;
+                expect(&reference, sha256, &pulled.sha256)?;
+                Ok(Fetched {
+                    sha256: pulled.sha256,
+                    length: pulled.length,
+                    pinned: Some(image.pinned(&pulled.manifest).to_string()),
+                })
+            }
+            Source::Url { url, sha256 } => {
+                let stored = self
+                    .fetcher
+                    .download(&url, &sha256, &self.store, limit)
+                    .await?;
+                Ok(Fetched {
+                    sha256: stored.sha256,
+                    length: stored.length,
+                    pinned: None,
+                })
+            }
+            Source::Bytes {
+                what,
+                bytes,
+                sha256,
+            } => {
+                let stored = self.store.put(bytes).await?;
+                expect(&what, sha256, &stored.sha256)?;
+                Ok(Fetched {
+                    sha256: stored.sha256,
+                    length: stored.length,
+                    pinned: None,
+                })
+            }
+        }
+    }
+}
+
+fn expect(what: &str, expected: Option<String>, found: &str) -> Result<(), Error> {
+    match expected {
+        Some(expected) if expected != found => Err(Error::DigestMismatch {
+            what: what.to_owned(),
+            expected,
+            found: found.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+impl From<Error> for ArtifactError {
+    fn from(error: Error) -> Self {
+        Self {
+            reason: error.reason(),
+            message: error.sentence(),
+            is_transient: error.is_transient(),
+        }
+    }
+}
+
+impl Artifacts for StoreArtifacts {
+    fn component(
+        &self,
+        source: Source,
+        known: Option<String>,
+    ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
+        Box::pin(async move {
+            let fetched = self
+                .fetch(source, known, Kind::Component, LARGEST_COMPONENT)
+                .await?;
+            let prepared = self.compiler.prepare(&fetched.sha256).await?;
+            for caution in &prepared.cautions {
+                tracing::info!(
+                    component = fetched.sha256,
+                    caution,
+                    "a caution on a component"
+                );
+            }
+            Ok(Stored {
+                source: fetched.sha256,
+                size: fetched.length,
+                sha256: prepared.component,
+                pinned: fetched.pinned,
+                compiled: Some(Code {
+                    engine: prepared.compiled.engine,
+                    sha256: prepared.compiled.sha256,
+                }),
+            })
+        })
+    }
+
+    fn model(
+        &self,
+        source: Source,
+        known: Option<String>,
+    ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
+        Box::pin(async move {
+            let fetched = self
+                .fetch(source, known, Kind::Model, LARGEST_MODEL)
+                .await?;
+            Ok(Stored {
+                source: fetched.sha256.clone(),
+                size: fetched.length,
+                sha256: fetched.sha256,
+                pinned: fetched.pinned,
+                compiled: None,
+            })
+        })
+    }
+
+    fn open<'a>(
+        &'a self,
+        sha256: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(File, u64)>, ArtifactError>> {
+        Box::pin(async move { Ok(self.store.find(sha256).await?) })
+    }
+
+    fn hold(&self, owner: &str, digests: Vec<String>) {
+        self.store.hold(owner, digests);
+    }
+
+    fn release(&self, owner: &str) {
+        self.store.release(owner);
+    }
+}

@@ -1,0 +1,288 @@
+//! How many replicas functions have: reports → windows → a decision → `/scale`. Nobody else writes that number.
+
+mod collect;
+mod spread;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::Deployment;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::Notify;
+use wisp_api::Function;
+use wisp_autoscale::{Decision, History, Scaling, decide};
+use wisp_contract::FunctionId;
+use wisp_contract::operator::Report;
+
+use crate::cluster::Cluster;
+use crate::live::{Functions, Live, lock};
+use crate::metrics::Metrics;
+use crate::names;
+use collect::Collector;
+pub use spread::{promote, spread};
+
+/// How often it is decided.
+const TICK: Duration = Duration::from_secs(1);
+/// After its start the operator takes no replica away before all gateways have told what they see.
+const SETTLING: Duration = Duration::from_secs(10);
+
+/// A function's load, and how many replicas it should have.
+#[derive(Debug, Default)]
+pub struct Load {
+    history: History,
+    /// How many, once it was decided.
+    pub desired: Option<u32>,
+}
+
+/// Sees to it that functions have as many replicas as they need.
+pub struct Autoscaler {
+    client: Client,
+    cluster: Arc<Cluster>,
+    live: Arc<Functions>,
+    metrics: Arc<Metrics>,
+    collector: Mutex<Collector>,
+    urgent: Notify,
+    began: Instant,
+}
+
+/// Why replicas can't be set.
+#[derive(Debug, thiserror::Error)]
+pub enum ScaleError {
+    /// The function has no revision yet.
+    #[error("the function {0} has no revision yet")]
+    NoRevision(FunctionId),
+    /// The API server refused.
+    #[error("the replicas of {revision} can't be set to {replicas}")]
+    Api {
+        /// Of what.
+        revision: String,
+        /// To how many.
+        replicas: u32,
+        /// Why.
+        source: kube::Error,
+    },
+}
+
+impl Autoscaler {
+    /// Nothing is known of any load yet.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        cluster: Arc<Cluster>,
+        live: Arc<Functions>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            client,
+            cluster,
+            live,
+            metrics,
+            collector: Mutex::default(),
+            urgent: Notify::new(),
+            began: Instant::now(),
+        }
+    }
+
+    /// Takes note of what a gateway saw.
+    pub fn report(&self, report: Report) {
+        let is_urgent = report.urgent;
+        lock(&self.collector).take(Instant::now(), report);
+        if is_urgent {
+            self.urgent.notify_one();
+        }
+    }
+
+    /// Decides once a second, and at once when a queue grows. Never returns.
+    pub async fn run(self: Arc<Self>) {
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.urgent.notified() => {}
+            }
+            self.tick(Instant::now());
+        }
+    }
+
+    fn tick(self: &Arc<Self>, now: Instant) {
+        lock(&self.collector).forget_silent(now);
+        for function in self.cluster.functions().state() {
+            let Ok(id) = function.id() else { continue };
+            let Some(live) = self.live.get(&id) else {
+                continue;
+            };
+            self.decide(now, &id, &function, &live);
+            if !self.changes(&id, &live).is_empty() {
+                let (this, id) = (Arc::clone(self), id.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = this.push(&id).await {
+                        tracing::warn!(function = %id, error = %chain(&error), "the number of replicas could not be set");
+                    }
+                });
+            }
+        }
+    }
+
+    fn decide(&self, now: Instant, id: &FunctionId, function: &Function, live: &Live) {
+        let scaling = scaling(function);
+        let load = lock(&self.collector).load(id);
+        let mut state = lock(&live.load);
+        let current = self.current(now, id, live, &mut state);
+        let Some(current) = current else { return };
+        state.history.record(now, load);
+        let decision = decide(now, &state.history, &scaling, current);
+        state.history.follow(&decision);
+        let settling = now.saturating_duration_since(self.began) < SETTLING;
+        let desired = if settling {
+            decision.replicas.max(current)
+        } else {
+            decision.replicas
+        };
+        state.desired = Some(desired);
+        drop(state);
+        if desired != current {
+            self.tell(id, current, desired, &decision);
+        }
+        self.metrics.wanted(id, desired);
+    }
+
+    fn tell(&self, id: &FunctionId, current: u32, desired: u32, decision: &Decision) {
+        let reason = decision.reason.as_str();
+        tracing::info!(function = %id, from = current, to = desired, reason, "scaling");
+        self.metrics.scaled(reason, desired > current);
+    }
+
+    /// How many replicas the function should have as of now; at first, as many as there are.
+    fn current(&self, now: Instant, id: &FunctionId, live: &Live, state: &mut Load) -> Option<u32> {
+        if let Some(desired) = state.desired {
+            return Some(desired);
+        }
+        let plan = live.plan()?;
+        let replicas = self.replicas(id).get(&plan.serving).copied().unwrap_or(0);
+        if replicas > 0 {
+            // Nobody knows when it was last asked for: it has a whole idle timeout before it.
+            state.history.touch(now);
+        }
+        Some(replicas)
+    }
+
+    /// A function that is new begins with as many replicas as it should have at least; one that was there before, with
+    /// as many as it has.
+    pub fn begin(&self, id: &FunctionId, function: &Function, live: &Live) {
+        let mut state = lock(&live.load);
+        if state.desired.is_none() {
+            let least = function.spec.scaling.min_replicas;
+            state.desired = self
+                .current(Instant::now(), id, live, &mut state)
+                .map(|current| current.max(least));
+        }
+    }
+
+    /// Somebody waits for a replica: there shall be at least one.
+    pub fn wake(&self, now: Instant, function: &Function, live: &Live) -> u32 {
+        let mut state = lock(&live.load);
+        state.history.touch(now);
+        let least = function.spec.scaling.min_replicas.max(1);
+        let desired = state.desired.unwrap_or(0).max(least);
+        state.desired = Some(desired);
+        desired
+    }
+
+    fn replicas(&self, id: &FunctionId) -> BTreeMap<String, u32> {
+        let deployments = self.cluster.deployments.of(id);
+        let alive = deployments
+            .iter()
+            .filter(|deployment| deployment.metadata.deletion_timestamp.is_none());
+        alive
+            .filter_map(|deployment| {
+                let replicas = deployment.spec.replicas.unwrap_or(1);
+                Some((
+                    deployment.metadata.name.clone()?,
+                    u32::try_from(replicas).unwrap_or(0),
+                ))
+            })
+            .collect()
+    }
+
+    /// The revisions whose number of replicas isn't what it should be, with what it should be.
+    fn changes(&self, id: &FunctionId, live: &Live) -> BTreeMap<String, u32> {
+        let (Some(plan), Some(desired)) = (live.plan(), lock(&live.load).desired) else {
+            return BTreeMap::new();
+        };
+        let current = self.replicas(id);
+        let mut wanted = spread(desired, &plan, current.keys());
+        wanted.retain(|revision, replicas| current.get(revision) != Some(replicas));
+        wanted
+    }
+
+    /// Sets the replicas of all the function's revisions to what they should be.
+    ///
+    /// # Errors
+    /// When it has no revision, or the API server refuses.
+    pub async fn push(&self, id: &FunctionId) -> Result<(), ScaleError> {
+        let no_revision = || ScaleError::NoRevision(id.clone());
+        let live = self.live.get(id).ok_or_else(no_revision)?;
+        let _alone = live.scaling.lock().await;
+        for (revision, replicas) in self.changes(id, &live) {
+            self.set(id, &revision, replicas).await?;
+            if let Some(plan) = lock(&live.plan).as_mut() {
+                plan.scaled_at = Some(now());
+            }
+        }
+        Ok(())
+    }
+
+    async fn set(&self, id: &FunctionId, revision: &str, replicas: u32) -> Result<(), ScaleError> {
+        let api = Api::<Deployment>::namespaced(self.client.clone(), id.namespace());
+        let parameters = PatchParams {
+            field_manager: Some(names::SCALER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        api.patch_scale(revision, &parameters, &patch)
+            .await
+            .map(drop)
+            .map_err(|source| ScaleError::Api {
+                revision: revision.to_owned(),
+                replicas,
+                source,
+            })
+    }
+}
+
+/// The present, as Kubernetes writes it: in whole seconds.
+#[must_use]
+pub fn now() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
+    let now = k8s_openapi::jiff::Timestamp::now();
+    let whole = k8s_openapi::jiff::Timestamp::from_second(now.as_second());
+    k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(whole.unwrap_or(now))
+}
+
+fn scaling(function: &Function) -> Scaling {
+    let scaling = &function.spec.scaling;
+    Scaling {
+        min: scaling.min_replicas,
+        max: scaling.max_replicas,
+        target: f64::from(scaling.target_concurrency(function.spec.limits.concurrency)),
+        idle_timeout: scaling.idle_timeout.into(),
+    }
+}
+
+/// An error with its causes.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,289 @@
+//! What a pod is: where it can be reached, whether it serves, and what keeps it from it.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::apps::v1::Deployment;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use kube::ResourceExt as _;
+use wisp_contract::operator::pod::{CONCURRENCY, REVISION};
+use wisp_contract::problem::Fault;
+
+use crate::names;
+
+/// What keeps a pod from serving.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trouble {
+    /// One word, for conditions.
+    pub reason: &'static str,
+    /// A sentence that names what is wrong.
+    pub message: String,
+    /// Who must change something.
+    pub fault: Fault,
+    /// Whether it is sure already; else it may pass while one waits.
+    pub is_final: bool,
+}
+
+impl Trouble {
+    /// The words that reasons are among, and whose fault each is.
+    pub const REASONS: [(&str, Fault); 6] = [
+        ("Unschedulable", Fault::Platform),
+        ("RuntimeImagePullFailed", Fault::Platform),
+        ("ContainerFailed", Fault::Platform),
+        ("PodsRefused", Fault::Platform),
+        ("StartFailed", Fault::Function),
+        ("OutOfMemory", Fault::Function),
+    ];
+}
+
+/// The revision that a pod runs.
+#[must_use]
+pub fn revision(pod: &Pod) -> Option<&str> {
+    pod.labels().get(REVISION).map(String::as_str)
+}
+
+/// Whether it is neither ending nor over.
+#[must_use]
+pub fn is_alive(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
+}
+
+/// Whether the kubelet found it ready.
+#[must_use]
+pub fn is_ready(pod: &Pod) -> bool {
+    is_alive(pod) && condition(pod, "Ready").is_some_and(|status| status.0 == "True")
+}
+
+/// Its address, once it has one.
+#[must_use]
+pub fn address(pod: &Pod) -> Option<IpAddr> {
+    pod.status.as_ref()?.pod_ip.as_ref()?.parse().ok()
+}
+
+/// The requests that it takes at once.
+#[must_use]
+pub fn concurrency(pod: &Pod) -> u32 {
+    let text = pod.annotations().get(CONCURRENCY);
+    text.and_then(|text| text.parse().ok()).unwrap_or(1)
+}
+
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, Option<&'a str>, Option<&'a str>)> {
+    let conditions = pod.status.as_ref()?.conditions.as_ref()?;
+    let found = conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)?;
+    Some((
+        &found.status,
+        found.reason.as_deref(),
+        found.message.as_deref(),
+    ))
+}
+
+/// What keeps a pod from serving, if anything is known to.
+#[must_use]
+pub fn trouble(pod: &Pod) -> Option<Trouble> {
+    if !is_alive(pod) || is_ready(pod) {
+        return None;
+    }
+    if let Some(("False", Some("Unschedulable"), message)) = condition(pod, "PodScheduled") {
+        return Some(Trouble {
+            reason: "Unschedulable",
+            message: format!(
+                "no node takes the pod {}: {}",
+                pod.name_any(),
+                message.unwrap_or("no reason given")
+            ),
+            fault: Fault::Platform,
+            is_final: false,
+        });
+    }
+    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
+    let status = statuses
+        .iter()
+        .find(|status| status.name == names::CONTAINER)?;
+    waiting(pod, status).or_else(|| ended(pod, status))
+}
+
+/// What keeps a Deployment from having pods at all: a quota, or an admission rule.
+#[must_use]
+pub fn refused(deployment: &Deployment) -> Option<Trouble> {
+    let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
+    let failure = conditions.iter().find(|condition| {
+        condition.type_.as_deref() == Some("ReplicaFailure")
+            && condition.status.as_deref() == Some("True")
+    })?;
+    Some(Trouble {
+        reason: "PodsRefused",
+        message: failure
+            .message
+            .clone()
+            .unwrap_or_else(|| "the namespace admits no pod".to_owned()),
+        fault: Fault::Platform,
+        is_final: true,
+    })
+}
+
+fn waiting(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
+    let waiting = status.state.as_ref()?.waiting.as_ref()?;
+    let message = waiting.message.as_deref().unwrap_or("no reason given");
+    let image = &status.image;
+    let trouble = |reason, message, fault, is_final| {
+        Some(Trouble {
+            reason,
+            message,
+            fault,
+            is_final,
+        })
+    };
+    match waiting.reason.as_deref()? {
+        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => trouble(
+            "RuntimeImagePullFailed",
+            format!("the runtime's image {image} can't be pulled: {message}"),
+            Fault::Platform,
+            true,
+        ),
+        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => trouble(
+            "ContainerFailed",
+            format!("the pod {} can't be started: {message}", pod.name_any()),
+            Fault::Platform,
+            true,
+        ),
+        "CrashLoopBackOff" => ended(pod, status),
+        _ => None,
+    }
+}
+
+/// Why the container ended, in its own words where it left some.
+fn ended(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
+    let state = status
+        .state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    let last = status
+        .last_state
+        .as_ref()
+        .and_then(|state| state.terminated.as_ref());
+    let is_running = status
+        .state
+        .as_ref()
+        .is_some_and(|state| state.running.is_some());
+    // One that runs again may serve in a moment.
+    let ended = state.or(last.filter(|_| !is_running))?;
+    let (reason, message, fault) = match (ended.reason.as_deref(), ended.message.as_deref().map(str::trim)) {
+        (_, Some(message)) if !message.is_empty() => ("StartFailed", message.to_owned(), Fault::Function),
+        (Some("OOMKilled"), _) => (
+            "OutOfMemory",
+            "the replica used more memory than spec.pod.resources.limits.memory, or what is derived of spec.limits, allows".to_owned(),
+            Fault::Function,
+        ),
+        (_, _) if ended.exit_code == 0 => return None,
+        (reason, _) => (
+            "StartFailed",
+            format!("the pod {} ended with code {} ({})", pod.name_any(), ended.exit_code, reason.unwrap_or("Error")),
+            Fault::Function,
+        ),
+    };
+    Some(Trouble {
+        reason,
+        message,
+        fault,
+        is_final: true,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(status: Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "p", "namespace": "n"}, "spec": {"containers": []}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn container(state: Value, last: Value) -> Pod {
+        pod(json!({"phase": "Running", "containerStatuses": [{
+            "name": "function", "image": "runtime:1", "imageID": "", "ready": false, "restartCount": 1,
+            "state": state, "lastState": last,
+        }]}))
+    }
+
+    #[test]
+    fn what_keeps_a_pod_from_serving_is_told_in_the_words_of_who_knows() {
+        let none = json!({});
+        let unschedulable = pod(json!({"conditions": [
+            {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/2 nodes are available"},
+        ]}));
+        let cases = [
+            (unschedulable, "Unschedulable", "0/2 nodes", false),
+            (
+                container(
+                    json!({"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}),
+                    none.clone(),
+                ),
+                "RuntimeImagePullFailed",
+                "runtime:1",
+                true,
+            ),
+            (
+                container(
+                    json!({"waiting": {"reason": "CreateContainerConfigError", "message": "secret \"x\" not found"}}),
+                    none.clone(),
+                ),
+                "ContainerFailed",
+                "secret",
+                true,
+            ),
+            (
+                container(
+                    json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+                    json!({"terminated": {"exitCode": 1, "reason": "Error", "message": "the model `m` has no GPU\n"}}),
+                ),
+                "StartFailed",
+                "the model `m` has no GPU",
+                true,
+            ),
+            (
+                container(
+                    json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}}),
+                    none.clone(),
+                ),
+                "OutOfMemory",
+                "limits.memory",
+                true,
+            ),
+        ];
+        for (pod, reason, message, is_final) in cases {
+            let trouble = trouble(&pod).unwrap();
+            assert_eq!((trouble.reason, trouble.is_final), (reason, is_final));
+            assert!(trouble.message.contains(message), "{trouble:?}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_starts_or_ends_is_in_no_trouble() {
+        let creating = container(
+            json!({"waiting": {"reason": "ContainerCreating"}}),
+            json!({}),
+        );
+        assert_eq!(trouble(&creating), None);
+        let again = container(
+            json!({"running": {}}),
+            json!({"terminated": {"exitCode": 1, "message": "x"}}),
+        );
+        assert_eq!(trouble(&again), None);
+        let mut ending = container(
+            json!({"terminated": {"exitCode": 1, "message": "x"}}),
+            json!({}),
+        );
+        ending.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
+        assert_eq!(trouble(&ending), None);
+    }
+}

@@ -1,0 +1,114 @@
+//! The installation's one secret: made at the first start, never overwritten.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::PostParams;
+use kube::{Api, Client};
+use uuid::Uuid;
+use wisp_contract::keys::{Root, RootError};
+
+use crate::names::{DATA_KEY, GATEWAY_SECRET, KEYS_SECRET, MANAGER, OPERATOR_KEY, ROOT_KEY};
+
+/// Why there is no secret.
+#[derive(Debug, thiserror::Error)]
+pub enum KeysError {
+    /// The API server refused.
+    #[error("the Secret {namespace}/{name} can't be read or made")]
+    Api {
+        /// Where.
+        namespace: String,
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: kube::Error,
+    },
+    /// What is there is none.
+    #[error(
+        "the Secret {namespace}/{KEYS_SECRET} has no key `{ROOT_KEY}` with the installation's secret"
+    )]
+    Missing {
+        /// Where.
+        namespace: String,
+    },
+    /// What is there is too short.
+    #[error("the key `{ROOT_KEY}` of the Secret {namespace}/{KEYS_SECRET} can't be used")]
+    Short {
+        /// Where.
+        namespace: String,
+        /// Why.
+        source: RootError,
+    },
+}
+
+/// Reads the installation's secret, or makes it; and sees to it that gateways find what they need of it.
+///
+/// # Errors
+/// When the API server refuses, or what is there is none.
+pub async fn load(client: &Client, namespace: &str) -> Result<Root, KeysError> {
+    let api = Api::<Secret>::namespaced(client.clone(), namespace);
+    let fresh = BTreeMap::from([(
+        ROOT_KEY,
+        format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple()),
+    )]);
+    let secret = get_or_create(&api, namespace, KEYS_SECRET, fresh).await?;
+    let missing = || KeysError::Missing {
+        namespace: namespace.to_owned(),
+    };
+    let bytes = secret
+        .data
+        .iter()
+        .flatten()
+        .find(|(key, _)| *key == ROOT_KEY)
+        .ok_or_else(missing)?;
+    let text = String::from_utf8(bytes.1.0.clone()).map_err(|_| missing())?;
+    let root = Root::new(&text).map_err(|source| KeysError::Short {
+        namespace: namespace.to_owned(),
+        source,
+    })?;
+    let derived = BTreeMap::from([
+        (DATA_KEY, root.data().reveal()),
+        (OPERATOR_KEY, root.operator().0),
+    ]);
+    get_or_create(&api, namespace, GATEWAY_SECRET, derived).await?;
+    Ok(root)
+}
+
+async fn get_or_create(
+    api: &Api<Secret>,
+    namespace: &str,
+    name: &'static str,
+    values: BTreeMap<&str, String>,
+) -> Result<Secret, KeysError> {
+    let failed = |source| KeysError::Api {
+        namespace: namespace.to_owned(),
+        name,
+        source,
+    };
+    if let Some(secret) = api.get_opt(name).await.map_err(failed)? {
+        return Ok(secret);
+    }
+    let data = values
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), ByteString(value.into_bytes())));
+    let secret = Secret {
+        metadata: ObjectMeta {
+            name: Some(name.to_owned()),
+            labels: Some(BTreeMap::from([(
+                "app.kubernetes.io/managed-by".to_owned(),
+                MANAGER.to_owned(),
+            )])),
+            ..ObjectMeta::default()
+        },
+        data: Some(data.collect()),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    };
+    match api.create(&PostParams::default(), &secret).await {
+        // Another was quicker: theirs counts.
+        Err(kube::Error::Api(status)) if status.code == 409 => api.get(name).await.map_err(failed),
+        other => other.map_err(failed),
+    }
+}

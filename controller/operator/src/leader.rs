@@ -1,0 +1,233 @@
+//! Who leads: one operator at a time, by a Lease. The leader's pod has a label that the operator's Service selects by.
+
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use kube::api::{ListParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::names::{LEADER_LABEL, LEASE};
+
+/// So long a leader leads that isn't heard of.
+const LEASE_SECONDS: i32 = 10;
+/// How often it is heard of.
+const RENEW: Duration = Duration::from_secs(2);
+/// A leader that could not renew for so long steps down, well before another may think so.
+const GIVE_UP: Duration = Duration::from_secs(7);
+
+/// A candidate, and the leader once it is.
+pub struct Leader {
+    leases: Api<Lease>,
+    pods: Api<Pod>,
+    pod: Option<String>,
+    identity: String,
+    renewed: Instant,
+}
+
+impl Leader {
+    /// A candidate in `namespace`. `pod` is its own pod, to be labelled.
+    #[must_use]
+    pub fn new(client: Client, namespace: &str, pod: Option<String>) -> Self {
+        // A restarted container is another candidate than it was before: nobody may lead twice.
+        let identity = format!(
+            "{}_{}",
+            pod.as_deref().unwrap_or("operator"),
+            Uuid::new_v4().simple()
+        );
+        Self {
+            leases: Api::namespaced(client.clone(), namespace),
+            pods: Api::namespaced(client, namespace),
+            pod,
+            identity,
+            renewed: Instant::now(),
+        }
+    }
+
+    /// Waits until this process leads, and labels its pod.
+    pub async fn acquire(&mut self) {
+        self.label_own(false).await;
+        loop {
+            let now = Instant::now();
+            match self.attempt().await {
+                Ok(true) => {
+                    self.renewed = now;
+                    break;
+                }
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, "the Lease can't be had"),
+            }
+            tokio::time::sleep(RENEW).await;
+        }
+        tracing::info!(identity = self.identity, "this operator leads");
+        self.unlabel_others().await;
+        self.label_own(true).await;
+    }
+
+    /// Renews until that fails for too long: then this process leads no more, and must do nothing more.
+    pub async fn hold(&mut self) {
+        loop {
+            tokio::time::sleep(RENEW).await;
+            let now = Instant::now();
+            let left = GIVE_UP.saturating_sub(self.renewed.elapsed());
+            match tokio::time::timeout(left, self.attempt()).await {
+                Ok(Ok(true)) => self.renewed = now,
+                Ok(Ok(false)) => return,
+                Ok(Err(error)) => tracing::warn!(%error, "the Lease can't be renewed"),
+                Err(_) => tracing::warn!("the API server doesn't answer"),
+            }
+            if self.renewed.elapsed() >= GIVE_UP {
+                return;
+            }
+        }
+    }
+
+    /// Lets another lead at once.
+    pub async fn release(&mut self) {
+        self.label_own(false).await;
+        let Ok(Some(mut lease)) = self.leases.get_opt(LEASE).await else {
+            return;
+        };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_ref() != Some(&self.identity) {
+            return;
+        }
+        spec.holder_identity = Some(String::new());
+        spec.lease_duration_seconds = Some(1);
+        if let Err(error) = self
+            .leases
+            .replace(LEASE, &PostParams::default(), &lease)
+            .await
+        {
+            tracing::debug!(%error, "the Lease could not be released");
+        }
+    }
+
+    /// Takes or renews the Lease. The API server refuses all but one of those who try at once.
+    async fn attempt(&self) -> Result<bool, kube::Error> {
+        let now = Timestamp::now();
+        let result = match self.leases.get_opt(LEASE).await? {
+            None => {
+                let lease = Lease {
+                    metadata: ObjectMeta {
+                        name: Some(LEASE.to_owned()),
+                        ..ObjectMeta::default()
+                    },
+                    spec: Some(next(None, &self.identity, now)),
+                };
+                self.leases.create(&PostParams::default(), &lease).await
+            }
+            Some(mut lease) => {
+                if !is_free(lease.spec.as_ref(), &self.identity, now) {
+                    return Ok(false);
+                }
+                lease.spec = Some(next(lease.spec.as_ref(), &self.identity, now));
+                self.leases
+                    .replace(LEASE, &PostParams::default(), &lease)
+                    .await
+            }
+        };
+        match result {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A leader that died left its label behind.
+    async fn unlabel_others(&self) {
+        let labelled = ListParams::default().labels(&format!("{LEADER_LABEL}=true"));
+        let Ok(pods) = self.pods.list(&labelled).await else {
+            return;
+        };
+        for pod in pods {
+            if Some(pod.name_any()) != self.pod {
+                self.label(&pod.name_any(), false).await;
+            }
+        }
+    }
+
+    async fn label_own(&self, leads: bool) {
+        if let Some(pod) = &self.pod {
+            self.label(pod, leads).await;
+        }
+    }
+
+    async fn label(&self, pod: &str, leads: bool) {
+        let value = if leads { json!("true") } else { json!(null) };
+        let patch = Patch::Merge(json!({"metadata": {"labels": {LEADER_LABEL: value}}}));
+        let mut pause = Duration::from_millis(100);
+        for _ in 0..5 {
+            match self
+                .pods
+                .patch_metadata(pod, &PatchParams::default(), &patch)
+                .await
+            {
+                Ok(_) => return,
+                Err(kube::Error::Api(status)) if status.code == 404 => return,
+                Err(error) => tracing::warn!(pod, %error, "the pod can't be labelled"),
+            }
+            tokio::time::sleep(pause).await;
+            pause *= 2;
+        }
+    }
+}
+
+/// Whether `identity` may take the Lease.
+fn is_free(lease: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> bool {
+    let Some(lease) = lease else { return true };
+    let holder = lease.holder_identity.as_deref().unwrap_or_default();
+    if holder.is_empty() || holder == identity {
+        return true;
+    }
+    let seconds = lease.lease_duration_seconds.unwrap_or(LEASE_SECONDS).max(1);
+    let end = lease.renew_time.as_ref().map(|renewed| {
+        renewed
+            .0
+            .saturating_add(SignedDuration::from_secs(seconds.into()))
+            .unwrap_or(renewed.0)
+    });
+    end.is_none_or(|end| end < now)
+}
+
+/// The Lease that `identity` writes.
+fn next(lease: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> LeaseSpec {
+    let mut next = lease.cloned().unwrap_or_default();
+    if next.holder_identity.as_deref() != Some(identity) {
+        next.acquire_time = Some(MicroTime(now));
+        next.lease_transitions = Some(next.lease_transitions.unwrap_or(0).saturating_add(1));
+    }
+    next.holder_identity = Some(identity.to_owned());
+    next.lease_duration_seconds = Some(LEASE_SECONDS);
+    next.renew_time = Some(MicroTime(now));
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if two could lead at once, or nobody could follow a leader that died.
+    #[test]
+    fn a_lease_is_free_once_its_holder_was_silent_for_its_length() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let lease = next(None, "a", at(100));
+        assert!(is_free(None, "b", at(100)));
+        assert!(is_free(Some(&lease), "a", at(101)));
+        assert!(!is_free(Some(&lease), "b", at(110)));
+        assert!(is_free(Some(&lease), "b", at(111)));
+        let taken = next(Some(&lease), "b", at(111));
+        assert_eq!(taken.lease_transitions, Some(2));
+        assert_eq!(
+            next(Some(&taken), "b", at(113)).acquire_time,
+            taken.acquire_time
+        );
+        let mut released = taken;
+        released.holder_identity = Some(String::new());
+        assert!(is_free(Some(&released), "a", at(112)));
+    }
+}

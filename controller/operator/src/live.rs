@@ -1,0 +1,187 @@
+//! What the operator remembers of functions while it runs: all of it can be had anew from the cluster.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use tokio::task::AbortHandle;
+use wisp_contract::FunctionId;
+
+use crate::autoscale::Load;
+use crate::resolve::{ResolveError, Resolved};
+use crate::wake::Running;
+
+/// The functions that are remembered.
+#[derive(Debug, Default)]
+pub struct Functions {
+    entries: DashMap<FunctionId, Arc<Live>>,
+}
+
+/// What is remembered of one function.
+#[derive(Debug, Default)]
+pub struct Live {
+    uid: String,
+    /// Which revisions there are.
+    pub plan: Mutex<Option<Plan>>,
+    /// What it resolves to.
+    pub resolution: Mutex<Resolution>,
+    /// What was applied, so that it isn't applied again and again.
+    pub applied: Mutex<Option<Applied>>,
+    /// Its load, and how many replicas it should have.
+    pub load: Mutex<Load>,
+    /// Held while its replicas are set.
+    pub scaling: tokio::sync::Mutex<()>,
+    /// The wake-up that goes on.
+    pub waking: Mutex<Option<Running>>,
+    /// What its replicas told of themselves: the revision, and the device.
+    pub device: Mutex<Option<(String, Option<String>)>>,
+    /// The hosts that it claims.
+    pub hosts: Mutex<Vec<String>>,
+    /// Failures to reconcile it, in a row.
+    pub reconcile_failures: Mutex<u32>,
+}
+
+/// Which revisions a function has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The one that its spec means.
+    pub latest: String,
+    /// The one that serves; another while the latest has yet to show that it can.
+    pub serving: String,
+    /// When the number of its replicas was last changed.
+    pub scaled_at: Option<Time>,
+}
+
+/// What it was resolved from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inputs {
+    /// The spec's generation.
+    pub generation: i64,
+    /// How often what it names has changed.
+    pub change: u64,
+}
+
+/// What a function resolves to.
+#[derive(Debug, Default)]
+pub struct Resolution {
+    /// How often what it names has changed.
+    pub change: u64,
+    /// The last result.
+    pub last: Option<Settled>,
+    /// What goes on.
+    pub running: Option<(Inputs, AbortHandle)>,
+    /// Failures in a row.
+    pub failures: u32,
+}
+
+/// A result.
+#[derive(Debug, Clone)]
+pub struct Settled {
+    /// What was resolved.
+    pub inputs: Inputs,
+    /// How it ended.
+    pub outcome: Result<Arc<Resolved>, ResolveError>,
+    /// When it is tried again, where it failed.
+    pub retry_at: Option<Instant>,
+}
+
+/// What was applied.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// A digest of the objects.
+    pub digest: u64,
+    /// The Deployment's generation thereafter.
+    pub generation: Option<i64>,
+    /// When.
+    pub at: Instant,
+    /// Whether the Service is somebody else's.
+    pub service_taken: bool,
+}
+
+/// So long applied objects are taken to be as they were applied.
+pub const APPLIED_FOR: Duration = Duration::from_secs(600);
+
+impl Functions {
+    /// What is remembered of this function; nothing, if `uid` is another object's than what was.
+    #[must_use]
+    pub fn enter(&self, function: &FunctionId, uid: &str) -> Arc<Live> {
+        let fresh = || {
+            Arc::new(Live {
+                uid: uid.to_owned(),
+                ..Live::default()
+            })
+        };
+        let mut entry = self.entries.entry(function.clone()).or_insert_with(fresh);
+        if entry.uid != uid {
+            *entry = fresh();
+        }
+        Arc::clone(&entry)
+    }
+
+    /// What is remembered of this function, if anything is.
+    #[must_use]
+    pub fn get(&self, function: &FunctionId) -> Option<Arc<Live>> {
+        self.entries.get(function).map(|entry| Arc::clone(&entry))
+    }
+
+    /// Forgets a function that is no more.
+    pub fn forget(&self, function: &FunctionId) {
+        if let Some((_, live)) = self.entries.remove(function)
+            && let Some((_, task)) = &lock(&live.resolution).running
+        {
+            task.abort();
+        }
+    }
+
+    /// Which there are.
+    #[must_use]
+    pub fn ids(&self) -> Vec<FunctionId> {
+        self.entries
+            .iter()
+            .map(|entry| entry.key().clone())
+            .collect()
+    }
+
+    /// How many there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
+
+impl Live {
+    /// Something changed that the function names: it is resolved anew.
+    pub fn inputs_changed(&self) {
+        let mut resolution = lock(&self.resolution);
+        resolution.change = resolution.change.wrapping_add(1);
+        resolution.failures = 0;
+    }
+
+    /// Which revisions it has, once it has any.
+    #[must_use]
+    pub fn plan(&self) -> Option<Plan> {
+        lock(&self.plan).clone()
+    }
+
+    /// Why it can't be resolved, if it can't.
+    #[must_use]
+    pub fn failure(&self) -> Option<ResolveError> {
+        let resolution = lock(&self.resolution);
+        resolution
+            .last
+            .as_ref()
+            .and_then(|settled| settled.outcome.clone().err())
+    }
+}
+
+/// Locks; what a panic left behind is taken as it is.
+pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

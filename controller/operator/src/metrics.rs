@@ -1,0 +1,243 @@
+//! What Prometheus reads. Labels are functions that there are, and words of our own.
+
+use std::time::Duration;
+
+use prometheus_client::encoding::{EncodeLabelSet, text::encode};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::Histogram;
+use prometheus_client::registry::{Registry, Unit};
+use wisp_contract::FunctionId;
+
+/// The media type of [`Metrics::text`].
+pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Bounds of durations, in seconds.
+const BOUNDS: [f64; 12] = [
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
+];
+
+/// All counts.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    wanted: Family<OfFunction, Gauge>,
+    ready: Family<OfFunction, Gauge>,
+    wakes: Family<Outcome, Counter>,
+    wake_seconds: Family<OfPhase, Histogram>,
+    scalings: Family<Scaling, Counter>,
+    reconciles: Family<Outcome, Counter>,
+    resolves: Family<Outcome, Counter>,
+    reports: Counter,
+    leader: Gauge,
+    watch_errors: Gauge,
+    functions: Gauge,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfFunction {
+    namespace: String,
+    function: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPhase {
+    phase: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Scaling {
+    direction: &'static str,
+    reason: &'static str,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("wisp_operator");
+        let durations: fn() -> Histogram = || Histogram::new(BOUNDS);
+        let metrics = Self {
+            wanted: Family::default(),
+            ready: Family::default(),
+            wakes: Family::default(),
+            wake_seconds: Family::new_with_constructor(durations),
+            scalings: Family::default(),
+            reconciles: Family::default(),
+            resolves: Family::default(),
+            reports: Counter::default(),
+            leader: Gauge::default(),
+            watch_errors: Gauge::default(),
+            functions: Gauge::default(),
+            registry: Registry::default(),
+        };
+        registry.register(
+            "replicas_wanted",
+            "Replicas that a function should have",
+            metrics.wanted.clone(),
+        );
+        registry.register(
+            "replicas_ready",
+            "Replicas of a function that are ready",
+            metrics.ready.clone(),
+        );
+        registry.register(
+            "wakes",
+            "Wake-ups of functions, by outcome",
+            metrics.wakes.clone(),
+        );
+        registry.register_with_unit(
+            "wake",
+            "How long wake-ups took: until scaled, until a pod had an address, until it served",
+            Unit::Seconds,
+            metrics.wake_seconds.clone(),
+        );
+        registry.register(
+            "scalings",
+            "Changes of the number of replicas",
+            metrics.scalings.clone(),
+        );
+        registry.register(
+            "reconciles",
+            "Reconciliations, by outcome",
+            metrics.reconciles.clone(),
+        );
+        registry.register(
+            "resolves",
+            "Times that sources were fetched, by outcome",
+            metrics.resolves.clone(),
+        );
+        registry.register("reports", "Reports of gateways", metrics.reports.clone());
+        registry.register(
+            "leader",
+            "1 where this process leads",
+            metrics.leader.clone(),
+        );
+        registry.register(
+            "watch_errors",
+            "Watches that broke",
+            metrics.watch_errors.clone(),
+        );
+        registry.register(
+            "functions",
+            "Functions that there are",
+            metrics.functions.clone(),
+        );
+        Self {
+            registry,
+            ..metrics
+        }
+    }
+}
+
+impl Metrics {
+    /// All of it, in OpenMetrics' text format.
+    #[must_use]
+    pub fn text(&self) -> String {
+        let mut text = String::new();
+        // Writing to a String can't fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+
+    fn of(id: &FunctionId) -> OfFunction {
+        OfFunction {
+            namespace: id.namespace().to_owned(),
+            function: id.name().to_owned(),
+        }
+    }
+
+    /// A function should have so many replicas.
+    pub fn wanted(&self, id: &FunctionId, replicas: u32) {
+        self.wanted
+            .get_or_create(&Self::of(id))
+            .set(replicas.into());
+    }
+
+    /// So many replicas of a function are ready.
+    pub fn ready(&self, id: &FunctionId, replicas: i32) {
+        self.ready.get_or_create(&Self::of(id)).set(replicas.into());
+    }
+
+    /// A function is no more.
+    pub fn forget(&self, id: &FunctionId) {
+        self.wanted.remove(&Self::of(id));
+        self.ready.remove(&Self::of(id));
+    }
+
+    /// A wake-up is over.
+    pub fn woke(&self, outcome: &'static str) {
+        self.wakes.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A wake-up got so far.
+    pub fn wake_phase(&self, phase: &'static str, since_began: Duration) {
+        self.wake_seconds
+            .get_or_create(&OfPhase { phase })
+            .observe(since_began.as_secs_f64());
+    }
+
+    /// The number of replicas was changed.
+    pub fn scaled(&self, reason: &'static str, is_up: bool) {
+        let direction = if is_up { "up" } else { "down" };
+        self.scalings
+            .get_or_create(&Scaling { direction, reason })
+            .inc();
+    }
+
+    /// A function was reconciled.
+    pub fn reconciled(&self, outcome: &'static str) {
+        self.reconciles.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// Sources were fetched.
+    pub fn resolved(&self, outcome: &'static str) {
+        self.resolves.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// A gateway reported.
+    pub fn reported(&self) {
+        self.reports.inc();
+    }
+
+    /// Whether this process leads.
+    pub fn leads(&self, leads: bool) {
+        self.leader.set(leads.into());
+    }
+
+    /// What is known of the cluster.
+    pub fn cluster(&self, functions: usize, watch_errors: u64) {
+        self.functions
+            .set(i64::try_from(functions).unwrap_or(i64::MAX));
+        self.watch_errors
+            .set(i64::try_from(watch_errors).unwrap_or(i64::MAX));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_function_that_is_no_more_leaves_no_label_behind() {
+        let metrics = Metrics::default();
+        let id: FunctionId = "n/f".parse().unwrap();
+        metrics.wanted(&id, 3);
+        metrics.wake_phase("served", Duration::from_millis(300));
+        let text = metrics.text();
+        assert!(
+            text.contains(r#"wisp_operator_replicas_wanted{namespace="n",function="f"} 3"#),
+            "{text}"
+        );
+        assert!(
+            text.contains(r#"wisp_operator_wake_seconds_bucket{le="0.5",phase="served"} 1"#),
+            "{text}"
+        );
+        metrics.forget(&id);
+        assert!(!metrics.text().contains(r#"function="f""#));
+    }
+}

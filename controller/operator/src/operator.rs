@@ -1,0 +1,296 @@
+//! The whole: wait to lead, watch, reconcile, scale, wake, serve.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use kube::runtime::Controller;
+use kube::runtime::controller::{Action, Config};
+use kube::runtime::reflector::ObjectRef;
+use kube::{Client, ResourceExt as _};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio_util::sync::CancellationToken;
+use wisp_api::Function;
+use wisp_contract::FunctionId;
+
+use crate::artifacts::{Artifacts, StoreArtifacts};
+use crate::autoscale::{Autoscaler, chain};
+use crate::cluster::{Change, Cluster, FunctionWriter, watch_all};
+use crate::events::Events;
+use crate::keys;
+use crate::leader::Leader;
+use crate::live::{Functions, lock};
+use crate::metrics::Metrics;
+use crate::options::Options;
+use crate::reconcile::desired::Settings;
+use crate::reconcile::{self, Context, ReconcileError, hosts};
+use crate::references::References;
+use crate::resolver::Resolver;
+use crate::server::{self, Api, Health};
+use crate::wake::{Deployments, Waker};
+
+/// How many Functions are reconciled at once.
+const CONCURRENCY: u16 = 32;
+/// How long after a failure one is reconciled again, at first.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+
+/// An operator with its ports bound.
+pub struct Operator {
+    options: Options,
+    client: Client,
+    artifacts: Arc<dyn Artifacts>,
+    api: TcpListener,
+    health: TcpListener,
+}
+
+impl Operator {
+    /// Opens the store, binds the ports and finds the API server.
+    ///
+    /// # Errors
+    /// When one of these fails, with what it is.
+    pub async fn build(options: Options) -> anyhow::Result<Self> {
+        use anyhow::Context as _;
+        let artifacts = StoreArtifacts::open(
+            &options.store,
+            options.store_size.0,
+            options.insecure_registry.clone(),
+        )
+        .with_context(|| format!("--store {} can't be used", options.store.display()))?;
+        let bind = async |address| {
+            TcpListener::bind(address)
+                .await
+                .with_context(|| format!("{address} can't be listened at"))
+        };
+        Ok(Self {
+            api: bind(options.listen).await?,
+            health: bind(options.health).await?,
+            client: Client::try_default()
+                .await
+                .context("no API server is known")?,
+            artifacts: Arc::new(artifacts),
+            options,
+        })
+    }
+
+    /// Runs until `end`, or until another leads.
+    ///
+    /// # Errors
+    /// When the installation's secret can't be had, or another leads.
+    pub async fn run(self, end: CancellationToken) -> anyhow::Result<()> {
+        let metrics = Arc::new(Metrics::default());
+        let live = Arc::new(Functions::default());
+        let (cluster, feed) = Cluster::new();
+        let is_ready = Arc::new(AtomicBool::new(false));
+        let health = Health {
+            is_ready: Arc::clone(&is_ready),
+            metrics: Arc::clone(&metrics),
+            cluster: Arc::clone(&cluster),
+            live: Arc::clone(&live),
+        };
+        let health = tokio::spawn(server::serve(self.health, Arc::new(health), end.clone()));
+        let root = tokio::select! {
+            root = keys::load(&self.client, &self.options.namespace) => root?,
+            () = end.cancelled() => return Ok(()),
+        };
+        is_ready.store(true, Ordering::Release);
+        let is_leading = Arc::new(AtomicBool::new(false));
+        let autoscaler = Arc::new(Autoscaler::new(
+            self.client.clone(),
+            Arc::clone(&cluster),
+            Arc::clone(&live),
+            Arc::clone(&metrics),
+        ));
+        let waker = Arc::new(Waker::new(
+            Arc::clone(&cluster),
+            Arc::clone(&live),
+            Arc::clone(&autoscaler),
+            Arc::new(Deployments(Arc::clone(&autoscaler))),
+            Arc::clone(&metrics),
+        ));
+        let api = Arc::new(Api::new(
+            root.clone(),
+            waker,
+            Arc::clone(&autoscaler),
+            Arc::clone(&self.artifacts),
+            Arc::clone(&metrics),
+            Arc::clone(&is_leading),
+        ));
+        let api = tokio::spawn(server::serve(self.api, api, end.clone()));
+
+        let mut leader = Leader::new(
+            self.client.clone(),
+            &self.options.namespace,
+            self.options.pod_name.clone(),
+        );
+        tokio::select! {
+            () = leader.acquire() => {}
+            () = end.cancelled() => return Ok(()),
+        }
+        let (dirty, writer) = feed.split();
+        let context = context(
+            &self.options,
+            &self.client,
+            root,
+            &cluster,
+            &live,
+            &self.artifacts,
+            &autoscaler,
+            &metrics,
+        );
+        is_leading.store(true, Ordering::Release);
+        metrics.leads(true);
+        let result = tokio::select! {
+            () = lead(context, dirty, writer) => Err(anyhow::anyhow!("the watches ended")),
+            () = autoscaler.run() => Ok(()),
+            () = leader.hold() => Err(anyhow::anyhow!("another operator leads, or the API server can't be reached")),
+            () = end.cancelled() => Ok(()),
+        };
+        is_leading.store(false, Ordering::Release);
+        metrics.leads(false);
+        // What was asked before is answered before another leads.
+        end.cancel();
+        let _ = api.await;
+        leader.release().await;
+        let _ = health.await;
+        result
+    }
+}
+
+#[expect(clippy::too_many_arguments, reason = "it only puts them side by side")]
+fn context(
+    options: &Options,
+    client: &Client,
+    root: wisp_contract::keys::Root,
+    cluster: &Arc<Cluster>,
+    live: &Arc<Functions>,
+    artifacts: &Arc<dyn Artifacts>,
+    autoscaler: &Arc<Autoscaler>,
+    metrics: &Arc<Metrics>,
+) -> Arc<Context> {
+    let (known, remembered) = (Arc::clone(cluster), Arc::clone(live));
+    let on_change = move |function: &FunctionId| {
+        if let Some(live) = remembered.get(function) {
+            live.inputs_changed();
+        }
+        known.reconcile(function);
+    };
+    Arc::new(Context {
+        settings: Settings {
+            runtime_image: options.runtime_image.clone(),
+            runtime_pull_policy: options.runtime_pull_policy.clone(),
+            operator: options.advertised(),
+            gateway: options.gateway_host(),
+            root,
+        },
+        client: client.clone(),
+        options: options.clone(),
+        cluster: Arc::clone(cluster),
+        live: Arc::clone(live),
+        references: References::new(client.clone(), Box::new(on_change)),
+        resolver: Arc::new(Resolver::new(
+            client.clone(),
+            Arc::clone(cluster),
+            Arc::clone(artifacts),
+            Arc::clone(metrics),
+        )),
+        artifacts: Arc::clone(artifacts),
+        autoscaler: Arc::clone(autoscaler),
+        events: Events::new(client.clone(), options.pod_name.clone()),
+        metrics: Arc::clone(metrics),
+    })
+}
+
+/// Watches and reconciles until dropped.
+async fn lead(
+    context: Arc<Context>,
+    mut dirty: UnboundedReceiver<ObjectRef<Function>>,
+    writer: FunctionWriter,
+) {
+    let cluster = Arc::clone(&context.cluster);
+    let watched = Arc::clone(&context);
+    let watches = watch_all(
+        context.client.clone(),
+        Arc::clone(&cluster),
+        writer,
+        move |change| match change {
+            Change::There(function) => changed(&watched, function, false),
+            Change::Gone(function) => changed(&watched, function, true),
+            Change::Listed => listed(&watched),
+        },
+    );
+    let controller =
+        Controller::for_stream(futures::stream::pending(), cluster.functions().clone())
+            .reconcile_on(futures::stream::poll_fn(move |task| dirty.poll_recv(task)))
+            .with_config(Config::default().concurrency(CONCURRENCY))
+            .run(run, on_error, context)
+            .for_each(|_| std::future::ready(()));
+    futures::join!(watches, controller);
+}
+
+/// Forgets the Functions that went while nobody watched.
+fn listed(context: &Context) {
+    for id in context.live.ids() {
+        if context.cluster.function(&id).is_none() {
+            reconcile::forget(context, &id);
+        }
+    }
+}
+
+/// A Function changed: who shares a host with it may have it now, or no more.
+fn changed(context: &Context, function: &Function, is_gone: bool) {
+    let Ok(id) = function.id() else { return };
+    let before = context
+        .live
+        .get(&id)
+        .map(|live| std::mem::take(&mut *lock(&live.hosts)))
+        .unwrap_or_default();
+    let mut hosts = before.clone();
+    if is_gone {
+        reconcile::forget(context, &id);
+    } else {
+        let live = context.live.enter(&id, &function.uid().unwrap_or_default());
+        lock(&live.hosts).clone_from(&function.spec.hosts);
+        hosts.extend(function.spec.hosts.iter().cloned());
+        if before == function.spec.hosts {
+            return;
+        }
+    }
+    let all = context.cluster.functions().state();
+    for rival in hosts::rivals(&hosts, &all).filter(|rival| *rival != id) {
+        context.cluster.reconcile(&rival);
+    }
+}
+
+async fn run(function: Arc<Function>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let result = reconcile::reconcile(Arc::clone(&function), Arc::clone(&context)).await;
+    match &result {
+        Ok(_) => {
+            context.metrics.reconciled("succeeded");
+            if let Some(live) = function.id().ok().and_then(|id| context.live.get(&id)) {
+                *lock(&live.reconcile_failures) = 0;
+            }
+        }
+        Err(error) => {
+            context.metrics.reconciled(error.reason());
+            tracing::warn!(function = %function.name_any(), namespace = function.namespace(), error = %chain(error), "a function can't be reconciled");
+        }
+    }
+    result
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "the controller calls it so")]
+fn on_error(function: Arc<Function>, _: &ReconcileError, context: Arc<Context>) -> Action {
+    let failures = function
+        .id()
+        .ok()
+        .and_then(|id| context.live.get(&id))
+        .map_or(0, |live| {
+            let mut failures = lock(&live.reconcile_failures);
+            *failures = failures.saturating_add(1);
+            *failures
+        });
+    let pause = FIRST_PAUSE.saturating_mul(2_u32.saturating_pow(failures.saturating_sub(1).min(6)));
+    Action::requeue(pause)
+}

@@ -1,0 +1,182 @@
+//! What the command line and the environment say.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::Parser;
+use wisp_api::Bytes;
+
+use crate::names;
+
+/// Makes Functions into pods, wakes them when a request comes, and scales them by their load.
+///
+/// Log lines are JSON objects on standard output.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "wisp-operator", version, max_term_width = 100)]
+pub struct Options {
+    /// Where gateways and replicas ask: to be woken, to report, for artifacts.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8090")]
+    pub listen: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are served.
+    #[arg(long, value_name = "ADDRESS", default_value = "0.0.0.0:8091")]
+    pub health: SocketAddr,
+    /// The namespace that wisp is installed in.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "POD_NAMESPACE",
+        default_value = "wisp-system"
+    )]
+    pub namespace: String,
+    /// The operator's own pod, which gets the leader's label [default: no pod is labelled].
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pub pod_name: Option<String>,
+    /// The image of the replicas.
+    #[arg(long, value_name = "IMAGE", env = "WISP_RUNTIME_IMAGE")]
+    pub runtime_image: String,
+    /// When nodes pull the image of the replicas.
+    #[arg(long, value_name = "POLICY", env = "WISP_RUNTIME_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
+    pub runtime_pull_policy: String,
+    /// The cluster's DNS domain.
+    #[arg(
+        long,
+        value_name = "DOMAIN",
+        env = "WISP_CLUSTER_DOMAIN",
+        default_value = "cluster.local"
+    )]
+    pub cluster_domain: String,
+    /// The Service of the gateways, in the namespace that wisp is installed in.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "WISP_GATEWAY_SERVICE",
+        default_value = "wisp-gateway"
+    )]
+    pub gateway_service: String,
+    /// Where replicas reach --listen, without a path [default: http://wisp-operator.NAMESPACE.svc.DOMAIN.:8090].
+    #[arg(long, value_name = "URL", env = "WISP_ADVERTISE", value_parser = http_url)]
+    pub advertise: Option<String>,
+    /// What is shown as a function's URL, with {namespace} and {name}
+    /// [default: http://GATEWAY.NAMESPACE.svc.DOMAIN/{namespace}/{name}/].
+    #[arg(long, value_name = "URL", env = "WISP_URL_TEMPLATE")]
+    pub url_template: Option<String>,
+    /// Where components and models are kept.
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "WISP_STORE",
+        default_value = "/var/lib/wisp"
+    )]
+    pub store: PathBuf,
+    /// How much of them is kept.
+    #[arg(
+        long,
+        value_name = "SIZE",
+        env = "WISP_STORE_SIZE",
+        default_value = "10Gi"
+    )]
+    pub store_size: Bytes,
+    /// A registry that is spoken to by plain HTTP, as HOST[:PORT]. May be repeated, or separated by commas.
+    #[arg(
+        long,
+        value_name = "HOST",
+        env = "WISP_INSECURE_REGISTRIES",
+        value_delimiter = ','
+    )]
+    pub insecure_registry: Vec<String>,
+    /// How many replaced revisions are kept of every function.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WISP_REVISION_HISTORY",
+        default_value_t = 3
+    )]
+    pub revision_history: usize,
+    /// Which log lines to write, as tracing-subscriber's EnvFilter has it.
+    #[arg(long, value_name = "FILTER", env = "WISP_LOG", default_value = "info")]
+    pub log: String,
+}
+
+impl Options {
+    /// Where replicas reach the operator.
+    #[must_use]
+    pub fn advertised(&self) -> String {
+        self.advertise.clone().map_or_else(
+            || {
+                let host =
+                    names::service_host("wisp-operator", &self.namespace, &self.cluster_domain);
+                format!("http://{host}:{}", self.listen.port())
+            },
+            |url| url.trim_end_matches('/').to_owned(),
+        )
+    }
+
+    /// The gateways' name in the cluster.
+    #[must_use]
+    pub fn gateway_host(&self) -> String {
+        format!(
+            "{}.{}.svc.{}",
+            self.gateway_service, self.namespace, self.cluster_domain
+        )
+    }
+
+    /// A function's URL.
+    #[must_use]
+    pub fn url(&self, namespace: &str, name: &str) -> String {
+        let default = || format!("http://{}/{{namespace}}/{{name}}/", self.gateway_host());
+        let template = self
+            .url_template
+            .clone()
+            .filter(|template| !template.is_empty());
+        template
+            .unwrap_or_else(default)
+            .replace("{namespace}", namespace)
+            .replace("{name}", name)
+    }
+}
+
+fn http_url(text: &str) -> Result<String, String> {
+    let uri: http::Uri = text.parse().map_err(|error| format!("{error}"))?;
+    match (uri.scheme_str(), uri.host()) {
+        (Some("http"), Some(_)) => Ok(text.to_owned()),
+        _ => Err("expected http://HOST[:PORT]".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_follow_from_the_installation_unless_they_are_given() {
+        let minimal = [
+            "wisp-operator",
+            "--runtime-image",
+            "r",
+            "--namespace",
+            "sys",
+        ];
+        let options = Options::parse_from(minimal);
+        assert_eq!(
+            options.advertised(),
+            "http://wisp-operator.sys.svc.cluster.local.:8090"
+        );
+        assert_eq!(
+            options.url("a", "b"),
+            "http://wisp-gateway.sys.svc.cluster.local/a/b/"
+        );
+        let given = minimal.into_iter().chain([
+            "--advertise",
+            "http://10.0.0.1:1/",
+            "--url-template",
+            "https://{name}.{namespace}.example.com/",
+        ]);
+        let options = Options::parse_from(given);
+        assert_eq!(options.advertised(), "http://10.0.0.1:1");
+        assert_eq!(options.url("a", "b"), "https://b.a.example.com/");
+        assert!(
+            Options::try_parse_from(minimal.into_iter().chain(["--advertise", "https://x"]))
+                .is_err()
+        );
+    }
+}

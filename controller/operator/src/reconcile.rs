@@ -1,0 +1,425 @@
+//! One Function, from what it should be to what is said of it: resolve → desired → apply → plan → status.
+
+pub mod apply;
+pub mod assignment;
+pub mod desired;
+pub mod device;
+pub mod hosts;
+pub mod pod;
+pub mod resources;
+pub mod status;
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::apps::v1::ControllerRevision;
+use kube::api::{Patch, PatchParams};
+use kube::runtime::controller::Action;
+use kube::{Api, Client, Resource as _, ResourceExt as _};
+use serde_json::json;
+use wisp_api::{Function, FunctionStatus};
+use wisp_contract::FunctionId;
+
+use crate::artifacts::Artifacts;
+use crate::autoscale::{self, Autoscaler, promote};
+use crate::cluster::{Cluster, pods};
+use crate::events::Events;
+use crate::live::{APPLIED_FOR, Applied, Functions, Live, Plan, lock};
+use crate::metrics::Metrics;
+use crate::names::{self, MANAGER};
+use crate::options::Options;
+use crate::references::{self, References};
+use crate::resolve::{Bytes, Resolved};
+use crate::resolver::{Outcome, Resolver};
+use apply::ApplyError;
+use desired::{Desired, DesiredError, Settings};
+use status::Observed;
+
+/// How long after what was left of a deleted Function is looked at again.
+const LEFTOVER: Duration = Duration::from_millis(500);
+
+/// What reconciling needs.
+pub struct Context {
+    /// The API server.
+    pub client: Client,
+    /// What the command line says.
+    pub options: Options,
+    /// What is the same for all Functions.
+    pub settings: Settings,
+    /// What is known of the cluster.
+    pub cluster: Arc<Cluster>,
+    /// What is remembered of functions.
+    pub live: Arc<Functions>,
+    /// The watches on what Functions name.
+    pub references: References,
+    /// Resolves them.
+    pub resolver: Arc<Resolver>,
+    /// Keeps what they are resolved to.
+    pub artifacts: Arc<dyn Artifacts>,
+    /// Sets their replicas.
+    pub autoscaler: Arc<Autoscaler>,
+    /// Tells people.
+    pub events: Events,
+    /// Counts.
+    pub metrics: Arc<Metrics>,
+}
+
+/// Why a Function isn't as it should be.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// It has no objects.
+    #[error(transparent)]
+    Desired(#[from] DesiredError),
+    /// Its objects can't be made.
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    /// Its status can't be written.
+    #[error("the status can't be written")]
+    Status(#[source] Box<kube::Error>),
+}
+
+impl ReconcileError {
+    /// A word for metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Desired(_) => "desired",
+            Self::Apply(ApplyError::Api { .. }) => "apply",
+            Self::Apply(ApplyError::Foreign { .. }) => "foreign",
+            Self::Apply(ApplyError::Leftover { .. }) => "leftover",
+            Self::Status(_) => "status",
+        }
+    }
+}
+
+/// Forgets a Function that is no more.
+pub fn forget(context: &Context, id: &FunctionId) {
+    context.references.set(id, &Default::default());
+    context.artifacts.release(&id.to_string());
+    context.live.forget(id);
+    context.metrics.forget(id);
+}
+
+/// Makes a Function what it should be, and says how far it is.
+///
+/// # Errors
+/// When the API server refuses; it is tried again.
+pub async fn reconcile(
+    function: Arc<Function>,
+    context: Arc<Context>,
+) -> Result<Action, ReconcileError> {
+    let Ok(id) = function.id() else {
+        return Ok(Action::await_change());
+    };
+    if function.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    let live = context.live.enter(&id, &function.uid().unwrap_or_default());
+    context.references.set(&id, &references::of(&function));
+    let outcome = context.resolver.outcome(&id, &function, &live).await;
+    let mut retry = None;
+    let mut failed = None;
+    match &outcome {
+        Outcome::Working => {}
+        Outcome::Failed(_, at) => retry = at.map(|at| at.saturating_duration_since(Instant::now())),
+        Outcome::Resolved(resolved) => {
+            // What can't be applied is told in the status, too.
+            if let Err(error) = make(&context, &id, &function, &live, resolved).await {
+                failed = Some(error);
+            }
+        }
+    }
+    adopt(&id, &function, &live, &context);
+    say(&context, &id, &function, &live, &outcome, failed.as_ref()).await?;
+    match failed {
+        Some(ReconcileError::Apply(ApplyError::Leftover { .. })) => Ok(Action::requeue(LEFTOVER)),
+        Some(error) => Err(error),
+        None => Ok(retry.map_or_else(
+            || Action::requeue(APPLIED_FOR),
+            |after| Action::requeue(after.max(Duration::from_millis(50))),
+        )),
+    }
+}
+
+/// Applies the objects where that is due, and lets the revision serve once it can.
+async fn make(
+    context: &Context,
+    id: &FunctionId,
+    function: &Function,
+    live: &Live,
+    resolved: &Resolved,
+) -> Result<(), ReconcileError> {
+    let desired = desired::desired(function, resolved, &context.settings)?;
+    let before = live
+        .plan()
+        .map(|plan| plan.serving)
+        .or_else(|| served_before(context, id, function));
+    let target = lock(&live.load).desired;
+    let first = match &before {
+        None => function.spec.scaling.min_replicas,
+        // The others get theirs from the autoscaler, once the plan has them.
+        Some(_) => target.unwrap_or(0),
+    };
+    ensure(context, id, function, live, &desired, first).await?;
+    hold(context, id, resolved);
+    let (alive, ready) = counts(context, id);
+    let wanted = target.unwrap_or(first);
+    let serving = promote(before.as_deref(), &desired.revision, wanted, &alive, &ready).to_owned();
+    settle(context, id, live, &desired.revision, serving, function).await;
+    prune(context, id, live).await?;
+    Ok(())
+}
+
+/// The revision that served before this process started, if it is still there.
+fn served_before(context: &Context, id: &FunctionId, function: &Function) -> Option<String> {
+    let revision = function.status.as_ref()?.revision.clone()?;
+    let deployment = context.cluster.deployments.get(id, &revision)?;
+    (names::ownership(function, &deployment.metadata) == names::Ownership::Ours).then_some(revision)
+}
+
+/// A Function that can't be resolved just now keeps what it had.
+fn adopt(id: &FunctionId, function: &Function, live: &Live, context: &Context) {
+    let mut plan = lock(&live.plan);
+    if plan.is_none()
+        && let Some(serving) = served_before(context, id, function)
+    {
+        *plan = Some(Plan {
+            latest: serving.clone(),
+            serving,
+            scaled_at: None,
+        });
+        drop(plan);
+        context.cluster.notify(id);
+    }
+}
+
+async fn ensure(
+    context: &Context,
+    id: &FunctionId,
+    function: &Function,
+    live: &Live,
+    desired: &Desired,
+    replicas: u32,
+) -> Result<(), ReconcileError> {
+    let digest = digest(desired);
+    let deployment = context.cluster.deployments.get(id, &desired.revision);
+    let generation = deployment
+        .as_ref()
+        .and_then(|deployment| deployment.metadata.generation);
+    let is_known = lock(&live.applied).as_ref().is_some_and(|applied| {
+        applied.digest == digest
+            && applied.at.elapsed() < APPLIED_FOR
+            // Scaling, too, makes a new generation; applying once more does no harm. An older one is not yet seen.
+            && generation.is_some_and(|now| Some(now) <= applied.generation)
+    });
+    if is_known {
+        return Ok(());
+    }
+    let number = number(&context.cluster.revisions.of(id), &desired.revision);
+    let applied = apply::apply(&context.client, function, desired, number, replicas).await?;
+    *lock(&live.applied) = Some(Applied {
+        digest,
+        generation: applied.generation.max(generation),
+        at: Instant::now(),
+        service_taken: applied.service_taken,
+    });
+    Ok(())
+}
+
+/// The number of a revision: after all others, so that one that comes back is the newest again.
+fn number(records: &[Arc<ControllerRevision>], revision: &str) -> i64 {
+    let newest = records.iter().max_by_key(|record| record.revision);
+    match newest.map(|newest| (newest.name_any() == revision, newest.revision.unwrap_or(0))) {
+        None => 1,
+        Some((true, number)) => number,
+        Some((false, number)) => number.saturating_add(1),
+    }
+}
+
+fn digest(desired: &Desired) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for text in [
+        serde_json::to_string(&desired.record),
+        serde_json::to_string(&desired.secret),
+        serde_json::to_string(&desired.deployment),
+        serde_json::to_string(&desired.service),
+    ] {
+        text.unwrap_or_default().hash(&mut hasher);
+    }
+    hasher.finish()
+}
+
+/// What replicas may fetch stays in the store.
+fn hold(context: &Context, id: &FunctionId, resolved: &Resolved) {
+    let all =
+        std::iter::once(&resolved.component).chain(resolved.models.iter().map(|(_, bytes)| bytes));
+    let stored = all.filter_map(|bytes| match bytes {
+        Bytes::Stored(stored) => Some(stored.digests()),
+        Bytes::Volume(_) => None,
+    });
+    context
+        .artifacts
+        .hold(&id.to_string(), stored.flatten().collect());
+}
+
+/// Pods that are neither ending nor over, and those that are ready, by revision.
+fn counts(context: &Context, id: &FunctionId) -> (BTreeMap<String, u32>, BTreeMap<String, u32>) {
+    let (mut alive, mut ready) = (BTreeMap::new(), BTreeMap::new());
+    for pod in context.cluster.pods.of(id) {
+        let Some(revision) = pods::revision(&pod).filter(|_| pods::is_alive(&pod)) else {
+            continue;
+        };
+        *alive.entry(revision.to_owned()).or_default() += 1;
+        if pods::is_ready(&pod) {
+            *ready.entry(revision.to_owned()).or_default() += 1;
+        }
+    }
+    (alive, ready)
+}
+
+/// Remembers which revisions there are, and has their replicas follow.
+async fn settle(
+    context: &Context,
+    id: &FunctionId,
+    live: &Live,
+    latest: &str,
+    serving: String,
+    function: &Function,
+) {
+    let changed = {
+        let mut plan = lock(&live.plan);
+        let next = Plan {
+            latest: latest.to_owned(),
+            serving,
+            scaled_at: plan.as_ref().and_then(|plan| plan.scaled_at.clone()),
+        };
+        let changed = plan.as_ref() != Some(&next);
+        if changed && plan.as_ref().map(|plan| &plan.serving) != Some(&next.serving) {
+            tracing::info!(function = %id, revision = next.serving, "a revision serves from now on");
+        }
+        *plan = Some(next);
+        changed
+    };
+    if !changed {
+        return;
+    }
+    context.autoscaler.begin(id, function, live);
+    context.cluster.notify(id);
+    if let Err(error) = context.autoscaler.push(id).await {
+        tracing::warn!(function = %id, error = %autoscale::chain(&error), "the number of replicas could not be set");
+    }
+}
+
+/// Removes revisions that were replaced long ago.
+async fn prune(context: &Context, id: &FunctionId, live: &Live) -> Result<(), ReconcileError> {
+    let Some(plan) = live.plan() else {
+        return Ok(());
+    };
+    let (alive, _) = counts(context, id);
+    let mut records = context.cluster.revisions.of(id);
+    records.retain(|record| {
+        let name = record.name_any();
+        name != plan.latest && name != plan.serving && record.metadata.deletion_timestamp.is_none()
+    });
+    records.sort_by_key(|record| std::cmp::Reverse(record.revision));
+    for record in records.iter().skip(context.options.revision_history) {
+        if !alive.contains_key(&record.name_any()) {
+            apply::remove(&context.client, id.namespace(), &record.name_any()).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes the status where it differs.
+async fn say(
+    context: &Context,
+    id: &FunctionId,
+    function: &Function,
+    live: &Arc<Live>,
+    outcome: &Outcome,
+    failed: Option<&ReconcileError>,
+) -> Result<(), ReconcileError> {
+    let (alive, ready) = counts(context, id);
+    let plan = live.plan();
+    let all = context.cluster.functions().state();
+    let taken = hosts::taken(function, &all);
+    let records = context.cluster.revisions.of(id);
+    let resolved = match outcome {
+        Outcome::Working => None,
+        Outcome::Resolved(_) => Some(Ok(())),
+        Outcome::Failed(error, _) => Some(Err(error)),
+    };
+    let observed = Observed {
+        function,
+        resolved,
+        not_applied: failed.map(|error| autoscale::chain(error)),
+        plan: plan.as_ref(),
+        desired: lock(&live.load)
+            .desired
+            .unwrap_or(function.spec.scaling.min_replicas),
+        trouble: plan
+            .as_ref()
+            .and_then(|plan| trouble(context, id, &plan.latest)),
+        records: &records,
+        hosts_taken: &taken,
+        service_taken: lock(&live.applied)
+            .as_ref()
+            .is_some_and(|applied| applied.service_taken),
+        url: context.options.url(id.namespace(), id.name()),
+        device: device::of(context, id, function, live, plan.as_ref()),
+        now: autoscale::now(),
+        alive,
+        ready,
+    };
+    let next = status::status(&observed);
+    context.metrics.ready(id, next.ready_replicas);
+    if function.status.as_ref() == Some(&next) {
+        return Ok(());
+    }
+    write(context, function, &next).await?;
+    context
+        .events
+        .tell(function, function.status.as_ref(), &next)
+        .await;
+    Ok(())
+}
+
+fn trouble(context: &Context, id: &FunctionId, revision: &str) -> Option<pods::Trouble> {
+    let pods = context.cluster.pods.of(id);
+    let mut of_revision = pods
+        .iter()
+        .filter(|pod| pods::revision(pod) == Some(revision));
+    let deployment = context.cluster.deployments.get(id, revision);
+    of_revision
+        .find_map(|pod| pods::trouble(pod))
+        .or_else(|| pods::refused(deployment.as_deref()?))
+}
+
+async fn write(
+    context: &Context,
+    function: &Function,
+    status: &FunctionStatus,
+) -> Result<(), ReconcileError> {
+    let api = Api::<Function>::namespaced(
+        context.client.clone(),
+        &function.namespace().unwrap_or_default(),
+    );
+    let patch = json!({
+        "apiVersion": Function::api_version(&()), "kind": Function::kind(&()),
+        "metadata": {"name": function.name_any(), "uid": function.uid()},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(MANAGER).force();
+    match api
+        .patch_status(&function.name_any(), &parameters, &Patch::Apply(&patch))
+        .await
+    {
+        // It was deleted meanwhile, or made anew: its own reconciliation follows.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other
+            .map(drop)
+            .map_err(|error| ReconcileError::Status(Box::new(error))),
+    }
+}

@@ -1,0 +1,201 @@
+//! Makes the cluster have the objects that a Function is made of.
+
+use std::fmt::Debug;
+
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
+use k8s_openapi::api::core::v1::Secret;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use wisp_api::Function;
+
+use super::desired::Desired;
+use crate::names::{self, MANAGER, Ownership, SCALER};
+
+/// Why the objects can't be made.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The API server refused one.
+    #[error("the {kind} {name} can't be applied")]
+    Api {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+        /// Why.
+        source: Box<kube::Error>,
+    },
+    /// It is there, and somebody else's.
+    #[error("there is a {kind} {name} already that isn't this function's: it is left alone")]
+    Foreign {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+    /// It is there, of a function of the same name that was deleted.
+    #[error("the {kind} {name} of a function that was deleted is still there")]
+    Leftover {
+        /// Its kind.
+        kind: String,
+        /// Its name.
+        name: String,
+    },
+}
+
+/// What came of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The Deployment's generation.
+    pub generation: Option<i64>,
+    /// Whether the Service is somebody else's.
+    pub service_taken: bool,
+}
+
+/// Makes the objects, or has them again as they should be. `number` orders the revision after others; a Deployment that
+/// is new begins with `replicas`, and from then on only its scale is set.
+///
+/// # Errors
+/// When the API server refuses, or an object is somebody else's; a Service that is so is no error.
+pub async fn apply(
+    client: &Client,
+    function: &Function,
+    desired: &Desired,
+    number: i64,
+    replicas: u32,
+) -> Result<Applied, ApplyError> {
+    let apply = Apply { client, function };
+    let service_taken = match apply.object(&desired.service).await {
+        Ok(_) => false,
+        Err(ApplyError::Foreign { .. }) => true,
+        Err(error) => return Err(error),
+    };
+    let mut record = desired.record.clone();
+    record.revision = Some(number);
+    apply.object(&record).await?;
+    apply.object(&desired.secret).await?;
+    let deployment = apply.deployment(&desired.deployment, replicas).await?;
+    Ok(Applied {
+        generation: deployment.metadata.generation,
+        service_taken,
+    })
+}
+
+struct Apply<'a> {
+    client: &'a Client,
+    function: &'a Function,
+}
+
+impl Apply<'_> {
+    async fn object<K>(&self, object: &K) -> Result<K, ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        self.may_write(object).await?;
+        let parameters = PatchParams::apply(MANAGER).force();
+        let result = self
+            .api::<K>()
+            .patch(&object.name_any(), &parameters, &Patch::Apply(object))
+            .await;
+        result.map_err(|error| failed::<K>(&object.name_any(), error))
+    }
+
+    /// The number of replicas has another writer: it is set when the Deployment is made, and never applied, for what is
+    /// applied once and then left out falls back to one replica.
+    async fn deployment(
+        &self,
+        deployment: &Deployment,
+        replicas: u32,
+    ) -> Result<Deployment, ApplyError> {
+        if self.may_write(deployment).await? == Exists::No {
+            let mut first = deployment.clone();
+            first.spec.replicas = i32::try_from(replicas).ok();
+            let parameters = PostParams {
+                field_manager: Some(SCALER.to_owned()),
+                ..PostParams::default()
+            };
+            match self.api::<Deployment>().create(&parameters, &first).await {
+                Err(kube::Error::Api(status)) if status.code == 409 => {}
+                other => drop(
+                    other.map_err(|error| failed::<Deployment>(&deployment.name_any(), error))?,
+                ),
+            }
+        }
+        self.object(deployment).await
+    }
+
+    async fn may_write<K>(&self, object: &K) -> Result<Exists, ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        let name = object.name_any();
+        let found = self.api::<K>().get_metadata_opt(&name).await;
+        let Some(found) = found.map_err(|error| failed::<K>(&name, error))? else {
+            return Ok(Exists::No);
+        };
+        let kind = K::kind(&()).into_owned();
+        match names::ownership(self.function, &found.metadata) {
+            Ownership::Ours => Ok(Exists::Yes),
+            Ownership::Leftover => Err(ApplyError::Leftover { kind, name }),
+            Ownership::Foreign => Err(ApplyError::Foreign { kind, name }),
+        }
+    }
+
+    fn api<K>(&self) -> Api<K>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>,
+    {
+        Api::namespaced(
+            self.client.clone(),
+            &self.function.namespace().unwrap_or_default(),
+        )
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Exists {
+    Yes,
+    No,
+}
+
+fn failed<K: Resource<DynamicType = ()>>(name: &str, source: kube::Error) -> ApplyError {
+    ApplyError::Api {
+        kind: K::kind(&()).into_owned(),
+        name: name.to_owned(),
+        source: Box::new(source),
+    }
+}
+
+/// Removes a revision with its pods.
+///
+/// # Errors
+/// When the API server refuses.
+pub async fn remove(client: &Client, namespace: &str, revision: &str) -> Result<(), ApplyError> {
+    delete::<Deployment>(client, namespace, revision).await?;
+    delete::<Secret>(client, namespace, revision).await?;
+    delete::<ControllerRevision>(client, namespace, revision).await
+}
+
+async fn delete<K>(client: &Client, namespace: &str, name: &str) -> Result<(), ApplyError>
+where
+    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+        + Clone
+        + Debug
+        + DeserializeOwned,
+{
+    let api = Api::<K>::namespaced(client.clone(), namespace);
+    match api.delete(name, &DeleteParams::background()).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        other => other.map(drop).map_err(|error| failed::<K>(name, error)),
+    }
+}

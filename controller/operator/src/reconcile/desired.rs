@@ -1,0 +1,236 @@
+//! The objects that a Function is made of: a pure function of its spec and of what that resolves to.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::{
+    ControllerRevision, Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
+use k8s_openapi::api::core::v1::{Secret, Service, ServiceSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::ResourceExt as _;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
+use wisp_api::Function;
+use wisp_contract::assignment::FunctionId;
+use wisp_contract::keys::Root;
+
+use super::{assignment, pod};
+use crate::names;
+use crate::resolve::{self, Bytes, Pins, Resolved};
+
+/// Annotation of a ControllerRevision: the digest of the spec as it was written.
+pub const SPEC_ANNOTATION: &str = "wisp.dev/spec";
+/// Annotation of a ControllerRevision: what the spec's tags meant.
+pub const PINS_ANNOTATION: &str = "wisp.dev/pins";
+
+/// What is the same for all Functions.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The image of the replicas.
+    pub runtime_image: String,
+    /// When nodes pull it.
+    pub runtime_pull_policy: String,
+    /// Where replicas reach the operator.
+    pub operator: String,
+    /// The gateways' name in the cluster.
+    pub gateway: String,
+    /// What keys are derived from.
+    pub root: Root,
+}
+
+/// The objects of a Function.
+#[derive(Debug, Clone)]
+pub struct Desired {
+    /// The revision's name, which is also the name of the first three objects.
+    pub revision: String,
+    /// What the revision is; its `revision`, a number that orders them, is left to who applies it.
+    pub record: ControllerRevision,
+    /// What the replicas are told.
+    pub secret: Secret,
+    /// The replicas, without their number.
+    pub deployment: Deployment,
+    /// The function's name in the cluster.
+    pub service: Service,
+}
+
+/// Why there are no objects.
+#[derive(Debug, thiserror::Error)]
+pub enum DesiredError {
+    /// It has no id.
+    #[error(transparent)]
+    Id(#[from] wisp_contract::FunctionIdError),
+    /// It has no configuration.
+    #[error(transparent)]
+    Config(#[from] wisp_api::ConfigError),
+    /// It can't be written down.
+    #[error("the Assignment can't be written as JSON")]
+    Json(#[from] serde_json::Error),
+}
+
+/// The objects of `function`, of which `resolved` is what it names.
+///
+/// # Errors
+/// When there is no configuration for it, which validation and resolving rule out.
+pub fn desired(
+    function: &Function,
+    resolved: &Resolved,
+    settings: &Settings,
+) -> Result<Desired, DesiredError> {
+    let id = function.id()?;
+    let uid = function.uid().unwrap_or_default();
+    let config = assignment::config(function, resolved)?;
+    let nameless = pod::template(function, resolved, "", settings);
+    let digest = Sha256::new()
+        .chain_update(serde_json::to_vec(&nameless)?)
+        .chain_update(serde_json::to_vec(&assignment::identity(
+            function, resolved,
+        )?)?);
+    let revision = names::revision(id.name(), &hex::encode(digest.finalize()));
+    let assignment = assignment::assignment(
+        &id,
+        &uid,
+        &revision,
+        config,
+        resolved,
+        &settings.root,
+        &settings.operator,
+    );
+    let labels = names::revision_labels(id.name(), &revision);
+    let control = settings.root.control(&id, &uid);
+    let secret = Secret {
+        metadata: names::owned(function, &revision, labels),
+        data: Some(BTreeMap::from([
+            (
+                names::ASSIGNMENT_KEY.to_owned(),
+                ByteString(serde_json::to_vec(&assignment)?),
+            ),
+            (
+                names::CONTROL_KEY.to_owned(),
+                ByteString(control.0.into_bytes()),
+            ),
+        ])),
+        type_: Some("wisp.dev/assignment".to_owned()),
+        ..Secret::default()
+    };
+    Ok(Desired {
+        record: record(function, resolved, &id, &revision)?,
+        secret,
+        deployment: deployment(function, resolved, &id, &revision, settings),
+        service: service(function, &id, settings),
+        revision,
+    })
+}
+
+fn record(
+    function: &Function,
+    resolved: &Resolved,
+    id: &FunctionId,
+    revision: &str,
+) -> Result<ControllerRevision, DesiredError> {
+    let mut metadata = names::owned(
+        function,
+        revision,
+        names::revision_labels(id.name(), revision),
+    );
+    metadata.annotations = Some(BTreeMap::from([
+        (SPEC_ANNOTATION.to_owned(), resolve::spec_digest(function)),
+        (
+            PINS_ANNOTATION.to_owned(),
+            serde_json::to_string(&resolved.pins())?,
+        ),
+    ]));
+    let digest = |bytes: &Bytes| match bytes {
+        Bytes::Stored(stored) => json!(format!("sha256:{}", stored.source)),
+        Bytes::Volume(claim) => json!(format!("{}/{}", claim.claim_name, claim.path)),
+    };
+    let models = resolved
+        .models
+        .iter()
+        .map(|(name, bytes)| (name.clone(), digest(bytes)));
+    let data = json!({
+        "component": digest(&resolved.component),
+        "models": models.collect::<serde_json::Map<_, _>>(),
+    });
+    Ok(ControllerRevision {
+        metadata,
+        data: RawExtension(data),
+        revision: None,
+    })
+}
+
+/// What a revision's record says of its component.
+#[must_use]
+pub fn component_of(record: &ControllerRevision) -> Option<String> {
+    let component = record.data.0.get("component")?;
+    component.as_str().map(str::to_owned)
+}
+
+/// What the tags of `function` meant when a revision with the same spec was made last.
+#[must_use]
+pub fn pins_of<'a>(
+    function: &Function,
+    records: impl IntoIterator<Item = &'a ControllerRevision>,
+) -> Pins {
+    let spec = resolve::spec_digest(function);
+    let annotation = |record: &'a ControllerRevision, key| record.annotations().get(key);
+    let same = records
+        .into_iter()
+        .filter(|record| annotation(record, SPEC_ANNOTATION) == Some(&spec));
+    same.max_by_key(|record| record.revision)
+        .and_then(|record| annotation(record, PINS_ANNOTATION))
+        .and_then(|pins| serde_json::from_str(pins).ok())
+        .unwrap_or_default()
+}
+
+fn deployment(
+    function: &Function,
+    resolved: &Resolved,
+    id: &FunctionId,
+    revision: &str,
+    settings: &Settings,
+) -> Deployment {
+    Deployment {
+        metadata: names::owned(
+            function,
+            revision,
+            names::revision_labels(id.name(), revision),
+        ),
+        spec: DeploymentSpec {
+            replicas: None,
+            // The ControllerRevisions are the history.
+            revision_history_limit: Some(0),
+            selector: LabelSelector {
+                match_labels: Some(names::selector(id.name(), revision)),
+                match_expressions: None,
+            },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::String("100%".to_owned())),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: pod::template(function, resolved, revision, settings),
+            ..DeploymentSpec::default()
+        },
+        status: None,
+    }
+}
+
+fn service(function: &Function, id: &FunctionId, settings: &Settings) -> Service {
+    Service {
+        metadata: names::owned(function, id.name(), names::labels(id.name())),
+        spec: Some(ServiceSpec {
+            type_: Some("ExternalName".to_owned()),
+            external_name: Some(settings.gateway.clone()),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,82 @@
+//! What a replica's container asks for, derived from its function's limits.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
+use wisp_api::{Bytes as Size, Function};
+
+use crate::resolve::{Bytes, Resolved};
+
+/// What the host itself needs.
+const HOST: u64 = 64 << 20;
+/// A component's bytes and machine code, in memory, are about so many times the component.
+const COMPONENT_FACTOR: u64 = 4;
+/// A model's bytes and its loaded form.
+const MODEL_FACTOR: u64 = 2;
+/// So many instances' memory is counted in the limit: few use all that they may, at once.
+const INSTANCES: u64 = 8;
+/// What is assumed of a model on a volume, whose size nobody knows.
+const UNKNOWN_MODEL: u64 = 512 << 20;
+/// The resource of GPUs.
+const GPU: &str = "nvidia.com/gpu";
+
+/// Requests and limits of the container: what the spec says, else
+///
+/// * base = 64Mi + 4 × component + 2 × each model (1Gi for a model on a volume),
+/// * memory limit = base + `limits.memory` × min(`limits.concurrency`, 8), and with models 2 × `limits.tensors`,
+/// * memory request = base + `limits.memory`, at most the limit,
+/// * CPU request = 100m, and no CPU limit.
+///
+/// Memory is rounded up to whole Mi. GPUs are added to either.
+#[must_use]
+pub fn resources(function: &Function, resolved: &Resolved) -> ResourceRequirements {
+    let pod = function.spec.pod.clone().unwrap_or_default();
+    let mut resources = pod.resources.unwrap_or_else(|| derived(function, resolved));
+    if let Some(count) = pod.gpu.filter(|count| *count > 0) {
+        let limits = resources.limits.get_or_insert_default();
+        limits
+            .entry(GPU.to_owned())
+            .or_insert_with(|| Quantity(count.to_string()));
+    }
+    resources
+}
+
+fn derived(function: &Function, resolved: &Resolved) -> ResourceRequirements {
+    let limits = &function.spec.limits;
+    let component = match &resolved.component {
+        Bytes::Stored(stored) => stored.size.saturating_mul(COMPONENT_FACTOR),
+        Bytes::Volume(_) => HOST,
+    };
+    let models = resolved.models.iter().fold(0_u64, |sum, (_, bytes)| {
+        let size = match bytes {
+            Bytes::Stored(stored) => stored.size,
+            Bytes::Volume(_) => UNKNOWN_MODEL,
+        };
+        sum.saturating_add(size.saturating_mul(MODEL_FACTOR))
+    });
+    let base = HOST.saturating_add(component).saturating_add(models);
+    let instances = u64::from(limits.concurrency).min(INSTANCES);
+    let Size(memory) = limits.memory;
+    let tensors = if resolved.models.is_empty() {
+        0
+    } else {
+        limits.tensors.0.saturating_mul(2)
+    };
+    let limit = base
+        .saturating_add(memory.saturating_mul(instances))
+        .saturating_add(tensors);
+    let request = base.saturating_add(memory).min(limit);
+    ResourceRequirements {
+        claims: None,
+        limits: Some(BTreeMap::from([("memory".to_owned(), mebi(limit))])),
+        requests: Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity("100m".to_owned())),
+            ("memory".to_owned(), mebi(request)),
+        ])),
+    }
+}
+
+fn mebi(bytes: u64) -> Quantity {
+    Quantity(format!("{}Mi", bytes.div_ceil(1 << 20)))
+}

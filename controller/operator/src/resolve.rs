@@ -1,0 +1,226 @@
+//! From what a Function names to what its replicas run: digests in the store, and the values of its variables.
+
+mod error;
+mod gather;
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use wisp_api::{ComponentSource, Function, ModelSource, PersistentVolumeClaimSource, Place};
+use wisp_contract::config::Env;
+
+use crate::artifacts::{ArtifactError, Artifacts, Source, Stored};
+
+pub use error::{Part, ResolveError};
+pub use gather::{Gathered, gather};
+
+/// What a Function's replicas run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resolved {
+    /// Its component.
+    pub component: Bytes,
+    /// Its models, in the order of the spec.
+    pub models: Vec<(String, Bytes)>,
+    /// Its variables.
+    pub env: Env,
+}
+
+/// Where the bytes are that a replica loads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Bytes {
+    /// In the store.
+    Stored(Stored),
+    /// On a volume that the pod mounts.
+    Volume(PersistentVolumeClaimSource),
+}
+
+/// What tags meant when a revision was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Pins {
+    /// The component.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub component: Option<Pin>,
+    /// The models, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, Pin>,
+}
+
+/// What one tag meant.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Pin {
+    /// The reference with its digest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// The digest of the content.
+    pub sha256: String,
+}
+
+impl Resolved {
+    /// What its tags meant.
+    #[must_use]
+    pub fn pins(&self) -> Pins {
+        let pin = |bytes: &Bytes| match bytes {
+            Bytes::Stored(stored) => Some(Pin {
+                image: stored.pinned.clone(),
+                sha256: stored.source.clone(),
+            }),
+            Bytes::Volume(_) => None,
+        };
+        let models = self.models.iter();
+        Pins {
+            component: pin(&self.component),
+            models: models
+                .filter_map(|(name, bytes)| Some((name.clone(), pin(bytes)?)))
+                .collect(),
+        }
+    }
+}
+
+/// A digest of all that alters pods in a spec, as it is written. As long as it is the same, tags mean what they meant.
+#[must_use]
+pub fn spec_digest(function: &Function) -> String {
+    let mut spec = function.spec.clone();
+    spec.scaling = wisp_api::Scaling::default();
+    spec.hosts.clear();
+    let json = serde_json::to_vec(&spec).unwrap_or_default();
+    hex::encode(Sha256::digest(&json))
+}
+
+/// Fetches what the Function names; `pins` is what its tags meant before, where its spec was the same.
+///
+/// # Errors
+/// What is wrong, of which part, and whether it may pass.
+pub async fn resolve(
+    function: &Function,
+    gathered: &Gathered,
+    pins: &Pins,
+    artifacts: &dyn Artifacts,
+) -> Result<Resolved, ResolveError> {
+    function
+        .validate_for(Place::Cluster)
+        .map_err(|error| ResolveError::invalid(&error))?;
+    let env = gathered
+        .objects
+        .env(function)
+        .map_err(|error| ResolveError::env(&error))?;
+    let source = function.spec.component.clone().unwrap_or_default();
+    let component = component(&source, gathered, pins, artifacts).await?;
+    let mut models = Vec::new();
+    for (index, model) in function.spec.models.iter().enumerate() {
+        let pin = pins.models.get(&model.name);
+        let bytes = self::model(&model.source, gathered, pin, artifacts).await;
+        let bytes = bytes.map_err(|error| error.of_model(index, &model.name))?;
+        models.push((model.name.clone(), bytes));
+    }
+    Ok(Resolved {
+        component,
+        models,
+        env,
+    })
+}
+
+async fn component(
+    source: &ComponentSource,
+    gathered: &Gathered,
+    pins: &Pins,
+    artifacts: &dyn Artifacts,
+) -> Result<Bytes, ResolveError> {
+    let general = ModelSource {
+        image: source.image.clone(),
+        url: source.url.clone(),
+        sha256: source.sha256.clone(),
+        config_map: source.config_map.clone(),
+        persistent_volume_claim: source.persistent_volume_claim.clone(),
+        file: None,
+    };
+    let pin = pins.component.as_ref();
+    match locate(&general, gathered, pin, Part::Component)? {
+        Located::Volume(claim) => Ok(Bytes::Volume(claim)),
+        Located::Source(source) => {
+            let known = pin.map(|pin| pin.sha256.clone());
+            let stored = artifacts.component(source, known).await;
+            stored
+                .map(|stored| with_pin(stored, pin))
+                .map_err(ResolveError::component)
+        }
+    }
+}
+
+async fn model(
+    source: &ModelSource,
+    gathered: &Gathered,
+    pin: Option<&Pin>,
+    artifacts: &dyn Artifacts,
+) -> Result<Bytes, ResolveError> {
+    match locate(source, gathered, pin, Part::Models)? {
+        Located::Volume(claim) => Ok(Bytes::Volume(claim)),
+        Located::Source(source) => {
+            let known = pin.map(|pin| pin.sha256.clone());
+            let stored = artifacts.model(source, known).await;
+            stored
+                .map(|stored| with_pin(stored, pin))
+                .map_err(ResolveError::models)
+        }
+    }
+}
+
+/// What was in the store already is pinned as it was.
+fn with_pin(mut stored: Stored, pin: Option<&Pin>) -> Bytes {
+    if stored.pinned.is_none() {
+        stored.pinned = pin.and_then(|pin| pin.image.clone());
+    }
+    Bytes::Stored(stored)
+}
+
+enum Located {
+    Source(Source),
+    Volume(PersistentVolumeClaimSource),
+}
+
+fn locate(
+    source: &ModelSource,
+    gathered: &Gathered,
+    pin: Option<&Pin>,
+    part: Part,
+) -> Result<Located, ResolveError> {
+    if let Some(claim) = &source.persistent_volume_claim {
+        return Ok(Located::Volume(claim.clone()));
+    }
+    if let Some(map) = &source.config_map {
+        let bytes = gathered.config_map_key(&map.name, &map.key, part)?;
+        let sha256 = source.sha256.clone();
+        let what = format!("the key `{}` of the ConfigMap `{}`", map.key, map.name);
+        return Ok(Located::Source(Source::Bytes {
+            what,
+            bytes,
+            sha256,
+        }));
+    }
+    if let Some(url) = &source.url {
+        let (url, sha256) = (url.clone(), source.sha256.clone().unwrap_or_default());
+        return Ok(Located::Source(Source::Url { url, sha256 }));
+    }
+    if let Some(image) = &source.image {
+        let pinned = pin.and_then(|pin| pin.image.clone());
+        return Ok(Located::Source(Source::Image {
+            reference: pinned.unwrap_or_else(|| image.clone()),
+            credentials: gathered.credentials()?,
+            sha256: source.sha256.clone(),
+        }));
+    }
+    Err(ResolveError::from(
+        part,
+        ArtifactError {
+            reason: "NoSource",
+            message: "no source is given: name one of image, url, configMap, persistentVolumeClaim"
+                .to_owned(),
+            is_transient: false,
+        },
+    ))
+}
+
+#[cfg(test)]
+mod tests;

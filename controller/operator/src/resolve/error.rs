@@ -1,0 +1,101 @@
+//! Why a Function can't be resolved.
+
+use wisp_api::ManifestError;
+
+use crate::artifacts::ArtifactError;
+
+/// What of a Function is meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// The Function as a whole.
+    Function,
+    /// Its component.
+    Component,
+    /// Its models.
+    Models,
+}
+
+/// Why a Function can't be resolved.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct ResolveError {
+    /// Of what.
+    pub part: Part,
+    /// One word, for conditions and metrics.
+    pub reason: &'static str,
+    /// A sentence that names what is wrong.
+    pub message: String,
+    /// Whether it may be otherwise in a moment, without anybody changing anything.
+    pub is_transient: bool,
+}
+
+impl ResolveError {
+    /// The spec breaks a rule.
+    pub(super) fn invalid(error: &ManifestError) -> Self {
+        Self::function("Invalid", one_line(error))
+    }
+
+    /// A variable has no value.
+    pub(super) fn env(error: &ManifestError) -> Self {
+        Self::function("EnvNotFound", one_line(error))
+    }
+
+    /// The API server can't be asked.
+    pub(super) fn api(error: &kube::Error) -> Self {
+        Self {
+            is_transient: true,
+            ..Self::function(
+                "ApiUnavailable",
+                format!("the API server can't be asked: {error}"),
+            )
+        }
+    }
+
+    /// A pull secret is none, or missing.
+    pub(super) fn pull_secret(message: String) -> Self {
+        Self {
+            part: Part::Component,
+            reason: "PullSecretNotFound",
+            message,
+            is_transient: false,
+        }
+    }
+
+    pub(super) fn component(error: ArtifactError) -> Self {
+        Self::from(Part::Component, error)
+    }
+
+    pub(super) fn models(error: ArtifactError) -> Self {
+        Self::from(Part::Models, error)
+    }
+
+    pub(super) fn from(part: Part, error: ArtifactError) -> Self {
+        Self {
+            part,
+            reason: error.reason,
+            message: error.message,
+            is_transient: error.is_transient,
+        }
+    }
+
+    /// The same, of one model.
+    pub(super) fn of_model(mut self, index: usize, name: &str) -> Self {
+        if self.part == Part::Models {
+            self.message = format!("spec.models[{index}] `{name}`: {}", self.message);
+        }
+        self
+    }
+
+    fn function(reason: &'static str, message: String) -> Self {
+        Self {
+            part: Part::Function,
+            reason,
+            message,
+            is_transient: false,
+        }
+    }
+}
+
+fn one_line(error: &ManifestError) -> String {
+    error.to_string().replace('\n', "; ")
+}

@@ -1,0 +1,138 @@
+//! What gateways and replicas ask, each with a key.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request, Response};
+use http_body_util::{BodyExt as _, Limited};
+use hyper::body::Incoming;
+use serde::de::DeserializeOwned;
+use subtle::ConstantTimeEq as _;
+use uuid::Uuid;
+use wisp_contract::assignment::Key;
+use wisp_contract::headers;
+use wisp_contract::keys::Root;
+use wisp_contract::operator::{ARTIFACTS, ENSURE, Ensure, REPORT, Report};
+
+use super::Answer;
+use super::respond::{Body, Refusal, file, json, nothing};
+use crate::artifacts::Artifacts;
+use crate::autoscale::Autoscaler;
+use crate::metrics::Metrics;
+use crate::wake::Waker;
+
+/// The largest body: a report on some ten thousand functions.
+const LARGEST: usize = 8 << 20;
+
+/// What gateways and replicas ask.
+pub struct Api {
+    root: Root,
+    gateways: Key,
+    waker: Arc<Waker>,
+    autoscaler: Arc<Autoscaler>,
+    artifacts: Arc<dyn Artifacts>,
+    metrics: Arc<Metrics>,
+    is_leading: Arc<AtomicBool>,
+}
+
+impl Api {
+    /// Answers what needs the leader once `is_leading`.
+    #[must_use]
+    pub fn new(
+        root: Root,
+        waker: Arc<Waker>,
+        autoscaler: Arc<Autoscaler>,
+        artifacts: Arc<dyn Artifacts>,
+        metrics: Arc<Metrics>,
+        is_leading: Arc<AtomicBool>,
+    ) -> Self {
+        Self {
+            gateways: root.operator(),
+            root,
+            waker,
+            autoscaler,
+            artifacts,
+            metrics,
+            is_leading,
+        }
+    }
+
+    async fn handle(&self, request: Request<Incoming>) -> Result<Response<Body>, Refusal> {
+        let path = request.uri().path().to_owned();
+        match (request.method().clone(), path.as_str()) {
+            (Method::POST, ENSURE) => {
+                let ensure: Ensure = self.from_gateway(request).await?;
+                Ok(json(&self.waker.ensure(&ensure.function).await?))
+            }
+            (Method::POST, REPORT) => {
+                let report: Report = self.from_gateway(request).await?;
+                self.metrics.reported();
+                self.autoscaler.report(report);
+                Ok(nothing())
+            }
+            (Method::GET, path) if path.starts_with(ARTIFACTS) => {
+                let sha256 = path.strip_prefix(ARTIFACTS).unwrap_or_default();
+                check(request.headers(), &self.root.artifact(sha256))?;
+                self.artifact(sha256).await
+            }
+            (_, path @ (ENSURE | REPORT)) => Err(Refusal::Method {
+                path: path.to_owned(),
+                method: "POST",
+            }),
+            (_, path) => Err(Refusal::NoPath(path.to_owned())),
+        }
+    }
+
+    async fn from_gateway<T: DeserializeOwned>(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<T, Refusal> {
+        check(request.headers(), &self.gateways)?;
+        if !self.is_leading.load(Ordering::Acquire) {
+            return Err(Refusal::NotLeading);
+        }
+        let body = Limited::new(request.into_body(), LARGEST).collect().await;
+        let body: Bytes = body
+            .map_err(|error| Refusal::Body(error.to_string()))?
+            .to_bytes();
+        serde_json::from_slice(&body).map_err(|error| Refusal::Body(error.to_string()))
+    }
+
+    async fn artifact(&self, sha256: &str) -> Result<Response<Body>, Refusal> {
+        match self.artifacts.open(sha256).await {
+            Ok(Some((content, length))) => Ok(file(content, length)),
+            Ok(None) => Err(Refusal::NoArtifact(sha256.to_owned())),
+            Err(error) => {
+                tracing::error!(sha256, %error, "an artifact can't be read");
+                Err(Refusal::Store)
+            }
+        }
+    }
+}
+
+/// Compares in a time that tells nothing of the key but its length.
+fn check(given: &HeaderMap, key: &Key) -> Result<(), Refusal> {
+    let given = given
+        .get(headers::KEY)
+        .map_or(&[][..], |given| given.as_bytes());
+    if bool::from(given.ct_eq(key.0.as_bytes())) {
+        Ok(())
+    } else {
+        Err(Refusal::Forbidden)
+    }
+}
+
+impl Answer for Api {
+    async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+        let given = request.headers().get(headers::REQUEST_ID);
+        let given = given
+            .and_then(|id| id.to_str().ok())
+            .filter(|id| !id.is_empty() && id.len() <= 128);
+        let id = given.map_or_else(|| Uuid::now_v7().to_string(), str::to_owned);
+        match self.handle(request).await {
+            Ok(response) => response,
+            Err(refusal) => refusal.response(&id),
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! Waking a function that has no replica: once for all who ask, and answered as soon as a replica serves.
+
+mod capacity;
+mod probe;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::stream::{FuturesUnordered, StreamExt as _};
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use tokio::sync::watch;
+use wisp_contract::FunctionId;
+use wisp_contract::operator::pod::{CONTROL_PORT, DATA_PORT};
+use wisp_contract::operator::{Ensured, Replica};
+use wisp_contract::problem::Fault;
+
+use crate::autoscale::{Autoscaler, ScaleError};
+use crate::cluster::pods::{self, Trouble};
+use crate::cluster::{Cluster, pods::is_ready};
+use crate::live::{Functions, Live, lock};
+use crate::metrics::Metrics;
+
+pub use capacity::{Capacity, Deployments};
+
+/// The longest that a wake-up takes.
+const DEADLINE: Duration = Duration::from_secs(60);
+/// How long a trouble is waited out that may pass: a node may be on its way.
+const FORBEARANCE: Duration = Duration::from_secs(15);
+/// For how long another attempt is pointless, where a replica failed.
+const RETRY_AFTER: Duration = Duration::from_secs(5);
+
+/// Why a function can't be woken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum WakeError {
+    /// There is none.
+    #[error("there is no function {0}")]
+    Unknown(FunctionId),
+    /// It can't run as it is, or not now.
+    #[error("{}", .0.message)]
+    Trouble(Trouble),
+    /// It took too long.
+    #[error("no replica of {function} served within {} s: {state}", DEADLINE.as_secs())]
+    Deadline {
+        /// Which.
+        function: FunctionId,
+        /// How far it came.
+        state: String,
+    },
+    /// The API server refused.
+    #[error("the replicas of {0} could not be set just now")]
+    Scale(FunctionId),
+}
+
+impl WakeError {
+    /// Whose fault it is.
+    #[must_use]
+    pub fn fault(&self) -> Fault {
+        match self {
+            Self::Unknown(_) => Fault::Client,
+            Self::Trouble(trouble) => trouble.fault,
+            Self::Deadline { .. } | Self::Scale(_) => Fault::Platform,
+        }
+    }
+
+    /// A word for problems and metrics.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "no-such-function",
+            Self::Trouble(_) => "start-failed",
+            Self::Deadline { .. } => "start-timeout",
+            Self::Scale(_) => "scale-failed",
+        }
+    }
+
+    /// For how long another attempt is pointless.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unknown(_) => None,
+            Self::Trouble(_) => Some(RETRY_AFTER),
+            Self::Deadline { .. } | Self::Scale(_) => Some(Duration::from_secs(1)),
+        }
+    }
+}
+
+/// A wake-up; `None` while it goes on. All who ask wait for the same.
+pub type Running = watch::Receiver<Option<Result<Ensured, WakeError>>>;
+
+/// Wakes functions.
+pub struct Waker {
+    cluster: Arc<Cluster>,
+    live: Arc<Functions>,
+    autoscaler: Arc<Autoscaler>,
+    capacity: Arc<dyn Capacity>,
+    metrics: Arc<Metrics>,
+    control_port: u16,
+}
+
+impl Waker {
+    /// Wakes with pods of `capacity`.
+    #[must_use]
+    pub fn new(
+        cluster: Arc<Cluster>,
+        live: Arc<Functions>,
+        autoscaler: Arc<Autoscaler>,
+        capacity: Arc<dyn Capacity>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        Self {
+            cluster,
+            live,
+            autoscaler,
+            capacity,
+            metrics,
+            control_port: CONTROL_PORT,
+        }
+    }
+
+    /// Sees to it that `function` has a replica, and waits until it serves. It runs to its end even if nobody waits
+    /// any more.
+    ///
+    /// # Errors
+    /// When there is no such function, it can't run, or it takes longer than a minute.
+    pub async fn ensure(self: &Arc<Self>, function: &FunctionId) -> Result<Ensured, WakeError> {
+        let Some(object) = self.cluster.function(function) else {
+            return Err(WakeError::Unknown(function.clone()));
+        };
+        if let Some(ensured) = self.ready(function) {
+            return Ok(ensured);
+        }
+        let live = self.live.enter(function, &object.uid().unwrap_or_default());
+        let mut running = self.join(function, &live);
+        match running.wait_for(Option::is_some).await {
+            Ok(result) => result.clone().unwrap_or_else(|| Err(broken_off(function))),
+            Err(_) => Err(broken_off(function)),
+        }
+    }
+
+    /// Joins the wake-up that goes on, or begins one.
+    fn join(self: &Arc<Self>, function: &FunctionId, live: &Arc<Live>) -> Running {
+        let mut waking = lock(&live.waking);
+        // A sender that is gone without a result panicked: that wake-up is over.
+        let going_on =
+            |running: &&Running| running.borrow().is_none() && running.has_changed().is_ok();
+        if let Some(running) = waking.as_ref().filter(going_on) {
+            return running.clone();
+        }
+        let (sender, running) = watch::channel(None);
+        *waking = Some(running.clone());
+        let (this, live, id) = (Arc::clone(self), Arc::clone(live), function.clone());
+        tokio::spawn(async move {
+            let began = Instant::now();
+            let result = this.wake(&id, &live, began).await;
+            this.tell(&id, &result, began.elapsed());
+            sender.send_replace(Some(result));
+            // The Function's status tells the same.
+            this.cluster.reconcile(&id);
+        });
+        running
+    }
+
+    fn tell(&self, id: &FunctionId, result: &Result<Ensured, WakeError>, took: Duration) {
+        match result {
+            Ok(_) => {
+                self.metrics.woke("succeeded");
+                self.metrics.wake_phase("served", took);
+                let millis = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+                tracing::info!(function = %id, millis, "woken");
+            }
+            Err(error) => {
+                self.metrics.woke(error.reason());
+                tracing::warn!(function = %id, %error, "the function can't be woken");
+            }
+        }
+    }
+
+    /// The replicas that the kubelets call ready, if there are any.
+    fn ready(&self, function: &FunctionId) -> Option<Ensured> {
+        let pods = self.cluster.pods.of(function);
+        let replicas: Vec<Replica> = pods
+            .iter()
+            .filter(|pod| is_ready(pod))
+            .filter_map(|pod| replica(pod))
+            .collect();
+        (!replicas.is_empty()).then_some(Ensured { replicas })
+    }
+
+    async fn wake(
+        &self,
+        id: &FunctionId,
+        live: &Live,
+        began: Instant,
+    ) -> Result<Ensured, WakeError> {
+        let deadline = tokio::time::sleep(DEADLINE);
+        tokio::pin!(deadline);
+        let steps = async {
+            self.revision(id, live).await?;
+            self.scale(id, live).await?;
+            self.metrics.wake_phase("scaled", began.elapsed());
+            self.served(id, live, began).await
+        };
+        tokio::select! {
+            result = steps => result,
+            () = &mut deadline => Err(WakeError::Deadline {
+                function: id.clone(),
+                state: self.state(id, live),
+            }),
+        }
+    }
+
+    /// Waits until there is a revision to wake.
+    async fn revision(&self, id: &FunctionId, live: &Live) -> Result<(), WakeError> {
+        let mut changes = self.cluster.changes(id);
+        loop {
+            changes.borrow_and_update();
+            if live.plan().is_some() {
+                return Ok(());
+            }
+            if let Some(error) = live.failure() {
+                return Err(WakeError::Trouble(Trouble {
+                    reason: error.reason,
+                    message: error.message,
+                    fault: Fault::Function,
+                    is_final: true,
+                }));
+            }
+            if changes.changed().await.is_err() {
+                return Err(WakeError::Unknown(id.clone()));
+            }
+        }
+    }
+
+    async fn scale(&self, id: &FunctionId, live: &Live) -> Result<(), WakeError> {
+        let Some(function) = self.cluster.function(id) else {
+            return Err(WakeError::Unknown(id.clone()));
+        };
+        self.autoscaler.wake(Instant::now(), &function, live);
+        self.capacity.provide(id).await.map_err(|error: ScaleError| {
+            tracing::warn!(function = %id, error = %crate::autoscale::chain(&error), "a function could not be woken");
+            WakeError::Scale(id.clone())
+        })
+    }
+
+    /// Waits until a replica serves: as soon as it has an address it is asked itself.
+    async fn served(
+        &self,
+        id: &FunctionId,
+        live: &Live,
+        began: Instant,
+    ) -> Result<Ensured, WakeError> {
+        let mut changes = self.cluster.changes(id);
+        let mut asked: BTreeSet<IpAddr> = BTreeSet::new();
+        let mut probes = FuturesUnordered::new();
+        loop {
+            changes.borrow_and_update();
+            let pods = self.cluster.pods.of(id);
+            for address in pods
+                .iter()
+                .filter(|pod| pods::is_alive(pod))
+                .filter_map(|pod| pods::address(pod))
+            {
+                if asked.insert(address) {
+                    if asked.len() == 1 {
+                        self.metrics.wake_phase("addressed", began.elapsed());
+                    }
+                    let port = self.control_port;
+                    probes.push(async move {
+                        probe::until_ready(address, port).await;
+                        address
+                    });
+                }
+            }
+            if let Some(ensured) = self.ready(id) {
+                return Ok(ensured);
+            }
+            if let Some(trouble) = self.trouble(id, live)
+                && (trouble.is_final || began.elapsed() > FORBEARANCE)
+            {
+                return Err(WakeError::Trouble(trouble));
+            }
+            tokio::select! {
+                Some(address) = probes.next() => {
+                    let pods = self.cluster.pods.of(id);
+                    let alive = pods.iter().filter(|pod| pods::is_alive(pod));
+                    let found = alive.filter(|pod| pods::address(pod) == Some(address));
+                    let replicas: Vec<_> = found.filter_map(|pod| replica(pod)).collect();
+                    if !replicas.is_empty() {
+                        return Ok(Ensured { replicas });
+                    }
+                    asked.remove(&address);
+                }
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return Err(WakeError::Unknown(id.clone()));
+                    }
+                }
+                // Troubles that may pass are looked at again.
+                () = tokio::time::sleep(Duration::from_secs(1)) => {}
+            }
+        }
+    }
+
+    fn trouble(&self, id: &FunctionId, live: &Live) -> Option<Trouble> {
+        let serving = live.plan()?.serving;
+        let pods = self.cluster.pods.of(id);
+        let mut of_pods = pods
+            .iter()
+            .filter(|pod| pods::revision(pod) == Some(&serving));
+        let deployment = self.cluster.deployments.get(id, &serving);
+        of_pods
+            .find_map(|pod| pods::trouble(pod))
+            .or_else(|| pods::refused(deployment.as_deref()?))
+    }
+
+    fn state(&self, id: &FunctionId, live: &Live) -> String {
+        if live.plan().is_none() {
+            return "its component is still being fetched".to_owned();
+        }
+        match self
+            .cluster
+            .pods
+            .of(id)
+            .iter()
+            .find(|pod| pods::is_alive(pod))
+        {
+            Some(pod) => format!(
+                "the pod {} is {}",
+                pod.name_any(),
+                pod.status
+                    .as_ref()
+                    .and_then(|status| status.phase.as_deref())
+                    .unwrap_or("new")
+            ),
+            None => "no pod came".to_owned(),
+        }
+    }
+}
+
+fn broken_off(function: &FunctionId) -> WakeError {
+    WakeError::Deadline {
+        function: function.clone(),
+        state: "the wake-up was broken off".to_owned(),
+    }
+}
+
+fn replica(pod: &Pod) -> Option<Replica> {
+    Some(Replica {
+        address: SocketAddr::new(pods::address(pod)?, DATA_PORT),
+        concurrency: pods::concurrency(pod),
+    })
+}
