@@ -1,0 +1,61 @@
+{{- define "wisp.labels" -}}
+app.kubernetes.io/name: wisp
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/version: {{ .root.Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .root.Release.Service }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "wisp.selector" -}}
+app.kubernetes.io/name: wisp
+app.kubernetes.io/instance: {{ .root.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{- end }}
+
+{{- define "wisp.image" -}}
+{{ .root.Values.image.registry }}/wisp-{{ .component }}:{{ .root.Values.image.tag | default .root.Chart.AppVersion }}
+{{- end }}
+
+{{- define "wisp.urlTemplate" -}}
+{{- if .Values.urlTemplate -}}
+{{ .Values.urlTemplate }}
+{{- else if .Values.domains -}}
+{{ ternary "https" "http" (ne .Values.gateway.tls.secretName "") }}://{name}.{namespace}.{{ first .Values.domains }}/
+{{- end -}}
+{{- end }}
+
+{{- /* What the restricted Pod Security standard asks of a pod, and of its container. */ -}}
+{{- define "wisp.podSecurity" -}}
+runAsNonRoot: true
+runAsUser: 65532
+runAsGroup: 65532
+fsGroup: 65532
+seccompProfile: {type: RuntimeDefault}
+{{- end }}
+
+{{- define "wisp.containerSecurity" -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+capabilities: {drop: [ALL]}
+{{- end }}
+
+{{- define "wisp.scheduling" -}}
+{{- with .root.Values.image.pullSecrets }}
+imagePullSecrets:
+{{- range . }}
+- name: {{ . }}
+{{- end }}
+{{- end }}
+{{- if .root.Values.priorityClass.create }}
+priorityClassName: {{ .root.Release.Name }}-system
+{{- end }}
+{{- with .values.nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .values.tolerations }}
+tolerations: {{- toYaml . | nindent 0 }}
+{{- end }}
+{{- with .values.affinity }}
+affinity: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
