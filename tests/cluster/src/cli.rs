@@ -59,7 +59,7 @@ pub enum Command {
     },
     /// Put an image into the registry that the nodes pull from
     Load {
-        /// An image in buildah's storage, or an archive of one: oci-archive:FILE, docker-archive:FILE, or FILE.tar
+        /// One that `cargo xtask images` built, one of buildah's, podman's or docker's, or an archive of one (FILE.tar)
         image: String,
         /// The name to give it, if not its own
         #[arg(long = "as")]
@@ -164,9 +164,7 @@ pub fn run(command: Command) -> Result<()> {
             }
         }
         Command::Status { cluster } => {
-            let state = State::read(&cluster.name)?
-                .with_context(|| format!("there is no cluster {}", cluster.name))?;
-            say(&status::text(&state)?)?;
+            say(&status::text(&lifecycle::known(&cluster.name)?)?)?;
         }
         Command::Logs {
             component,
@@ -183,13 +181,30 @@ pub fn run(command: Command) -> Result<()> {
             let reference = images::load(&image, name_as.as_deref(), &state.layout.registry())?;
             say(&format!("{reference}\n"))?;
         }
-        Command::KillNode { node, cluster } => lifecycle::kill_node(&cluster.name, node)?,
-        Command::StartNode { node, cluster } => lifecycle::start_node(&cluster.name, node)?,
+        Command::KillNode { node, cluster } => {
+            lifecycle::kill_node(&cluster.name, node)?;
+            eprintln!("node{node} is dead; start-node {node} starts it again");
+        }
+        Command::StartNode { node, cluster } => {
+            let start = Instant::now();
+            lifecycle::start_node(&cluster.name, node)?;
+            eprintln!(
+                "node{node} is ready, in {:.1} s",
+                start.elapsed().as_secs_f32()
+            );
+        }
         Command::Restart {
             component,
             hard,
             cluster,
-        } => lifecycle::restart(&cluster.name, &component, hard)?,
+        } => {
+            let start = Instant::now();
+            lifecycle::restart(&cluster.name, &component, hard)?;
+            eprintln!(
+                "{component} runs again, after {:.1} s",
+                start.elapsed().as_secs_f32()
+            );
+        }
         Command::Check => {
             machine::check()?;
             say("a cluster can run here\n")?;
@@ -239,7 +254,7 @@ fn replace_with(program: &std::path::Path, name: &str, arguments: &[String]) -> 
 }
 
 fn logs(name: &str, component: Option<&str>, follow: bool) -> Result<()> {
-    let state = State::read(name)?.with_context(|| format!("there is no cluster {name}"))?;
+    let state = lifecycle::known(name)?;
     let folder = state.layout.folder()?;
     let mut files = Vec::new();
     match component {

@@ -127,6 +127,8 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
                 format!("--default-not-ready-toleration-seconds={EVICTION}"),
                 format!("--default-unreachable-toleration-seconds={EVICTION}"),
                 "--endpoint-reconciler-type=lease".into(),
+                // Else it would wait a minute for its watchers to go by themselves.
+                "--shutdown-watch-termination-grace-period=1s".into(),
             ],
         ),
         Component::ControllerManager => (

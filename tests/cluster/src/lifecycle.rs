@@ -271,14 +271,20 @@ pub(crate) fn keep_logs(state: &State) -> Result<String> {
     Ok(target.display().to_string())
 }
 
+/// The record of the cluster `name`, whatever its condition.
+pub(crate) fn known(name: &str) -> Result<State> {
+    layout::check_name(name)?;
+    State::read(name)?.with_context(|| {
+        format!("there is no cluster {name}; to start one: cargo xtask cluster up --name {name}")
+    })
+}
+
 /// The record of the cluster `name`, which must stand.
 pub(crate) fn standing(name: &str) -> Result<State> {
-    layout::check_name(name)?;
-    let state = State::read(name)?
-        .with_context(|| format!("there is no cluster {name}: cluster up --name {name}"))?;
+    let state = known(name)?;
     ensure!(
         state.healthy(),
-        "cluster {name} is broken (its driver or its parts died): cluster up --name {name} mends it"
+        "cluster {name} is broken (its driver or its parts died); to mend it: cargo xtask cluster up --name {name}"
     );
     Ok(state)
 }

@@ -150,6 +150,28 @@ fn an_image_mounts_as_a_volume() -> Result<()> {
     Ok(())
 }
 
+/// Would fail if nodes asked anyone but the cluster's registry for an image.
+#[test]
+fn a_loaded_image_is_pulled_by_its_usual_name() -> Result<()> {
+    let Some(cluster) = Cluster::shared() else {
+        return Ok(());
+    };
+    if cluster.name().is_none() {
+        eprintln!("skipped: nothing is loaded into the user's own cluster");
+        return Ok(());
+    }
+    let namespace = cluster.namespace("load")?;
+    let archive = common::archive()?.display().to_string();
+    // It goes by the name that it has, `testserver:test`, which is short for docker.io/library/testserver:test.
+    cluster.drive(&["load", &archive])?;
+    cluster.drive(&["load", &archive, "--as", "registry.example/team/server:7"])?;
+    namespace.apply(&pod("short", "testserver:test", "", ""))?;
+    namespace.apply(&pod("long", "registry.example/team/server:7", "", ""))?;
+    wait_pods(&namespace, "short", 1)?;
+    wait_pods(&namespace, "long", 1)?;
+    Ok(())
+}
+
 /// Would fail if claims were not served, or a volume did not outlive its pod and follow it to another node.
 #[test]
 fn a_persistent_volume_outlives_its_pod() -> Result<()> {

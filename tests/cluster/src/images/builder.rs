@@ -10,7 +10,7 @@ use crate::{files, shell};
 
 /// buildah with a storage of its own.
 pub(crate) struct Builder {
-    pub(super) storage: PathBuf,
+    storage: PathBuf,
 }
 
 impl Builder {

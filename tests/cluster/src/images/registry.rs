@@ -1,4 +1,4 @@
-//! How do images get into a registry? skopeo copies them, from buildah's storage or from an archive.
+//! How do images get into a registry? skopeo copies them, from an archive or from where other tools keep theirs.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,30 +6,74 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 use super::Image;
-use super::builder::Builder;
-use crate::shell;
+use crate::{files, shell};
 
 /// Puts `image` into the registry at `registry`, under its own name or `name`, and gives the reference that nodes pull.
+/// `image` is an archive, or the name of an image that `cargo xtask images` built or that buildah, podman or docker has.
 ///
 /// # Errors
 /// When there is no such image, or the registry does not take it.
 pub fn load(image: &str, name: Option<&str>, registry: &str) -> Result<String> {
-    let source = if image.contains("-archive:") {
-        image.to_owned()
+    let archive = if image.contains("-archive:") {
+        Some(image.to_owned())
     } else if Path::new(image).is_file() {
-        format!("{}:{image}", archive_kind(Path::new(image))?)
+        Some(format!("{}:{image}", archive_kind(Path::new(image))?))
     } else {
-        format!(
-            "containers-storage:[vfs@{}]{image}",
-            Builder::new()?.storage.display()
-        )
+        None
     };
-    let name = match name {
-        Some(name) => name.to_owned(),
-        None if source.starts_with("containers-storage:") => image.to_owned(),
-        None => inspect_name(&source)?,
-    };
-    push(&source, registry, path_of(&name), false)
+    if let Some(source) = archive {
+        let own = match name {
+            Some(name) => name.to_owned(),
+            None => inspect_name(&source)?,
+        };
+        return put(&source, registry, &own);
+    }
+    let places = places(image);
+    let source = places
+        .iter()
+        .find(|source| exists(source))
+        .with_context(|| {
+            format!(
+                "there is no image {image}; asked were {}",
+                places.join(", ")
+            )
+        })?;
+    put(source, registry, name.unwrap_or(image))
+}
+
+/// Copies an image to where the nodes look for `name`, and to where it is called so with the registry's own name before.
+fn put(source: &str, registry: &str, name: &str) -> Result<String> {
+    let path = path_of(name);
+    if !path.contains('/') {
+        // `x:1` is short for docker.io/library/x:1.
+        push(source, registry, &format!("library/{path}"), false)?;
+    }
+    push(source, registry, path, false)
+}
+
+fn exists(source: &str) -> bool {
+    Command::new("skopeo")
+        .args(["inspect", "--raw", source])
+        .output()
+        .is_ok_and(|output| output.status.success())
+}
+
+/// Where an image of this name may be.
+fn places(image: &str) -> Vec<String> {
+    let mut places = Vec::new();
+    let built = files::repository()
+        .join("target/images")
+        .join(format!("{}.tar", image.replace(':', "-")));
+    if built.is_file() {
+        places.push(format!("oci-archive:{}", built.display()));
+    }
+    places.push(format!("containers-storage:{image}"));
+    // What buildah and podman call an image that was given no registry's name.
+    places.push(format!("containers-storage:localhost/{image}"));
+    if Path::new("/var/run/docker.sock").exists() {
+        places.push(format!("docker-daemon:{image}"));
+    }
+    places
 }
 
 /// The part of a reference that a mirror of its registry knows it by: without the registry's name.

@@ -16,7 +16,7 @@ fn check_node(state: &State, number: u8) -> Result<()> {
     let nodes = state.layout.nodes;
     ensure!(
         state.layout.numbers().contains(&number),
-        "no node {number}: cluster {} has 1 to {nodes}",
+        "there is no node {number}: cluster {} has nodes 1 to {nodes}",
         state.layout.name
     );
     Ok(())

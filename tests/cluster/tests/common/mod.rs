@@ -5,7 +5,7 @@ pub(crate) mod machine;
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,20 +18,25 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The test server's image, pushed to the cluster's registry.
 pub(crate) fn testserver(cluster: &Cluster) -> Result<String> {
+    cluster.push(&image()?)
+}
+
+/// The test server's image as an archive.
+pub(crate) fn archive() -> Result<PathBuf> {
+    Ok(image()?.archive)
+}
+
+fn image() -> Result<images::Image> {
     static IMAGE: Mutex<Option<images::Image>> = Mutex::new(None);
     let mut image = IMAGE.lock().unwrap_or_else(PoisonError::into_inner);
-    if image.is_none() {
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-        let programs = images::Programs::default().with("testserver", wisp_cluster::testserver()?);
-        let output = tempfile::tempdir()?.keep();
-        *image = Some(images::build(
-            &here.join("images/testserver"),
-            &programs,
-            "test",
-            &output,
-        )?);
+    if let Some(image) = &*image {
+        return Ok(image.clone());
     }
-    cluster.push(image.as_ref().context("the image was built")?)
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let programs = images::Programs::default().with("testserver", wisp_cluster::testserver()?);
+    let output = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let built = images::build(&here.join("images/testserver"), &programs, "test", output)?;
+    Ok(image.insert(built).clone())
 }
 
 /// A Deployment of the test server and a Service of the same name in front of it, as restricted namespaces want it.
