@@ -1,5 +1,6 @@
 //! `cargo xtask …`: the project's own commands.
 
+mod bench;
 mod build;
 mod cache;
 mod command;
@@ -28,6 +29,9 @@ enum Command {
     Cluster(wisp_cluster::cli::Command),
     /// Build the product's images.
     Images(wisp_cluster::images::Arguments),
+    /// Measure, with the baseline in the same run.
+    #[command(subcommand)]
+    Bench(bench::Bench),
     /// Print the cache folder.
     Cache,
 }
@@ -40,6 +44,7 @@ fn main() -> std::process::ExitCode {
         Command::Models => models::run(),
         Command::Cluster(command) => wisp_cluster::cli::run(command),
         Command::Images(arguments) => images(arguments),
+        Command::Bench(bench) => bench::run(&bench),
         Command::Cache => cache::dir().map(|dir| println!("{}", dir.display())),
     };
     match result {

@@ -52,7 +52,7 @@ fn main() -> ExitCode {
     let code = match &outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(event = event::FAILED, "{error:#}");
+            tracing::error!(event = event::FAILED, "{}", logs::chain(error.as_ref()));
             ExitCode::FAILURE
         }
     };

@@ -37,8 +37,10 @@ const MAX_ANSWER: usize = 1 << 20;
 /// For how long functions aren't woken after nobody was there to wake them.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// What an operator answers that isn't the leader: a kept connection may lead to one that was.
-const NOT_LEADER: &str = "not-leader";
+/// What an operator answers that doesn't lead: a kept connection may lead to one that did.
+const NOT_LEADING: &str = "not-leading";
+/// What it answers of a function that this gateway was told of first.
+const NO_SUCH_FUNCTION: &str = "no-such-function";
 
 type Connections = Client<HttpConnector, Full<Bytes>>;
 
@@ -136,7 +138,7 @@ impl Operator {
             .unwrap_or_else(|_| Err(AskError::TooSlow(self.authority.clone(), patience)));
         let is_suspect = match &answer {
             Ok(_) => false,
-            Err(AskError::Refused(problem, _)) => problem.reason == NOT_LEADER,
+            Err(AskError::Refused(problem, _)) => problem.reason == NOT_LEADING,
             Err(_) => true,
         };
         // Those that are kept may lead to who isn't the operator any more: the next question goes where the name leads.
@@ -200,7 +202,9 @@ impl AskError {
     fn may_pass(&self) -> bool {
         match self {
             Self::Unreachable(..) | Self::Body(_) => true,
-            Self::Refused(problem, _) => problem.reason == NOT_LEADER,
+            Self::Refused(problem, _) => {
+                [NOT_LEADING, NO_SUCH_FUNCTION].contains(&problem.reason.as_str())
+            }
             _ => false,
         }
     }

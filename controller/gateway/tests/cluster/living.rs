@@ -1,0 +1,213 @@
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use http::StatusCode;
+use serde_json::json;
+use wisp_contract::FunctionId;
+use wisp_contract::operator;
+use wisp_load::FakeCluster;
+
+use crate::support::{Gateway, Replica, ask, get, open, until};
+
+fn id(text: &str) -> FunctionId {
+    text.parse().unwrap()
+}
+
+fn ensured(replica: &Replica) -> operator::Replica {
+    operator::Replica {
+        address: replica.address,
+        concurrency: 64,
+    }
+}
+
+/// A cluster with one function, `vision/digits`.
+async fn cluster() -> (FakeCluster, FunctionId) {
+    let (cluster, function) = (FakeCluster::start().await.unwrap(), id("vision/digits"));
+    let spec = json!({"component": {"image": "digits:1"}, "hosts": ["digits.test"]});
+    cluster.put_function(&function, &spec);
+    (cluster, function)
+}
+
+const NAMES: [(&str, &str); 7] = [
+    ("gateway:8080", "/vision/digits/"),
+    ("digits.vision.example.com", "/"),
+    ("digits.test", "/"),
+    ("digits.vision", "/"),
+    ("digits.vision.svc", "/"),
+    ("digits.vision.svc.cluster.local", "/"),
+    ("DIGITS.vision.svc.cluster.local.:80", "/"),
+];
+
+#[tokio::test]
+async fn a_function_is_woken_served_by_all_its_names_and_reported() {
+    let (cluster, function) = cluster().await;
+    let replica = Replica::start(&cluster, &function).await;
+    cluster.answer_wake_ups(Ok(vec![ensured(&replica)]));
+    let gateway = Gateway::start(&cluster, &[]).await;
+    assert_eq!(cluster.wake_ups(), 0);
+    for (host, path) in NAMES {
+        let answer = gateway.get(host, path).await;
+        assert_eq!(answer.status, StatusCode::OK, "{host}{path}: {answer:?}");
+        assert_eq!(
+            answer.headers["x-request-id"],
+            answer.json()["x-request-id"].as_str().unwrap()
+        );
+    }
+    assert_eq!(cluster.wake_ups(), 1);
+    let report = cluster.report(|report| {
+        let of_it = |stats: &wisp_contract::stats::FunctionStats| stats.answers[1] > 0;
+        report.functions.iter().any(of_it)
+    });
+    let report = report.await;
+    assert_eq!(report.gateway, "gateway-1");
+    assert_eq!(report.functions[0].function, function);
+    let urgent = cluster.report(|report| report.urgent).await;
+    assert_eq!(urgent.functions.len(), 1, "the request that had to wait");
+
+    let metrics = gateway.health("/metrics").await.body;
+    for line in [
+        "wisp_gateway_requests_total{namespace=\"vision\",function=\"digits\"} 7",
+        "wisp_gateway_ready 1",
+        "wisp_gateway_watch_errors_total{watch=\"pods\"} 0",
+    ] {
+        assert!(metrics.contains(line), "{line}\n{metrics}");
+    }
+    let nowhere = gateway.get("nowhere.test", "/").await;
+    assert_eq!(nowhere.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn endpoints_follow_the_pods() {
+    let (cluster, function) = cluster().await;
+    let replica = Replica::start(&cluster, &function).await;
+    cluster.put_pod(&function, "digits-1", replica.address, true);
+    let gateway = Gateway::start(&cluster, &[]).await;
+    let get = || gateway.get("digits.test", "/");
+    assert_eq!(get().await.status, StatusCode::OK);
+    assert_eq!(cluster.wake_ups(), 0, "it was awake");
+
+    // Gone while no watch looked.
+    let other = Replica::start(&cluster, &function).await;
+    cluster.answer_wake_ups(Ok(vec![ensured(&other)]));
+    cluster.break_watches();
+    cluster.remove_pod("vision", "digits-1");
+    until(async || {
+        assert_eq!(get().await.status, StatusCode::OK);
+        cluster.wake_ups() == 1
+    })
+    .await;
+    // The wake-up's replica isn't Ready yet, as its pod says.
+    cluster.put_pod(&function, "digits-2", other.address, false);
+    let third = Replica::start(&cluster, &function).await;
+    cluster.put_pod(&function, "digits-3", third.address, true);
+    until(async || {
+        assert_eq!(get().await.status, StatusCode::OK);
+        third.requests.load(Ordering::SeqCst) > 0
+    })
+    .await;
+    let before = other.requests.load(Ordering::SeqCst);
+    until(async || {
+        assert_eq!(get().await.status, StatusCode::OK);
+        other.requests.load(Ordering::SeqCst) > before
+    })
+    .await;
+    assert_eq!(cluster.wake_ups(), 1);
+
+    cluster.remove_function(&function);
+    until(async || get().await.status == StatusCode::NOT_FOUND).await;
+}
+
+#[tokio::test]
+async fn without_an_operator_what_is_awake_goes_on_and_the_rest_is_told_so() {
+    let (mut cluster, awake) = cluster().await;
+    let asleep = id("vision/asleep");
+    cluster.put_function(&asleep, &json!({"component": {"image": "x:1"}}));
+    let replica = Replica::start(&cluster, &awake).await;
+    cluster.put_pod(&awake, "digits-1", replica.address, true);
+    let gateway = Gateway::start(&cluster, &[]).await;
+
+    let detail = "the image cannot be pulled";
+    let problem = json!({
+        "type": "about:blank", "title": "", "status": 503, "detail": detail, "reason": "image-pull-failed",
+        "fault": "function", "retryable": true, "requestId": "",
+    });
+    cluster.answer_wake_ups(Err((503, problem)));
+    let refused = gateway.get("x", "/vision/asleep/").await;
+    assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.headers["retry-after"], "7");
+    let told = refused.json();
+    assert_eq!(
+        (&told["reason"], &told["fault"]),
+        (&json!("activation-failed"), &json!("function"))
+    );
+    assert!(told["detail"].as_str().unwrap().contains(detail), "{told}");
+    // The failure is remembered for as long as a retry is pointless; a change of the function ends that.
+    gateway.get("x", "/vision/asleep/").await;
+    assert_eq!(cluster.wake_ups(), 1);
+
+    cluster.stop_operator();
+    cluster.put_function(
+        &asleep,
+        &json!({"component": {"image": "x:1"}, "limits": {"queue": 7}}),
+    );
+    until(async || {
+        let answer = gateway.get("x", "/vision/asleep/").await;
+        assert_eq!(answer.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(answer.headers.contains_key("retry-after"));
+        answer.json()["reason"] == "operator-unavailable"
+    })
+    .await;
+    assert_eq!(gateway.get("digits.test", "/").await.status, StatusCode::OK);
+
+    cluster.start_operator().await.unwrap();
+    let woken = Replica::start(&cluster, &asleep).await;
+    cluster.answer_wake_ups(Ok(vec![ensured(&woken)]));
+    until(async || gateway.get("x", "/vision/asleep/").await.status == StatusCode::OK).await;
+    cluster.report(|report| report.gateway == "gateway-1").await;
+}
+
+#[tokio::test]
+async fn what_is_asked_while_nobody_is_there_to_wake_is_answered_when_the_operator_comes_soon() {
+    let (mut cluster, function) = cluster().await;
+    let gateway = Gateway::start(&cluster, &[]).await;
+    cluster.stop_operator();
+    let address = gateway.http;
+    let asked = tokio::spawn(async move { get(address, "digits.test", "/").await });
+    until(async || {
+        let metrics = gateway.health("/metrics").await.body;
+        metrics.contains("wisp_gateway_queued{namespace=\"vision\",function=\"digits\"} 1")
+    })
+    .await;
+    let replica = Replica::start(&cluster, &function).await;
+    cluster.start_operator().await.unwrap();
+    cluster.answer_wake_ups(Ok(vec![ensured(&replica)]));
+    assert_eq!(asked.await.unwrap().status, StatusCode::OK);
+}
+
+#[tokio::test]
+async fn a_drain_says_so_first_and_serves_until_nobody_asks() {
+    let (cluster, function) = cluster().await;
+    let replica = Replica::start(&cluster, &function).await;
+    cluster.put_pod(&function, "digits-1", replica.address, true);
+    let mut gateway = Gateway::start(&cluster, &["--drain-delay", "1"]).await;
+    let stream = tokio::net::TcpStream::connect(gateway.http).await.unwrap();
+    let mut kept = open(stream).await;
+    assert_eq!(
+        ask(&mut kept, "digits.test", "/").await.status,
+        StatusCode::OK
+    );
+    gateway.child.terminate();
+    until(async || {
+        let ready = gateway.health("/readyz").await;
+        ready.status == StatusCode::SERVICE_UNAVAILABLE && ready.body.contains("drains")
+    })
+    .await;
+    // Both who is connected and who comes are served while others learn of it.
+    assert_eq!(
+        ask(&mut kept, "digits.test", "/").await.status,
+        StatusCode::OK
+    );
+    assert_eq!(gateway.get("digits.test", "/").await.status, StatusCode::OK);
+    let ended = tokio::task::spawn_blocking(move || gateway.child.wait(Duration::from_secs(20)));
+    assert!(ended.await.unwrap().unwrap(), "it ends well");
+}

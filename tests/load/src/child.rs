@@ -1,0 +1,124 @@
+//! A program that runs, and how much it worked.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// A program, ended when this is dropped.
+#[derive(Debug)]
+pub struct Child {
+    child: std::process::Child,
+    name: String,
+}
+
+impl Child {
+    /// Starts it with its standard output piped.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start(command: &mut Command) -> Result<(Self, BufReader<ChildStdout>)> {
+        let name = command.get_program().to_string_lossy().into_owned();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{name} cannot be started"))?;
+        let stdout = child.stdout.take().context("its output is piped")?;
+        Ok((Self { child, name }, BufReader::new(stdout)))
+    }
+
+    /// Reads lines until one yields something.
+    ///
+    /// # Errors
+    /// When the program ends before.
+    pub fn line<T>(
+        &self,
+        output: &mut BufReader<ChildStdout>,
+        find: impl Fn(&str) -> Option<T>,
+    ) -> Result<T> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            if output.read_line(&mut line)? == 0 {
+                bail!("{} ended before it said what it should", self.name);
+            }
+            if let Some(found) = find(&line) {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// The processor time that it and its children have used so far, in user and kernel mode.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn processor_time(&self) -> Result<Duration> {
+        let pid = self.child.id();
+        let mut sum = ticks(pid)?;
+        let children = format!("/proc/{pid}/task/{pid}/children");
+        for child in std::fs::read_to_string(children)?.split_whitespace() {
+            sum += ticks(child.parse()?)?;
+        }
+        Ok(Duration::from_secs(sum) / u32::try_from(rustix::param::clock_ticks_per_second())?)
+    }
+
+    /// Sends SIGTERM.
+    pub fn terminate(&self) {
+        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::TERM);
+        }
+    }
+
+    /// The process' id.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Waits until it has ended, and tells whether it ended well.
+    ///
+    /// # Errors
+    /// When it runs on for longer than `patience`.
+    pub fn wait(&mut self, patience: Duration) -> Result<bool> {
+        let since = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait()? {
+                return Ok(status.success());
+            }
+            if since.elapsed() > patience {
+                bail!("{} did not end within {patience:?}", self.name);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
+/// User and system time of one process in ticks, <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>.
+fn ticks(pid: u32) -> Result<u64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    // The name, in parentheses, may hold anything.
+    let (_, rest) = stat.rsplit_once(')').context("a stat has a name")?;
+    let mut fields = rest.split_whitespace().skip(11);
+    let mut next = || {
+        fields
+            .next()
+            .context("a stat has times")?
+            .parse::<u64>()
+            .map_err(anyhow::Error::from)
+    };
+    Ok(next()? + next()?)
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // As it would be asked to end, so that it takes its own children along.
+        self.terminate();
+        if self.wait(Duration::from_secs(3)).is_err() {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}

@@ -1,0 +1,260 @@
+//! What a request costs in the gateway, against no proxy and against nginx in the same place.
+
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use serde_json::json;
+use wisp_contract::FunctionId;
+use wisp_contract::operator::pod;
+
+use crate::child::Child;
+use crate::cluster::FakeCluster;
+use crate::machine::Machine;
+use crate::report::{Aim, Report, Row, Sample};
+use crate::{nginx, wrk};
+
+/// How to measure.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The gateway's binary.
+    pub gateway: PathBuf,
+    /// This program, which serves `hello` when it is started with that word.
+    pub this: PathBuf,
+    /// How long each run takes.
+    pub seconds: u32,
+    /// How often every case is run, in turns.
+    pub rounds: u32,
+}
+
+const BENCH: &str = "gateway";
+const CONNECTIONS: [u32; 3] = [1, 8, 64];
+const HOST: &str = "hello.load.example.com";
+
+/// Who is measured.
+struct Case {
+    name: &'static str,
+    url: String,
+    proxy: Option<Child>,
+    /// By number of connections.
+    found: Vec<Found>,
+}
+
+#[derive(Default)]
+struct Found {
+    per_second: Sample,
+    p50: Sample,
+    p99: Sample,
+    /// Microseconds of processor time per request.
+    cost: Sample,
+}
+
+/// Runs everything in turns, and tells what was found.
+///
+/// # Errors
+/// When a program is missing, or a request failed.
+pub fn run(options: &Options) -> Result<Report> {
+    let machine = Machine::here();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()?;
+    let cluster = runtime.block_on(FakeCluster::start())?;
+    let threads = machine.cores;
+
+    // The pods' port is given: an address of its own in 127.0.0.0/8 is free of others.
+    let upstream = SocketAddr::from(([127, 91, 7, 1], pod::DATA_PORT));
+    let (_hello, _output) = started(
+        Command::new(&options.this)
+            .args(["hello", "--listen", &upstream.to_string()])
+            .args(["--threads", &threads.to_string()]),
+    )?;
+    await_listener(upstream)?;
+
+    let front = free_port()?;
+    let mut cases = vec![
+        Case::new("direct", upstream, None),
+        gateway(options, &cluster, upstream, threads)?,
+        Case::new(
+            "nginx",
+            front,
+            Some(nginx::start(cluster.folder(), front, upstream, threads)?),
+        ),
+    ];
+    await_listener(front)?;
+
+    for case in &cases {
+        // Connections are made, and caches warm.
+        wrk::run(&case.url, HOST, 64, 2, 1)?;
+    }
+    for round in 0..options.rounds {
+        for (index, connections) in CONNECTIONS.into_iter().enumerate() {
+            for case in &mut cases {
+                case.measure(index, connections, options.seconds)?;
+                eprintln!("round {}: {} at {connections} done", round + 1, case.name);
+            }
+        }
+    }
+    Ok(Report {
+        machine,
+        rows: rows(&cases),
+    })
+}
+
+fn started(
+    command: &mut Command,
+) -> Result<(Child, std::io::BufReader<std::process::ChildStdout>)> {
+    Child::start(command)
+}
+
+/// The gateway as it is in a cluster: routes, admission, ids, reports and the key's header.
+fn gateway(
+    options: &Options,
+    cluster: &FakeCluster,
+    upstream: SocketAddr,
+    threads: usize,
+) -> Result<Case> {
+    let function = FunctionId::new("load", "hello")?;
+    cluster.put_function(
+        &function,
+        &json!({"component": {"image": "hello:1"}, "limits": {"concurrency": 256}}),
+    );
+    cluster.put_pod(&function, "hello-1", upstream, true);
+    let (front, health) = (free_port()?, free_port()?);
+    let mut command = Command::new(&options.gateway);
+    command
+        .env("KUBECONFIG", cluster.kubeconfig())
+        .args(["--http", &front.to_string()])
+        .args(["--health", &health.to_string()])
+        .args(["--operator", &cluster.operator().to_string()])
+        .args(["--domain", "example.com", "--drain-delay", "0"])
+        .args(["--threads", &threads.to_string()]);
+    let (child, output) = started(&mut command)?;
+    // Its log is read to the end, or it would wait for its reader.
+    std::thread::spawn(move || std::io::copy(&mut { output }, &mut std::io::sink()));
+    await_listener(front)?;
+    let since = Instant::now();
+    while wrk::run(&format!("http://{front}/"), HOST, 1, 1, 1).is_err() {
+        if since.elapsed() > Duration::from_secs(20) {
+            bail!("the gateway doesn't lead to the function");
+        }
+    }
+    Ok(Case::new("wisp-gateway", front, Some(child)))
+}
+
+impl Case {
+    fn new(name: &'static str, address: SocketAddr, proxy: Option<Child>) -> Self {
+        Self {
+            name,
+            url: format!("http://{address}/"),
+            proxy,
+            found: CONNECTIONS.map(|_| Found::default()).into(),
+        }
+    }
+
+    fn measure(&mut self, index: usize, connections: u32, seconds: u32) -> Result<()> {
+        let time = |proxy: &Option<Child>| proxy.as_ref().map(Child::processor_time).transpose();
+        let before = time(&self.proxy)?;
+        let load = wrk::run(&self.url, HOST, connections, 2, seconds)
+            .with_context(|| format!("{} at {connections} connections", self.name))?;
+        let after = time(&self.proxy)?;
+        let found = self.found.get_mut(index).context("one per number")?;
+        found.per_second.0.push(load.per_second);
+        found.p50.0.push(load.p50);
+        found.p99.0.push(load.p99);
+        if let (Some(before), Some(after)) = (before, after) {
+            let used = after.saturating_sub(before);
+            found.cost.0.push(used.as_secs_f64() * 1e6 / load.requests);
+        }
+        Ok(())
+    }
+}
+
+fn rows(cases: &[Case]) -> Vec<Row> {
+    let found = |name: &str, index: usize| {
+        let case = cases.iter().find(|case| case.name == name)?;
+        case.found.get(index)
+    };
+    let mut rows = Vec::new();
+    for (index, connections) in CONNECTIONS.into_iter().enumerate() {
+        let (Some(direct), Some(nginx)) = (found("direct", index), found("nginx", index)) else {
+            continue;
+        };
+        for case in cases {
+            let Some(found) = case.found.get(index) else {
+                continue;
+            };
+            let name = format!("{} at {connections}", case.name);
+            let row = |metric: &str, sample: &Sample, unit: &str| {
+                Row::new(BENCH, &name, metric, sample, unit)
+            };
+            let is_ours = case.name == "wisp-gateway";
+            let requests = row("requests/s", &found.per_second, "1/s");
+            rows.push(match (is_ours, case.proxy.is_some()) {
+                (true, _) => requests.against(nginx.per_second.median()),
+                (false, true) => requests.against(direct.per_second.median()),
+                (false, false) => requests,
+            });
+            rows.push(row("p50", &found.p50, "µs"));
+            rows.push(row("p99", &found.p99, "µs"));
+            if case.proxy.is_none() {
+                continue;
+            }
+            let cost = row("processor time per request", &found.cost, "µs");
+            rows.push(if is_ours {
+                cost.against(nginx.cost.median())
+            } else {
+                cost
+            });
+            // What one core that does nothing else would answer.
+            let per_core = Sample(found.cost.0.iter().map(|cost| 1e6 / cost).collect());
+            let per_core = row("requests/s per core", &per_core, "1/s");
+            let bound = 1e6 / nginx.cost.median();
+            rows.push(match (is_ours, connections) {
+                (true, 64) => per_core.against(bound).aiming(Aim::AtLeast(bound)),
+                (true, _) => per_core.against(bound),
+                (false, _) => per_core,
+            });
+            let added = Sample(
+                found
+                    .p50
+                    .0
+                    .iter()
+                    .zip(&direct.p50.0)
+                    .map(|(with, without)| with - without)
+                    .collect(),
+            );
+            let added = row("added p50", &added, "µs");
+            rows.push(if is_ours && connections == 1 {
+                added.aiming(Aim::Below(60.0))
+            } else {
+                added
+            });
+        }
+    }
+    rows
+}
+
+/// A port of loopback that nobody has just now.
+fn free_port() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+fn await_listener(address: SocketAddr) -> Result<()> {
+    let since = Instant::now();
+    while TcpStream::connect(address).is_err() {
+        if since.elapsed() > Duration::from_secs(20) {
+            bail!("nobody listens on {address}");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    Ok(())
+}
+
+/// Where a bench's numbers go.
+#[must_use]
+pub fn output(target: &Path) -> PathBuf {
+    target.join("bench").join("gateway.json")
+}
