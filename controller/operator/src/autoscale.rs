@@ -45,7 +45,8 @@ pub struct Autoscaler {
     metrics: Arc<Metrics>,
     collector: Mutex<Collector>,
     urgent: Notify,
-    began: Instant,
+    /// When this process began to lead.
+    began: Mutex<Instant>,
 }
 
 /// Why replicas can't be set.
@@ -82,7 +83,7 @@ impl Autoscaler {
             metrics,
             collector: Mutex::default(),
             urgent: Notify::new(),
-            began: Instant::now(),
+            began: Mutex::new(Instant::now()),
         }
     }
 
@@ -97,6 +98,7 @@ impl Autoscaler {
 
     /// Decides once a second, and at once when a queue grows. Never returns.
     pub async fn run(self: Arc<Self>) {
+        *lock(&self.began) = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -136,7 +138,7 @@ impl Autoscaler {
         state.history.record(now, load);
         let decision = decide(now, &state.history, &scaling, current);
         state.history.follow(&decision);
-        let settling = now.saturating_duration_since(self.began) < SETTLING;
+        let settling = now.saturating_duration_since(*lock(&self.began)) < SETTLING;
         let desired = if settling {
             decision.replicas.max(current)
         } else {

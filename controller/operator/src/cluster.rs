@@ -25,6 +25,9 @@ use wisp_contract::operator::pod;
 
 pub use index::Index;
 
+/// How many watches there are.
+const WATCHES: u8 = 4;
+
 /// What is known of the cluster.
 pub struct Cluster {
     functions: Store<Function>,
@@ -37,6 +40,8 @@ pub struct Cluster {
     changes: DashMap<FunctionId, watch::Sender<u64>>,
     dirty: mpsc::UnboundedSender<ObjectRef<Function>>,
     watch_errors: AtomicU64,
+    /// Watches whose first list is there.
+    listed: watch::Sender<u8>,
 }
 
 /// The end of a [`Cluster`] that its watches write to, and what is to be reconciled.
@@ -66,6 +71,7 @@ impl Cluster {
             changes: DashMap::new(),
             dirty: sender,
             watch_errors: AtomicU64::new(0),
+            listed: watch::channel(0).0,
         };
         (Arc::new(cluster), Feed { dirty, writer })
     }
@@ -107,6 +113,23 @@ impl Cluster {
     /// Forgets a function that is no more.
     pub fn forget(&self, function: &FunctionId) {
         self.changes.remove(function);
+    }
+
+    /// Waits until all there is has been seen once.
+    pub async fn listed(&self) {
+        // The sender is this cluster's own.
+        let _ = self
+            .listed
+            .subscribe()
+            .wait_for(|listed| *listed >= WATCHES)
+            .await;
+    }
+
+    fn list_is_there(&self, was_before: &mut bool) {
+        if !std::mem::replace(was_before, true) {
+            self.listed
+                .send_modify(|listed| *listed = listed.saturating_add(1));
+        }
     }
 
     /// How often a watch broke.
@@ -193,6 +216,7 @@ async fn functions(
         watcher::Config::default(),
     );
     let mut events = Box::pin(events.default_backoff());
+    let mut is_listed = false;
     while let Some(event) = events.next().await {
         let event = match event {
             Ok(event) => event,
@@ -222,6 +246,7 @@ async fn functions(
         writer.apply_watcher_event(&event);
         match &event {
             Event::InitDone => {
+                cluster.list_is_there(&mut is_listed);
                 on_change(Change::Listed);
                 for function in cluster.functions.state() {
                     on_change(Change::There(&function));
@@ -255,11 +280,16 @@ async fn feed<K>(
     K: ResourceExt + Clone + Debug + DeserializeOwned + Send + 'static,
 {
     let mut events = Box::pin(events.default_backoff());
+    let mut is_listed = false;
     while let Some(event) = events.next().await {
         match event {
             Ok(event) => {
                 let event = event.modify(|object| object.managed_fields_mut().clear());
+                let is_end = matches!(event, Event::InitDone);
                 cluster.happened(index(cluster).apply(event));
+                if is_end {
+                    cluster.list_is_there(&mut is_listed);
+                }
             }
             Err(error) => cluster.broke(what, &error),
         }

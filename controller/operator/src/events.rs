@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn what_changes_for_people_is_told_once() {
-        let reasons = |before: Option<&FunctionStatus>, after| {
+        let reasons = |before: Option<&FunctionStatus>, after: &FunctionStatus| {
             changes(before, after)
                 .into_iter()
                 .map(|event| event.1)

@@ -14,11 +14,11 @@ use uuid::Uuid;
 use crate::names::{LEADER_LABEL, LEASE};
 
 /// So long a leader leads that isn't heard of.
-const LEASE_SECONDS: i32 = 10;
+const LEASE_SECONDS: i32 = 8;
 /// How often it is heard of.
-const RENEW: Duration = Duration::from_secs(2);
+const RENEW: Duration = Duration::from_millis(1500);
 /// A leader that could not renew for so long steps down, well before another may think so.
-const GIVE_UP: Duration = Duration::from_secs(7);
+const GIVE_UP: Duration = Duration::from_millis(5500);
 
 /// A candidate, and the leader once it is.
 pub struct Leader {
@@ -218,8 +218,8 @@ mod tests {
         let lease = next(None, "a", at(100));
         assert!(is_free(None, "b", at(100)));
         assert!(is_free(Some(&lease), "a", at(101)));
-        assert!(!is_free(Some(&lease), "b", at(110)));
-        assert!(is_free(Some(&lease), "b", at(111)));
+        assert!(!is_free(Some(&lease), "b", at(108)));
+        assert!(is_free(Some(&lease), "b", at(109)));
         let taken = next(Some(&lease), "b", at(111));
         assert_eq!(taken.lease_transitions, Some(2));
         assert_eq!(

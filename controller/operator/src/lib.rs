@@ -6,6 +6,8 @@
 //!   says how far it is;
 //! * a gateway asks → [`server`] → [`wake`] has a replica and waits until it serves; what gateways report goes to
 //!   [`autoscale`], the only writer of the number of replicas.
+//!
+//! What it needs of an installation is in `docs/install.md`.
 
 pub mod artifacts;
 pub mod autoscale;

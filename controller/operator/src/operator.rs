@@ -11,6 +11,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Client, ResourceExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
@@ -28,7 +29,7 @@ use crate::reconcile::desired::Settings;
 use crate::reconcile::{self, Context, ReconcileError, hosts};
 use crate::references::References;
 use crate::resolver::Resolver;
-use crate::server::{self, Api, Health};
+use crate::server::{self, Api, Health, Standing};
 use crate::wake::{Deployments, Waker};
 
 /// How many Functions are reconciled at once.
@@ -95,7 +96,7 @@ impl Operator {
             () = end.cancelled() => return Ok(()),
         };
         is_ready.store(true, Ordering::Release);
-        let is_leading = Arc::new(AtomicBool::new(false));
+        let (standing, leads) = watch::channel(Standing::Standby);
         let autoscaler = Arc::new(Autoscaler::new(
             self.client.clone(),
             Arc::clone(&cluster),
@@ -115,7 +116,7 @@ impl Operator {
             Arc::clone(&autoscaler),
             Arc::clone(&self.artifacts),
             Arc::clone(&metrics),
-            Arc::clone(&is_leading),
+            leads,
         ));
         let api = tokio::spawn(server::serve(self.api, api, end.clone()));
 
@@ -139,15 +140,15 @@ impl Operator {
             &autoscaler,
             &metrics,
         );
-        is_leading.store(true, Ordering::Release);
+        standing.send_replace(Standing::Learning);
         metrics.leads(true);
         let result = tokio::select! {
-            () = lead(context, dirty, writer) => Err(anyhow::anyhow!("the watches ended")),
+            () = lead(context, dirty, writer, &standing) => Err(anyhow::anyhow!("the watches ended")),
             () = autoscaler.run() => Ok(()),
             () = leader.hold() => Err(anyhow::anyhow!("another operator leads, or the API server can't be reached")),
             () = end.cancelled() => Ok(()),
         };
-        is_leading.store(false, Ordering::Release);
+        standing.send_replace(Standing::Standby);
         metrics.leads(false);
         // What was asked before is answered before another leads.
         end.cancel();
@@ -207,6 +208,7 @@ async fn lead(
     context: Arc<Context>,
     mut dirty: UnboundedReceiver<ObjectRef<Function>>,
     writer: FunctionWriter,
+    standing: &watch::Sender<Standing>,
 ) {
     let cluster = Arc::clone(&context.cluster);
     let watched = Arc::clone(&context);
@@ -220,12 +222,17 @@ async fn lead(
             Change::Listed => listed(&watched),
         },
     );
-    let controller =
+    let controller = async {
+        // Who doesn't know yet what there is would make it anew.
+        cluster.listed().await;
+        standing.send_replace(Standing::Leading);
         Controller::for_stream(futures::stream::pending(), cluster.functions().clone())
             .reconcile_on(futures::stream::poll_fn(move |task| dirty.poll_recv(task)))
             .with_config(Config::default().concurrency(CONCURRENCY))
-            .run(run, on_error, context)
-            .for_each(|_| std::future::ready(()));
+            .run(run, on_error, Arc::clone(&context))
+            .for_each(|_| std::future::ready(()))
+            .await;
+    };
     futures::join!(watches, controller);
 }
 

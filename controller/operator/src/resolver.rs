@@ -17,7 +17,7 @@ use crate::resolve::{self, ResolveError, Resolved};
 /// What is quick is waited for, so that no status tells of it.
 const QUICK: Duration = Duration::from_millis(300);
 /// The longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// Resolves functions.
 pub struct Resolver {
@@ -211,7 +211,7 @@ mod tests {
     fn attempts_are_made_ever_less_often_and_never_stop() {
         let pauses =
             |is_transient| [0, 1, 5, 40].map(|failures| pause(failures, is_transient).as_secs());
-        assert_eq!(pauses(true), [1, 2, 32, 60]);
-        assert_eq!(pauses(false), [5, 10, 60, 60]);
+        assert_eq!(pauses(true), [1, 2, 30, 30]);
+        assert_eq!(pauses(false), [5, 10, 30, 30]);
     }
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-pub use api::Api;
+pub use api::{Api, Standing};
 pub use open::Health;
 use respond::Body;
 

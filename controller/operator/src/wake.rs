@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio::sync::watch;
 use wisp_contract::FunctionId;
@@ -226,6 +227,7 @@ impl Waker {
                     message: error.message,
                     fault: Fault::Function,
                     is_final: true,
+                    since: None,
                 }));
             }
             if changes.changed().await.is_err() {
@@ -278,7 +280,7 @@ impl Waker {
                 return Ok(ensured);
             }
             if let Some(trouble) = self.trouble(id, live)
-                && (trouble.is_final || began.elapsed() > FORBEARANCE)
+                && (trouble.is_final || trouble.has_lasted(Timestamp::now(), FORBEARANCE))
             {
                 return Err(WakeError::Trouble(trouble));
             }

@@ -1,9 +1,12 @@
 //! What a pod is: where it can be reached, whether it serves, and what keeps it from it.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use wisp_contract::operator::pod::{CONCURRENCY, REVISION};
 use wisp_contract::problem::Fault;
@@ -21,6 +24,8 @@ pub struct Trouble {
     pub fault: Fault,
     /// Whether it is sure already; else it may pass while one waits.
     pub is_final: bool,
+    /// Since when, where that is known.
+    pub since: Option<Time>,
 }
 
 impl Trouble {
@@ -33,6 +38,15 @@ impl Trouble {
         ("StartFailed", Fault::Function),
         ("OutOfMemory", Fault::Function),
     ];
+
+    /// Whether it has lasted for `long`, as of `now`.
+    #[must_use]
+    pub fn has_lasted(&self, now: Timestamp, long: Duration) -> bool {
+        let Some(Time(since)) = &self.since else {
+            return false;
+        };
+        Duration::try_from(now.duration_since(*since)).is_ok_and(|lasted| lasted >= long)
+    }
 }
 
 /// The revision that a pod runs.
@@ -54,7 +68,7 @@ pub fn is_alive(pod: &Pod) -> bool {
 /// Whether the kubelet found it ready.
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
-    is_alive(pod) && condition(pod, "Ready").is_some_and(|status| status.0 == "True")
+    is_alive(pod) && condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
 }
 
 /// Its address, once it has one.
@@ -70,16 +84,9 @@ pub fn concurrency(pod: &Pod) -> u32 {
     text.and_then(|text| text.parse().ok()).unwrap_or(1)
 }
 
-fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<(&'a str, Option<&'a str>, Option<&'a str>)> {
+fn condition<'a>(pod: &'a Pod, kind: &str) -> Option<&'a PodCondition> {
     let conditions = pod.status.as_ref()?.conditions.as_ref()?;
-    let found = conditions
-        .iter()
-        .find(|condition| condition.type_ == kind)?;
-    Some((
-        &found.status,
-        found.reason.as_deref(),
-        found.message.as_deref(),
-    ))
+    conditions.iter().find(|condition| condition.type_ == kind)
 }
 
 /// What keeps a pod from serving, if anything is known to.
@@ -88,16 +95,17 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
     if !is_alive(pod) || is_ready(pod) {
         return None;
     }
-    if let Some(("False", Some("Unschedulable"), message)) = condition(pod, "PodScheduled") {
+    if let Some(scheduled) = condition(pod, "PodScheduled")
+        && scheduled.status == "False"
+        && scheduled.reason.as_deref() == Some("Unschedulable")
+    {
+        let message = scheduled.message.as_deref().unwrap_or("no reason given");
         return Some(Trouble {
             reason: "Unschedulable",
-            message: format!(
-                "no node takes the pod {}: {}",
-                pod.name_any(),
-                message.unwrap_or("no reason given")
-            ),
+            message: format!("no node takes the pod {}: {message}", pod.name_any()),
             fault: Fault::Platform,
             is_final: false,
+            since: scheduled.last_transition_time.clone(),
         });
     }
     let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
@@ -123,6 +131,7 @@ pub fn refused(deployment: &Deployment) -> Option<Trouble> {
             .unwrap_or_else(|| "the namespace admits no pod".to_owned()),
         fault: Fault::Platform,
         is_final: true,
+        since: None,
     })
 }
 
@@ -136,6 +145,7 @@ fn waiting(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
             message,
             fault,
             is_final,
+            since: None,
         })
     };
     match waiting.reason.as_deref()? {
@@ -191,6 +201,7 @@ fn ended(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
         message,
         fault,
         is_final: true,
+        since: None,
     })
 }
 

@@ -174,20 +174,27 @@ fn before<'a>(observed: &Observed<'a>, kind: &str) -> Option<&'a Condition> {
 }
 
 fn component(observed: &Observed<'_>) -> Verdict {
-    match observed.resolved {
-        None => verdict("Unknown", "Fetching", "the component is being fetched"),
-        Some(Ok(())) => verdict(
+    let source = observed.function.spec.component.as_ref();
+    let fetched = || match source.and_then(|source| source.persistent_volume_claim.as_ref()) {
+        Some(claim) => {
+            let message = format!(
+                "the component is read from the claim {} when a replica starts",
+                claim.claim_name
+            );
+            verdict("True", "OnVolume", message)
+        }
+        None => verdict(
             "True",
             "Fetched",
             "the component is fetched, checked and compiled",
         ),
+    };
+    match observed.resolved {
+        None => verdict("Unknown", "Fetching", "the component is being fetched"),
+        Some(Ok(())) => fetched(),
         Some(Err(error)) => match error.part {
             Part::Component => verdict("False", error.reason, &error.message),
-            Part::Models => verdict(
-                "True",
-                "Fetched",
-                "the component is fetched, checked and compiled",
-            ),
+            Part::Models => fetched(),
             Part::Function => verdict(
                 "Unknown",
                 "NotFetched",

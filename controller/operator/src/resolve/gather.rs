@@ -36,15 +36,14 @@ pub async fn gather(client: &Client, function: &Function) -> Result<Gathered, Re
         namespace: namespace.clone(),
         ..Gathered::default()
     };
-    let component = function.spec.component.iter();
-    gathered.pull = component
-        .flat_map(|component| {
-            component
-                .pull_secrets
-                .iter()
-                .map(|secret| secret.name.clone())
-        })
-        .collect();
+    for secret in function
+        .spec
+        .component
+        .iter()
+        .flat_map(|component| &component.pull_secrets)
+    {
+        gathered.add_pull_secret(&secret.name);
+    }
     for reference in references::of(function) {
         match reference.kind {
             Kind::Secret => {
@@ -77,6 +76,11 @@ impl Gathered {
     pub fn add_secret(&mut self, secret: Secret) {
         self.objects.add_secret(&secret);
         self.secrets.insert(secret.name_any(), secret);
+    }
+
+    /// Has the credentials of the Secret of this name used.
+    pub fn add_pull_secret(&mut self, name: &str) {
+        self.pull.push(name.to_owned());
     }
 
     /// Adds a ConfigMap.

@@ -1,1 +1,210 @@
+use std::collections::BTreeMap;
+use std::sync::Mutex;
 
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Secret;
+use serde_json::{Value, json};
+
+use super::*;
+
+/// A store that has what it is told, and remembers what it was asked for.
+#[derive(Default)]
+struct Store {
+    asked: Mutex<Vec<(String, Option<String>)>>,
+}
+
+impl Artifacts for Store {
+    fn component(
+        &self,
+        source: Source,
+        known: Option<String>,
+    ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
+        Box::pin(async move {
+            let (name, digest) = match source {
+                Source::Image { reference, .. } => (reference, "aa".to_owned()),
+                Source::Url { url, sha256 } => (url, sha256),
+                Source::Bytes { what, bytes, .. } => (what, hex::encode(Sha256::digest(&bytes))),
+            };
+            self.asked
+                .lock()
+                .unwrap()
+                .push((name.clone(), known.clone()));
+            if name.contains("missing") {
+                return Err(ArtifactError {
+                    reason: "NotFound",
+                    message: format!("{name} doesn't exist"),
+                    is_transient: false,
+                });
+            }
+            let source = known.clone().unwrap_or(digest);
+            Ok(Stored {
+                pinned: known.is_none().then(|| format!("{name}@sha256:m")),
+                size: 1,
+                sha256: source.clone(),
+                source,
+                compiled: None,
+            })
+        })
+    }
+
+    fn model(
+        &self,
+        source: Source,
+        known: Option<String>,
+    ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
+        self.component(source, known)
+    }
+
+    fn open<'a>(
+        &'a self,
+        _: &'a str,
+    ) -> BoxFuture<'a, Result<Option<(std::fs::File, u64)>, ArtifactError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    fn hold(&self, _: &str, _: Vec<String>) {}
+
+    fn release(&self, _: &str) {}
+}
+
+fn function(spec: Value) -> Function {
+    serde_json::from_value(json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+        "metadata": {"name": "f", "namespace": "n"}, "spec": spec,
+    }))
+    .unwrap()
+}
+
+async fn failure(spec: Value) -> ResolveError {
+    let mut gathered = Gathered::default();
+    let function = function(spec);
+    for secret in function
+        .spec
+        .component
+        .iter()
+        .flat_map(|component| &component.pull_secrets)
+    {
+        gathered.add_pull_secret(&secret.name);
+    }
+    resolve(&function, &gathered, &Pins::default(), &Store::default())
+        .await
+        .unwrap_err()
+}
+
+/// Would fail if a tag that moved changed a revision that is there already.
+#[tokio::test]
+async fn a_tag_means_what_it_meant_as_long_as_the_spec_is_the_same() {
+    let function = function(json!({"component": {"image": "r/c:1"}}));
+    let store = Store::default();
+    let first = resolve(&function, &Gathered::default(), &Pins::default(), &store)
+        .await
+        .unwrap();
+    let pins = first.pins();
+    assert_eq!(
+        pins.component.as_ref().unwrap().image.as_deref(),
+        Some("r/c:1@sha256:m")
+    );
+    let again = resolve(&function, &Gathered::default(), &pins, &store)
+        .await
+        .unwrap();
+    assert_eq!(again, first);
+    let asked = store.asked.lock().unwrap().clone();
+    assert_eq!(
+        asked[1],
+        ("r/c:1@sha256:m".to_owned(), Some("aa".to_owned()))
+    );
+}
+
+/// Would fail if scaling or hosts made a new revision, or anything else did not.
+#[test]
+fn the_specs_digest_is_of_what_alters_pods() {
+    let base = json!({"component": {"image": "r/c:1"}});
+    let digest = |change: Value| {
+        let mut spec = base.clone();
+        spec.as_object_mut()
+            .unwrap()
+            .extend(change.as_object().unwrap().clone());
+        spec_digest(&function(spec))
+    };
+    let same = digest(json!({}));
+    assert_eq!(
+        digest(json!({"scaling": {"minReplicas": 3}, "hosts": ["a.example"]})),
+        same
+    );
+    for change in [
+        json!({"env": [{"name": "A", "value": "b"}]}),
+        json!({"limits": {"timeout": "1s"}}),
+    ] {
+        assert_ne!(digest(change), same);
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_is_named_with_its_part() {
+    let cases = [
+        (
+            json!({"component": {"image": "missing:1"}}),
+            Part::Component,
+            "NotFound",
+            "missing:1",
+        ),
+        (
+            json!({"component": {"image": "c:1"}, "models": [{"name": "m", "source": {"image": "missing:2"}}]}),
+            Part::Models,
+            "NotFound",
+            "spec.models[0] `m`: missing:2",
+        ),
+        (
+            json!({"component": {"configMap": {"name": "code", "key": "a.wasm"}}}),
+            Part::Component,
+            "ConfigMapNotFound",
+            "`code`",
+        ),
+        (
+            json!({"component": {"image": "c:1", "pullSecrets": [{"name": "login"}]}}),
+            Part::Component,
+            "PullSecretNotFound",
+            "`login`",
+        ),
+        (
+            json!({"component": {"image": "c:1"}, "env": [{"name": "T", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+            Part::Function,
+            "EnvNotFound",
+            "`s`",
+        ),
+        (json!({}), Part::Function, "Invalid", "component"),
+    ];
+    for (spec, part, reason, text) in cases {
+        let error = failure(spec).await;
+        assert_eq!((error.part, error.reason), (part, reason), "{error}");
+        assert!(
+            error.message.contains(text) && !error.is_transient,
+            "{error}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_pull_secret_of_another_type_is_none() {
+    let mut gathered = Gathered::default();
+    let function =
+        function(json!({"component": {"image": "c:1", "pullSecrets": [{"name": "login"}]}}));
+    gathered.add_pull_secret("login");
+    gathered.add_secret(Secret {
+        metadata: k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta {
+            name: Some("login".into()),
+            ..Default::default()
+        },
+        type_: Some("Opaque".into()),
+        data: Some(BTreeMap::new()),
+        ..Secret::default()
+    });
+    let error = resolve(&function, &gathered, &Pins::default(), &Store::default())
+        .await
+        .unwrap_err();
+    assert!(
+        error.message.contains("Opaque")
+            && error.message.contains("kubernetes.io/dockerconfigjson"),
+        "{error}"
+    );
+}

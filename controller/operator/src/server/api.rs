@@ -1,7 +1,7 @@
 //! What gateways and replicas ask, each with a key.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response};
@@ -9,6 +9,7 @@ use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Incoming;
 use serde::de::DeserializeOwned;
 use subtle::ConstantTimeEq as _;
+use tokio::sync::watch;
 use uuid::Uuid;
 use wisp_contract::assignment::Key;
 use wisp_contract::headers;
@@ -25,6 +26,20 @@ use crate::wake::Waker;
 /// The largest body: a report on some ten thousand functions.
 const LARGEST: usize = 8 << 20;
 
+/// How long a request waits for an operator that is about to lead.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Whether this process leads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// Another leads.
+    Standby,
+    /// It leads, and is about to know what there is.
+    Learning,
+    /// It leads.
+    Leading,
+}
+
 /// What gateways and replicas ask.
 pub struct Api {
     root: Root,
@@ -33,11 +48,11 @@ pub struct Api {
     autoscaler: Arc<Autoscaler>,
     artifacts: Arc<dyn Artifacts>,
     metrics: Arc<Metrics>,
-    is_leading: Arc<AtomicBool>,
+    standing: watch::Receiver<Standing>,
 }
 
 impl Api {
-    /// Answers what needs the leader once `is_leading`.
+    /// Answers what needs the leader once this process leads.
     #[must_use]
     pub fn new(
         root: Root,
@@ -45,7 +60,7 @@ impl Api {
         autoscaler: Arc<Autoscaler>,
         artifacts: Arc<dyn Artifacts>,
         metrics: Arc<Metrics>,
-        is_leading: Arc<AtomicBool>,
+        standing: watch::Receiver<Standing>,
     ) -> Self {
         Self {
             gateways: root.operator(),
@@ -54,7 +69,7 @@ impl Api {
             autoscaler,
             artifacts,
             metrics,
-            is_leading,
+            standing,
         }
     }
 
@@ -89,14 +104,24 @@ impl Api {
         request: Request<Incoming>,
     ) -> Result<T, Refusal> {
         check(request.headers(), &self.gateways)?;
-        if !self.is_leading.load(Ordering::Acquire) {
-            return Err(Refusal::NotLeading);
-        }
+        self.leads().await?;
         let body = Limited::new(request.into_body(), LARGEST).collect().await;
         let body: Bytes = body
             .map_err(|error| Refusal::Body(error.to_string()))?
             .to_bytes();
         serde_json::from_slice(&body).map_err(|error| Refusal::Body(error.to_string()))
+    }
+
+    async fn leads(&self) -> Result<(), Refusal> {
+        let mut standing = self.standing.clone();
+        if *standing.borrow_and_update() == Standing::Standby {
+            return Err(Refusal::NotLeading);
+        }
+        let settled = standing.wait_for(|standing| *standing != Standing::Learning);
+        match tokio::time::timeout(PATIENCE, settled).await {
+            Ok(Ok(standing)) if *standing == Standing::Leading => Ok(()),
+            _ => Err(Refusal::NotLeading),
+        }
     }
 
     async fn artifact(&self, sha256: &str) -> Result<Response<Body>, Refusal> {

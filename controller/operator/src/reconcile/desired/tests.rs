@@ -1,1 +1,241 @@
+use serde_json::json;
+use wisp_contract::config::Env;
 
+use super::*;
+use crate::artifacts::{Code, Stored};
+
+fn settings() -> Settings {
+    Settings {
+        runtime_image: "ghcr.io/wisp-dev/wisp-runtime:1".into(),
+        runtime_pull_policy: "IfNotPresent".into(),
+        operator: "http://wisp-operator.wisp-system.svc.cluster.local.:8090".into(),
+        gateway: "wisp-gateway.wisp-system.svc.cluster.local".into(),
+        root: Root::new(&"k".repeat(64)).unwrap(),
+    }
+}
+
+fn function(spec: serde_json::Value) -> Function {
+    serde_json::from_value(json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+        "metadata": {"name": "digits", "namespace": "vision", "uid": "11111111-2222-3333-4444-555555555555"},
+        "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn stored(digit: &str, size: u64) -> Stored {
+    Stored {
+        source: digit.repeat(64),
+        size,
+        sha256: digit.repeat(64),
+        pinned: None,
+        compiled: None,
+    }
+}
+
+fn resolved() -> Resolved {
+    Resolved {
+        component: Bytes::Stored(Stored {
+            sha256: "b".repeat(64),
+            pinned: Some(format!(
+                "registry.example.com/vision/digits@sha256:{}",
+                "d".repeat(64)
+            )),
+            compiled: Some(Code {
+                engine: "wasmtime-48".into(),
+                sha256: "c".repeat(64),
+            }),
+            ..stored("a", 1 << 20)
+        }),
+        models: vec![("mnist".into(), Bytes::Stored(stored("e", 5 << 20)))],
+        env: Env([("LEVEL".to_owned(), "info".to_owned())].into()),
+    }
+}
+
+fn digits() -> Function {
+    function(json!({
+        "component": {"image": "registry.example.com/vision/digits:1.4", "sha256": "a".repeat(64)},
+        "models": [{"name": "mnist", "source": {"image": "registry.example.com/models/mnist:1"}}],
+        "env": [{"name": "LEVEL", "value": "info"}],
+    }))
+}
+
+/// What users see of a Function: any change of it is to be looked at.
+#[test]
+fn the_objects_of_a_function() {
+    let desired = desired(&digits(), &resolved(), &settings()).unwrap();
+    let secret = desired.secret.data.clone().unwrap();
+    let assignment: serde_json::Value =
+        serde_json::from_slice(&secret[names::ASSIGNMENT_KEY].0).unwrap();
+    let yaml = |value: &dyn erased::Yaml| value.yaml();
+    let all = [
+        yaml(&desired.record),
+        yaml(&desired.deployment),
+        yaml(&desired.service),
+        yaml(&assignment),
+    ];
+    insta::assert_snapshot!(all.join("---\n"));
+}
+
+mod erased {
+    pub(super) trait Yaml {
+        fn yaml(&self) -> String;
+    }
+
+    impl<T: serde::Serialize> Yaml for T {
+        fn yaml(&self) -> String {
+            serde_yaml_ng::to_string(self).unwrap()
+        }
+    }
+}
+
+/// Would fail if pods were replaced for what doesn't concern them, or not for what does.
+#[test]
+fn a_revision_is_everything_that_alters_pods() {
+    let (function, resolved) = (digits(), resolved());
+    let name = |function: &Function, resolved: &Resolved| {
+        desired(function, resolved, &settings()).unwrap().revision
+    };
+    let base = name(&function, &resolved);
+    assert!(base.starts_with("digits-") && base.len() == "digits-".len() + 10);
+
+    let mut scaled = function.clone();
+    scaled.spec.scaling.min_replicas = 4;
+    scaled.spec.hosts = vec!["a.example.com".into()];
+    assert_eq!(name(&scaled, &resolved), base);
+
+    // The same component, initialised and compiled anew.
+    let mut anew = resolved.clone();
+    if let Bytes::Stored(stored) = &mut anew.component {
+        stored.sha256 = "f".repeat(64);
+        stored.compiled = None;
+    }
+    assert_eq!(name(&function, &anew), base);
+
+    let mut secret = resolved.clone();
+    secret.env.0.insert("LEVEL".into(), "debug".into());
+    let mut component = resolved.clone();
+    component.component = Bytes::Stored(stored("9", 1 << 20));
+    let mut limits = function.clone();
+    limits.spec.limits.concurrency = 3;
+    let mut pod = function.clone();
+    pod.spec.pod = Some(serde_json::from_value(json!({"nodeSelector": {"disk": "ssd"}})).unwrap());
+    let names = [
+        base,
+        name(&function, &secret),
+        name(&function, &component),
+        name(&limits, &resolved),
+        name(&pod, &resolved),
+    ];
+    for (index, revision) in names.iter().enumerate() {
+        assert!(!names[..index].contains(revision), "{index}");
+    }
+}
+
+/// Would fail if a replica mounted anything that its spec doesn't ask for: any volume costs a third of a second.
+#[test]
+fn only_what_the_spec_asks_for_is_mounted() {
+    let pod = |function: &Function, resolved: &Resolved| {
+        desired(function, resolved, &settings())
+            .unwrap()
+            .deployment
+            .spec
+            .template
+            .spec
+            .unwrap()
+    };
+    assert_eq!(pod(&digits(), &resolved()).volumes, None);
+
+    let function = function(json!({
+        "component": {"persistentVolumeClaim": {"claimName": "code", "path": "a/b.wasm"}},
+        "models": [{"name": "m", "source": {"persistentVolumeClaim": {"claimName": "models", "path": "m.onnx"}}}],
+        "keyValue": [{"name": "default", "maxSize": "10Mi"}],
+    }));
+    let claim = |name: &str, path: &str| {
+        Bytes::Volume(wisp_api::PersistentVolumeClaimSource {
+            claim_name: name.into(),
+            path: path.into(),
+        })
+    };
+    let resolved = Resolved {
+        component: claim("code", "a/b.wasm"),
+        models: vec![("m".into(), claim("models", "m.onnx"))],
+        env: Env::default(),
+    };
+    let spec = pod(&function, &resolved);
+    let volumes: Vec<_> = spec
+        .volumes
+        .unwrap()
+        .into_iter()
+        .map(|volume| volume.name)
+        .collect();
+    assert_eq!(volumes, ["component", "model-0", "key-value"]);
+    let config = assignment::config(&function, &resolved).unwrap();
+    assert_eq!(
+        config.component.file.to_str(),
+        Some("/mnt/component/a/b.wasm")
+    );
+    assert_eq!(config.models[0].file.to_str(), Some("/mnt/models/0/m.onnx"));
+}
+
+#[test]
+fn what_the_spec_says_of_pods_is_passed_through() {
+    let mut function = digits();
+    let pod = json!({
+        "resources": {"requests": {"cpu": "2"}}, "gpu": 1, "nodeSelector": {"gpu": "h200"},
+        "tolerations": [{"key": "gpu", "operator": "Exists"}], "serviceAccountName": "sa", "priorityClassName": "high",
+        "runtimeClassName": "kata",
+        "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
+        "affinity": {"nodeAffinity": {}},
+    });
+    function.spec.pod = Some(serde_json::from_value(pod).unwrap());
+    let spec = desired(&function, &resolved(), &settings())
+        .unwrap()
+        .deployment
+        .spec
+        .template
+        .spec
+        .unwrap();
+    let resources = spec.containers[0].resources.clone().unwrap();
+    assert_eq!(resources.requests.unwrap()["cpu"].0, "2");
+    assert_eq!(resources.limits.unwrap()["nvidia.com/gpu"].0, "1");
+    assert_eq!(spec.service_account_name.as_deref(), Some("sa"));
+    assert_eq!(spec.priority_class_name.as_deref(), Some("high"));
+    assert_eq!(spec.runtime_class_name.as_deref(), Some("kata"));
+    assert!(
+        spec.affinity.is_some()
+            && spec.tolerations.is_some()
+            && spec.topology_spread_constraints.is_some()
+    );
+    assert_eq!(spec.automount_service_account_token, Some(false));
+}
+
+#[test]
+fn pins_are_those_of_the_newest_revision_with_the_same_spec() {
+    let function = digits();
+    let record = |function: &Function, number: i64, image: &str| {
+        let mut resolved = resolved();
+        if let Bytes::Stored(stored) = &mut resolved.component {
+            stored.pinned = Some(image.to_owned());
+        }
+        let mut record = desired(function, &resolved, &settings()).unwrap().record;
+        record.revision = Some(number);
+        record
+    };
+    let mut other = function.clone();
+    other.spec.limits.concurrency = 1;
+    let records = [
+        record(&function, 1, "old"),
+        record(&function, 2, "new"),
+        record(&other, 3, "other"),
+    ];
+    let image = |function: &Function| {
+        pins_of(function, &records)
+            .component
+            .and_then(|pin| pin.image)
+    };
+    assert_eq!(image(&function).as_deref(), Some("new"));
+    assert_eq!(image(&other).as_deref(), Some("other"));
+    other.spec.limits.concurrency = 2;
+    assert_eq!(image(&other), None);
+}

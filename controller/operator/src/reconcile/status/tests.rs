@@ -1,1 +1,283 @@
+use serde_json::json;
 
+use super::*;
+use crate::resolve::ResolveError;
+
+fn function(status: Option<FunctionStatus>) -> Function {
+    let mut function: Function = serde_json::from_value(json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+        "metadata": {"name": "f", "namespace": "n", "generation": 3}, "spec": {"component": {"image": "i"}},
+    }))
+    .unwrap();
+    function.status = status;
+    function
+}
+
+fn plan(latest: &str, serving: &str) -> Plan {
+    Plan {
+        latest: latest.into(),
+        serving: serving.into(),
+        scaled_at: None,
+    }
+}
+
+fn at(second: i64) -> Time {
+    Time(k8s_openapi::jiff::Timestamp::from_second(second).unwrap())
+}
+
+fn counts<const N: usize>(of: [(&str, u32); N]) -> BTreeMap<String, u32> {
+    of.map(|(revision, count)| (revision.to_owned(), count))
+        .into()
+}
+
+fn observed<'a>(function: &'a Function, plan: &'a Plan) -> Observed<'a> {
+    Observed {
+        function,
+        resolved: Some(Ok(())),
+        not_applied: None,
+        plan: Some(plan),
+        desired: 0,
+        alive: BTreeMap::new(),
+        ready: BTreeMap::new(),
+        trouble: None,
+        records: &[],
+        hosts_taken: &[],
+        service_taken: false,
+        url: "http://g/n/f/".into(),
+        device: None,
+        now: at(100),
+    }
+}
+
+fn failed(message: &str) -> Trouble {
+    Trouble {
+        reason: "StartFailed",
+        message: message.into(),
+        fault: Fault::Function,
+        is_final: true,
+        since: None,
+    }
+}
+
+/// `status reason` of a condition.
+fn told(status: &FunctionStatus, kind: &str) -> String {
+    let found = status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == kind)
+        .unwrap();
+    format!("{} {}", found.status, found.reason)
+}
+
+#[test]
+fn a_function_is_ready_when_it_can_answer() {
+    let mut function = function(None);
+    let plan = plan("a", "a");
+    let base = observed(&function, &plan);
+    let cases = [
+        (
+            Observed {
+                resolved: None,
+                ..base.clone()
+            },
+            "Unknown Resolving",
+        ),
+        (
+            Observed {
+                plan: None,
+                ..base.clone()
+            },
+            "Unknown Applying",
+        ),
+        (base.clone(), "True Sleeping"),
+        (
+            Observed {
+                desired: 1,
+                alive: counts([("a", 1)]),
+                ..base.clone()
+            },
+            "True Waking",
+        ),
+        (
+            Observed {
+                desired: 1,
+                ready: counts([("a", 1)]),
+                ..base.clone()
+            },
+            "True Serving",
+        ),
+        (
+            Observed {
+                desired: 1,
+                trouble: Some(failed("x")),
+                ..base.clone()
+            },
+            "False StartFailed",
+        ),
+        // One replica of several is in trouble.
+        (
+            Observed {
+                desired: 2,
+                ready: counts([("a", 1)]),
+                trouble: Some(failed("x")),
+                ..base.clone()
+            },
+            "True Serving",
+        ),
+        (
+            Observed {
+                not_applied: Some("quota".into()),
+                ..base
+            },
+            "False NotApplied",
+        ),
+    ];
+    for (observed, expected) in cases {
+        assert_eq!(told(&status(&observed), "Ready"), expected);
+    }
+    function.spec.scaling.min_replicas = 1;
+    let observed = Observed {
+        desired: 1,
+        ..observed(&function, &plan)
+    };
+    assert_eq!(told(&status(&observed), "Ready"), "Unknown Starting");
+}
+
+/// Would fail if a function that can't start were called ready because nothing is left of its pods.
+#[test]
+fn a_failure_is_told_until_a_replica_serves_or_another_revision_is_made() {
+    let (first, a, b) = (function(None), plan("a", "a"), plan("b", "b"));
+    let failure = status(&Observed {
+        desired: 1,
+        trouble: Some(failed("no model")),
+        ..observed(&first, &a)
+    });
+    let later = function(Some(failure));
+    let asleep = status(&observed(&later, &a));
+    assert_eq!(told(&asleep, "Ready"), "False StartFailed");
+    let again = Observed {
+        desired: 1,
+        alive: counts([("a", 1)]),
+        ..observed(&later, &a)
+    };
+    assert_eq!(told(&status(&again), "Ready"), "False StartFailed");
+    let serves = Observed {
+        desired: 1,
+        ready: counts([("a", 1)]),
+        ..observed(&later, &a)
+    };
+    assert_eq!(told(&status(&serves), "Ready"), "True Serving");
+    assert_eq!(
+        told(&status(&observed(&later, &b)), "Ready"),
+        "True Sleeping"
+    );
+}
+
+#[test]
+fn a_revision_that_takes_over_tells_how_far_it_is_and_who_serves() {
+    let function = function(None);
+    let plan = plan("new", "old");
+    let base = Observed {
+        desired: 2,
+        ready: counts([("old", 2), ("new", 1)]),
+        ..observed(&function, &plan)
+    };
+    let rolling = status(&base);
+    assert_eq!(told(&rolling, "Ready"), "Unknown RollingOut");
+    assert!(
+        rolling.conditions[2]
+            .message
+            .contains("1 of 2 replicas of new"),
+        "{:?}",
+        rolling.conditions[2]
+    );
+    let broken = status(&Observed {
+        trouble: Some(failed("no model")),
+        ..base
+    });
+    assert_eq!(told(&broken, "Ready"), "False StartFailed");
+    assert!(
+        broken.conditions[2]
+            .message
+            .contains("no model; meanwhile old serves")
+    );
+    assert_eq!(
+        (broken.revision.as_deref(), broken.ready_replicas),
+        (Some("old"), 3)
+    );
+}
+
+#[test]
+fn what_cannot_be_resolved_is_told_by_its_part() {
+    let function = function(None);
+    let plan = plan("a", "a");
+    let error = |part| ResolveError {
+        part,
+        reason: "NotFound",
+        message: "it isn't there".into(),
+        is_transient: false,
+    };
+    let cases = [
+        (
+            Part::Component,
+            ["False NotFound", "True NoModels", "False NotFound"],
+        ),
+        (
+            Part::Models,
+            ["True Fetched", "True NoModels", "False NotFound"],
+        ),
+        (
+            Part::Function,
+            ["Unknown NotFetched", "True NoModels", "False NotFound"],
+        ),
+    ];
+    for (part, expected) in cases {
+        let error = error(part);
+        let status = status(&Observed {
+            resolved: Some(Err(&error)),
+            ..observed(&function, &plan)
+        });
+        let found = ["ComponentReady", "ModelsReady", "Ready"].map(|kind| told(&status, kind));
+        assert_eq!(found, expected, "{part:?}");
+    }
+}
+
+/// Would fail if every reconciliation wrote a status.
+#[test]
+fn what_did_not_change_is_told_with_the_same_words_and_times() {
+    let (first, plan) = (function(None), plan("a", "a"));
+    let before = status(&observed(&first, &plan));
+    let second = function(Some(before.clone()));
+    let later = status(&Observed {
+        now: at(200),
+        ..observed(&second, &plan)
+    });
+    assert_eq!(later, before);
+    let serving = status(&Observed {
+        now: at(200),
+        ready: counts([("a", 1)]),
+        ..observed(&second, &plan)
+    });
+    assert_eq!(serving.conditions[2].last_transition_time, at(100));
+}
+
+#[test]
+fn names_that_are_others_are_told() {
+    let mut function = function(None);
+    function.spec.hosts = vec!["a.example".into()];
+    let plan = plan("a", "a");
+    let mut base = observed(&function, &plan);
+    assert_eq!(told(&status(&base), "HostsReady"), "True Claimed");
+    let taken = [("a.example".to_owned(), "x/older".parse().unwrap())];
+    base.hosts_taken = &taken;
+    base.service_taken = true;
+    let status = status(&base);
+    assert_eq!(told(&status, "HostsReady"), "False HostTaken");
+    assert_eq!(told(&status, "ServiceReady"), "False NameTaken");
+    assert!(
+        status.conditions[3]
+            .message
+            .contains("a.example is x/older's")
+    );
+    assert_eq!(told(&status, "Ready"), "True Sleeping");
+}
