@@ -13,13 +13,26 @@ use crate::shell;
 pub(crate) struct Kubectl {
     pub(crate) program: PathBuf,
     pub(crate) kubeconfig: PathBuf,
+    cache: Option<PathBuf>,
 }
 
 impl Kubectl {
+    /// For a cluster of ours, in whose folder the kubeconfig is.
     pub(crate) fn new(program: &Path, kubeconfig: &Path) -> Kubectl {
         Kubectl {
             program: program.to_owned(),
             kubeconfig: kubeconfig.to_owned(),
+            // What it learns of the server's types goes with the cluster, not into the home folder.
+            cache: Some(kubeconfig.with_file_name("discovery")),
+        }
+    }
+
+    /// For a cluster of the user's own.
+    pub(crate) fn of_user(program: &Path, kubeconfig: &Path) -> Kubectl {
+        Kubectl {
+            program: program.to_owned(),
+            kubeconfig: kubeconfig.to_owned(),
+            cache: None,
         }
     }
 
@@ -27,10 +40,9 @@ impl Kubectl {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(&self.program);
         command.env("KUBECONFIG", &self.kubeconfig);
-        // It leaves no cache of the server's types in the home folder.
-        command
-            .arg("--cache-dir")
-            .arg(self.kubeconfig.with_file_name("discovery"));
+        if let Some(cache) = &self.cache {
+            command.arg("--cache-dir").arg(cache);
+        }
         command
     }
 

@@ -21,6 +21,7 @@ mod machine;
 mod namespace;
 mod network;
 mod node;
+mod prepare;
 mod process;
 mod programs;
 mod shared;
@@ -30,6 +31,7 @@ mod status;
 mod wait;
 
 pub use files::cache;
+pub use prepare::prepare;
 pub use programs::{helm, registry, testserver};
 pub use shared::{Cluster, Forward, Lease, Namespace, Owned, drive};
 pub use wait::Objects;

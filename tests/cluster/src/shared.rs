@@ -2,13 +2,12 @@
 //! run share, started by the first and taken down when the last is gone.
 
 use std::fs;
-use std::ops::Deref;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::images::{self, Image};
 use crate::kubectl::Kubectl;
@@ -19,10 +18,12 @@ use crate::{files, layout, machine, programs, shell};
 mod driver;
 mod forward;
 mod namespace;
+mod owned;
 
 pub use driver::{Lease, drive};
 pub use forward::Forward;
 pub use namespace::Namespace;
+pub use owned::Owned;
 
 /// The shared cluster's name.
 const SHARED: &str = "test";
@@ -50,9 +51,8 @@ impl Cluster {
         static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
         CLUSTER
             .get_or_init(|| {
-                let own = std::env::var_os("KUBECONFIG").filter(|value| !value.is_empty());
-                if let Some(kubeconfig) = own {
-                    return Some(or_panic(Cluster::of_user(Path::new(&kubeconfig))));
+                if let Some(kubeconfig) = kubeconfig_of_user() {
+                    return Some(or_panic(Cluster::of_user(&kubeconfig)));
                 }
                 can_run().then(|| or_panic(Cluster::join_shared()))
             })
@@ -98,13 +98,12 @@ impl Cluster {
     }
 
     fn of_user(kubeconfig: &Path) -> Result<Cluster> {
-        let program = match Command::new("kubectl")
-            .args(["version", "--client"])
-            .output()
-        {
-            Ok(output) if output.status.success() => PathBuf::from("kubectl"),
-            _ => programs::kubectl()?,
-        };
+        let is_list = kubeconfig.to_string_lossy().contains(':');
+        ensure!(
+            is_list || kubeconfig.is_file(),
+            "KUBECONFIG={}: there is no such file; a relative path would start at the crate under test",
+            kubeconfig.display()
+        );
         let given = std::env::var("WISP_TEST_REGISTRY")
             .ok()
             .filter(|value| !value.is_empty());
@@ -116,8 +115,15 @@ impl Cluster {
             })
             .and_then(Path::file_name)
             .and_then(|name| State::read(&name.to_string_lossy()).ok().flatten());
+        let kubectl = if ours.is_some() {
+            Kubectl::new(&programs::kubectl()?, kubeconfig)
+        } else if installed("kubectl") {
+            Kubectl::of_user(Path::new("kubectl"), kubeconfig)
+        } else {
+            Kubectl::of_user(&programs::kubectl()?, kubeconfig)
+        };
         let cluster = Cluster {
-            kubectl: Kubectl::new(&program, kubeconfig),
+            kubectl,
             registry: given.or_else(|| ours.as_ref().map(|state| state.layout.registry())),
             name: ours.map(|state| state.layout.name),
             _lease: None,
@@ -255,31 +261,18 @@ impl Cluster {
     }
 }
 
-/// A cluster that is taken down with its owner.
-pub struct Owned(Cluster);
-
-impl Deref for Owned {
-    type Target = Cluster;
-
-    fn deref(&self) -> &Cluster {
-        &self.0
-    }
+/// The kubeconfig of a cluster of the user's own, which the tests run against then.
+pub(crate) fn kubeconfig_of_user() -> Option<PathBuf> {
+    std::env::var_os("KUBECONFIG")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
 }
 
-impl Drop for Owned {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            let target = files::repository().join("target/cluster-failures");
-            let target = target.join(self.0.name.as_deref().unwrap_or("cluster"));
-            match self.0.keep_component_logs(&target) {
-                Ok(()) => eprintln!("the components' logs are kept in {}", target.display()),
-                Err(error) => eprintln!("the components' logs could not be kept: {error:#}"),
-            }
-        }
-        if let Err(error) = self.0.drive(&["down"]) {
-            eprintln!("{error:#}");
-        }
-    }
+fn installed(program: &str) -> bool {
+    Command::new(program)
+        .arg("--help")
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 /// Whether this machine can run a cluster; it says why not, and where `CI=true` that is a failure.

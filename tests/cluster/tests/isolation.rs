@@ -16,7 +16,14 @@ fn a_restricted_namespace_refuses_a_privileged_pod() -> Result<()> {
         return Ok(());
     };
     let namespace = cluster.namespace("security")?;
-    let wild = "{apiVersion: v1, kind: Pod, metadata: {name: wild}, spec: {hostNetwork: true, containers: [{name: c, image: x, securityContext: {privileged: true}}]}}";
+    let wild = r#"
+apiVersion: v1
+kind: Pod
+metadata: {name: wild}
+spec:
+  hostNetwork: true
+  containers: [{name: c, image: x, securityContext: {privileged: true}}]
+"#;
     let error = namespace.apply(wild).unwrap_err().to_string();
     assert!(
         error.contains("violates PodSecurity \"restricted"),

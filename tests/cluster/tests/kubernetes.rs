@@ -181,7 +181,12 @@ fn a_persistent_volume_outlives_its_pod() -> Result<()> {
     let image = testserver(cluster)?;
     let namespace = cluster.namespace("volume")?;
     namespace.apply(
-        "{apiVersion: v1, kind: PersistentVolumeClaim, metadata: {name: data}, spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}}",
+        r#"
+apiVersion: v1
+kind: PersistentVolumeClaim
+metadata: {name: data}
+spec: {accessModes: [ReadWriteOnce], resources: {requests: {storage: 10Mi}}}
+"#,
     )?;
     let user = |name: &str, node: &str| {
         // Another's volumes may stay where they were made first.
