@@ -28,20 +28,27 @@ pub fn component(package: &str) -> PathBuf {
         .join(format!("{}.wasm", package.replace('-', "_")))
 }
 
-/// One of the platform's programs: `wisp` or `wisp-runtime`.
+/// One of the product's programs: `wisp`, `wisp-runtime`, `wisp-operator` or `wisp-gateway`.
 ///
 /// # Panics
 /// When it doesn't build.
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
-    // The selection of `cargo xtask`, whatever is asked for: another one would build the dependencies with other features.
-    build(&[
+    // The selections of `cargo xtask`, whatever is asked for: others would build the dependencies with other features.
+    let local = ["--package", "wisp-cli", "--package", "wisp-runtime", "--bins"];
+    let cluster = [
         "--package",
-        "wisp-cli",
+        "wisp-operator",
         "--package",
-        "wisp-runtime",
+        "wisp-gateway",
+        "--features",
+        "wisp-gateway/cluster",
         "--bins",
-    ]);
+    ];
+    build(match name {
+        "wisp" | "wisp-runtime" => &local,
+        _ => &cluster,
+    });
     target_folder().join("debug").join(name)
 }
 

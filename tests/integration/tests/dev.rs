@@ -358,3 +358,43 @@ async fn a_component_that_was_built_elsewhere_is_initialised_once_too() {
     // Each instance draws a number where it runs the start-up work itself.
     assert_eq!(seed().await, seed().await);
 }
+
+/// Would fail if a manifest that is being written took its function away, or a folder's coming and going went unnoticed.
+#[tokio::test]
+async fn functions_come_and_go_with_their_folders_and_stay_while_a_manifest_is_written() {
+    let root = tempfile::tempdir().unwrap();
+    let add = |name: &str| {
+        let folder = root.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::copy(component("fixture-p2"), folder.join("f.wasm")).unwrap();
+        let manifest = format!(
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec:\n  component: {{file: f.wasm}}\n"
+        );
+        std::fs::write(folder.join("function.yaml"), manifest).unwrap();
+        folder
+    };
+    let one = add("one");
+    let dev = Dev::start(root.path()).await.unwrap();
+    let status = async |path: &str| dev.client().get(path).await.unwrap().status;
+    assert_eq!(status("/default/one/hello").await, 200);
+
+    // Truncated, it is wrong; what ran before still does.
+    let seen = dev.seen();
+    let text = std::fs::read_to_string(one.join("function.yaml")).unwrap();
+    std::fs::write(one.join("function.yaml"), "").unwrap();
+    dev.event(seen, |event| is(event, "invalid")).await.unwrap();
+    assert_eq!(status("/default/one/hello").await, 200);
+    std::fs::write(one.join("function.yaml"), text).unwrap();
+
+    let two = add("two");
+    dev.event(0, |event| is(event, "function") && event["function"] == "default/two")
+        .await
+        .unwrap();
+    assert_eq!(status("/default/two/hello").await, 200);
+    std::fs::remove_dir_all(two).unwrap();
+    dev.event(0, |event| is(event, "removed") && event["function"] == "default/two")
+        .await
+        .unwrap();
+    assert_eq!(status("/default/two/hello").await, 404);
+    assert_eq!(status("/default/one/hello").await, 200);
+}

@@ -14,6 +14,24 @@ pub(crate) struct Programs {
     pub(crate) dir: PathBuf,
 }
 
+/// Builds all programs of the product in the development profile, in the selections that the tests build again.
+pub(crate) fn everything() -> Result<()> {
+    programs()?;
+    execute(cargo().args([
+        "build",
+        "--package",
+        "wisp-operator",
+        "--package",
+        "wisp-gateway",
+        "--features",
+        CLUSTER,
+        "--bins",
+    ]))
+}
+
+/// The feature by which the gateway is a program.
+pub(crate) const CLUSTER: &str = "wisp-gateway/cluster";
+
 /// Builds `wisp` and `wisp-runtime` in the development profile, whose dependencies are optimised.
 pub(crate) fn programs() -> Result<Programs> {
     execute(cargo().args([

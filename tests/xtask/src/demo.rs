@@ -28,6 +28,8 @@ pub(crate) struct Options {
 
 /// Runs it.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    // Before minutes of building.
+    free(options.listen)?;
     let mut steps = Steps::default();
     steps.run(
         "install what is missing (Wasm target, ONNX Runtime)",
@@ -69,7 +71,15 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         "   curl --data-binary @{IMAGE} -H 'content-type: image/png' http://{}/default/digits/",
         options.listen
     );
-    if options.once || !std::io::stdin().is_terminal() {
+    eprintln!(
+        "   open http://{}/default/digits/ in a browser, and draw one",
+        options.listen
+    );
+    if options.once {
+        return platform.stop();
+    }
+    if !std::io::stdin().is_terminal() {
+        eprintln!("\nThe platform ends here: nobody is at a terminal to end it.");
         return platform.stop();
     }
     eprintln!(
@@ -80,14 +90,19 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     platform.wait()
 }
 
+fn free(listen: SocketAddr) -> Result<()> {
+    if TcpStream::connect_timeout(&listen, Duration::from_secs(1)).is_ok() {
+        bail!("{listen} is taken by another program: choose an address with --listen");
+    }
+    Ok(())
+}
+
 /// A running `wisp dev`. It is ended when this is dropped.
 struct Platform(Child);
 
 impl Platform {
     fn start(programs: &build::Programs, listen: SocketAddr) -> Result<Self> {
-        if TcpStream::connect_timeout(&listen, Duration::from_secs(1)).is_ok() {
-            bail!("{listen} is taken by another program: choose an address with --listen");
-        }
+        free(listen)?;
         let child = program(&programs.wisp)
             .args(["dev", "examples/digits", "--listen", &listen.to_string()])
             .current_dir(workspace())

@@ -5,6 +5,7 @@ mod build;
 mod cache;
 mod command;
 mod demo;
+mod generate;
 mod install;
 mod models;
 mod steps;
@@ -29,6 +30,8 @@ enum Command {
     Cluster(wisp_cluster::cli::Command),
     /// Build the product's images.
     Images(wisp_cluster::images::Arguments),
+    /// Write the files that follow from others: the CRD, and what `kubectl apply` installs.
+    Generate,
     /// Measure, with the baseline in the same run.
     #[command(subcommand)]
     Bench(bench::Bench),
@@ -44,6 +47,7 @@ fn main() -> std::process::ExitCode {
         Command::Models => models::run(),
         Command::Cluster(command) => wisp_cluster::cli::run(command),
         Command::Images(arguments) => images(arguments),
+        Command::Generate => generate::run(),
         Command::Bench(bench) => bench::run(&bench),
         Command::Cache => cache::dir().map(|dir| println!("{}", dir.display())),
     };

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{cargo, command, execute, output, workspace};
 use crate::steps::Steps;
-use crate::{build, install, models};
+use crate::{build, generate, install, models};
 
 /// Which checks run.
 #[derive(clap::Args)]
@@ -26,11 +26,13 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     if !options.quick {
         steps.run("install what is missing", install::everything)?;
     }
-    steps.run("build the programs", || build::programs().map(drop))?;
+    steps.run("build the programs", build::everything)?;
     steps.run("lints", || {
         execute(cargo().args([
             "clippy",
             "--workspace",
+            "--features",
+            build::CLUSTER,
             "--all-targets",
             "--",
             "--deny",
@@ -39,15 +41,34 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     })?;
     if options.quick {
         steps.run("unit tests", || {
-            execute(cargo().args(["test", "--workspace", "--exclude", "wisp-integration"]))
+            execute(cargo().args([
+                "test",
+                "--workspace",
+                "--exclude",
+                "wisp-integration",
+                "--exclude",
+                "wisp-cluster",
+                "--exclude",
+                "wisp-e2e",
+            ]))
         })?;
         steps.summary();
         return Ok(());
     }
     steps.run("licences, bans and sources of dependencies", dependencies)?;
     steps.run("models", models::run)?;
+    steps.run("programs of a Kubernetes", || {
+        wisp_cluster::cli::run(wisp_cluster::cli::Command::Programs)
+    })?;
+    steps.run("generated files", generate::run)?;
     steps.run("tests", || {
-        execute(cargo().args(["test", "--workspace", "--no-fail-fast"]))
+        execute(cargo().args([
+            "test",
+            "--workspace",
+            "--features",
+            build::CLUSTER,
+            "--no-fail-fast",
+        ]))
     })?;
     steps.run("documentation", || {
         execute(
@@ -55,6 +76,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                 .args([
                     "doc",
                     "--workspace",
+                    "--features",
+                    build::CLUSTER,
                     "--no-deps",
                     "--document-private-items",
                 ])

@@ -1,0 +1,154 @@
+//! The installation: what `cargo xtask images` and `helm install` do.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+use wisp_cluster::images::{self, Programs};
+use wisp_cluster::{Cluster, Forward, Namespace};
+use wisp_integration::{Client, binary};
+
+use crate::space::Space;
+
+/// Where wisp is installed.
+const NAMESPACE: &str = "wisp-system";
+
+/// wisp, installed on the tests' cluster.
+pub struct Installation {
+    cluster: &'static Cluster,
+    gateway: SocketAddr,
+    _forward: Option<Forward>,
+}
+
+/// wisp on the cluster that the tests share: installed when the first test asks. None where there is no cluster, as
+/// [`Cluster::shared`] says.
+///
+/// # Panics
+/// When it can't be installed.
+#[expect(clippy::panic, reason = "a test without wisp has failed")]
+pub fn installed() -> Option<&'static Installation> {
+    static INSTALLATION: OnceLock<Option<Installation>> = OnceLock::new();
+    INSTALLATION
+        .get_or_init(|| {
+            let cluster = Cluster::shared()?;
+            match Installation::install(cluster) {
+                Ok(installation) => Some(installation),
+                Err(error) => panic!("wisp can't be installed: {error:#}"),
+            }
+        })
+        .as_ref()
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
+}
+
+impl Installation {
+    fn install(cluster: &'static Cluster) -> Result<Self> {
+        let (registry, tag) = push_images(cluster)?;
+        let chart = repository().join("deploy/chart");
+        let chart = chart.to_str().context("a path of UTF-8")?;
+        let installed = cluster.helm(&[
+            "upgrade",
+            "--install",
+            "wisp",
+            chart,
+            "--namespace",
+            NAMESPACE,
+            "--create-namespace",
+            "--wait",
+            "--timeout=5m",
+            "--set",
+            &format!("image.registry={registry},image.tag={tag}"),
+            "--set",
+            &format!("operator.insecureRegistries={{{registry}}},operator.log=debug"),
+        ]);
+        if let Err(error) = installed {
+            let seen = cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]);
+            let said = cluster.kubectl(&[
+                "-n",
+                NAMESPACE,
+                "logs",
+                "--selector=app.kubernetes.io/name=wisp",
+                "--tail=20",
+            ]);
+            return Err(error.context(format!("{seen:?}\n{said:?}")));
+        }
+        let (gateway, forward) = gateway(cluster)?;
+        Ok(Self {
+            cluster,
+            gateway,
+            _forward: forward,
+        })
+    }
+
+    /// The cluster.
+    #[must_use]
+    pub fn cluster(&self) -> &'static Cluster {
+        self.cluster
+    }
+
+    /// The gateway's address, as this machine reaches it.
+    #[must_use]
+    pub fn gateway(&self) -> SocketAddr {
+        self.gateway
+    }
+
+    /// Speaks to the gateway.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        Client::new(self.gateway)
+    }
+
+    /// A fresh namespace for a test's functions.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub fn space(&'static self, hint: &str) -> Result<Space> {
+        let namespace: Namespace<'static> = self.cluster.namespace(hint)?;
+        Ok(Space::new(self, namespace))
+    }
+}
+
+/// Builds the images of the programs that the tests have built, and pushes them under a tag that follows from what is in
+/// them. Gives registry and tag.
+fn push_images(cluster: &Cluster) -> Result<(String, String)> {
+    let folder = tempfile::tempdir()?;
+    let programs = ["wisp-runtime", "wisp-operator", "wisp-gateway"]
+        .into_iter()
+        .fold(Programs::default(), |programs, name| programs.with(name, binary(name)));
+    let mut built = Vec::new();
+    let mut content = Sha256::new();
+    for name in ["runtime", "operator", "gateway"] {
+        let source = repository().join("deploy/images").join(name);
+        let image = images::build(&source, &programs, "test", folder.path())?;
+        content.update(&image.digest);
+        built.push(image);
+    }
+    let tag: String = hex::encode(content.finalize()).chars().take(12).collect();
+    let registry = cluster.registry()?.to_owned();
+    for mut image in built {
+        image.name = image.name.replace(":test", &format!(":{tag}"));
+        cluster.push(&image)?;
+    }
+    Ok((registry, tag))
+}
+
+/// The gateway's Service by its own address where this machine has a route to it, else through `kubectl port-forward`.
+fn gateway(cluster: &'static Cluster) -> Result<(SocketAddr, Option<Forward>)> {
+    if cluster.name().is_some() {
+        let address = cluster.kubectl(&[
+            "-n",
+            NAMESPACE,
+            "get",
+            "service",
+            "wisp-gateway",
+            "--output=jsonpath={.spec.clusterIP}",
+        ])?;
+        return Ok((format!("{address}:80").parse()?, None));
+    }
+    let forward = cluster.forward(NAMESPACE, "service/wisp-gateway", 80)?;
+    Ok((forward.address(), Some(forward)))
+}

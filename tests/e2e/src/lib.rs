@@ -1,0 +1,11 @@
+//! wisp on a real Kubernetes: the images built, the chart installed by helm, functions applied by kubectl and called over
+//! HTTP, as a person does it.
+//!
+//! The tests of one run share a cluster ([`wisp_cluster::Cluster::shared`]) and one installation on it; each has a
+//! namespace of its own.
+
+mod install;
+mod space;
+
+pub use install::{Installation, installed};
+pub use space::{PATIENCE, Space};

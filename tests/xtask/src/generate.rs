@@ -1,0 +1,49 @@
+//! Files that follow from other files: the CRD from the Rust types, the chart's copy of it, and the manifest of an
+//! installation without Helm from the chart.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use crate::command::{cargo, command, output, workspace};
+
+/// Where `kubectl apply -f deploy/install.yaml` installs.
+const NAMESPACE: &str = "wisp-system";
+
+/// Writes them.
+pub(crate) fn run() -> Result<()> {
+    let crd = output(cargo().args(["run", "--quiet", "--package", "wisp-api", "--bin", "crdgen"]))?;
+    write("deploy/crd/function.yaml", &crd)?;
+    write("deploy/chart/crds/function.yaml", &crd)?;
+    let chart = output(
+        command(wisp_cluster::helm()?)
+            .args([
+                "template",
+                "wisp",
+                "deploy/chart",
+                "--include-crds",
+                "--namespace",
+            ])
+            .arg(NAMESPACE),
+    )?;
+    let manifest = format!(
+        "# wisp, with the default values of the chart: kubectl apply --server-side -f deploy/install.yaml\n\
+         # Made by `cargo xtask generate` from deploy/chart.\n\
+         apiVersion: v1\n\
+         kind: Namespace\n\
+         metadata:\n  \
+           name: {NAMESPACE}\n  \
+           labels: {{pod-security.kubernetes.io/enforce: restricted}}\n\
+         {chart}"
+    );
+    write("deploy/install.yaml", &manifest)
+}
+
+fn write(path: &str, text: &str) -> Result<()> {
+    // No editor's or linter's complaint about what a template left behind.
+    let tidy: String = text
+        .lines()
+        .map(|line| format!("{}\n", line.trim_end()))
+        .collect();
+    fs::write(workspace().join(path), tidy).with_context(|| format!("cannot write {path}"))
+}
