@@ -197,6 +197,12 @@ pub async fn watch_all(
 pub struct FunctionWriter(Writer<Function>);
 
 impl Feed {
+    /// What the watch of Functions writes to, for tests.
+    #[cfg(test)]
+    pub(crate) fn store(&mut self) -> &mut Writer<Function> {
+        &mut self.writer
+    }
+
     /// Both ends.
     #[must_use]
     pub fn split(self) -> (mpsc::UnboundedReceiver<ObjectRef<Function>>, FunctionWriter) {

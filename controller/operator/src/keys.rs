@@ -1,6 +1,7 @@
 //! The installation's one secret: made at the first start, never overwritten.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
@@ -10,6 +11,7 @@ use kube::{Api, Client};
 use uuid::Uuid;
 use wisp_contract::keys::{Root, RootError};
 
+use crate::autoscale::chain;
 use crate::names::{DATA_KEY, GATEWAY_SECRET, KEYS_SECRET, MANAGER, OPERATOR_KEY, ROOT_KEY};
 
 /// Why there is no secret.
@@ -41,6 +43,27 @@ pub enum KeysError {
         /// Why.
         source: RootError,
     },
+}
+
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// The installation's secret, as [`load`] has it, as soon as the API server can be asked.
+///
+/// # Errors
+/// When what is there is none.
+pub async fn wait(client: &Client, namespace: &str) -> Result<Root, KeysError> {
+    let mut pause = Duration::from_millis(200);
+    loop {
+        match load(client, namespace).await {
+            Err(error @ KeysError::Api { .. }) => {
+                tracing::warn!(error = %chain(&error), "the installation's secret can't be had yet");
+            }
+            other => return other,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 /// Reads the installation's secret, or makes it; and sees to it that gateways find what they need of it.

@@ -36,6 +36,8 @@ pub struct Live {
     pub waking: Mutex<Option<Running>>,
     /// What its replicas told of themselves: the revision, and the device.
     pub device: Mutex<Option<(String, Option<String>)>>,
+    /// What of the store its replicas may fetch.
+    pub held: Mutex<Vec<String>>,
     /// The hosts that it claims.
     pub hosts: Mutex<Vec<String>>,
     /// Failures to reconcile it, in a row.

@@ -92,7 +92,7 @@ impl Operator {
         };
         let health = tokio::spawn(server::serve(self.health, Arc::new(health), end.clone()));
         let root = tokio::select! {
-            root = keys::load(&self.client, &self.options.namespace) => root?,
+            root = keys::wait(&self.client, &self.options.namespace) => root?,
             () = end.cancelled() => return Ok(()),
         };
         is_ready.store(true, Ordering::Release);

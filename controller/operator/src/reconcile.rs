@@ -163,11 +163,11 @@ async fn make(
         Some(_) => target.unwrap_or(0),
     };
     ensure(context, id, function, live, &desired, first).await?;
-    hold(context, id, resolved);
     let (alive, ready) = counts(context, id);
     let wanted = target.unwrap_or(first);
     let serving = promote(before.as_deref(), &desired.revision, wanted, &alive, &ready).to_owned();
     settle(context, id, live, &desired.revision, serving, function).await;
+    hold(context, id, live, resolved);
     prune(context, id, live).await?;
     Ok(())
 }
@@ -251,17 +251,26 @@ fn digest(desired: &Desired) -> u64 {
     hasher.finish()
 }
 
-/// What replicas may fetch stays in the store.
-fn hold(context: &Context, id: &FunctionId, resolved: &Resolved) {
+/// What replicas may fetch stays in the store: also what the revision before needs, as long as it serves.
+fn hold(context: &Context, id: &FunctionId, live: &Live, resolved: &Resolved) {
     let all =
         std::iter::once(&resolved.component).chain(resolved.models.iter().map(|(_, bytes)| bytes));
     let stored = all.filter_map(|bytes| match bytes {
         Bytes::Stored(stored) => Some(stored.digests()),
         Bytes::Volume(_) => None,
     });
-    context
-        .artifacts
-        .hold(&id.to_string(), stored.flatten().collect());
+    let mut digests: Vec<String> = stored.flatten().collect();
+    let is_rolling = live.plan().is_some_and(|plan| plan.serving != plan.latest);
+    let mut held = lock(&live.held);
+    if is_rolling {
+        digests.extend(held.iter().cloned());
+    }
+    digests.sort();
+    digests.dedup();
+    if *held != digests {
+        held.clone_from(&digests);
+        context.artifacts.hold(&id.to_string(), digests);
+    }
 }
 
 /// Pods that are neither ending nor over, and those that are ready, by revision.

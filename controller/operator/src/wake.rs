@@ -355,3 +355,6 @@ fn replica(pod: &Pod) -> Option<Replica> {
         concurrency: pods::concurrency(pod),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -77,11 +77,11 @@ impl Api {
         let path = request.uri().path().to_owned();
         match (request.method().clone(), path.as_str()) {
             (Method::POST, ENSURE) => {
-                let ensure: Ensure = self.from_gateway(request).await?;
+                let ensure: Ensure = self.gateways_body(request).await?;
                 Ok(json(&self.waker.ensure(&ensure.function).await?))
             }
             (Method::POST, REPORT) => {
-                let report: Report = self.from_gateway(request).await?;
+                let report: Report = self.gateways_body(request).await?;
                 self.metrics.reported();
                 self.autoscaler.report(report);
                 Ok(nothing())
@@ -99,7 +99,7 @@ impl Api {
         }
     }
 
-    async fn from_gateway<T: DeserializeOwned>(
+    async fn gateways_body<T: DeserializeOwned>(
         &self,
         request: Request<Incoming>,
     ) -> Result<T, Refusal> {

@@ -1,0 +1,247 @@
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use futures::future::BoxFuture;
+use kube::runtime::watcher::Event;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use wisp_api::Function;
+
+use super::*;
+use crate::cluster::Feed;
+use crate::live::Plan;
+
+/// An API server that is never asked.
+#[derive(Clone)]
+struct Nobody;
+
+impl tower_service::Service<http::Request<kube::client::Body>> for Nobody {
+    type Response = http::Response<kube::client::Body>;
+    type Error = Infallible;
+    type Future = std::future::Pending<Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: http::Request<kube::client::Body>) -> Self::Future {
+        std::future::pending()
+    }
+}
+
+/// Makes a pod as soon as it is asked for one.
+struct Maker {
+    cluster: Arc<Cluster>,
+    asked: Arc<AtomicUsize>,
+    pod: Value,
+}
+
+impl Capacity for Maker {
+    fn provide<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ScaleError>> {
+        Box::pin(async move {
+            self.asked.fetch_add(1, Ordering::SeqCst);
+            self.cluster.pods.apply(Event::Apply(
+                serde_json::from_value(self.pod.clone()).unwrap(),
+            ));
+            self.cluster.notify(function);
+            Ok(())
+        })
+    }
+}
+
+struct Bench {
+    waker: Arc<Waker>,
+    cluster: Arc<Cluster>,
+    live: Arc<Functions>,
+    asked: Arc<AtomicUsize>,
+    id: FunctionId,
+    _feed: Feed,
+}
+
+fn pod(status: Value) -> Value {
+    json!({
+        "metadata": {
+            "name": "p", "namespace": "n", "labels": {"wisp.dev/function": "f", "wisp.dev/revision": "f-1"},
+            "annotations": {"wisp.dev/concurrency": "7"},
+        },
+        "spec": {"containers": []}, "status": status,
+    })
+}
+
+impl Bench {
+    /// A function `n/f` with the revision `f-1`, whose pods have this status, and answer probes at this port.
+    fn new(status: Value, port: u16) -> Self {
+        let (cluster, mut feed) = Cluster::new();
+        let mut function = Function::new("f", Default::default());
+        function.metadata.namespace = Some("n".into());
+        feed.store().apply_watcher_event(&Event::Apply(function));
+        let (live, metrics) = (Arc::new(Functions::default()), Arc::new(Metrics::default()));
+        let id: FunctionId = "n/f".parse().unwrap();
+        let plan = Plan {
+            latest: "f-1".into(),
+            serving: "f-1".into(),
+            scaled_at: None,
+        };
+        *lock(&live.enter(&id, "").plan) = Some(plan);
+        let client = kube::Client::new(Nobody, "n");
+        let autoscaler = Autoscaler::new(
+            client,
+            Arc::clone(&cluster),
+            Arc::clone(&live),
+            Arc::clone(&metrics),
+        );
+        let asked = Arc::new(AtomicUsize::new(0));
+        let maker = Maker {
+            cluster: Arc::clone(&cluster),
+            asked: Arc::clone(&asked),
+            pod: pod(status),
+        };
+        let mut waker = Waker::new(
+            Arc::clone(&cluster),
+            Arc::clone(&live),
+            Arc::new(autoscaler),
+            Arc::new(maker),
+            metrics,
+        );
+        waker.control_port = port;
+        Self {
+            waker: Arc::new(waker),
+            cluster,
+            live,
+            asked,
+            id,
+            _feed: feed,
+        }
+    }
+
+    async fn ensure(&self) -> Result<Ensured, WakeError> {
+        tokio::time::timeout(Duration::from_secs(20), self.waker.ensure(&self.id))
+            .await
+            .unwrap()
+    }
+}
+
+/// Answers probes on a loopback port.
+async fn replica() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let _ = stream.read(&mut [0; 256]).await;
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
+        }
+    });
+    port
+}
+
+/// Would fail if each who asks woke a replica, or one waited for the kubelet's word.
+#[tokio::test]
+async fn all_who_ask_share_one_wake_up_and_are_answered_before_the_pod_is_called_ready() {
+    let bench = Bench::new(
+        json!({"phase": "Running", "podIP": "127.0.0.1"}),
+        replica().await,
+    );
+    let all = futures::future::join_all((0..200).map(|_| bench.ensure())).await;
+    for ensured in all {
+        let replicas = ensured.unwrap().replicas;
+        assert_eq!((replicas.len(), replicas[0].concurrency), (1, 7));
+        assert_eq!(replicas[0].address.to_string(), "127.0.0.1:8080");
+    }
+    assert_eq!(bench.asked.load(Ordering::SeqCst), 1);
+}
+
+/// Would fail if what came of one wake-up were told to who asks long after it.
+#[tokio::test]
+async fn a_wake_up_that_is_over_is_not_joined() {
+    let bench = Bench::new(
+        json!({"phase": "Running", "podIP": "127.0.0.1"}),
+        replica().await,
+    );
+    bench.ensure().await.unwrap();
+    bench.cluster.pods.apply(Event::Delete(
+        serde_json::from_value(pod(json!({}))).unwrap(),
+    ));
+    bench.ensure().await.unwrap();
+    assert_eq!(bench.asked.load(Ordering::SeqCst), 2);
+}
+
+#[tokio::test]
+async fn a_replica_that_is_ready_is_told_at_once() {
+    let status = json!({
+        "phase": "Running", "podIP": "10.0.0.9", "conditions": [{"type": "Ready", "status": "True"}],
+    });
+    let bench = Bench::new(json!({}), 1);
+    bench
+        .cluster
+        .pods
+        .apply(Event::Apply(serde_json::from_value(pod(status)).unwrap()));
+    assert_eq!(
+        bench.ensure().await.unwrap().replicas[0]
+            .address
+            .to_string(),
+        "10.0.0.9:8080"
+    );
+    assert_eq!(bench.asked.load(Ordering::SeqCst), 0);
+}
+
+/// Would fail if who waits were told of a failed start only when the time is up.
+#[tokio::test]
+async fn a_start_that_failed_is_told_in_the_hosts_own_words() {
+    let status = json!({"phase": "Running", "podIP": "127.0.0.1", "containerStatuses": [{
+        "name": "function", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 1, "reason": "Error", "message": "the model `m` can't be loaded"}},
+    }]});
+    let bench = Bench::new(status, 1);
+    let error = bench.ensure().await.unwrap_err();
+    assert_eq!(error.to_string(), "the model `m` can't be loaded");
+    assert_eq!(
+        (error.reason(), error.fault()),
+        ("start-failed", Fault::Function)
+    );
+    assert!(error.retry_after().is_some());
+}
+
+#[tokio::test]
+async fn what_no_node_takes_is_told_once_it_has_lasted() {
+    let unschedulable = |since: &str| {
+        json!({"phase": "Pending", "conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "0/2 nodes are available", "lastTransitionTime": since,
+        }]})
+    };
+    let bench = Bench::new(unschedulable("2026-01-01T00:00:00Z"), 1);
+    let error = bench.ensure().await.unwrap_err();
+    assert!(error.to_string().contains("0/2 nodes"), "{error}");
+    assert_eq!(error.fault(), Fault::Platform);
+    let bench = Bench::new(unschedulable("9999-01-01T00:00:00Z"), 1);
+    let waits =
+        tokio::time::timeout(Duration::from_millis(200), bench.waker.ensure(&bench.id)).await;
+    assert!(waits.is_err(), "{waits:?}");
+}
+
+#[tokio::test]
+async fn a_function_that_is_still_being_resolved_is_waited_for() {
+    let bench = Bench::new(
+        json!({"phase": "Running", "podIP": "127.0.0.1"}),
+        replica().await,
+    );
+    let live = bench.live.get(&bench.id).unwrap();
+    let plan = lock(&live.plan).take();
+    let (result, ()) = futures::join!(bench.ensure(), async {
+        // Until it waits for the plan.
+        while lock(&live.waking).is_none() {
+            tokio::task::yield_now().await;
+        }
+        *lock(&live.plan) = plan;
+        bench.cluster.notify(&bench.id);
+    });
+    assert_eq!(result.unwrap().replicas.len(), 1);
+    let nobody: FunctionId = "n/nobody".parse().unwrap();
+    assert_eq!(
+        bench.waker.ensure(&nobody).await,
+        Err(WakeError::Unknown(nobody))
+    );
+}
