@@ -45,6 +45,13 @@ impl Manifest {
         }
     }
 
+    /// The object as its text has it, for whoever applies it: what isn't written there isn't here, so that nobody comes to
+    /// own a default. A null is an absent field.
+    #[must_use]
+    pub fn as_written(&self) -> Json {
+        without_nulls(self.tree.to_json())
+    }
+
     /// Checks a Function for the place where it is to run, as [`Function::validate_for`] does, with lines.
     ///
     /// # Errors

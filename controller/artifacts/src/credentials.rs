@@ -94,6 +94,12 @@ impl Credentials {
         self.logins.is_empty()
     }
 
+    /// Whether there are any for where `image` is.
+    #[must_use]
+    pub fn covers(&self, image: &Reference) -> bool {
+        !self.of(image).is_empty()
+    }
+
     /// The logins for where `image` is, those for the longest path first, as the kubelet tries them.
     pub(crate) fn of(&self, image: &Reference) -> Vec<&Login> {
         let mut found: Vec<_> = self

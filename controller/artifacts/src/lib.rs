@@ -37,4 +37,4 @@ pub use error::{Error, Origin};
 pub use fetch::{FetchOptions, Fetcher};
 pub use oci::{Kind, Package, Pulled, Pushed};
 pub use reference::Reference;
-pub use store::{Store, Stored};
+pub use store::{Store, Stored, measure};

@@ -55,6 +55,14 @@ impl Reference {
         }
     }
 
+    /// Another tag of the same repository.
+    ///
+    /// # Errors
+    /// When `tag` is none.
+    pub fn tagged(&self, tag: &str) -> Result<Self, Error> {
+        format!("{}/{}:{tag}", self.registry, self.repository).parse()
+    }
+
     /// What stands in a URL for the manifest: the digest where there is one, which then wins over the tag.
     pub(crate) fn manifest(&self) -> String {
         match (&self.digest, &self.tag) {

@@ -21,7 +21,6 @@ use crate::reference::is_sha256;
 mod folder;
 
 use folder::Folder;
-pub(crate) use folder::digest;
 
 /// The folder, shared by all clones.
 #[derive(Debug, Clone)]
@@ -195,6 +194,22 @@ impl Store {
         let bytes = serde_json::to_vec(value).unwrap_or_default();
         blocking(move || folder.replace(&path, &bytes)).await
     }
+}
+
+/// The SHA-256 and length of a file that is anywhere.
+///
+/// # Errors
+/// When it can't be read.
+pub async fn measure(path: &Path) -> Result<Stored, Error> {
+    let path = path.to_owned();
+    blocking(move || {
+        let measured = File::open(&path).and_then(|mut file| folder::digest(&mut file));
+        match measured {
+            Ok((sha256, length)) => Ok(Stored { sha256, length }),
+            Err(source) => Err(Error::Io { path, source }),
+        }
+    })
+    .await
 }
 
 /// Runs what waits for the disk where it keeps nobody waiting.

@@ -7,10 +7,14 @@ use std::time::Duration;
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
+mod cluster;
+
+pub(crate) use cluster::{ClusterArgs, Deploy, Get, Logs, Push, RegistryArgs};
+
 /// Where `wisp dev` listens and `wisp invoke` looks.
 pub(crate) const GATEWAY: &str = "127.0.0.1:8787";
 
-/// Wasm functions on your own machine: write, build, run, call
+/// Wasm functions on your own machine and on Kubernetes: write, build, run, deploy, call
 #[derive(Debug, Parser)]
 #[command(name = "wisp", version, max_term_width = 100, infer_subcommands = true)]
 pub(crate) struct Args {
@@ -54,6 +58,14 @@ pub(crate) enum Command {
     Build(Build),
     /// Run functions on this machine: a gateway, replicas that come and go, rebuild on save
     Dev(Dev),
+    /// Build a project's component and push it to a registry
+    Push(Push),
+    /// Build, push and apply functions to a cluster, and wait until they are ready
+    Deploy(Deploy),
+    /// List a cluster's functions, or tell how one is
+    Get(Get),
+    /// Print what a function's replicas in a cluster log
+    Logs(Logs),
     /// Send a request to a function and print the answer
     Invoke(Invoke),
     /// Print the completion script of a shell
@@ -158,9 +170,22 @@ pub(crate) struct Invoke {
     #[arg(long, short)]
     pub(crate) include: bool,
 
-    /// The gateway that NAME is looked up at
-    #[arg(long, env = "WISP_GATEWAY", hide_env_values = true, default_value = GATEWAY, value_name = "ADDRESS")]
-    pub(crate) gateway: String,
+    /// The gateway that NAME is looked up at, unless a cluster is asked [default: 127.0.0.1:8787]
+    #[arg(
+        long,
+        env = "WISP_GATEWAY",
+        hide_env_values = true,
+        value_name = "ADDRESS"
+    )]
+    pub(crate) gateway: Option<String>,
+
+    /// Ask the function NAME of a cluster: by its URL, or through a port that is forwarded to the gateway where its URL
+    /// can't be reached from here. Any of the options on a cluster implies it, and so does `kubectl wisp`
+    #[arg(long, conflicts_with = "gateway")]
+    pub(crate) cluster: bool,
+
+    #[command(flatten)]
+    pub(crate) target_cluster: ClusterArgs,
 
     /// How long to wait for the whole answer, such as 30s
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
@@ -178,7 +203,7 @@ pub(crate) struct Completions {
     pub(crate) shell: Shell,
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(super) fn duration(text: &str) -> Result<Duration, String> {
     let split = text
         .find(|letter: char| letter.is_ascii_alphabetic())
         .unwrap_or(text.len());
@@ -220,7 +245,17 @@ mod tests {
     fn help() {
         let mut command = Args::command().term_width(100);
         insta::assert_snapshot!("help", command.render_help());
-        for name in ["new", "build", "dev", "invoke", "completions"] {
+        for name in [
+            "new",
+            "build",
+            "dev",
+            "push",
+            "deploy",
+            "get",
+            "logs",
+            "invoke",
+            "completions",
+        ] {
             let help = command
                 .find_subcommand_mut(name)
                 .unwrap()

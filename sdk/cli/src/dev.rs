@@ -14,7 +14,7 @@ use wisp_gateway::{Gateway, Options, RequestReport, RequestReporter};
 mod console;
 mod fleet;
 mod functions;
-mod manifests;
+pub(crate) mod manifests;
 mod prepare;
 mod replica;
 mod supervisor;

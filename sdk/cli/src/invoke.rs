@@ -9,13 +9,17 @@ use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
+use wisp_contract::FunctionId;
 
 use crate::args::Invoke;
+use crate::cluster::ClusterError;
 use crate::failure::{Explain, Failure};
 use crate::terminal::{self, Terminal};
 
 mod answer;
+mod cluster;
 mod request;
 
 /// The exit status for an answer other than 2xx, as curl's --fail has it.
@@ -43,21 +47,34 @@ pub(crate) enum InvokeError {
         authority: String,
         source: hyper_util::client::legacy::Error,
     },
+    #[error("this machine's TLS can't be used")]
+    Tls(#[source] rustls::Error),
     #[error("the answer broke off")]
     BrokeOff(#[source] hyper::Error),
     #[error("there was no whole answer within {}", terminal::duration(*.0))]
     Timeout(Duration),
     #[error("this machine refuses what is needed to ask")]
     System(#[source] io::Error),
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
+    #[error("the function {0} has no URL yet")]
+    NoUrl(FunctionId),
 }
 
 impl Explain for InvokeError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Refused(_) => Some(
-                "start the functions with `wisp dev`, or name another gateway with --gateway"
+                "start the functions with `wisp dev`, name another gateway with --gateway, or ask a cluster with \
+                 --cluster"
                     .to_owned(),
             ),
+            Self::Cluster(error) => error.hint(),
+            Self::NoUrl(id) => Some(format!(
+                "`wisp get {} -n {}` tells why",
+                id.name(),
+                id.namespace()
+            )),
             Self::Timeout(_) => Some("give it more time with --timeout".to_owned()),
             _ => None,
         }
@@ -66,14 +83,19 @@ impl Explain for InvokeError {
 
 /// Sends the request and prints the answer.
 pub(crate) fn run(args: &Invoke, terminal: &Terminal) -> Result<ExitCode, Failure> {
-    let request = request::request(args)?;
+    let asks_cluster =
+        (args.cluster || args.target_cluster.is_given()) && !request::is_url(&args.target);
     let executor = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(InvokeError::System)?;
     let exchange = async {
+        if asks_cluster {
+            return cluster::exchange(args, terminal).await;
+        }
+        let request = request::request(args, None)?;
         let sent = Instant::now();
-        let response = send(request).await?;
+        let response = send(request, None).await?;
         let head = sent.elapsed();
         answer::print(response, head, sent, args.include, terminal).await
     };
@@ -89,17 +111,25 @@ pub(crate) fn run(args: &Invoke, terminal: &Terminal) -> Result<ExitCode, Failur
     })
 }
 
-async fn send(request: Request<Full<Bytes>>) -> Result<Response<Incoming>, InvokeError> {
+/// Sends a request; `connect` bounds how long connecting may take.
+async fn send(
+    request: Request<Full<Bytes>>,
+    connect: Option<Duration>,
+) -> Result<Response<Incoming>, InvokeError> {
     let authority = request
         .uri()
         .authority()
         .map(ToString::to_string)
         .unwrap_or_default();
+    let mut http = HttpConnector::new();
+    http.enforce_http(false);
+    http.set_connect_timeout(connect);
     let https = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_webpki_roots()
+        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())
+        .map_err(InvokeError::Tls)?
         .https_or_http()
         .enable_all_versions()
-        .build();
+        .wrap_connector(http);
     let client: Client<_, Full<Bytes>> = Client::builder(TokioExecutor::new()).build(https);
     client.request(request).await.map_err(|source| {
         if is_refused(&source) {

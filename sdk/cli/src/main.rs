@@ -2,29 +2,35 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
 mod args;
 mod build;
 mod cargo;
+mod cluster;
 mod completions;
+mod deploy;
 mod dev;
 mod failure;
+mod get;
 mod invoke;
+mod logs;
 mod new;
 mod orphans;
 mod paths;
+mod plugin;
+mod push;
+mod registry;
 mod terminal;
 
-use args::{Args, Command};
+use args::Command;
 use failure::Failure;
 use terminal::Terminal;
 
 fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = plugin::parse();
     let terminal = Terminal::detect(args.output, args.color);
     // What the libraries find worth a warning. That a function can't be started, `dev` tells itself.
-    let filter = std::env::var("WISP_LOG").unwrap_or_else(|_| "warn,wisp_gateway=error".to_owned());
+    let filter = std::env::var("WISP_LOG")
+        .unwrap_or_else(|_| "warn,wisp_gateway=error,notify=off".to_owned());
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(terminal.err.is_on())
@@ -41,6 +47,10 @@ fn run(command: Command, terminal: &Terminal) -> Result<ExitCode, Failure> {
         Command::New(args) => new::run(&args, terminal),
         Command::Build(args) => build::run(&args, terminal),
         Command::Dev(args) => dev::run(&args, terminal),
+        Command::Push(args) => push::run(&args, terminal),
+        Command::Deploy(args) => deploy::run(&args, terminal),
+        Command::Get(args) => get::run(&args, terminal),
+        Command::Logs(args) => logs::run(&args, terminal),
         Command::Invoke(args) => invoke::run(&args, terminal),
         Command::Completions(args) => completions::run(&args),
     }

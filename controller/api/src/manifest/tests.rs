@@ -178,3 +178,21 @@ proptest::proptest! {
         let _ = parse_manifests(&format!("apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: f}}\nspec: {spec}\n"));
     }
 }
+
+/// Would fail if whoever applies a manifest came to own fields that its author left to others.
+#[test]
+fn what_is_applied_is_what_was_written() {
+    let manifests = parse_manifests(
+        "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: a}\nspec:\n  component: {image: r.io/a:1}\n  limits: {memory: 64Mi, queue: null}\n",
+    )
+    .unwrap();
+    assert_eq!(
+        manifests[0].as_written(),
+        serde_json::json!({
+            "apiVersion": "wisp.dev/v1alpha1",
+            "kind": "Function",
+            "metadata": {"name": "a"},
+            "spec": {"component": {"image": "r.io/a:1"}, "limits": {"memory": "64Mi"}},
+        })
+    );
+}

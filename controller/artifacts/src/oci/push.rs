@@ -19,6 +19,7 @@ use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::fetch::Fetcher;
 use crate::reference::Reference;
+use crate::store::Stored;
 
 /// What is pushed.
 #[derive(Debug, Clone)]
@@ -94,7 +95,7 @@ impl Session<'_> {
     }
 
     async fn push_model(&self, path: &Path) -> Result<Pushed, Error> {
-        let (sha256, length) = digest(path).await?;
+        let Stored { sha256, length } = crate::store::measure(path).await?;
         let title = path
             .file_name()
             .map_or_else(|| "model".into(), |name| name.to_string_lossy());
@@ -240,13 +241,4 @@ fn unreadable(path: &Path, source: std::io::Error) -> Error {
         path: path.to_owned(),
         source,
     }
-}
-
-/// A file's SHA-256 and length.
-async fn digest(path: &Path) -> Result<(String, u64), Error> {
-    let file = path.to_owned();
-    tokio::task::spawn_blocking(move || crate::store::digest(&mut std::fs::File::open(file)?))
-        .await
-        .map_err(|_| Error::Thread)?
-        .map_err(|source| unreadable(path, source))
 }

@@ -271,7 +271,7 @@ pub(super) struct Kept {
 }
 
 /// The SHA-256 of all that is left to read in `file`, in lower-case hex, and how many bytes that is.
-pub(crate) fn digest(file: &mut File) -> io::Result<(String, u64)> {
+pub(super) fn digest(file: &mut File) -> io::Result<(String, u64)> {
     let mut sha256 = Sha256::new();
     let mut buffer = vec![0; 1 << 18];
     let mut length = 0_u64;

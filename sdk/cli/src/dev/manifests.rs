@@ -201,6 +201,35 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
     Ok(declared)
 }
 
+/// The manifests of one folder that hold functions, each with what else it holds.
+///
+/// # Errors
+/// Every mistake of one file.
+pub(crate) fn of_functions(
+    folder: &Folder,
+) -> Result<Vec<(PathBuf, Vec<Manifest>)>, ManifestsError> {
+    let mut found = Vec::new();
+    for path in list(&folder.dir)?.into_iter().filter(|path| is_yaml(path)) {
+        if folder.only.as_ref().is_some_and(|only| *only != path) {
+            continue;
+        }
+        let Some(text) = text(&path)?.filter(|text| mentions_functions(text)) else {
+            continue;
+        };
+        let manifests = parse_manifests(&text).map_err(|error| ManifestsError::Wrong {
+            file: paths::display(&path),
+            error,
+        })?;
+        if manifests
+            .iter()
+            .any(|manifest| manifest.function().is_some())
+        {
+            found.push((path, manifests));
+        }
+    }
+    Ok(found)
+}
+
 fn declares_functions(dir: &Path) -> Result<bool, ManifestsError> {
     for path in list(dir)?.into_iter().filter(|path| is_yaml(path)) {
         if text(&path)?.is_some_and(|text| mentions_functions(&text)) {

@@ -9,14 +9,17 @@ use http_body_util::Full;
 use wisp_contract::FunctionId;
 
 use super::InvokeError;
-use crate::args::Invoke;
+use crate::args::{GATEWAY, Invoke};
 
-/// The request.
+/// The request, to `base` where the function's URL is known, else to where its name is looked up.
 ///
 /// # Errors
 /// When something that was typed can't be sent.
-pub(super) fn request(args: &Invoke) -> Result<Request<Full<Bytes>>, InvokeError> {
-    let uri = url(args)?;
+pub(super) fn request(
+    args: &Invoke,
+    base: Option<&str>,
+) -> Result<Request<Full<Bytes>>, InvokeError> {
+    let uri = url(args, base)?;
     let body = args.data.as_deref().map(read).transpose()?;
     let method = match (&args.method, &body) {
         (Some(method), _) => Method::from_bytes(method.to_uppercase().as_bytes())
@@ -50,18 +53,24 @@ pub(super) fn request(args: &Invoke) -> Result<Request<Full<Bytes>>, InvokeError
     Ok(request)
 }
 
+/// Whether `target` is a URL, not a name.
+pub(super) fn is_url(target: &str) -> bool {
+    target.starts_with("http://") || target.starts_with("https://")
+}
+
 /// Where to send it. A name stands for its path at the gateway.
-fn url(args: &Invoke) -> Result<Uri, InvokeError> {
+fn url(args: &Invoke, base: Option<&str>) -> Result<Uri, InvokeError> {
     let path = if args.path.is_empty() || args.path.starts_with(['/', '?']) {
         args.path.clone()
     } else {
         format!("/{}", args.path)
     };
-    let text = if args.target.starts_with("http://") || args.target.starts_with("https://") {
+    let base = base.or_else(|| is_url(&args.target).then_some(args.target.as_str()));
+    let text = if let Some(base) = base {
         let base = if path.is_empty() {
-            &args.target
+            base
         } else {
-            args.target.trim_end_matches('/')
+            base.trim_end_matches('/')
         };
         format!("{base}{path}")
     } else {
@@ -75,11 +84,10 @@ fn url(args: &Invoke) -> Result<Uri, InvokeError> {
         } else {
             format!("/{path}")
         };
+        let gateway = args.gateway.as_deref().unwrap_or(GATEWAY);
         format!(
             "http://{}/{}/{}{path}",
-            args.gateway
-                .trim_start_matches("http://")
-                .trim_end_matches('/'),
+            gateway.trim_start_matches("http://").trim_end_matches('/'),
             id.namespace(),
             id.name()
         )

@@ -13,7 +13,7 @@ fn made(words: &[&str]) -> Result<Request<Full<Bytes>>, InvokeError> {
     let Command::Invoke(args) = Args::try_parse_from(line).unwrap().command else {
         panic!()
     };
-    request(&args)
+    request(&args, None)
 }
 
 #[test]

@@ -1,0 +1,158 @@
+//! What can be typed of clusters and registries.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Which cluster, and which namespace of it. The names are kubectl's.
+#[derive(Debug, Clone, Default, clap::Args)]
+#[command(next_help_heading = "Cluster")]
+pub(crate) struct ClusterArgs {
+    /// The file that tells of clusters [default: $KUBECONFIG, else ~/.kube/config]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+
+    /// The kubeconfig's context [default: its current one]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) context: Option<String>,
+
+    /// The namespace [default: the context's]
+    #[arg(long, short, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
+}
+
+impl ClusterArgs {
+    /// Whether any of them was given.
+    pub(crate) fn is_given(&self) -> bool {
+        self.kubeconfig.is_some() || self.context.is_some() || self.namespace.is_some()
+    }
+}
+
+/// How registries are spoken to.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+#[command(next_help_heading = "Registry")]
+pub(crate) struct RegistryArgs {
+    /// Speak to the registry without TLS. One on this machine always is
+    #[arg(long)]
+    pub(crate) plain_http: bool,
+}
+
+/// Build a project's component and push it to a registry
+#[derive(Debug, clap::Args)]
+#[command(
+    allow_missing_positional = true,
+    after_help = "Credentials are those of `docker login` and `podman login`.\n\
+                  A model's tag is the component's, a dash, and the model's name: REFERENCE-NAME."
+)]
+pub(crate) struct Push {
+    /// The folder of the project's Cargo.toml, or the file of a component
+    #[arg(default_value = ".", value_name = "FOLDER|FILE")]
+    pub(crate) path: PathBuf,
+
+    /// Where to, such as registry.example.com/vision/digits:1.4
+    pub(crate) reference: String,
+
+    /// Push a model's file, too; may be given several times
+    #[arg(long = "model", value_name = "NAME=FILE")]
+    pub(crate) models: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) registry: RegistryArgs,
+}
+
+/// Build, push and apply functions to a cluster, and wait until they are ready
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "What a manifest takes from this machine (its folder's Cargo project, `component.file`, a model's \
+                  `file`) is pushed to REGISTRY/FUNCTION and named by its digest instead; the manifest itself stays as \
+                  it is. Secrets and ConfigMaps that stand in the same file are applied before the function."
+)]
+pub(crate) struct Deploy {
+    /// A function.yaml, a folder with one, or a folder of such folders
+    #[arg(default_value = ".")]
+    pub(crate) paths: Vec<PathBuf>,
+
+    /// Take over fields that others applied
+    #[arg(long)]
+    pub(crate) force_conflicts: bool,
+
+    /// Don't wait until the functions are ready
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+
+    /// How long to wait for each function, such as 2m
+    #[arg(long, default_value = "2m", value_parser = super::duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+
+    /// Where components and models go, such as ghcr.io/ada
+    #[arg(
+        long,
+        env = "WISP_REGISTRY",
+        hide_env_values = true,
+        value_name = "REGISTRY",
+        help_heading = "Registry"
+    )]
+    pub(crate) registry: Option<String>,
+
+    /// What the cluster calls the registry, where that is another name
+    #[arg(
+        long,
+        env = "WISP_CLUSTER_REGISTRY",
+        hide_env_values = true,
+        value_name = "REGISTRY",
+        help_heading = "Registry"
+    )]
+    pub(crate) cluster_registry: Option<String>,
+
+    /// A Secret that the cluster pulls the component with; may be given several times
+    #[arg(long = "pull-secret", value_name = "NAME", help_heading = "Registry")]
+    pub(crate) pull_secrets: Vec<String>,
+
+    #[command(flatten)]
+    pub(crate) registry_args: RegistryArgs,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// List a cluster's functions, or tell how one is
+#[derive(Debug, clap::Args)]
+pub(crate) struct Get {
+    /// The function; all of the namespace when left out
+    pub(crate) function: Option<String>,
+
+    /// All namespaces
+    #[arg(long, short = 'A', conflicts_with_all = ["function", "namespace"])]
+    pub(crate) all_namespaces: bool,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}
+
+/// Print what a function's replicas in a cluster log
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Replicas that are gone have taken their lines with them: to see those, collect the cluster's logs."
+)]
+pub(crate) struct Logs {
+    /// The function
+    pub(crate) function: String,
+
+    /// Go on with what comes, of replicas that come, too
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+
+    /// Only the lines of one request, by its x-request-id
+    #[arg(long, value_name = "ID")]
+    pub(crate) request: Option<String>,
+
+    /// Only lines of the last so long, such as 10m
+    #[arg(long, value_parser = super::duration, value_name = "DURATION")]
+    pub(crate) since: Option<Duration>,
+
+    /// Only so many of each replica's last lines [default: 200, or all with --since or --request]
+    #[arg(long, value_name = "LINES")]
+    pub(crate) tail: Option<u32>,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}

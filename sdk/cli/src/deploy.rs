@@ -1,0 +1,235 @@
+//! `wisp deploy`: from a folder to a function that answers in a cluster.
+
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+use wisp_api::Function;
+use wisp_contract::FunctionId;
+
+use crate::args::Deploy;
+use crate::cluster::{self, Cluster, ClusterError};
+use crate::dev::manifests::discover;
+use crate::failure::{Explain, Failure};
+
+use crate::paths;
+use crate::terminal::{self, Terminal};
+
+mod plan;
+mod upload;
+mod wait;
+
+use plan::{Beside, Origin, Plan, Planned};
+
+/// Who owns the fields that are applied.
+const MANAGER: &str = "wisp";
+/// Why a function isn't deployed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeployError {
+    #[error("{0} takes {1} from this machine, and no registry is named to push it to")]
+    NoRegistry(FunctionId, &'static str),
+    #[error("the {kind} `{name}` is in the namespace `{own}`, but `{asked}` was asked for")]
+    Namespace {
+        kind: &'static str,
+        name: String,
+        own: String,
+        asked: String,
+    },
+    #[error("`{namespace}/{name}` is no function's name")]
+    Id { namespace: String, name: String },
+    #[error("the function {0} is declared twice")]
+    Twice(FunctionId),
+    #[error(
+        "the model `{model}` of {id} has the sha256 {found}, but the manifest asks for {expected}"
+    )]
+    Digest {
+        id: FunctionId,
+        model: String,
+        found: String,
+        expected: String,
+    },
+    #[error("{id} can't serve: {message}")]
+    Failed {
+        id: FunctionId,
+        reason: String,
+        message: String,
+    },
+    #[error("{id} isn't ready after {}: {message} ({reason})", terminal::duration(*patience))]
+    NotReady {
+        id: FunctionId,
+        patience: Duration,
+        reason: String,
+        message: String,
+    },
+    #[error("{0} was deleted meanwhile")]
+    Deleted(FunctionId),
+}
+
+impl Explain for DeployError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoRegistry(..) => {
+                Some("name one with --registry or WISP_REGISTRY, such as ghcr.io/ada".to_owned())
+            }
+            Self::Failed { id, reason, .. } => Some(match reason.as_str() {
+                "Unauthorized" => {
+                    "name a Secret with the registry's credentials by --pull-secret; \
+                                   `kubectl create secret docker-registry` makes one"
+                        .to_owned()
+                }
+                _ => format!(
+                    "`kubectl describe fn {} -n {}` tells more",
+                    id.name(),
+                    id.namespace()
+                ),
+            }),
+            Self::NotReady { id, .. } => Some(format!(
+                "it goes on without you: `wisp get {} -n {}` tells how it is",
+                id.name(),
+                id.namespace()
+            )),
+            Self::Digest { .. } => {
+                Some("correct the manifest's sha256, or leave it out".to_owned())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Builds, pushes, applies and waits.
+pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    let folders = discover(&args.paths)?;
+    cluster::run(async {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        let is_fixed = args.cluster.namespace.is_some();
+        let mut plan = Plan::read(&folders, &cluster.namespace, is_fixed, &paths::cache(None))?;
+        for function in &plan.functions {
+            if args.registry.is_none() {
+                needs_nothing(function)?;
+            }
+        }
+        // Before minutes of building: is there anybody to deploy to?
+        cluster
+            .client
+            .apiserver_version()
+            .await
+            .map_err(|error| cluster.refused("deploy", error))?;
+        for beside in &plan.beside {
+            apply_beside(&cluster, beside, args, terminal).await?;
+        }
+        for function in &mut plan.functions {
+            deploy(function, &cluster, args, terminal).await?;
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn needs_nothing(function: &Planned) -> Result<(), DeployError> {
+    let what = match (&function.component, function.models.is_empty()) {
+        (None, true) => return Ok(()),
+        (Some(Origin::Project(_)), _) => "its component, a project,",
+        (Some(Origin::File(_)), _) => "its component's file",
+        (None, false) => "a model's file",
+    };
+    Err(DeployError::NoRegistry(function.id.clone(), what))
+}
+
+async fn deploy(
+    function: &mut Planned,
+    cluster: &Cluster,
+    args: &Deploy,
+    terminal: &Terminal,
+) -> Result<(), Failure> {
+    let began = Instant::now();
+    let images = upload::upload(function, args, terminal).await?;
+    function.check()?;
+    let (result, applied) = apply(function, cluster, args).await?;
+    let paint = terminal.out;
+    terminal.say(&format!(
+        "{} {} {}",
+        paint.green(result),
+        paint.bold(&function.id.to_string()),
+        paint.dim(&format!("(in {})", cluster.server))
+    ));
+    let mut status = None;
+    if !args.no_wait {
+        let generation = applied.metadata.generation.unwrap_or_default();
+        let ready =
+            wait::until_ready(cluster, &function.id, generation, args.timeout, terminal).await?;
+        let now = ready.status.unwrap_or_default();
+        terminal.say(&format!(
+            "{} {} in {}",
+            paint.green("ready"),
+            paint.bold(now.url.as_deref().unwrap_or_default()),
+            terminal::duration(began.elapsed())
+        ));
+        status = Some(now);
+    }
+    terminal.json(&json!({
+        "function": function.id.to_string(),
+        "result": result,
+        "images": images,
+        "ready": status.is_some(),
+        "url": status.as_ref().and_then(|status| status.url.clone()),
+        "revision": status.and_then(|status| status.revision),
+        "seconds": began.elapsed().as_secs_f64(),
+    }));
+    Ok(())
+}
+
+fn parameters(args: &Deploy) -> PatchParams {
+    let parameters = PatchParams::apply(MANAGER);
+    if args.force_conflicts {
+        parameters.force()
+    } else {
+        parameters
+    }
+}
+
+/// Applies the function; returns what that did, and what is there now.
+async fn apply(
+    function: &Planned,
+    cluster: &Cluster,
+    args: &Deploy,
+) -> Result<(&'static str, Function), ClusterError> {
+    let api = cluster.functions(function.id.namespace());
+    let refused = |error| cluster.refused(format!("apply the function {}", function.id), error);
+    let before = api.get_opt(function.id.name()).await.map_err(refused)?;
+    let patch = Patch::Apply(&function.written);
+    let after = api
+        .patch(function.id.name(), &parameters(args), &patch)
+        .await
+        .map_err(refused)?;
+    let result = match before {
+        None => "created",
+        Some(before) if before.resource_version() == after.resource_version() => "unchanged",
+        Some(_) => "configured",
+    };
+    Ok((result, after))
+}
+
+async fn apply_beside(
+    cluster: &Cluster,
+    beside: &Beside,
+    args: &Deploy,
+    terminal: &Terminal,
+) -> Result<(), ClusterError> {
+    let (client, namespace) = (cluster.client.clone(), &beside.namespace);
+    let parameters = parameters(args);
+    let patch = Patch::Apply(&beside.written);
+    let done = if beside.kind == "Secret" {
+        let api: Api<Secret> = Api::namespaced(client, namespace);
+        api.patch(&beside.name, &parameters, &patch).await.map(drop)
+    } else {
+        let api: Api<ConfigMap> = Api::namespaced(client, namespace);
+        api.patch(&beside.name, &parameters, &patch).await.map(drop)
+    };
+    let what = format!("the {} {namespace}/{}", beside.kind, beside.name);
+    done.map_err(|error| cluster.refused(format!("apply {what}"), error))?;
+    let paint = terminal.out;
+    terminal.say(&format!("{} {what}", paint.green("applied")));
+    Ok(())
+}

@@ -1,0 +1,237 @@
+//! What is to be built, pushed and applied? Manifests as they were written, with the places in them that mean this
+//! machine.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value, json};
+use wisp_api::{Function, Manifest, Object, Place, parse_manifests};
+use wisp_artifacts::Reference;
+use wisp_contract::FunctionId;
+
+use super::DeployError;
+use crate::cluster::ClusterError;
+use crate::dev::manifests::{Folder, of_functions};
+use crate::failure::Failure;
+
+/// What one function takes.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Planned {
+    pub(super) id: FunctionId,
+    /// The Function as it was written.
+    pub(super) written: Value,
+    /// Where its component comes from, if that is on this machine.
+    pub(super) component: Option<Origin>,
+    /// Its models whose files are on this machine.
+    pub(super) models: Vec<LocalModel>,
+}
+
+/// Where a component on this machine comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) enum Origin {
+    /// The Cargo project in this folder.
+    Project(PathBuf),
+    /// This file.
+    File(PathBuf),
+}
+
+/// A model on this machine.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct LocalModel {
+    /// Its place in `spec.models`.
+    pub(super) index: usize,
+    pub(super) name: String,
+    pub(super) file: PathBuf,
+    /// The digest that the manifest asks for.
+    pub(super) sha256: Option<String>,
+}
+
+/// A Secret or ConfigMap that stands beside a function.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Beside {
+    pub(super) kind: &'static str,
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) written: Value,
+}
+
+/// Everything.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    pub(super) beside: Vec<Beside>,
+    pub(super) functions: Vec<Planned>,
+}
+
+impl Plan {
+    /// What the manifests of `folders` come to. `namespace` is for objects that name none; `is_fixed` says that the
+    /// user asked for it, so that none may name another. `cache` is the folder for what can be made again.
+    ///
+    /// # Errors
+    /// Every mistake of one manifest.
+    pub(super) fn read(
+        folders: &[Folder],
+        namespace: &str,
+        is_fixed: bool,
+        cache: &Path,
+    ) -> Result<Self, Failure> {
+        let mut plan = Self::default();
+        for folder in folders {
+            let is_project = folder.dir.join("Cargo.toml").is_file();
+            for (_, manifests) in of_functions(folder)? {
+                for manifest in &manifests {
+                    plan.add(
+                        manifest,
+                        &folder.dir,
+                        is_project,
+                        namespace,
+                        is_fixed,
+                        cache,
+                    )?;
+                }
+            }
+        }
+        for (index, function) in plan.functions.iter().enumerate() {
+            if plan
+                .functions
+                .iter()
+                .take(index)
+                .any(|other| other.id == function.id)
+            {
+                return Err(DeployError::Twice(function.id.clone()).into());
+            }
+        }
+        Ok(plan)
+    }
+
+    fn add(
+        &mut self,
+        manifest: &Manifest,
+        dir: &Path,
+        is_project: bool,
+        namespace: &str,
+        is_fixed: bool,
+        cache: &Path,
+    ) -> Result<(), DeployError> {
+        let (kind, metadata) = match &manifest.object {
+            Object::Function(function) => ("Function", &function.metadata),
+            Object::Secret(secret) => ("Secret", &secret.metadata),
+            Object::ConfigMap(map) => ("ConfigMap", &map.metadata),
+        };
+        let name = metadata.name.clone().unwrap_or_default();
+        let own = metadata.namespace.as_deref();
+        if let Some(own) = own.filter(|own| is_fixed && *own != namespace) {
+            return Err(DeployError::Namespace {
+                kind,
+                name,
+                own: own.to_owned(),
+                asked: namespace.to_owned(),
+            });
+        }
+        let namespace = own.unwrap_or(namespace).to_owned();
+        let mut written = manifest.as_written();
+        if let Some(metadata) = written.get_mut("metadata").and_then(Value::as_object_mut) {
+            metadata.insert("namespace".to_owned(), namespace.clone().into());
+        }
+        let Some(function) = manifest.function() else {
+            self.beside.push(Beside {
+                kind,
+                namespace,
+                name,
+                written,
+            });
+            return Ok(());
+        };
+        let id = FunctionId::new(&namespace, &name).map_err(|_| DeployError::Id {
+            namespace: namespace.clone(),
+            name,
+        })?;
+        self.functions.push(Planned {
+            id,
+            written,
+            component: origin(function, dir, is_project),
+            models: local_models(function, dir, cache),
+        });
+        Ok(())
+    }
+}
+
+/// As `wisp dev` has it: what a project builds takes the place of `component.file`. What the cluster can fetch by itself
+/// stays.
+fn origin(function: &Function, dir: &Path, is_project: bool) -> Option<Origin> {
+    let file = function
+        .spec
+        .component
+        .as_ref()
+        .map(|component| component.file.as_ref().map(|file| dir.join(file)));
+    match file {
+        None | Some(Some(_)) if is_project => Some(Origin::Project(dir.to_owned())),
+        Some(Some(file)) => Some(Origin::File(file)),
+        None | Some(None) => None,
+    }
+}
+
+fn local_models(function: &Function, dir: &Path, cache: &Path) -> Vec<LocalModel> {
+    let function = function.clone().with_cache(cache);
+    function
+        .spec
+        .models
+        .into_iter()
+        .enumerate()
+        .filter_map(|(index, model)| {
+            Some(LocalModel {
+                index,
+                name: model.name,
+                file: dir.join(model.source.file?),
+                sha256: model.source.sha256,
+            })
+        })
+        .collect()
+}
+
+impl Planned {
+    /// From now on the component is `image`.
+    pub(super) fn set_component(&mut self, image: &Reference, pull_secrets: &[String]) {
+        let mut component = Map::from_iter([("image".to_owned(), image.to_string().into())]);
+        if !pull_secrets.is_empty() {
+            let secrets = pull_secrets.iter().map(|name| json!({"name": name}));
+            component.insert("pullSecrets".to_owned(), secrets.collect());
+        }
+        if let Some(function) = self.written.as_object_mut() {
+            let spec = function.entry("spec").or_insert_with(|| json!({}));
+            if let Some(spec) = spec.as_object_mut() {
+                spec.insert("component".to_owned(), component.into());
+            }
+        }
+    }
+
+    /// From now on the model at `index` is `image`.
+    pub(super) fn set_model(&mut self, index: usize, image: &Reference) {
+        let source = self
+            .written
+            .pointer_mut(&format!("/spec/models/{index}/source"))
+            .and_then(Value::as_object_mut);
+        if let Some(source) = source {
+            source.remove("file");
+            source.insert("image".to_owned(), image.to_string().into());
+        }
+    }
+
+    /// Checks what the cluster would refuse.
+    ///
+    /// # Errors
+    /// Every mistake.
+    pub(super) fn check(&self) -> Result<(), ClusterError> {
+        let invalid = |error| ClusterError::Invalid {
+            id: self.id.to_string(),
+            error,
+        };
+        let manifests = parse_manifests(&self.written.to_string()).map_err(invalid)?;
+        manifests
+            .iter()
+            .filter_map(Manifest::function)
+            .try_for_each(|function| function.validate_for(Place::Cluster))
+            .map_err(invalid)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,86 @@
+//! From this machine to the registry: what a function takes from here, by names that say what is in them.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+use wisp_artifacts::{Pushed, Reference};
+
+use super::DeployError;
+use super::plan::{Origin, Planned};
+use crate::args::Deploy;
+use crate::failure::Failure;
+use crate::push;
+use crate::registry::{Registries, RegistryError, Upload};
+use crate::terminal::Terminal;
+
+/// Digits of a file's digest in its tag: enough that no two files of one function share them.
+const TAG: usize = 12;
+
+/// Pushes what the function takes from this machine, and puts the images in its place; returns them by what they are.
+pub(super) async fn upload(
+    function: &mut Planned,
+    args: &Deploy,
+    terminal: &Terminal,
+) -> Result<Value, Failure> {
+    let Some(registry) = &args.registry else {
+        return Ok(Map::new().into());
+    };
+    let mut images = Map::new();
+    let name = function.id.name().to_owned();
+    let place = |registry: &str, tag: &str| -> Result<Reference, RegistryError> {
+        Ok(format!("{}/{name}:{tag}", registry.trim_end_matches('/')).parse()?)
+    };
+    // What the cluster calls what was pushed here.
+    let known = |image: &Reference, pushed: &Pushed| -> Result<Reference, RegistryError> {
+        let registry = args.cluster_registry.as_ref().unwrap_or(registry);
+        Ok(place(registry, image.tag().unwrap_or("latest"))?.pinned(&pushed.manifest))
+    };
+    let registries = Registries::new(args.registry_args, &[&place(registry, "latest")?])?;
+    if let Some(origin) = &function.component {
+        let (Origin::Project(path) | Origin::File(path)) = origin;
+        let file = push::component(path, terminal)?;
+        let image = place(registry, &tag(None, &file).await?)?;
+        let pushed = registries
+            .push(&image, Upload::Component(&file), terminal)
+            .await?;
+        let image = known(&image, &pushed)?;
+        images.insert("component".to_owned(), image.to_string().into());
+        function.set_component(&image, &args.pull_secrets);
+    }
+    for model in function.models.clone() {
+        let image = place(registry, &tag(Some(&model.name), &model.file).await?)?;
+        let pushed = registries
+            .push(&image, Upload::Model(&model.file), terminal)
+            .await?;
+        if let Some(expected) = model
+            .sha256
+            .filter(|expected| !expected.eq_ignore_ascii_case(&pushed.sha256))
+        {
+            return Err(DeployError::Digest {
+                id: function.id.clone(),
+                model: model.name,
+                found: pushed.sha256,
+                expected,
+            }
+            .into());
+        }
+        let image = known(&image, &pushed)?;
+        images.insert(model.name, image.to_string().into());
+        function.set_model(model.index, &image);
+    }
+    Ok(images.into())
+}
+
+/// A tag that says what the file is and differs with its content, so that no tag ever means two things.
+async fn tag(model: Option<&str>, file: &Path) -> Result<String, RegistryError> {
+    let sha256 = wisp_artifacts::measure(file).await?.sha256;
+    let short: String = sha256.chars().take(TAG).collect();
+    Ok(match model {
+        // A tag has 128 characters at most.
+        Some(name) => {
+            let name: String = name.replace('/', "-").chars().take(100).collect();
+            format!("{name}-{short}")
+        }
+        None => short,
+    })
+}

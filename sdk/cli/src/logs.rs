@@ -1,0 +1,162 @@
+//! `wisp logs`: what all replicas of a function say, as one stream.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::ListParams;
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, ResourceExt as _};
+use tokio::sync::mpsc;
+use wisp_contract::FunctionId;
+use wisp_contract::operator::pod;
+
+use crate::args::Logs;
+use crate::cluster::{self, Cluster, ClusterError};
+use crate::failure::{Failure, chain};
+use crate::terminal::Terminal;
+
+mod line;
+mod replica;
+
+use line::{Entry, Printer};
+use replica::{Replica, Wanted};
+
+/// Lines of each replica, where it isn't said how many.
+const TAIL: u32 = 200;
+/// Lines that wait to be printed.
+const BACKLOG: usize = 1024;
+
+/// Prints what there is, and with `--follow` what comes.
+pub(crate) fn run(args: &Logs, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    cluster::run(async {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        let id = cluster.id(&args.function)?;
+        // A name that is wrong shall not look like a function that sleeps.
+        cluster.function(&id).await?;
+        let api: Api<Pod> = Api::namespaced(cluster.client.clone(), id.namespace());
+        let wanted = Wanted {
+            since: args.since,
+            tail: args
+                .tail
+                .or_else(|| (args.since.is_none() && args.request.is_none()).then_some(TAIL)),
+            follow: args.follow,
+        };
+        let printer = Printer::new(args.request.clone(), terminal);
+        if args.follow {
+            follow(&api, &id, &wanted, printer, terminal).await
+        } else {
+            print(&cluster, &api, &id, &wanted, printer, terminal).await
+        }?;
+        Ok::<_, Failure>(ExitCode::SUCCESS)
+    })
+}
+
+fn selector(id: &FunctionId) -> String {
+    format!("{}={}", pod::FUNCTION, id.name())
+}
+
+/// What the replicas have said so far, in the order in which they said it.
+async fn print(
+    cluster: &Cluster,
+    api: &Api<Pod>,
+    id: &FunctionId,
+    wanted: &Wanted,
+    mut printer: Printer,
+    terminal: &Terminal,
+) -> Result<(), ClusterError> {
+    let pods = api
+        .list(&ListParams::default().labels(&selector(id)))
+        .await
+        .map_err(|error| cluster.refused(format!("list the replicas of {id}"), error))?;
+    let started: Vec<&Pod> = pods.items.iter().filter(|pod| has_started(pod)).collect();
+    if started.is_empty() {
+        terminal.note(&format!("{id} has no replica now"));
+        return Ok(());
+    }
+    let mut entries: Vec<Entry> = Vec::new();
+    for pod in started {
+        let replica = Replica::new(api, &pod.name_any());
+        let mut lines = Box::pin(replica.lines(wanted));
+        while let Some(line) = lines.next().await {
+            match line {
+                Ok(entry) => entries.push(entry),
+                // It may have gone meanwhile; what the others say is worth printing still.
+                Err(error) => {
+                    let told = chain(&error);
+                    terminal.note(&format!("{}: {told}", replica.name));
+                    break;
+                }
+            }
+        }
+    }
+    entries.sort_by_key(|entry| entry.written);
+    for entry in &entries {
+        printer.print(entry);
+    }
+    Ok(())
+}
+
+/// What the replicas say, those that come later too, as it comes; until Ctrl-C.
+async fn follow(
+    api: &Api<Pod>,
+    id: &FunctionId,
+    wanted: &Wanted,
+    mut printer: Printer,
+    terminal: &Terminal,
+) -> Result<(), ClusterError> {
+    let (sender, mut entries) = mpsc::channel::<Entry>(BACKLOG);
+    let config = watcher::Config::default().labels(&selector(id));
+    let mut events = Box::pin(watcher(api.clone(), config));
+    let mut followed: BTreeMap<String, tokio::task::JoinHandle<()>> = BTreeMap::new();
+    let mut is_first = true;
+    loop {
+        tokio::select! {
+            // `sender` lives as long as this loop.
+            entry = entries.recv() => {
+                if let Some(entry) = entry {
+                    printer.print(&entry);
+                }
+            }
+            event = events.next() => match event {
+                Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => {
+                    let uid = pod.uid().unwrap_or_default();
+                    if !has_started(&pod) || followed.contains_key(&uid) {
+                        continue;
+                    }
+                    // What a replica says that came while we watched is wanted from its beginning.
+                    let wanted = if is_first { wanted.clone() } else { wanted.of_newcomer() };
+                    let replica = Replica::new(api, &pod.name_any());
+                    followed.insert(uid, tokio::spawn(replica.follow(wanted, sender.clone())));
+                }
+                Some(Ok(Event::Delete(pod))) => {
+                    // Its task ends with its log.
+                    followed.remove(&pod.uid().unwrap_or_default());
+                }
+                Some(Ok(Event::InitDone)) => {
+                    if is_first && followed.is_empty() {
+                        terminal.note(&format!("{id} has no replica now; its lines come when it wakes"));
+                    }
+                    is_first = false;
+                }
+                Some(Ok(Event::Init)) => {}
+                Some(Err(error)) => {
+                    let told = chain(&error);
+                    terminal.note(&format!("{} {told}", terminal.err.yellow("watching:")));
+                }
+                None => return Ok(()),
+            },
+        }
+    }
+}
+
+/// Whether there can be a log: the container runs, or ran.
+fn has_started(pod: &Pod) -> bool {
+    pod.status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten())
+        .filter(|status| status.name == replica::CONTAINER)
+        .filter_map(|status| status.state.as_ref())
+        .any(|state| state.running.is_some() || state.terminated.is_some())
+}

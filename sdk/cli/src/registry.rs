@@ -1,0 +1,138 @@
+//! Registries as this user sees them: with the credentials of `docker login` and `podman login`.
+
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use wisp_artifacts::{Credentials, FetchOptions, Fetcher, Package, Pushed, Reference};
+
+use crate::args::RegistryArgs;
+use crate::failure::Explain;
+use crate::terminal::{self, Terminal};
+
+mod login;
+
+/// Why nothing was pushed.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RegistryError {
+    #[error(transparent)]
+    Artifact(#[from] wisp_artifacts::Error),
+    #[error("{} could not be read", path.display())]
+    Read {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("{} doesn't hold credentials as Docker writes them", path.display())]
+    Login {
+        path: PathBuf,
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the credential helper `{helper}` that {} names can't be run", path.display())]
+    Helper {
+        helper: String,
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("the credential helper `{helper}` that {} names fails: {said}", path.display())]
+    HelperFailed {
+        helper: String,
+        path: PathBuf,
+        said: String,
+    },
+}
+
+impl Explain for RegistryError {
+    fn hint(&self) -> Option<String> {
+        match self {
+            Self::Artifact(error) => match error.reason() {
+                "Unauthorized" => Some("log in with `docker login` or `podman login`".to_owned()),
+                "RegistryUnavailable" => {
+                    Some("a registry without TLS is spoken to with --plain-http".to_owned())
+                }
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+/// What is to be pushed.
+pub(crate) enum Upload<'a> {
+    /// A component's file.
+    Component(&'a Path),
+    /// A model's file.
+    Model(&'a Path),
+}
+
+/// Registries that can be pushed to.
+pub(crate) struct Registries {
+    fetcher: Fetcher,
+}
+
+impl Registries {
+    /// A client for the registries of `images`.
+    ///
+    /// # Errors
+    /// When no HTTPS client can be made.
+    pub(crate) fn new(args: RegistryArgs, images: &[&Reference]) -> Result<Self, RegistryError> {
+        let plain_http = if args.plain_http {
+            images
+                .iter()
+                .map(|image| image.registry().to_owned())
+                .collect()
+        } else {
+            Vec::new()
+        };
+        let fetcher = Fetcher::new(FetchOptions {
+            plain_http,
+            ..FetchOptions::default()
+        })?;
+        Ok(Self { fetcher })
+    }
+
+    /// Pushes a file, and tells so.
+    ///
+    /// # Errors
+    /// When the file can't be read or is no component, or the registry refuses it.
+    pub(crate) async fn push(
+        &self,
+        image: &Reference,
+        upload: Upload<'_>,
+        terminal: &Terminal,
+    ) -> Result<Pushed, RegistryError> {
+        let (Upload::Component(path) | Upload::Model(path)) = upload;
+        let read = |source| RegistryError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let package = match upload {
+            Upload::Component(path) => {
+                Package::Component(Bytes::from(std::fs::read(path).map_err(read)?))
+            }
+            Upload::Model(path) => {
+                std::fs::metadata(path).map_err(read)?;
+                Package::Model(path.to_owned())
+            }
+        };
+        let credentials: Credentials = login::of(image)?;
+        let pushed = self.fetcher.push(image, package, &credentials).await?;
+        let paint = terminal.out;
+        let size = terminal::bytes(pushed.length);
+        let what = if pushed.existed {
+            format!("{size}, there already")
+        } else {
+            size
+        };
+        terminal.say(&format!(
+            "{} {} {}",
+            paint.green("pushed"),
+            paint.bold(&image.to_string()),
+            paint.dim(&format!("({what})"))
+        ));
+        terminal.say(&format!(
+            "  {} sha256:{}",
+            paint.dim("digest "),
+            pushed.manifest
+        ));
+        Ok(pushed)
+    }
+}

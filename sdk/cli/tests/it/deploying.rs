@@ -1,0 +1,260 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::api::{Answer, Api, Asked};
+use crate::registry::Registry;
+use crate::wisp::run;
+
+const FUNCTION: &str = "/apis/wisp.dev/v1alpha1/namespaces/vision/functions/digits";
+
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).unwrap();
+    let component = r#"(component
+        (core module $m (memory 1) (func (export "f")))
+        (core instance (instantiate $m))
+        (instance $i)
+        (export "wasi:http/incoming-handler@0.2.4" (instance $i)))"#;
+    write("digits.wasm", &wat::parse_str(component).unwrap());
+    write("mnist.onnx", b"a model");
+    write(
+        "function.yaml",
+        b"apiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\ndata: {a: b}\n---\n\
+          apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: digits}\nspec:\n  component: {file: digits.wasm}\n  \
+          models: [{name: mnist, source: {file: mnist.onnx}}]\n",
+    );
+    folder
+}
+
+fn function(conditions: &Value) -> Value {
+    json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+        "metadata": {"name": "digits", "namespace": "vision", "uid": "1", "generation": 3, "resourceVersion": "9"},
+        "spec": {},
+        "status": {
+            "observedGeneration": 3, "replicas": 0, "readyReplicas": 0,
+            "url": "http://digits.test/", "revision": "digits-0", "conditions": conditions,
+        },
+    })
+}
+
+fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
+    json!({
+        "type": kind, "status": status, "reason": reason, "message": message,
+        "observedGeneration": 3, "lastTransitionTime": "2026-01-01T00:00:00Z",
+    })
+}
+
+/// A cluster without the function, that says `now` of it once it is applied, and `later` a moment after.
+fn cluster(now: Value, later: Value) -> Api {
+    Api::new(move |asked: &Asked| {
+        let path = asked.path.split('?').next().unwrap_or_default();
+        match (asked.method.as_str(), path) {
+            (_, "/version") => Answer::json(&json!({
+                "major": "1", "minor": "36", "gitVersion": "v1.36.3", "gitCommit": "", "gitTreeState": "",
+                "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
+            })),
+            ("GET", FUNCTION) => Answer::status(404, "functions", "digits", "no such function"),
+            ("PATCH", FUNCTION) => Answer::json(&function(&json!([]))),
+            ("PATCH", _) => Answer::json(&json!({"metadata": {"name": "words"}})),
+            ("GET", _) if asked.path.contains("watch=true") => {
+                Answer::events(&[json!({"type": "MODIFIED", "object": function(&later)})])
+            }
+            ("GET", _) => Answer::json(&json!({
+                "apiVersion": "wisp.dev/v1alpha1", "kind": "FunctionList",
+                "metadata": {"resourceVersion": "9"}, "items": [function(&now)],
+            })),
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+fn deploy(folder: &Path, api: &Api, registry: &Registry, more: &[&str]) -> crate::wisp::Said {
+    let registry = format!("{}/ada", registry.address);
+    let words = [
+        &["deploy", "--output", "json", "--registry", &registry][..],
+        more,
+    ]
+    .concat();
+    run(folder, Some(api), &words)
+}
+
+/// Would fail if what is applied weren't what was pushed, or waiting didn't end when the function is ready.
+#[test]
+fn a_folder_becomes_a_function_that_answers() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let folder = folder();
+    let api = cluster(
+        json!([condition(
+            "Ready",
+            "Unknown",
+            "Starting",
+            "0 of 1 replicas are ready"
+        )]),
+        json!([condition("Ready", "True", "Sleeping", "it sleeps")]),
+    );
+    let said = deploy(
+        folder.path(),
+        &api,
+        &registry,
+        &["--pull-secret", "regcred"],
+    );
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let told = said.json().remove(0);
+    assert_eq!(told["function"], "vision/digits");
+    assert_eq!(told["result"], "created");
+    assert_eq!(told["ready"], true);
+    assert_eq!(told["url"], "http://digits.test/");
+
+    let patches = api.asked("PATCH");
+    assert!(
+        patches[0]
+            .path
+            .starts_with("/api/v1/namespaces/vision/configmaps/words?"),
+        "{patches:?}"
+    );
+    assert!(patches[1].path.contains("fieldManager=wisp"), "{patches:?}");
+    assert!(!patches[1].path.contains("force=true"), "{patches:?}");
+    let applied: Value = serde_json::from_slice(&patches[1].body).unwrap();
+    let component = told["images"]["component"].as_str().unwrap();
+    let model = told["images"]["mnist"].as_str().unwrap();
+    let start = format!("{}/ada/digits@sha256:", registry.address);
+    assert!(
+        component.starts_with(&start) && model.starts_with(&start),
+        "{told}"
+    );
+    assert_ne!(component, model);
+    assert_eq!(
+        applied["spec"],
+        json!({
+            "component": {"image": component, "pullSecrets": [{"name": "regcred"}]},
+            "models": [{"name": "mnist", "source": {"image": model}}],
+        })
+    );
+    // The same folder comes to the same images.
+    let again = deploy(folder.path(), &api, &registry, &["--no-wait"]);
+    let again = again.json().remove(0);
+    assert_eq!(again["images"], told["images"]);
+    assert_eq!(again["ready"], false);
+
+    let named = deploy(
+        folder.path(),
+        &api,
+        &registry,
+        &["--cluster-registry", "registry.test:5000/ada", "--no-wait"],
+    );
+    let image = named.json().remove(0)["images"]["component"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        image,
+        component.replace(&registry.address, "registry.test:5000")
+    );
+}
+
+/// Would fail if a function that can't serve were waited for to the end, or its reason were not told.
+#[test]
+fn what_cannot_serve_is_told_at_once() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let folder = folder();
+    let broken = json!([condition(
+        "ComponentReady",
+        "False",
+        "UnsupportedImport",
+        "the component imports `acme:db`"
+    )]);
+    let api = cluster(json!([]), broken);
+    let said = deploy(folder.path(), &api, &registry, &[]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let told = said.json().remove(0);
+    assert_eq!(
+        told["error"],
+        "vision/digits can't serve: the component imports `acme:db`"
+    );
+
+    let slow = json!([condition(
+        "Ready",
+        "Unknown",
+        "Starting",
+        "0 of 1 replicas are ready"
+    )]);
+    let api = cluster(slow.clone(), slow);
+    let said = deploy(folder.path(), &api, &registry, &["--timeout", "300ms"]);
+    let told = said.json().remove(0);
+    let error = told["error"].as_str().unwrap();
+    assert!(
+        error.contains("0 of 1 replicas are ready (Starting)"),
+        "{error}"
+    );
+}
+
+/// Would fail if minutes of building came before a mistake that was there to see.
+#[test]
+fn what_is_missing_is_told_before_anything_is_done() {
+    let folder = folder();
+    let api = cluster(json!([]), json!([]));
+    let said = run(folder.path(), Some(&api), &["deploy"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("no registry is named"), "{said:?}");
+    assert!(said.err.contains("WISP_REGISTRY"), "{said:?}");
+    assert!(api.asked("PATCH").is_empty());
+
+    let said = run(folder.path(), None, &["deploy", "--registry", "r.test/a"]);
+    assert!(said.err.contains("no cluster is configured"), "{said:?}");
+    // Nobody listens there.
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap();
+    std::fs::write(
+        folder.path().join("gone"),
+        api.kubeconfig()
+            .replace(&api.address.to_string(), &port.to_string()),
+    )
+    .unwrap();
+    let said = run(
+        folder.path(),
+        None,
+        &["deploy", "--registry", "r.test/a", "--kubeconfig", "gone"],
+    );
+    assert!(said.err.contains("doesn't answer"), "{said:?}");
+    assert!(said.err.contains("Connection refused"), "{said:?}");
+}
+
+#[test]
+fn a_component_and_its_models_are_pushed() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let folder = folder();
+    let reference = format!("{}/vision/digits:1.4", registry.address);
+    let words = [
+        "push",
+        "digits.wasm",
+        &reference,
+        "--model",
+        "mnist=mnist.onnx",
+        "--output",
+        "json",
+    ];
+    let said = run(folder.path(), None, &words);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let told = said.json().remove(0);
+    assert_eq!(told["reference"], reference);
+    assert_eq!(told["existed"], false);
+    assert_eq!(told["models"][0]["reference"], format!("{reference}-mnist"));
+    assert_eq!(told["models"][0]["bytes"], 7);
+    let again = run(folder.path(), None, &words).json().remove(0);
+    assert_eq!(again["existed"], true);
+    assert_eq!(again["image"], told["image"]);
+
+    let said = run(folder.path(), None, &["push", "mnist.onnx", &reference]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("not WebAssembly"), "{said:?}");
+}

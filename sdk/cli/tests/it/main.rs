@@ -1,0 +1,8 @@
+//! The cluster commands as a user types them, against a real registry and an API server that is played.
+#![cfg(test)]
+
+mod api;
+mod deploying;
+mod reading;
+mod registry;
+mod wisp;

@@ -1,0 +1,204 @@
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use serde_json::{Value, json};
+
+use crate::api::{Answer, Api, Asked};
+use crate::wisp::{command, run, until};
+
+fn function() -> Value {
+    json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+        "metadata": {"name": "digits", "namespace": "vision"}, "spec": {},
+        "status": {"replicas": 2, "readyReplicas": 2, "url": "http://127.0.0.1:1/"},
+    })
+}
+
+fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "vision", "uid": name, "resourceVersion": "1"},
+        "status": {
+            "phase": "Running",
+            "containerStatuses": [{
+                "name": "function", "image": "x", "imageID": "x", "ready": true, "restartCount": 0,
+                "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+            }],
+        },
+    })
+}
+
+fn line(second: u32, message: &str, request: &str) -> String {
+    format!(
+        "2026-01-01T00:00:0{second}Z {{\"ts\":\"x\",\"level\":\"info\",\"target\":\"guest.log\",\"message\":\"{message}\",\"requestId\":\"{request}\"}}\n"
+    )
+}
+
+fn pods(asked: &Asked, now: &[&str], later: &[&str]) -> Answer {
+    if asked.path.contains("watch=true") {
+        let events: Vec<Value> = later
+            .iter()
+            .map(|name| json!({"type": "ADDED", "object": pod(name)}))
+            .collect();
+        return Answer::events(&events);
+    }
+    let items: Vec<Value> = now.iter().map(|name| pod(name)).collect();
+    Answer::json(&json!({
+        "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": items,
+    }))
+}
+
+/// Would fail if a replica's lines were left out, came in another order than they were written, or one request couldn't
+/// be told from others.
+#[test]
+fn the_replicas_logs_are_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::new(
+        |asked| match asked.path.split('?').next().unwrap_or_default() {
+            "/api/v1/namespaces/vision/pods" => pods(asked, &["d-a", "d-b"], &[]),
+            "/api/v1/namespaces/vision/pods/d-a/log" => {
+                Answer::text(line(1, "one", "r1") + &line(4, "four", "r1"))
+            }
+            "/api/v1/namespaces/vision/pods/d-b/log" => Answer::text(line(2, "two", "r2")),
+            _ => Answer::json(&function()),
+        },
+    );
+    let messages = |more: &[&str]| {
+        let words = [&["logs", "digits", "--output", "json"][..], more].concat();
+        let said = run(folder.path(), Some(&api), &words);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        said.json()
+            .iter()
+            .map(|line| {
+                format!(
+                    "{} {}",
+                    line["pod"].as_str().unwrap(),
+                    line["message"].as_str().unwrap()
+                )
+            })
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(messages(&[]), ["d-a one", "d-b two", "d-a four"]);
+    assert_eq!(messages(&["--request", "r1"]), ["d-a one", "d-a four"]);
+    let asked = api.asked("GET");
+    let labels = "labelSelector=wisp.dev%2Ffunction%3Ddigits";
+    assert!(
+        asked.iter().any(|asked| asked.path.contains(labels)),
+        "{asked:?}"
+    );
+    assert!(
+        asked
+            .iter()
+            .any(|asked| asked.path.contains("tailLines=200")),
+        "{asked:?}"
+    );
+}
+
+/// Would fail if replicas that come later were not followed, or a connection that breaks off lost or repeated lines.
+#[test]
+fn what_is_followed_goes_on_over_new_replicas_and_broken_connections() {
+    let folder = tempfile::tempdir().unwrap();
+    let opened = Arc::new(AtomicUsize::new(0));
+    let again = Arc::new(Mutex::new(String::new()));
+    let (count, asked_again) = (Arc::clone(&opened), Arc::clone(&again));
+    let api = Api::new(
+        move |asked| match asked.path.split('?').next().unwrap_or_default() {
+            "/api/v1/namespaces/vision/pods" => pods(asked, &["d-a"], &["d-b"]),
+            "/api/v1/namespaces/vision/pods/d-a" => Answer::json(&pod("d-a")),
+            "/api/v1/namespaces/vision/pods/d-a/log"
+                if count.fetch_add(1, Ordering::SeqCst) == 0 =>
+            {
+                // Ends although the replica runs.
+                Answer::text(line(1, "one", "r1"))
+            }
+            "/api/v1/namespaces/vision/pods/d-a/log" => {
+                *asked_again.lock().unwrap() = asked.path.clone();
+                Answer {
+                    stays_open: true,
+                    ..Answer::text(line(1, "one", "r1") + &line(3, "three", "r1"))
+                }
+            }
+            "/api/v1/namespaces/vision/pods/d-b/log" => Answer {
+                stays_open: true,
+                ..Answer::text(line(2, "two", "r1"))
+            },
+            _ => Answer::json(&function()),
+        },
+    );
+    let mut child = command(folder.path(), Some(&api), &["logs", "-f", "digits"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let (lines, output) = (Arc::clone(&seen), child.stdout.take().unwrap());
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            lines.lock().unwrap().push(line);
+        }
+    });
+    until("the third line", || seen.lock().unwrap().len() >= 3);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    reader.join().unwrap();
+    let mut seen = seen.lock().unwrap().clone();
+    seen.sort();
+    assert_eq!(
+        seen,
+        [
+            "00:00:01.000 a │ info one r1",
+            "00:00:02.000 b │ info two r1",
+            "00:00:03.000 a │ info three r1"
+        ]
+    );
+    let again = again.lock().unwrap();
+    assert!(
+        again.contains("sinceTime=2026-01-01T00%3A00%3A01Z"),
+        "{again}"
+    );
+}
+
+#[test]
+fn functions_are_listed_and_what_is_not_there_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::new(
+        |asked| match asked.path.split('?').next().unwrap_or_default() {
+            "/apis/wisp.dev/v1alpha1/namespaces/vision/functions" => Answer::json(&json!({
+                "apiVersion": "wisp.dev/v1alpha1", "kind": "FunctionList",
+                "metadata": {}, "items": [function()],
+            })),
+            "/apis/wisp.dev/v1alpha1/namespaces/vision/functions/digits" => {
+                Answer::json(&function())
+            }
+            "/apis/wisp.dev/v1alpha1/namespaces/old/functions" => Answer::status(
+                404,
+                "",
+                "",
+                "the server could not find the requested resource",
+            ),
+            _ => Answer::status(
+                404,
+                "functions",
+                "nope",
+                "functions.wisp.dev \"nope\" not found",
+            ),
+        },
+    );
+    let get = |words: &[&str]| run(folder.path(), Some(&api), &[&["get"][..], words].concat());
+    assert!(
+        get(&[]).out.contains("digits  Unknown (Pending)"),
+        "{:?}",
+        get(&[])
+    );
+    let one = get(&["digits", "--output", "json"]).json().remove(0);
+    assert_eq!(one["replicas"], 2);
+    let said = get(&["nope"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("\"nope\" not found"), "{said:?}");
+    let said = get(&["-n", "old"]);
+    assert!(said.err.contains("doesn't know Functions"), "{said:?}");
+    assert!(said.err.contains("helm install"), "{said:?}");
+    let said = get(&["Bad_Name"]);
+    assert!(said.err.contains("Bad_Name"), "{said:?}");
+}
