@@ -111,6 +111,7 @@ pub(crate) fn run(args: &Dev, terminal: &Terminal) -> Result<ExitCode, Failure> 
     let setup = Setup {
         listen: args.listen,
         launch: Launch { runtime, cache },
+        roots: manifests::roots(&args.paths),
         is_watching: !args.no_watch,
         has_color: terminal.out.is_on(),
     };
@@ -125,6 +126,7 @@ pub(crate) fn run(args: &Dev, terminal: &Terminal) -> Result<ExitCode, Failure> 
 struct Setup {
     listen: SocketAddr,
     launch: Launch,
+    roots: Vec<PathBuf>,
     is_watching: bool,
     has_color: bool,
 }
@@ -170,7 +172,7 @@ async fn serve(
         url,
         setup.has_color,
     );
-    let working = tokio::spawn(workshop.run(folders, declared, setup.is_watching));
+    let working = tokio::spawn(workshop.run(setup.roots, folders, declared, setup.is_watching));
     let scaling = {
         let (functions, gateway, shutdown) =
             (functions.clone(), Arc::clone(&gateway), shutdown.clone());

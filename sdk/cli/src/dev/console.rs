@@ -84,6 +84,9 @@ pub(crate) enum Event {
         level: Level,
         target: String,
         message: String,
+        /// Where in the guest it happened.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cause: Option<String>,
         #[serde(skip_serializing_if = "Option::is_none")]
         request_id: Option<String>,
     },
@@ -168,6 +171,11 @@ impl Console {
             level: line.level,
             target: line.target.to_string(),
             message: line.message.to_string(),
+            cause: line
+                .fields
+                .get("cause")
+                .and_then(|cause| cause.as_str())
+                .map(str::to_owned),
             request_id: line.request_id.as_ref().map(ToString::to_string),
         });
     }

@@ -46,6 +46,8 @@ pub(crate) enum ManifestsError {
     Empty(PathBuf),
     #[error("{file} is wrong:\n{}", indented(error))]
     Wrong { file: String, error: ManifestError },
+    #[error("{} is wrong: it declares no Function", .0.display())]
+    NoFunction(PathBuf),
     #[error("the function {id} is declared twice: in {} and in {}", first.display(), second.display())]
     Twice {
         id: FunctionId,
@@ -117,6 +119,15 @@ pub(crate) fn discover(paths: &[PathBuf]) -> Result<Vec<Folder>, ManifestsError>
     Ok(folders)
 }
 
+/// Those of `paths` that are folders of functions' folders: others may come in them.
+pub(crate) fn roots(paths: &[PathBuf]) -> Vec<PathBuf> {
+    paths
+        .iter()
+        .filter_map(|path| path.canonicalize().ok())
+        .filter(|path| path.is_dir() && !declares_functions(path).unwrap_or(true))
+        .collect()
+}
+
 /// All functions of `folders`, `cache` being the folder for what can be made again.
 ///
 /// # Errors
@@ -153,9 +164,13 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
     for path in list(&folder.dir)?.into_iter().filter(|path| is_yaml(path)) {
         let Some(text) = text(&path)? else { continue };
         // Other tools keep their YAML in such folders, too: only what names wisp is held to its rules.
-        let ours = mentions_functions(&text);
+        let is_named = is_function_file(&path) || folder.only.as_ref() == Some(&path);
+        let ours = is_named || mentions_functions(&text);
         match parse_manifests(&text) {
             Ok(found) => {
+                if is_named && !found.iter().any(|found| found.function().is_some()) {
+                    return Err(ManifestsError::NoFunction(path));
+                }
                 manifests.extend(found.into_iter().map(|manifest| (path.clone(), manifest)))
             }
             Err(error) if ours => {
@@ -235,14 +250,19 @@ fn declares_functions(dir: &Path) -> Result<bool, ManifestsError> {
         if text(&path)?.is_some_and(|text| mentions_functions(&text)) {
             return Ok(true);
         }
-        if matches!(
-            path.file_name().and_then(|name| name.to_str()),
-            Some("function.yaml" | "function.yml")
-        ) {
+        if is_function_file(&path) {
             return Ok(true);
         }
     }
     Ok(false)
+}
+
+/// Whether the file's name says that a Function is in it.
+fn is_function_file(path: &Path) -> bool {
+    matches!(
+        path.file_name().and_then(|name| name.to_str()),
+        Some("function.yaml" | "function.yml")
+    )
 }
 
 fn mentions_functions(text: &str) -> bool {

@@ -25,6 +25,8 @@ pub(crate) struct Watch {
 #[derive(Debug, Default)]
 struct Interests {
     folders: BTreeSet<PathBuf>,
+    /// Folders that functions' folders come to lie in.
+    roots: BTreeSet<PathBuf>,
     /// Files elsewhere: models, components, and the sources of crates that a project depends on by path.
     files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
 }
@@ -36,7 +38,14 @@ impl Interests {
             path.strip_prefix(folder)
                 .is_ok_and(|rest| !rest.iter().any(|part| is_ignored(&part.to_string_lossy())))
         });
+        let roots = self.roots.iter().filter(|root| {
+            path.strip_prefix(root).is_ok_and(|rest| {
+                rest.iter().count() <= 2
+                    && !rest.iter().any(|part| is_ignored(&part.to_string_lossy()))
+            })
+        });
         inside
+            .chain(roots)
             .chain(self.files.get(path).into_iter().flatten())
             .cloned()
             .collect()
@@ -118,6 +127,32 @@ impl Watch {
                 }
                 self.watcher.watch(&dir, RecursiveMode::NonRecursive)?;
                 self.watched.insert(dir);
+            }
+        }
+        Ok(())
+    }
+
+    /// Watches a folder for functions' folders that come and go in it. Called again after each change.
+    ///
+    /// # Errors
+    /// As [`Watch::add`].
+    pub(crate) fn add_root(&mut self, root: &Path) -> notify::Result<()> {
+        self.interests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .roots
+            .insert(root.to_owned());
+        let mut dirs = vec![root.to_owned()];
+        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+            if entry.path().is_dir() && !is_ignored(&entry.file_name().to_string_lossy()) {
+                dirs.push(entry.path());
+            }
+        }
+        // What is gone may come again under its name.
+        self.watched.retain(|dir| dir.exists());
+        for dir in dirs {
+            if self.watched.insert(dir.clone()) {
+                self.watcher.watch(&dir, RecursiveMode::NonRecursive)?;
             }
         }
         Ok(())

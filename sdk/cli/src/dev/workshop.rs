@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use wisp_contract::FunctionId;
 use wisp_engine::{Engines, Loader};
@@ -15,6 +16,9 @@ use super::prepare::{self, PrepareError, Prepared, Project};
 use super::replica::Launch;
 use super::supervisor::Supervisor;
 use super::watch::{self, Watch};
+
+/// How long a manifest may be gone before its functions are.
+const GRACE: Duration = Duration::from_millis(500);
 
 /// Everything that turning files into revisions takes.
 pub(crate) struct Workshop {
@@ -57,7 +61,8 @@ impl Workshop {
     /// When the files can't be watched.
     pub(crate) async fn run(
         self,
-        folders: Vec<Folder>,
+        roots: Vec<PathBuf>,
+        mut folders: Vec<Folder>,
         declared: Vec<(Folder, Vec<Declared>)>,
         is_watching: bool,
     ) -> notify::Result<()> {
@@ -85,8 +90,21 @@ impl Workshop {
         let Some(mut watch) = watch else {
             return std::future::pending().await;
         };
+        for root in &roots {
+            watch.add_root(root)?;
+        }
         loop {
-            let changed = watch.changed().await;
+            let mut changed = watch.changed().await;
+            for root in &roots {
+                if !changed.contains(root) {
+                    continue;
+                }
+                watch.add_root(root)?;
+                for folder in new_folders(root, &folders) {
+                    changed.insert(folder.dir.clone());
+                    folders.push(folder);
+                }
+            }
             for folder in folders
                 .iter()
                 .filter(|folder| changed.contains(&folder.dir))
@@ -95,13 +113,28 @@ impl Workshop {
                 let files = self.again(folder).await;
                 watch.add(&folder.dir, &files)?;
             }
+            folders.retain(|folder| folder.dir.is_dir());
         }
     }
 
     /// Reads a folder again and makes what it says.
     async fn again(&self, folder: &Folder) -> Vec<PathBuf> {
-        let declared = match manifests::read(folder, &self.launch.cache) {
+        let mut read = manifests::read(folder, &self.launch.cache);
+        // A file that is gone may only be on its way to its new content.
+        let is_gone = |read: &Result<Vec<Declared>, _>| match read {
+            Ok(declared) => self.missing(folder, declared).next().is_some(),
+            Err(_) => !folder.dir.is_dir(),
+        };
+        if is_gone(&read) {
+            tokio::time::sleep(GRACE).await;
+            read = manifests::read(folder, &self.launch.cache);
+        }
+        let declared = match read {
             Ok(declared) => declared,
+            Err(_) if !folder.dir.is_dir() => {
+                self.forget(folder, &[]);
+                return Vec::new();
+            }
             Err(error) => {
                 self.console.tell(error.into());
                 return Vec::new();
@@ -231,18 +264,26 @@ impl Workshop {
         }
     }
 
-    /// Ends functions that the folder no longer declares.
-    fn forget(&self, folder: &Folder, declared: &[Declared]) {
-        let kept: BTreeSet<&FunctionId> = declared.iter().map(|function| &function.id).collect();
-        for id in self
-            .functions
+    /// The functions that were the folder's and that it doesn't declare.
+    fn missing(
+        &self,
+        folder: &Folder,
+        declared: &[Declared],
+    ) -> impl Iterator<Item = FunctionId> + use<'_> {
+        let kept: BTreeSet<FunctionId> = declared
+            .iter()
+            .map(|function| function.id.clone())
+            .collect();
+        let dir = folder.dir.clone();
+        self.functions
             .ids()
             .into_iter()
-            .filter(|id| !kept.contains(id))
-        {
-            if !self.functions.is_of(&id, &folder.dir) {
-                continue;
-            }
+            .filter(move |id| !kept.contains(id) && self.functions.is_of(id, &dir))
+    }
+
+    /// Ends functions that the folder no longer declares.
+    fn forget(&self, folder: &Folder, declared: &[Declared]) {
+        for id in self.missing(folder, declared) {
             self.gateway.remove_route(&id);
             if let Some(supervisor) = self.functions.remove(&id) {
                 self.console.tell(Event::Removed {
@@ -252,6 +293,16 @@ impl Workshop {
             }
         }
     }
+}
+
+/// The functions' folders in `root` that aren't known.
+fn new_folders(root: &std::path::Path, known: &[Folder]) -> Vec<Folder> {
+    // A root without functions is no mistake here: it had some.
+    let found = manifests::discover(&[root.to_owned()]).unwrap_or_default();
+    found
+        .into_iter()
+        .filter(|folder| !known.contains(folder))
+        .collect()
 }
 
 /// The files outside of builds that a function is made of.

@@ -192,6 +192,7 @@ impl Style {
                 level,
                 target,
                 message,
+                cause,
                 request_id,
                 ..
             } => {
@@ -211,9 +212,11 @@ impl Style {
                 let id = request_id
                     .as_ref()
                     .map_or_else(String::new, |id| paint.dim(&format!(" {id}")));
+                let causes = cause.iter().flat_map(|cause| cause.lines());
                 message
                     .lines()
                     .map(|line| format!("{prefix}   {level}{line}{id}"))
+                    .chain(causes.map(|line| format!("{prefix}     {}", paint.dim(line))))
                     .collect()
             }
             Event::Stopping => vec![
