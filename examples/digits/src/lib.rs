@@ -74,6 +74,7 @@ fn numbers(pixels: Vec<f32>) -> Result<Vec<f32>> {
             "{wrong} is no pixel: ink is 1, background is 0"
         )));
     }
+    picture::check_contrast(&pixels).map_err(refuse)?;
     Ok(pixels)
 }
 
@@ -156,6 +157,11 @@ mod tests {
         );
         let (status, text) = post("application/json", format!("[{}255]", "0,".repeat(783)));
         assert!(status == 400 && text.contains("255 is no pixel"), "{text}");
+        for blank in ["0", "1", "0.5"] {
+            let body = format!("[{}]", [blank; 784].join(","));
+            let (status, text) = post("application/json", body);
+            assert!(status == 400 && text.contains("shows no ink"), "{text}");
+        }
         let (status, text) = post("image/gif", "GIF89a");
         assert!(
             status == 415 && text.contains("neither a PNG nor a JPEG"),
@@ -168,6 +174,12 @@ mod tests {
     #[test]
     fn shows_a_page_to_draw_on() {
         let mut response = test::call(handle, test::request("GET", "/").build());
-        assert!(test::block_on(response.text()).unwrap().contains("<canvas"));
+        let page = test::block_on(response.text()).unwrap();
+        // Without a pointer there must be another way in.
+        assert!(page.contains("<canvas role=\"img\"") && page.contains("<input type=\"file\""));
+        assert!(
+            !page.contains("http"),
+            "the page needs nothing from elsewhere"
+        );
     }
 }

@@ -40,10 +40,28 @@ pub(crate) fn to_input(bytes: &[u8]) -> Result<Vec<f32>, PictureError> {
     let grey = grey(&decode(bytes)?);
     let paper = border_mean(&grey);
     if grey.dimensions() == (SIDE, SIDE) && paper < 0.5 {
+        check_contrast(&grey)?;
         return Ok(grey.into_raw());
     }
     let ink = ink(&grey, paper)?;
     Ok(centred(&resize_to_digit(&ink)))
+}
+
+/// Refuses pixels that are all alike: a model would read a digit there too.
+///
+/// # Errors
+/// When the brightest differs from the darkest by less than `MIN_CONTRAST`.
+pub(crate) fn check_contrast(pixels: &[f32]) -> Result<(), PictureError> {
+    let (darkest, brightest) = pixels
+        .iter()
+        .fold((1.0_f32, 0.0_f32), |(low, high), value| {
+            (low.min(*value), high.max(*value))
+        });
+    let contrast = (brightest - darkest).max(0.0);
+    if contrast < MIN_CONTRAST {
+        return Err(PictureError::Blank(contrast));
+    }
+    Ok(())
 }
 
 fn decode(bytes: &[u8]) -> Result<DynamicImage, PictureError> {
@@ -223,11 +241,14 @@ mod tests {
             to_input(&include_bytes!("../seven.png")[..100]),
             Err(PictureError::Decode(_))
         ));
-        let white = image::GrayImage::from_pixel(100, 100, Luma([255]));
-        assert!(matches!(
-            to_input(&png(&white.into())),
-            Err(PictureError::Blank(_))
-        ));
+        // 28 × 28 in black is the size that is taken as it is.
+        for (side, shade) in [(100, 255), (100, 0), (SIDE, 255), (SIDE, 0)] {
+            let blank = image::GrayImage::from_pixel(side, side, Luma([shade]));
+            assert!(
+                matches!(to_input(&png(&blank.into())), Err(PictureError::Blank(_))),
+                "{side} pixels of {shade}"
+            );
+        }
         let wide = image::GrayImage::new(MAX_SIDE + 1, 1);
         assert!(matches!(
             to_input(&png(&wide.into())),
