@@ -90,7 +90,9 @@ fn refuse(error: PhotoError) -> wisp::Error {
             "unsupported-image",
             error.to_string(),
         ),
-        PhotoError::Decode(_) => wisp::Error::bad_request(error.to_string()),
+        PhotoError::Decode(_) | PhotoError::Truncated => {
+            wisp::Error::bad_request(error.to_string())
+        }
     }
 }
 
@@ -141,10 +143,11 @@ mod tests {
             test::call(handle, test::request("POST", "/").body("hello")).status(),
             415
         );
-        let broken = &include_bytes!("../china.jpg")[..100];
-        assert_eq!(
-            test::call(handle, test::request("POST", "/").body(broken)).status(),
-            400
-        );
+        let cut = &include_bytes!("../china.jpg")[..50_000];
+        let mut response = test::call(handle, test::request("POST", "/").body(cut));
+        assert_eq!(response.status(), 400);
+        let problem: serde_json::Value = test::block_on(response.json()).unwrap();
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("the file was cut off"), "{detail}");
     }
 }

@@ -3,7 +3,9 @@
 use std::io::Cursor;
 
 use image::imageops::{FilterType, crop_imm, resize};
-use image::{DynamicImage, ImageDecoder, ImageError, ImageReader, Limits};
+use image::{
+    DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage,
+};
 use thiserror::Error;
 
 /// Pixels on each side of the model's input.
@@ -25,6 +27,8 @@ pub(crate) enum PhotoError {
     Format,
     #[error("the image can't be decoded, or is larger than {MAX_SIDE} pixels on a side or {} MiB in memory", MAX_PIXEL_BYTES >> 20)]
     Decode(#[source] ImageError),
+    #[error("the JPEG image ends before its last pixel: the file was cut off")]
+    Truncated,
 }
 
 /// f32[3, 224, 224] in RGB, (pixel − 127) / 128, from a PNG or JPEG.
@@ -32,7 +36,7 @@ pub(crate) enum PhotoError {
 /// # Errors
 /// When the bytes are no such image.
 pub(crate) fn to_input(bytes: &[u8]) -> Result<Vec<f32>, PhotoError> {
-    let photo = decode(bytes)?.into_rgb8();
+    let photo = on_white(decode(bytes)?);
     let (width, height) = photo.dimensions();
     let scaled = |side: u32| {
         let side = u64::from(side) * u64::from(SHORTER) * 2 / u64::from(width.min(height).max(1));
@@ -71,6 +75,10 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, PhotoError> {
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|_| PhotoError::Format)?;
+    // The decoder would fill what is missing with grey.
+    if reader.format() == Some(ImageFormat::Jpeg) && !is_whole_jpeg(bytes) {
+        return Err(PhotoError::Truncated);
+    }
     let mut limits = Limits::default();
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
@@ -82,6 +90,41 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, PhotoError> {
     let mut photo = DynamicImage::from_decoder(decoder).map_err(refuse)?;
     photo.apply_orientation(orientation);
     Ok(photo)
+}
+
+/// Whether the segments and scans of a JPEG lead to its end-of-image marker (ITU T.81, B.1.1).
+fn is_whole_jpeg(bytes: &[u8]) -> bool {
+    let mut rest = bytes;
+    loop {
+        // Scans hold 0xFF only before 0 or a restart marker. These, like the start of the image, have no length.
+        let marker = rest.windows(2).position(|pair| {
+            matches!(pair, [0xFF, kind] if !matches!(kind, 0x00 | 0x01 | 0xD0..=0xD8 | 0xFF))
+        });
+        let segment = marker.and_then(|at| rest.get(at + 1..));
+        rest = match segment {
+            Some([0xD9, ..]) => return true,
+            Some([_, length @ ..]) => {
+                let Some(count) = length.first_chunk().copied().map(u16::from_be_bytes) else {
+                    return false;
+                };
+                length.get(usize::from(count)..).unwrap_or_default()
+            }
+            _ => return false,
+        };
+    }
+}
+
+/// What is transparent shows white paper, as in a browser.
+fn on_white(photo: DynamicImage) -> RgbImage {
+    if !photo.color().has_alpha() {
+        return photo.into_rgb8();
+    }
+    let rgba = photo.into_rgba8();
+    RgbImage::from_fn(rgba.width(), rgba.height(), |x, y| {
+        let [r, g, b, alpha] = rgba.get_pixel(x, y).0.map(u16::from);
+        let blend = |value: u16| (value * alpha + 255 * (255 - alpha) + 127) / 255;
+        Rgb([r, g, b].map(|value| u8::try_from(blend(value)).unwrap_or(u8::MAX)))
+    })
 }
 
 #[cfg(test)]
@@ -141,6 +184,36 @@ mod tests {
             assert!(
                 input.len() == 3 * 224 * 224 && input.iter().all(|value| *value == 0.0),
                 "{width} × {height}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_transparent_is_white() {
+        for (alpha, expected) in [(0, 1.0), (255, -127.0 / 128.0), (128, 0.0)] {
+            let picture = image::RgbaImage::from_pixel(300, 300, image::Rgba([0, 0, 0, alpha]));
+            let mut bytes = Vec::new();
+            picture
+                .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
+                .unwrap();
+            let input = to_input(&bytes).unwrap();
+            assert!(
+                input.iter().all(|value| *value == expected),
+                "alpha {alpha}: {}",
+                input[0]
+            );
+        }
+    }
+
+    #[test]
+    fn a_jpeg_that_was_cut_off_is_refused_wherever_that_was() {
+        let whole = include_bytes!("../china.jpg");
+        assert!(to_input(whole).is_ok());
+        assert!(to_input(&[whole, &b"what a camera appends"[..]].concat()).is_ok());
+        for kept in [10, whole.len() / 2, whole.len() - 1000, whole.len() - 1] {
+            assert!(
+                matches!(to_input(&whole[..kept]), Err(PhotoError::Truncated)),
+                "{kept} bytes"
             );
         }
     }
