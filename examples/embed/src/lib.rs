@@ -1,12 +1,15 @@
 //! Turns sentences into vectors of length 1 whose dot product tells how close their meanings are. The request and the answer
 //! are those of OpenAI's `/v1/embeddings`.
 
+mod ask;
+mod base64;
 mod pooling;
 mod tokenizer;
 
 use std::sync::OnceLock;
 
-use serde::{Deserialize, Serialize};
+use ask::{Ask, Encoding};
+use serde::Serialize;
 use tokenizer::Tokenizer;
 use wisp::nn::{Model, Tensor};
 use wisp::prelude::*;
@@ -26,18 +29,6 @@ const WIDTH: usize = 384;
 
 static TOKENIZER: OnceLock<Tokenizer> = OnceLock::new();
 
-#[derive(Deserialize)]
-struct Ask {
-    input: Input,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Input {
-    One(String),
-    Many(Vec<String>),
-}
-
 #[derive(Serialize)]
 struct Answer {
     object: &'static str,
@@ -50,7 +41,27 @@ struct Answer {
 struct Embedding {
     object: &'static str,
     index: usize,
-    embedding: Vec<f32>,
+    embedding: Vector,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Vector {
+    Float(Vec<f32>),
+    /// The numbers' bytes, little-endian.
+    Base64(String),
+}
+
+impl Vector {
+    fn new(numbers: Vec<f32>, encoding: Encoding) -> Self {
+        match encoding {
+            Encoding::Float => Self::Float(numbers),
+            Encoding::Base64 => {
+                let bytes: Vec<u8> = numbers.iter().flat_map(|n| n.to_le_bytes()).collect();
+                Self::Base64(base64::encode(&bytes))
+            }
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -79,16 +90,7 @@ async fn handle(req: Request) -> Result<Response> {
 }
 
 async fn embed(mut req: Request) -> Result<Response> {
-    let texts = match req.json::<Ask>().await?.input {
-        Input::One(text) => vec![text],
-        Input::Many(texts) => texts,
-    };
-    if !(1..=MAX_INPUTS).contains(&texts.len()) {
-        return Err(wisp::Error::bad_request(format!(
-            "input holds {} texts, allowed are 1 to {MAX_INPUTS}",
-            texts.len()
-        )));
-    }
+    let Ask { texts, encoding } = Ask::new(req.json().await?)?;
     let rows: Vec<_> = texts
         .iter()
         .map(|text| tokenizer().encode(text, MAX_TOKENS))
@@ -124,7 +126,7 @@ async fn embed(mut req: Request) -> Result<Response> {
         .map(|(index, (states, row))| Embedding {
             object: "embedding",
             index,
-            embedding: pooling::sentence(states, WIDTH, row.len()),
+            embedding: Vector::new(pooling::sentence(states, WIDTH, row.len()), encoding),
         });
     wisp::response::json(&Answer {
         object: "list",
@@ -192,6 +194,22 @@ mod tests {
     }
 
     #[test]
+    fn base64_holds_the_same_numbers() {
+        let (_, floats) = post(&json!({"input": "hello world", "encoding_format": "float"}));
+        let (status, coded) = post(&json!({"input": "hello world", "encoding_format": "base64"}));
+        assert_eq!(status, 200);
+        let bytes: Vec<u8> = floats["data"][0]["embedding"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .flat_map(|number| (number.as_f64().unwrap() as f32).to_le_bytes())
+            .collect();
+        let text = coded["data"][0]["embedding"].as_str().unwrap();
+        assert_eq!(text.len(), WIDTH * 4 / 3 * 4);
+        assert_eq!(text, base64::encode(&bytes));
+    }
+
+    #[test]
     fn says_how_many_are_allowed() {
         for count in [0, MAX_INPUTS + 1] {
             let (status, problem) = post(&json!({"input": vec!["x"; count]}));
@@ -203,7 +221,6 @@ mod tests {
                     .contains(&format!("{count} texts, allowed are 1 to 64"))
             );
         }
-        assert_eq!(post(&json!({"text": "x"})).0, 400);
     }
 
     #[test]
