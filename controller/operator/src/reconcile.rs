@@ -7,35 +7,35 @@ pub mod device;
 pub mod hosts;
 pub mod pod;
 pub mod resources;
+mod revisions;
+mod say;
 pub mod status;
 
-use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::api::{Patch, PatchParams};
 use kube::runtime::controller::Action;
-use kube::{Api, Client, Resource as _, ResourceExt as _};
-use serde_json::json;
-use wisp_api::{Function, FunctionStatus};
+use kube::{Client, ResourceExt as _};
+use wisp_api::Function;
 use wisp_contract::FunctionId;
 
 use crate::artifacts::Artifacts;
-use crate::autoscale::{self, Autoscaler, promote};
-use crate::cluster::{Cluster, pods};
+use crate::autoscale::{Autoscaler, promote};
+use crate::cluster::Cluster;
 use crate::events::Events;
 use crate::live::{APPLIED_FOR, Applied, Functions, Live, Plan, lock};
 use crate::metrics::Metrics;
-use crate::names::{self, MANAGER};
+use crate::names;
 use crate::options::Options;
 use crate::references::{self, References};
-use crate::resolve::{Bytes, Resolved};
+use crate::resolve::Resolved;
 use crate::resolver::{Outcome, Resolver};
 use apply::ApplyError;
 use desired::{Desired, DesiredError, Settings};
-use status::Observed;
+use revisions::{counts, hold, prune, settle};
+use say::say;
 
 /// How long after what was left of a deleted Function is looked at again.
 const LEFTOVER: Duration = Duration::from_millis(500);
@@ -249,186 +249,4 @@ fn digest(desired: &Desired) -> u64 {
         text.unwrap_or_default().hash(&mut hasher);
     }
     hasher.finish()
-}
-
-/// What replicas may fetch stays in the store: also what the revision before needs, as long as it serves.
-fn hold(context: &Context, id: &FunctionId, live: &Live, resolved: &Resolved) {
-    let all =
-        std::iter::once(&resolved.component).chain(resolved.models.iter().map(|(_, bytes)| bytes));
-    let stored = all.filter_map(|bytes| match bytes {
-        Bytes::Stored(stored) => Some(stored.digests()),
-        Bytes::Volume(_) => None,
-    });
-    let mut digests: Vec<String> = stored.flatten().collect();
-    let is_rolling = live.plan().is_some_and(|plan| plan.serving != plan.latest);
-    let mut held = lock(&live.held);
-    if is_rolling {
-        digests.extend(held.iter().cloned());
-    }
-    digests.sort();
-    digests.dedup();
-    if *held != digests {
-        held.clone_from(&digests);
-        context.artifacts.hold(&id.to_string(), digests);
-    }
-}
-
-/// Pods that are neither ending nor over, and those that are ready, by revision.
-fn counts(context: &Context, id: &FunctionId) -> (BTreeMap<String, u32>, BTreeMap<String, u32>) {
-    let (mut alive, mut ready) = (BTreeMap::new(), BTreeMap::new());
-    for pod in context.cluster.pods.of(id) {
-        let Some(revision) = pods::revision(&pod).filter(|_| pods::is_alive(&pod)) else {
-            continue;
-        };
-        *alive.entry(revision.to_owned()).or_default() += 1;
-        if pods::is_ready(&pod) {
-            *ready.entry(revision.to_owned()).or_default() += 1;
-        }
-    }
-    (alive, ready)
-}
-
-/// Remembers which revisions there are, and has their replicas follow.
-async fn settle(
-    context: &Context,
-    id: &FunctionId,
-    live: &Live,
-    latest: &str,
-    serving: String,
-    function: &Function,
-) {
-    let changed = {
-        let mut plan = lock(&live.plan);
-        let next = Plan {
-            latest: latest.to_owned(),
-            serving,
-            scaled_at: plan.as_ref().and_then(|plan| plan.scaled_at.clone()),
-        };
-        let changed = plan.as_ref() != Some(&next);
-        if changed && plan.as_ref().map(|plan| &plan.serving) != Some(&next.serving) {
-            tracing::info!(function = %id, revision = next.serving, "a revision serves from now on");
-        }
-        *plan = Some(next);
-        changed
-    };
-    if !changed {
-        return;
-    }
-    context.autoscaler.begin(id, function, live);
-    context.cluster.notify(id);
-    if let Err(error) = context.autoscaler.push(id).await {
-        tracing::warn!(function = %id, error = %autoscale::chain(&error), "the number of replicas could not be set");
-    }
-}
-
-/// Removes revisions that were replaced long ago.
-async fn prune(context: &Context, id: &FunctionId, live: &Live) -> Result<(), ReconcileError> {
-    let Some(plan) = live.plan() else {
-        return Ok(());
-    };
-    let (alive, _) = counts(context, id);
-    let mut records = context.cluster.revisions.of(id);
-    records.retain(|record| {
-        let name = record.name_any();
-        name != plan.latest && name != plan.serving && record.metadata.deletion_timestamp.is_none()
-    });
-    records.sort_by_key(|record| std::cmp::Reverse(record.revision));
-    for record in records.iter().skip(context.options.revision_history) {
-        if !alive.contains_key(&record.name_any()) {
-            apply::remove(&context.client, id.namespace(), &record.name_any()).await?;
-        }
-    }
-    Ok(())
-}
-
-/// Writes the status where it differs.
-async fn say(
-    context: &Context,
-    id: &FunctionId,
-    function: &Function,
-    live: &Arc<Live>,
-    outcome: &Outcome,
-    failed: Option<&ReconcileError>,
-) -> Result<(), ReconcileError> {
-    let (alive, ready) = counts(context, id);
-    let plan = live.plan();
-    let all = context.cluster.functions().state();
-    let taken = hosts::taken(function, &all);
-    let records = context.cluster.revisions.of(id);
-    let resolved = match outcome {
-        Outcome::Working => None,
-        Outcome::Resolved(_) => Some(Ok(())),
-        Outcome::Failed(error, _) => Some(Err(error)),
-    };
-    let observed = Observed {
-        function,
-        resolved,
-        not_applied: failed.map(|error| autoscale::chain(error)),
-        plan: plan.as_ref(),
-        desired: lock(&live.load)
-            .desired
-            .unwrap_or(function.spec.scaling.min_replicas),
-        trouble: plan
-            .as_ref()
-            .and_then(|plan| trouble(context, id, &plan.latest)),
-        records: &records,
-        hosts_taken: &taken,
-        service_taken: lock(&live.applied)
-            .as_ref()
-            .is_some_and(|applied| applied.service_taken),
-        url: context.options.url(id.namespace(), id.name()),
-        device: device::of(context, id, function, live, plan.as_ref()),
-        now: autoscale::now(),
-        alive,
-        ready,
-    };
-    let next = status::status(&observed);
-    context.metrics.ready(id, next.ready_replicas);
-    if function.status.as_ref() == Some(&next) {
-        return Ok(());
-    }
-    write(context, function, &next).await?;
-    context
-        .events
-        .tell(function, function.status.as_ref(), &next)
-        .await;
-    Ok(())
-}
-
-fn trouble(context: &Context, id: &FunctionId, revision: &str) -> Option<pods::Trouble> {
-    let pods = context.cluster.pods.of(id);
-    let mut of_revision = pods
-        .iter()
-        .filter(|pod| pods::revision(pod) == Some(revision));
-    let deployment = context.cluster.deployments.get(id, revision);
-    of_revision
-        .find_map(|pod| pods::trouble(pod))
-        .or_else(|| pods::refused(deployment.as_deref()?))
-}
-
-async fn write(
-    context: &Context,
-    function: &Function,
-    status: &FunctionStatus,
-) -> Result<(), ReconcileError> {
-    let api = Api::<Function>::namespaced(
-        context.client.clone(),
-        &function.namespace().unwrap_or_default(),
-    );
-    let patch = json!({
-        "apiVersion": Function::api_version(&()), "kind": Function::kind(&()),
-        "metadata": {"name": function.name_any(), "uid": function.uid()},
-        "status": status,
-    });
-    let parameters = PatchParams::apply(MANAGER).force();
-    match api
-        .patch_status(&function.name_any(), &parameters, &Patch::Apply(&patch))
-        .await
-    {
-        // It was deleted meanwhile, or made anew: its own reconciliation follows.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        other => other
-            .map(drop)
-            .map_err(|error| ReconcileError::Status(Box::new(error))),
-    }
 }

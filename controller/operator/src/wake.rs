@@ -1,6 +1,7 @@
 //! Waking a function that has no replica: once for all who ask, and answered as soon as a replica serves.
 
 mod capacity;
+mod error;
 mod probe;
 
 use std::collections::BTreeSet;
@@ -25,69 +26,12 @@ use crate::live::{Functions, Live, lock};
 use crate::metrics::Metrics;
 
 pub use capacity::{Capacity, Deployments};
+pub use error::WakeError;
 
 /// The longest that a wake-up takes.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a trouble is waited out that may pass: a node may be on its way.
 const FORBEARANCE: Duration = Duration::from_secs(15);
-/// For how long another attempt is pointless, where a replica failed.
-const RETRY_AFTER: Duration = Duration::from_secs(5);
-
-/// Why a function can't be woken.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum WakeError {
-    /// There is none.
-    #[error("there is no function {0}")]
-    Unknown(FunctionId),
-    /// It can't run as it is, or not now.
-    #[error("{}", .0.message)]
-    Trouble(Trouble),
-    /// It took too long.
-    #[error("no replica of {function} served within {} s: {state}", DEADLINE.as_secs())]
-    Deadline {
-        /// Which.
-        function: FunctionId,
-        /// How far it came.
-        state: String,
-    },
-    /// The API server refused.
-    #[error("the replicas of {0} could not be set just now")]
-    Scale(FunctionId),
-}
-
-impl WakeError {
-    /// Whose fault it is.
-    #[must_use]
-    pub fn fault(&self) -> Fault {
-        match self {
-            Self::Unknown(_) => Fault::Client,
-            Self::Trouble(trouble) => trouble.fault,
-            Self::Deadline { .. } | Self::Scale(_) => Fault::Platform,
-        }
-    }
-
-    /// A word for problems and metrics.
-    #[must_use]
-    pub fn reason(&self) -> &'static str {
-        match self {
-            Self::Unknown(_) => "no-such-function",
-            Self::Trouble(_) => "start-failed",
-            Self::Deadline { .. } => "start-timeout",
-            Self::Scale(_) => "scale-failed",
-        }
-    }
-
-    /// For how long another attempt is pointless.
-    #[must_use]
-    pub fn retry_after(&self) -> Option<Duration> {
-        match self {
-            Self::Unknown(_) => None,
-            Self::Trouble(_) => Some(RETRY_AFTER),
-            Self::Deadline { .. } | Self::Scale(_) => Some(Duration::from_secs(1)),
-        }
-    }
-}
-
 /// A wake-up; `None` while it goes on. All who ask wait for the same.
 pub type Running = watch::Receiver<Option<Result<Ensured, WakeError>>>;
 
@@ -136,8 +80,10 @@ impl Waker {
         let live = self.live.enter(function, &object.uid().unwrap_or_default());
         let mut running = self.join(function, &live);
         match running.wait_for(Option::is_some).await {
-            Ok(result) => result.clone().unwrap_or_else(|| Err(broken_off(function))),
-            Err(_) => Err(broken_off(function)),
+            Ok(result) => result
+                .clone()
+                .unwrap_or_else(|| Err(WakeError::broken_off(function))),
+            Err(_) => Err(WakeError::broken_off(function)),
         }
     }
 
@@ -339,13 +285,6 @@ impl Waker {
             ),
             None => "no pod came".to_owned(),
         }
-    }
-}
-
-fn broken_off(function: &FunctionId) -> WakeError {
-    WakeError::Deadline {
-        function: function.clone(),
-        state: "the wake-up was broken off".to_owned(),
     }
 }
 

@@ -1,4 +1,5 @@
 use serde_json::json;
+use wisp_contract::problem::Fault;
 
 use super::*;
 use crate::resolve::ResolveError;

@@ -1,0 +1,110 @@
+//! Observes a Function and writes what is to be said of it.
+
+use std::sync::Arc;
+
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde_json::json;
+use wisp_api::{Function, FunctionStatus};
+use wisp_contract::FunctionId;
+
+use super::revisions::counts;
+use super::status::{self, Observed};
+use super::{Context, ReconcileError, device, hosts};
+use crate::autoscale;
+use crate::cluster::pods;
+use crate::live::{Live, lock};
+use crate::names::MANAGER;
+use crate::resolver::Outcome;
+
+/// Writes the status where it differs.
+pub(super) async fn say(
+    context: &Context,
+    id: &FunctionId,
+    function: &Function,
+    live: &Arc<Live>,
+    outcome: &Outcome,
+    failed: Option<&ReconcileError>,
+) -> Result<(), ReconcileError> {
+    let (alive, ready) = counts(context, id);
+    let plan = live.plan();
+    let all = context.cluster.functions().state();
+    let taken = hosts::taken(function, &all);
+    let records = context.cluster.revisions.of(id);
+    let resolved = match outcome {
+        Outcome::Working => None,
+        Outcome::Resolved(_) => Some(Ok(())),
+        Outcome::Failed(error, _) => Some(Err(error)),
+    };
+    let observed = Observed {
+        function,
+        resolved,
+        not_applied: failed.map(|error| autoscale::chain(error)),
+        plan: plan.as_ref(),
+        desired: lock(&live.load)
+            .desired
+            .unwrap_or(function.spec.scaling.min_replicas),
+        trouble: plan
+            .as_ref()
+            .and_then(|plan| trouble(context, id, &plan.latest)),
+        records: &records,
+        hosts_taken: &taken,
+        service_taken: lock(&live.applied)
+            .as_ref()
+            .is_some_and(|applied| applied.service_taken),
+        url: context.options.url(id.namespace(), id.name()),
+        device: device::of(context, id, function, live, plan.as_ref()),
+        now: autoscale::now(),
+        alive,
+        ready,
+    };
+    let next = status::status(&observed);
+    context.metrics.ready(id, next.ready_replicas);
+    if function.status.as_ref() == Some(&next) {
+        return Ok(());
+    }
+    write(context, function, &next).await?;
+    context
+        .events
+        .tell(function, function.status.as_ref(), &next)
+        .await;
+    Ok(())
+}
+
+fn trouble(context: &Context, id: &FunctionId, revision: &str) -> Option<pods::Trouble> {
+    let pods = context.cluster.pods.of(id);
+    let mut of_revision = pods
+        .iter()
+        .filter(|pod| pods::revision(pod) == Some(revision));
+    let deployment = context.cluster.deployments.get(id, revision);
+    of_revision
+        .find_map(|pod| pods::trouble(pod))
+        .or_else(|| pods::refused(deployment.as_deref()?))
+}
+
+async fn write(
+    context: &Context,
+    function: &Function,
+    status: &FunctionStatus,
+) -> Result<(), ReconcileError> {
+    let api = Api::<Function>::namespaced(
+        context.client.clone(),
+        &function.namespace().unwrap_or_default(),
+    );
+    let patch = json!({
+        "apiVersion": Function::api_version(&()), "kind": Function::kind(&()),
+        "metadata": {"name": function.name_any(), "uid": function.uid()},
+        "status": status,
+    });
+    let parameters = PatchParams::apply(MANAGER).force();
+    match api
+        .patch_status(&function.name_any(), &parameters, &Patch::Apply(&patch))
+        .await
+    {
+        // It was deleted meanwhile, or made anew: its own reconciliation follows.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+        other => other
+            .map(drop)
+            .map_err(|error| ReconcileError::Status(Box::new(error))),
+    }
+}

@@ -1,0 +1,104 @@
+//! Whether a Function can answer, and if not, why.
+
+use wisp_contract::problem::Fault;
+
+use super::{Observed, Verdict, before, count, verdict};
+use crate::cluster::pods::Trouble;
+
+/// Whether the function can answer.
+pub(super) fn ready(observed: &Observed<'_>) -> Verdict {
+    match observed.resolved {
+        None => {
+            return verdict(
+                "Unknown",
+                "Resolving",
+                "what the function names is being fetched",
+            );
+        }
+        Some(Err(error)) => {
+            let mut message = error.message.clone();
+            if let Some(plan) = observed.plan {
+                message = format!("{message}; meanwhile {} serves", plan.serving);
+            }
+            return verdict("False", error.reason, message);
+        }
+        Some(Ok(())) => {}
+    }
+    if let Some(why) = &observed.not_applied {
+        return verdict("False", "NotApplied", why);
+    }
+    let Some(plan) = observed.plan else {
+        return verdict(
+            "Unknown",
+            "Applying",
+            "the function's objects are being made",
+        );
+    };
+    let serving = count(&observed.ready, &plan.serving);
+    if plan.latest != plan.serving {
+        return match &observed.trouble {
+            Some(trouble) => {
+                let message = format!("{}; meanwhile {} serves", trouble.message, plan.serving);
+                verdict("False", trouble.reason, message)
+            }
+            None => {
+                let (ready, latest) = (count(&observed.ready, &plan.latest), &plan.latest);
+                let message = format!(
+                    "{ready} of {} replicas of {latest} are ready",
+                    observed.desired
+                );
+                verdict("Unknown", "RollingOut", message)
+            }
+        };
+    }
+    if serving > 0 {
+        let plural = if serving == 1 {
+            "replica serves"
+        } else {
+            "replicas serve"
+        };
+        return verdict("True", "Serving", format!("{serving} {plural}"));
+    }
+    if let Some(trouble) = &observed.trouble {
+        return verdict("False", trouble.reason, &trouble.message);
+    }
+    let last = before(observed, "Ready");
+    let same = observed
+        .function
+        .status
+        .as_ref()
+        .is_some_and(|status| status.revision.as_deref() == Some(&plan.serving));
+    match last {
+        // What failed has failed until it was seen to serve, even if nothing is left of its pods.
+        Some(last) if same && last.status == "False" && is_functions_fault(&last.reason) => {
+            verdict("False", &last.reason, &last.message)
+        }
+        _ if observed.desired == 0 => verdict(
+            "True",
+            "Sleeping",
+            "no replicas: the next request wakes one",
+        ),
+        Some(last) if same && last.status == "True" => waking(),
+        _ if observed.function.spec.scaling.min_replicas == 0 => waking(),
+        _ => verdict(
+            "Unknown",
+            "Starting",
+            format!("0 of {} replicas are ready", observed.desired),
+        ),
+    }
+}
+
+fn waking() -> Verdict {
+    verdict(
+        "True",
+        "Waking",
+        "a replica is starting; requests wait for it",
+    )
+}
+
+/// Whether this was a trouble that is the function's own, and so doesn't pass by itself.
+fn is_functions_fault(reason: &str) -> bool {
+    Trouble::REASONS
+        .iter()
+        .any(|(known, fault)| *known == reason && *fault == Fault::Function)
+}
