@@ -44,7 +44,7 @@ async fn a_wrong_manifest_is_refused_by_the_api_server_with_a_sentence() -> Resu
         ("  scaling: {minReplicas: 3, maxReplicas: 2}\n", "minReplicas must be at most maxReplicas"),
         ("  scaling: {idleTimeout: 0s}\n", "idleTimeout must be between 1s and 24h"),
         ("  limits: {memory: 5Gi}\n", "memory must be between 64Ki and 4Gi"),
-        ("  modles: []\n", "unknown field \"spec.modles\""),
+        ("  modles: []\n", ".spec.modles: field not declared in schema"),
     ] {
         let error = space.apply(&Space::function("wrong", "r/x:1", rest)).unwrap_err();
         let error = format!("{error:#}");
