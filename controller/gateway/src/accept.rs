@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::connection::{Connections, Transport};
 use crate::gateway::Gateway;
 use crate::pool;
+use crate::route::recall;
 
 /// Connections that wait to be accepted, per socket.
 const BACKLOG: i32 = 1024;
@@ -190,7 +191,10 @@ async fn serve(
                     }
                 }
             },
-            _ = sweep.tick() => pool::sweep(),
+            _ = sweep.tick() => {
+                pool::sweep();
+                recall::sweep();
+            }
         }
     }
     // Who connected before the drain began is answered.

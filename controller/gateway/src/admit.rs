@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
 use wisp_admit::{Permit, Refused};
-use wisp_contract::config::Limits;
 
 use crate::activate::{ActivateError, Outcome};
-use crate::function::Function;
+use crate::function::{Function, RequestLimits};
 use crate::gateway::Gateway;
 use crate::respond::Failure;
 
@@ -29,7 +28,7 @@ pub(crate) struct Admitted {
 pub(crate) async fn admit(
     gateway: &Gateway,
     function: &Arc<Function>,
-    limits: &Limits,
+    limits: &RequestLimits,
     bytes: u64,
 ) -> Result<Admitted, Failure> {
     match function.limiter.try_acquire() {
@@ -38,14 +37,15 @@ pub(crate) async fn admit(
             queue: Duration::ZERO,
             activate: Duration::ZERO,
         }),
-        None => wait(gateway, function, limits, bytes).await,
+        // Rare, and large: it would make the future of every request as large.
+        None => Box::pin(wait(gateway, function, limits, bytes)).await,
     }
 }
 
 async fn wait(
     gateway: &Gateway,
     function: &Arc<Function>,
-    limits: &Limits,
+    limits: &RequestLimits,
     bytes: u64,
 ) -> Result<Admitted, Failure> {
     let waiting = Waiting::begin(gateway, function);

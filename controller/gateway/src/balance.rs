@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -22,6 +22,8 @@ const QUARANTINE: Duration = Duration::from_secs(1);
 pub(crate) struct Replicas {
     since: Instant,
     ready: ArcSwap<Vec<Arc<Replica>>>,
+    /// Whether `ready` has more than one.
+    are_several: AtomicBool,
     /// Those that finish what they have; also the lock of whoever changes either list.
     draining: Mutex<Vec<Arc<Replica>>>,
     changed: Notify,
@@ -60,6 +62,7 @@ impl Replicas {
         Self {
             since: Instant::now(),
             ready: ArcSwap::default(),
+            are_several: AtomicBool::new(false),
             draining: Mutex::default(),
             changed: Notify::new(),
             limiter,
@@ -80,6 +83,11 @@ impl Replicas {
 
     pub(crate) fn len(&self) -> usize {
         self.ready.load().len()
+    }
+
+    /// Whether there is another replica beside one.
+    pub(crate) fn are_several(&self) -> bool {
+        self.are_several.load(Ordering::Relaxed)
     }
 
     /// Resolves at the next change of the set after this call.
@@ -188,6 +196,7 @@ impl Replicas {
     fn resize(&self, draining: &mut Vec<Arc<Replica>>) {
         draining.retain(|replica| replica.outstanding.load(Ordering::SeqCst) > 0);
         let ready = self.ready.load();
+        self.are_several.store(ready.len() > 1, Ordering::Relaxed);
         let capacity = ready.iter().fold(0_u32, |sum, replica| {
             sum.saturating_add(replica.concurrency)
         });

@@ -25,6 +25,50 @@ const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host")
 const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
+/// Which headers are there that something is to be done about: one look at all names costs less than asking for each.
+#[derive(Debug, Clone, Copy)]
+struct Seen(u32);
+
+impl Seen {
+    const CONNECTION: u32 = 1;
+    /// Hop-by-hop whatever Connection says, <https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1>.
+    const HOP_BY_HOP: u32 = 1 << 1;
+    const TE: u32 = 1 << 2;
+    const EXPECT: u32 = 1 << 3;
+    const KEY: u32 = 1 << 4;
+    /// What proxies before this one say, save for whom.
+    const FORWARDED: u32 = 1 << 5;
+    const SERVER_TIMING: u32 = 1 << 6;
+
+    fn of(headers: &HeaderMap) -> Self {
+        let bit = |name: &HeaderName| match name.as_str() {
+            "connection" => Self::CONNECTION,
+            "keep-alive"
+            | "proxy-connection"
+            | "proxy-authenticate"
+            | "proxy-authorization"
+            | "transfer-encoding"
+            | "upgrade" => Self::HOP_BY_HOP,
+            "te" => Self::TE,
+            "expect" => Self::EXPECT,
+            headers::KEY => Self::KEY,
+            "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" | "x-forwarded-proto" => {
+                Self::FORWARDED
+            }
+            headers::SERVER_TIMING => Self::SERVER_TIMING,
+            _ => 0,
+        };
+        Self(headers.keys().fold(0, |seen, name| seen | bit(name)))
+    }
+
+    fn has(self, bits: u32) -> bool {
+        self.0 & bits != 0
+    }
+}
+
+/// How many headers a request gains on its way.
+const GAINED: usize = 8;
+
 /// Where a request came from.
 #[derive(Debug, Clone)]
 pub(crate) struct Peer {
@@ -59,20 +103,35 @@ pub(crate) fn request(
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => parts.headers.get(HOST).cloned(),
     };
-    let trailers = parts.headers.get(TE).is_some_and(|te| {
-        te.to_str()
-            .is_ok_and(|te| te.split(',').any(|item| item.trim() == "trailers"))
-    });
-    strip_hop_by_hop(&mut parts.headers);
+    let seen = Seen::of(&parts.headers);
+    let trailers = seen.has(Seen::TE)
+        && parts.headers.get(TE).is_some_and(|te| {
+            te.to_str()
+                .is_ok_and(|te| te.split(',').any(|item| item.trim() == "trailers"))
+        });
+    strip_hop_by_hop(&mut parts.headers, seen);
+    parts.headers.reserve(GAINED);
     if trailers {
         parts
             .headers
             .insert(TE, HeaderValue::from_static("trailers"));
     }
-    parts.headers.remove(EXPECT);
-    parts.headers.remove(KEY);
-    forwarded(&mut parts.headers, host.as_ref(), prefix, peer, trusts_peer);
-    if let Some(host) = host {
+    if seen.has(Seen::EXPECT) {
+        parts.headers.remove(EXPECT);
+    }
+    if seen.has(Seen::KEY) {
+        parts.headers.remove(KEY);
+    }
+    let is_forwarded = seen.has(Seen::FORWARDED);
+    forwarded(
+        &mut parts.headers,
+        host.as_ref(),
+        prefix,
+        peer,
+        trusts_peer,
+        is_forwarded,
+    );
+    if let (Some(host), true) = (host, parts.uri.authority().is_some()) {
         parts.headers.insert(HOST, host);
     }
     parts.headers.insert(identify::REQUEST_ID, id.clone());
@@ -97,6 +156,7 @@ fn forwarded(
     prefix: Option<&str>,
     peer: &Peer,
     trusts_peer: bool,
+    is_forwarded: bool,
 ) {
     let so_far = if trusts_peer {
         joined(headers, &X_FORWARDED_FOR)
@@ -109,16 +169,17 @@ fn forwarded(
         None => peer.text.clone(),
     };
     headers.insert(X_FORWARDED_FOR, chain);
-    if !trusts_peer {
+    if is_forwarded && !trusts_peer {
         headers.remove(FORWARDED);
         headers.remove(X_FORWARDED_HOST);
         headers.remove(X_FORWARDED_PROTO);
         headers.remove(X_FORWARDED_PREFIX);
     }
-    if !headers.contains_key(X_FORWARDED_PROTO) {
+    let says = |headers: &HeaderMap, name| is_forwarded && headers.contains_key(name);
+    if !says(headers, X_FORWARDED_PROTO) {
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(peer.scheme));
     }
-    if let (Some(host), false) = (host, headers.contains_key(X_FORWARDED_HOST)) {
+    if let (Some(host), false) = (host, says(headers, X_FORWARDED_HOST)) {
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
     if let Some(prefix) = prefix {
@@ -141,8 +202,8 @@ fn joined(headers: &HeaderMap, name: &HeaderName) -> Option<String> {
 }
 
 /// Removes what is meant for this connection alone, <https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1>.
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    if headers.contains_key(CONNECTION) {
+fn strip_hop_by_hop(headers: &mut HeaderMap, seen: Seen) {
+    if seen.has(Seen::CONNECTION) {
         let named: Vec<HeaderName> = headers
             .get_all(CONNECTION)
             .iter()
@@ -158,16 +219,18 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
             }
         }
     }
-    for name in [
-        KEEP_ALIVE,
-        PROXY_CONNECTION,
-        PROXY_AUTHENTICATE,
-        PROXY_AUTHORIZATION,
-        TE,
-        TRANSFER_ENCODING,
-        UPGRADE,
-    ] {
-        headers.remove(name);
+    if seen.has(Seen::HOP_BY_HOP | Seen::TE) {
+        for name in [
+            KEEP_ALIVE,
+            PROXY_CONNECTION,
+            PROXY_AUTHENTICATE,
+            PROXY_AUTHORIZATION,
+            TE,
+            TRANSFER_ENCODING,
+            UPGRADE,
+        ] {
+            headers.remove(name);
+        }
     }
 }
 
@@ -195,15 +258,22 @@ pub(crate) fn response(
     queue: Duration,
     activate: Duration,
 ) {
-    strip_hop_by_hop(&mut head.headers);
-    head.headers.remove(KEY);
+    let seen = Seen::of(&head.headers);
+    strip_hop_by_hop(&mut head.headers, seen);
+    if seen.has(Seen::KEY) {
+        head.headers.remove(KEY);
+    }
+    head.headers.reserve(2);
     head.headers.insert(identify::REQUEST_ID, id.clone());
     let ours = timing(queue, activate);
-    let merged = match head
-        .headers
-        .get(SERVER_TIMING)
-        .and_then(|value| value.to_str().ok())
-    {
+    let theirs = if seen.has(Seen::SERVER_TIMING) {
+        head.headers
+            .get(SERVER_TIMING)
+            .and_then(|value| value.to_str().ok())
+    } else {
+        None
+    };
+    let merged = match theirs {
         None => ours,
         Some(theirs) => {
             let all = joined(&head.headers, &SERVER_TIMING).unwrap_or_else(|| theirs.to_owned());

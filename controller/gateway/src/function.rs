@@ -1,6 +1,7 @@
 //! What the gateway knows of one function while it lives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use wisp_admit::Limiter;
@@ -24,6 +25,14 @@ pub(crate) struct Function {
     pub(crate) stats: Stats,
 }
 
+/// What of a function's limits each of its requests is held to. A copy: who holds on to the route for as long as a
+/// request takes makes everybody's access to it slower.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct RequestLimits {
+    pub(crate) timeout: Duration,
+    pub(crate) request_body: u64,
+}
+
 impl Function {
     pub(crate) fn new(route: FunctionRoute) -> Self {
         let limiter = Limiter::new(wisp_admit::Limits {
@@ -42,6 +51,15 @@ impl Function {
         };
         function.apply();
         function
+    }
+
+    /// What a request that comes now is held to.
+    pub(crate) fn limits(&self) -> RequestLimits {
+        let route = self.route.load();
+        RequestLimits {
+            timeout: route.limits.timeout,
+            request_body: route.limits.request_body,
+        }
     }
 
     /// Takes over what changed; replicas and requests stay.

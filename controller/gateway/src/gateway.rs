@@ -13,7 +13,6 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 use wisp_contract::FunctionId;
-use wisp_contract::config::Limits;
 use wisp_contract::stats::FunctionStats;
 
 use crate::activate::{ActivateError, Activator, Outcome};
@@ -21,7 +20,7 @@ use crate::admit::{Admitted, admit};
 use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
 use crate::forward::{self, Peer};
-use crate::function::Function;
+use crate::function::{Function, RequestLimits};
 use crate::options::Options;
 use crate::proxy::{self, Answer, Exchange, SendError};
 use crate::replica::{Drained, Endpoint};
@@ -231,8 +230,7 @@ impl Gateway {
         let function = &found.function;
         visit.reach(function);
         // What says of itself that it is too large needs no place.
-        let route = function.route.load();
-        let limits = &route.limits;
+        let limits = function.limits();
         let declared = http_body::Body::size_hint(&body).lower();
         if declared > limits.request_body {
             return Err(Failure::BodyTooLarge {
@@ -256,7 +254,7 @@ impl Gateway {
         let sent = self
             .send(
                 function,
-                limits,
+                &limits,
                 declared,
                 Request::from_parts(parts, body),
                 visit,
@@ -294,7 +292,7 @@ impl Gateway {
     async fn send(
         &self,
         function: &Arc<Function>,
-        limits: &Limits,
+        limits: &RequestLimits,
         declared: u64,
         mut request: Request<RequestBody>,
         visit: &mut Visit,
@@ -307,15 +305,17 @@ impl Gateway {
             let admitted = admit(self, function, limits, declared).await?;
             visit.waited(&admitted);
             while let Some(lease) = function.replicas.pick(&tried) {
-                visit.fly();
-                let deadline = tokio::time::Instant::now() + limits.timeout + self.options.grace;
+                let now = Instant::now();
+                visit.fly(now);
+                let deadline =
+                    tokio::time::Instant::from_std(now) + limits.timeout + self.options.grace;
                 // What is safe may be asked another replica, once, if this one dies over it.
-                let spare = if may_repeat && function.replicas.len() > 1 {
+                let spare = if may_repeat && function.replicas.are_several() {
                     proxy::spare(&request)
                 } else {
                     None
                 };
-                match (proxy::send(&lease, request, deadline).await, spare) {
+                match (proxy::send(&lease, request, now, deadline).await, spare) {
                     (Ok(answer), _) => return Ok((answer, lease, admitted, deadline)),
                     (Err(SendError::Unsent(back)), _) => {
                         lease.quarantine();
@@ -342,7 +342,7 @@ impl Gateway {
                     }
                 }
             }
-            visit.land();
+            visit.land(Instant::now());
             let changed = function.replicas.changed();
             drop(admitted);
             let now = Instant::now();

@@ -34,13 +34,13 @@ thread_local! {
 }
 
 /// A connection that was used before and is free, if there is one.
-pub(crate) fn take(address: SocketAddr) -> Option<Sender> {
+pub(crate) fn take(address: SocketAddr, now: Instant) -> Option<Sender> {
     POOL.with_borrow_mut(|pool| {
         let idle = pool.get_mut(&address)?;
         let mut later = Vec::new();
         let mut found = None;
         while let Some(entry) = idle.pop() {
-            if entry.sender.is_closed() || entry.since.elapsed() >= IDLE {
+            if entry.sender.is_closed() || now.saturating_duration_since(entry.since) >= IDLE {
                 continue;
             }
             if entry.sender.is_ready() {

@@ -64,6 +64,7 @@ pub(crate) struct Answer {
 pub(crate) async fn send(
     lease: &Lease,
     mut request: Request<RequestBody>,
+    now: Instant,
     deadline: tokio::time::Instant,
 ) -> Result<Answer, SendError> {
     let address = lease.address();
@@ -72,9 +73,10 @@ pub(crate) async fn send(
         None => _ = request.headers_mut().remove(forward::KEY),
     }
     loop {
-        let (mut sender, reused) = match pool::take(address) {
+        let (mut sender, reused) = match pool::take(address, now) {
             Some(sender) => (sender, true),
-            None => match pool::connect(address).await {
+            // Rare, and large: it would make the future of every request as large.
+            None => match Box::pin(pool::connect(address)).await {
                 Ok(sender) => (sender, false),
                 Err(error) => return Err(unsent(address, &error, request)),
             },

@@ -1,7 +1,7 @@
 //! What is counted, per function and second.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,8 +61,8 @@ impl Level {
         self.moments.fetch_add(at, Ordering::Relaxed);
     }
 
-    fn now(&self) -> u32 {
-        u32::try_from(self.now.load(Ordering::Relaxed)).unwrap_or(0)
+    fn now(&self) -> i64 {
+        self.now.load(Ordering::Relaxed)
     }
 
     fn integral(&self, at: i64) -> i64 {
@@ -73,18 +73,36 @@ impl Level {
     }
 }
 
-/// The counts of one function.
+/// How many threads count without sharing a cache line; more of them share.
+const STRIPES: usize = 16;
+
+thread_local! {
+    /// Which stripe this thread counts in.
+    static STRIPE: usize = {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        NEXT.fetch_add(1, Ordering::Relaxed) % STRIPES
+    };
+}
+
+/// The counts of one function: one stripe per thread, summed when they are read.
 #[derive(Debug)]
 pub(crate) struct Stats {
     epoch: Instant,
+    stripes: [Stripe; STRIPES],
+    activations: [AtomicU64; 2],
+    last: Mutex<Snapshot>,
+}
+
+/// What some threads counted. What began on one thread may end on another: only sums mean something.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Stripe {
     flying: Level,
     waiting: Level,
     requests: AtomicU64,
     answers: [AtomicU64; 5],
     latency: [AtomicU64; LATENCY_BOUNDS.len() + 1],
     latency_micros: AtomicU64,
-    activations: [AtomicU64; 2],
-    last: Mutex<Snapshot>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -110,12 +128,7 @@ impl Default for Stats {
     fn default() -> Self {
         Self {
             epoch: Instant::now(),
-            flying: Level::default(),
-            waiting: Level::default(),
-            requests: AtomicU64::default(),
-            answers: Default::default(),
-            latency: Default::default(),
-            latency_micros: AtomicU64::default(),
+            stripes: Default::default(),
             activations: Default::default(),
             last: Mutex::default(),
         }
@@ -127,29 +140,37 @@ impl Stats {
         i64::try_from(now.saturating_duration_since(self.epoch).as_nanos()).unwrap_or(i64::MAX)
     }
 
+    /// This thread's.
+    fn stripe(&self) -> &Stripe {
+        let index = STRIPE.try_with(|stripe| *stripe).unwrap_or(0);
+        let [first, ..] = &self.stripes;
+        self.stripes.get(index).unwrap_or(first)
+    }
+
     pub(crate) fn came(&self) {
-        self.requests.fetch_add(1, Ordering::Relaxed);
+        self.stripe().requests.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(crate) fn begin_flight(&self, now: Instant) {
-        self.flying.begin(self.at(now));
+        self.stripe().flying.begin(self.at(now));
     }
 
     pub(crate) fn end_flight(&self, now: Instant) {
-        self.flying.end(self.at(now));
+        self.stripe().flying.end(self.at(now));
     }
 
     pub(crate) fn begin_wait(&self, now: Instant) {
-        self.waiting.begin(self.at(now));
+        self.stripe().waiting.begin(self.at(now));
     }
 
     pub(crate) fn end_wait(&self, now: Instant) {
-        self.waiting.end(self.at(now));
+        self.stripe().waiting.end(self.at(now));
     }
 
     pub(crate) fn answered(&self, status: u16, elapsed: Duration) {
         let class = usize::from(status / 100).saturating_sub(1).min(4);
-        if let Some(count) = self.answers.get(class) {
+        let stripe = self.stripe();
+        if let Some(count) = stripe.answers.get(class) {
             count.fetch_add(1, Ordering::Relaxed);
         }
         let seconds = elapsed.as_secs_f64();
@@ -157,10 +178,10 @@ impl Stats {
             .iter()
             .position(|bound| seconds <= *bound)
             .unwrap_or(LATENCY_BOUNDS.len());
-        if let Some(count) = self.latency.get(bucket) {
+        if let Some(count) = stripe.latency.get(bucket) {
             count.fetch_add(1, Ordering::Relaxed);
         }
-        self.latency_micros.fetch_add(
+        stripe.latency_micros.fetch_add(
             u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
             Ordering::Relaxed,
         );
@@ -173,24 +194,43 @@ impl Stats {
     }
 
     pub(crate) fn in_flight(&self) -> u32 {
-        self.flying.now()
+        self.sum(|stripe| stripe.flying.now())
+            .try_into()
+            .unwrap_or(0)
     }
 
     pub(crate) fn queued(&self) -> u32 {
-        self.waiting.now()
+        self.sum(|stripe| stripe.waiting.now())
+            .try_into()
+            .unwrap_or(0)
+    }
+
+    fn sum(&self, of: impl Fn(&Stripe) -> i64) -> i64 {
+        let values = self.stripes.iter().map(of);
+        values.fold(0, i64::wrapping_add)
     }
 
     pub(crate) fn totals(&self) -> Totals {
         let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
-        #[expect(clippy::cast_precision_loss, reason = "microseconds of centuries fit")]
-        let latency_seconds = load(&self.latency_micros) as f64 / 1e6;
-        Totals {
-            requests: load(&self.requests),
-            answers: self.answers.each_ref().map(load),
-            latency: self.latency.each_ref().map(load),
-            latency_seconds,
+        let mut totals = Totals {
             activations: self.activations.each_ref().map(load),
+            ..Totals::default()
+        };
+        let mut micros = 0_u64;
+        for stripe in &self.stripes {
+            totals.requests = totals.requests.wrapping_add(load(&stripe.requests));
+            micros = micros.wrapping_add(load(&stripe.latency_micros));
+            for (sum, count) in totals.answers.iter_mut().zip(&stripe.answers) {
+                *sum = sum.wrapping_add(load(count));
+            }
+            for (sum, count) in totals.latency.iter_mut().zip(&stripe.latency) {
+                *sum = sum.wrapping_add(load(count));
+            }
         }
+        #[expect(clippy::cast_precision_loss, reason = "microseconds of centuries fit")]
+        let seconds = micros as f64 / 1e6;
+        totals.latency_seconds = seconds;
+        totals
     }
 
     /// What happened since the last call.
@@ -198,8 +238,8 @@ impl Stats {
         let at = self.at(now);
         let next = Snapshot {
             at,
-            flying: self.flying.integral(at),
-            waiting: self.waiting.integral(at),
+            flying: self.sum(|stripe| stripe.flying.integral(at)),
+            waiting: self.sum(|stripe| stripe.waiting.integral(at)),
             totals: self.totals(),
         };
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);

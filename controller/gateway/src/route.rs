@@ -1,6 +1,7 @@
 //! Which function a request is for: by its host, then by its path.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use dashmap::DashMap;
@@ -12,6 +13,8 @@ use wisp_contract::config::Limits;
 
 use crate::function::Function;
 use crate::respond::Failure;
+
+pub(crate) mod recall;
 
 /// A function that requests may be for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +40,8 @@ pub(crate) struct Routes {
     hosts: DashMap<String, Arc<Function>>,
     /// Who wants a host, first the one who gets it; also the lock of whoever changes anything.
     claims: Mutex<BTreeMap<String, BTreeSet<(i64, FunctionId)>>>,
+    /// Another number after every change, and another than any other `Routes` of this process has.
+    edition: AtomicU64,
 }
 
 /// The function that a request is for.
@@ -52,10 +57,19 @@ impl Routes {
             .iter()
             .map(|domain| format!(".{}", domain.to_ascii_lowercase()))
             .collect();
-        Self {
+        let routes = Self {
             domains,
             ..Self::default()
-        }
+        };
+        routes.changed();
+        routes
+    }
+
+    /// What threads remember of earlier requests holds no longer.
+    fn changed(&self) {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        self.edition
+            .store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
     }
 
     /// Adds or changes a function. Returns the hosts that it claims and another function has.
@@ -94,6 +108,7 @@ impl Routes {
         for host in &touched {
             self.settle(&claims, host);
         }
+        self.changed();
         wanted
             .into_iter()
             .filter(|host| claims.get(host).and_then(BTreeSet::first) != Some(&claim))
@@ -109,6 +124,7 @@ impl Routes {
             withdraw(&mut claims, host, &(route.created, route.id.clone()));
             self.settle(&claims, host);
         }
+        self.changed();
         Some(function)
     }
 
@@ -141,6 +157,14 @@ impl Routes {
         all
     }
 
+    fn by_host(&self, host: &str) -> Option<Arc<Function>> {
+        // The names that everyone has come first: nobody can claim another's.
+        if let Some(function) = self.by_domain(host) {
+            return Some(function);
+        }
+        self.hosts.get(host).map(|entry| Arc::clone(entry.value()))
+    }
+
     /// Who is `<name>.<namespace>.<domain>`.
     fn by_domain(&self, host: &str) -> Option<Arc<Function>> {
         self.domains.iter().find_map(|domain| {
@@ -154,21 +178,23 @@ impl Routes {
     /// Leads a request to its function.
     pub(crate) fn find(&self, request: &Parts) -> Result<Found, Failure> {
         let authority = authority(request)?;
+        // The edition first: what is found is at least as new.
+        let edition = self.edition.load(Ordering::Acquire);
+        if let Some(function) = recall::find(edition, authority) {
+            return Ok(Found {
+                function,
+                by_path: false,
+            });
+        }
         let host = without_port(authority);
-        let by_host = |host: &str| {
-            // The names that everyone has come first: nobody can claim another's.
-            if let Some(function) = self.by_domain(host) {
-                return Some(function);
-            }
-            self.hosts.get(host).map(|entry| Arc::clone(entry.value()))
-        };
         let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
         let function = if is_lower {
-            by_host(host)
+            self.by_host(host)
         } else {
-            by_host(&host.to_ascii_lowercase())
+            self.by_host(&host.to_ascii_lowercase())
         };
         if let Some(function) = function {
+            recall::keep(edition, authority, &function);
             return Ok(Found {
                 function,
                 by_path: false,
@@ -223,19 +249,30 @@ fn authority(request: &Parts) -> Result<&str, Failure> {
     let mut hosts = request.headers.get_all(HOST).iter();
     match (hosts.next(), hosts.next()) {
         (Some(host), None) => match host.to_str() {
-            Ok(host)
-                if host
-                    .bytes()
-                    .all(|byte| byte.is_ascii_graphic() && !b"/\\@?#,\"<>".contains(&byte)) =>
-            {
-                Ok(host)
-            }
+            Ok(host) if host.bytes().all(is_of_host) => Ok(host),
             _ => bad("bad-host", "the Host header is no host"),
         },
         (None, _) if request.version == Version::HTTP_10 => Ok(""),
         (None, _) => bad("bad-host", "the Host header is missing"),
         (Some(_), Some(_)) => bad("bad-host", "there is more than one Host header"),
     }
+}
+
+/// Whether a host, or its port, may hold it.
+fn is_of_host(byte: u8) -> bool {
+    const fn bit(byte: u8) -> u128 {
+        1 << byte
+    }
+    const NOT: u128 = bit(b'/')
+        | bit(b'\\')
+        | bit(b'@')
+        | bit(b'?')
+        | bit(b'#')
+        | bit(b',')
+        | bit(b'"')
+        | bit(b'<')
+        | bit(b'>');
+    byte.is_ascii_graphic() && bit(byte) & NOT == 0
 }
 
 /// The host of an authority, without port and final dot.

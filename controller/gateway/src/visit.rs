@@ -75,16 +75,16 @@ impl Visit {
         self.activate += admitted.activate;
     }
 
-    pub(crate) fn fly(&mut self) {
+    pub(crate) fn fly(&mut self, now: Instant) {
         if let (false, Some(function)) = (self.is_flying, &self.function) {
-            function.stats.begin_flight(Instant::now());
+            function.stats.begin_flight(now);
             self.is_flying = true;
         }
     }
 
-    pub(crate) fn land(&mut self) {
+    pub(crate) fn land(&mut self, now: Instant) {
         if let (true, Some(function)) = (self.is_flying, &self.function) {
-            function.stats.end_flight(Instant::now());
+            function.stats.end_flight(now);
             self.is_flying = false;
         }
     }
@@ -96,8 +96,9 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        self.land();
-        let elapsed = self.arrived.elapsed();
+        let now = Instant::now();
+        self.land(now);
+        let elapsed = now.saturating_duration_since(self.arrived);
         if let Some(function) = &self.function {
             function.stats.answered(self.status, elapsed);
         }

@@ -51,47 +51,77 @@ struct Found {
     cost: Sample,
 }
 
+/// Everything that is measured, running.
+struct Stage {
+    cases: Vec<Case>,
+    _hello: Child,
+    _cluster: FakeCluster,
+    _runtime: tokio::runtime::Runtime,
+}
+
+impl Stage {
+    fn set(options: &Options, threads: usize) -> Result<Self> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()?;
+        let cluster = runtime.block_on(FakeCluster::start())?;
+
+        // The pods' port is given: an address of its own in 127.0.0.0/8 is free of others.
+        let upstream = SocketAddr::from(([127, 91, 7, 1], pod::DATA_PORT));
+        let (hello, mut output) = Child::start(
+            Command::new(&options.this)
+                .args(["hello", "--listen", &upstream.to_string()])
+                .args(["--threads", &threads.to_string()]),
+        )?;
+        hello.line(&mut output, |line| line.trim().parse::<SocketAddr>().ok())?;
+
+        let front = free_port()?;
+        let nginx = nginx::start(cluster.folder(), front, upstream, threads)?;
+        let cases = vec![
+            Case::new("direct", upstream, None),
+            gateway(options, &cluster, upstream, threads)?,
+            Case::new("nginx", front, Some(nginx)),
+        ];
+        await_listener(front)?;
+        for case in &cases {
+            // Connections are made, and caches warm.
+            wrk::run(&case.url, HOST, 64, 2, 1)?;
+        }
+        Ok(Self {
+            cases,
+            _hello: hello,
+            _cluster: cluster,
+            _runtime: runtime,
+        })
+    }
+}
+
+/// Starts everything, says where it is, and keeps it until this process is ended: for a profiler.
+///
+/// # Errors
+/// When a program is missing.
+pub fn hold(options: &Options) -> Result<()> {
+    let stage = Stage::set(options, Machine::here().cores)?;
+    for case in &stage.cases {
+        let id = case.proxy.as_ref().map_or(0, Child::id);
+        println!("{} {} process {id}; Host: {HOST}", case.name, case.url);
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
 /// Runs everything in turns, and tells what was found.
 ///
 /// # Errors
 /// When a program is missing, or a request failed.
 pub fn run(options: &Options) -> Result<Report> {
     let machine = Machine::here();
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
-        .enable_all()
-        .build()?;
-    let cluster = runtime.block_on(FakeCluster::start())?;
-    let threads = machine.cores;
-
-    // The pods' port is given: an address of its own in 127.0.0.0/8 is free of others.
-    let upstream = SocketAddr::from(([127, 91, 7, 1], pod::DATA_PORT));
-    let (_hello, _output) = started(
-        Command::new(&options.this)
-            .args(["hello", "--listen", &upstream.to_string()])
-            .args(["--threads", &threads.to_string()]),
-    )?;
-    await_listener(upstream)?;
-
-    let front = free_port()?;
-    let mut cases = vec![
-        Case::new("direct", upstream, None),
-        gateway(options, &cluster, upstream, threads)?,
-        Case::new(
-            "nginx",
-            front,
-            Some(nginx::start(cluster.folder(), front, upstream, threads)?),
-        ),
-    ];
-    await_listener(front)?;
-
-    for case in &cases {
-        // Connections are made, and caches warm.
-        wrk::run(&case.url, HOST, 64, 2, 1)?;
-    }
+    let mut stage = Stage::set(options, machine.cores)?;
     for round in 0..options.rounds {
         for (index, connections) in CONNECTIONS.into_iter().enumerate() {
-            for case in &mut cases {
+            for case in &mut stage.cases {
                 case.measure(index, connections, options.seconds)?;
                 eprintln!("round {}: {} at {connections} done", round + 1, case.name);
             }
@@ -99,14 +129,8 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     Ok(Report {
         machine,
-        rows: rows(&cases),
+        rows: rows(&stage.cases),
     })
-}
-
-fn started(
-    command: &mut Command,
-) -> Result<(Child, std::io::BufReader<std::process::ChildStdout>)> {
-    Child::start(command)
 }
 
 /// The gateway as it is in a cluster: routes, admission, ids, reports and the key's header.
@@ -131,7 +155,7 @@ fn gateway(
         .args(["--operator", &cluster.operator().to_string()])
         .args(["--domain", "example.com", "--drain-delay", "0"])
         .args(["--threads", &threads.to_string()]);
-    let (child, output) = started(&mut command)?;
+    let (child, output) = Child::start(&mut command)?;
     // Its log is read to the end, or it would wait for its reader.
     std::thread::spawn(move || std::io::copy(&mut { output }, &mut std::io::sink()));
     await_listener(front)?;

@@ -25,6 +25,9 @@ enum Command {
         /// How often each case is run.
         #[arg(long, default_value_t = 3)]
         rounds: u32,
+        /// Measure nothing: say where everything is, and keep it running for a profiler.
+        #[arg(long)]
+        hold: bool,
     },
     /// Serve a few bytes.
     Hello {
@@ -55,13 +58,18 @@ fn run(command: Command) -> anyhow::Result<bool> {
             target,
             seconds,
             rounds,
+            hold,
         } => {
-            let report = wisp_load::gateway::run(&wisp_load::gateway::Options {
+            let options = wisp_load::gateway::Options {
                 gateway,
                 this: std::env::current_exe()?,
                 seconds,
                 rounds,
-            })?;
+            };
+            if hold {
+                wisp_load::gateway::hold(&options)?;
+            }
+            let report = wisp_load::gateway::run(&options)?;
             let path = wisp_load::gateway::output(&target);
             report.write(&path)?;
             print!("{}", report.table());
