@@ -92,8 +92,9 @@ async fn print(
         }
     }
     entries.sort_by_key(|entry| entry.written);
-    for entry in &entries {
-        printer.print(entry);
+    let printed = entries.iter().filter(|entry| printer.print(entry)).count();
+    if printed == 0 {
+        terminal.note("none of its replicas has said anything that was asked for");
     }
     Ok(())
 }

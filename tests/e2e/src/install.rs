@@ -118,7 +118,9 @@ fn push_images(cluster: &Cluster) -> Result<(String, String)> {
     let folder = tempfile::tempdir()?;
     let programs = ["wisp-runtime", "wisp-operator", "wisp-gateway"]
         .into_iter()
-        .fold(Programs::default(), |programs, name| programs.with(name, binary(name)));
+        .fold(Programs::default(), |programs, name| {
+            programs.with(name, binary(name))
+        });
     let mut built = Vec::new();
     let mut content = Sha256::new();
     for name in ["runtime", "operator", "gateway"] {

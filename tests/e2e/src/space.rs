@@ -95,7 +95,9 @@ impl Space {
         };
         let image: Reference = format!("{registry}/{}/{name}:1", self.name()).parse()?;
         let fetcher = Fetcher::new(options)?;
-        fetcher.push(&image, package, &Credentials::default()).await?;
+        fetcher
+            .push(&image, package, &Credentials::default())
+            .await?;
         Ok(image.to_string())
     }
 
@@ -143,7 +145,9 @@ impl Space {
             let object = functions.get(function)?;
             let generation = object.pointer("/metadata/generation")?;
             let conditions = object.pointer("/status/conditions")?.as_array()?;
-            let condition = conditions.iter().find(|condition| condition["type"] == kind)?;
+            let condition = conditions
+                .iter()
+                .find(|condition| condition["type"] == kind)?;
             let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
             let current = condition["observedGeneration"] == *generation;
             (current && is(condition)).then(|| (text("reason"), text("message")))
@@ -157,7 +161,9 @@ impl Space {
     pub fn pods(&self, function: &str, count: usize) -> Result<()> {
         let selector = format!("--selector=wisp.dev/function={function}");
         let what = format!("{count} pods of {function}");
-        self.wait(&what, &["pods", &selector], |pods| (pods.len() == count).then_some(()))
+        self.wait(&what, &["pods", &selector], |pods| {
+            (pods.len() == count).then_some(())
+        })
     }
 
     /// A port of this machine that leads to one of a pod or Service.
@@ -172,7 +178,12 @@ impl Space {
     ///
     /// # Errors
     /// When it never is, with the last answer.
-    pub async fn until(&self, function: &str, rest: &str, is: impl Fn(&Answer) -> bool) -> Result<Answer> {
+    pub async fn until(
+        &self,
+        function: &str,
+        rest: &str,
+        is: impl Fn(&Answer) -> bool,
+    ) -> Result<Answer> {
         let began = std::time::Instant::now();
         loop {
             let answer = self.get(function, rest).await;

@@ -7,20 +7,33 @@ use wisp_integration::component;
 /// Would fail if a mistake were not told in a condition, or its mending needed more than an apply.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_missing_is_named_and_found_when_it_comes() -> Result<()> {
-    let Some(wisp) = installed() else { return Ok(()) };
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
     let space = wisp.space("missing")?;
     let registry = wisp.cluster().registry()?;
 
     // An image that doesn't exist.
-    space.apply(&Space::function("absent", &format!("{registry}/none/such:1"), ""))?;
+    space.apply(&Space::function(
+        "absent",
+        &format!("{registry}/none/such:1"),
+        "",
+    ))?;
     let (reason, message) = space.condition("absent", "ComponentReady", "False")?;
     ensure!(message.contains("none/such:1"), "{reason}: {message}");
     // Asked, the function says so, too.
-    let answer = space.until("absent", "", |answer| answer.status == 503).await?;
-    ensure!(answer.problem().detail.contains("none/such:1"), "{answer:?}");
+    let answer = space
+        .until("absent", "", |answer| answer.status == 503)
+        .await?;
+    ensure!(
+        answer.problem().detail.contains("none/such:1"),
+        "{answer:?}"
+    );
 
     // A secret that doesn't exist, until it does; and its change, which rolls out.
-    let image = space.push_component("hello", &component("fixture-p2")).await?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
     space.apply(&Space::function(
         "hello",
         &image,
@@ -28,46 +41,83 @@ async fn what_is_missing_is_named_and_found_when_it_comes() -> Result<()> {
     ))?;
     let (reason, message) = space.condition("hello", "Ready", "False")?;
     ensure!(message.contains("creds"), "{reason}: {message}");
-    space.kubectl(&["create", "secret", "generic", "creds", "--from-literal=token=a"])?;
-    space.until("hello", "env?TOKEN", |answer| answer.text() == "a").await?;
-    space.apply("{apiVersion: v1, kind: Secret, metadata: {name: creds}, stringData: {token: b}}")?;
-    space.until("hello", "env?TOKEN", |answer| answer.text() == "b").await?;
+    space.kubectl(&[
+        "create",
+        "secret",
+        "generic",
+        "creds",
+        "--from-literal=token=a",
+    ])?;
+    space
+        .until("hello", "env?TOKEN", |answer| answer.text() == "a")
+        .await?;
+    space
+        .apply("{apiVersion: v1, kind: Secret, metadata: {name: creds}, stringData: {token: b}}")?;
+    space
+        .until("hello", "env?TOKEN", |answer| answer.text() == "b")
+        .await?;
     Ok(())
 }
 
 /// Would fail if the API server took what wisp can't run, or said it in words that don't help.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_manifest_is_refused_by_the_api_server_with_a_sentence() -> Result<()> {
-    let Some(wisp) = installed() else { return Ok(()) };
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
     let space = wisp.space("wrong")?;
     for (rest, sentence) in [
-        ("  scaling: {minReplicas: 3, maxReplicas: 2}\n", "minReplicas must be at most maxReplicas"),
-        ("  scaling: {idleTimeout: 0s}\n", "idleTimeout must be between 1s and 24h"),
-        ("  limits: {memory: 5Gi}\n", "memory must be between 64Ki and 4Gi"),
-        ("  modles: []\n", ".spec.modles: field not declared in schema"),
+        (
+            "  scaling: {minReplicas: 3, maxReplicas: 2}\n",
+            "minReplicas must be at most maxReplicas",
+        ),
+        (
+            "  scaling: {idleTimeout: 0s}\n",
+            "idleTimeout must be between 1s and 24h",
+        ),
+        (
+            "  limits: {memory: 5Gi}\n",
+            "memory must be between 64Ki and 4Gi",
+        ),
+        (
+            "  modles: []\n",
+            ".spec.modles: field not declared in schema",
+        ),
     ] {
-        let error = space.apply(&Space::function("wrong", "r/x:1", rest)).unwrap_err();
+        let error = space
+            .apply(&Space::function("wrong", "r/x:1", rest))
+            .unwrap_err();
         let error = format!("{error:#}");
         ensure!(error.contains(sentence), "{rest}: {error}");
     }
     let twice = "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: twice}\nspec: {component: {image: a, url: 'http://x'}}\n";
     let error = format!("{:#}", space.apply(twice).unwrap_err());
-    ensure!(error.contains("exactly one of image, url, configMap, persistentVolumeClaim must be given"), "{error}");
+    ensure!(
+        error.contains("exactly one of image, url, configMap, persistentVolumeClaim must be given"),
+        "{error}"
+    );
     Ok(())
 }
 
 /// Would fail if two functions shared a host, or the one without it didn't say who has it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_belongs_to_the_older_of_two() -> Result<()> {
-    let Some(wisp) = installed() else { return Ok(()) };
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
     let space = wisp.space("host")?;
-    let image = space.push_component("hello", &component("fixture-p2")).await?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
     let host = format!("{}.example.com", space.name());
     let claim = format!("  hosts: [{host}]\n");
     space.apply(&Space::function("a-older", &image, &claim))?;
     space.condition("a-older", "Ready", "True")?;
     space.apply(&Space::function("b-younger", &image, &claim))?;
     let (_, message) = space.condition("b-younger", "HostsReady", "False")?;
-    ensure!(message.contains(&host) && message.contains("a-older"), "{message}");
+    ensure!(
+        message.contains(&host) && message.contains("a-older"),
+        "{message}"
+    );
     Ok(())
 }

@@ -12,17 +12,28 @@ use wisp_integration::component;
 /// Would fail if an applied Function never became Ready, had no URL, or were not woken by its first request.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_applied_function_is_ready_asleep_and_woken_by_its_first_request() -> Result<()> {
-    let Some(wisp) = installed() else { return Ok(()) };
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
     let space = wisp.space("wake")?;
-    let image = space.push_component("hello", &component("fixture-p2")).await?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
     space.apply(&Space::function(
         "hello",
         &image,
         "  scaling: {idleTimeout: 3s}\n  env: [{name: LEVEL, value: high}]\n",
     ))?;
-    space.kubectl(&["wait", "--for=condition=Ready", "fn/hello", "--timeout=120s"])?;
+    space.kubectl(&[
+        "wait",
+        "--for=condition=Ready",
+        "fn/hello",
+        "--timeout=120s",
+    ])?;
     let columns = space.kubectl(&["get", "fn", "hello"])?;
-    for word in ["URL", "READY", "REPLICAS", "DEVICE", "REVISION", "AGE", "True"] {
+    for word in [
+        "URL", "READY", "REPLICAS", "DEVICE", "REVISION", "AGE", "True",
+    ] {
         ensure!(columns.contains(word), "{columns}");
     }
     // Nothing runs until somebody asks.
@@ -37,18 +48,26 @@ async fn an_applied_function_is_ready_asleep_and_woken_by_its_first_request() ->
         .collect();
     for request in asked {
         let answer = request.await??;
-        ensure!(answer.status == 200 && answer.text() == "high", "{answer:?}");
+        ensure!(
+            answer.status == 200 && answer.text() == "high",
+            "{answer:?}"
+        );
     }
     let answer = space.get("hello", "hello").await?;
     for header in ["x-request-id", "server-timing"] {
-        ensure!(answer.headers.contains_key(header), "no {header}: {answer:?}");
+        ensure!(
+            answer.headers.contains_key(header),
+            "no {header}: {answer:?}"
+        );
     }
     // And back to nothing.
     space.pods("hello", 0)?;
     ensure!(space.get("hello", "hello").await?.status == 200);
     space.kubectl(&["delete", "fn", "hello"])?;
     space.pods("hello", 0)?;
-    let gone = space.until("hello", "hello", |answer| answer.status == 404).await?;
+    let gone = space
+        .until("hello", "hello", |answer| answer.status == 404)
+        .await?;
     ensure!(gone.problem().reason == "no-such-function", "{gone:?}");
     Ok(())
 }
@@ -56,18 +75,26 @@ async fn an_applied_function_is_ready_asleep_and_woken_by_its_first_request() ->
 /// Would fail if a change of the spec, or a scaling up and down, cost a request.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_a_function_changes_and_scales() -> Result<()> {
-    let Some(wisp) = installed() else { return Ok(()) };
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
     let space = wisp.space("change")?;
-    let image = space.push_component("hello", &component("fixture-p2")).await?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
     let manifest = |level: &str, least: u32| {
         Space::function(
             "hello",
             &image,
-            &format!("  scaling: {{minReplicas: {least}}}\n  env: [{{name: LEVEL, value: {level}}}]\n"),
+            &format!(
+                "  scaling: {{minReplicas: {least}}}\n  env: [{{name: LEVEL, value: {level}}}]\n"
+            ),
         )
     };
     space.apply(&manifest("one", 1))?;
-    space.until("hello", "env?LEVEL", |answer| answer.text() == "one").await?;
+    space
+        .until("hello", "env?LEVEL", |answer| answer.text() == "one")
+        .await?;
 
     let stop = Arc::<AtomicBool>::default();
     let asked = Arc::<AtomicUsize>::default();
@@ -90,7 +117,9 @@ async fn no_request_fails_while_a_function_changes_and_scales() -> Result<()> {
         })
         .collect();
     space.apply(&manifest("two", 1))?;
-    space.until("hello", "env?LEVEL", |answer| answer.text() == "two").await?;
+    space
+        .until("hello", "env?LEVEL", |answer| answer.text() == "two")
+        .await?;
     space.kubectl(&["scale", "fn/hello", "--replicas=3"])?;
     space.pods("hello", 3)?;
     space.kubectl(&["scale", "fn/hello", "--replicas=1"])?;
@@ -98,7 +127,12 @@ async fn no_request_fails_while_a_function_changes_and_scales() -> Result<()> {
     stop.store(true, Ordering::Relaxed);
     for client in clients {
         let wrong = client.await?;
-        ensure!(wrong.is_empty(), "{} failed: {:?}", wrong.len(), wrong.first());
+        ensure!(
+            wrong.is_empty(),
+            "{} failed: {:?}",
+            wrong.len(),
+            wrong.first()
+        );
     }
     ensure!(asked.load(Ordering::Relaxed) > 100);
     Ok(())
@@ -107,15 +141,27 @@ async fn no_request_fails_while_a_function_changes_and_scales() -> Result<()> {
 /// Would fail if a pod served whoever reaches its port.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_pod_refuses_who_is_not_the_gateway() -> Result<()> {
-    let Some(wisp) = installed() else { return Ok(()) };
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
     let space = wisp.space("refuse")?;
-    let image = space.push_component("hello", &component("fixture-p2")).await?;
-    space.apply(&Space::function("hello", &image, "  scaling: {minReplicas: 1}\n"))?;
-    space.until("hello", "hello", |answer| answer.status == 200).await?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
+    space.apply(&Space::function(
+        "hello",
+        &image,
+        "  scaling: {minReplicas: 1}\n",
+    ))?;
+    space
+        .until("hello", "hello", |answer| answer.status == 200)
+        .await?;
     let pod = space.wait("a pod", &["pods"], |pods| pods.keys().next().cloned())?;
     for (port, path) in [(8080, "/hello"), (8081, "/status")] {
         let forward = space.forward(&format!("pod/{pod}"), port)?;
-        let answer = wisp_integration::Client::new(forward.address()).get(path).await?;
+        let answer = wisp_integration::Client::new(forward.address())
+            .get(path)
+            .await?;
         ensure!(answer.status == 403, "{port}: {answer:?}");
     }
     Ok(())

@@ -35,7 +35,13 @@ pub fn component(package: &str) -> PathBuf {
 #[must_use]
 pub fn binary(name: &str) -> PathBuf {
     // The selections of `cargo xtask`, whatever is asked for: others would build the dependencies with other features.
-    let local = ["--package", "wisp-cli", "--package", "wisp-runtime", "--bins"];
+    let local = [
+        "--package",
+        "wisp-cli",
+        "--package",
+        "wisp-runtime",
+        "--bins",
+    ];
     let cluster = [
         "--package",
         "wisp-operator",

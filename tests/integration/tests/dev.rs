@@ -387,14 +387,18 @@ async fn functions_come_and_go_with_their_folders_and_stay_while_a_manifest_is_w
     std::fs::write(one.join("function.yaml"), text).unwrap();
 
     let two = add("two");
-    dev.event(0, |event| is(event, "function") && event["function"] == "default/two")
-        .await
-        .unwrap();
+    dev.event(0, |event| {
+        is(event, "function") && event["function"] == "default/two"
+    })
+    .await
+    .unwrap();
     assert_eq!(status("/default/two/hello").await, 200);
     std::fs::remove_dir_all(two).unwrap();
-    dev.event(0, |event| is(event, "removed") && event["function"] == "default/two")
-        .await
-        .unwrap();
+    dev.event(0, |event| {
+        is(event, "removed") && event["function"] == "default/two"
+    })
+    .await
+    .unwrap();
     assert_eq!(status("/default/two/hello").await, 404);
     assert_eq!(status("/default/one/hello").await, 200);
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{InvokeError, answer, request, send};
 use crate::args::Invoke;
 use crate::cluster::{Cluster, Gateway};
-use crate::failure::chain;
+use crate::failure::causes;
 use crate::terminal::Terminal;
 
 /// How long it is tried to connect to a URL: one of a cluster may lead to an address that swallows everything.
@@ -26,9 +26,9 @@ pub(super) async fn exchange(args: &Invoke, terminal: &Terminal) -> Result<bool,
         Err(error) if is_unreachable(&error) => {
             let gateway = Gateway::find(&cluster).await?;
             let paint = terminal.err;
+            let why = causes(&error).last().unwrap_or_default();
             terminal.note(&paint.dim(&format!(
-                "{url} can't be reached from here ({}): asking the gateway {} by a forwarded port",
-                chain(&error),
+                "its URL can't be reached from here ({why}): the gateway {} is asked by a forwarded port",
                 gateway.pod
             )));
             sent = Instant::now();

@@ -67,14 +67,14 @@ impl Printer {
         }
     }
 
-    /// Prints one, if it is wanted.
-    pub(super) fn print(&mut self, entry: &Entry) {
+    /// Prints one, if it is wanted; returns whether it is.
+    pub(super) fn print(&mut self, entry: &Entry) -> bool {
         if self
             .request
             .as_ref()
             .is_some_and(|request| !entry.is_of(request))
         {
-            return;
+            return false;
         }
         if self.terminal.is_json() {
             self.terminal.json(&json(entry));
@@ -84,6 +84,7 @@ impl Printer {
                 self.terminal.say(&line);
             }
         }
+        true
     }
 
     /// The lines that a person sees.

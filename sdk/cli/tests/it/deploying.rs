@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use crate::api::{Answer, Api, Asked};
 use crate::registry::Registry;
-use crate::wisp::run;
+use crate::wisp::{Said, command, run};
 
 const FUNCTION: &str = "/apis/wisp.dev/v1alpha1/namespaces/vision/functions/digits";
 
@@ -70,7 +70,7 @@ fn cluster(now: Value, later: Value) -> Api {
     })
 }
 
-fn deploy(folder: &Path, api: &Api, registry: &Registry, more: &[&str]) -> crate::wisp::Said {
+fn deploy(folder: &Path, api: &Api, registry: &Registry, more: &[&str]) -> Said {
     let registry = format!("{}/ada", registry.address);
     let words = [
         &["deploy", "--output", "json", "--registry", &registry][..],
@@ -257,4 +257,51 @@ fn a_component_and_its_models_are_pushed() {
     let said = run(folder.path(), None, &["push", "mnist.onnx", &reference]);
     assert_eq!(said.code, Some(1));
     assert!(said.err.contains("not WebAssembly"), "{said:?}");
+}
+
+/// Would fail if the credentials of `docker login`, in its file or with its helper, didn't reach the registry.
+#[test]
+fn a_locked_registry_is_pushed_to_with_the_users_credentials() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let Some(registry) = Registry::locked() else {
+        return;
+    };
+    let folder = folder();
+    let home = folder.path();
+    let reference = format!("{}/vision/digits:1", registry.address);
+    let push = || {
+        let mut command = command(home, None, &["push", "digits.wasm", &reference]);
+        command.env("PATH", format!("{}:/usr/bin:/bin", home.display()));
+        Said::of(&command.output().unwrap())
+    };
+    let said = push();
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("credentials are needed"), "{said:?}");
+    assert!(said.err.contains("docker login"), "{said:?}");
+
+    std::fs::create_dir(home.join(".docker")).unwrap();
+    let config = home.join(".docker/config.json");
+    let helpers =
+        json!({"credHelpers": {&registry.address: "test"}, "auths": {&registry.address: {}}});
+    std::fs::write(&config, helpers.to_string()).unwrap();
+    let helper = home.join("docker-credential-test");
+    let script = format!(
+        "#!/bin/sh\n[ \"$1\" = get ] && [ \"$(cat)\" = {} ] && echo '{{\"Username\": \"u\", \"Secret\": \"s3cret\"}}'\n",
+        registry.address
+    );
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(push().code, Some(0), "{:?}", push());
+
+    // echo -n u:s3cret | base64
+    let auths = json!({"auths": {&registry.address: {"auth": "dTpzM2NyZXQ="}}});
+    std::fs::write(&config, auths.to_string()).unwrap();
+    assert_eq!(push().code, Some(0), "{:?}", push());
+    let auths = json!({"auths": {&registry.address: {"auth": "dTp3cm9uZw=="}}});
+    std::fs::write(&config, auths.to_string()).unwrap();
+    let said = push();
+    assert!(
+        said.err.contains("the credentials don't allow it"),
+        "{said:?}"
+    );
 }

@@ -13,8 +13,17 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// Starts one; `None`, with a word why, where it can't be built and needn't be.
+    /// Starts one that lets everybody in; `None`, with a word why, where it can't be built and needn't be.
     pub(crate) fn start() -> Option<Self> {
+        Self::with("")
+    }
+
+    /// Starts one that lets in the user `u` with the password `s3cret`.
+    pub(crate) fn locked() -> Option<Self> {
+        Self::with("auth: {htpasswd: {realm: test, path: FOLDER/users}}\n")
+    }
+
+    fn with(more: &str) -> Option<Self> {
         let program = match wisp_cluster::registry() {
             Ok(program) => program,
             Err(error) => {
@@ -24,14 +33,18 @@ impl Registry {
             }
         };
         let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().display().to_string();
         let config = folder.path().join("config.yaml");
+        // htpasswd -Bbn u s3cret
+        let users = "u:$2y$05$abcdefghijklmnopqrstuuLK7U1u6pVRmL7L1BBM2aS35PSZnDXlK\n";
+        std::fs::write(folder.path().join("users"), users).unwrap();
         std::fs::write(
             &config,
             format!(
                 "version: 0.1\nlog: {{level: info, accesslog: {{disabled: true}}}}\n\
-                 storage: {{filesystem: {{rootdirectory: {}/images}}}}\n\
-                 http: {{addr: \"127.0.0.1:0\"}}\n",
-                folder.path().display()
+                 storage: {{filesystem: {{rootdirectory: {path}/images}}}}\n\
+                 http: {{addr: \"127.0.0.1:0\"}}\n{}",
+                more.replace("FOLDER", &path)
             ),
         )
         .unwrap();
