@@ -40,6 +40,7 @@ fn events() -> Vec<Event> {
             target: GUEST_LOG.to_owned(),
             message: "greeting ada\nagain".to_owned(),
             request_id: Some("r1".to_owned()),
+            cause: None,
         },
         Event::Request {
             function: Some(function()),
