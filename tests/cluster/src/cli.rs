@@ -36,7 +36,7 @@ pub enum Command {
         /// Every cluster of this cache folder
         #[arg(long, conflicts_with = "name")]
         all: bool,
-        /// Wait until no test has used it for so many seconds
+        /// Wait until no test has used it for so many seconds, 0 when left out
         #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "0", require_equals = true)]
         when_unused: Option<u64>,
     },

@@ -11,10 +11,12 @@ use rustix::process::Signal;
 use crate::components::Component;
 use crate::kubectl::Kubectl;
 use crate::layout::{self, Layout};
+use crate::process::Process;
 use crate::programs::Programs;
 use crate::state::State;
 use crate::{
     addons, cgroups, control, files, locks, machine, namespace, network, node, process, programs,
+    shell,
 };
 
 mod change;
@@ -52,6 +54,7 @@ pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
     }
     let start = Instant::now();
     let mut state = reserve(name, nodes)?;
+    shell::mark(state.mark("driver"));
     match bring_up(&mut state, &programs, &base) {
         Ok(()) => {
             eprintln!(
@@ -234,14 +237,21 @@ fn clean(state: &State) -> Result<()> {
         .filter(|anchor| anchor.outside.alive() || anchor.inside.alive())
         .map(|anchor| anchor.namespace.clone())
         .collect();
-    let mut processes = process::marked(&format!("{}/", state.id));
-    if !namespaces.is_empty() {
-        processes.extend(process::in_namespaces(&namespaces));
+    // Again until there is none: a child of a driver that was killed may only just have started.
+    loop {
+        let mut processes = process::marked(&format!("{}/", state.id));
+        if !namespaces.is_empty() {
+            processes.extend(process::in_namespaces(&namespaces));
+        }
+        processes.retain(Process::alive);
+        if processes.is_empty() {
+            break;
+        }
+        for process in &processes {
+            process.signal(Signal::KILL);
+        }
+        process::wait_gone(&processes, Duration::from_secs(60))?;
     }
-    for process in &processes {
-        process.signal(Signal::KILL);
-    }
-    process::wait_gone(&processes, Duration::from_secs(60))?;
     for number in layout.numbers() {
         let cgroup = layout.cgroup(number);
         for process in cgroups::processes(&cgroup) {

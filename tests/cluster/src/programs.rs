@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Instant;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::{files, locks, shell};
 
@@ -101,6 +101,15 @@ fn build_all(modules: &[&Module]) -> Result<Vec<PathBuf>> {
     if keyed.iter().all(|folder| folder.is_dir()) {
         return Ok(keyed);
     }
+    ensure!(
+        std::env::var("WISP_CLUSTER_BUILDS").as_deref() != Ok("never"),
+        "the programs of {} are not built, and WISP_CLUSTER_BUILDS=never",
+        modules
+            .iter()
+            .map(|module| module.title)
+            .collect::<Vec<_>>()
+            .join(", ")
+    );
     let _lock = locks::build()?;
     let missing: Vec<_> = modules
         .iter()

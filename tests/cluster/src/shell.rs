@@ -2,15 +2,33 @@
 
 use std::io::Write;
 use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result, bail};
+
+use crate::process::MARK;
+
+/// Marks what this process runs from now on as part of a cluster: were this process killed, what it left running would be
+/// ended with the cluster. A process changes one cluster in its life.
+pub(crate) fn mark(mark: String) {
+    let _ = CURRENT.set(mark);
+}
+
+static CURRENT: OnceLock<String> = OnceLock::new();
+
+fn marked(command: &mut Command) -> &mut Command {
+    match CURRENT.get() {
+        Some(mark) => command.env(MARK, mark),
+        None => command,
+    }
+}
 
 /// Runs `command` to its end and gives what it wrote to its standard output.
 ///
 /// # Errors
 /// When it cannot be started or does not succeed; the error holds the command line and what it wrote.
 pub(crate) fn run(command: &mut Command) -> Result<String> {
-    let output = command
+    let output = marked(command)
         .output()
         .with_context(|| format!("cannot start {}", line(command)))?;
     text(command, output)
@@ -18,7 +36,7 @@ pub(crate) fn run(command: &mut Command) -> Result<String> {
 
 /// Like [`run`], with `input` as its standard input.
 pub(crate) fn feed(command: &mut Command, input: &str) -> Result<String> {
-    let mut child = command
+    let mut child = marked(command)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -31,7 +31,7 @@ struct Change {
     object: Value,
 }
 
-/// See [`Namespace::wait`].
+/// See [`crate::Namespace::wait`].
 pub(crate) fn wait<T>(
     kubectl: &Kubectl,
     namespace: Option<&str>,

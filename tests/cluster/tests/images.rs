@@ -7,25 +7,27 @@
 mod common;
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use wisp_cluster::images::{self, Programs};
 
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
+}
+
+/// Whether images can be built here; it says why not, and where `CI=true` that is a failure.
 fn can_build() -> bool {
-    let root = fs::metadata("/proc/self")
-        .is_ok_and(|data| std::os::unix::fs::MetadataExt::uid(&data) == 0);
-    let debian = Path::new("/usr/bin/apt-get").exists();
-    if root && debian {
+    if Path::new("/usr/bin/apt-get").exists() {
         return true;
     }
     assert!(
         std::env::var("CI").as_deref() != Ok("true"),
-        "CI=true asks for images, but this is not root on Debian"
+        "CI=true asks for images, but this is neither Debian nor Ubuntu"
     );
-    eprintln!("skipped: images are built as root on Debian");
+    eprintln!("skipped: images are built on Debian or Ubuntu");
     false
 }
 
@@ -129,6 +131,10 @@ fn the_runtime_image_has_all_that_its_program_needs_and_runs_as_nobody() -> Resu
             .contains("BEGIN CERTIFICATE")
     );
     ensure!(root.join("usr/lib/libstdc++.so.6").is_file());
+    if !is_root() {
+        eprintln!("skipped: only root can start a program in another root folder");
+        return Ok(());
+    }
     let listed = Command::new("chroot")
         .arg(&root)
         .args(["/usr/bin/wisp-runtime", "--list"])

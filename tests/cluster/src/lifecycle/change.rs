@@ -10,7 +10,9 @@ use crate::components::{self, Component};
 use crate::kubectl::Kubectl;
 use crate::layout;
 use crate::state::State;
-use crate::{addons, cgroups, control, locks, namespace, network, node, process, programs, wait};
+use crate::{
+    addons, cgroups, control, locks, namespace, network, node, process, programs, shell, wait,
+};
 
 fn check_node(state: &State, number: u8) -> Result<()> {
     let nodes = state.layout.nodes;
@@ -52,6 +54,7 @@ pub(crate) fn start_node(name: &str, number: u8) -> Result<()> {
         &programs.kubectl,
         &state.layout.folder()?.join("kubeconfig"),
     );
+    shell::mark(state.mark("driver"));
     let before = heartbeat(&kubectl, number)?;
     hold_node(&mut state, number)?;
     node::start(&programs, &state, Component::Containerd(number))?;
