@@ -119,8 +119,8 @@ pub fn decide(now: Instant, history: &History, scaling: &Scaling, current: u32) 
     };
 
     let (wanted, reason) = match panic {
-        // In a time of sudden growth nothing goes.
-        Some(panic) => (panic.most.max(current), Reason::Panic),
+        // In a time of sudden growth nothing goes. What the last minute wants may be more: load that came in waves.
+        Some(panic) => (panic.most.max(stable).max(current), Reason::Panic),
         None if waiting > stable && waiting > current => (waiting, Reason::Queue),
         None if stable >= current => (stable, Reason::Stable),
         // Fewer than there are: by a margin, and not while somebody waits.

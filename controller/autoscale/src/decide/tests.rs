@@ -130,6 +130,20 @@ fn sudden_growth_is_seen_in_seconds_and_what_it_made_stays_a_minute() {
     );
 }
 
+/// Would fail if the short window, whose load is only twice what there is carries, hid that of the long one.
+#[test]
+fn a_panic_never_wants_fewer_than_the_last_minute() {
+    let (mut history, mut now) = (History::default(), Instant::now());
+    for load in [vec![flying(320.0); 6], vec![flying(56.0); 6]].concat() {
+        now += SECOND;
+        history.record(now, load);
+    }
+    let decision = decide(now, &history, &scaling(0, 100, 8.0, 30), 3);
+    assert!(decision.panic.is_some());
+    // 188 at once in the last minute, 56 in the last seconds.
+    assert_eq!(decision.replicas, 24);
+}
+
 #[test]
 fn replicas_go_by_halves() {
     let loads = [vec![flying(640.0); 70], vec![flying(1.0); 200]].concat();
