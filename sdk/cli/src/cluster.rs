@@ -16,9 +16,11 @@ use crate::args::ClusterArgs;
 
 mod error;
 mod forward;
+mod watch;
 
 pub(crate) use error::ClusterError;
 pub(crate) use forward::Gateway;
+pub(crate) use watch::Watch;
 
 /// A cluster that can be asked.
 #[derive(Clone)]

@@ -6,14 +6,14 @@ use std::process::ExitCode;
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
 use tokio::sync::mpsc;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::pod;
 
 use crate::args::Logs;
-use crate::cluster::{self, Cluster, ClusterError};
+use crate::cluster::{self, Cluster, ClusterError, Watch};
 use crate::failure::{Failure, chain};
 use crate::terminal::Terminal;
 
@@ -45,7 +45,7 @@ pub(crate) fn run(args: &Logs, terminal: &Terminal) -> Result<ExitCode, Failure>
         };
         let printer = Printer::new(args.request.clone(), terminal);
         if args.follow {
-            follow(&api, &id, &wanted, printer, terminal).await
+            follow(&cluster, &api, &id, &wanted, printer, terminal).await
         } else {
             print(&cluster, &api, &id, &wanted, printer, terminal).await
         }?;
@@ -101,6 +101,7 @@ async fn print(
 
 /// What the replicas say, those that come later too, as it comes; until Ctrl-C.
 async fn follow(
+    cluster: &Cluster,
     api: &Api<Pod>,
     id: &FunctionId,
     wanted: &Wanted,
@@ -109,7 +110,7 @@ async fn follow(
 ) -> Result<(), ClusterError> {
     let (sender, mut entries) = mpsc::channel::<Entry>(BACKLOG);
     let config = watcher::Config::default().labels(&selector(id));
-    let mut events = Box::pin(watcher(api.clone(), config));
+    let mut events = Watch::new(api.clone(), config, terminal);
     let mut followed: BTreeMap<String, tokio::task::JoinHandle<()>> = BTreeMap::new();
     let mut is_first = true;
     loop {
@@ -120,8 +121,8 @@ async fn follow(
                     printer.print(&entry);
                 }
             }
-            event = events.next() => match event {
-                Some(Ok(Event::Apply(pod) | Event::InitApply(pod))) => {
+            event = events.next() => match event.map_err(|error| cluster.refused(format!("watch the replicas of {id}"), error))? {
+                Some(Event::Apply(pod) | Event::InitApply(pod)) => {
                     let uid = pod.uid().unwrap_or_default();
                     if !has_started(&pod) || followed.contains_key(&uid) {
                         continue;
@@ -131,21 +132,17 @@ async fn follow(
                     let replica = Replica::new(api, &pod.name_any());
                     followed.insert(uid, tokio::spawn(replica.follow(wanted, sender.clone())));
                 }
-                Some(Ok(Event::Delete(pod))) => {
+                Some(Event::Delete(pod)) => {
                     // Its task ends with its log.
                     followed.remove(&pod.uid().unwrap_or_default());
                 }
-                Some(Ok(Event::InitDone)) => {
+                Some(Event::InitDone) => {
                     if is_first && followed.is_empty() {
                         terminal.note(&format!("{id} has no replica now; its lines come when it wakes"));
                     }
                     is_first = false;
                 }
-                Some(Ok(Event::Init)) => {}
-                Some(Err(error)) => {
-                    let told = chain(&error);
-                    terminal.note(&format!("{} {told}", terminal.err.yellow("watching:")));
-                }
+                Some(Event::Init) => {}
                 None => return Ok(()),
             },
         }

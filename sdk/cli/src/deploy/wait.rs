@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use futures::StreamExt as _;
-use kube::runtime::watcher::{self, Event, watcher};
+use kube::runtime::watcher::{self, Event};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 
 use super::DeployError;
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, Watch};
+use crate::failure::Failure;
 use crate::terminal::Terminal;
 
 /// Reasons that stay until somebody changes something.
@@ -97,35 +97,30 @@ pub(super) async fn until_ready(
     generation: i64,
     patience: Duration,
     terminal: &Terminal,
-) -> Result<Function, DeployError> {
+) -> Result<Function, Failure> {
     let config = watcher::Config::default().fields(&format!("metadata.name={}", id.name()));
-    let mut events = Box::pin(watcher(cluster.functions(id.namespace()), config));
+    let mut events = Watch::new(cluster.functions(id.namespace()), config, terminal);
     let mut last = State::Waiting {
         reason: "Pending".to_owned(),
         message: "the cluster hasn't answered yet".to_owned(),
     };
     let watching = async {
-        while let Some(event) = events.next().await {
+        let refused = |error| cluster.refused(format!("watch the function {id}"), error);
+        while let Some(event) = events.next().await.map_err(refused)? {
             let function = match event {
-                Ok(Event::Apply(function) | Event::InitApply(function)) => function,
-                Ok(Event::Delete(_)) => return Err(DeployError::Deleted(id.clone())),
-                Ok(Event::Init | Event::InitDone) => continue,
-                // It is asked again, with a pause.
-                Err(error) => {
-                    let told = crate::failure::chain(&error);
-                    terminal.note(&format!("  {} {told}", terminal.err.yellow("watching:")));
-                    continue;
-                }
+                Event::Apply(function) | Event::InitApply(function) => function,
+                Event::Delete(_) => break,
+                Event::Init | Event::InitDone => continue,
             };
             let now = state(&function, generation);
             match &now {
                 State::Ready => return Ok(function),
                 State::Failed { reason, message } => {
-                    return Err(DeployError::Failed {
+                    return Err(Failure::from(DeployError::Failed {
                         id: id.clone(),
                         reason: reason.clone(),
                         message: message.clone(),
-                    });
+                    }));
                 }
                 State::Waiting { reason, message } if now != last => {
                     let paint = terminal.err;
@@ -135,7 +130,7 @@ pub(super) async fn until_ready(
             }
             last = now;
         }
-        Err(DeployError::Deleted(id.clone()))
+        Err(DeployError::Deleted(id.clone()).into())
     };
     let waited = tokio::time::timeout(patience, watching).await;
     waited.unwrap_or_else(|_| {
@@ -150,7 +145,8 @@ pub(super) async fn until_ready(
             patience,
             reason,
             message,
-        })
+        }
+        .into())
     })
 }
 

@@ -4,6 +4,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -14,6 +15,7 @@ pub(crate) struct Asked {
     /// Path and query.
     pub(crate) path: String,
     pub(crate) body: Vec<u8>,
+    pub(crate) at: Instant,
 }
 
 /// An answer: a status and a body. A body that is kept open ends when the client goes.
@@ -126,7 +128,12 @@ fn serve(
     }
     let mut body = vec![0; length];
     reader.read_exact(&mut body).ok()?;
-    let asked = Asked { method, path, body };
+    let asked = Asked {
+        method,
+        path,
+        body,
+        at: Instant::now(),
+    };
     let answer = respond(&asked);
     remembered.lock().unwrap().push(asked);
     let length = if answer.stays_open {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use serde_json::{Value, json};
 
 use crate::api::{Answer, Api, Asked};
-use crate::wisp::{command, run, until};
+use crate::wisp::{Said, command, run, until};
 
 fn function() -> Value {
     json!({
@@ -157,6 +157,49 @@ fn what_is_followed_goes_on_over_new_replicas_and_broken_connections() {
         again.contains("sinceTime=2026-01-01T00%3A00%3A01Z"),
         "{again}"
     );
+}
+
+/// Would fail if an API server that is down were asked without a pause, or its silence were told again and again; or if one
+/// that refuses were waited for.
+#[test]
+fn a_cluster_that_is_down_is_asked_again_and_one_that_refuses_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::new(
+        |asked| match asked.path.split('?').next().unwrap_or_default() {
+            "/api/v1/namespaces/vision/pods" => Answer::status(503, "", "", "starting"),
+            _ => Answer::json(&function()),
+        },
+    );
+    let mut child = command(folder.path(), Some(&api), &["logs", "-f", "digits"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lists = || {
+        let asked = api.asked("GET");
+        let lists = asked
+            .into_iter()
+            .filter(|asked| asked.path.contains("/pods"));
+        lists.map(|asked| asked.at).collect::<Vec<_>>()
+    };
+    until("a third attempt", || lists().len() >= 3);
+    child.kill().unwrap();
+    let said = Said::of(&child.wait_with_output().unwrap());
+    let times = lists();
+    let pause = times[2] - times[0];
+    assert!(pause > std::time::Duration::from_millis(500), "{pause:?}");
+    assert_eq!(said.err.matches("doesn't answer").count(), 1, "{said:?}");
+
+    let api = Api::new(
+        |asked| match asked.path.split('?').next().unwrap_or_default() {
+            "/api/v1/namespaces/vision/pods" => {
+                Answer::status(403, "pods", "", "pods is forbidden")
+            }
+            _ => Answer::json(&function()),
+        },
+    );
+    let said = run(folder.path(), Some(&api), &["logs", "-f", "digits"]);
+    assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("pods is forbidden"), "{said:?}");
 }
 
 #[test]
