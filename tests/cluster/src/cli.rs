@@ -12,6 +12,7 @@ use anyhow::{Context, Result};
 use clap::Subcommand;
 
 use crate::components::Component;
+use crate::kubectl::Kubectl;
 use crate::lifecycle;
 use crate::state::State;
 use crate::{images, layout, locks, machine, programs, status};
@@ -223,11 +224,13 @@ pub fn run(command: Command) -> Result<()> {
             ))?;
         }
         Command::Kubectl { cluster, arguments } => {
-            replace_with(&programs::kubectl()?, &cluster.name, &arguments)?
+            become_client(&cluster.name, |kubectl| Ok(kubectl.command()), &arguments)?;
         }
-        Command::Helm { cluster, arguments } => {
-            replace_with(&programs::helm()?, &cluster.name, &arguments)?
-        }
+        Command::Helm { cluster, arguments } => become_client(
+            &cluster.name,
+            |kubectl| Ok(kubectl.client(&programs::helm()?)),
+            &arguments,
+        )?,
     }
     Ok(())
 }
@@ -244,13 +247,17 @@ fn kubeconfig(state: &State) -> Result<PathBuf> {
     Ok(state.layout.folder()?.join("kubeconfig"))
 }
 
-fn replace_with(program: &std::path::Path, name: &str, arguments: &[String]) -> Result<()> {
+/// Becomes a client of the cluster called `name`.
+fn become_client(
+    name: &str,
+    client: impl FnOnce(&Kubectl) -> Result<process::Command>,
+    arguments: &[String],
+) -> Result<()> {
     let state = lifecycle::standing(name)?;
-    let error = process::Command::new(program)
-        .args(arguments)
-        .env("KUBECONFIG", kubeconfig(&state)?)
-        .exec();
-    Err(error).with_context(|| format!("cannot start {}", program.display()))
+    let kubectl = Kubectl::new(&programs::kubectl()?, &state)?;
+    let mut command = client(&kubectl)?;
+    let error = command.args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start {}", command.get_program().display()))
 }
 
 fn logs(name: &str, component: Option<&str>, follow: bool) -> Result<()> {

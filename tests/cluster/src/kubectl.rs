@@ -6,25 +6,27 @@ use std::process::Command;
 
 use anyhow::Result;
 
+use crate::process::MARK;
 use crate::shell;
+use crate::state::State;
 
 /// kubectl for one cluster.
 #[derive(Clone, Debug)]
 pub(crate) struct Kubectl {
-    pub(crate) program: PathBuf,
+    program: PathBuf,
     pub(crate) kubeconfig: PathBuf,
-    cache: Option<PathBuf>,
+    /// The mark of the cluster's processes, if it is one of ours.
+    mark: Option<String>,
 }
 
 impl Kubectl {
-    /// For a cluster of ours, in whose folder the kubeconfig is.
-    pub(crate) fn new(program: &Path, kubeconfig: &Path) -> Kubectl {
-        Kubectl {
+    /// For a cluster of ours.
+    pub(crate) fn new(program: &Path, state: &State) -> Result<Kubectl> {
+        Ok(Kubectl {
             program: program.to_owned(),
-            kubeconfig: kubeconfig.to_owned(),
-            // What it learns of the server's types goes with the cluster, not into the home folder.
-            cache: Some(kubeconfig.with_file_name("discovery")),
-        }
+            kubeconfig: state.layout.folder()?.join("kubeconfig"),
+            mark: Some(state.mark("client")),
+        })
     }
 
     /// For a cluster of the user's own.
@@ -32,16 +34,28 @@ impl Kubectl {
         Kubectl {
             program: program.to_owned(),
             kubeconfig: kubeconfig.to_owned(),
-            cache: None,
+            mark: None,
         }
     }
 
     /// A command that is yet to get its arguments.
     pub(crate) fn command(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command.env("KUBECONFIG", &self.kubeconfig);
-        if let Some(cache) = &self.cache {
+        let mut command = self.client(&self.program);
+        if self.mark.is_some() {
+            // What it learns of the server's types goes with the cluster, not into the home folder.
+            let cache = self.kubeconfig.with_file_name("discovery");
             command.arg("--cache-dir").arg(cache);
+        }
+        command
+    }
+
+    /// Another program that speaks to this cluster. Like kubectl it ends with a cluster of ours: a watch of a test that was
+    /// killed would go on asking for an address that is nobody's any more.
+    pub(crate) fn client(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
+        command.env("KUBECONFIG", &self.kubeconfig);
+        if let Some(mark) = &self.mark {
+            command.env(MARK, mark);
         }
         command
     }

@@ -111,7 +111,7 @@ fn bring_up(state: &mut State, programs: &Programs, base: &std::path::Path) -> R
 
     control::write_keys(programs, &layout)?;
     control::write_configuration(&layout)?;
-    let kubectl = Kubectl::new(&programs.kubectl, &folder.join("kubeconfig"));
+    let kubectl = Kubectl::new(&programs.kubectl, state)?;
     told("keys");
 
     let anchor = namespace::hold(state, "control")?;

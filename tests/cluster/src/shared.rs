@@ -87,10 +87,7 @@ impl Cluster {
     fn started(name: &str, lease: Lease) -> Result<Cluster> {
         let state = State::read(name)?.with_context(|| format!("cluster {name} is gone"))?;
         Ok(Cluster {
-            kubectl: Kubectl::new(
-                &programs::kubectl()?,
-                &state.layout.folder()?.join("kubeconfig"),
-            ),
+            kubectl: Kubectl::new(&programs::kubectl()?, &state)?,
             registry: Some(state.layout.registry()),
             name: Some(name.to_owned()),
             _lease: Some(lease),
@@ -115,8 +112,8 @@ impl Cluster {
             })
             .and_then(Path::file_name)
             .and_then(|name| State::read(&name.to_string_lossy()).ok().flatten());
-        let kubectl = if ours.is_some() {
-            Kubectl::new(&programs::kubectl()?, kubeconfig)
+        let kubectl = if let Some(state) = &ours {
+            Kubectl::new(&programs::kubectl()?, state)?
         } else if installed("kubectl") {
             Kubectl::of_user(Path::new("kubectl"), kubeconfig)
         } else {
@@ -189,11 +186,7 @@ impl Cluster {
     /// # Errors
     /// When it does not succeed; with what it said.
     pub fn helm(&self, arguments: &[&str]) -> Result<String> {
-        shell::run(
-            Command::new(programs::helm()?)
-                .env("KUBECONFIG", self.kubeconfig())
-                .args(arguments),
-        )
+        shell::run(self.kubectl.client(&programs::helm()?).args(arguments))
     }
 
     /// A port of this machine that leads to `port` of `target` in `namespace`, as [`Namespace::forward`].

@@ -52,7 +52,7 @@ pub(crate) fn text(state: &State) -> Result<String> {
         mebibytes(proportional)
     )?;
     if state.healthy() {
-        let kubectl = Kubectl::new(&programs::kubectl()?, &layout.folder()?.join("kubeconfig"));
+        let kubectl = Kubectl::new(&programs::kubectl()?, state)?;
         let query = ["get", "nodes,pods", "--all-namespaces", "--output=wide"];
         match kubectl.run(query.iter().chain(&["--request-timeout=5s"])) {
             Ok(objects) => {

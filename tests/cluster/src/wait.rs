@@ -129,6 +129,27 @@ fn name(object: &Value) -> String {
         .to_owned()
 }
 
+/// An object's status, shortened: its conditions in a word each, then the rest.
+fn status(object: &Value) -> String {
+    let mut status = object.get("status").cloned().unwrap_or_default();
+    let conditions = status
+        .as_object_mut()
+        .and_then(|fields| fields.remove("conditions"));
+    let mut text = String::new();
+    for condition in conditions.iter().filter_map(Value::as_array).flatten() {
+        let part = |key: &str| condition.get(key).and_then(Value::as_str).unwrap_or("");
+        let _ = write!(
+            text,
+            "{}={} {} ",
+            part("type"),
+            part("status"),
+            part("reason")
+        );
+    }
+    text.push_str(&status.to_string());
+    text.chars().take(900).collect()
+}
+
 fn report(
     kubectl: &Kubectl,
     namespace: Option<&str>,
@@ -143,12 +164,7 @@ fn report(
     }
     let _ = write!(text, "\nseen last: {} objects", objects.len());
     for (name, object) in objects {
-        let status = object
-            .get("status")
-            .map(Value::to_string)
-            .unwrap_or_default();
-        let status: String = status.chars().take(600).collect();
-        let _ = write!(text, "\n  {name}: {status}");
+        let _ = write!(text, "\n  {name}: {}", status(object));
     }
     let mut command = kubectl.command();
     match namespace {

@@ -50,10 +50,7 @@ pub(crate) fn start_node(name: &str, number: u8) -> Result<()> {
         "{} is up already",
         layout::node(number)
     );
-    let kubectl = Kubectl::new(
-        &programs.kubectl,
-        &state.layout.folder()?.join("kubeconfig"),
-    );
+    let kubectl = Kubectl::new(&programs.kubectl, &state)?;
     shell::mark(state.mark("driver"));
     let before = heartbeat(&kubectl, number)?;
     hold_node(&mut state, number)?;
@@ -113,9 +110,6 @@ pub(crate) fn restart(name: &str, component: &str, hard: bool) -> Result<()> {
     } else {
         node::start(&programs, &state, component)?;
     }
-    let kubectl = Kubectl::new(
-        &programs.kubectl,
-        &state.layout.folder()?.join("kubeconfig"),
-    );
+    let kubectl = Kubectl::new(&programs.kubectl, &state)?;
     control::wait_ready(&state, &kubectl)
 }
