@@ -172,6 +172,8 @@ async fn serve(
         url,
         setup.has_color,
     );
+    // Before the first request is read: none is told that a function isn't there.
+    workshop.announce_all(&declared);
     let working = tokio::spawn(workshop.run(setup.roots, folders, declared, setup.is_watching));
     let scaling = {
         let (functions, gateway, shutdown) =

@@ -55,6 +55,15 @@ impl Workshop {
         }
     }
 
+    /// Lets requests find all functions, before anything is built: who asks for one that is being built waits.
+    pub(crate) fn announce_all(&self, declared: &[(Folder, Vec<Declared>)]) {
+        for (folder, functions) in declared {
+            for function in functions {
+                self.announce(folder, function);
+            }
+        }
+    }
+
     /// Prepares everything, then again what changes. Ends only where the files can't be watched.
     ///
     /// # Errors
@@ -71,12 +80,6 @@ impl Workshop {
         } else {
             None
         };
-        // All of them can be asked at once; who asks for one that is being built waits.
-        for (folder, functions) in &declared {
-            for function in functions {
-                self.announce(folder, function);
-            }
-        }
         for (folder, functions) in &declared {
             // Before the build: what is changed meanwhile is built again.
             if let Some(watch) = &mut watch {
