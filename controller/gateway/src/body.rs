@@ -39,6 +39,7 @@ pub(crate) enum RequestBody {
 pub(crate) struct UploadState {
     too_large: AtomicBool,
     broke_off: AtomicBool,
+    awaited: AtomicBool,
 }
 
 impl UploadState {
@@ -48,6 +49,11 @@ impl UploadState {
 
     pub(crate) fn broke_off(&self) -> bool {
         self.broke_off.load(Ordering::Relaxed)
+    }
+
+    /// Whether the replica takes more of it than the client has sent.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.awaited.load(Ordering::Relaxed)
     }
 }
 
@@ -80,7 +86,9 @@ impl Body for RequestBody {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Limited { inner, left, state } => {
-                Poll::Ready(match ready!(Pin::new(inner).poll_frame(cx)) {
+                let frame = Pin::new(inner).poll_frame(cx);
+                state.awaited.store(frame.is_pending(), Ordering::Relaxed);
+                Poll::Ready(match ready!(frame) {
                     None => None,
                     Some(Err(error)) => {
                         state.broke_off.store(true, Ordering::Relaxed);
@@ -119,6 +127,19 @@ impl Body for RequestBody {
     }
 }
 
+/// The next piece of a response's body, with the connection driven where there is none yet.
+fn poll_driven(
+    inner: &mut Incoming,
+    exchange: &mut Exchange,
+    cx: &mut Context<'_>,
+) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    if let Poll::Ready(frame) = Pin::new(&mut *inner).poll_frame(cx) {
+        return Poll::Ready(frame);
+    }
+    exchange.drive(cx);
+    Pin::new(inner).poll_frame(cx)
+}
+
 /// A response's body on its way to the client.
 pub(crate) enum Outgoing {
     Full(Full<Bytes>),
@@ -146,7 +167,7 @@ impl Body for Outgoing {
             Self::Full(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Self::Streamed { inner, exchange } => match Pin::new(inner).poll_frame(cx) {
+            Self::Streamed { inner, exchange } => match poll_driven(inner, exchange, cx) {
                 Poll::Ready(None) => {
                     exchange.finished();
                     Poll::Ready(None)

@@ -178,7 +178,7 @@ impl Gateway {
                 visit.status = response.status().as_u16();
                 let (queue, activate) = (visit.queue, visit.activate);
                 let exchange = Box::new(Exchange::new(
-                    answer.sender,
+                    answer.connection,
                     deadline,
                     upload,
                     visit,
@@ -282,6 +282,14 @@ impl Gateway {
                     allowed: limits.request_body,
                 },
                 Some(upload) if upload.broke_off() => Failure::BodyBrokeOff,
+                Some(upload)
+                    if upload.is_awaited() && matches!(failure, Failure::TooSlow { .. }) =>
+                {
+                    Failure::BodyTooSlow {
+                        function: function.id.clone(),
+                        allowed: limits.timeout,
+                    }
+                }
                 _ => failure,
             }),
         }

@@ -3,17 +3,76 @@
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use http::Request;
+use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
 use crate::body::RequestBody;
 
-/// A connection that takes requests.
-pub(crate) type Sender = http1::SendRequest<RequestBody>;
+/// A connection to a replica.
+///
+/// Whoever uses it does its reading and writing ([`Connection::drive`]): two tasks would wake each other at every step.
+pub(crate) struct Connection {
+    sender: http1::SendRequest<RequestBody>,
+    /// `None` where a task of its own does it, or where it ended.
+    driver: Option<Driver>,
+}
+
+type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
+
+impl Connection {
+    /// Sends a request; the answer comes while the connection is driven.
+    pub(crate) fn send(
+        &mut self,
+        request: Request<RequestBody>,
+    ) -> impl Future<
+        Output = Result<http::Response<hyper::body::Incoming>, TrySendError<Request<RequestBody>>>,
+    > + use<> {
+        // A response may wait for a client that reads nothing before it has sent everything: an upload goes on without
+        // anyone who asks for the response.
+        if !matches!(request.body(), RequestBody::Empty) {
+            self.detach();
+        }
+        self.sender.try_send_request(request)
+    }
+
+    /// Reads and writes what can be.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(driver) = &mut self.driver
+            && let Poll::Ready(ended) = driver.as_mut().poll(cx)
+        {
+            // What fails here fails the request that it carries, too.
+            if let Err(error) = ended {
+                tracing::debug!(%error, "a connection to a replica ended");
+            }
+            self.driver = None;
+        }
+    }
+
+    /// Leaves reading and writing to a task of its own.
+    pub(crate) fn detach(&mut self) {
+        if let Some(driver) = self.driver.take() {
+            tokio::spawn(async move {
+                if let Err(error) = driver.await {
+                    tracing::debug!(%error, "a connection to a replica ended");
+                }
+            });
+        }
+    }
+
+    /// Notices what happened while nobody drove it.
+    fn look(&mut self) {
+        self.drive(&mut Context::from_waker(Waker::noop()));
+    }
+}
 
 /// How long a connection is kept without a request: less than any server keeps it.
 const IDLE: Duration = Duration::from_secs(20);
@@ -25,26 +84,50 @@ pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const MAX_HEAD: usize = 64 << 10;
 
 struct Idle {
-    sender: Sender,
+    connection: Connection,
     since: Instant,
 }
 
 thread_local! {
-    static POOL: RefCell<HashMap<SocketAddr, Vec<Idle>>> = RefCell::default();
+    static POOL: RefCell<HashMap<SocketAddr, Vec<Idle>, BuildHasherDefault<Fnv>>> = RefCell::default();
+}
+
+/// FNV-1a, <http://www.isthe.com/chongo/tech/comp/fnv/>: replicas' addresses are no stranger's choice.
+struct Fnv(u64);
+
+impl Default for Fnv {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Hasher for Fnv {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
 }
 
 /// A connection that was used before and is free, if there is one.
-pub(crate) fn take(address: SocketAddr, now: Instant) -> Option<Sender> {
+pub(crate) fn take(address: SocketAddr, now: Instant) -> Option<Connection> {
     POOL.with_borrow_mut(|pool| {
         let idle = pool.get_mut(&address)?;
         let mut later = Vec::new();
         let mut found = None;
-        while let Some(entry) = idle.pop() {
-            if entry.sender.is_closed() || now.saturating_duration_since(entry.since) >= IDLE {
+        while let Some(mut entry) = idle.pop() {
+            entry.connection.look();
+            if entry.connection.sender.is_closed()
+                || now.saturating_duration_since(entry.since) >= IDLE
+            {
                 continue;
             }
-            if entry.sender.is_ready() {
-                found = Some(entry.sender);
+            if entry.connection.sender.is_ready() {
+                found = Some(entry.connection);
                 break;
             }
             // Its last exchange isn't quite over.
@@ -59,8 +142,9 @@ pub(crate) fn take(address: SocketAddr, now: Instant) -> Option<Sender> {
 }
 
 /// Keeps a connection whose response has ended.
-pub(crate) fn put(address: SocketAddr, sender: Sender, now: Instant) {
-    if sender.is_closed() {
+pub(crate) fn put(address: SocketAddr, mut connection: Connection, now: Instant) {
+    connection.look();
+    if connection.sender.is_closed() {
         return;
     }
     // The thread may be ending.
@@ -68,7 +152,10 @@ pub(crate) fn put(address: SocketAddr, sender: Sender, now: Instant) {
         if let Ok(mut pool) = pool.try_borrow_mut() {
             let idle = pool.entry(address).or_default();
             if idle.len() < MOST {
-                idle.push(Idle { sender, since: now });
+                idle.push(Idle {
+                    connection,
+                    since: now,
+                });
             }
         }
     });
@@ -78,7 +165,12 @@ pub(crate) fn put(address: SocketAddr, sender: Sender, now: Instant) {
 pub(crate) fn sweep() {
     POOL.with_borrow_mut(|pool| {
         pool.retain(|_, idle| {
-            idle.retain(|entry| !entry.sender.is_closed() && entry.since.elapsed() < IDLE);
+            for entry in idle.iter_mut() {
+                entry.connection.look();
+            }
+            idle.retain(|entry| {
+                !entry.connection.sender.is_closed() && entry.since.elapsed() < IDLE
+            });
             !idle.is_empty()
         });
     });
@@ -96,7 +188,7 @@ pub(crate) enum ConnectError {
 }
 
 /// Opens a connection.
-pub(crate) async fn connect(address: SocketAddr) -> Result<Sender, ConnectError> {
+pub(crate) async fn connect(address: SocketAddr) -> Result<Connection, ConnectError> {
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(address))
         .await
         .map_err(|_| ConnectError::TooSlow)??;
@@ -105,11 +197,8 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Sender, ConnectError>
         .max_header_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))
         .await?;
-    tokio::spawn(async move {
-        // What fails here fails the request that it carries, too.
-        if let Err(error) = connection.with_upgrades().await {
-            tracing::debug!(%address, %error, "a connection to a replica ended");
-        }
-    });
-    Ok(sender)
+    Ok(Connection {
+        sender,
+        driver: Some(Box::pin(connection.with_upgrades())),
+    })
 }

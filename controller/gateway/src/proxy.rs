@@ -14,7 +14,7 @@ use wisp_admit::Permit;
 use crate::balance::Lease;
 use crate::body::{RequestBody, UploadState};
 use crate::forward;
-use crate::pool::{self, ConnectError, Sender};
+use crate::pool::{self, ConnectError, Connection};
 use crate::visit::Visit;
 
 /// Why there is no response.
@@ -57,7 +57,7 @@ pub(crate) fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBod
 /// The head of a response, and the connection that carries its body.
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
-    pub(crate) sender: Sender,
+    pub(crate) connection: Connection,
 }
 
 /// Sends a request on a connection that was used before, or on a new one.
@@ -73,18 +73,26 @@ pub(crate) async fn send(
         None => _ = request.headers_mut().remove(forward::KEY),
     }
     loop {
-        let (mut sender, reused) = match pool::take(address, now) {
-            Some(sender) => (sender, true),
+        let (mut connection, reused) = match pool::take(address, now) {
+            Some(connection) => (connection, true),
             // Rare, and large: it would make the future of every request as large.
             None => match Box::pin(pool::connect(address)).await {
-                Ok(sender) => (sender, false),
+                Ok(connection) => (connection, false),
                 Err(error) => return Err(unsent(address, &error, request)),
             },
         };
-        match tokio::time::timeout_at(deadline, sender.try_send_request(request)).await {
+        let mut answer = std::pin::pin!(connection.send(request));
+        let answered = std::future::poll_fn(|cx| {
+            connection.drive(cx);
+            answer.as_mut().poll(cx)
+        });
+        match tokio::time::timeout_at(deadline, answered).await {
             Ok(Ok(response)) => {
                 lease.reached();
-                return Ok(Answer { response, sender });
+                return Ok(Answer {
+                    response,
+                    connection,
+                });
             }
             Ok(Err(mut error)) => match error.take_message() {
                 // The replica closed an idle connection in this moment.
@@ -110,7 +118,7 @@ fn unsent(address: SocketAddr, error: &ConnectError, request: Request<RequestBod
 
 /// What a response holds on to until its last byte.
 pub(crate) struct Exchange {
-    sender: Option<Sender>,
+    connection: Option<Connection>,
     address: SocketAddr,
     deadline: tokio::time::Instant,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -124,7 +132,7 @@ pub(crate) struct Exchange {
 
 impl Exchange {
     pub(crate) fn new(
-        sender: Sender,
+        connection: Connection,
         deadline: tokio::time::Instant,
         upload: Option<Arc<UploadState>>,
         visit: Visit,
@@ -133,7 +141,7 @@ impl Exchange {
     ) -> Self {
         let address = lease.address();
         Self {
-            sender: Some(sender),
+            connection: Some(connection),
             address,
             deadline,
             sleep: None,
@@ -145,23 +153,37 @@ impl Exchange {
         }
     }
 
+    /// Reads and writes what can be on the connection to the replica.
+    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
+        if let Some(connection) = &mut self.connection {
+            connection.drive(cx);
+        }
+    }
+
+    /// Leaves that to a task of its own.
+    pub(crate) fn detach(&mut self) {
+        if let Some(connection) = &mut self.connection {
+            connection.detach();
+        }
+    }
+
     /// The response's last byte was read.
     pub(crate) fn finished(&mut self) {
         self.is_finished = true;
-        if let Some(sender) = self.sender.take() {
-            pool::put(self.address, sender, Instant::now());
+        if let Some(connection) = self.connection.take() {
+            pool::put(self.address, connection, Instant::now());
         }
     }
 
     /// The connection that the exchange became was closed.
     pub(crate) fn closed(&mut self) {
         self.is_finished = true;
-        self.sender = None;
+        self.connection = None;
     }
 
     /// The response ended before its last byte.
     pub(crate) fn broke(&mut self) {
-        self.sender = None;
+        self.connection = None;
         self.is_finished = true;
         let reason = if self
             .upload

@@ -57,6 +57,11 @@ pub(crate) enum Failure {
         function: FunctionId,
         allowed: Duration,
     },
+    #[error("the request's body did not arrive within the {allowed:?} that {function} has")]
+    BodyTooSlow {
+        function: FunctionId,
+        allowed: Duration,
+    },
     #[error("{function} broke the connection before it answered")]
     Broken { function: FunctionId },
     #[error("{function} changed to a protocol that nobody asked for")]
@@ -80,6 +85,7 @@ impl Failure {
             Self::Activation { error, .. } => error.reason(),
             Self::Unreachable { .. } => "unreachable",
             Self::TooSlow { .. } => "timeout",
+            Self::BodyTooSlow { .. } => "body-too-slow",
             Self::Broken { .. } => "connection-broken",
             Self::Unasked { .. } => "unasked-upgrade",
             Self::BodyBrokeOff => "body-broke-off",
@@ -109,6 +115,7 @@ impl Failure {
                 error.retry_after().or(SOON),
             ),
             Self::TooSlow { .. } => (StatusCode::GATEWAY_TIMEOUT, Fault::Function, None),
+            Self::BodyTooSlow { .. } => (StatusCode::REQUEST_TIMEOUT, Fault::Client, None),
             Self::Broken { .. } | Self::Unasked { .. } => {
                 (StatusCode::BAD_GATEWAY, Fault::Function, None)
             }

@@ -65,6 +65,8 @@ impl Wanted {
         patience: Duration,
         tasks: &TaskTracker,
     ) {
+        // The connection is handed over by who drives it.
+        exchange.detach();
         let replica = hyper::upgrade::on(response);
         tasks.spawn(async move {
             let (client, replica) = match tokio::try_join!(self.client, replica) {

@@ -10,6 +10,9 @@ use wisp_contract::keys::{Root, RootError};
 use crate::logs::chain;
 use crate::watches::Pauses;
 
+/// The operator makes the Secret within seconds of an installation, and until then nobody is served.
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+
 /// What a gateway proves itself with.
 #[derive(Debug)]
 pub(crate) struct Keys {
@@ -48,7 +51,8 @@ pub(crate) async fn wait(client: Client, namespace: &str, name: &str) -> Keys {
                 }
             }
         }
-        tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(1))).await;
+        let pause = pauses.next().unwrap_or(LONGEST_PAUSE);
+        tokio::time::sleep(pause.min(LONGEST_PAUSE)).await;
     }
 }
 

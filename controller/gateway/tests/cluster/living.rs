@@ -124,7 +124,7 @@ async fn without_an_operator_what_is_awake_goes_on_and_the_rest_is_told_so() {
     cluster.put_function(&asleep, &json!({"component": {"image": "x:1"}}));
     let replica = Replica::start(&cluster, &awake).await;
     cluster.put_pod(&awake, "digits-1", replica.address, true);
-    let gateway = Gateway::start(&cluster, &[]).await;
+    let gateway = Gateway::start(&cluster, &["--activate-timeout", "3"]).await;
 
     let detail = "the image cannot be pulled";
     let problem = json!({

@@ -143,3 +143,33 @@ async fn a_replica_that_does_not_answer_in_time_is_given_up() {
         );
     }
 }
+
+/// Would fail if the function were blamed for a client that stops sending.
+#[tokio::test]
+async fn a_body_that_does_not_come_is_the_clients_fault() {
+    let upstream = Upstream::new(async |request| {
+        let _ = request.into_body().collect().await;
+        Response::new(empty())
+    })
+    .await;
+    let bed = Bed::with(
+        Arc::new(Never),
+        Options {
+            grace: Duration::ZERO,
+            ..Options::default()
+        },
+    );
+    let mut quick = route("a/b", &[]);
+    quick.limits.timeout = Duration::from_millis(50);
+    bed.gateway.insert_route(quick);
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 1));
+    let (sender, body) = channel();
+    sender.send(Ok("begun".into())).await.unwrap();
+    let answer = bed.send(Request::post("/a/b/").body(body).unwrap()).await;
+    assert_eq!(
+        (answer.status, answer.reason().as_str()),
+        (StatusCode::REQUEST_TIMEOUT, "body-too-slow")
+    );
+    drop(sender);
+}
