@@ -18,6 +18,11 @@ pub(crate) enum Failure {
         "the request's body is larger than the {allowed} bytes that this function takes (limits.requestBody)"
     )]
     BodyTooLarge { allowed: u64 },
+    #[error(
+        "the request's body didn't arrive within the {} ms that the function has (limits.timeout)",
+        .allowed.as_millis()
+    )]
+    BodyTooSlow { allowed: Duration },
     #[error("this replica has no function yet")]
     NotReady,
     #[error("this replica takes no more requests now: {0}")]
@@ -59,6 +64,7 @@ impl Failure {
             Self::WrongKey => "wrong-key",
             Self::InvalidHost => "invalid-host",
             Self::BodyTooLarge { .. } => "body-too-large",
+            Self::BodyTooSlow { .. } => "body-too-slow",
             Self::NotReady => "not-ready",
             Self::Refused(refused) => refused.reason(),
             Self::Timeout { .. } => "timeout",
@@ -79,7 +85,10 @@ impl Failure {
     /// Who must change something for the request to succeed.
     pub(crate) fn fault(&self) -> Fault {
         match self {
-            Self::WrongKey | Self::InvalidHost | Self::BodyTooLarge { .. } => Fault::Client,
+            Self::WrongKey
+            | Self::InvalidHost
+            | Self::BodyTooLarge { .. }
+            | Self::BodyTooSlow { .. } => Fault::Client,
             Self::NotReady | Self::Refused(_) | Self::NoInstance | Self::Internal => {
                 Fault::Platform
             }
@@ -100,7 +109,11 @@ impl Failure {
     pub(crate) fn retryable(&self) -> bool {
         matches!(
             self,
-            Self::NotReady | Self::Refused(_) | Self::NoInstance | Self::Timeout { .. }
+            Self::NotReady
+                | Self::Refused(_)
+                | Self::NoInstance
+                | Self::Timeout { .. }
+                | Self::BodyTooSlow { .. }
         )
     }
 }

@@ -2,7 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -78,13 +78,28 @@ pub(crate) fn with_authority<B>(mut request: Request<B>) -> Result<Request<B>, F
     Ok(request)
 }
 
-/// Set when a body turned out larger than allowed.
+/// What became of a body, for who knows only that its guest failed.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct TooLarge(Arc<AtomicBool>);
+pub(crate) struct Upload(Arc<AtomicU8>);
 
-impl TooLarge {
-    pub(crate) fn is_set(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+impl Upload {
+    /// The guest waits for nothing of it.
+    const FLOWS: u8 = 0;
+    /// The guest waits for the client.
+    const AWAITED: u8 = 1;
+    const TOO_LARGE: u8 = 2;
+
+    pub(crate) fn is_too_large(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::TOO_LARGE
+    }
+
+    /// Whether the guest asked for more of it than the client has sent.
+    pub(crate) fn is_awaited(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::AWAITED
+    }
+
+    fn set(&self, state: u8) {
+        self.0.store(state, Ordering::Relaxed);
     }
 }
 
@@ -94,23 +109,23 @@ pub(crate) struct Limited<B> {
     body: B,
     left: u64,
     allowed: u64,
-    too_large: TooLarge,
+    upload: Upload,
 }
 
 /// What guests read.
 pub(crate) type GuestRequest = Request<Limited<Incoming>>;
 
 impl<B> Limited<B> {
-    pub(crate) fn new(body: B, allowed: u64) -> (Self, TooLarge) {
-        let too_large = TooLarge::default();
+    pub(crate) fn new(body: B, allowed: u64) -> (Self, Upload) {
+        let upload = Upload::default();
         (
             Self {
                 body,
                 left: allowed,
                 allowed,
-                too_large: too_large.clone(),
+                upload: upload.clone(),
             },
-            too_large,
+            upload,
         )
     }
 }
@@ -123,10 +138,15 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.too_large.is_set() {
+        if self.upload.is_too_large() {
             return Poll::Ready(None);
         }
-        let frame = match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+        let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+            self.upload.set(Upload::AWAITED);
+            return Poll::Pending;
+        };
+        self.upload.set(Upload::FLOWS);
+        let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => return Poll::Ready(Some(Err(Error::Hyper(error)))),
             None => return Poll::Ready(None),
@@ -138,7 +158,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
                 Poll::Ready(Some(Ok(frame)))
             }
             None => {
-                self.too_large.0.store(true, Ordering::Relaxed);
+                self.upload.set(Upload::TOO_LARGE);
                 Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(self.allowed)))))
             }
         }
@@ -228,9 +248,9 @@ mod tests {
                 .collect();
             let body =
                 StreamBody::new(futures::stream::iter(frames)).map_err(|never| match never {});
-            let (limited, too_large) = Limited::new(body, 3);
+            let (limited, upload) = Limited::new(body, 3);
             assert_eq!(limited.collect().await.is_ok(), fits);
-            assert_eq!(too_large.is_set(), !fits);
+            assert_eq!(upload.is_too_large(), !fits);
         }
     }
 }

@@ -44,6 +44,7 @@ fn status(failure: &Failure) -> StatusCode {
         Failure::WrongKey => StatusCode::FORBIDDEN,
         Failure::InvalidHost => StatusCode::BAD_REQUEST,
         Failure::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+        Failure::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
         Failure::NotReady | Failure::Refused(_) | Failure::NoInstance => {
             StatusCode::SERVICE_UNAVAILABLE
         }

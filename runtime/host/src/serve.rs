@@ -70,7 +70,7 @@ async fn answer(
 
     // The guest, in an instance of its own or in one that it shares.
     let (parts, body) = request.into_parts();
-    let (body, too_large) = Limited::new(body, allowed);
+    let (body, upload) = Limited::new(body, allowed);
     let call = Call {
         id: Arc::clone(id),
         deadline,
@@ -83,10 +83,16 @@ async fn answer(
     };
 
     // Whatever the guest made of a body that was cut off: the client is told the cause.
-    if too_large.is_set() {
+    if upload.is_too_large() {
         return Err(Failure::BodyTooLarge { allowed });
     }
-    answered?.checked(is_head)
+    match answered {
+        // It is the client who was waited for.
+        Err(Failure::Timeout { allowed }) if upload.is_awaited() => {
+            Err(Failure::BodyTooSlow { allowed })
+        }
+        answered => answered?.checked(is_head),
+    }
 }
 
 /// A request that has its place.

@@ -9,6 +9,7 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -227,6 +228,22 @@ async fn a_body_over_the_limit_is_refused_whether_or_not_its_length_was_declared
         assert!(problem.detail.contains("1000 bytes"), "{}", problem.detail);
         let answer = client.fetch(chunked(1100)).await.unwrap();
         refused(&host, &answer, 413, "body-too-large", Fault::Client).await;
+    }
+}
+
+/// Would fail if the function were blamed for a client that stops sending.
+#[tokio::test]
+async fn a_body_that_never_ends_is_the_clients_fault() {
+    let host = p2(in_time).await;
+    for client in [host.client(), host.client().http2()] {
+        let begun = futures::stream::iter([Ok::<_, std::io::Error>(Frame::data(
+            Bytes::from_static(b"x"),
+        ))]);
+        let body = StreamBody::new(begun.chain(futures::stream::pending())).boxed();
+        let request = Request::post("/length").body(body).unwrap();
+        let answer = client.fetch(request).await.unwrap();
+        let problem = refused(&host, &answer, 408, "body-too-slow", Fault::Client).await;
+        assert!(problem.detail.contains("300 ms"), "{}", problem.detail);
     }
 }
 
