@@ -1,33 +1,19 @@
-//! The CustomResourceDefinition that a cluster installs.
+//! The CustomResourceDefinitions that a cluster installs.
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::CustomResourceExt;
 use serde_json::Value;
 
 use crate::function::Function;
+use crate::pool::RuntimePool;
 
-/// What stands above the generated file.
-const HEADER: &str = "# Made by `cargo run -p wisp-api --bin crdgen > deploy/crd/function.yaml`; a test fails where it differs from the types.\n";
-
-/// The definition of Function, with the number formats that Kubernetes knows.
-///
-/// # Errors
-/// When the generated definition is no valid one, which a test rules out.
-pub fn function_crd() -> Result<CustomResourceDefinition, serde_json::Error> {
-    let mut crd = serde_json::to_value(Function::crd())?;
-    know_formats(&mut crd);
-    serde_json::from_value(crd)
-}
-
-/// The same as YAML, as `deploy/crd/function.yaml` has it.
-///
-/// # Errors
-/// As [`function_crd`], or when it cannot be written as YAML.
-pub fn function_crd_yaml() -> Result<String, CrdError> {
-    Ok(format!(
-        "{HEADER}{}",
-        serde_yaml_ng::to_string(&function_crd()?)?
-    ))
+/// A resource that a cluster is taught.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Definition {
+    /// [`Function`].
+    Function,
+    /// [`RuntimePool`].
+    RuntimePool,
 }
 
 /// Why there is no definition.
@@ -39,6 +25,45 @@ pub enum CrdError {
     /// It cannot be written as YAML.
     #[error("the definition cannot be written as YAML")]
     Yaml(#[from] serde_yaml_ng::Error),
+}
+
+impl Definition {
+    /// All there are.
+    pub const ALL: [Self; 2] = [Self::Function, Self::RuntimePool];
+
+    /// The name of its file in `deploy/crd`, without `.yaml`.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Function => "function",
+            Self::RuntimePool => "runtimepool",
+        }
+    }
+
+    /// The definition, with the number formats that Kubernetes knows.
+    ///
+    /// # Errors
+    /// When the generated definition is no valid one, which a test rules out.
+    pub fn crd(self) -> Result<CustomResourceDefinition, serde_json::Error> {
+        let mut crd = serde_json::to_value(match self {
+            Self::Function => Function::crd(),
+            Self::RuntimePool => RuntimePool::crd(),
+        })?;
+        know_formats(&mut crd);
+        serde_json::from_value(crd)
+    }
+
+    /// The same as YAML, as its file has it.
+    ///
+    /// # Errors
+    /// As [`Definition::crd`], or when it cannot be written as YAML.
+    pub fn yaml(self) -> Result<String, CrdError> {
+        let file = self.file();
+        let crd = serde_yaml_ng::to_string(&self.crd()?)?;
+        Ok(format!(
+            "# Made by `cargo run -p wisp-api --bin crdgen {file} > deploy/crd/{file}.yaml`; a test fails where it differs from the types.\n{crd}"
+        ))
+    }
 }
 
 /// Kubernetes warns of integer formats other than int32 and int64; the bounds say the rest.
@@ -69,16 +94,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_committed_definition_is_the_one_the_types_make() {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../../deploy/crd/function.yaml"
-        );
-        let committed = std::fs::read_to_string(path).unwrap_or_default();
-        assert!(
-            committed == function_crd_yaml().unwrap(),
-            "deploy/crd/function.yaml differs from the types: run `cargo run -p wisp-api --bin crdgen > deploy/crd/function.yaml`"
-        );
+    fn the_committed_definitions_are_those_the_types_make() {
+        let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../deploy/crd");
+        for definition in Definition::ALL {
+            let path = format!("{folder}/{}.yaml", definition.file());
+            let committed = std::fs::read_to_string(&path).unwrap_or_default();
+            assert!(
+                committed == definition.yaml().unwrap(),
+                "{path} differs from the types: run `cargo xtask generate`"
+            );
+        }
     }
 
     #[test]
@@ -104,11 +129,13 @@ mod tests {
                 }
             }
         }
-        let crd = serde_json::to_value(function_crd().unwrap()).unwrap();
-        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
-        let mut silent = Vec::new();
-        walk(&schema["properties"]["spec"], "spec", &mut silent);
-        walk(&schema["properties"]["status"], "status", &mut silent);
-        assert_eq!(silent, Vec::<String>::new());
+        for definition in Definition::ALL {
+            let crd = serde_json::to_value(definition.crd().unwrap()).unwrap();
+            let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+            let mut silent = Vec::new();
+            walk(&schema["properties"]["spec"], "spec", &mut silent);
+            walk(&schema["properties"]["status"], "status", &mut silent);
+            assert_eq!(silent, Vec::<String>::new());
+        }
     }
 }

@@ -16,8 +16,8 @@ pub use limits::{InstanceMode, Instances, KeyValue, Limits, Outbound};
 pub use pod::Pod;
 pub use scaling::{Scaling, Target};
 pub use source::{
-    Batching, ComponentSource, ConfigMapSource, Device, LocalObjectReference, Model, ModelFormat,
-    ModelSource, PersistentVolumeClaimSource,
+    Batching, ComponentSource, ConfigMapSource, Device, ImageVolumeSource, LocalObjectReference,
+    Model, ModelFormat, ModelSource, PersistentVolumeClaimSource,
 };
 pub use status::{ComponentStatus, FunctionStatus, RevisionStatus};
 

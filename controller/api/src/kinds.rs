@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Value as Json, json};
 
-use crate::crd::function_crd;
+use crate::crd::Definition;
 
 /// A kind of object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,7 +42,8 @@ impl Kind {
 }
 
 static FUNCTION: LazyLock<Json> = LazyLock::new(|| {
-    let crd = function_crd()
+    let crd = Definition::Function
+        .crd()
         .ok()
         .and_then(|crd| serde_json::to_value(crd).ok())
         .unwrap_or_default();

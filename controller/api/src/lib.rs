@@ -29,22 +29,24 @@ mod kinds;
 mod manifest;
 mod mistake;
 mod objects;
+mod pool;
 mod quantity;
 mod schema;
 mod validate;
 mod yaml;
 
 pub use config::{ConfigError, Files, IN_CACHE};
-pub use crd::{CrdError, function_crd, function_crd_yaml};
+pub use crd::{CrdError, Definition};
 pub use duration::{Duration, DurationError};
 pub use function::{
     Batching, ComponentSource, ComponentStatus, ConfigMapSource, Device, EnvVar, EnvVarSource,
-    Function, FunctionSpec, FunctionStatus, InstanceMode, Instances, KeySelector, KeyValue, Limits,
-    LocalObjectReference, MAX_NAME, Model, ModelFormat, ModelSource, Outbound,
-    PersistentVolumeClaimSource, Pod, RevisionStatus, Scaling, Target,
+    Function, FunctionSpec, FunctionStatus, ImageVolumeSource, InstanceMode, Instances,
+    KeySelector, KeyValue, Limits, LocalObjectReference, MAX_NAME, Model, ModelFormat, ModelSource,
+    Outbound, PersistentVolumeClaimSource, Pod, RevisionStatus, Scaling, Target,
 };
 pub use manifest::{Manifest, Object, parse_manifests};
 pub use mistake::{ManifestError, Mistake};
 pub use objects::Objects;
+pub use pool::{RuntimePool, RuntimePoolSpec, RuntimePoolStatus};
 pub use quantity::{Bytes, QuantityError};
 pub use validate::Place;

@@ -3,13 +3,14 @@
 mod collect;
 mod spread;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
-use kube::api::{Patch, PatchParams};
-use kube::{Api, Client};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Patch, PatchParams};
+use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::Notify;
 use wisp_api::Function;
@@ -17,12 +18,13 @@ use wisp_autoscale::{Decision, History, Scaling, decide};
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Report;
 
-use crate::cluster::Cluster;
+use crate::cluster::{Cluster, pods};
 use crate::live::{Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::names;
 use collect::Collector;
-pub use spread::{promote, spread};
+pub use spread::promote;
+use spread::{Changes, share};
 
 /// How often it is decided.
 const TICK: Duration = Duration::from_secs(1);
@@ -62,6 +64,14 @@ pub enum ScaleError {
         revision: String,
         /// To how many.
         replicas: u32,
+        /// Why.
+        source: kube::Error,
+    },
+    /// The API server refused to end a pod.
+    #[error("the pod {pod} can't be ended")]
+    End {
+        /// Which.
+        pod: String,
         /// Why.
         source: kube::Error,
     },
@@ -164,7 +174,12 @@ impl Autoscaler {
             return Some(desired);
         }
         let plan = live.plan()?;
-        let replicas = self.replicas(id).get(&plan.serving).copied().unwrap_or(0);
+        let of_deployment = self.replicas(id).get(&plan.serving).copied().unwrap_or(0);
+        let claimed = self.claimed(id, live);
+        let replicas = claimed
+            .get(&plan.serving)
+            .map_or(0, |pods| u32::try_from(pods.len()).unwrap_or(u32::MAX))
+            .saturating_add(of_deployment);
         if replicas > 0 {
             // Nobody knows when it was last asked for: it has a whole idle timeout before it.
             state.history.touch(now);
@@ -210,15 +225,38 @@ impl Autoscaler {
             .collect()
     }
 
-    /// The revisions whose number of replicas isn't what it should be, with what it should be.
-    fn changes(&self, id: &FunctionId, live: &Live) -> BTreeMap<String, u32> {
+    /// The names of the pods that were taken from pools, by revision.
+    fn claimed(&self, id: &FunctionId, live: &Live) -> BTreeMap<String, BTreeSet<String>> {
+        let mut claimed = BTreeMap::<String, BTreeSet<String>>::new();
+        for pod in self.cluster.pods.of(id) {
+            if pods::is_claimed(&pod)
+                && pods::is_alive(&pod)
+                && let Some(revision) = pods::revision(&pod)
+            {
+                let of = claimed.entry(revision.to_owned()).or_default();
+                of.insert(pod.name_any());
+            }
+        }
+        for (name, claim) in lock(&live.claims).iter() {
+            // What the cluster shows counts as it is shown.
+            if self.cluster.pods.get(id, name).is_none() {
+                let of = claimed.entry(claim.revision.clone()).or_default();
+                of.insert(name.clone());
+            }
+        }
+        claimed
+    }
+
+    /// What isn't as it should be.
+    fn changes(&self, id: &FunctionId, live: &Live) -> Changes {
         let (Some(plan), Some(desired)) = (live.plan(), lock(&live.load).desired) else {
-            return BTreeMap::new();
+            return Changes::default();
         };
-        let current = self.replicas(id);
-        let mut wanted = spread(desired, &plan, current.keys());
-        wanted.retain(|revision, replicas| current.get(revision) != Some(replicas));
-        wanted
+        let mut changes = share(desired, &plan, &self.replicas(id), &self.claimed(id, live));
+        let pods = self.cluster.pods.of(id);
+        let spent = pods.iter().filter(|pod| pods::is_spent(pod));
+        changes.surplus.extend(spent.map(|pod| pod.name_any()));
+        changes
     }
 
     /// Sets the replicas of all the function's revisions to what they should be.
@@ -229,13 +267,30 @@ impl Autoscaler {
         let no_revision = || ScaleError::NoRevision(id.clone());
         let live = self.live.get(id).ok_or_else(no_revision)?;
         let _alone = live.scaling.lock().await;
-        for (revision, replicas) in self.changes(id, &live) {
+        let changes = self.changes(id, &live);
+        let is_changed = !changes.is_empty();
+        for (revision, replicas) in changes.deployments {
             self.set(id, &revision, replicas).await?;
-            if let Some(plan) = lock(&live.plan).as_mut() {
-                plan.scaled_at = Some(now());
-            }
+        }
+        for pod in changes.surplus {
+            self.end(id, &pod).await?;
+            lock(&live.claims).remove(&pod);
+        }
+        if is_changed && let Some(plan) = lock(&live.plan).as_mut() {
+            plan.scaled_at = Some(now());
         }
         Ok(())
+    }
+
+    async fn end(&self, id: &FunctionId, pod: &str) -> Result<(), ScaleError> {
+        let api = Api::<Pod>::namespaced(self.client.clone(), id.namespace());
+        match api.delete(pod, &DeleteParams::default()).await {
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(drop).map_err(|source| ScaleError::End {
+                pod: pod.to_owned(),
+                source,
+            }),
+        }
     }
 
     async fn set(&self, id: &FunctionId, revision: &str, replicas: u32) -> Result<(), ScaleError> {

@@ -1,5 +1,5 @@
-//! What is known of the cluster: Functions, and the pods, Deployments and revisions that belong to them, as watches
-//! last told.
+//! What is known of the cluster: Functions and RuntimePools, and the pods, Deployments and revisions that belong to them,
+//! as watches last told.
 
 pub mod index;
 pub mod pods;
@@ -18,15 +18,15 @@ use kube::runtime::reflector::{ObjectRef, Store, store::Writer};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt};
 use serde::de::DeserializeOwned;
-use tokio::sync::{mpsc, watch};
-use wisp_api::Function;
+use tokio::sync::{Notify, mpsc, watch};
+use wisp_api::{Function, RuntimePool};
 use wisp_contract::FunctionId;
 use wisp_contract::operator::pod;
 
 pub use index::Index;
 
 /// How many watches there are.
-const WATCHES: u8 = 4;
+const WATCHES: u8 = 7;
 
 /// What is known of the cluster.
 pub struct Cluster {
@@ -37,6 +37,13 @@ pub struct Cluster {
     pub deployments: Index<Deployment>,
     /// Their revisions.
     pub revisions: Index<ControllerRevision>,
+    pools: Store<RuntimePool>,
+    /// The pods of pools.
+    pub warm: Index<Pod>,
+    /// Their Deployments.
+    pub warm_deployments: Index<Deployment>,
+    /// Something happened to a pool.
+    pub pools_changed: Notify,
     changes: DashMap<FunctionId, watch::Sender<u64>>,
     dirty: mpsc::UnboundedSender<ObjectRef<Function>>,
     watch_errors: AtomicU64,
@@ -49,6 +56,7 @@ pub struct Feed {
     /// Functions that something happened to.
     pub dirty: mpsc::UnboundedReceiver<ObjectRef<Function>>,
     writer: Writer<Function>,
+    pools: Writer<RuntimePool>,
 }
 
 /// The Function object with this id.
@@ -62,24 +70,39 @@ impl Cluster {
     #[must_use]
     pub fn new() -> (Arc<Self>, Feed) {
         let (sender, dirty) = mpsc::unbounded_channel();
-        let writer = Writer::default();
+        let (writer, pools) = (Writer::default(), Writer::default());
         let cluster = Self {
             functions: writer.as_reader(),
             pods: Index::default(),
             deployments: Index::default(),
             revisions: Index::default(),
+            pools: pools.as_reader(),
+            warm: Index::by(pod::POOL),
+            warm_deployments: Index::by(pod::POOL),
+            pools_changed: Notify::new(),
             changes: DashMap::new(),
             dirty: sender,
             watch_errors: AtomicU64::new(0),
             listed: watch::channel(0).0,
         };
-        (Arc::new(cluster), Feed { dirty, writer })
+        let feed = Feed {
+            dirty,
+            writer,
+            pools,
+        };
+        (Arc::new(cluster), feed)
     }
 
     /// The Functions.
     #[must_use]
     pub fn functions(&self) -> &Store<Function> {
         &self.functions
+    }
+
+    /// The RuntimePools.
+    #[must_use]
+    pub fn pools(&self) -> &Store<RuntimePool> {
+        &self.pools
     }
 
     /// One Function.
@@ -145,6 +168,10 @@ impl Cluster {
         }
     }
 
+    fn pools_happened(&self, _: Vec<FunctionId>) {
+        self.pools_changed.notify_one();
+    }
+
     fn broke(&self, what: &str, error: &watcher::Error) {
         self.watch_errors.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(what, %error, "a watch broke; it begins anew");
@@ -166,35 +193,57 @@ pub enum Change<'a> {
 pub async fn watch_all(
     client: Client,
     cluster: Arc<Cluster>,
-    writer: FunctionWriter,
+    writers: Writers,
     on_change: impl Fn(Change<'_>) + Send,
 ) {
     let ours = || watcher::Config::default().labels(pod::FUNCTION);
+    let warm = || watcher::Config::default().labels(pod::POOL);
     futures::join!(
-        functions(client.clone(), &cluster, writer.0, on_change),
+        functions(client.clone(), &cluster, writers.functions, on_change),
         feed(
             watcher(Api::<Pod>::all(client.clone()), ours()),
             &cluster,
             "pods",
-            |cluster| &cluster.pods
+            |cluster| &cluster.pods,
+            Cluster::happened,
         ),
         feed(
             watcher(Api::<Deployment>::all(client.clone()), ours()),
             &cluster,
             "deployments",
-            |cluster| { &cluster.deployments }
+            |cluster| &cluster.deployments,
+            Cluster::happened,
         ),
         feed(
-            watcher(Api::<ControllerRevision>::all(client), ours()),
+            watcher(Api::<ControllerRevision>::all(client.clone()), ours()),
             &cluster,
             "controllerrevisions",
-            |cluster| { &cluster.revisions }
+            |cluster| &cluster.revisions,
+            Cluster::happened,
+        ),
+        pools(client.clone(), &cluster, writers.pools),
+        feed(
+            watcher(Api::<Pod>::all(client.clone()), warm()),
+            &cluster,
+            "pods of pools",
+            |cluster| &cluster.warm,
+            Cluster::pools_happened,
+        ),
+        feed(
+            watcher(Api::<Deployment>::all(client), warm()),
+            &cluster,
+            "deployments of pools",
+            |cluster| &cluster.warm_deployments,
+            Cluster::pools_happened,
         ),
     );
 }
 
-/// What the watch of Functions writes to.
-pub struct FunctionWriter(Writer<Function>);
+/// What the watches of Functions and of RuntimePools write to.
+pub struct Writers {
+    functions: Writer<Function>,
+    pools: Writer<RuntimePool>,
+}
 
 impl Feed {
     /// What the watch of Functions writes to, for tests.
@@ -203,20 +252,30 @@ impl Feed {
         &mut self.writer
     }
 
+    /// What the watch of RuntimePools writes to, for tests.
+    #[cfg(test)]
+    pub(crate) fn pools(&mut self) -> &mut Writer<RuntimePool> {
+        &mut self.pools
+    }
+
     /// Both ends.
     #[must_use]
-    pub fn split(self) -> (mpsc::UnboundedReceiver<ObjectRef<Function>>, FunctionWriter) {
-        (self.dirty, FunctionWriter(self.writer))
+    pub fn split(self) -> (mpsc::UnboundedReceiver<ObjectRef<Function>>, Writers) {
+        let writers = Writers {
+            functions: self.writer,
+            pools: self.pools,
+        };
+        (self.dirty, writers)
     }
 }
 
+/// One Function that can't be read hides no other.
 async fn functions(
     client: Client,
     cluster: &Cluster,
     mut writer: Writer<Function>,
     on_change: impl Fn(Change<'_>) + Send,
 ) {
-    // One Function that can't be read must not hide all others.
     let events = watcher(
         Api::<DeserializeGuard<Function>>::all(client),
         watcher::Config::default(),
@@ -231,24 +290,10 @@ async fn functions(
                 continue;
             }
         };
-        let is_delete = matches!(event, Event::Delete(_));
-        let event = match event {
-            Event::Init => Event::Init,
-            Event::InitDone => Event::InitDone,
-            Event::Apply(guard) | Event::InitApply(guard) | Event::Delete(guard)
-                if guard.0.is_err() =>
-            {
-                if let Err(error) = guard.0 {
-                    let (namespace, name) = (&error.metadata.namespace, &error.metadata.name);
-                    tracing::warn!(?namespace, ?name, error = %error.error, "a Function can't be read");
-                }
-                continue;
-            }
-            Event::Apply(DeserializeGuard(Ok(function))) => Event::Apply(function),
-            Event::InitApply(DeserializeGuard(Ok(function))) => Event::InitApply(function),
-            Event::Delete(DeserializeGuard(Ok(function))) => Event::Delete(function),
-            _ => continue,
+        let Some(event) = readable(event) else {
+            continue;
         };
+        let is_delete = matches!(event, Event::Delete(_));
         writer.apply_watcher_event(&event);
         match &event {
             Event::InitDone => {
@@ -277,11 +322,54 @@ async fn functions(
     }
 }
 
+/// One RuntimePool that can't be read hides no other.
+async fn pools(client: Client, cluster: &Cluster, mut writer: Writer<RuntimePool>) {
+    let events = watcher(
+        Api::<DeserializeGuard<RuntimePool>>::all(client),
+        watcher::Config::default(),
+    );
+    let mut events = Box::pin(events.default_backoff());
+    let mut is_listed = false;
+    while let Some(event) = events.next().await {
+        match event.map(readable) {
+            Ok(Some(event)) => {
+                writer.apply_watcher_event(&event);
+                if matches!(event, Event::InitDone) {
+                    cluster.list_is_there(&mut is_listed);
+                }
+                cluster.pools_changed.notify_one();
+            }
+            Ok(None) => {}
+            Err(error) => cluster.broke("runtimepools", &error),
+        }
+    }
+}
+
+/// The event, unless its object can't be read.
+fn readable<K: ResourceExt>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
+    let read = |guard: DeserializeGuard<K>| match guard.0 {
+        Ok(object) => Some(object),
+        Err(error) => {
+            let (namespace, name) = (&error.metadata.namespace, &error.metadata.name);
+            tracing::warn!(?namespace, ?name, error = %error.error, "an object can't be read");
+            None
+        }
+    };
+    match event {
+        Event::Init => Some(Event::Init),
+        Event::InitDone => Some(Event::InitDone),
+        Event::Apply(guard) => read(guard).map(Event::Apply),
+        Event::InitApply(guard) => read(guard).map(Event::InitApply),
+        Event::Delete(guard) => read(guard).map(Event::Delete),
+    }
+}
+
 async fn feed<K>(
     events: impl Stream<Item = Result<Event<K>, watcher::Error>> + Send,
     cluster: &Cluster,
     what: &str,
     index: impl Fn(&Cluster) -> &Index<K>,
+    happened: impl Fn(&Cluster, Vec<FunctionId>),
 ) where
     K: ResourceExt + Clone + Debug + DeserializeOwned + Send + 'static,
 {
@@ -292,7 +380,7 @@ async fn feed<K>(
             Ok(event) => {
                 let event = event.modify(|object| object.managed_fields_mut().clear());
                 let is_end = matches!(event, Event::InitDone);
-                cluster.happened(index(cluster).apply(event));
+                happened(cluster, index(cluster).apply(event));
                 if is_end {
                     cluster.list_is_there(&mut is_listed);
                 }

@@ -4,14 +4,15 @@
 //! * a Function changes → [`cluster`] sees it → [`reconcile()`](reconcile::reconcile): [`resolver`] fetches what it
 //!   names, [`reconcile::desired`] makes its objects of that, [`reconcile::apply`] applies them, [`reconcile::status`]
 //!   says how far it is;
-//! * a gateway asks → [`server`] → [`wake`] has a replica and waits until it serves; what gateways report goes to
-//!   [`autoscale`], the only writer of the number of replicas.
+//! * a gateway asks → [`server`] → [`wake`] has a replica, of a pod that stands by in a [`pool`] or of a new one, and
+//!   waits until it serves; what gateways report goes to [`autoscale`], the only writer of the number of replicas.
 //!
 //! What it needs of an installation is in `docs/install.md`.
 
 pub mod artifacts;
 pub mod autoscale;
 pub mod cluster;
+pub mod control;
 pub mod events;
 pub mod keys;
 pub mod leader;
@@ -20,6 +21,7 @@ pub mod metrics;
 pub mod names;
 pub mod operator;
 pub mod options;
+pub mod pool;
 pub mod reconcile;
 pub mod references;
 pub mod resolve;

@@ -1,5 +1,6 @@
 //! What the operator remembers of functions while it runs: all of it can be had anew from the cluster.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -7,8 +8,10 @@ use dashmap::DashMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::task::AbortHandle;
 use wisp_contract::FunctionId;
+use wisp_contract::operator::Replica;
 
 use crate::autoscale::Load;
+use crate::pool::Claimable;
 use crate::resolve::{ResolveError, Resolved};
 use crate::wake::Running;
 
@@ -30,6 +33,10 @@ pub struct Live {
     pub applied: Mutex<Option<Applied>>,
     /// Its load, and how many replicas it should have.
     pub load: Mutex<Load>,
+    /// Pods of pools that were taken and that the cluster doesn't show as the function's yet, by name.
+    pub claims: Mutex<BTreeMap<String, Claim>>,
+    /// What turns pods of pools into replicas, of the revisions that serve or are about to.
+    pub claimables: Mutex<Vec<Arc<Claimable>>>,
     /// Held while its replicas are set.
     pub scaling: tokio::sync::Mutex<()>,
     /// The wake-up that goes on.
@@ -42,6 +49,15 @@ pub struct Live {
     pub hosts: Mutex<Vec<String>>,
     /// Failures to reconcile it, in a row.
     pub reconcile_failures: Mutex<u32>,
+}
+
+/// A pod that was taken from a pool.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The revision that it becomes a replica of.
+    pub revision: String,
+    /// Where it serves, once it does.
+    pub replica: Option<Replica>,
 }
 
 /// Which revisions a function has.
@@ -164,6 +180,26 @@ impl Live {
         let mut resolution = lock(&self.resolution);
         resolution.change = resolution.change.wrapping_add(1);
         resolution.failures = 0;
+    }
+
+    /// What turns a pod of a pool into a replica of `revision`, where that is known and pods can be.
+    #[must_use]
+    pub fn claimable(&self, revision: &str) -> Option<Arc<Claimable>> {
+        let claimables = lock(&self.claimables);
+        let mut of = claimables.iter();
+        of.find(|claimable| claimable.revision == revision).cloned()
+    }
+
+    /// Remembers what turns pods into replicas of the latest revision; the one before serves on for a while.
+    pub fn remember(&self, revision: &str, claimable: Option<Claimable>) {
+        let mut claimables = lock(&self.claimables);
+        if claimables.last().map(Arc::as_ref) == claimable.as_ref() && claimable.is_some() {
+            return;
+        }
+        claimables.retain(|known| known.revision != revision);
+        claimables.extend(claimable.map(Arc::new));
+        let superfluous = claimables.len().saturating_sub(2);
+        claimables.drain(..superfluous);
     }
 
     /// Which revisions it has, once it has any.

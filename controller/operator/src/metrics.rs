@@ -26,6 +26,9 @@ pub struct Metrics {
     ready: Family<OfFunction, Gauge>,
     wakes: Family<Outcome, Counter>,
     wake_seconds: Family<OfPhase, Histogram>,
+    claims: Family<Outcome, Counter>,
+    pool_ready: Family<OfPool, Gauge>,
+    pool_wanted: Family<OfPool, Gauge>,
     scalings: Family<Scaling, Counter>,
     reconciles: Family<Outcome, Counter>,
     resolves: Family<Outcome, Counter>,
@@ -39,6 +42,12 @@ pub struct Metrics {
 struct OfFunction {
     namespace: String,
     function: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfPool {
+    namespace: String,
+    pool: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -66,6 +75,9 @@ impl Default for Metrics {
             ready: Family::default(),
             wakes: Family::default(),
             wake_seconds: Family::new_with_constructor(durations),
+            claims: Family::default(),
+            pool_ready: Family::default(),
+            pool_wanted: Family::default(),
             scalings: Family::default(),
             reconciles: Family::default(),
             resolves: Family::default(),
@@ -92,9 +104,24 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "wake",
-            "How long wake-ups took: until scaled, until a pod had an address, until it served",
+            "How long wake-ups took: until a pod of a pool served (claimed); else until scaled, until a pod had an address, until it served",
             Unit::Seconds,
             metrics.wake_seconds.clone(),
+        );
+        registry.register(
+            "claims",
+            "Attempts to make a pod of a pool a function's, by outcome",
+            metrics.claims.clone(),
+        );
+        registry.register(
+            "pool_pods_ready",
+            "Pods that stand by in a pool",
+            metrics.pool_ready.clone(),
+        );
+        registry.register(
+            "pool_pods_wanted",
+            "Pods that should stand by in a pool",
+            metrics.pool_wanted.clone(),
         );
         registry.register(
             "scalings",
@@ -179,6 +206,31 @@ impl Metrics {
         self.wake_seconds
             .get_or_create(&OfPhase { phase })
             .observe(since_began.as_secs_f64());
+    }
+
+    /// It was tried to make a pod of a pool a function's.
+    pub fn claimed(&self, outcome: &'static str) {
+        self.claims.get_or_create(&Outcome { outcome }).inc();
+    }
+
+    /// So many pods stand by in a pool, and should.
+    pub fn pool(&self, id: &FunctionId, ready: i32, wanted: i32) {
+        let pool = OfPool {
+            namespace: id.namespace().to_owned(),
+            pool: id.name().to_owned(),
+        };
+        self.pool_ready.get_or_create(&pool).set(ready.into());
+        self.pool_wanted.get_or_create(&pool).set(wanted.into());
+    }
+
+    /// A pool is no more.
+    pub fn forget_pool(&self, id: &FunctionId) {
+        let pool = OfPool {
+            namespace: id.namespace().to_owned(),
+            pool: id.name().to_owned(),
+        };
+        self.pool_ready.remove(&pool);
+        self.pool_wanted.remove(&pool);
     }
 
     /// The number of replicas was changed.

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt as _};
-use wisp_api::Function;
 use wisp_contract::operator::pod;
 
 /// Who writes every field but the number of replicas.
@@ -36,11 +35,20 @@ pub const CONTROL_KEY: &str = "control-key";
 /// The container that hosts the function.
 pub const CONTAINER: &str = "function";
 
+/// The pool of a namespace that nobody asked for.
+pub const DEFAULT_POOL: &str = "default";
+
 /// The name of a function's revision, from the digest of all that makes its pods what they are.
 #[must_use]
 pub fn revision(function: &str, digest: &str) -> String {
     let short: String = digest.chars().take(10).collect();
     format!("{function}-{short}")
+}
+
+/// The name of a function's NetworkPolicy: people call theirs as what it is for.
+#[must_use]
+pub fn policy(function: &str) -> String {
+    format!("wisp-{function}")
 }
 
 /// The labels of everything that belongs to a function.
@@ -73,24 +81,49 @@ pub fn selector(function: &str, revision: &str) -> BTreeMap<String, String> {
     ])
 }
 
-/// The metadata of an object that belongs to a function, and goes with it.
+/// The name of a pool's Deployment and Secret.
 #[must_use]
-pub fn owned(function: &Function, name: &str, labels: BTreeMap<String, String>) -> ObjectMeta {
+pub fn pool(pool: &str) -> String {
+    format!("wisp-pool-{pool}")
+}
+
+/// The labels of everything that belongs to a pool.
+#[must_use]
+pub fn pool_labels(pool: &str) -> BTreeMap<String, String> {
+    BTreeMap::from([
+        (
+            "app.kubernetes.io/managed-by".to_owned(),
+            "wisp-operator".to_owned(),
+        ),
+        ("app.kubernetes.io/name".to_owned(), self::pool(pool)),
+        (pod::POOL.to_owned(), pool.to_owned()),
+    ])
+}
+
+/// The metadata of an object that belongs to `owner`, and goes with it.
+#[must_use]
+pub fn owned<O: Resource<DynamicType = ()>>(
+    owner: &O,
+    name: &str,
+    labels: BTreeMap<String, String>,
+) -> ObjectMeta {
     ObjectMeta {
         name: Some(name.to_owned()),
-        namespace: function.namespace(),
+        namespace: owner.namespace(),
         labels: Some(labels),
-        owner_references: Some(vec![owner(function)]),
+        owner_references: Some(vec![self::owner(owner)]),
         ..ObjectMeta::default()
     }
 }
 
-fn owner(function: &Function) -> OwnerReference {
+/// The reference that says that an object is `owner`'s.
+#[must_use]
+pub fn owner<O: Resource<DynamicType = ()>>(owner: &O) -> OwnerReference {
     OwnerReference {
-        api_version: Function::api_version(&()).into_owned(),
-        kind: Function::kind(&()).into_owned(),
-        name: function.name_any(),
-        uid: function.uid().unwrap_or_default(),
+        api_version: O::api_version(&()).into_owned(),
+        kind: O::kind(&()).into_owned(),
+        name: owner.name_any(),
+        uid: owner.uid().unwrap_or_default(),
         controller: Some(true),
         block_owner_deletion: Some(true),
     }
@@ -99,25 +132,25 @@ fn owner(function: &Function) -> OwnerReference {
 /// Whose an object is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ownership {
-    /// The function's.
+    /// The owner's.
     Ours,
-    /// A function's of the same name that is no more: it goes by itself in a moment.
+    /// One's of the same kind and name that is no more: it goes by itself in a moment.
     Leftover,
     /// Somebody else's: it is left alone.
     Foreign,
 }
 
-/// Whose the object with this metadata is.
+/// Whose the object with this metadata is, as `owner` sees it.
 #[must_use]
-pub fn ownership(function: &Function, meta: &ObjectMeta) -> Ownership {
+pub fn ownership<O: Resource<DynamicType = ()>>(owner: &O, meta: &ObjectMeta) -> Ownership {
     let controller = meta
         .owner_references
         .iter()
         .flatten()
         .find(|owner| owner.controller == Some(true));
     match controller {
-        Some(owner) if Some(&owner.uid) == function.metadata.uid.as_ref() => Ownership::Ours,
-        Some(owner) if owner.kind == Function::kind(&()) && owner.name == function.name_any() => {
+        Some(found) if Some(&found.uid) == owner.meta().uid.as_ref() => Ownership::Ours,
+        Some(found) if found.kind == O::kind(&()) && found.name == owner.name_any() => {
             Ownership::Leftover
         }
         _ => Ownership::Foreign,
@@ -132,6 +165,8 @@ pub fn service_host(service: &str, namespace: &str, cluster_domain: &str) -> Str
 
 #[cfg(test)]
 mod tests {
+    use wisp_api::Function;
+
     use super::*;
 
     #[test]

@@ -15,17 +15,20 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
+use wisp_contract::keys::Root;
 
 use crate::artifacts::{Artifacts, StoreArtifacts};
 use crate::autoscale::{Autoscaler, chain};
-use crate::cluster::{Change, Cluster, FunctionWriter, watch_all};
+use crate::cluster::{Change, Cluster, Writers, watch_all};
 use crate::events::Events;
 use crate::keys;
 use crate::leader::Leader;
 use crate::live::{Functions, lock};
 use crate::metrics::Metrics;
 use crate::options::Options;
+use crate::pool::{Defaults, Pools, Warm};
 use crate::reconcile::desired::Settings;
+use crate::reconcile::network::Peers;
 use crate::reconcile::{self, Context, ReconcileError, hosts};
 use crate::references::References;
 use crate::resolver::Resolver;
@@ -103,11 +106,27 @@ impl Operator {
             Arc::clone(&live),
             Arc::clone(&metrics),
         ));
+        let settings = settings(&self.options, root.clone());
+        let pools = Pools::new(
+            self.client.clone(),
+            Arc::clone(&cluster),
+            Arc::clone(&live),
+            Arc::clone(&autoscaler),
+            Arc::clone(&metrics),
+            settings.clone(),
+            Defaults {
+                min: self.options.default_pool_min,
+                max: self.options.default_pool_max,
+            },
+        );
         let waker = Arc::new(Waker::new(
             Arc::clone(&cluster),
             Arc::clone(&live),
             Arc::clone(&autoscaler),
-            Arc::new(Deployments(Arc::clone(&autoscaler))),
+            Arc::new(Warm {
+                pools: Arc::clone(&pools),
+                deployments: Deployments(Arc::clone(&autoscaler)),
+            }),
             Arc::clone(&metrics),
         ));
         let api = Arc::new(Api::new(
@@ -129,11 +148,11 @@ impl Operator {
             () = leader.acquire() => {}
             () = end.cancelled() => return Ok(()),
         }
-        let (dirty, writer) = feed.split();
+        let (dirty, writers) = feed.split();
         let context = context(
             &self.options,
             &self.client,
-            root,
+            settings,
             &cluster,
             &live,
             &self.artifacts,
@@ -143,8 +162,9 @@ impl Operator {
         standing.send_replace(Standing::Learning);
         metrics.leads(true);
         let result = tokio::select! {
-            () = lead(context, dirty, writer, &standing) => Err(anyhow::anyhow!("the watches ended")),
+            () = lead(context, dirty, writers, &standing) => Err(anyhow::anyhow!("the watches ended")),
             () = autoscaler.run() => Ok(()),
+            () = pools.run() => Ok(()),
             () = leader.hold() => Err(anyhow::anyhow!("another operator leads, or the API server can't be reached")),
             () = end.cancelled() => Ok(()),
         };
@@ -159,11 +179,25 @@ impl Operator {
     }
 }
 
+fn settings(options: &Options, root: Root) -> Settings {
+    Settings {
+        runtime_image: options.runtime_image.clone(),
+        runtime_pull_policy: options.runtime_pull_policy.clone(),
+        operator: options.advertised(),
+        direct: options.direct(),
+        gateway: options.gateway_host(),
+        network: options.network_policies.then(|| Peers {
+            namespace: options.namespace.clone(),
+        }),
+        root,
+    }
+}
+
 #[expect(clippy::too_many_arguments, reason = "it only puts them side by side")]
 fn context(
     options: &Options,
     client: &Client,
-    root: wisp_contract::keys::Root,
+    settings: Settings,
     cluster: &Arc<Cluster>,
     live: &Arc<Functions>,
     artifacts: &Arc<dyn Artifacts>,
@@ -178,13 +212,7 @@ fn context(
         known.reconcile(function);
     };
     Arc::new(Context {
-        settings: Settings {
-            runtime_image: options.runtime_image.clone(),
-            runtime_pull_policy: options.runtime_pull_policy.clone(),
-            operator: options.advertised(),
-            gateway: options.gateway_host(),
-            root,
-        },
+        settings,
         client: client.clone(),
         options: options.clone(),
         cluster: Arc::clone(cluster),
@@ -207,7 +235,7 @@ fn context(
 async fn lead(
     context: Arc<Context>,
     mut dirty: UnboundedReceiver<ObjectRef<Function>>,
-    writer: FunctionWriter,
+    writers: Writers,
     standing: &watch::Sender<Standing>,
 ) {
     let cluster = Arc::clone(&context.cluster);
@@ -215,7 +243,7 @@ async fn lead(
     let watches = watch_all(
         context.client.clone(),
         Arc::clone(&cluster),
-        writer,
+        writers,
         move |change| match change {
             Change::There(function) => changed(&watched, function, false),
             Change::Gone(function) => changed(&watched, function, true),

@@ -1,6 +1,6 @@
 //! What the command line and the environment say.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -56,6 +56,25 @@ pub struct Options {
     /// Where replicas reach --listen, without a path [default: http://wisp-operator.NAMESPACE.svc.DOMAIN.:8090].
     #[arg(long, value_name = "URL", env = "WISP_ADVERTISE", value_parser = http_url)]
     pub advertise: Option<String>,
+    /// The address of the operator's own pod, where pods of pools reach --listen without a name [default: as --advertise].
+    #[arg(long, value_name = "IP", env = "POD_IP")]
+    pub pod_ip: Option<IpAddr>,
+    /// The fewest pods of the pool that a namespace with Functions has without asking.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WISP_DEFAULT_POOL_MIN",
+        default_value_t = 1
+    )]
+    pub default_pool_min: u32,
+    /// The most pods of that pool; 0: there is none.
+    #[arg(
+        long,
+        value_name = "N",
+        env = "WISP_DEFAULT_POOL_MAX",
+        default_value_t = 5
+    )]
+    pub default_pool_max: u32,
     /// What is shown as a function's URL, with {namespace} and {name}
     /// [default: http://GATEWAY.NAMESPACE.svc.DOMAIN/{namespace}/{name}/].
     #[arg(long, value_name = "URL", env = "WISP_URL_TEMPLATE")]
@@ -84,6 +103,9 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub insecure_registry: Vec<String>,
+    /// Make a NetworkPolicy for every function, by which only gateways reach its replicas' data port.
+    #[arg(long, env = "WISP_NETWORK_POLICIES")]
+    pub network_policies: bool,
     /// How many replaced revisions are kept of every function.
     #[arg(
         long,
@@ -108,6 +130,15 @@ impl Options {
                 format!("http://{host}:{}", self.listen.port())
             },
             |url| url.trim_end_matches('/').to_owned(),
+        )
+    }
+
+    /// Where pods reach this very process.
+    #[must_use]
+    pub fn direct(&self) -> String {
+        self.pod_ip.map_or_else(
+            || self.advertised(),
+            |ip| format!("http://{}", SocketAddr::new(ip, self.listen.port())),
         )
     }
 

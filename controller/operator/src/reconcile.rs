@@ -5,6 +5,7 @@ pub mod assignment;
 pub mod desired;
 pub mod device;
 pub mod hosts;
+pub mod network;
 pub mod pod;
 pub mod resources;
 mod revisions;
@@ -29,6 +30,7 @@ use crate::live::{APPLIED_FOR, Applied, Functions, Live, Plan, lock};
 use crate::metrics::Metrics;
 use crate::names;
 use crate::options::Options;
+use crate::pool::Claimable;
 use crate::references::{self, References};
 use crate::resolve::Resolved;
 use crate::resolver::{Outcome, Resolver};
@@ -152,6 +154,9 @@ async fn make(
     resolved: &Resolved,
 ) -> Result<(), ReconcileError> {
     let desired = desired::desired(function, resolved, &context.settings)?;
+    let settings = &context.settings;
+    let claimable = Claimable::of(function, &desired, &settings.operator, &settings.direct);
+    live.remember(&desired.revision, claimable);
     let before = live
         .plan()
         .map(|plan| plan.serving)
@@ -245,6 +250,7 @@ fn digest(desired: &Desired) -> u64 {
         serde_json::to_string(&desired.secret),
         serde_json::to_string(&desired.deployment),
         serde_json::to_string(&desired.service),
+        serde_json::to_string(&desired.policy),
     ] {
         text.unwrap_or_default().hash(&mut hasher);
     }

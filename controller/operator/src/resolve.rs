@@ -7,7 +7,9 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use wisp_api::{ComponentSource, Function, ModelSource, PersistentVolumeClaimSource, Place};
+use wisp_api::{
+    ComponentSource, Function, ImageVolumeSource, ModelSource, PersistentVolumeClaimSource, Place,
+};
 use wisp_contract::config::Env;
 
 use crate::artifacts::{ArtifactError, Artifacts, Source, Stored};
@@ -32,7 +34,36 @@ pub enum Bytes {
     /// In the store.
     Stored(Stored),
     /// On a volume that the pod mounts.
-    Volume(PersistentVolumeClaimSource),
+    Volume(Volume),
+}
+
+/// A volume, and the file on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Volume {
+    /// Of a claim.
+    Claim(PersistentVolumeClaimSource),
+    /// Of an image.
+    Image(ImageVolumeSource),
+}
+
+impl Volume {
+    /// The file's path on the volume.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        match self {
+            Self::Claim(claim) => &claim.path,
+            Self::Image(image) => &image.path,
+        }
+    }
+
+    /// What the volume is of.
+    #[must_use]
+    pub fn origin(&self) -> &str {
+        match self {
+            Self::Claim(claim) => &claim.claim_name,
+            Self::Image(image) => &image.reference,
+        }
+    }
 }
 
 /// What tags meant when a revision was made.
@@ -134,11 +165,12 @@ async fn component(
         sha256: source.sha256.clone(),
         config_map: source.config_map.clone(),
         persistent_volume_claim: source.persistent_volume_claim.clone(),
+        image_volume: None,
         file: None,
     };
     let pin = pins.component.as_ref();
     match locate(&general, gathered, pin, Part::Component)? {
-        Located::Volume(claim) => Ok(Bytes::Volume(claim)),
+        Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
             let known = pin.map(|pin| pin.sha256.clone());
             let stored = artifacts.component(source, known).await;
@@ -156,7 +188,7 @@ async fn model(
     artifacts: &dyn Artifacts,
 ) -> Result<Bytes, ResolveError> {
     match locate(source, gathered, pin, Part::Models)? {
-        Located::Volume(claim) => Ok(Bytes::Volume(claim)),
+        Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
             let known = pin.map(|pin| pin.sha256.clone());
             let stored = artifacts.model(source, known).await;
@@ -177,7 +209,7 @@ fn with_pin(mut stored: Stored, pin: Option<&Pin>) -> Bytes {
 
 enum Located {
     Source(Source),
-    Volume(PersistentVolumeClaimSource),
+    Volume(Volume),
 }
 
 fn locate(
@@ -187,7 +219,10 @@ fn locate(
     part: Part,
 ) -> Result<Located, ResolveError> {
     if let Some(claim) = &source.persistent_volume_claim {
-        return Ok(Located::Volume(claim.clone()));
+        return Ok(Located::Volume(Volume::Claim(claim.clone())));
+    }
+    if let Some(image) = &source.image_volume {
+        return Ok(Located::Volume(Volume::Image(image.clone())));
     }
     if let Some(map) = &source.config_map {
         let bytes = gathered.config_map_key(&map.name, &map.key, part)?;
@@ -215,8 +250,7 @@ fn locate(
         part,
         ArtifactError {
             reason: "NoSource",
-            message: "no source is given: name one of image, url, configMap, persistentVolumeClaim"
-                .to_owned(),
+            message: "no source is given".to_owned(),
             is_transient: false,
         },
     ))

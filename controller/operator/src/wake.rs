@@ -125,14 +125,21 @@ impl Waker {
         }
     }
 
-    /// The replicas that the kubelets call ready, if there are any.
+    /// The replicas that the kubelets call ready, or that were taken from a pool just now; if there are any.
     fn ready(&self, function: &FunctionId) -> Option<Ensured> {
         let pods = self.cluster.pods.of(function);
-        let replicas: Vec<Replica> = pods
+        let mut replicas: Vec<Replica> = pods
             .iter()
             .filter(|pod| is_ready(pod))
             .filter_map(|pod| replica(pod))
             .collect();
+        if let Some(live) = self.live.get(function) {
+            let claims = lock(&live.claims);
+            let unseen = claims
+                .iter()
+                .filter(|(name, _)| !pods.iter().any(|pod| pod.name_any() == **name));
+            replicas.extend(unseen.filter_map(|(_, claim)| claim.replica.clone()));
+        }
         (!replicas.is_empty()).then_some(Ensured { replicas })
     }
 
@@ -146,7 +153,12 @@ impl Waker {
         tokio::pin!(deadline);
         let steps = async {
             self.revision(id, live).await?;
-            self.scale(id, live).await?;
+            if let Some(replica) = self.provide(id, live).await? {
+                self.metrics.wake_phase("claimed", began.elapsed());
+                return Ok(Ensured {
+                    replicas: vec![replica],
+                });
+            }
             self.metrics.wake_phase("scaled", began.elapsed());
             self.served(id, live, began).await
         };
@@ -182,7 +194,8 @@ impl Waker {
         }
     }
 
-    async fn scale(&self, id: &FunctionId, live: &Live) -> Result<(), WakeError> {
+    /// Has a replica made of a pod that stands by, or asks for new ones.
+    async fn provide(&self, id: &FunctionId, live: &Live) -> Result<Option<Replica>, WakeError> {
         let Some(function) = self.cluster.function(id) else {
             return Err(WakeError::Unknown(id.clone()));
         };

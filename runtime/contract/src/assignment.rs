@@ -101,6 +101,9 @@ impl From<FunctionId> for String {
 pub struct Assignment {
     /// The function.
     pub function: FunctionId,
+    /// The Function object's uid, where it is one of a cluster: one that is made anew under the same name is another.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// The revision this replica runs.
     pub revision: String,
     /// What to run and within which limits.

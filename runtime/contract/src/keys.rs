@@ -75,6 +75,13 @@ impl Root {
         self.derive("control").of(function, uid)
     }
 
+    /// The key of the control ports of a pool's pods, also of those that functions have taken. `uid` is the RuntimePool
+    /// object's.
+    #[must_use]
+    pub fn pool(&self, uid: &str) -> Key {
+        Key(self.derive("pool").mac(uid))
+    }
+
     /// The key of the ports of a function's replicas, of a root for them. `uid` is the Function object's: a function
     /// that is made anew has other keys.
     #[must_use]
@@ -120,6 +127,8 @@ mod tests {
             data.of(&a, "2"),
             root.artifact("00"),
             root.artifact("01"),
+            root.pool("1"),
+            root.pool("2"),
         ];
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "{index}");

@@ -56,7 +56,7 @@ pub struct Report {
     pub functions: Vec<FunctionStats>,
 }
 
-/// Labels and annotations of the pods that serve functions: what the operator writes and the gateways read.
+/// Labels and annotations of the pods that serve functions or stand by: what the operator writes and the gateways read.
 pub mod pod {
     /// Label: the function's name; its namespace is the pod's.
     pub const FUNCTION: &str = "wisp.dev/function";
@@ -64,6 +64,12 @@ pub mod pod {
     pub const REVISION: &str = "wisp.dev/revision";
     /// Annotation: the requests that the replica takes at once, a whole number.
     pub const CONCURRENCY: &str = "wisp.dev/concurrency";
+    /// Label: the pool that the pod stands by in, until a function takes it.
+    pub const POOL: &str = "wisp.dev/pool";
+    /// Label: the pool that the pod was taken from.
+    pub const CLAIMED_FROM: &str = "wisp.dev/claimed-from";
+    /// Annotation: the RuntimePool object's uid, which the key of the pod's control port is derived from.
+    pub const POOL_UID: &str = "wisp.dev/pool-uid";
     /// The port that requests for the function go to.
     pub const DATA_PORT: u16 = 8080;
     /// The port of the host's health, status and metrics.

@@ -13,6 +13,9 @@ pub struct HostStatus {
     /// The function it was assigned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub function: Option<FunctionId>,
+    /// The Function object's uid, where its Assignment has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uid: Option<String>,
     /// The revision it was assigned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub revision: Option<String>,

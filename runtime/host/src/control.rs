@@ -54,7 +54,10 @@ async fn answer(
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let id = request::id(request.headers_mut());
     let method = request.method().clone();
-    let is_open = matches!(request.uri().path(), "/healthz" | "/readyz" | "/metrics");
+    let is_open = matches!(
+        request.uri().path(),
+        "/healthz" | "/readyz" | "/warmz" | "/metrics"
+    );
     if !is_open && !key::take_and_check(request.headers_mut(), host.control_key()) {
         let detail = format!(
             "the header {} must hold the key of this control port",
@@ -70,15 +73,25 @@ async fn answer(
     }
     Ok(match (method, request.uri().path()) {
         (Method::GET, "/healthz") => text(StatusCode::OK, "ok\n"),
-        (Method::GET, "/readyz") => match host.phase() {
-            Phase::Ready => text(StatusCode::OK, "ready\n"),
-            Phase::Waiting => text(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "waiting for an Assignment\n",
-            ),
-            Phase::Loading => text(StatusCode::SERVICE_UNAVAILABLE, "loading\n"),
-            Phase::Draining => text(StatusCode::SERVICE_UNAVAILABLE, "draining\n"),
-        },
+        (Method::GET, path @ ("/readyz" | "/warmz")) => {
+            let phase = host.phase();
+            // Who stands by does what it should, and so does who has become a function.
+            let is_well = phase == Phase::Ready || (path == "/warmz" && phase == Phase::Waiting);
+            let status = if is_well {
+                StatusCode::OK
+            } else {
+                StatusCode::SERVICE_UNAVAILABLE
+            };
+            text(
+                status,
+                match phase {
+                    Phase::Waiting => "waiting for an Assignment\n",
+                    Phase::Loading => "loading\n",
+                    Phase::Ready => "ready\n",
+                    Phase::Draining => "draining\n",
+                },
+            )
+        }
         (Method::GET, "/status") => status(&host),
         (Method::GET, "/metrics") => {
             let reading = host.function().map(|function| function.reading());
@@ -93,7 +106,11 @@ async fn answer(
             host.begin_drain();
             text(StatusCode::ACCEPTED, "draining\n")
         }
-        (_, path @ ("/healthz" | "/readyz" | "/status" | "/metrics" | "/assign" | "/drain")) => {
+        (
+            _,
+            path @ ("/healthz" | "/readyz" | "/warmz" | "/status" | "/metrics" | "/assign"
+            | "/drain"),
+        ) => {
             let detail = format!(
                 "{path} is for {}",
                 if matches!(path, "/assign" | "/drain") {
@@ -112,7 +129,7 @@ async fn answer(
         }
         (_, path) => {
             let detail = format!(
-                "there is no {path} here, only /healthz, /readyz, /status, /metrics, /assign and /drain"
+                "there is no {path} here, only /healthz, /readyz, /warmz, /status, /metrics, /assign and /drain"
             );
             refuse(
                 StatusCode::NOT_FOUND,

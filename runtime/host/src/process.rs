@@ -307,13 +307,19 @@ impl Host {
     }
 
     pub(crate) fn status(&self) -> HostStatus {
-        let (id, revision) = match &*self.assigned.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(assignment) => (
-                Some(assignment.function.clone()),
-                Some(assignment.revision.clone()),
-            ),
-            None => (None, None),
+        let assigned = {
+            let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+            assigned.as_ref().map(|assignment| {
+                (
+                    assignment.function.clone(),
+                    assignment.uid.clone(),
+                    assignment.revision.clone(),
+                )
+            })
         };
+        let (id, uid, revision) = assigned.map_or((None, None, None), |(id, uid, revision)| {
+            (Some(id), uid, Some(revision))
+        });
         let function = self.function.get();
         let load = function
             .map(|function| function.limiter.load())
@@ -321,6 +327,7 @@ impl Host {
         HostStatus {
             phase: self.phase(),
             function: id,
+            uid,
             revision,
             component_sha256: function.map(|function| function.component_sha256.clone()),
             models: function

@@ -26,6 +26,7 @@ use crate::{Client, PATIENCE, binary};
 pub fn assignment(component: &Path) -> Assignment {
     Assignment {
         function: FunctionId::new("tests", "fixture").expect("a name"),
+        uid: None,
         revision: "1".to_owned(),
         config: Config {
             component: Component {

@@ -17,12 +17,20 @@ pub(crate) struct Programs {
 /// Builds all programs of the product in the development profile, in the selections that the tests build again.
 pub(crate) fn everything() -> Result<()> {
     programs()?;
+    control_plane()
+}
+
+/// Builds the programs that run in a cluster, and what writes the definitions of its resources: in one selection, whose
+/// dependencies are built once.
+pub(crate) fn control_plane() -> Result<()> {
     execute(cargo().args([
         "build",
         "--package",
         "wisp-operator",
         "--package",
         "wisp-gateway",
+        "--package",
+        "wisp-api",
         "--features",
         CLUSTER,
         "--bins",

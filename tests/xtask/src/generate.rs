@@ -1,20 +1,25 @@
-//! Files that follow from other files: the CRD from the Rust types, the chart's copy of it, and the manifest of an
+//! Files that follow from other files: the CRDs from the Rust types, the chart's copies of them, and the manifest of an
 //! installation without Helm from the chart.
 
 use std::fs;
 
 use anyhow::{Context, Result};
 
-use crate::command::{cargo, command, output, workspace};
+use crate::build;
+use crate::command::{command, output, workspace};
 
 /// Where `kubectl apply -f deploy/install.yaml` installs.
 const NAMESPACE: &str = "wisp-system";
 
 /// Writes them.
 pub(crate) fn run() -> Result<()> {
-    let crd = output(cargo().args(["run", "--quiet", "--package", "wisp-api", "--bin", "crdgen"]))?;
-    write("deploy/crd/function.yaml", &crd)?;
-    write("deploy/chart/crds/function.yaml", &crd)?;
+    build::control_plane()?;
+    let generator = build::target()?.join("debug/crdgen");
+    for name in ["function", "runtimepool"] {
+        let crd = output(command(&generator).arg(name))?;
+        write(&format!("deploy/crd/{name}.yaml"), &crd)?;
+        write(&format!("deploy/chart/crds/{name}.yaml"), &crd)?;
+    }
     let chart = output(
         command(wisp_cluster::helm()?)
             .args([

@@ -12,8 +12,8 @@ use crate::quantity::Bytes;
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "duration(self.timeout) >= duration('1ms') && duration(self.timeout) <= duration('1h')", "message": "timeout must be between 1ms and 1h"},
     {"rule": "quantity(string(self.memory)).compareTo(quantity('64Ki')) >= 0 && quantity(string(self.memory)).compareTo(quantity('4Gi')) <= 0", "message": "memory must be between 64Ki and 4Gi"},
-    {"rule": "quantity(string(self.queueBytes)).compareTo(quantity('64Gi')) <= 0", "message": "queueBytes must be at most 64Gi"},
-    {"rule": "quantity(string(self.requestBody)).compareTo(quantity('64Gi')) <= 0", "message": "requestBody must be at most 64Gi"},
+    {"rule": "quantity(string(self.queueBytes)).compareTo(quantity('0')) >= 0 && quantity(string(self.queueBytes)).compareTo(quantity('64Gi')) <= 0", "message": "queueBytes must be between 0 and 64Gi"},
+    {"rule": "quantity(string(self.requestBody)).compareTo(quantity('0')) >= 0 && quantity(string(self.requestBody)).compareTo(quantity('64Gi')) <= 0", "message": "requestBody must be between 0 and 64Gi"},
     {"rule": "quantity(string(self.logRate)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.logRate)).compareTo(quantity('1Gi')) <= 0", "message": "logRate must be between 1Ki and 1Gi"},
     {"rule": "quantity(string(self.tensors)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.tensors)).compareTo(quantity('64Gi')) <= 0", "message": "tensors must be between 1Ki and 64Gi"}
 ]))]

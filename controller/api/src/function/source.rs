@@ -74,6 +74,18 @@ pub struct PersistentVolumeClaimSource {
     pub path: String,
 }
 
+/// A file in an OCI image that nodes pull and mount, read-only: for models that are too large to be copied to every replica.
+#[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageVolumeSource {
+    /// The image, such as `registry.example.com/models/llama@sha256:…`. Nodes pull it with the Secrets in `component.pullSecrets`.
+    #[schemars(length(min = 1, max = 512))]
+    pub reference: String,
+    /// The file's path within the image, relative, without `..`.
+    #[schemars(length(min = 1, max = 4096))]
+    pub path: String,
+}
+
 /// A model, loaded once per replica and shared by all its instances.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -101,7 +113,7 @@ pub struct Model {
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "[has(self.image), has(self.url), has(self.configMap), has(self.persistentVolumeClaim), has(self.file)].filter(x, x).size() == 1", "message": "exactly one of image, url, configMap, persistentVolumeClaim must be given"},
+    {"rule": "[has(self.image), has(self.url), has(self.configMap), has(self.persistentVolumeClaim), has(self.imageVolume), has(self.file)].filter(x, x).size() == 1", "message": "exactly one of image, url, configMap, persistentVolumeClaim, imageVolume must be given"},
     {"rule": "!has(self.file)", "message": "file is for `wisp dev` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim"},
     {"rule": "!has(self.url) || has(self.sha256)", "message": "url needs sha256, the digest of what is to be found there"}
 ]))]
@@ -124,6 +136,9 @@ pub struct ModelSource {
     /// A file on a PersistentVolumeClaim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<PersistentVolumeClaimSource>,
+    /// A file in an image that is mounted as a volume.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image_volume: Option<ImageVolumeSource>,
     /// A local file, relative to this manifest, for `wisp dev` alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]

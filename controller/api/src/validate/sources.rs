@@ -4,7 +4,8 @@ use super::rules::{not_empty, that, within};
 use super::{Mistakes, Place, names};
 use crate::duration::Duration;
 use crate::function::{
-    ComponentSource, ConfigMapSource, FunctionSpec, Model, ModelSource, PersistentVolumeClaimSource,
+    ComponentSource, ConfigMapSource, FunctionSpec, ImageVolumeSource, Model, ModelSource,
+    PersistentVolumeClaimSource,
 };
 
 /// What only the place demands.
@@ -45,16 +46,16 @@ pub(super) fn place(spec: &FunctionSpec, place: Place, mistakes: &mut Mistakes) 
 
 type Given = Vec<&'static str>;
 
-fn given(sources: [(&'static str, bool); 5]) -> Given {
+fn given(sources: &[(&'static str, bool)]) -> Given {
     sources
-        .into_iter()
+        .iter()
         .filter(|(_, given)| *given)
-        .map(|(name, _)| name)
+        .map(|(name, _)| *name)
         .collect()
 }
 
 fn component_sources(source: &ComponentSource) -> Given {
-    given([
+    given(&[
         ("image", source.image.is_some()),
         ("url", source.url.is_some()),
         ("configMap", source.config_map.is_some()),
@@ -67,7 +68,7 @@ fn component_sources(source: &ComponentSource) -> Given {
 }
 
 fn model_sources(source: &ModelSource) -> Given {
-    given([
+    given(&[
         ("image", source.image.is_some()),
         ("url", source.url.is_some()),
         ("configMap", source.config_map.is_some()),
@@ -75,21 +76,25 @@ fn model_sources(source: &ModelSource) -> Given {
             "persistentVolumeClaim",
             source.persistent_volume_claim.is_some(),
         ),
+        ("imageVolume", source.image_volume.is_some()),
         ("file", source.file.is_some()),
     ])
 }
 
-fn exactly_one(given: &Given, path: &str, mistakes: &mut Mistakes) {
-    const SOURCES: &str = "`image`, `url`, `configMap`, `persistentVolumeClaim` or `file`";
+const COMPONENT_SOURCES: &str = "`image`, `url`, `configMap`, `persistentVolumeClaim` or `file`";
+const MODEL_SOURCES: &str =
+    "`image`, `url`, `configMap`, `persistentVolumeClaim`, `imageVolume` or `file`";
+
+fn exactly_one(given: &Given, all: &str, path: &str, mistakes: &mut Mistakes) {
     match given.as_slice() {
         [_] => {}
-        [] => mistakes.add(path, format!("no source: give exactly one of {SOURCES}")),
+        [] => mistakes.add(path, format!("no source: give exactly one of {all}")),
         several => {
             let found = crate::mistake::listed(several.iter().copied(), "and");
             mistakes.add(
                 path,
                 format!(
-                    "{} sources, {found}: give exactly one of {SOURCES}",
+                    "{} sources, {found}: give exactly one of {all}",
                     several.len()
                 ),
             );
@@ -99,7 +104,12 @@ fn exactly_one(given: &Given, path: &str, mistakes: &mut Mistakes) {
 
 pub(super) fn component(source: &ComponentSource, mistakes: &mut Mistakes) {
     let path = "spec.component";
-    exactly_one(&component_sources(source), path, mistakes);
+    exactly_one(
+        &component_sources(source),
+        COMPONENT_SOURCES,
+        path,
+        mistakes,
+    );
     source_fields(
         &source.image,
         &source.url,
@@ -188,7 +198,18 @@ pub(super) fn model(model: &Model, path: &str, mistakes: &mut Mistakes) {
     that(names::model(&model.name), format!("{path}.name"), mistakes);
     let source = &model.source;
     let source_path = format!("{path}.source");
-    exactly_one(&model_sources(source), &source_path, mistakes);
+    exactly_one(
+        &model_sources(source),
+        MODEL_SOURCES,
+        &source_path,
+        mistakes,
+    );
+    if let Some(ImageVolumeSource { reference, path }) = &source.image_volume {
+        let at = format!("{source_path}.imageVolume");
+        that(names::image(reference), format!("{at}.reference"), mistakes);
+        not_empty(path, format!("{at}.path"), mistakes);
+        that(names::volume_path(path), format!("{at}.path"), mistakes);
+    }
     source_fields(
         &source.image,
         &source.url,

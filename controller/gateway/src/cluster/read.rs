@@ -91,11 +91,13 @@ fn phase(pod: &KubePod) -> Phase {
         return Phase::NotReady;
     };
     let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    let labels = pod.metadata.labels.as_ref();
+    let is_claimed = labels.is_some_and(|labels| labels.contains_key(pod::CLAIMED_FROM));
     let is_broken = status
         .container_statuses
         .iter()
         .flatten()
-        .any(container_is_down);
+        .any(|container| container_is_down(container, is_claimed));
     if pod.metadata.deletion_timestamp.is_some() || has_ended || is_broken {
         return Phase::Leaving;
     }
@@ -111,8 +113,11 @@ fn phase(pod: &KubePod) -> Phase {
     }
 }
 
-/// Whether a container ended, or waits to be started again.
-fn container_is_down(container: &ContainerStatus) -> bool {
+/// Whether a container ended, or waits to be started again; or was, in a pod from a pool: its host has lost its function.
+fn container_is_down(container: &ContainerStatus, is_claimed: bool) -> bool {
+    if is_claimed && container.restart_count > 0 {
+        return true;
+    }
     let Some(state) = &container.state else {
         return false;
     };
@@ -206,6 +211,14 @@ mod tests {
         assert_eq!(
             container(json!({"waiting": {"reason": "ContainerCreating"}}), 0),
             Phase::NotReady
+        );
+        // A pod from a pool that began anew is nobody's.
+        assert_eq!(
+            phase(&|pod| {
+                pod["metadata"]["labels"]["wisp.dev/claimed-from"] = "default".into();
+                pod["status"]["containerStatuses"][0]["restartCount"] = 1.into();
+            }),
+            Phase::Leaving
         );
     }
 

@@ -1,4 +1,4 @@
-//! The objects of one kind that belong to functions, by function.
+//! The objects of one kind that belong to functions or pools, by whose they are.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -8,9 +8,12 @@ use kube::runtime::watcher::Event;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::pod;
 
-/// The objects of one kind, by function and name, as a watch last told them.
+/// The objects of one kind, by their owner and name, as a watch last told them.
 #[derive(Debug)]
 pub struct Index<K> {
+    /// The label that names the owner; its namespace is the object's. An owner is written as a [`FunctionId`], whether it
+    /// is a function or a pool.
+    label: &'static str,
     state: Mutex<State<K>>,
 }
 
@@ -25,7 +28,16 @@ type Objects<K> = BTreeMap<FunctionId, BTreeMap<String, Arc<K>>>;
 
 impl<K> Default for Index<K> {
     fn default() -> Self {
+        Self::by(pod::FUNCTION)
+    }
+}
+
+impl<K> Index<K> {
+    /// Of the objects whose owner `label` names.
+    #[must_use]
+    pub fn by(label: &'static str) -> Self {
         Self {
+            label,
             state: Mutex::new(State {
                 live: BTreeMap::new(),
                 listed: None,
@@ -34,10 +46,9 @@ impl<K> Default for Index<K> {
     }
 }
 
-/// The function that an object belongs to, by its label.
-#[must_use]
-pub fn function_of(object: &impl ResourceExt) -> Option<FunctionId> {
-    let name = object.labels().get(pod::FUNCTION)?;
+/// The owner that `label` of an object names.
+fn owner_of(object: &impl ResourceExt, label: &str) -> Option<FunctionId> {
+    let name = object.labels().get(label)?;
     FunctionId::new(&object.namespace()?, name).ok()
 }
 
@@ -52,7 +63,7 @@ impl<K: ResourceExt> Index<K> {
             }
             Event::InitApply(object) => {
                 if let Some(listed) = &mut state.listed {
-                    insert(listed, object);
+                    insert(listed, object, self.label);
                 }
                 Vec::new()
             }
@@ -67,9 +78,11 @@ impl<K: ResourceExt> Index<K> {
                 functions.dedup();
                 functions
             }
-            Event::Apply(object) => insert(&mut state.live, object).into_iter().collect(),
+            Event::Apply(object) => insert(&mut state.live, object, self.label)
+                .into_iter()
+                .collect(),
             Event::Delete(object) => {
-                let Some(function) = function_of(&object) else {
+                let Some(function) = owner_of(&object, self.label) else {
                     return Vec::new();
                 };
                 if let Some(objects) = state.live.get_mut(&function) {
@@ -101,8 +114,8 @@ impl<K: ResourceExt> Index<K> {
     }
 }
 
-fn insert<K: ResourceExt>(objects: &mut Objects<K>, object: K) -> Option<FunctionId> {
-    let function = function_of(&object)?;
+fn insert<K: ResourceExt>(objects: &mut Objects<K>, object: K, label: &str) -> Option<FunctionId> {
+    let function = owner_of(&object, label)?;
     objects
         .entry(function.clone())
         .or_default()

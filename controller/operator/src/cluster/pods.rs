@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use wisp_contract::operator::pod::{CONCURRENCY, REVISION};
+use wisp_contract::operator::pod::{CLAIMED_FROM, CONCURRENCY, REVISION};
 use wisp_contract::problem::Fault;
 
 use crate::names;
@@ -30,9 +30,10 @@ pub struct Trouble {
 
 impl Trouble {
     /// The words that reasons are among, and whose fault each is.
-    pub const REASONS: [(&str, Fault); 6] = [
+    pub const REASONS: [(&str, Fault); 7] = [
         ("Unschedulable", Fault::Platform),
         ("RuntimeImagePullFailed", Fault::Platform),
+        ("ModelImagePullFailed", Fault::Function),
         ("ContainerFailed", Fault::Platform),
         ("PodsRefused", Fault::Platform),
         ("StartFailed", Fault::Function),
@@ -62,7 +63,27 @@ pub fn is_alive(pod: &Pod) -> bool {
         .status
         .as_ref()
         .and_then(|status| status.phase.as_deref());
-    pod.metadata.deletion_timestamp.is_none() && !matches!(phase, Some("Failed" | "Succeeded"))
+    pod.metadata.deletion_timestamp.is_none()
+        && !matches!(phase, Some("Failed" | "Succeeded"))
+        && !has_forgotten(pod)
+}
+
+/// Whether it was taken from a pool.
+#[must_use]
+pub fn is_claimed(pod: &Pod) -> bool {
+    pod.labels().contains_key(CLAIMED_FROM)
+}
+
+/// Whether it was taken from a pool and is of no use any more: it is over, or its host began anew, without a function.
+#[must_use]
+pub fn is_spent(pod: &Pod) -> bool {
+    is_claimed(pod) && pod.metadata.deletion_timestamp.is_none() && !is_alive(pod)
+}
+
+fn has_forgotten(pod: &Pod) -> bool {
+    let statuses = pod.status.iter();
+    let mut containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
+    is_claimed(pod) && containers.any(|container| container.restart_count > 0)
 }
 
 /// Whether the kubelet found it ready.
@@ -148,22 +169,45 @@ fn waiting(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
             since: None,
         })
     };
-    match waiting.reason.as_deref()? {
-        "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull" => trouble(
-            "RuntimeImagePullFailed",
-            format!("the runtime's image {image} can't be pulled: {message}"),
-            Fault::Platform,
+    let volume = mounted_images(pod).find(|reference| message.contains(reference));
+    match (waiting.reason.as_deref()?, volume) {
+        (
+            "ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull",
+            Some(reference),
+        ) => trouble(
+            "ModelImagePullFailed",
+            format!("the image {reference}, which a model is on, can't be pulled: {message}"),
+            Fault::Function,
             true,
         ),
-        "CreateContainerConfigError" | "CreateContainerError" | "RunContainerError" => trouble(
-            "ContainerFailed",
-            format!("the pod {} can't be started: {message}", pod.name_any()),
-            Fault::Platform,
-            true,
-        ),
-        "CrashLoopBackOff" => ended(pod, status),
+        ("ErrImagePull" | "ImagePullBackOff" | "InvalidImageName" | "ErrImageNeverPull", None) => {
+            trouble(
+                "RuntimeImagePullFailed",
+                format!("the runtime's image {image} can't be pulled: {message}"),
+                Fault::Platform,
+                true,
+            )
+        }
+        ("CreateContainerConfigError" | "CreateContainerError" | "RunContainerError", _) => {
+            trouble(
+                "ContainerFailed",
+                format!("the pod {} can't be started: {message}", pod.name_any()),
+                Fault::Platform,
+                true,
+            )
+        }
+        ("CrashLoopBackOff", _) => ended(pod, status),
         _ => None,
     }
+}
+
+/// The images that a pod mounts.
+fn mounted_images(pod: &Pod) -> impl Iterator<Item = &str> {
+    let volumes = pod
+        .spec
+        .iter()
+        .flat_map(|spec| spec.volumes.iter().flatten());
+    volumes.filter_map(|volume| volume.image.as_ref()?.reference.as_deref())
 }
 
 /// Why the container ended, in its own words where it left some.

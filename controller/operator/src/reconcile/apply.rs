@@ -9,7 +9,7 @@ use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use wisp_api::Function;
+use wisp_api::{Function, RuntimePool};
 
 use super::desired::Desired;
 use crate::names::{self, MANAGER, Ownership, SCALER};
@@ -66,12 +66,18 @@ pub async fn apply(
     number: i64,
     replicas: u32,
 ) -> Result<Applied, ApplyError> {
-    let apply = Apply { client, function };
+    let apply = Apply {
+        client,
+        owner: function,
+    };
     let service_taken = match apply.object(&desired.service).await {
         Ok(_) => false,
         Err(ApplyError::Foreign { .. }) => true,
         Err(error) => return Err(error),
     };
+    if let Some(policy) = &desired.policy {
+        apply.object(policy).await?;
+    }
     let mut record = desired.record.clone();
     record.revision = Some(number);
     apply.object(&record).await?;
@@ -83,12 +89,31 @@ pub async fn apply(
     })
 }
 
-struct Apply<'a> {
-    client: &'a Client,
-    function: &'a Function,
+/// Makes a pool's objects, as [`apply`] does a function's.
+///
+/// # Errors
+/// When the API server refuses, or an object is somebody else's.
+pub async fn apply_pool(
+    client: &Client,
+    pool: &RuntimePool,
+    secret: &Secret,
+    deployment: &Deployment,
+    replicas: u32,
+) -> Result<(), ApplyError> {
+    let apply = Apply {
+        client,
+        owner: pool,
+    };
+    apply.object(secret).await?;
+    apply.deployment(deployment, replicas).await.map(drop)
 }
 
-impl Apply<'_> {
+struct Apply<'a, O> {
+    client: &'a Client,
+    owner: &'a O,
+}
+
+impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
     async fn object<K>(&self, object: &K) -> Result<K, ApplyError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -144,7 +169,7 @@ impl Apply<'_> {
             return Ok(Exists::No);
         };
         let kind = K::kind(&()).into_owned();
-        match names::ownership(self.function, &found.metadata) {
+        match names::ownership(self.owner, &found.metadata) {
             Ownership::Ours => Ok(Exists::Yes),
             Ownership::Leftover => Err(ApplyError::Leftover { kind, name }),
             Ownership::Foreign => Err(ApplyError::Foreign { kind, name }),
@@ -157,7 +182,7 @@ impl Apply<'_> {
     {
         Api::namespaced(
             self.client.clone(),
-            &self.function.namespace().unwrap_or_default(),
+            &self.owner.namespace().unwrap_or_default(),
         )
     }
 }

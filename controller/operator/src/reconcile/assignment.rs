@@ -42,7 +42,7 @@ fn configure(
 ) -> Result<FunctionConfig, ConfigError> {
     let file = |bytes: &Bytes, mount: &str| match bytes {
         Bytes::Stored(stored) => format!("{ARTIFACT}{}", digest(stored)).into(),
-        Bytes::Volume(claim) => PathBuf::from(mount).join(&claim.path),
+        Bytes::Volume(volume) => PathBuf::from(mount).join(volume.path()),
     };
     let models = resolved.models.iter().enumerate();
     let files = Files {
@@ -95,6 +95,7 @@ pub fn assignment(
     }
     Assignment {
         function: id.clone(),
+        uid: Some(uid.to_owned()),
         revision: revision.to_owned(),
         config,
         key: Some(root.data().of(id, uid)),

@@ -7,6 +7,7 @@ use k8s_openapi::api::apps::v1::{
     ControllerRevision, Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
 use k8s_openapi::api::core::v1::{Secret, Service, ServiceSpec};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
@@ -14,10 +15,10 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use wisp_api::Function;
-use wisp_contract::assignment::FunctionId;
+use wisp_contract::assignment::{Assignment, FunctionId};
 use wisp_contract::keys::Root;
 
-use super::{assignment, pod};
+use super::{assignment, network, pod};
 use crate::names;
 use crate::resolve::{self, Bytes, Pins, Resolved};
 
@@ -35,8 +36,12 @@ pub struct Settings {
     pub runtime_pull_policy: String,
     /// Where replicas reach the operator.
     pub operator: String,
+    /// Where they reach this very process, as long as it leads.
+    pub direct: String,
     /// The gateways' name in the cluster.
     pub gateway: String,
+    /// Who may reach the replicas, where NetworkPolicies are made.
+    pub network: Option<network::Peers>,
     /// What keys are derived from.
     pub root: Root,
 }
@@ -49,11 +54,15 @@ pub struct Desired {
     /// What the revision is; its `revision`, a number that orders them, is left to who applies it.
     pub record: ControllerRevision,
     /// What the replicas are told.
+    pub assignment: Assignment,
+    /// The same in a Secret, for those that start by themselves.
     pub secret: Secret,
     /// The replicas, without their number.
     pub deployment: Deployment,
     /// The function's name in the cluster.
     pub service: Service,
+    /// Who may reach the replicas.
+    pub policy: Option<NetworkPolicy>,
 }
 
 /// Why there are no objects.
@@ -117,9 +126,14 @@ pub fn desired(
     };
     Ok(Desired {
         record: record(function, resolved, &id, &revision)?,
+        assignment,
         secret,
         deployment: deployment(function, resolved, &id, &revision, settings),
         service: service(function, &id, settings),
+        policy: settings
+            .network
+            .as_ref()
+            .map(|peers| network::policy(function, &id, peers)),
         revision,
     })
 }
@@ -144,7 +158,7 @@ fn record(
     ]));
     let digest = |bytes: &Bytes| match bytes {
         Bytes::Stored(stored) => json!(format!("sha256:{}", stored.source)),
-        Bytes::Volume(claim) => json!(format!("{}/{}", claim.claim_name, claim.path)),
+        Bytes::Volume(volume) => json!(format!("{}/{}", volume.origin(), volume.path())),
     };
     let models = resolved
         .models

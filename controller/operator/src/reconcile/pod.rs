@@ -5,28 +5,31 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
-    HTTPGetAction, Lifecycle, LifecycleHandler, PersistentVolumeClaimVolumeSource,
-    PodSecurityContext, PodSpec, PodTemplateSpec, Probe, SeccompProfile, SecretKeySelector,
-    SecurityContext, SleepAction, Volume, VolumeMount,
+    HTTPGetAction, ImageVolumeSource, Lifecycle, LifecycleHandler, LocalObjectReference,
+    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, SleepAction, Volume,
+    VolumeMount,
 };
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
-use wisp_api::{Function, PersistentVolumeClaimSource};
+use wisp_api::{Function, RuntimePool};
 use wisp_contract::assignment;
-use wisp_contract::operator::pod::{CONCURRENCY, CONTROL_PORT, DATA_PORT};
+use wisp_contract::operator::pod::{CONCURRENCY, CONTROL_PORT, DATA_PORT, POOL_UID};
 
 use super::assignment::{COMPONENT_MOUNT, KEY_VALUE_MOUNT, MODELS_MOUNT};
 use super::desired::Settings;
-use super::resources::resources;
+use super::resources::{pool_resources, resources};
 use crate::names;
-use crate::resolve::{Bytes, Resolved};
+use crate::resolve::{self, Bytes, Resolved};
 
 /// Between a pod's end being decided and its host being told: gateways hear of it meanwhile, and send nothing more.
 const PRE_STOP: i64 = 2;
 /// Beyond the longest request, for the host to end.
 const GRACE: u64 = 10;
+/// What pods that stand by have to end in, in seconds: longer than requests of most functions take.
+pub const WARM_GRACE: u64 = 310;
 /// The user that replicas run as.
 const USER: i64 = 65532;
 const TERMINATION_LOG: &str = "/dev/termination-log";
@@ -40,6 +43,64 @@ pub fn template(
     settings: &Settings,
 ) -> PodTemplateSpec {
     let pod = function.spec.pod.clone().unwrap_or_default();
+    let grace = grace(function);
+    let (volumes, mounts) = volumes(function, resolved);
+    let mut container = container(
+        settings,
+        grace,
+        vec![
+            from_secret(assignment::ENV, revision, names::ASSIGNMENT_KEY),
+            from_secret("WISP_CONTROL_KEY", revision, names::CONTROL_KEY),
+        ],
+        "/readyz",
+        resources(function, resolved),
+    );
+    container.volume_mounts = some(mounts);
+    let mut spec = spec(pod, container, grace);
+    spec.image_pull_secrets = image_pull_secrets(function, &volumes);
+    spec.volumes = some(volumes);
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(names::revision_labels(&function.name_any(), revision)),
+            annotations: Some(annotations(function)),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(spec),
+    }
+}
+
+/// The longest that the pods of `function` may take to end, in seconds.
+#[must_use]
+pub fn grace(function: &Function) -> u64 {
+    timeout(function) + GRACE
+}
+
+/// The template of the pods that stand by in `pool`: a host that waits for an Assignment.
+#[must_use]
+pub fn warm(pool: &RuntimePool, settings: &Settings) -> PodTemplateSpec {
+    let name = pool.name_any();
+    let secret = names::pool(&name);
+    let pod = pool.spec.pod.clone().unwrap_or_default();
+    let container = container(
+        settings,
+        WARM_GRACE,
+        vec![from_secret("WISP_CONTROL_KEY", &secret, names::CONTROL_KEY)],
+        "/warmz",
+        pool_resources(pool),
+    );
+    let mut annotations = scraped();
+    annotations.insert(POOL_UID.to_owned(), pool.uid().unwrap_or_default());
+    PodTemplateSpec {
+        metadata: Some(ObjectMeta {
+            labels: Some(names::pool_labels(&name)),
+            annotations: Some(annotations),
+            ..ObjectMeta::default()
+        }),
+        spec: Some(spec(pod, container, WARM_GRACE)),
+    }
+}
+
+fn timeout(function: &Function) -> u64 {
     let timeout = Duration::from(function.spec.limits.timeout)
         .as_secs_f64()
         .ceil();
@@ -48,9 +109,24 @@ pub fn template(
         clippy::cast_sign_loss,
         reason = "a timeout is at most an hour"
     )]
-    let timeout = (timeout as u64).min(3600);
-    let (volumes, mounts) = volumes(function, resolved);
-    let container = Container {
+    let timeout = timeout as u64;
+    timeout.min(3600)
+}
+
+/// A container with a host, which has `grace` seconds to end.
+fn container(
+    settings: &Settings,
+    grace: u64,
+    mut env: Vec<EnvVar>,
+    readiness: &str,
+    resources: ResourceRequirements,
+) -> Container {
+    env.push(EnvVar {
+        name: "WISP_TERMINATION_LOG".to_owned(),
+        value: Some(TERMINATION_LOG.to_owned()),
+        ..EnvVar::default()
+    });
+    Container {
         name: names::CONTAINER.to_owned(),
         image: Some(settings.runtime_image.clone()),
         image_pull_policy: Some(settings.runtime_pull_policy.clone()),
@@ -58,19 +134,11 @@ pub fn template(
             format!("--data=0.0.0.0:{DATA_PORT}"),
             format!("--control=0.0.0.0:{CONTROL_PORT}"),
             // What remains of the grace period after `PRE_STOP`, less two seconds to end in.
-            format!("--drain-timeout={}", timeout + GRACE - 4),
+            format!("--drain-timeout={}", grace - 4),
         ]),
-        env: Some(vec![
-            from_secret(assignment::ENV, revision, names::ASSIGNMENT_KEY),
-            from_secret("WISP_CONTROL_KEY", revision, names::CONTROL_KEY),
-            EnvVar {
-                name: "WISP_TERMINATION_LOG".to_owned(),
-                value: Some(TERMINATION_LOG.to_owned()),
-                ..EnvVar::default()
-            },
-        ]),
+        env: Some(env),
         ports: Some(vec![port("data", DATA_PORT), port("control", CONTROL_PORT)]),
-        readiness_probe: Some(readiness()),
+        readiness_probe: Some(self::readiness(readiness)),
         lifecycle: Some(Lifecycle {
             pre_stop: Some(LifecycleHandler {
                 sleep: Some(SleepAction { seconds: PRE_STOP }),
@@ -78,7 +146,7 @@ pub fn template(
             }),
             ..Lifecycle::default()
         }),
-        resources: Some(resources(function, resolved)),
+        resources: Some(resources),
         security_context: Some(SecurityContext {
             allow_privilege_escalation: Some(false),
             capabilities: Some(Capabilities {
@@ -89,48 +157,52 @@ pub fn template(
             ..SecurityContext::default()
         }),
         termination_message_path: Some(TERMINATION_LOG.to_owned()),
-        volume_mounts: some(mounts),
         ..Container::default()
-    };
-    PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(names::revision_labels(&function.name_any(), revision)),
-            annotations: Some(annotations(function)),
-            ..ObjectMeta::default()
-        }),
-        spec: Some(PodSpec {
-            containers: vec![container],
-            volumes: some(volumes),
-            automount_service_account_token: Some(false),
-            enable_service_links: Some(false),
-            service_account_name: pod.service_account_name,
-            node_selector: Some(pod.node_selector).filter(|labels| !labels.is_empty()),
-            tolerations: some(pod.tolerations),
-            affinity: pod.affinity,
-            topology_spread_constraints: some(pod.topology_spread_constraints),
-            runtime_class_name: pod.runtime_class_name,
-            priority_class_name: pod.priority_class_name,
-            termination_grace_period_seconds: i64::try_from(timeout + GRACE).ok(),
-            security_context: Some(PodSecurityContext {
-                run_as_non_root: Some(true),
-                run_as_user: Some(USER),
-                run_as_group: Some(USER),
-                seccomp_profile: Some(SeccompProfile {
-                    type_: "RuntimeDefault".to_owned(),
-                    localhost_profile: None,
-                }),
-                ..PodSecurityContext::default()
+    }
+}
+
+/// A pod of one container, which holds to the restricted Pod Security standard.
+fn spec(pod: wisp_api::Pod, container: Container, grace: u64) -> PodSpec {
+    PodSpec {
+        containers: vec![container],
+        automount_service_account_token: Some(false),
+        enable_service_links: Some(false),
+        service_account_name: pod.service_account_name,
+        node_selector: Some(pod.node_selector).filter(|labels| !labels.is_empty()),
+        tolerations: some(pod.tolerations),
+        affinity: pod.affinity,
+        topology_spread_constraints: some(pod.topology_spread_constraints),
+        runtime_class_name: pod.runtime_class_name,
+        priority_class_name: pod.priority_class_name,
+        termination_grace_period_seconds: i64::try_from(grace).ok(),
+        security_context: Some(PodSecurityContext {
+            run_as_non_root: Some(true),
+            run_as_user: Some(USER),
+            run_as_group: Some(USER),
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
             }),
-            ..PodSpec::default()
+            ..PodSecurityContext::default()
         }),
+        ..PodSpec::default()
     }
 }
 
 fn annotations(function: &Function) -> BTreeMap<String, String> {
     let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    BTreeMap::from([
+    let mut all = scraped();
+    all.extend([
         text(CONCURRENCY, &function.spec.limits.concurrency.to_string()),
         text("kubectl.kubernetes.io/default-container", names::CONTAINER),
+    ]);
+    all
+}
+
+/// Where Prometheus finds a host's metrics.
+fn scraped() -> BTreeMap<String, String> {
+    let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
+    BTreeMap::from([
         text("prometheus.io/scrape", "true"),
         text("prometheus.io/port", &CONTROL_PORT.to_string()),
         text("prometheus.io/path", "/metrics"),
@@ -160,10 +232,10 @@ fn port(name: &str, port: u16) -> ContainerPort {
     }
 }
 
-fn readiness() -> Probe {
+fn readiness(path: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
-            path: Some("/readyz".to_owned()),
+            path: Some(path.to_owned()),
             port: IntOrString::Int(CONTROL_PORT.into()),
             ..HTTPGetAction::default()
         }),
@@ -177,15 +249,26 @@ fn readiness() -> Probe {
 /// The volumes that the spec asks for, and their mounts: none, for most functions.
 fn volumes(function: &Function, resolved: &Resolved) -> (Vec<Volume>, Vec<VolumeMount>) {
     let (mut volumes, mut mounts) = (Vec::<Volume>::new(), Vec::new());
-    let mut mount = |name: &str, path: String, claim: &PersistentVolumeClaimSource| {
-        volumes.push(Volume {
+    let mut mount = |name: &str, path: String, volume: &resolve::Volume| {
+        let mut mounted = Volume {
             name: name.to_owned(),
-            persistent_volume_claim: Some(PersistentVolumeClaimVolumeSource {
-                claim_name: claim.claim_name.clone(),
-                read_only: Some(true),
-            }),
             ..Volume::default()
-        });
+        };
+        match volume {
+            resolve::Volume::Claim(claim) => {
+                mounted.persistent_volume_claim = Some(PersistentVolumeClaimVolumeSource {
+                    claim_name: claim.claim_name.clone(),
+                    read_only: Some(true),
+                });
+            }
+            resolve::Volume::Image(image) => {
+                mounted.image = Some(ImageVolumeSource {
+                    reference: Some(image.reference.clone()),
+                    ..ImageVolumeSource::default()
+                });
+            }
+        }
+        volumes.push(mounted);
         mounts.push(VolumeMount {
             name: name.to_owned(),
             mount_path: path,
@@ -193,15 +276,15 @@ fn volumes(function: &Function, resolved: &Resolved) -> (Vec<Volume>, Vec<Volume
             ..VolumeMount::default()
         });
     };
-    if let Bytes::Volume(claim) = &resolved.component {
-        mount("component", COMPONENT_MOUNT.to_owned(), claim);
+    if let Bytes::Volume(volume) = &resolved.component {
+        mount("component", COMPONENT_MOUNT.to_owned(), volume);
     }
     for (index, (_, bytes)) in resolved.models.iter().enumerate() {
-        if let Bytes::Volume(claim) = bytes {
+        if let Bytes::Volume(volume) = bytes {
             mount(
                 &format!("model-{index}"),
                 format!("{MODELS_MOUNT}/{index}"),
-                claim,
+                volume,
             );
         }
     }
@@ -230,6 +313,25 @@ fn volumes(function: &Function, resolved: &Resolved) -> (Vec<Volume>, Vec<Volume
         });
     }
     (volumes, mounts)
+}
+
+/// What the kubelet pulls images with that are mounted. The operator pulls all others, and pods have no use for these.
+fn image_pull_secrets(
+    function: &Function,
+    volumes: &[Volume],
+) -> Option<Vec<LocalObjectReference>> {
+    if !volumes.iter().any(|volume| volume.image.is_some()) {
+        return None;
+    }
+    let component = function.spec.component.iter();
+    let secrets = component.flat_map(|component| &component.pull_secrets);
+    some(
+        secrets
+            .map(|secret| LocalObjectReference {
+                name: secret.name.clone(),
+            })
+            .collect(),
+    )
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use wisp_api::{Bytes as Size, Function};
+use wisp_api::{Bytes as Size, Function, RuntimePool};
 
 use crate::resolve::{Bytes, Resolved};
 
@@ -33,13 +33,49 @@ const GPU: &str = "nvidia.com/gpu";
 pub fn resources(function: &Function, resolved: &Resolved) -> ResourceRequirements {
     let pod = function.spec.pod.clone().unwrap_or_default();
     let mut resources = pod.resources.unwrap_or_else(|| derived(function, resolved));
-    if let Some(count) = pod.gpu.filter(|count| *count > 0) {
+    add_gpus(&mut resources, pod.gpu);
+    resources
+}
+
+/// Requests and limits of a pod that stands by: what the spec says, else 10m of a CPU and 32Mi of memory, at most 512Mi.
+#[must_use]
+pub fn pool_resources(pool: &RuntimePool) -> ResourceRequirements {
+    let pod = pool.spec.pod.clone().unwrap_or_default();
+    let mut resources = pod.resources.unwrap_or_else(|| ResourceRequirements {
+        claims: None,
+        limits: Some(BTreeMap::from([("memory".to_owned(), mebi(512 << 20))])),
+        requests: Some(BTreeMap::from([
+            ("cpu".to_owned(), Quantity("10m".to_owned())),
+            ("memory".to_owned(), mebi(32 << 20)),
+        ])),
+    });
+    add_gpus(&mut resources, pod.gpu);
+    resources
+}
+
+/// Whether a container with `limits` can become one that asks for `wanted` before it has been resized.
+#[must_use]
+pub fn holds(limits: &ResourceRequirements, wanted: &ResourceRequirements) -> bool {
+    let memory = |quantities: Option<&BTreeMap<String, Quantity>>| {
+        let quantity = quantities?.get("memory")?;
+        quantity.0.parse::<Size>().ok()
+    };
+    match (
+        memory(limits.limits.as_ref()),
+        memory(wanted.requests.as_ref()),
+    ) {
+        (Some(Size(limit)), Some(Size(request))) => request <= limit,
+        _ => true,
+    }
+}
+
+fn add_gpus(resources: &mut ResourceRequirements, count: Option<u32>) {
+    if let Some(count) = count.filter(|count| *count > 0) {
         let limits = resources.limits.get_or_insert_default();
         limits
             .entry(GPU.to_owned())
             .or_insert_with(|| Quantity(count.to_string()));
     }
-    resources
 }
 
 fn derived(function: &Function, resolved: &Resolved) -> ResourceRequirements {

@@ -4,21 +4,28 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use wisp_contract::FunctionId;
+use wisp_contract::operator::Replica;
 
 use crate::autoscale::{Autoscaler, ScaleError};
 
-/// Provides pods for a function that is woken. They appear among the cluster's pods, with the function's labels, and
-/// are waited for there: whether they are new or were warm already makes no difference to who wakes.
+/// Provides pods for a function that is woken.
 pub trait Capacity: Send + Sync + 'static {
-    /// Sees to it that pods come. Returns when they were asked for, not when they are there.
-    fn provide<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ScaleError>>;
+    /// Sees to it that pods come. Either one serves already, and is returned; or they were asked for, and appear among
+    /// the cluster's pods with the function's labels.
+    fn provide<'a>(
+        &'a self,
+        function: &'a FunctionId,
+    ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>>;
 }
 
 /// Pods from the Deployment of the function's revision.
 pub struct Deployments(pub Arc<Autoscaler>);
 
 impl Capacity for Deployments {
-    fn provide<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ScaleError>> {
-        Box::pin(self.0.push(function))
+    fn provide<'a>(
+        &'a self,
+        function: &'a FunctionId,
+    ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
+        Box::pin(async move { self.0.push(function).await.map(|()| None) })
     }
 }

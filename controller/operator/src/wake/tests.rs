@@ -39,14 +39,17 @@ struct Maker {
 }
 
 impl Capacity for Maker {
-    fn provide<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ScaleError>> {
+    fn provide<'a>(
+        &'a self,
+        function: &'a FunctionId,
+    ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
             self.cluster.pods.apply(Event::Apply(
                 serde_json::from_value(self.pod.clone()).unwrap(),
             ));
             self.cluster.notify(function);
-            Ok(())
+            Ok(None)
         })
     }
 }

@@ -9,7 +9,11 @@ fn settings() -> Settings {
         runtime_image: "ghcr.io/wisp-dev/wisp-runtime:1".into(),
         runtime_pull_policy: "IfNotPresent".into(),
         operator: "http://wisp-operator.wisp-system.svc.cluster.local.:8090".into(),
+        direct: "http://10.0.0.9:8090".into(),
         gateway: "wisp-gateway.wisp-system.svc.cluster.local".into(),
+        network: Some(network::Peers {
+            namespace: "wisp-system".into(),
+        }),
         root: Root::new(&"k".repeat(64)).unwrap(),
     }
 }
@@ -72,6 +76,7 @@ fn the_objects_of_a_function() {
         yaml(&desired.record),
         yaml(&desired.deployment),
         yaml(&desired.service),
+        yaml(&desired.policy),
         yaml(&assignment),
     ];
     insta::assert_snapshot!(all.join("---\n"));
@@ -147,35 +152,59 @@ fn only_what_the_spec_asks_for_is_mounted() {
     assert_eq!(pod(&digits(), &resolved()).volumes, None);
 
     let function = function(json!({
-        "component": {"persistentVolumeClaim": {"claimName": "code", "path": "a/b.wasm"}},
-        "models": [{"name": "m", "source": {"persistentVolumeClaim": {"claimName": "models", "path": "m.onnx"}}}],
+        "component": {"persistentVolumeClaim": {"claimName": "code", "path": "a/b.wasm"}, "pullSecrets": [{"name": "regcred"}]},
+        "models": [
+            {"name": "m", "source": {"persistentVolumeClaim": {"claimName": "models", "path": "m.onnx"}}},
+            {"name": "n", "source": {"imageVolume": {"reference": "r/llama:1", "path": "llama.onnx"}}},
+        ],
         "keyValue": [{"name": "default", "maxSize": "10Mi"}],
     }));
     let claim = |name: &str, path: &str| {
-        Bytes::Volume(wisp_api::PersistentVolumeClaimSource {
-            claim_name: name.into(),
-            path: path.into(),
-        })
+        Bytes::Volume(resolve::Volume::Claim(
+            wisp_api::PersistentVolumeClaimSource {
+                claim_name: name.into(),
+                path: path.into(),
+            },
+        ))
     };
+    let image = Bytes::Volume(resolve::Volume::Image(wisp_api::ImageVolumeSource {
+        reference: "r/llama:1".into(),
+        path: "llama.onnx".into(),
+    }));
     let resolved = Resolved {
         component: claim("code", "a/b.wasm"),
-        models: vec![("m".into(), claim("models", "m.onnx"))],
+        models: vec![("m".into(), claim("models", "m.onnx")), ("n".into(), image)],
         env: Env::default(),
     };
     let spec = pod(&function, &resolved);
+    let mounted = spec.volumes.as_ref().unwrap()[2].image.as_ref().unwrap();
+    assert_eq!(mounted.reference.as_deref(), Some("r/llama:1"));
+    // The kubelet pulls it.
+    assert_eq!(spec.image_pull_secrets.as_ref().unwrap()[0].name, "regcred");
     let volumes: Vec<_> = spec
         .volumes
         .unwrap()
         .into_iter()
         .map(|volume| volume.name)
         .collect();
-    assert_eq!(volumes, ["component", "model-0", "key-value"]);
+    assert_eq!(volumes, ["component", "model-0", "model-1", "key-value"]);
     let config = assignment::config(&function, &resolved).unwrap();
     assert_eq!(
         config.component.file.to_str(),
         Some("/mnt/component/a/b.wasm")
     );
-    assert_eq!(config.models[0].file.to_str(), Some("/mnt/models/0/m.onnx"));
+    let files: Vec<_> = config
+        .models
+        .iter()
+        .map(|model| model.file.to_str())
+        .collect();
+    assert_eq!(
+        files,
+        [
+            Some("/mnt/models/0/m.onnx"),
+            Some("/mnt/models/1/llama.onnx")
+        ]
+    );
 }
 
 #[test]

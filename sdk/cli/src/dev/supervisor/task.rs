@@ -185,6 +185,7 @@ impl State {
         let key = Key(uuid::Uuid::new_v4().simple().to_string());
         let assignment = Assignment {
             function: self.id.clone(),
+            uid: None,
             revision: prepared.digest.clone(),
             config: prepared.config.clone(),
             key: Some(key.clone()),

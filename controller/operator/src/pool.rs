@@ -1,0 +1,252 @@
+//! Pods that stand by, and how one of them becomes a function's replica within milliseconds.
+//!
+//! The pod is the truth: it takes exactly one Assignment in its life, and tells which. So a pod is assigned first, which
+//! is all that a request waits for, and marked as the function's in the cluster thereafter ([`adopt`]). Whoever begins to
+//! lead asks all pods that stand by what they are ([`recover`]), and finishes what another operator began.
+
+mod adopt;
+mod claimable;
+mod defaults;
+mod keep;
+mod recover;
+mod size;
+mod status;
+
+use std::collections::{BTreeMap, HashMap};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Pod;
+use kube::{Client, ResourceExt as _};
+use wisp_api::RuntimePool;
+use wisp_contract::FunctionId;
+use wisp_contract::keys::Root;
+use wisp_contract::operator::Replica;
+use wisp_contract::operator::pod::DATA_PORT;
+
+use crate::autoscale::{Autoscaler, ScaleError, chain};
+use crate::cluster::{Cluster, pods};
+use crate::control::{self, ControlError};
+use crate::live::{Claim, Functions, Live, lock};
+use crate::metrics::Metrics;
+use crate::reconcile::desired::Settings;
+use crate::wake::{Capacity, Deployments};
+
+pub use claimable::Claimable;
+pub use defaults::Defaults;
+
+/// The longest that a pod may take to become a function: its models may be large.
+const PATIENCE: Duration = Duration::from_secs(45);
+/// So long a pod that isn't to be taken is remembered after it was seen last: the watch may be behind.
+const REMEMBERED: Duration = Duration::from_secs(60);
+
+/// A pool's namespace and name.
+pub type PoolId = FunctionId;
+
+/// The pools of the cluster.
+pub struct Pools {
+    client: Client,
+    cluster: Arc<Cluster>,
+    live: Arc<Functions>,
+    autoscaler: Arc<Autoscaler>,
+    metrics: Arc<Metrics>,
+    settings: Settings,
+    root: Root,
+    defaults: Defaults,
+    /// Pods that somebody takes, or took; by uid.
+    taken: Mutex<HashMap<String, Instant>>,
+    known: Mutex<BTreeMap<PoolId, Known>>,
+}
+
+/// What is remembered of a pool.
+#[derive(Debug, Default)]
+struct Known {
+    wakes: size::Wakes,
+    claims: i32,
+    applied: Option<keep::Applied>,
+}
+
+impl Pools {
+    /// The pools of `cluster`, of whose functions `live` is what is remembered.
+    #[must_use]
+    pub fn new(
+        client: Client,
+        cluster: Arc<Cluster>,
+        live: Arc<Functions>,
+        autoscaler: Arc<Autoscaler>,
+        metrics: Arc<Metrics>,
+        settings: Settings,
+        defaults: Defaults,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            client,
+            cluster,
+            live,
+            autoscaler,
+            metrics,
+            root: settings.root.clone(),
+            settings,
+            defaults,
+            taken: Mutex::default(),
+            known: Mutex::default(),
+        })
+    }
+
+    /// A pod that stands by becomes a replica of the function, if there is one that can. Returns when it serves.
+    async fn claim(self: &Arc<Self>, id: &FunctionId) -> Option<Replica> {
+        let live = self.live.get(id)?;
+        let plan = live.plan()?;
+        let claimable = live.claimable(&plan.serving)?;
+        let pools = self.fitting(id, &claimable);
+        let wanted = pools.first()?;
+        lock(&self.known)
+            .entry(pool_id(wanted)?)
+            .or_default()
+            .wakes
+            .record(Instant::now());
+        while let Some((pool, pod)) = self.take(&pools) {
+            match self.assign(&live, &claimable, &pod).await {
+                Ok(replica) => {
+                    self.metrics.claimed("succeeded");
+                    if let Some(known) = lock(&self.known).get_mut(&pool) {
+                        known.claims = known.claims.saturating_add(1);
+                    }
+                    self.begin_adoption(id, &live, pool.name(), &pod, &claimable);
+                    return Some(replica);
+                }
+                Err(error) => {
+                    lock(&live.claims).remove(&pod.name_any());
+                    tracing::warn!(function = %id, pod = %pod.name_any(), error = %chain(&error), "a pod of a pool could not be taken");
+                    if self.lose(&pod, &error) {
+                        return None;
+                    }
+                }
+            }
+        }
+        self.metrics.claimed("none-ready");
+        None
+    }
+
+    /// What becomes of a pod that could not be taken. Returns whether no other could be, either.
+    fn lose(self: &Arc<Self>, pod: &Arc<Pod>, error: &ControlError) -> bool {
+        if error.is_taken() {
+            self.metrics.claimed("taken");
+            let (this, pod) = (Arc::clone(self), Arc::clone(pod));
+            tokio::spawn(async move { this.recover(&pod).await });
+            return false;
+        }
+        self.metrics.claimed("failed");
+        // Whether it is somebody's now is unknown, or it is of no use: another takes its place.
+        let (this, pod) = (Arc::clone(self), Arc::clone(pod));
+        tokio::spawn(async move { this.discard(&pod).await });
+        error.is_functions()
+    }
+
+    async fn assign(
+        &self,
+        live: &Live,
+        claimable: &Claimable,
+        pod: &Pod,
+    ) -> Result<Replica, ControlError> {
+        let unreached = |why: &str| ControlError::Unreached(std::io::Error::other(why.to_owned()));
+        let address = pods::address(pod).ok_or_else(|| unreached("it has no address"))?;
+        let key = control::pool_key(&self.root, pod).ok_or_else(|| unreached("it has no key"))?;
+        let replica = Replica {
+            address: SocketAddr::new(address, DATA_PORT),
+            concurrency: claimable.concurrency,
+        };
+        let claim = |serves: bool| Claim {
+            revision: claimable.revision.clone(),
+            replica: serves.then(|| replica.clone()),
+        };
+        // It counts as the function's from now on: nobody makes another meanwhile.
+        lock(&live.claims).insert(pod.name_any(), claim(false));
+        let assigned = control::assign(address, &key, claimable.assignment.clone());
+        tokio::time::timeout(PATIENCE, assigned)
+            .await
+            .map_err(|elapsed| ControlError::Broken(elapsed.into()))??;
+        lock(&live.claims).insert(pod.name_any(), claim(true));
+        Ok(replica)
+    }
+
+    /// The pools of the function's namespace that have pods for it, those first that somebody asked for.
+    fn fitting(&self, id: &FunctionId, claimable: &Claimable) -> Vec<Arc<RuntimePool>> {
+        let mut pools = self.cluster.pools().state();
+        pools.retain(|pool| {
+            pool.namespace().as_deref() == Some(id.namespace())
+                && pool.metadata.deletion_timestamp.is_none()
+                && claimable.fits(pool)
+        });
+        pools.sort_by_key(|pool| (defaults::is_default(pool), pool.name_any()));
+        pools
+    }
+
+    /// A pod that stands by in one of `pools`; nobody else gets it.
+    fn take(&self, pools: &[Arc<RuntimePool>]) -> Option<(PoolId, Arc<Pod>)> {
+        let mut taken = lock(&self.taken);
+        for pool in pools {
+            let Some(id) = pool_id(pool) else { continue };
+            for pod in self.cluster.warm.of(&id) {
+                let uid = pod.uid().unwrap_or_default();
+                if pods::is_ready(&pod) && !taken.contains_key(&uid) {
+                    taken.insert(uid, Instant::now());
+                    return Some((id, pod));
+                }
+            }
+        }
+        None
+    }
+
+    /// Remembers a pod as taken. Returns whether it wasn't before.
+    fn mark(&self, pod: &Pod) -> bool {
+        let uid = pod.uid().unwrap_or_default();
+        lock(&self.taken).insert(uid, Instant::now()).is_none()
+    }
+
+    /// Forgets pods that are no more.
+    fn forget(&self, now: Instant) {
+        let standing: std::collections::HashSet<String> = self
+            .cluster
+            .pools()
+            .state()
+            .iter()
+            .filter_map(|pool| pool_id(pool))
+            .flat_map(|id| self.cluster.warm.of(&id))
+            .filter_map(|pod| pod.uid())
+            .collect();
+        lock(&self.taken).retain(|uid, at| {
+            standing.contains(uid) || now.saturating_duration_since(*at) < REMEMBERED
+        });
+    }
+}
+
+fn pool_id(pool: &RuntimePool) -> Option<PoolId> {
+    FunctionId::new(&pool.namespace()?, &pool.name_any()).ok()
+}
+
+/// Pods of pools where there are some, else those of Deployments.
+pub struct Warm {
+    /// The pools.
+    pub pools: Arc<Pools>,
+    /// The Deployments.
+    pub deployments: Deployments,
+}
+
+impl Capacity for Warm {
+    fn provide<'a>(
+        &'a self,
+        function: &'a FunctionId,
+    ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
+        Box::pin(async move {
+            match self.pools.claim(function).await {
+                Some(replica) => Ok(Some(replica)),
+                None => self.deployments.provide(function).await,
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

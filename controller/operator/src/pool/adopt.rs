@@ -1,0 +1,140 @@
+//! A pod that serves a function is marked as its own in the cluster: labels and owner, then what it may use.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, ResourceExt as _};
+use serde_json::{Map, Value, json};
+use wisp_api::Function;
+use wisp_contract::FunctionId;
+use wisp_contract::operator::pod::{CLAIMED_FROM, POOL};
+
+use super::{Claimable, Pools};
+use crate::live::{Live, lock};
+use crate::names::{self, MANAGER};
+
+/// The label by which a Deployment's pods are told apart by their template.
+const TEMPLATE_HASH: &str = "pod-template-hash";
+/// The longest pause between two attempts.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long the watch may take to show what was written.
+const SEEN_WITHIN: Duration = Duration::from_secs(60);
+
+/// What makes `pod` a replica of `function`, in one write: the pool's ReplicaSet lets go of it and makes another.
+pub(super) fn patch(function: &Function, pod: &Pod, pool: &str, claimable: &Claimable) -> Value {
+    let mut labels: Map<String, Value> = claimable
+        .labels
+        .iter()
+        .map(|(key, value)| (key.clone(), value.clone().into()))
+        .collect();
+    labels.insert(CLAIMED_FROM.to_owned(), pool.into());
+    labels.insert(POOL.to_owned(), Value::Null);
+    labels.insert(TEMPLATE_HASH.to_owned(), Value::Null);
+    json!({"metadata": {
+        // Another pod of that name is refused.
+        "uid": pod.uid(),
+        "labels": labels,
+        "annotations": claimable.annotations,
+        "ownerReferences": [names::owner(function)],
+    }})
+}
+
+impl Pools {
+    /// Has a pod marked as the function's, however long that takes. Until then it is remembered as claimed.
+    pub(super) fn begin_adoption(
+        self: &Arc<Self>,
+        id: &FunctionId,
+        live: &Arc<Live>,
+        pool: &str,
+        pod: &Arc<Pod>,
+        claimable: &Arc<Claimable>,
+    ) {
+        let (this, id, live) = (Arc::clone(self), id.clone(), Arc::clone(live));
+        let (pool, pod, claimable) = (pool.to_owned(), Arc::clone(pod), Arc::clone(claimable));
+        tokio::spawn(async move {
+            this.adopt(&id, &pool, &pod, &claimable).await;
+            this.await_seen(&id, &pod).await;
+            lock(&live.claims).remove(&pod.name_any());
+            this.cluster.notify(&id);
+            this.cluster.reconcile(&id);
+        });
+    }
+
+    async fn adopt(&self, id: &FunctionId, pool: &str, pod: &Pod, claimable: &Claimable) {
+        let api = Api::<Pod>::namespaced(self.client.clone(), id.namespace());
+        let parameters = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let name = pod.name_any();
+        let mut pause = Duration::from_millis(50);
+        loop {
+            let Some(function) = self.cluster.function(id) else {
+                return self.discard(pod).await;
+            };
+            let patch = Patch::Merge(patch(&function, pod, pool, claimable));
+            match api.patch(&name, &parameters, &patch).await {
+                Ok(_) => break,
+                // It is no more, or another has its name.
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
+                Err(error) => {
+                    tracing::warn!(function = %id, pod = name, error = %crate::autoscale::chain(&error), "a pod could not be marked as the function's; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+        let resources = json!({"spec": {"containers": [
+            {"name": names::CONTAINER, "resources": claimable.resources},
+        ]}});
+        let resized = api
+            .patch_subresource("resize", &name, &parameters, &Patch::Strategic(resources))
+            .await;
+        if let Err(error) = resized {
+            // It serves within what the pool gave it.
+            tracing::warn!(function = %id, pod = name, error = %crate::autoscale::chain(&error), "a pod could not be resized");
+        }
+    }
+
+    /// Waits until the watch shows the pod as the function's, or long enough.
+    async fn await_seen(&self, id: &FunctionId, pod: &Pod) {
+        let mut changes = self.cluster.changes(id);
+        let name = pod.name_any();
+        let seen = async {
+            loop {
+                changes.borrow_and_update();
+                if self.cluster.pods.get(id, &name).is_some() || changes.changed().await.is_err() {
+                    return;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(SEEN_WITHIN, seen).await;
+    }
+
+    /// Ends a pod that nobody can use any more.
+    pub(super) async fn discard(&self, pod: &Pod) {
+        self.mark(pod);
+        let api = Api::<Pod>::namespaced(self.client.clone(), &pod.namespace().unwrap_or_default());
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: pod.uid(),
+                ..Preconditions::default()
+            }),
+            ..DeleteParams::default()
+        };
+        let mut pause = Duration::from_millis(100);
+        loop {
+            match api.delete(&pod.name_any(), &parameters).await {
+                Ok(_) => return,
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
+                Err(error) => {
+                    tracing::warn!(pod = %pod.name_any(), %error, "a pod could not be ended; trying again");
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What turns a pod that stands by into a replica of one revision, and which pools have such pods.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use k8s_openapi::api::core::v1::ResourceRequirements;
+use wisp_api::{Function, Pod, RuntimePool};
+
+use crate::reconcile::desired::Desired;
+use crate::reconcile::pod::{WARM_GRACE, grace};
+use crate::reconcile::resources::{holds, pool_resources};
+
+/// A revision whose replicas can be pods of a pool.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimable {
+    /// The revision's name.
+    pub revision: String,
+    /// The Assignment as JSON, whose artifacts come straight from this operator.
+    pub assignment: Bytes,
+    /// Requests that a replica takes at once.
+    pub concurrency: u32,
+    /// The labels of its pods.
+    pub labels: BTreeMap<String, String>,
+    /// Their annotations.
+    pub annotations: BTreeMap<String, String>,
+    /// What its container asks for.
+    pub resources: ResourceRequirements,
+    /// What its pods ask for beside that.
+    pod: Pod,
+}
+
+impl Claimable {
+    /// The revision that `desired` is of, unless its pods are such as no pool has: with volumes, or with requests that
+    /// take longer than a pod of a pool is given to end. Where artifacts are at `service`, they are also at `direct`.
+    #[must_use]
+    pub fn of(function: &Function, desired: &Desired, service: &str, direct: &str) -> Option<Self> {
+        let template = &desired.deployment.spec.template;
+        let spec = template.spec.as_ref()?;
+        if spec.volumes.is_some() || grace(function) > WARM_GRACE {
+            return None;
+        }
+        let mut assignment = desired.assignment.clone();
+        let straight = |url: &mut String| {
+            if let Some(path) = url.strip_prefix(service) {
+                *url = format!("{direct}{path}");
+            }
+        };
+        for artifact in &mut assignment.artifacts {
+            straight(&mut artifact.url);
+            if let Some(compiled) = &mut artifact.compiled {
+                straight(&mut compiled.url);
+            }
+        }
+        let metadata = template.metadata.clone().unwrap_or_default();
+        Some(Self {
+            revision: desired.revision.clone(),
+            assignment: serde_json::to_vec(&assignment).ok()?.into(),
+            concurrency: function.spec.limits.concurrency,
+            labels: metadata.labels.unwrap_or_default(),
+            annotations: metadata.annotations.unwrap_or_default(),
+            resources: spec
+                .containers
+                .first()?
+                .resources
+                .clone()
+                .unwrap_or_default(),
+            pod: shape(function.spec.pod.as_ref()),
+        })
+    }
+
+    /// Whether pods of `pool` can become replicas of it: they are placed as its own would be, and hold what it needs at
+    /// first.
+    #[must_use]
+    pub fn fits(&self, pool: &RuntimePool) -> bool {
+        self.pod == shape(pool.spec.pod.as_ref()) && holds(&pool_resources(pool), &self.resources)
+    }
+}
+
+/// What can't be changed of a pod once it is there.
+fn shape(pod: Option<&Pod>) -> Pod {
+    Pod {
+        resources: None,
+        ..pod.cloned().unwrap_or_default()
+    }
+}

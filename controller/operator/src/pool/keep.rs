@@ -1,0 +1,270 @@
+//! Keeps the pools as they should be: their objects, how many pods stand by, and what is said of them.
+
+use std::collections::BTreeSet;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::ByteString;
+use k8s_openapi::api::apps::v1::{
+    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
+};
+use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Resource as _, ResourceExt as _};
+use serde_json::json;
+use wisp_api::{RuntimePool, RuntimePoolStatus};
+use wisp_contract::operator::pod::POOL;
+
+use super::status::{Observed, status};
+use super::{PoolId, Pools, defaults, pool_id};
+use crate::autoscale::{self, chain};
+use crate::cluster::pods;
+use crate::live::lock;
+use crate::names::{self, MANAGER, SCALER};
+use crate::reconcile::apply::{ApplyError, apply_pool};
+use crate::reconcile::desired::Settings;
+use crate::reconcile::pod;
+
+/// How often all pools are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// So long applied objects are taken to be as they were applied.
+const APPLIED_FOR: Duration = Duration::from_secs(600);
+
+/// What was applied of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Applied {
+    digest: u64,
+    at: Instant,
+}
+
+/// Why a pool isn't as it should be.
+#[derive(Debug, thiserror::Error)]
+enum KeepError {
+    #[error(transparent)]
+    Apply(#[from] ApplyError),
+    #[error("the number of pods can't be set")]
+    Scale(#[source] kube::Error),
+    #[error("the status can't be written")]
+    Status(#[source] kube::Error),
+}
+
+/// The Secret with the key of the pods' control ports.
+pub(super) fn secret(pool: &RuntimePool, settings: &Settings) -> Secret {
+    let name = pool.name_any();
+    let key = settings.root.pool(&pool.uid().unwrap_or_default());
+    Secret {
+        metadata: names::owned(pool, &names::pool(&name), names::pool_labels(&name)),
+        data: Some(
+            [(
+                names::CONTROL_KEY.to_owned(),
+                ByteString(key.0.into_bytes()),
+            )]
+            .into(),
+        ),
+        type_: Some("Opaque".to_owned()),
+        ..Secret::default()
+    }
+}
+
+/// The pods that stand by, without their number.
+pub(super) fn deployment(pool: &RuntimePool, settings: &Settings) -> Deployment {
+    let name = pool.name_any();
+    Deployment {
+        metadata: names::owned(pool, &names::pool(&name), names::pool_labels(&name)),
+        spec: DeploymentSpec {
+            replicas: None,
+            revision_history_limit: Some(0),
+            selector: LabelSelector {
+                match_labels: Some([(POOL.to_owned(), name)].into()),
+                match_expressions: None,
+            },
+            strategy: Some(DeploymentStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(RollingUpdateDeployment {
+                    max_surge: Some(IntOrString::String("100%".to_owned())),
+                    max_unavailable: Some(IntOrString::Int(0)),
+                }),
+            }),
+            template: pod::warm(pool, settings),
+            ..DeploymentSpec::default()
+        },
+        status: None,
+    }
+}
+
+impl Pools {
+    /// Keeps all pools, from when this process leads and knows what there is. Never returns.
+    pub async fn run(self: Arc<Self>) {
+        self.cluster.listed().await;
+        let recovery = Arc::clone(&self);
+        tokio::spawn(async move { recovery.recover_all().await });
+        let mut ticks = tokio::time::interval(TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.cluster.pools_changed.notified() => {}
+            }
+            self.tick(Instant::now()).await;
+        }
+    }
+
+    async fn tick(&self, now: Instant) {
+        self.forget(now);
+        let pools = self.cluster.pools().state();
+        self.default_pools(&pools).await;
+        let known: BTreeSet<PoolId> = pools.iter().filter_map(|pool| pool_id(pool)).collect();
+        lock(&self.known).retain(|id, _| {
+            let is_there = known.contains(id);
+            if !is_there {
+                self.metrics.forget_pool(id);
+            }
+            is_there
+        });
+        for pool in pools {
+            let Some(id) = pool_id(&pool) else { continue };
+            if pool.metadata.deletion_timestamp.is_some() {
+                continue;
+            }
+            if let Err(error) = self.keep(now, &id, &pool).await {
+                tracing::warn!(pool = %id, error = %chain(&error), "a pool isn't as it should be");
+            }
+        }
+    }
+
+    async fn default_pools(&self, pools: &[Arc<RuntimePool>]) {
+        let functions = self.cluster.functions().state();
+        let alive = functions
+            .iter()
+            .filter(|function| function.metadata.deletion_timestamp.is_none());
+        let namespaces: BTreeSet<String> =
+            alive.filter_map(|function| function.namespace()).collect();
+        let todo = defaults::todo(&namespaces, pools, self.defaults);
+        for namespace in &todo.make {
+            if let Err(error) = defaults::make(&self.client, namespace, self.defaults).await {
+                tracing::debug!(namespace, %error, "the namespace could not be given a pool");
+            }
+        }
+        let ours = pools.iter().filter(|pool| {
+            defaults::is_default(pool) && todo.drop.contains(&pool.namespace().unwrap_or_default())
+        });
+        for pool in ours {
+            if let Err(error) = defaults::drop_it(&self.client, pool).await {
+                tracing::debug!(pool = %pool.name_any(), %error, "a pool could not be dropped");
+            }
+        }
+    }
+
+    async fn keep(&self, now: Instant, id: &PoolId, pool: &RuntimePool) -> Result<(), KeepError> {
+        let (desired, claims, applied) = {
+            let mut all = lock(&self.known);
+            let known = all.entry(id.clone()).or_default();
+            let (min, max) = (pool.spec.min_replicas, pool.spec.max_replicas);
+            (known.wakes.size(now, min, max), known.claims, known.applied)
+        };
+        let (secret, deployment) = (
+            secret(pool, &self.settings),
+            deployment(pool, &self.settings),
+        );
+        let digest = digest(&secret, &deployment);
+        let found = self
+            .cluster
+            .warm_deployments
+            .get(id, &names::pool(id.name()));
+        let is_applied = applied.is_some_and(|applied| {
+            applied.digest == digest && now.saturating_duration_since(applied.at) < APPLIED_FOR
+        });
+        if !is_applied || found.is_none() {
+            apply_pool(&self.client, pool, &secret, &deployment, desired).await?;
+            if let Some(known) = lock(&self.known).get_mut(id) {
+                known.applied = Some(Applied { digest, at: now });
+            }
+        }
+        let current = found.and_then(|deployment| deployment.spec.replicas);
+        let replicas = i32::try_from(desired).unwrap_or(i32::MAX);
+        if current.is_some_and(|current| current != replicas) {
+            self.scale(id, replicas).await.map_err(KeepError::Scale)?;
+        }
+        self.say(id, pool, desired, claims).await
+    }
+
+    async fn scale(&self, id: &PoolId, replicas: i32) -> Result<(), kube::Error> {
+        let api = Api::<Deployment>::namespaced(self.client.clone(), id.namespace());
+        let parameters = PatchParams {
+            field_manager: Some(SCALER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
+        api.patch_scale(&names::pool(id.name()), &parameters, &patch)
+            .await
+            .map(drop)
+    }
+
+    async fn say(
+        &self,
+        id: &PoolId,
+        pool: &RuntimePool,
+        desired: u32,
+        claims: i32,
+    ) -> Result<(), KeepError> {
+        let standing = self.cluster.warm.of(id);
+        let alive = standing.iter().filter(|pod| pods::is_alive(pod));
+        let ready = standing.iter().filter(|pod| pods::is_ready(pod));
+        let deployment = self
+            .cluster
+            .warm_deployments
+            .get(id, &names::pool(id.name()));
+        let trouble = standing
+            .iter()
+            .find_map(|pod| pods::trouble(pod))
+            .or_else(|| pods::refused(deployment.as_deref()?));
+        let next = status(&Observed {
+            pool,
+            desired,
+            alive: alive.count(),
+            ready: ready.count(),
+            claims,
+            trouble,
+            now: autoscale::now(),
+        });
+        self.metrics
+            .pool(id, next.ready_replicas, next.desired_replicas);
+        if pool.status.as_ref() == Some(&next) {
+            return Ok(());
+        }
+        self.write(pool, &next).await.map_err(KeepError::Status)
+    }
+
+    async fn write(&self, pool: &RuntimePool, next: &RuntimePoolStatus) -> Result<(), kube::Error> {
+        let namespace = pool.namespace().unwrap_or_default();
+        let api = Api::<RuntimePool>::namespaced(self.client.clone(), &namespace);
+        let patch = json!({
+            "apiVersion": RuntimePool::api_version(&()), "kind": RuntimePool::kind(&()),
+            "metadata": {"name": pool.name_any(), "uid": pool.uid()},
+            "status": next,
+        });
+        let parameters = PatchParams::apply(MANAGER).force();
+        match api
+            .patch_status(&pool.name_any(), &parameters, &Patch::Apply(&patch))
+            .await
+        {
+            // It was deleted meanwhile, or made anew.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            other => other.map(drop),
+        }
+    }
+}
+
+fn digest(secret: &Secret, deployment: &Deployment) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    for text in [
+        serde_json::to_string(secret),
+        serde_json::to_string(deployment),
+    ] {
+        text.unwrap_or_default().hash(&mut hasher);
+    }
+    hasher.finish()
+}

@@ -1,0 +1,128 @@
+//! Finishes what another operator began: a pod that was assigned, and not yet marked as its function's.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use wisp_contract::FunctionId;
+use wisp_contract::operator::Replica;
+use wisp_contract::operator::pod::{DATA_PORT, POOL};
+use wisp_contract::status::HostStatus;
+
+use super::{Pools, pool_id};
+use crate::cluster::pods;
+use crate::control;
+use crate::live::{Claim, Live, lock};
+
+/// How many pods are asked at once.
+const CONCURRENCY: usize = 32;
+/// How long one may take to answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long a function may take to have its revisions known, after which its pod is of no use.
+const KNOWN_WITHIN: Duration = Duration::from_secs(60);
+
+impl Pools {
+    /// Asks every pod that stands by what it is.
+    pub(super) async fn recover_all(self: &Arc<Self>) {
+        let pools = self.cluster.pools().state();
+        let pods: Vec<Arc<Pod>> = pools
+            .iter()
+            .filter_map(|pool| pool_id(pool))
+            .flat_map(|id| self.cluster.warm.of(&id))
+            .filter(|pod| pods::is_alive(pod) && pods::address(pod).is_some())
+            .collect();
+        futures::stream::iter(pods)
+            .for_each_concurrent(CONCURRENCY, |pod| async move { self.recover(&pod).await })
+            .await;
+    }
+
+    /// Asks one pod what it is. One that is a function's is made so in the cluster, too; or ended, where that function
+    /// or its revision is no more.
+    pub(super) async fn recover(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let Some(address) = pods::address(pod) else {
+            return;
+        };
+        let Some(key) = control::pool_key(&self.root, pod) else {
+            return;
+        };
+        let asked = tokio::time::timeout(PATIENCE, control::status(address, &key)).await;
+        let Ok(Ok(status)) = asked else {
+            // Who wants to take it learns what it is.
+            return;
+        };
+        let (Some(id), Some(revision)) = (status.function.clone(), status.revision.clone()) else {
+            return;
+        };
+        self.mark(pod);
+        let is_known = self
+            .live
+            .get(&id)
+            .is_some_and(|live| lock(&live.claims).contains_key(&pod.name_any()));
+        if is_known {
+            return;
+        }
+        tracing::info!(function = %id, pod = %pod.name_any(), "a pod of a pool is a function's already");
+        if self.restore(&id, &revision, &status, pod).await.is_none() {
+            self.discard(pod).await;
+        }
+    }
+
+    async fn restore(
+        self: &Arc<Self>,
+        id: &FunctionId,
+        revision: &str,
+        status: &HostStatus,
+        pod: &Arc<Pod>,
+    ) -> Option<()> {
+        let function = self.cluster.function(id)?;
+        let is_same = function.uid() == status.uid;
+        if !is_same || Some(id.namespace()) != pod.namespace().as_deref() {
+            return None;
+        }
+        let live = self.live.get(id)?;
+        let claim = Claim {
+            revision: revision.to_owned(),
+            replica: pods::address(pod).map(|address| Replica {
+                address: (address, DATA_PORT).into(),
+                concurrency: function.spec.limits.concurrency,
+            }),
+        };
+        lock(&live.claims).insert(pod.name_any(), claim);
+        let Some(claimable) = self.known(id, &live, revision).await else {
+            lock(&live.claims).remove(&pod.name_any());
+            return None;
+        };
+        // It serves somebody, or did a moment ago.
+        self.autoscaler.wake(Instant::now(), &function, &live);
+        let pool = pod.labels().get(POOL).cloned().unwrap_or_default();
+        self.begin_adoption(id, &live, &pool, pod, &claimable);
+        Some(())
+    }
+
+    /// What the revision's replicas are, as soon as that is known; `None` where it is no revision that serves.
+    async fn known(
+        &self,
+        id: &FunctionId,
+        live: &Live,
+        revision: &str,
+    ) -> Option<Arc<super::Claimable>> {
+        let mut changes = self.cluster.changes(id);
+        let known = async {
+            loop {
+                changes.borrow_and_update();
+                if let Some(plan) = live.plan() {
+                    if plan.serving != revision && plan.latest != revision {
+                        return None;
+                    }
+                    if let Some(claimable) = live.claimable(revision) {
+                        return Some(claimable);
+                    }
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        tokio::time::timeout(KNOWN_WITHIN, known).await.ok()?
+    }
+}

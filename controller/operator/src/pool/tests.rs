@@ -1,0 +1,309 @@
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+use wisp_api::{Function, RuntimePool};
+use wisp_contract::config::Env;
+
+use super::*;
+use crate::artifacts::{Code, Stored};
+use crate::reconcile::desired::desired;
+use crate::resolve::{Bytes, Resolved};
+
+fn settings() -> Settings {
+    Settings {
+        runtime_image: "wisp-runtime:1".into(),
+        runtime_pull_policy: "IfNotPresent".into(),
+        operator: "http://wisp-operator.wisp-system.svc.cluster.local.:8090".into(),
+        direct: "http://10.0.0.9:8090".into(),
+        gateway: "wisp-gateway.wisp-system.svc.cluster.local".into(),
+        network: None,
+        root: Root::new(&"k".repeat(64)).unwrap(),
+    }
+}
+
+fn function(spec: Value) -> Function {
+    serde_json::from_value(json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+        "metadata": {"name": "digits", "namespace": "vision", "uid": "u-1"}, "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn pool(spec: Value) -> RuntimePool {
+    serde_json::from_value(json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "RuntimePool",
+        "metadata": {"name": "warm", "namespace": "vision", "uid": "p-1"}, "spec": spec,
+    }))
+    .unwrap()
+}
+
+fn resolved() -> Resolved {
+    let component = Stored {
+        source: "a".repeat(64),
+        size: 1 << 20,
+        sha256: "b".repeat(64),
+        pinned: None,
+        compiled: Some(Code {
+            engine: "wasmtime-48".into(),
+            sha256: "c".repeat(64),
+        }),
+    };
+    Resolved {
+        component: Bytes::Stored(component),
+        models: Vec::new(),
+        env: Env::default(),
+    }
+}
+
+fn claimable(spec: Value) -> Option<Claimable> {
+    let (function, settings) = (function(spec), settings());
+    let desired = desired(&function, &resolved(), &settings).unwrap();
+    Claimable::of(&function, &desired, &settings.operator, &settings.direct)
+}
+
+/// Would fail if a pod were asked to become what it can't be.
+#[test]
+fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
+    let plain = json!({"component": {"image": "r/x:1"}});
+    let on_gpu =
+        json!({"component": {"image": "r/x:1"}, "pod": {"gpu": 1, "nodeSelector": {"gpu": "yes"}}});
+    let large = json!({"component": {"image": "r/x:1"}, "limits": {"memory": "1Gi"}});
+    let resized = json!({"component": {"image": "r/x:1"}, "pod": {"resources": {"requests": {"memory": "256Mi"}}}});
+    let gpus = json!({"pod": {"gpu": 1, "nodeSelector": {"gpu": "yes"}}});
+    let big = json!({"pod": {"resources": {"limits": {"memory": "2Gi"}}}});
+    for (spec, of_pool, fits) in [
+        (&plain, json!({}), true),
+        (&plain, gpus.clone(), false),
+        (&on_gpu, json!({}), false),
+        (&on_gpu, gpus, true),
+        (&large, json!({}), false),
+        (&large, big, true),
+        (&resized, json!({}), true),
+    ] {
+        let claimable = claimable(spec.clone()).unwrap();
+        assert_eq!(
+            claimable.fits(&pool(of_pool.clone())),
+            fits,
+            "{spec} {of_pool}"
+        );
+    }
+    // Volumes, and requests that take longer than a pod is given to end.
+    let stores = json!({"component": {"image": "r/x:1"}, "keyValue": [{"name": "a"}]});
+    assert_eq!(claimable(stores), None);
+    let slow = json!({"component": {"image": "r/x:1"}, "limits": {"timeout": "10m"}});
+    assert_eq!(claimable(slow), None);
+}
+
+#[test]
+fn artifacts_come_straight_from_the_operator_that_assigns() {
+    let claimable = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
+    let text = String::from_utf8(claimable.assignment.to_vec()).unwrap();
+    assert!(!text.contains("svc.cluster.local"), "{text}");
+    assert_eq!(
+        text.matches("http://10.0.0.9:8090/v1/artifacts/").count(),
+        2,
+        "{text}"
+    );
+}
+
+/// Would fail if a pod that was taken stayed the pool's, or went to a function of another uid, or another pod were
+/// patched in its place.
+#[test]
+fn a_pod_that_was_taken_is_the_functions_and_nobody_elses() {
+    let function = function(json!({"component": {"image": "r/x:1"}}));
+    let pod: Pod = serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "vision", "uid": "pod-1", "labels": {"wisp.dev/pool": "warm"}},
+    }))
+    .unwrap();
+    let claimable = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
+    let patch = adopt::patch(&function, &pod, "warm", &claimable);
+    let metadata = &patch["metadata"];
+    assert_eq!(metadata["uid"], "pod-1");
+    let labels: BTreeMap<String, Value> =
+        serde_json::from_value(metadata["labels"].clone()).unwrap();
+    assert_eq!(labels["wisp.dev/function"], "digits");
+    assert_eq!(labels["wisp.dev/revision"], claimable.revision.as_str());
+    assert_eq!(labels["wisp.dev/claimed-from"], "warm");
+    // What a merge patch removes.
+    assert_eq!(
+        (&labels["wisp.dev/pool"], &labels["pod-template-hash"]),
+        (&Value::Null, &Value::Null)
+    );
+    assert_eq!(metadata["ownerReferences"][0]["uid"], "u-1");
+    assert_eq!(metadata["ownerReferences"][0]["kind"], "Function");
+    assert_eq!(metadata["annotations"]["wisp.dev/concurrency"], "64");
+}
+
+/// What users see of a pool: any change of it is to be looked at.
+#[test]
+fn the_objects_of_a_pool() {
+    let pool = pool(json!({"pod": {"nodeSelector": {"zone": "edge"}}}));
+    let deployment = serde_yaml_ng::to_string(&keep::deployment(&pool, &settings())).unwrap();
+    let secret = keep::secret(&pool, &settings());
+    assert_eq!(secret.metadata.name.as_deref(), Some("wisp-pool-warm"));
+    insta::assert_snapshot!(deployment);
+}
+
+mod claiming {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use kube::runtime::watcher::Event;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+    use wisp_contract::operator::pod::CONTROL_PORT;
+
+    use super::*;
+    use crate::live::Plan;
+
+    /// An API server that is never reached.
+    fn nobody() -> Client {
+        let uri = http::Uri::from_static("http://127.0.0.1:9");
+        Client::try_from(kube::Config::new(uri)).unwrap()
+    }
+
+    /// A host at an address of its own that answers every Assignment in the same way.
+    async fn host(address: &str, answer: &'static str) -> Arc<AtomicUsize> {
+        let listener = TcpListener::bind((address, CONTROL_PORT)).await.unwrap();
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&asked);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut request = vec![0; 1 << 16];
+                let length = stream.read(&mut request).await.unwrap();
+                if request[..length].starts_with(b"POST /assign") {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+                let _ = stream.write_all(answer.as_bytes()).await;
+            }
+        });
+        asked
+    }
+
+    const SERVES: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+
+    fn refuses(status: u16, reason: &str) -> &'static str {
+        let body = format!(
+            r#"{{"type":"about:blank","title":"t","status":{status},"detail":"d","reason":"{reason}","fault":"client","retryable":false,"requestId":"r"}}"#
+        );
+        let length = body.len();
+        Box::leak(format!("HTTP/1.1 {status} X\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\r\n{body}").into_boxed_str())
+    }
+
+    struct Bench {
+        pools: Arc<Pools>,
+        live: Arc<Live>,
+        id: FunctionId,
+        _feed: crate::cluster::Feed,
+    }
+
+    impl Bench {
+        /// A function and a pool with a ready pod at each of these addresses.
+        fn new(addresses: &[&str]) -> Self {
+            let (cluster, mut feed) = Cluster::new();
+            let function = function(json!({"component": {"image": "r/x:1"}}));
+            feed.store().apply_watcher_event(&Event::Apply(function));
+            feed.pools()
+                .apply_watcher_event(&Event::Apply(pool(json!({}))));
+            for (index, address) in addresses.iter().enumerate() {
+                let pod = json!({
+                    "metadata": {
+                        "name": format!("p-{index}"), "namespace": "vision", "uid": format!("pod-{index}"),
+                        "labels": {"wisp.dev/pool": "warm"}, "annotations": {"wisp.dev/pool-uid": "p-1"},
+                    },
+                    "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]},
+                });
+                cluster
+                    .warm
+                    .apply(Event::Apply(serde_json::from_value(pod).unwrap()));
+            }
+            let (functions, metrics) =
+                (Arc::new(Functions::default()), Arc::new(Metrics::default()));
+            let id: FunctionId = "vision/digits".parse().unwrap();
+            let live = functions.enter(&id, "u-1");
+            let claimable = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
+            let revision = claimable.revision.clone();
+            live.remember(&revision, Some(claimable));
+            *lock(&live.plan) = Some(Plan {
+                latest: revision.clone(),
+                serving: revision,
+                scaled_at: None,
+            });
+            let autoscaler = Arc::new(Autoscaler::new(
+                nobody(),
+                Arc::clone(&cluster),
+                Arc::clone(&functions),
+                Arc::clone(&metrics),
+            ));
+            let pools = Pools::new(
+                nobody(),
+                cluster,
+                functions,
+                autoscaler,
+                metrics,
+                settings(),
+                Defaults { min: 1, max: 5 },
+            );
+            Self {
+                pools,
+                live,
+                id,
+                _feed: feed,
+            }
+        }
+    }
+
+    /// Would fail if two who claim at once were given one pod, or a pod were given away twice.
+    #[tokio::test]
+    async fn a_pod_is_given_to_one_function_once() {
+        let addresses = ["127.78.0.1", "127.78.0.2"];
+        let mut asked = Vec::new();
+        for address in addresses {
+            asked.push(host(address, SERVES).await);
+        }
+        let bench = Bench::new(&addresses);
+        let all = futures::future::join_all((0..5).map(|_| bench.pools.claim(&bench.id))).await;
+        let mut given: Vec<_> = all
+            .into_iter()
+            .flatten()
+            .map(|replica| replica.address)
+            .collect();
+        given.sort();
+        assert_eq!(
+            given,
+            [
+                "127.78.0.1:8080".parse().unwrap(),
+                "127.78.0.2:8080".parse().unwrap()
+            ]
+        );
+        for count in asked {
+            assert_eq!(count.load(Ordering::SeqCst), 1);
+        }
+        // Nothing is written to the cluster yet, and both count as the function's.
+        let claims = lock(&bench.live.claims).clone();
+        assert_eq!(claims.len(), 2);
+        assert!(claims.values().all(|claim| claim.replica.is_some()));
+    }
+
+    /// Would fail if a pod that another operator assigned were taken for this function's, or the next weren't tried.
+    #[tokio::test]
+    async fn a_pod_that_is_anothers_already_is_left_and_the_next_is_taken() {
+        host("127.78.1.1", refuses(409, "assigned")).await;
+        host("127.78.1.2", SERVES).await;
+        let bench = Bench::new(&["127.78.1.1", "127.78.1.2"]);
+        let replica = bench.pools.claim(&bench.id).await.unwrap();
+        assert_eq!(replica.address, "127.78.1.2:8080".parse().unwrap());
+        assert_eq!(lock(&bench.live.claims).len(), 1);
+    }
+
+    /// Would fail if a function that can't start used up all pods that stand by.
+    #[tokio::test]
+    async fn a_function_that_cannot_start_takes_one_pod() {
+        host("127.78.2.1", refuses(422, "failed")).await;
+        let second = host("127.78.2.2", SERVES).await;
+        let bench = Bench::new(&["127.78.2.1", "127.78.2.2"]);
+        assert_eq!(bench.pools.claim(&bench.id).await, None);
+        assert_eq!(second.load(Ordering::SeqCst), 0);
+        assert!(lock(&bench.live.claims).is_empty());
+    }
+}
