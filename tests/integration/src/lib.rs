@@ -3,11 +3,15 @@
 mod build;
 mod client;
 mod host;
+mod readme;
+mod terminal;
 mod wisp;
 
 pub use build::{binary, component, target_folder};
 pub use client::{Answer, Body, Client, request};
 pub use host::{Host, assignment};
+pub use readme::{Readme, repository};
+pub use terminal::{Job, Terminal};
 pub use wisp::{Dev, is_running, run, signal_process, wisp};
 
 use std::time::Duration;
