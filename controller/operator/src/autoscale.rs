@@ -14,7 +14,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use tokio::sync::Notify;
 use wisp_api::Function;
-use wisp_autoscale::{Decision, History, Scaling, decide};
+use wisp_autoscale::{Decision, History, Reason, Scaling, decide};
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Report;
 
@@ -30,6 +30,9 @@ use spread::{Changes, share};
 const TICK: Duration = Duration::from_secs(1);
 /// After its start the operator takes no replica away before all gateways have told what they see.
 const SETTLING: Duration = Duration::from_secs(10);
+/// A function that sleeps and is asked for is woken by who waits: a pod that stands by may serve at once. So long a
+/// report that tells of it first makes no other.
+const WAKING: Duration = Duration::from_secs(1);
 
 /// A function's load, and how many replicas it should have.
 #[derive(Debug, Default)]
@@ -37,6 +40,8 @@ pub struct Load {
     history: History,
     /// How many, once it was decided.
     pub desired: Option<u32>,
+    /// When its load was first seen while it had no replica.
+    rose: Option<Instant>,
 }
 
 /// Sees to it that functions have as many replicas as they need.
@@ -128,7 +133,7 @@ impl Autoscaler {
                 continue;
             };
             self.decide(now, &id, &function, &live);
-            if !self.changes(&id, &live).is_empty() {
+            if !self.changes(&id, &live).is_empty() && !self.is_about_to_wake(now, &id, &live) {
                 let (this, id) = (Arc::clone(self), id.clone());
                 tokio::spawn(async move {
                     if let Err(error) = this.push(&id).await {
@@ -154,6 +159,9 @@ impl Autoscaler {
         } else {
             decision.replicas
         };
+        if current == 0 && desired > 0 {
+            state.rose = (decision.reason != Reason::Bounds).then_some(now);
+        }
         state.desired = Some(desired);
         drop(state);
         if desired != current {
@@ -245,6 +253,20 @@ impl Autoscaler {
             }
         }
         claimed
+    }
+
+    /// Whether it has no replica, and is to have one only because somebody waits for it as of now.
+    fn is_about_to_wake(&self, now: Instant, id: &FunctionId, live: &Live) -> bool {
+        let rose = lock(&live.load).rose;
+        let is_new = rose.is_some_and(|rose| now.saturating_duration_since(rose) < WAKING);
+        is_new
+            && lock(&live.claims).is_empty()
+            && !self
+                .cluster
+                .pods
+                .of(id)
+                .iter()
+                .any(|pod| pods::is_alive(pod))
     }
 
     /// What isn't as it should be.

@@ -86,8 +86,11 @@ impl Pools {
                 }
             }
         }
+        let Some(resources) = &claimable.resources else {
+            return;
+        };
         let resources = json!({"spec": {"containers": [
-            {"name": names::CONTAINER, "resources": claimable.resources},
+            {"name": names::CONTAINER, "resources": resources},
         ]}});
         let resized = api
             .patch_subresource("resize", &name, &parameters, &Patch::Strategic(resources))

@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use k8s_openapi::api::core::v1::ResourceRequirements;
+use kube::ResourceExt as _;
 use wisp_api::{Function, Pod, RuntimePool};
 
+use crate::names;
 use crate::reconcile::desired::Desired;
-use crate::reconcile::pod::{WARM_GRACE, grace};
+use crate::reconcile::pod::{self, WARM_GRACE, grace};
 use crate::reconcile::resources::{holds, pool_resources};
 
 /// A revision whose replicas can be pods of a pool.
@@ -23,8 +25,8 @@ pub struct Claimable {
     pub labels: BTreeMap<String, String>,
     /// Their annotations.
     pub annotations: BTreeMap<String, String>,
-    /// What its container asks for.
-    pub resources: ResourceRequirements,
+    /// What its container asks for; `None` where that isn't known.
+    pub resources: Option<ResourceRequirements>,
     /// What its pods ask for beside that.
     pod: Pod,
 }
@@ -58,21 +60,31 @@ impl Claimable {
             concurrency: function.spec.limits.concurrency,
             labels: metadata.labels.unwrap_or_default(),
             annotations: metadata.annotations.unwrap_or_default(),
-            resources: spec
-                .containers
-                .first()?
-                .resources
-                .clone()
-                .unwrap_or_default(),
+            resources: spec.containers.first()?.resources.clone(),
             pod: shape(function.spec.pod.as_ref()),
         })
+    }
+
+    /// What is known of a revision's pods by the Function alone: enough to mark one as its own, not to make one.
+    #[must_use]
+    pub fn bare(function: &Function, revision: &str) -> Self {
+        Self {
+            revision: revision.to_owned(),
+            assignment: Bytes::new(),
+            concurrency: function.spec.limits.concurrency,
+            labels: names::revision_labels(&function.name_any(), revision),
+            annotations: pod::annotations(function),
+            resources: None,
+            pod: shape(function.spec.pod.as_ref()),
+        }
     }
 
     /// Whether pods of `pool` can become replicas of it: they are placed as its own would be, and hold what it needs at
     /// first.
     #[must_use]
     pub fn fits(&self, pool: &RuntimePool) -> bool {
-        self.pod == shape(pool.spec.pod.as_ref()) && holds(&pool_resources(pool), &self.resources)
+        let wanted = self.resources.clone().unwrap_or_default();
+        self.pod == shape(pool.spec.pod.as_ref()) && holds(&pool_resources(pool), &wanted)
     }
 }
 

@@ -11,7 +11,7 @@ use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::{DATA_PORT, POOL};
 use wisp_contract::status::HostStatus;
 
-use super::{Pools, pool_id};
+use super::{Claimable, Pools, pool_id};
 use crate::cluster::pods;
 use crate::control;
 use crate::live::{Claim, Live, lock};
@@ -20,7 +20,7 @@ use crate::live::{Claim, Live, lock};
 const CONCURRENCY: usize = 32;
 /// How long one may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// How long a function may take to have its revisions known, after which its pod is of no use.
+/// How long a function may take to have its revisions known.
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 
 impl Pools {
@@ -81,7 +81,7 @@ impl Pools {
         if !is_same || Some(id.namespace()) != pod.namespace().as_deref() {
             return None;
         }
-        let live = self.live.get(id)?;
+        let live = self.live.enter(id, &function.uid().unwrap_or_default());
         let claim = Claim {
             revision: revision.to_owned(),
             replica: pods::address(pod).map(|address| Replica {
@@ -90,9 +90,15 @@ impl Pools {
             }),
         };
         lock(&live.claims).insert(pod.name_any(), claim);
-        let Some(claimable) = self.known(id, &live, revision).await else {
-            lock(&live.claims).remove(&pod.name_any());
-            return None;
+        let known = tokio::time::timeout(KNOWN_WITHIN, self.known(id, &live, revision)).await;
+        let claimable = match known {
+            Ok(Some(claimable)) => claimable,
+            Ok(None) => {
+                lock(&live.claims).remove(&pod.name_any());
+                return None;
+            }
+            // Its registry may be down; the pod serves nevertheless.
+            Err(_) => Arc::new(Claimable::bare(&function, revision)),
         };
         // It serves somebody, or did a moment ago.
         self.autoscaler.wake(Instant::now(), &function, &live);
@@ -102,27 +108,19 @@ impl Pools {
     }
 
     /// What the revision's replicas are, as soon as that is known; `None` where it is no revision that serves.
-    async fn known(
-        &self,
-        id: &FunctionId,
-        live: &Live,
-        revision: &str,
-    ) -> Option<Arc<super::Claimable>> {
+    async fn known(&self, id: &FunctionId, live: &Live, revision: &str) -> Option<Arc<Claimable>> {
         let mut changes = self.cluster.changes(id);
-        let known = async {
-            loop {
-                changes.borrow_and_update();
-                if let Some(plan) = live.plan() {
-                    if plan.serving != revision && plan.latest != revision {
-                        return None;
-                    }
-                    if let Some(claimable) = live.claimable(revision) {
-                        return Some(claimable);
-                    }
+        loop {
+            changes.borrow_and_update();
+            if let Some(plan) = live.plan() {
+                if plan.serving != revision && plan.latest != revision {
+                    return None;
                 }
-                changes.changed().await.ok()?;
+                if let Some(claimable) = live.claimable(revision) {
+                    return Some(claimable);
+                }
             }
-        };
-        tokio::time::timeout(KNOWN_WITHIN, known).await.ok()?
+            changes.changed().await.ok()?;
+        }
     }
 }

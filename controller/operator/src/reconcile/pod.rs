@@ -189,7 +189,9 @@ fn spec(pod: wisp_api::Pod, container: Container, grace: u64) -> PodSpec {
     }
 }
 
-fn annotations(function: &Function) -> BTreeMap<String, String> {
+/// The annotations of the pods of `function`.
+#[must_use]
+pub fn annotations(function: &Function) -> BTreeMap<String, String> {
     let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
     let mut all = scraped();
     all.extend([
