@@ -2,8 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-/// The folder for what can be made again: `given`, else `$XDG_CACHE_HOME/wisp`, else `~/.cache/wisp`, else one in the
-/// folder for temporary files.
+/// The folder for what can be made again: `given`, else `$WISP_CACHE`, else `$XDG_CACHE_HOME/wisp`, else `~/.cache/wisp`,
+/// else one in the folder for temporary files.
 pub(crate) fn cache(given: Option<&Path>) -> PathBuf {
     if let Some(given) = given {
         return given.to_owned();
@@ -13,6 +13,9 @@ pub(crate) fn cache(given: Option<&Path>) -> PathBuf {
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
+    if let Some(cache) = variable("WISP_CACHE") {
+        return cache;
+    }
     variable("XDG_CACHE_HOME")
         .filter(|path| path.is_absolute())
         .or_else(|| variable("HOME").map(|home| home.join(".cache")))

@@ -6,20 +6,24 @@ use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
+use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use wisp_cluster::images::{self, Programs};
 use wisp_cluster::{Cluster, Forward, Namespace};
 use wisp_integration::{Client, binary};
 
+use crate::detour::Detour;
 use crate::space::Space;
 
 /// Where wisp is installed.
-const NAMESPACE: &str = "wisp-system";
+pub const NAMESPACE: &str = "wisp-system";
 
 /// wisp, installed on the tests' cluster.
 pub struct Installation {
     cluster: &'static Cluster,
     gateway: SocketAddr,
-    _forward: Option<Forward>,
+    detour: Option<Detour>,
+    operator: RwLock<()>,
+    forward: Option<Forward>,
 }
 
 /// wisp on the cluster that the tests share: installed when the first test asks. None where there is no cluster, as
@@ -41,13 +45,20 @@ pub fn installed() -> Option<&'static Installation> {
         .as_ref()
 }
 
-fn repository() -> PathBuf {
+/// The repository's folder.
+#[must_use]
+pub fn repository() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 impl Installation {
     fn install(cluster: &'static Cluster) -> Result<Self> {
         let (registry, tag) = push_images(cluster)?;
+        // Pods of a cluster elsewhere may have no way to this machine.
+        let detour = cluster.name().map(|_| Detour::new(&registry)).transpose()?;
+        let plain: Vec<String> = std::iter::once(registry.clone())
+            .chain(detour.as_ref().map(Detour::name))
+            .collect();
         let chart = repository().join("deploy/chart");
         let chart = chart.to_str().context("a path of UTF-8")?;
         let installed = cluster.helm(&[
@@ -63,7 +74,10 @@ impl Installation {
             "--set",
             &format!("image.registry={registry},image.tag={tag}"),
             "--set",
-            &format!("operator.insecureRegistries={{{registry}}},operator.log=debug"),
+            &format!(
+                "operator.insecureRegistries={{{}}},operator.log=debug",
+                plain.join(",")
+            ),
         ]);
         if let Err(error) = installed {
             let seen = cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]);
@@ -80,7 +94,9 @@ impl Installation {
         Ok(Self {
             cluster,
             gateway,
-            _forward: forward,
+            detour,
+            operator: RwLock::const_new(()),
+            forward,
         })
     }
 
@@ -94,6 +110,29 @@ impl Installation {
     #[must_use]
     pub fn gateway(&self) -> SocketAddr {
         self.gateway
+    }
+
+    /// Whether the gateways are reached by their Service, so that they may be replaced without anybody's noticing.
+    #[must_use]
+    pub fn is_routed(&self) -> bool {
+        self.forward.is_none()
+    }
+
+    /// As long as this is held, the operator stays. For those who want every wake-up to succeed: a client isn't kept waiting
+    /// for as long as a busy machine may take to start another operator.
+    pub async fn with_operator(&self) -> RwLockReadGuard<'_, ()> {
+        self.operator.read().await
+    }
+
+    /// As long as this is held, the operator may be ended.
+    pub async fn without_operator(&self) -> RwLockWriteGuard<'_, ()> {
+        self.operator.write().await
+    }
+
+    /// A way from the operator to the registry that can be closed; none on a cluster that isn't ours.
+    #[must_use]
+    pub fn detour(&self) -> Option<&Detour> {
+        self.detour.as_ref()
     }
 
     /// Speaks to the gateway.

@@ -4,8 +4,14 @@
 //! The tests of one run share a cluster ([`wisp_cluster::Cluster::shared`]) and one installation on it; each has a
 //! namespace of its own.
 
+mod api;
+mod detour;
 mod install;
+mod load;
 mod space;
 
-pub use install::{Installation, installed};
+pub use api::{Api, Verdict};
+pub use detour::Detour;
+pub use install::{Installation, NAMESPACE, installed, repository};
+pub use load::{Load, Outcome};
 pub use space::{PATIENCE, Space};

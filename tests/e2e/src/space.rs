@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use wisp_artifacts::{Credentials, FetchOptions, Fetcher, Package, Reference};
 use wisp_cluster::{Forward, Namespace, Objects};
-use wisp_integration::{Answer, Client};
+use wisp_integration::{Answer, Client, component};
 
 use crate::install::Installation;
 
@@ -99,6 +99,16 @@ impl Space {
             .push(&image, package, &Credentials::default())
             .await?;
         Ok(image.to_string())
+    }
+
+    /// Pushes the test component and applies a Function of it, with `rest` in its spec.
+    ///
+    /// # Errors
+    /// When it isn't taken.
+    pub async fn add(&self, name: &str, rest: &str) -> Result<()> {
+        let image = self.push_component(name, &component("fixture-p2")).await?;
+        self.apply(&Self::function(name, &image, rest))?;
+        Ok(())
     }
 
     /// A Function of a component that was pushed, with `rest` in its spec, each line indented by two spaces.

@@ -1,10 +1,9 @@
 //! Functions from `kubectl apply` to an answer and back to nothing.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use wisp_e2e::{Space, installed};
+use wisp_e2e::{Load, Space, installed};
 use wisp_integration::component;
 
 /// The README's way: apply, wait, look, call.
@@ -15,15 +14,10 @@ async fn an_applied_function_is_ready_asleep_and_woken_by_its_first_request() ->
     let Some(wisp) = installed() else {
         return Ok(());
     };
+    let _operator = wisp.with_operator().await;
     let space = wisp.space("wake")?;
-    let image = space
-        .push_component("hello", &component("fixture-p2"))
-        .await?;
-    space.apply(&Space::function(
-        "hello",
-        &image,
-        "  scaling: {idleTimeout: 3s}\n  env: [{name: LEVEL, value: high}]\n",
-    ))?;
+    let rest = "  scaling: {idleTimeout: 3s}\n  env: [{name: LEVEL, value: high}]\n";
+    space.add("hello", rest).await?;
     space.kubectl(&[
         "wait",
         "--for=condition=Ready",
@@ -78,6 +72,7 @@ async fn no_request_fails_while_a_function_changes_and_scales() -> Result<()> {
     let Some(wisp) = installed() else {
         return Ok(());
     };
+    let _operator = wisp.with_operator().await;
     let space = wisp.space("change")?;
     let image = space
         .push_component("hello", &component("fixture-p2"))
@@ -96,26 +91,10 @@ async fn no_request_fails_while_a_function_changes_and_scales() -> Result<()> {
         .until("hello", "env?LEVEL", |answer| answer.text() == "one")
         .await?;
 
-    let stop = Arc::<AtomicBool>::default();
-    let asked = Arc::<AtomicUsize>::default();
-    let clients: Vec<_> = (0..4)
-        .map(|_| {
-            let (client, path) = (space.client(), space.path("hello", "env?LEVEL"));
-            let (stop, asked) = (Arc::clone(&stop), Arc::clone(&asked));
-            tokio::spawn(async move {
-                let mut wrong = Vec::new();
-                while !stop.load(Ordering::Relaxed) {
-                    match client.get(&path).await {
-                        Ok(answer) if answer.status == 200 => {}
-                        other => wrong.push(format!("{other:?}")),
-                    }
-                    asked.fetch_add(1, Ordering::Relaxed);
-                    tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-                }
-                wrong
-            })
-        })
-        .collect();
+    let path = space.path("hello", "env?LEVEL");
+    let pause = Duration::from_millis(2);
+    let load = Load::start(wisp.gateway(), &path, 4, pause, false);
+    load.more(50).await?;
     space.apply(&manifest("two", 1))?;
     space
         .until("hello", "env?LEVEL", |answer| answer.text() == "two")
@@ -124,18 +103,8 @@ async fn no_request_fails_while_a_function_changes_and_scales() -> Result<()> {
     space.pods("hello", 3)?;
     space.kubectl(&["scale", "fn/hello", "--replicas=1"])?;
     space.pods("hello", 1)?;
-    stop.store(true, Ordering::Relaxed);
-    for client in clients {
-        let wrong = client.await?;
-        ensure!(
-            wrong.is_empty(),
-            "{} failed: {:?}",
-            wrong.len(),
-            wrong.first()
-        );
-    }
-    ensure!(asked.load(Ordering::Relaxed) > 100);
-    Ok(())
+    load.more(50).await?;
+    load.stop().await?.none_failed()
 }
 
 /// Would fail if a pod served whoever reaches its port.
@@ -145,18 +114,12 @@ async fn a_pod_refuses_who_is_not_the_gateway() -> Result<()> {
         return Ok(());
     };
     let space = wisp.space("refuse")?;
-    let image = space
-        .push_component("hello", &component("fixture-p2"))
-        .await?;
-    space.apply(&Space::function(
-        "hello",
-        &image,
-        "  scaling: {minReplicas: 1}\n",
-    ))?;
+    space.add("hello", "  scaling: {minReplicas: 1}\n").await?;
     space
         .until("hello", "hello", |answer| answer.status == 200)
         .await?;
-    let pod = space.wait("a pod", &["pods"], |pods| pods.keys().next().cloned())?;
+    let of_function = ["pods", "--selector=wisp.dev/function=hello"];
+    let pod = space.wait("a pod", &of_function, |pods| pods.keys().next().cloned())?;
     for (port, path) in [(8080, "/hello"), (8081, "/status")] {
         let forward = space.forward(&format!("pod/{pod}"), port)?;
         let answer = wisp_integration::Client::new(forward.address())
