@@ -4,4 +4,5 @@ mod bad_input;
 mod bounds;
 mod examples;
 mod functions;
+mod life;
 mod rules;
