@@ -16,6 +16,9 @@ use serde_json::Value;
 use crate::kubectl::Kubectl;
 use crate::shell;
 
+/// The longest that one watch is believed: what was deleted between its list and its beginning would never leave.
+const ROUND: Duration = Duration::from_secs(10);
+
 /// What a wait sees: every object asked for, by name.
 pub type Objects = BTreeMap<String, Value>;
 
@@ -101,6 +104,7 @@ fn round<T>(
         }
     });
     let mut found = None;
+    let end = end.min(Instant::now() + ROUND);
     while found.is_none() {
         match receiver.recv_timeout(end.saturating_duration_since(Instant::now())) {
             Ok(change) if change.kind == "DELETED" => {
