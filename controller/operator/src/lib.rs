@@ -29,5 +29,5 @@ pub mod resolver;
 pub mod server;
 pub mod wake;
 
-pub use operator::Operator;
+pub use operator::{LostLead, Operator};
 pub use options::Options;

@@ -1,12 +1,17 @@
 //! The operator's process: parses, builds, runs, drains.
 
-use std::process::ExitCode;
+use std::os::unix::process::CommandExt as _;
+use std::process::{Command, ExitCode};
+use std::time::Duration;
 
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
-use wisp_operator::{Operator, Options};
+use wisp_operator::{LostLead, Operator, Options};
+
+/// Before a process that led and leads no more begins anew.
+const PAUSE: Duration = Duration::from_secs(1);
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -21,9 +26,25 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!(error = format!("{error:#}"), "the operator ends");
+            if error.is::<LostLead>() {
+                std::thread::sleep(PAUSE);
+                let error = begin_anew();
+                tracing::error!(%error, "the operator can't begin anew");
+            }
             ExitCode::FAILURE
         }
     }
+}
+
+/// Becomes a new operator, with nothing left of this one. A kubelet that started its container again would do so ever
+/// more slowly, the more often the API server can't be reached. Returns only where that fails, with why.
+fn begin_anew() -> std::io::Error {
+    let mut arguments = std::env::args_os();
+    let program = arguments.next();
+    let program = std::env::current_exe().ok().map(Into::into).or(program);
+    Command::new(program.unwrap_or_else(|| "wisp-operator".into()))
+        .args(arguments)
+        .exec()
 }
 
 async fn run(options: Options) -> anyhow::Result<()> {

@@ -40,6 +40,11 @@ const CONCURRENCY: u16 = 32;
 /// How long after a failure one is reconciled again, at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
+/// Why a process that led leads no more. All that it knows may be old by now: it begins anew.
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("another operator leads, or the API server can't be reached")]
+pub struct LostLead;
+
 /// An operator with its ports bound.
 pub struct Operator {
     options: Options,
@@ -165,7 +170,7 @@ impl Operator {
             () = lead(context, dirty, writers, &standing) => Err(anyhow::anyhow!("the watches ended")),
             () = autoscaler.run() => Ok(()),
             () = pools.run() => Ok(()),
-            () = leader.hold() => Err(anyhow::anyhow!("another operator leads, or the API server can't be reached")),
+            () = leader.hold() => Err(LostLead.into()),
             () = end.cancelled() => Ok(()),
         };
         standing.send_replace(Standing::Standby);

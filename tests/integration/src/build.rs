@@ -47,6 +47,8 @@ pub fn binary(name: &str) -> PathBuf {
         "wisp-operator",
         "--package",
         "wisp-gateway",
+        "--package",
+        "wisp-api",
         "--features",
         "wisp-gateway/cluster",
         "--bins",

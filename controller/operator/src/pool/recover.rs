@@ -9,7 +9,7 @@ use kube::ResourceExt as _;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::{DATA_PORT, POOL};
-use wisp_contract::status::HostStatus;
+use wisp_contract::status::{HostStatus, Phase};
 
 use super::{Claimable, Pools, pool_id};
 use crate::cluster::pods;
@@ -20,6 +20,10 @@ use crate::live::{Claim, Live, lock};
 const CONCURRENCY: usize = 32;
 /// How long one may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// How long one may go on loading.
+const LOADED_WITHIN: Duration = Duration::from_secs(3);
+/// How long to pause before it is asked again.
+const PAUSE: Duration = Duration::from_millis(100);
 /// How long a function may take to have its revisions known.
 const KNOWN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -41,14 +45,7 @@ impl Pools {
     /// Asks one pod what it is. One that is a function's is made so in the cluster, too; or ended, where that function
     /// or its revision is no more.
     pub(super) async fn recover(self: &Arc<Self>, pod: &Arc<Pod>) {
-        let Some(address) = pods::address(pod) else {
-            return;
-        };
-        let Some(key) = control::pool_key(&self.root, pod) else {
-            return;
-        };
-        let asked = tokio::time::timeout(PATIENCE, control::status(address, &key)).await;
-        let Ok(Ok(status)) = asked else {
+        let Some(status) = self.settled(pod).await else {
             // Who wants to take it learns what it is.
             return;
         };
@@ -64,8 +61,25 @@ impl Pools {
             return;
         }
         tracing::info!(function = %id, pod = %pod.name_any(), "a pod of a pool is a function's already");
-        if self.restore(&id, &revision, &status, pod).await.is_none() {
+        let serves = status.phase == Phase::Ready;
+        if !serves || self.restore(&id, &revision, &status, pod).await.is_none() {
             self.discard(pod).await;
+        }
+    }
+
+    /// What a pod says of itself, once it doesn't load any more, or long enough: one whose operator died may wait for
+    /// artifacts that nobody gives it.
+    async fn settled(&self, pod: &Pod) -> Option<HostStatus> {
+        let address = pods::address(pod)?;
+        let key = control::pool_key(&self.root, pod)?;
+        let began = Instant::now();
+        loop {
+            let asked = tokio::time::timeout(PATIENCE, control::status(address, &key)).await;
+            let status = asked.ok()?.ok()?;
+            if status.phase != Phase::Loading || began.elapsed() > LOADED_WITHIN {
+                return Some(status);
+            }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 

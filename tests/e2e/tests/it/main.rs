@@ -5,5 +5,6 @@ mod bounds;
 mod examples;
 mod functions;
 mod life;
+mod pools;
 mod rules;
 mod sources;

@@ -1,0 +1,259 @@
+//! Pods that stand by, and become a function's when it is woken.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use wisp_e2e::{Installation, NAMESPACE, Space, installed};
+use wisp_integration::component;
+
+const POOL: &str = "/metadata/labels/wisp.dev~1pool";
+const FUNCTION: &str = "/metadata/labels/wisp.dev~1function";
+const CLAIMED_FROM: &str = "/metadata/labels/wisp.dev~1claimed-from";
+
+fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+    object
+        .pointer(pointer)
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+}
+
+/// Waits until a pool has as many pods ready as it should, and at least `least`.
+fn stands_by(space: &Space, pool: &str, least: i64) -> Result<()> {
+    let what = format!("{least} pods that stand by in {pool}");
+    space.wait(&what, &["runtimepools.wisp.dev"], |pools| {
+        let status = pools.get(pool)?.get("status")?;
+        let count = |key: &str| status.get(key).and_then(Value::as_i64).unwrap_or(0);
+        (count("readyReplicas") >= least.max(count("desiredReplicas"))).then_some(())
+    })
+}
+
+fn pool(name: &str, min: u32, max: u32) -> String {
+    format!(
+        "apiVersion: wisp.dev/v1alpha1\nkind: RuntimePool\nmetadata: {{name: {name}}}\nspec: {{minReplicas: {min}, maxReplicas: {max}}}\n"
+    )
+}
+
+/// Would fail if a namespace with a Function had no pool, a wake-up didn't take its pod, or the pod weren't the function's
+/// from then on: by label, owner and resources; or if the pool outlived the last Function.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_stands_by_becomes_the_functions() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let _stays = wisp.with_operator().await;
+    let space = wisp.space("pool")?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
+    let resources =
+        "  pod: {resources: {requests: {memory: 96Mi, cpu: 50m}, limits: {memory: 300Mi}}}\n";
+    space.apply(&Space::function("hello", &image, resources))?;
+    space.condition("hello", "Ready", "True")?;
+    stands_by(&space, "default", 1)?;
+    let before = space.wait("the pool's pod", &["pods"], |pods| {
+        let (name, pod) = pods.iter().next()?;
+        (text(pod, POOL) == "default").then(|| name.clone())
+    })?;
+
+    let answer = space.get("hello", "hello").await?;
+    ensure!(answer.status == 200, "{answer:?}");
+    let pod = space.wait(
+        "the function's pod",
+        &["pods", "--selector=wisp.dev/function=hello"],
+        |pods| {
+            // What was asked for is there when the kubelet has done it.
+            let (name, pod) = pods.iter().next()?;
+            let has = pod.pointer("/status/containerStatuses/0/resources/limits/memory")?;
+            (*name == before && has == "300Mi").then(|| pod.clone())
+        },
+    )?;
+    ensure!(text(&pod, CLAIMED_FROM) == "default", "{pod}");
+    ensure!(text(&pod, POOL).is_empty(), "{pod}");
+    ensure!(
+        text(&pod, "/metadata/ownerReferences/0/kind") == "Function",
+        "{pod}"
+    );
+    ensure!(
+        pod.pointer("/status/containerStatuses/0/restartCount") == Some(&0.into()),
+        "resized in place: {pod}"
+    );
+    // Another takes its place, and it is the only replica.
+    stands_by(&space, "default", 1)?;
+    space.pods("hello", 1)?;
+    let columns = space.kubectl(&["get", "rp"])?;
+    for word in ["READY", "WANTED", "MIN", "MAX", "CLAIMS", "default"] {
+        ensure!(columns.contains(word), "{columns}");
+    }
+
+    space.kubectl(&["delete", "fn", "hello"])?;
+    space.wait("no pod at all", &["pods"], |pods| {
+        pods.is_empty().then_some(())
+    })?;
+    Ok(())
+}
+
+/// Would fail if a pod were given to two functions, one went without an answer because there were too few pods, or a pool
+/// that somebody asked for stood beside one that nobody did.
+#[tokio::test(flavor = "multi_thread")]
+async fn more_functions_than_pods_are_all_answered_each_by_pods_of_its_own() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let _stays = wisp.with_operator().await;
+    let space = wisp.space("crowd")?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
+    space.apply(&pool("warm", 2, 3))?;
+    let names: Vec<String> = (0..5).map(|index| format!("hello-{index}")).collect();
+    for name in &names {
+        let level = format!("  env: [{{name: LEVEL, value: {name}}}]\n");
+        space.apply(&Space::function(name, &image, &level))?;
+    }
+    for name in &names {
+        space.condition(name, "Ready", "True")?;
+    }
+    stands_by(&space, "warm", 2)?;
+    let asked = names.iter().map(|name| {
+        let (client, path) = (space.client(), space.path(name, "env?LEVEL"));
+        tokio::spawn(async move { client.get(&path).await })
+    });
+    for (name, asked) in names.iter().zip(asked.collect::<Vec<_>>()) {
+        let answer = asked.await??;
+        ensure!(
+            answer.status == 200 && answer.text() == *name,
+            "{name}: {answer:?}"
+        );
+    }
+    let owners = space.wait("a pod of each function", &["pods"], |pods| {
+        let of: BTreeMap<&String, &str> = pods
+            .iter()
+            .filter(|(_, pod)| !text(pod, FUNCTION).is_empty())
+            .map(|(name, pod)| (name, text(pod, FUNCTION)))
+            .collect();
+        let functions: BTreeSet<&str> = of.values().copied().collect();
+        (functions.len() == names.len()).then_some(of.len())
+    })?;
+    ensure!(owners == names.len(), "{owners} pods");
+    // It has grown to what was wanted at once, up to its bound.
+    stands_by(&space, "warm", 3)?;
+    let pools = space.kubectl(&["get", "rp", "--output=name"])?;
+    ensure!(pools.trim() == "runtimepool.wisp.dev/warm", "{pools}");
+    Ok(())
+}
+
+/// The operator that leads.
+struct Operator {
+    wisp: &'static Installation,
+    pod: String,
+    process: Option<Pid>,
+}
+
+impl Operator {
+    fn find(wisp: &'static Installation) -> Result<Self> {
+        let query = [
+            "-n",
+            NAMESPACE,
+            "get",
+            "pods",
+            "--selector=wisp.dev/leader=true",
+            "--output=jsonpath={.items[0].metadata.name} {.items[0].metadata.uid}",
+        ];
+        let found = wisp.cluster().kubectl(&query)?;
+        let (pod, uid) = found.split_once(' ').context("no operator leads")?;
+        Ok(Self {
+            wisp,
+            pod: pod.to_owned(),
+            process: process_of(uid)?,
+        })
+    }
+
+    /// Kills it without a warning; on a cluster elsewhere, as quickly as that can be asked for. Another pod takes its place
+    /// at once, where its own would be started anew ever more slowly.
+    fn kill(&self) -> Result<()> {
+        if let Some(process) = self.process {
+            kill_process(process, Signal::KILL)?;
+        }
+        let delete = [
+            "-n",
+            NAMESPACE,
+            "delete",
+            "pod",
+            &self.pod,
+            "--force",
+            "--grace-period=0",
+            "--wait=false",
+        ];
+        self.wisp.cluster().kubectl(&delete).map(drop)
+    }
+}
+
+/// The operator's process in the pod with this uid, where it runs on this machine.
+fn process_of(uid: &str) -> Result<Option<Pid>> {
+    for entry in std::fs::read_dir("/proc")? {
+        let folder = entry?.path();
+        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
+        if read("comm").trim() == "wisp-operator" && read("cgroup").contains(uid) {
+            let id = folder
+                .file_name()
+                .and_then(|name| name.to_str()?.parse().ok());
+            return Ok(id.and_then(Pid::from_raw));
+        }
+    }
+    Ok(None)
+}
+
+/// Kills the operator at many moments of a wake-up: before a pod is taken, while it is assigned, and before the cluster
+/// knows. Would fail if a request were not answered, a function had pods that it doesn't need, or a pod were lost to all.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_that_dies_while_it_wakes_loses_no_pod_and_no_request() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let _goes = wisp.without_operator().await;
+    let space = wisp.space("killed")?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
+    space.apply(&pool("warm", 2, 2))?;
+    // After so many milliseconds it dies.
+    let moments = [0, 3, 8, 15, 30];
+    let names: Vec<String> = moments.iter().map(|at| format!("hello-{at}")).collect();
+    for name in &names {
+        space.apply(&Space::function(name, &image, ""))?;
+    }
+    for name in &names {
+        space.condition(name, "Ready", "True")?;
+    }
+    for (at, name) in moments.into_iter().zip(&names) {
+        stands_by(&space, "warm", 2)?;
+        let operator = Operator::find(wisp)?;
+        let (client, path) = (space.client(), space.path(name, "hello"));
+        let asked = tokio::spawn(async move { client.get(&path).await });
+        tokio::time::sleep(Duration::from_millis(at)).await;
+        operator.kill()?;
+        let answer = asked.await??;
+        // Who waits for longer than a client is kept waiting is told so, and may ask again.
+        let is_told = answer.status == 503 && answer.problem().reason == "operator-unavailable";
+        ensure!(
+            answer.status == 200 || is_told,
+            "{name}, killed after {at} ms: {answer:?}"
+        );
+        space
+            .until(name, "hello", |answer| answer.status == 200)
+            .await?;
+    }
+    for name in &names {
+        let answer = space.get(name, "hello").await?;
+        ensure!(answer.status == 200, "{name}: {answer:?}");
+        space
+            .pods(name, 1)
+            .with_context(|| format!("{name} has more than it needs"))?;
+    }
+    // All that stand by can be had.
+    stands_by(&space, "warm", 2)?;
+    Ok(())
+}
