@@ -9,7 +9,8 @@ use std::sync::Arc;
 use std::task::Context;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
@@ -171,7 +172,16 @@ impl Client {
                 .timer(TokioTimer::new())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_header_size(MAX_HEAD);
-            let service = service_fn(|request| self.answer(request));
+            let this = &self;
+            let service = service_fn(move |request| async move {
+                let mut response = this.answer(request).await?;
+                if this.gateway.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS
+                {
+                    let close = HeaderValue::from_static("close");
+                    response.headers_mut().insert(CONNECTION, close);
+                }
+                Ok::<_, Infallible>(response)
+            });
             let connection = builder.serve_connection(io, service).with_upgrades();
             until_drained(connection, draining, cancelled).await
         };

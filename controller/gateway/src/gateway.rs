@@ -39,6 +39,7 @@ pub struct Gateway {
     unrouted: AtomicU64,
     grew: Notify,
     has_grown: AtomicBool,
+    is_leaving: AtomicBool,
 }
 
 impl std::fmt::Debug for Gateway {
@@ -61,7 +62,18 @@ impl Gateway {
             unrouted: AtomicU64::default(),
             grew: Notify::new(),
             has_grown: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
         })
+    }
+
+    /// From now on every response over HTTP/1.1 says that its connection ends with it, so that clients who keep theirs come
+    /// to another gateway before this one drains. HTTP/2 has GOAWAY for that, which the drain sends.
+    pub fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Relaxed)
     }
 
     /// Adds a function, or changes it: its replicas and requests stay. Returns those of its hosts that an older

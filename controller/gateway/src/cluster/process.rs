@@ -45,6 +45,7 @@ pub(crate) async fn run(cli: Cli, log: Log) -> anyhow::Result<()> {
         () = signals.any() => return Ok(()),
     };
     let Started {
+        gateway,
         mut servers,
         stop,
         reporting,
@@ -56,6 +57,7 @@ pub(crate) async fn run(cli: Cli, log: Log) -> anyhow::Result<()> {
         failed = servers.join_next() => return ended(failed),
     }
     health.enter(Phase::Draining);
+    gateway.leave();
     tracing::info!(event = event::DRAINING, "the gateway drains");
     // Whoever leads clients here needs a moment to learn that it is to stop.
     tokio::select! {
@@ -92,6 +94,7 @@ fn ended(
 
 /// What serves.
 struct Started {
+    gateway: Arc<Gateway>,
     servers: JoinSet<std::io::Result<()>>,
     /// Begins the drain of the servers.
     stop: CancellationToken,
@@ -170,13 +173,14 @@ async fn start(
         .or_else(|| std::env::var("HOSTNAME").ok())
         .unwrap_or_else(|| "gateway".to_owned());
     let reporting = tokio::spawn(reporter::run(
-        gateway,
+        Arc::clone(&gateway),
         operator,
         Arc::clone(counts),
         name,
         silence.clone(),
     ));
     Ok(Started {
+        gateway,
         servers,
         stop,
         reporting,

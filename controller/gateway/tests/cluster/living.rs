@@ -202,11 +202,10 @@ async fn a_drain_says_so_first_and_serves_until_nobody_asks() {
         ready.status == StatusCode::SERVICE_UNAVAILABLE && ready.body.contains("drains")
     })
     .await;
-    // Both who is connected and who comes are served while others learn of it.
-    assert_eq!(
-        ask(&mut kept, "digits.test", "/").await.status,
-        StatusCode::OK
-    );
+    // Both who is connected and who comes are served while others learn of it; who keeps a connection is told to leave.
+    let answer = ask(&mut kept, "digits.test", "/").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(answer.headers["connection"], "close");
     assert_eq!(gateway.get("digits.test", "/").await.status, StatusCode::OK);
     let ended = tokio::task::spawn_blocking(move || gateway.child.wait(Duration::from_secs(20)));
     assert!(ended.await.unwrap().unwrap(), "it ends well");

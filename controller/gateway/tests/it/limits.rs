@@ -119,10 +119,8 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
     assert_eq!(second.await.unwrap().status, StatusCode::OK);
 }
 
-#[tokio::test]
-async fn a_replica_that_does_not_answer_in_time_is_given_up() {
-    let upstream =
-        Upstream::new(|_| std::future::pending::<Response<crate::support::Body>>()).await;
+/// A function that has a moment to answer.
+fn impatient(upstream: &Upstream) -> Bed {
     let bed = Bed::with(
         Arc::new(Never),
         Options {
@@ -131,10 +129,18 @@ async fn a_replica_that_does_not_answer_in_time_is_given_up() {
         },
     );
     let mut quick = route("a/b", &[]);
-    quick.limits.timeout = Duration::from_millis(30);
+    quick.limits.timeout = Duration::from_millis(50);
     bed.gateway.insert_route(quick);
     bed.gateway
         .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 1));
+    bed
+}
+
+#[tokio::test]
+async fn a_replica_that_does_not_answer_in_time_is_given_up() {
+    let upstream =
+        Upstream::new(|_| std::future::pending::<Response<crate::support::Body>>()).await;
+    let bed = impatient(&upstream);
     for _ in 0..2 {
         let answer = bed.get("/a/b/").await;
         assert_eq!(
@@ -152,18 +158,7 @@ async fn a_body_that_does_not_come_is_the_clients_fault() {
         Response::new(empty())
     })
     .await;
-    let bed = Bed::with(
-        Arc::new(Never),
-        Options {
-            grace: Duration::ZERO,
-            ..Options::default()
-        },
-    );
-    let mut quick = route("a/b", &[]);
-    quick.limits.timeout = Duration::from_millis(50);
-    bed.gateway.insert_route(quick);
-    bed.gateway
-        .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 1));
+    let bed = impatient(&upstream);
     let (sender, body) = channel();
     sender.send(Ok("begun".into())).await.unwrap();
     let answer = bed.send(Request::post("/a/b/").body(body).unwrap()).await;
