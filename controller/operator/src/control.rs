@@ -72,14 +72,17 @@ pub async fn status(address: IpAddr, key: &Key) -> Result<HostStatus, ControlErr
     serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
 }
 
-/// Has a host become the function of `assignment`, and waits until it serves.
+/// Has a host become the function of `assignment`, waits until it serves, and gives what it then says of itself.
 ///
 /// # Errors
 /// When it is a function's already, or can't be this one's.
-pub async fn assign(address: IpAddr, key: &Key, assignment: Bytes) -> Result<(), ControlError> {
-    ask(address, key, Method::POST, "/assign", assignment)
-        .await
-        .map(drop)
+pub async fn assign(
+    address: IpAddr,
+    key: &Key,
+    assignment: Bytes,
+) -> Result<HostStatus, ControlError> {
+    let answer = ask(address, key, Method::POST, "/assign", assignment).await?;
+    serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
 }
 
 async fn ask(

@@ -14,8 +14,8 @@ use wisp_contract::FunctionId;
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Bounds of durations, in seconds.
-const BOUNDS: [f64; 12] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
+const BOUNDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
 ];
 
 /// All counts.
@@ -104,7 +104,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "wake",
-            "How long wake-ups took: until a pod of a pool served (claimed); else until scaled, until a pod had an address, until it served",
+            "How long wake-ups took, by phase: with a pod of a pool until it served (claimed), of that the Assignment (assigned), and of that fetching and loading (fetched, loaded); else until scaled, until a pod had an address (addressed); and in all (served)",
             Unit::Seconds,
             metrics.wake_seconds.clone(),
         );

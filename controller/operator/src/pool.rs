@@ -164,9 +164,19 @@ impl Pools {
         // It counts as the function's from now on: nobody makes another meanwhile.
         lock(&live.claims).insert(pod.name_any(), claim(false));
         let assigned = control::assign(address, &key, claimable.assignment.clone());
-        tokio::time::timeout(PATIENCE, assigned)
+        let began = Instant::now();
+        let status = tokio::time::timeout(PATIENCE, assigned)
             .await
             .map_err(|elapsed| ControlError::Broken(elapsed.into()))??;
+        self.metrics.wake_phase("assigned", began.elapsed());
+        if let Some(startup) = status.startup {
+            let seconds =
+                |millis: f64| Duration::try_from_secs_f64(millis / 1e3).unwrap_or_default();
+            self.metrics
+                .wake_phase("fetched", seconds(startup.fetch_millis));
+            self.metrics
+                .wake_phase("loaded", seconds(startup.load_millis));
+        }
         lock(&live.claims).insert(pod.name_any(), claim(true));
         Ok(replica)
     }

@@ -22,6 +22,9 @@ pub struct HostStatus {
     /// The component's digest, in lower-case hex.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub component_sha256: Option<String>,
+    /// How long it took to become its function, once it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub startup: Option<Startup>,
     /// Its models.
     #[serde(default)]
     pub models: Vec<ModelStatus>,
@@ -29,6 +32,16 @@ pub struct HostStatus {
     pub in_flight: u64,
     /// Requests that wait for a place.
     pub queued: u64,
+}
+
+/// How long a host took to become its function, from the Assignment on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Startup {
+    /// Milliseconds to fetch what it runs.
+    pub fetch_millis: f64,
+    /// Milliseconds to load that: models, component, and an instance that shows that there can be any.
+    pub load_millis: f64,
 }
 
 /// Where a host is in its life. It only ever moves forward.

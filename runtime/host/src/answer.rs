@@ -7,6 +7,7 @@ use http::header::CONTENT_LENGTH;
 use http::{HeaderValue, Response, StatusCode};
 use wasmtime_wasi_http::WasiBody;
 use wisp_contract::headers;
+use wisp_contract::status::Startup;
 
 use crate::body::{Body, GuestBody, Hold, Rest};
 use crate::failure::Failure;
@@ -19,6 +20,8 @@ pub(crate) struct Timing {
     pub(crate) queued: Duration,
     pub(crate) instantiated: Duration,
     pub(crate) nn: Duration,
+    /// With the first answer of a replica: how long it took to become the function.
+    pub(crate) startup: Option<Startup>,
 }
 
 /// A guest's response on its way out.
@@ -94,6 +97,10 @@ impl Timing {
             millis(self.instantiated)
         )
         .ok()?;
+        if let Some(startup) = self.startup {
+            let (fetch, load) = (startup.fetch_millis, startup.load_millis);
+            write!(text, ", fetch;dur={fetch:.3}, load;dur={load:.3}").ok()?;
+        }
         if self.nn > Duration::ZERO {
             write!(text, ", nn;dur={:.3}", millis(self.nn)).ok()?;
         }
@@ -111,6 +118,7 @@ mod tests {
             queued: Duration::from_micros(1500),
             instantiated: Duration::from_nanos(8600),
             nn: Duration::ZERO,
+            startup: None,
         };
         assert_eq!(
             timing.header().unwrap(),
@@ -118,11 +126,15 @@ mod tests {
         );
         let timing = Timing {
             nn: Duration::from_millis(7),
+            startup: Some(Startup {
+                fetch_millis: 1.5,
+                load_millis: 0.25,
+            }),
             ..timing
         };
         assert_eq!(
             timing.header().unwrap(),
-            "queue;dur=1.500, instance;dur=0.009, nn;dur=7.000"
+            "queue;dur=1.500, instance;dur=0.009, fetch;dur=1.500, load;dur=0.250, nn;dur=7.000"
         );
     }
 }

@@ -3,13 +3,15 @@
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wisp_admit::{Limiter, Limits as AdmitLimits};
 use wisp_contract::assignment::{Assignment, Key};
 use wisp_contract::config::{self, Limits};
-use wisp_contract::status::ModelStatus;
+use wisp_contract::status::{ModelStatus, Startup};
 use wisp_egress::{Egress, Options as EgressOptions, Policy};
 use wisp_engine::cache::Source;
 use wisp_engine::{EngineOptions, Engines, LoadError, Loader, Wasi};
@@ -46,6 +48,8 @@ pub(crate) struct Function {
     pub(crate) limiter: Limiter,
     pub(crate) instances: Mode,
     pub(crate) component_sha256: String,
+    pub(crate) startup: Startup,
+    is_startup_told: AtomicBool,
     blueprint: Arc<Blueprint>,
     // Moves the epochs: dropping it would let guests compute for ever.
     _engines: Engines,
@@ -94,8 +98,10 @@ impl Function {
         mut assignment: Assignment,
         around: Surroundings,
     ) -> Result<Self, BecomeError> {
+        let began = Instant::now();
         // Dropped at the end: what serves was read, or is mapped.
         let (_artifacts, code) = Artifacts::fetch(&mut assignment).await?;
+        let fetched = Instant::now();
         let options = ModelOptions {
             onnxruntime: around.onnxruntime.clone(),
             cache: around.cache.clone(),
@@ -105,7 +111,7 @@ impl Function {
         };
         let models = ModelStore::load(&assignment.config.models, &options).await?;
         let build = move || Self::build(assignment, models, code, &around);
-        let function = tokio::task::spawn_blocking(build)
+        let mut function = tokio::task::spawn_blocking(build)
             .await
             .map_err(BecomeError::Thread)??;
         // What can't be instantiated shows here, and not with the first request.
@@ -114,7 +120,19 @@ impl Function {
             failure,
             source: error.into(),
         })?;
+        let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
+        function.startup = Startup {
+            fetch_millis: millis(fetched - began),
+            load_millis: millis(fetched.elapsed()),
+        };
         Ok(function)
+    }
+
+    /// How long it took to get here, for the first who asks.
+    pub(crate) fn startup_once(&self) -> Option<Startup> {
+        let is_told = self.is_startup_told.load(Ordering::Relaxed)
+            || self.is_startup_told.swap(true, Ordering::Relaxed);
+        (!is_told).then_some(self.startup)
     }
 
     fn build(
@@ -219,6 +237,8 @@ impl Function {
             }),
             instances,
             component_sha256: source.sha256().to_owned(),
+            startup: Startup::default(),
+            is_startup_told: AtomicBool::new(false),
             limits,
             blueprint,
             _engines: engines,
@@ -298,7 +318,6 @@ fn clamp(count: usize) -> u32 {
 #[cfg(test)]
 mod tests {
     use std::num::NonZeroU32;
-    use std::time::Duration;
 
     use super::*;
 

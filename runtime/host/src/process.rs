@@ -330,6 +330,7 @@ impl Host {
             uid,
             revision,
             component_sha256: function.map(|function| function.component_sha256.clone()),
+            startup: function.map(|function| function.startup),
             models: function
                 .map(|function| function.models())
                 .unwrap_or_default(),

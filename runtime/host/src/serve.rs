@@ -144,6 +144,7 @@ async fn alone(
         queued,
         instantiated,
         nn: nn.usage().time,
+        startup: function.startup_once(),
     };
     match head {
         Ok(response) => Ok(Answer::new(response, rest, outcome, None, timing)),
@@ -158,6 +159,7 @@ async fn alone(
 async fn together(function: &Function, shared: &Shared, call: Call) -> Result<Answer, Failure> {
     let timing = Timing {
         queued: call.permit.waited(),
+        startup: function.startup_once(),
         ..Timing::default()
     };
     let permit = Arc::new(call.permit);

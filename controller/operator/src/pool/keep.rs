@@ -6,12 +6,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::ByteString;
-use k8s_openapi::api::apps::v1::{
-    Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
-};
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
-use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
@@ -25,7 +21,7 @@ use crate::cluster::pods;
 use crate::live::lock;
 use crate::names::{self, MANAGER, SCALER};
 use crate::reconcile::apply::{ApplyError, apply_pool};
-use crate::reconcile::desired::Settings;
+use crate::reconcile::desired::{Settings, replicated};
 use crate::reconcile::pod;
 
 /// How often all pools are looked at.
@@ -74,23 +70,7 @@ pub(super) fn deployment(pool: &RuntimePool, settings: &Settings) -> Deployment 
     let name = pool.name_any();
     Deployment {
         metadata: names::owned(pool, &names::pool(&name), names::pool_labels(&name)),
-        spec: DeploymentSpec {
-            replicas: None,
-            revision_history_limit: Some(0),
-            selector: LabelSelector {
-                match_labels: Some([(POOL.to_owned(), name)].into()),
-                match_expressions: None,
-            },
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::String("100%".to_owned())),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
-            template: pod::warm(pool, settings),
-            ..DeploymentSpec::default()
-        },
+        spec: replicated([(POOL.to_owned(), name)].into(), pod::warm(pool, settings)),
         status: None,
     }
 }

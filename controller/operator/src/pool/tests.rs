@@ -180,7 +180,7 @@ mod claiming {
         asked
     }
 
-    const SERVES: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}";
+    const SERVES: &str = "HTTP/1.1 200 OK\r\ncontent-length: 46\r\n\r\n{\"phase\": \"ready\", \"inFlight\": 0, \"queued\": 0}";
 
     fn refuses(status: u16, reason: &str) -> &'static str {
         let body = format!(

@@ -6,7 +6,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::{
     ControllerRevision, Deployment, DeploymentSpec, DeploymentStrategy, RollingUpdateDeployment,
 };
-use k8s_openapi::api::core::v1::{Secret, Service, ServiceSpec};
+use k8s_openapi::api::core::v1::{PodTemplateSpec, Secret, Service, ServiceSpec};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
@@ -212,25 +212,34 @@ fn deployment(
             revision,
             names::revision_labels(id.name(), revision),
         ),
-        spec: DeploymentSpec {
-            replicas: None,
-            // The ControllerRevisions are the history.
-            revision_history_limit: Some(0),
-            selector: LabelSelector {
-                match_labels: Some(names::selector(id.name(), revision)),
-                match_expressions: None,
-            },
-            strategy: Some(DeploymentStrategy {
-                type_: Some("RollingUpdate".to_owned()),
-                rolling_update: Some(RollingUpdateDeployment {
-                    max_surge: Some(IntOrString::String("100%".to_owned())),
-                    max_unavailable: Some(IntOrString::Int(0)),
-                }),
-            }),
-            template: pod::template(function, resolved, revision, settings),
-            ..DeploymentSpec::default()
-        },
+        spec: replicated(
+            names::selector(id.name(), revision),
+            pod::template(function, resolved, revision, settings),
+        ),
         status: None,
+    }
+}
+
+/// Pods of `template`, found again by `labels`, whose number is left to who scales. New ones come before old ones go; no
+/// ReplicaSet is kept as history, for which there are ControllerRevisions.
+#[must_use]
+pub fn replicated(labels: BTreeMap<String, String>, template: PodTemplateSpec) -> DeploymentSpec {
+    DeploymentSpec {
+        replicas: None,
+        revision_history_limit: Some(0),
+        selector: LabelSelector {
+            match_labels: Some(labels),
+            match_expressions: None,
+        },
+        strategy: Some(DeploymentStrategy {
+            type_: Some("RollingUpdate".to_owned()),
+            rolling_update: Some(RollingUpdateDeployment {
+                max_surge: Some(IntOrString::String("100%".to_owned())),
+                max_unavailable: Some(IntOrString::Int(0)),
+            }),
+        }),
+        template,
+        ..DeploymentSpec::default()
     }
 }
 
