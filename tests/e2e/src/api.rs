@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Stdio};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use wisp_cluster::Cluster;
 use wisp_integration::{Client, request};
@@ -57,6 +57,29 @@ impl Api {
         Ok(api)
     }
 
+    /// The object or list at a path.
+    ///
+    /// # Errors
+    /// When the API server doesn't give it.
+    pub async fn get(&self, path: &str) -> Result<Value> {
+        let answer = Client::new(self.address).get(path).await?;
+        ensure!(answer.status == 200, "{path}: {}", answer.text());
+        Ok(answer.json())
+    }
+
+    /// Merges into the object at a path.
+    ///
+    /// # Errors
+    /// When the API server refuses.
+    pub async fn patch(&self, path: &str, change: &Value) -> Result<Value> {
+        let mut request = request(http::Method::PATCH, path, change.to_string())?;
+        let media_type = http::HeaderValue::from_static("application/merge-patch+json");
+        request.headers_mut().insert("content-type", media_type);
+        let answer = Client::new(self.address).fetch(request).await?;
+        ensure!(answer.status == 200, "{path}: {}", answer.text());
+        Ok(answer.json())
+    }
+
     /// What `kubectl create --dry-run=server` would say to a manifest, in YAML or JSON, of one of `resource`, such as
     /// `functions`.
     ///
@@ -82,11 +105,10 @@ impl Api {
         let causes = said.pointer("/details/causes").and_then(Value::as_array);
         Ok(Verdict {
             status: answer.status.as_u16(),
-            message: if said["message"].is_string() {
-                text(&said, "message")
-            } else {
-                answer.text()
-            },
+            message: said
+                .get("message")
+                .and_then(Value::as_str)
+                .map_or_else(|| answer.text(), str::to_owned),
             causes: causes
                 .into_iter()
                 .flatten()

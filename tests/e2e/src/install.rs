@@ -37,7 +37,7 @@ pub fn installed() -> Option<&'static Installation> {
     INSTALLATION
         .get_or_init(|| {
             let cluster = Cluster::shared()?;
-            match Installation::install(cluster) {
+            match Installation::of(cluster, binary) {
                 Ok(installation) => Some(installation),
                 Err(error) => panic!("wisp can't be installed: {error:#}"),
             }
@@ -52,8 +52,12 @@ pub fn repository() -> PathBuf {
 }
 
 impl Installation {
-    fn install(cluster: &'static Cluster) -> Result<Self> {
-        let (registry, tag) = push_images(cluster)?;
+    /// Installs wisp on `cluster`, of the programs that `program` finds by their names.
+    ///
+    /// # Errors
+    /// When it can't be installed.
+    pub fn of(cluster: &'static Cluster, program: impl Fn(&str) -> PathBuf) -> Result<Self> {
+        let (registry, tag) = push_images(cluster, program)?;
         // Pods of a cluster elsewhere may have no way to this machine.
         let detour = cluster.name().map(|_| Detour::new(&registry)).transpose()?;
         let plain: Vec<String> = std::iter::once(registry.clone())
@@ -151,14 +155,14 @@ impl Installation {
     }
 }
 
-/// Builds the images of the programs that the tests have built, and pushes them under a tag that follows from what is in
-/// them. Gives registry and tag.
-fn push_images(cluster: &Cluster) -> Result<(String, String)> {
+/// Builds the images of the programs, and pushes them under a tag that follows from what is in them. Gives registry and
+/// tag.
+fn push_images(cluster: &Cluster, program: impl Fn(&str) -> PathBuf) -> Result<(String, String)> {
     let folder = tempfile::tempdir()?;
     let programs = ["wisp-runtime", "wisp-operator", "wisp-gateway"]
         .into_iter()
         .fold(Programs::default(), |programs, name| {
-            programs.with(name, binary(name))
+            programs.with(name, program(name))
         });
     let mut built = Vec::new();
     let mut content = Sha256::new();

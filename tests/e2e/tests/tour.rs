@@ -168,12 +168,7 @@ impl Tour {
                 self.says(&typed, &["pushed", "ada/greeter:1.0"])
             }
             "kubectl apply -f function.yaml" => {
-                let blocks = self.readme.blocks(SECTION, "yaml");
-                let [manifest] = blocks.as_slice() else {
-                    bail!("the README shows {} manifests, not one", blocks.len())
-                };
-                let manifest = self.substituted(manifest);
-                std::fs::write(self.folder.path().join("function.yaml"), manifest)?;
+                self.write("Function", "function.yaml")?;
                 self.says(&typed, &["function.wisp.dev/greeter created"])
             }
             "kubectl wait --for=condition=Ready fn/greeter" => {
@@ -181,7 +176,7 @@ impl Tour {
             }
             "kubectl get fn" => {
                 self.says(&typed, &["URL", "READY", "REPLICAS", "DEVICE", "REVISION"])?;
-                // "the first request starts a pod"
+                // "Idle functions have no pods."
                 self.pods(|pods| pods == 0)
             }
             "kubectl -n wisp-system port-forward service/wisp-gateway 8787:80 &" => {
@@ -197,6 +192,7 @@ impl Tour {
             "kubectl scale fn/greeter --replicas=2" => {
                 self.says(&typed, &["scaled"])?;
                 self.pods(|pods| pods == 2)?;
+                self.pool()?;
                 let forward = self.forward.take().context("no port is forwarded")?;
                 self.terminal.end(forward).map(drop)
             }
@@ -244,6 +240,37 @@ impl Tour {
             }
             _ => bail!("no test knows it: say in tests/e2e/tests/tour.rs what must come of it"),
         }
+    }
+
+    /// Writes the README's one manifest of a kind.
+    fn write(&self, kind: &str, file: &str) -> Result<()> {
+        let blocks = self.readme.blocks(SECTION, "yaml");
+        let line = format!("kind: {kind}\n");
+        let of_kind: Vec<&&str> = blocks
+            .iter()
+            .filter(|block| block.contains(&line))
+            .collect();
+        let [manifest] = of_kind.as_slice() else {
+            bail!("the README shows {} manifests of a {kind}", of_kind.len())
+        };
+        let manifest = self.substituted(manifest);
+        Ok(std::fs::write(self.folder.path().join(file), manifest)?)
+    }
+
+    /// "A `RuntimePool` of your own takes the place of the one that nobody asked for."
+    fn pool(&mut self) -> Result<()> {
+        self.write("RuntimePool", "pool.yaml")?;
+        self.says(
+            "kubectl apply -f pool.yaml",
+            &["runtimepool.wisp.dev/warm created"],
+        )?;
+        let query = ["runtimepools", "--namespace=default"];
+        self.cluster
+            .wait("the pool of one's own alone", &query, PATIENCE, |pools| {
+                let ready = pools.get("warm")?.pointer("/status/readyReplicas")?;
+                (pools.len() == 1 && ready.as_i64() >= Some(2)).then_some(())
+            })?;
+        self.says("kubectl delete -f pool.yaml", &["deleted"])
     }
 
     /// Types a line, which must succeed and print all of this.

@@ -9,7 +9,6 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::StreamExt as _;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
@@ -239,7 +238,8 @@ async fn a_body_that_never_ends_is_the_clients_fault() {
         let begun = futures::stream::iter([Ok::<_, std::io::Error>(Frame::data(
             Bytes::from_static(b"x"),
         ))]);
-        let body = StreamBody::new(begun.chain(futures::stream::pending())).boxed();
+        let unending = futures::StreamExt::chain(begun, futures::stream::pending());
+        let body = StreamBody::new(unending).boxed();
         let request = Request::post("/length").body(body).unwrap();
         let answer = client.fetch(request).await.unwrap();
         let problem = refused(&host, &answer, 408, "body-too-slow", Fault::Client).await;

@@ -14,6 +14,19 @@ use crate::install;
 pub(crate) enum Bench {
     /// The gateway against no proxy and against nginx; `target/bench/gateway.json`.
     Gateway(Length),
+    /// The first request to a sleeping function, against a plain Deployment; `target/bench/cold.json`.
+    Cold(Wakes),
+}
+
+/// How often functions are woken.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Wakes {
+    /// Times that functions are woken in each case.
+    #[arg(long, default_value_t = 200)]
+    wakes: u32,
+    /// Times that the plain Deployment is.
+    #[arg(long, default_value_t = 40)]
+    plain: u32,
 }
 
 /// How long to measure.
@@ -31,7 +44,48 @@ pub(crate) struct Length {
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Gateway(length) => gateway(length),
+        Bench::Cold(wakes) => cold(wakes),
     }
+}
+
+fn cold(wakes: &Wakes) -> Result<()> {
+    install::everything()?;
+    wisp_cluster::prepare()?;
+    for selection in [
+        &["wisp-cli", "wisp-runtime"][..],
+        &["wisp-operator", "wisp-gateway", "wisp-api"][..],
+        &["wisp-e2e"][..],
+    ] {
+        let mut build = cargo();
+        build.args(["build", "--release", "--bins"]);
+        for package in selection {
+            build.args(["--package", package]);
+        }
+        if selection.contains(&"wisp-gateway") {
+            build.args(["--features", CLUSTER]);
+        }
+        execute(&mut build)?;
+    }
+    let target = build::target()?;
+    let programs = target.join("release");
+    for example in ["hello", "digits"] {
+        let folder = format!("examples/{example}");
+        execute(command(programs.join("wisp")).args(["build", &folder]))?;
+    }
+    let status = command(programs.join("wisp-cold"))
+        .arg("--programs")
+        .arg(&programs)
+        .arg("--components")
+        .arg(target.join("wisp"))
+        .arg("--out")
+        .arg(target.join("bench/cold.json"))
+        .args(["--wakes", &wakes.wakes.to_string()])
+        .args(["--plain", &wakes.plain.to_string()])
+        .status()?;
+    if !status.success() {
+        bail!("an aim was missed, or the run failed");
+    }
+    Ok(())
 }
 
 fn gateway(length: &Length) -> Result<()> {
