@@ -159,14 +159,14 @@ fn what_is_followed_goes_on_over_new_replicas_and_broken_connections() {
     );
 }
 
-/// Would fail if an API server that is down were asked without a pause, or its silence were told again and again; or if one
+/// Would fail if an API server that fails were asked without a pause, or its silence were told again and again; or if one
 /// that refuses were waited for.
 #[test]
 fn a_cluster_that_is_down_is_asked_again_and_one_that_refuses_is_not() {
     let folder = tempfile::tempdir().unwrap();
     let api = Api::new(
         |asked| match asked.path.split('?').next().unwrap_or_default() {
-            "/api/v1/namespaces/vision/pods" => Answer::status(503, "", "", "starting"),
+            "/api/v1/namespaces/vision/pods" => Answer::status(500, "", "", "etcd is away"),
             _ => Answer::json(&function()),
         },
     );
