@@ -1,4 +1,9 @@
 //! What the command line and the environment say.
+#![allow(
+    rustdoc::bare_urls,
+    rustdoc::broken_intra_doc_links,
+    reason = "these comments are the command line's help"
+)]
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
