@@ -14,11 +14,11 @@ use uuid::Uuid;
 use crate::names::{LEADER_LABEL, LEASE};
 
 /// So long a leader leads that isn't heard of.
-const LEASE_SECONDS: i32 = 8;
+const LEASE_SECONDS: i32 = 15;
 /// How often it is heard of.
-const RENEW: Duration = Duration::from_millis(1500);
+const RENEW: Duration = Duration::from_secs(2);
 /// A leader that could not renew for so long steps down, well before another may think so.
-const GIVE_UP: Duration = Duration::from_millis(5500);
+const GIVE_UP: Duration = Duration::from_secs(10);
 
 /// A candidate, and the leader once it is.
 pub struct Leader {
@@ -218,16 +218,17 @@ mod tests {
         let lease = next(None, "a", at(100));
         assert!(is_free(None, "b", at(100)));
         assert!(is_free(Some(&lease), "a", at(101)));
-        assert!(!is_free(Some(&lease), "b", at(108)));
-        assert!(is_free(Some(&lease), "b", at(109)));
-        let taken = next(Some(&lease), "b", at(111));
+        let length = i64::from(LEASE_SECONDS);
+        assert!(!is_free(Some(&lease), "b", at(100 + length)));
+        assert!(is_free(Some(&lease), "b", at(101 + length)));
+        let taken = next(Some(&lease), "b", at(120));
         assert_eq!(taken.lease_transitions, Some(2));
         assert_eq!(
-            next(Some(&taken), "b", at(113)).acquire_time,
+            next(Some(&taken), "b", at(122)).acquire_time,
             taken.acquire_time
         );
         let mut released = taken;
         released.holder_identity = Some(String::new());
-        assert!(is_free(Some(&released), "a", at(112)));
+        assert!(is_free(Some(&released), "a", at(121)));
     }
 }

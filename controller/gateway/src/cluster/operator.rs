@@ -26,9 +26,9 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const SILENCE: Duration = Duration::from_secs(5);
 /// How long a connection is kept without a request.
 const IDLE: Duration = Duration::from_secs(30);
-/// How long an operator is looked for: another takes over within ten seconds, and one that has just been installed is
-/// found by its Service's name a moment after it is ready.
-const PATIENCE: Duration = Duration::from_secs(15);
+/// How long an operator is looked for: another takes over from one that was killed after fifteen seconds, and one that has
+/// just been installed is found by its Service's name a moment after it is ready.
+const PATIENCE: Duration = Duration::from_secs(20);
 /// How long to pause between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest that a report may take.
