@@ -22,7 +22,6 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt as _};
 use wisp_api::RuntimePool;
 use wisp_contract::FunctionId;
-use wisp_contract::keys::Root;
 use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::DATA_PORT;
 
@@ -53,7 +52,6 @@ pub struct Pools {
     autoscaler: Arc<Autoscaler>,
     metrics: Arc<Metrics>,
     settings: Settings,
-    root: Root,
     defaults: Defaults,
     /// Pods that somebody takes, or took; by uid.
     taken: Mutex<HashMap<String, Instant>>,
@@ -86,7 +84,6 @@ impl Pools {
             live,
             autoscaler,
             metrics,
-            root: settings.root.clone(),
             settings,
             defaults,
             taken: Mutex::default(),
@@ -152,7 +149,8 @@ impl Pools {
     ) -> Result<Replica, ControlError> {
         let unreached = |why: &str| ControlError::Unreached(std::io::Error::other(why.to_owned()));
         let address = pods::address(pod).ok_or_else(|| unreached("it has no address"))?;
-        let key = control::pool_key(&self.root, pod).ok_or_else(|| unreached("it has no key"))?;
+        let key = control::pool_key(&self.settings.root, pod)
+            .ok_or_else(|| unreached("it has no key"))?;
         let replica = Replica {
             address: SocketAddr::new(address, DATA_PORT),
             concurrency: claimable.concurrency,

@@ -71,7 +71,7 @@ impl Pools {
     /// artifacts that nobody gives it.
     async fn settled(&self, pod: &Pod) -> Option<HostStatus> {
         let address = pods::address(pod)?;
-        let key = control::pool_key(&self.root, pod)?;
+        let key = control::pool_key(&self.settings.root, pod)?;
         let began = Instant::now();
         loop {
             let asked = tokio::time::timeout(PATIENCE, control::status(address, &key)).await;

@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 use wisp_api::{Function, RuntimePool};
 use wisp_contract::config::Env;
+use wisp_contract::keys::Root;
 
 use super::*;
 use crate::artifacts::{Code, Stored};
