@@ -1,17 +1,46 @@
 //! A program that runs, and how much it worked.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::CommandExt as _;
 use std::process::{ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 /// A program, ended when this is dropped.
 #[derive(Debug)]
 pub struct Child {
     child: std::process::Child,
     name: String,
+    /// Whether it leads a group that ends with it.
+    leads: bool,
+}
+
+/// Processor time.
+#[derive(Debug, Clone, Copy)]
+pub struct Used {
+    /// Of its own code.
+    pub user: Duration,
+    /// Of the kernel for it.
+    pub system: Duration,
+}
+
+impl Used {
+    /// Both.
+    #[must_use]
+    pub fn all(self) -> Duration {
+        self.user + self.system
+    }
+}
+
+/// Memory in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Memory {
+    /// RSS.
+    pub resident: f64,
+    /// PSS.
+    pub share: f64,
 }
 
 impl Child {
@@ -27,7 +56,18 @@ impl Child {
             .spawn()
             .with_context(|| format!("{name} cannot be started"))?;
         let stdout = child.stdout.take().context("its output is piped")?;
-        Ok((Self { child, name }, BufReader::new(stdout)))
+        let leads = false;
+        Ok((Self { child, name, leads }, BufReader::new(stdout)))
+    }
+
+    /// As [`Child::start`], for a program that starts others and may leave them behind: all of them end with it.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub fn start_group(command: &mut Command) -> Result<(Self, BufReader<ChildStdout>)> {
+        let (mut child, output) = Self::start(command.process_group(0))?;
+        child.leads = true;
+        Ok((child, output))
     }
 
     /// Reads lines until one yields something.
@@ -51,25 +91,58 @@ impl Child {
         }
     }
 
-    /// The processor time that it and its children have used so far, in user and kernel mode.
+    /// The processor time that it and its children have used so far.
     ///
     /// # Errors
     /// When it is gone.
-    pub fn processor_time(&self) -> Result<Duration> {
+    pub fn processor_time(&self) -> Result<Used> {
         let pid = self.child.id();
-        let mut sum = ticks(pid)?;
+        let (mut user, mut system) = ticks(pid)?;
         let children = format!("/proc/{pid}/task/{pid}/children");
         for child in std::fs::read_to_string(children)?.split_whitespace() {
-            sum += ticks(child.parse()?)?;
+            let (more_user, more_system) = ticks(child.parse()?)?;
+            user += more_user;
+            system += more_system;
         }
-        Ok(Duration::from_secs(sum) / u32::try_from(rustix::param::clock_ticks_per_second())?)
+        let per_second = u32::try_from(rustix::param::clock_ticks_per_second())?;
+        Ok(Used {
+            user: Duration::from_secs(user) / per_second,
+            system: Duration::from_secs(system) / per_second,
+        })
+    }
+
+    /// Its resident memory, in bytes: all of it, and its share where others map the same pages,
+    /// <https://man7.org/linux/man-pages/man5/proc_pid_smaps.5.html>.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn memory(&self) -> Result<Memory> {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.child.id()))?;
+        let bytes = |name: &str| -> Result<f64> {
+            let line = rollup.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.split_whitespace().next());
+            Ok(kib.with_context(|| format!("no {name}"))?.parse::<f64>()? * 1024.0)
+        };
+        Ok(Memory {
+            resident: bytes("Rss:")?,
+            share: bytes("Pss:")?,
+        })
     }
 
     /// Sends SIGTERM.
     pub fn terminate(&self) {
-        if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        self.send(Signal::TERM);
+    }
+
+    fn send(&self, signal: Signal) {
+        let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) else {
+            return;
+        };
+        let _ = if self.leads {
+            kill_process_group(pid, signal)
+        } else {
+            kill_process(pid, signal)
+        };
     }
 
     /// The process' id.
@@ -97,7 +170,7 @@ impl Child {
 }
 
 /// User and system time of one process in ticks, <https://man7.org/linux/man-pages/man5/proc_pid_stat.5.html>.
-fn ticks(pid: u32) -> Result<u64> {
+fn ticks(pid: u32) -> Result<(u64, u64)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name, in parentheses, may hold anything.
     let (_, rest) = stat.rsplit_once(')').context("a stat has a name")?;
@@ -109,7 +182,7 @@ fn ticks(pid: u32) -> Result<u64> {
             .parse::<u64>()
             .map_err(anyhow::Error::from)
     };
-    Ok(next()? + next()?)
+    Ok((next()?, next()?))
 }
 
 impl Drop for Child {
@@ -119,6 +192,10 @@ impl Drop for Child {
         if self.wait(Duration::from_secs(3)).is_err() {
             let _ = self.child.kill();
             let _ = self.child.wait();
+        }
+        if self.leads {
+            // Its children may have outlived it.
+            self.send(Signal::KILL);
         }
     }
 }

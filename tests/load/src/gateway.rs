@@ -1,11 +1,11 @@
 //! What a request costs in the gateway, against no proxy and against nginx in the same place.
 
-use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Result, bail};
 use serde_json::json;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::pod;
@@ -13,8 +13,11 @@ use wisp_contract::operator::pod;
 use crate::child::Child;
 use crate::cluster::FakeCluster;
 use crate::machine::Machine;
+use crate::nginx;
+use crate::ports::{await_listener, free_port};
 use crate::report::{Aim, Report, Row, Sample};
-use crate::{nginx, wrk};
+use crate::turns::{Case, take_turns};
+use crate::wrk::{self, Target};
 
 /// How to measure.
 #[derive(Debug, Clone)]
@@ -32,24 +35,6 @@ pub struct Options {
 const BENCH: &str = "gateway";
 const CONNECTIONS: [u32; 3] = [1, 8, 64];
 const HOST: &str = "hello.load.example.com";
-
-/// Who is measured.
-struct Case {
-    name: &'static str,
-    url: String,
-    proxy: Option<Child>,
-    /// By number of connections.
-    found: Vec<Found>,
-}
-
-#[derive(Default)]
-struct Found {
-    per_second: Sample,
-    p50: Sample,
-    p99: Sample,
-    /// Microseconds of processor time per request.
-    cost: Sample,
-}
 
 /// Everything that is measured, running.
 struct Stage {
@@ -79,14 +64,14 @@ impl Stage {
         let front = free_port()?;
         let nginx = nginx::start(cluster.folder(), front, upstream, threads)?;
         let cases = vec![
-            Case::new("direct", upstream, None),
+            Case::new("direct", Target::get(upstream, "/", HOST), None),
             gateway(options, &cluster, upstream, threads)?,
-            Case::new("nginx", front, Some(nginx)),
+            Case::new("nginx", Target::get(front, "/", HOST), Some(nginx)),
         ];
         await_listener(front)?;
         for case in &cases {
             // Connections are made, and caches warm.
-            wrk::run(&case.url, HOST, 64, 2, 1)?;
+            wrk::run(&case.target, 64, 1)?;
         }
         Ok(Self {
             cases,
@@ -104,8 +89,11 @@ impl Stage {
 pub fn hold(options: &Options) -> Result<()> {
     let stage = Stage::set(options, Machine::here().cores)?;
     for case in &stage.cases {
-        let id = case.proxy.as_ref().map_or(0, Child::id);
-        println!("{} {} process {id}; Host: {HOST}", case.name, case.url);
+        let id = case.child.as_ref().map_or(0, Child::id);
+        println!(
+            "{} {} process {id}; Host: {HOST}",
+            case.name, case.target.url
+        );
     }
     loop {
         std::thread::park();
@@ -119,14 +107,12 @@ pub fn hold(options: &Options) -> Result<()> {
 pub fn run(options: &Options) -> Result<Report> {
     let machine = Machine::here();
     let mut stage = Stage::set(options, machine.cores)?;
-    for round in 0..options.rounds {
-        for (index, connections) in CONNECTIONS.into_iter().enumerate() {
-            for case in &mut stage.cases {
-                case.measure(index, connections, options.seconds)?;
-                eprintln!("round {}: {} at {connections} done", round + 1, case.name);
-            }
-        }
-    }
+    take_turns(
+        &mut stage.cases,
+        &CONNECTIONS,
+        options.rounds,
+        options.seconds,
+    )?;
     Ok(Report {
         machine,
         rows: rows(&stage.cases),
@@ -160,46 +146,19 @@ fn gateway(
     std::thread::spawn(move || std::io::copy(&mut { output }, &mut std::io::sink()));
     await_listener(front)?;
     let since = Instant::now();
-    while wrk::run(&format!("http://{front}/"), HOST, 1, 1, 1).is_err() {
+    let target = Target::get(front, "/", HOST);
+    while wrk::run(&target, 1, 1).is_err() {
         if since.elapsed() > Duration::from_secs(20) {
             bail!("the gateway doesn't lead to the function");
         }
     }
-    Ok(Case::new("wisp-gateway", front, Some(child)))
-}
-
-impl Case {
-    fn new(name: &'static str, address: SocketAddr, proxy: Option<Child>) -> Self {
-        Self {
-            name,
-            url: format!("http://{address}/"),
-            proxy,
-            found: CONNECTIONS.map(|_| Found::default()).into(),
-        }
-    }
-
-    fn measure(&mut self, index: usize, connections: u32, seconds: u32) -> Result<()> {
-        let time = |proxy: &Option<Child>| proxy.as_ref().map(Child::processor_time).transpose();
-        let before = time(&self.proxy)?;
-        let load = wrk::run(&self.url, HOST, connections, 2, seconds)
-            .with_context(|| format!("{} at {connections} connections", self.name))?;
-        let after = time(&self.proxy)?;
-        let found = self.found.get_mut(index).context("one per number")?;
-        found.per_second.0.push(load.per_second);
-        found.p50.0.push(load.p50);
-        found.p99.0.push(load.p99);
-        if let (Some(before), Some(after)) = (before, after) {
-            let used = after.saturating_sub(before);
-            found.cost.0.push(used.as_secs_f64() * 1e6 / load.requests);
-        }
-        Ok(())
-    }
+    Ok(Case::new("wisp-gateway", target, Some(child)))
 }
 
 fn rows(cases: &[Case]) -> Vec<Row> {
     let found = |name: &str, index: usize| {
         let case = cases.iter().find(|case| case.name == name)?;
-        case.found.get(index)
+        case.found(index)
     };
     let mut rows = Vec::new();
     for (index, connections) in CONNECTIONS.into_iter().enumerate() {
@@ -207,7 +166,7 @@ fn rows(cases: &[Case]) -> Vec<Row> {
             continue;
         };
         for case in cases {
-            let Some(found) = case.found.get(index) else {
+            let Some(found) = case.found(index) else {
                 continue;
             };
             let name = format!("{} at {connections}", case.name);
@@ -216,14 +175,14 @@ fn rows(cases: &[Case]) -> Vec<Row> {
             };
             let is_ours = case.name == "wisp-gateway";
             let requests = row("requests/s", &found.per_second, "1/s");
-            rows.push(match (is_ours, case.proxy.is_some()) {
+            rows.push(match (is_ours, case.child.is_some()) {
                 (true, _) => requests.against(nginx.per_second.median()),
                 (false, true) => requests.against(direct.per_second.median()),
                 (false, false) => requests,
             });
             rows.push(row("p50", &found.p50, "µs"));
             rows.push(row("p99", &found.p99, "µs"));
-            if case.proxy.is_none() {
+            if case.child.is_none() {
                 continue;
             }
             let cost = row("processor time per request", &found.cost, "µs");
@@ -259,26 +218,4 @@ fn rows(cases: &[Case]) -> Vec<Row> {
         }
     }
     rows
-}
-
-/// A port of loopback that nobody has just now.
-fn free_port() -> Result<SocketAddr> {
-    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
-}
-
-fn await_listener(address: SocketAddr) -> Result<()> {
-    let since = Instant::now();
-    while TcpStream::connect(address).is_err() {
-        if since.elapsed() > Duration::from_secs(20) {
-            bail!("nobody listens on {address}");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(())
-}
-
-/// Where a bench's numbers go.
-#[must_use]
-pub fn output(target: &Path) -> PathBuf {
-    target.join("bench").join("gateway.json")
 }

@@ -6,16 +6,39 @@
 mod child;
 mod cluster;
 mod hello;
+#[cfg(feature = "baselines")]
+mod infer;
 mod machine;
 mod nginx;
+mod pace;
+mod peers;
+#[cfg(feature = "baselines")]
+mod phases;
+mod ports;
 mod report;
+mod runtime;
+#[cfg(feature = "baselines")]
+mod serve;
 mod server;
+#[cfg(feature = "baselines")]
+mod state;
+mod turns;
 mod wrk;
 
 pub mod gateway;
+pub mod host;
+pub mod memory;
+pub mod nn;
+pub mod start;
 
-pub use child::Child;
+pub use child::{Child, Memory, Used};
 pub use cluster::{FakeCluster, GATEWAY_NAMESPACE};
-pub use hello::serve as serve_hello;
+pub use hello::{Answer, serve as serve_hello};
+#[cfg(feature = "baselines")]
+pub use infer::{Kind, serve as serve_model};
 pub use machine::Machine;
+pub use peers::Peers;
 pub use report::{Aim, Report, Row, Sample};
+pub use runtime::Place;
+#[cfg(feature = "baselines")]
+pub use serve::{Reuse, serve as serve_component};

@@ -1,44 +1,15 @@
 //! `wisp-load`: runs benches, and is what some of them load.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::Parser as _;
+use wisp_load::{Answer, Peers, Report};
 
-/// Runs benches, and is what some of them load. `cargo xtask bench` builds what they need first.
-#[derive(Debug, Parser)]
-#[command(name = "wisp-load")]
-enum Command {
-    /// The gateway against no proxy and against nginx.
-    Gateway {
-        /// The gateway's binary.
-        #[arg(long)]
-        gateway: PathBuf,
-        /// The folder that `bench/gateway.json` goes into.
-        #[arg(long)]
-        target: PathBuf,
-        /// Seconds of each run.
-        #[arg(long, default_value_t = 5)]
-        seconds: u32,
-        /// How often each case is run.
-        #[arg(long, default_value_t = 3)]
-        rounds: u32,
-        /// Measure nothing: say where everything is, and keep it running for a profiler.
-        #[arg(long)]
-        hold: bool,
-    },
-    /// Serve a few bytes.
-    Hello {
-        /// Where.
-        #[arg(long)]
-        listen: SocketAddr,
-        /// With how many threads.
-        #[arg(long)]
-        threads: NonZeroUsize,
-    },
-}
+mod args;
+
+use args::Command;
 
 fn main() -> ExitCode {
     match run(Command::parse()) {
@@ -52,33 +23,149 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> anyhow::Result<bool> {
+    let this = std::env::current_exe()?;
     match command {
-        Command::Gateway {
-            gateway,
-            target,
-            seconds,
-            rounds,
-            hold,
-        } => {
+        Command::Gateway { gateway, common } => {
             let options = wisp_load::gateway::Options {
                 gateway,
-                this: std::env::current_exe()?,
-                seconds,
-                rounds,
+                this,
+                seconds: common.seconds,
+                rounds: common.rounds,
             };
-            if hold {
+            if common.hold {
                 wisp_load::gateway::hold(&options)?;
             }
-            let report = wisp_load::gateway::run(&options)?;
-            let path = wisp_load::gateway::output(&target);
-            report.write(&path)?;
-            print!("{}", report.table());
-            println!("written to {}", path.display());
-            Ok(report.met())
+            tell(
+                "gateway",
+                &wisp_load::gateway::run(&options)?,
+                &common.target,
+            )
         }
-        Command::Hello { listen, threads } => {
-            wisp_load::serve_hello(listen, threads, |address| println!("{address}"))?;
+        Command::Host {
+            hosts,
+            p2,
+            p3,
+            common,
+        } => {
+            let options = wisp_load::host::Options {
+                place: hosts.place(),
+                this,
+                p2,
+                p3,
+                seconds: common.seconds,
+                rounds: common.rounds,
+            };
+            if common.hold {
+                wisp_load::host::hold(&options)?;
+            }
+            let met = tell("host", &wisp_load::host::run(&options)?, &common.target)?;
+            println!("{}", wisp_load::host::NOTE);
+            Ok(met)
+        }
+        Command::Start { hosts, p2, common } => {
+            let options = wisp_load::start::Options {
+                place: hosts.place(),
+                this,
+                component: p2,
+                starts: common.rounds * 10,
+            };
+            tell("start", &wisp_load::start::run(&options)?, &common.target)
+        }
+        Command::Memory {
+            hosts,
+            guest,
+            model,
+            common,
+        } => {
+            let options = wisp_load::memory::Options {
+                place: hosts.place(),
+                guest,
+                model,
+                rounds: common.rounds,
+            };
+            tell("memory", &wisp_load::memory::run(&options)?, &common.target)
+        }
+        Command::Nn {
+            hosts,
+            examples,
+            sources,
+            guest,
+            model,
+            mlserver,
+            triton,
+            common,
+        } => {
+            let peers = mlserver.zip(triton);
+            let peers = peers.map(|(mlserver, triton)| Peers { mlserver, triton });
+            let options = wisp_load::nn::Options {
+                peers,
+                place: hosts.place(),
+                this,
+                examples,
+                sources,
+                guest,
+                efficientnet: model,
+                seconds: common.seconds,
+                rounds: common.rounds,
+            };
+            tell("nn", &wisp_load::nn::run(&options)?, &common.target)
+        }
+        Command::Hello {
+            listen,
+            threads,
+            body,
+            header,
+            canned,
+        } => {
+            let mut answer = Answer::hello();
+            if let Some(body) = body {
+                answer.body = body.into();
+                answer.headers = header;
+            }
+            answer.canned = canned;
+            wisp_load::serve_hello(listen, threads, &answer, |address| println!("{address}"))?;
+            Ok(true)
+        }
+        #[cfg(feature = "baselines")]
+        Command::Serve {
+            component,
+            requests,
+            concurrent,
+        } => {
+            let reuse = wisp_load::Reuse {
+                requests,
+                concurrent,
+            };
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            wisp_load::serve_component(any, &component, reuse, |address| println!("{address}"))?;
+            Ok(true)
+        }
+        #[cfg(feature = "baselines")]
+        Command::Infer {
+            kind,
+            model,
+            batch,
+            delay,
+            cache,
+        } => {
+            let batching = wisp_contract::config::Batching {
+                max_size: batch,
+                max_delay: std::time::Duration::from_millis(delay),
+            };
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            wisp_load::serve_model(any, kind, &model, batching, &cache, |address| {
+                println!("{address}");
+            })?;
             Ok(true)
         }
     }
+}
+
+/// Writes and prints a report, and says whether its aims were met.
+fn tell(name: &str, report: &Report, target: &Path) -> anyhow::Result<bool> {
+    let path = target.join("bench").join(format!("{name}.json"));
+    report.write(&path)?;
+    print!("{}", report.table());
+    println!("written to {}", path.display());
+    Ok(report.met())
 }

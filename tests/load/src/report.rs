@@ -27,6 +27,30 @@ impl Sample {
         }
     }
 
+    /// Each value over the other's of the same round.
+    #[must_use]
+    pub fn over(&self, other: &Self) -> Self {
+        Self(
+            self.0
+                .iter()
+                .zip(&other.0)
+                .map(|(one, other)| one / other)
+                .collect(),
+        )
+    }
+
+    /// Each value less the other's of the same round.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        Self(
+            self.0
+                .iter()
+                .zip(&other.0)
+                .map(|(one, other)| one - other)
+                .collect(),
+        )
+    }
+
     /// The greatest less the least, as a part of the median.
     #[must_use]
     pub fn spread(&self) -> f64 {

@@ -1,5 +1,7 @@
 //! The load generator: Debian's wrk.
 
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
@@ -14,19 +16,63 @@ pub(crate) struct Load {
     pub(crate) p99: f64,
 }
 
-/// Asks `url`, with `host` as the Host header, over so many connections for so many seconds.
-pub(crate) fn run(
-    url: &str,
-    host: &str,
-    connections: u32,
-    threads: u32,
-    seconds: u32,
-) -> Result<Load> {
-    let output = Command::new("wrk")
-        .args(["--latency", "-H", &format!("Host: {host}")])
-        .args(["-t", &threads.min(connections).to_string()])
-        .args(["-c", &connections.to_string(), "-d", &format!("{seconds}s")])
-        .arg(url)
+/// What is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    pub(crate) url: String,
+    pub(crate) address: SocketAddr,
+    /// The Host header.
+    host: String,
+    /// A script that makes another request than a GET, <https://github.com/wg/wrk/blob/master/SCRIPTING>.
+    script: Option<PathBuf>,
+}
+
+impl Target {
+    pub(crate) fn get(address: SocketAddr, path: &str, host: &str) -> Self {
+        Self {
+            url: format!("http://{address}{path}"),
+            address,
+            host: host.to_owned(),
+            script: None,
+        }
+    }
+
+    /// A POST of the bytes in `body`; the script is written to `folder`.
+    pub(crate) fn post(
+        address: SocketAddr,
+        path: &str,
+        (kind, body): (&str, &Path),
+        folder: &Path,
+    ) -> Result<Self> {
+        let name = body.file_name().unwrap_or_default().to_string_lossy();
+        let script = folder.join(format!("{name}.lua"));
+        let text = format!(
+            "local file = io.open({:?}, \"rb\")\nwrk.method = \"POST\"\nwrk.body = file:read(\"*a\")\nwrk.headers[\"content-type\"] = {kind:?}\n",
+            body.display().to_string()
+        );
+        std::fs::write(&script, text)?;
+        Ok(Self {
+            script: Some(script),
+            ..Self::get(address, path, "load")
+        })
+    }
+}
+
+/// Threads of the generator: as many as serve, so that neither waits for the other on its own.
+const THREADS: u32 = 2;
+
+/// Asks over so many connections for so many seconds.
+pub(crate) fn run(target: &Target, connections: u32, seconds: u32) -> Result<Load> {
+    let mut command = Command::new("wrk");
+    command
+        .args(["--latency", "-H", &format!("Host: {}", target.host)])
+        .args(["-t", &THREADS.min(connections).to_string()])
+        .args(["-c", &connections.to_string(), "-d", &format!("{seconds}s")]);
+    if let Some(script) = &target.script {
+        command.arg("-s").arg(script);
+    }
+    let output = command
+        .arg(&target.url)
         .output()
         .context("wrk cannot be started: it is a package of Debian's")?;
     let text = String::from_utf8_lossy(&output.stdout);

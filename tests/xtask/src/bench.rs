@@ -1,19 +1,34 @@
 //! `cargo xtask bench …`: numbers, each with its baseline in the same run.
 
 use std::path::Path;
+use std::process::Command;
 
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::build::{self, CLUSTER};
-use crate::command::{cargo, command, execute};
-use crate::install;
+use crate::build::{self, CLUSTER, program};
+use crate::command::{cargo, command, execute, workspace};
+use crate::{cache, install, models};
 
 /// What can be measured.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Bench {
     /// The gateway against no proxy and against nginx; `target/bench/gateway.json`.
     Gateway(Length),
+    /// The host against native hyper and against what `wasmtime serve` does; `target/bench/host.json`.
+    Host(Length),
+    /// A host's start, and what it needs while nobody asks; `target/bench/start.json`.
+    Start(Length),
+    /// A host's memory while requests are in flight; `target/bench/memory.json`.
+    Memory(Length),
+    /// Inference against the same model in a native server; `target/bench/nn.json`.
+    Nn {
+        #[command(flatten)]
+        length: Length,
+        /// Install MLServer and Triton into the cache, and ask them for digits, too.
+        #[arg(long)]
+        peers: bool,
+    },
     /// The first request to a sleeping function, against a plain Deployment; `target/bench/cold.json`.
     Cold(Wakes),
 }
@@ -38,14 +53,126 @@ pub(crate) struct Length {
     /// How often each case is run, in turns.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// Runs of one second: whether something changed a lot, not by how much.
+    #[arg(long, conflicts_with = "seconds")]
+    quick: bool,
+}
+
+impl Length {
+    fn tell(&self, command: &mut Command) {
+        let seconds = if self.quick { 1 } else { self.seconds };
+        command
+            .args(["--seconds", &seconds.to_string()])
+            .args(["--rounds", &self.rounds.to_string()]);
+    }
 }
 
 /// Builds what is measured as it is released, measures it, and fails where an aim is missed.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Gateway(length) => gateway(length),
+        Bench::Host(length) => host("host", length, false),
+        Bench::Start(length) => host("start", length, false),
+        Bench::Memory(length) => host("memory", length, false),
+        Bench::Nn { length, peers } => host("nn", length, *peers),
         Bench::Cold(wakes) => cold(wakes),
     }
+}
+
+/// A bench of `wisp-runtime`, with the components and models that it serves there.
+fn host(name: &str, length: &Length, peers: bool) -> Result<()> {
+    install::wasm_target()?;
+    debian(&["wrk"])?;
+    execute(cargo().args([
+        "build",
+        "--release",
+        "--bins",
+        "--package",
+        "wisp-runtime",
+        "--package",
+        "wisp-load",
+        "--features",
+        "wisp-load/baselines",
+    ]))?;
+    let mut guests = cargo();
+    guests.args(["build", "--release", "--target", "wasm32-wasip2"]);
+    for guest in ["fixture-p2", "fixture-p3", "load-guest"] {
+        guests.args(["--package", guest]);
+    }
+    execute(&mut guests)?;
+    let target = build::target()?;
+    let guest = |name: &str| target.join("wasm32-wasip2/release").join(name);
+    let cache = cache::dir()?;
+    let efficientnet = cache.join("models/efficientnet-lite0.onnx");
+    let mut command = command(target.join("release/wisp-load"));
+    command
+        .arg(name)
+        .arg("--runtime")
+        .arg(target.join("release/wisp-runtime"))
+        .arg("--cache")
+        .arg(&cache)
+        .arg("--target")
+        .arg(&target);
+    length.tell(&mut command);
+    if matches!(name, "memory" | "nn") {
+        install::onnxruntime()?;
+        models::run()?;
+        command.arg("--guest").arg(guest("load_guest.wasm"));
+        command.arg("--model").arg(efficientnet);
+    } else {
+        command.arg("--p2").arg(guest("fixture_p2.wasm"));
+    }
+    if name == "host" {
+        command.arg("--p3").arg(guest("fixture_p3.wasm"));
+    }
+    if name == "nn" {
+        let wisp = build::programs()?.wisp;
+        for example in ["digits", "classify"] {
+            execute(program(&wisp).args(["build", &format!("examples/{example}")]))?;
+        }
+        command.arg("--examples").arg(target.join("wisp"));
+        command.arg("--sources").arg(workspace().join("examples"));
+    }
+    if peers {
+        let onnxruntime = format!("onnxruntime=={}", install::ONNXRUNTIME_VERSION);
+        for (name, package) in [
+            ("mlserver", "mlserver==1.7.1"),
+            ("triton", "nvidia-pytriton==0.7.0"),
+        ] {
+            let packages = [package, onnxruntime.as_str()];
+            let environment = install::environment(&format!("peers/{name}"), &packages)?;
+            command.arg(format!("--{name}")).arg(environment);
+        }
+    }
+    judge(&mut command)
+}
+
+/// Installs those of Debian's packages whose program of the same name isn't there.
+fn debian(programs: &[&str]) -> Result<()> {
+    let has = |program: &str| {
+        let folders = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
+        folders
+            .iter()
+            .any(|folder| Path::new(folder).join(program).exists())
+    };
+    let missing: Vec<&str> = programs
+        .iter()
+        .copied()
+        .filter(|program| !has(program))
+        .collect();
+    if missing.is_empty() {
+        Ok(())
+    } else {
+        install::debian(&missing)
+    }
+}
+
+/// Runs a bench, which tells by its status whether all aims were met.
+fn judge(bench: &mut Command) -> Result<()> {
+    if !bench.status()?.success() {
+        bail!("an aim was missed, or the run failed");
+    }
+    Ok(())
 }
 
 fn cold(wakes: &Wakes) -> Result<()> {
@@ -72,7 +199,8 @@ fn cold(wakes: &Wakes) -> Result<()> {
         let folder = format!("examples/{example}");
         execute(command(programs.join("wisp")).args(["build", &folder]))?;
     }
-    let status = command(programs.join("wisp-cold"))
+    let mut command = command(programs.join("wisp-cold"));
+    command
         .arg("--programs")
         .arg(&programs)
         .arg("--components")
@@ -80,28 +208,12 @@ fn cold(wakes: &Wakes) -> Result<()> {
         .arg("--out")
         .arg(target.join("bench/cold.json"))
         .args(["--wakes", &wakes.wakes.to_string()])
-        .args(["--plain", &wakes.plain.to_string()])
-        .status()?;
-    if !status.success() {
-        bail!("an aim was missed, or the run failed");
-    }
-    Ok(())
+        .args(["--plain", &wakes.plain.to_string()]);
+    judge(&mut command)
 }
 
 fn gateway(length: &Length) -> Result<()> {
-    let has = |program: &str| {
-        let folders = ["/usr/bin", "/usr/sbin", "/usr/local/bin", "/usr/local/sbin"];
-        folders
-            .iter()
-            .any(|folder| Path::new(folder).join(program).exists())
-    };
-    let missing: Vec<&str> = ["nginx", "wrk"]
-        .into_iter()
-        .filter(|program| !has(program))
-        .collect();
-    if !missing.is_empty() {
-        install::debian(&missing)?;
-    }
+    debian(&["nginx", "wrk"])?;
     execute(cargo().args([
         "build",
         "--release",
@@ -114,17 +226,13 @@ fn gateway(length: &Length) -> Result<()> {
     ]))?;
     let target = build::target()?;
     let programs = target.join("release");
-    let status = command(programs.join("wisp-load"))
+    let mut command = command(programs.join("wisp-load"));
+    command
         .arg("gateway")
         .arg("--gateway")
         .arg(programs.join("wisp-gateway"))
         .arg("--target")
-        .arg(&target)
-        .args(["--seconds", &length.seconds.to_string()])
-        .args(["--rounds", &length.rounds.to_string()])
-        .status()?;
-    if !status.success() {
-        bail!("an aim was missed, or the run failed");
-    }
-    Ok(())
+        .arg(&target);
+    length.tell(&mut command);
+    judge(&mut command)
 }

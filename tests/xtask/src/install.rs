@@ -78,6 +78,28 @@ pub(crate) fn python() -> Result<PathBuf> {
     Ok(interpreter)
 }
 
+/// A Python environment with `packages` in the cache's folder `name`, which is made anew where it has others.
+pub(crate) fn environment(name: &str, packages: &[&str]) -> Result<PathBuf> {
+    let dir = cache::dir()?.join(name);
+    let stamp = dir.join("packages");
+    let wanted = packages.join(" ");
+    if std::fs::read_to_string(&stamp).is_ok_and(|got| got == wanted) {
+        return Ok(dir);
+    }
+    if !succeeds(command("python3").args(["-c", "import venv, ensurepip"])) {
+        debian(&["python3", "python3-venv", "python3-pip"])?;
+    }
+    execute(command("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
+    execute(
+        command(dir.join("bin/python"))
+            .args(["-m", "pip", "install", "--quiet"])
+            .arg("--disable-pip-version-check")
+            .args(packages),
+    )?;
+    std::fs::write(&stamp, wanted)?;
+    Ok(dir)
+}
+
 /// ONNX Runtime's version. The host accepts any from 1.24 on.
 pub(crate) const ONNXRUNTIME_VERSION: &str = "1.31.1";
 

@@ -1,0 +1,177 @@
+//! What `wisp-load` is told.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::{Args, Parser};
+use wisp_load::Place;
+
+/// Runs benches, and is what some of them load. `cargo xtask bench` builds what they need first.
+#[derive(Debug, Parser)]
+#[command(name = "wisp-load")]
+pub(crate) enum Command {
+    /// The gateway against no proxy and against nginx.
+    Gateway {
+        /// The gateway's binary.
+        #[arg(long)]
+        gateway: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// The host against native hyper and against what `wasmtime serve` does.
+    Host {
+        #[command(flatten)]
+        hosts: Hosts,
+        /// A WASI 0.2 component that answers /hello.
+        #[arg(long)]
+        p2: PathBuf,
+        /// A WASI 0.3 component that does.
+        #[arg(long)]
+        p3: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A host's start, and what it needs while nobody asks.
+    Start {
+        #[command(flatten)]
+        hosts: Hosts,
+        /// A component that answers /hello.
+        #[arg(long)]
+        p2: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// A host's memory while requests are in flight.
+    Memory {
+        #[command(flatten)]
+        hosts: Hosts,
+        /// The benchmarks' own guest.
+        #[arg(long)]
+        guest: PathBuf,
+        /// A model of some size.
+        #[arg(long)]
+        model: PathBuf,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Inference against the same model in a native server.
+    Nn {
+        #[command(flatten)]
+        hosts: Hosts,
+        /// The folder with the components of the examples.
+        #[arg(long)]
+        examples: PathBuf,
+        /// The folder with their sources.
+        #[arg(long)]
+        sources: PathBuf,
+        /// The benchmarks' own guest.
+        #[arg(long)]
+        guest: PathBuf,
+        /// EfficientNet.
+        #[arg(long)]
+        model: PathBuf,
+        /// A Python environment with MLServer, to compare with.
+        #[arg(long, requires = "triton")]
+        mlserver: Option<PathBuf>,
+        /// One with nvidia-pytriton.
+        #[arg(long, requires = "mlserver")]
+        triton: Option<PathBuf>,
+        #[command(flatten)]
+        common: Common,
+    },
+    /// Serve a few bytes.
+    Hello {
+        /// Where.
+        #[arg(long)]
+        listen: SocketAddr,
+        /// With how many threads.
+        #[arg(long)]
+        threads: NonZeroUsize,
+        /// The body.
+        #[arg(long)]
+        body: Option<String>,
+        /// Headers beside the length and the date, `name: value`.
+        #[arg(long, value_parser = header)]
+        header: Vec<(http::HeaderName, http::HeaderValue)>,
+        /// Write them for whatever arrives, without reading HTTP.
+        #[arg(long)]
+        canned: bool,
+    },
+    /// Serve a component as `wasmtime serve` does.
+    #[cfg(feature = "baselines")]
+    Serve {
+        /// The component.
+        #[arg(long)]
+        component: PathBuf,
+        /// How many requests an instance serves.
+        #[arg(long)]
+        requests: usize,
+        /// How many at once.
+        #[arg(long)]
+        concurrent: usize,
+    },
+    /// Serve a model without WebAssembly.
+    #[cfg(feature = "baselines")]
+    Infer {
+        /// What is sent.
+        #[arg(long)]
+        kind: wisp_load::Kind,
+        /// The model.
+        #[arg(long)]
+        model: PathBuf,
+        /// The most requests that are computed together.
+        #[arg(long)]
+        batch: std::num::NonZeroU32,
+        /// The longest a request waits for company, in milliseconds.
+        #[arg(long)]
+        delay: u64,
+        /// The cache folder that ONNX Runtime is found in.
+        #[arg(long)]
+        cache: PathBuf,
+    },
+}
+
+/// What all benches take.
+#[derive(Debug, Args)]
+pub(crate) struct Common {
+    /// The folder that `bench/<name>.json` goes into.
+    #[arg(long)]
+    pub(crate) target: PathBuf,
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) seconds: u32,
+    /// How often each case is run.
+    #[arg(long, default_value_t = 3)]
+    pub(crate) rounds: u32,
+    /// Measure nothing: say where everything is, and keep it running for a profiler.
+    #[arg(long)]
+    pub(crate) hold: bool,
+}
+
+/// How hosts are started.
+#[derive(Debug, Args)]
+pub(crate) struct Hosts {
+    /// `wisp-runtime`.
+    #[arg(long)]
+    runtime: PathBuf,
+    /// The cache folder that compiled components are found in.
+    #[arg(long)]
+    cache: PathBuf,
+}
+
+impl Hosts {
+    /// The same, for those who start them.
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            program: self.runtime.clone(),
+            cache: self.cache.clone(),
+        }
+    }
+}
+
+fn header(text: &str) -> anyhow::Result<(http::HeaderName, http::HeaderValue)> {
+    let (name, value) = text.split_once(": ").context("expected `name: value`")?;
+    Ok((name.parse()?, value.parse()?))
+}

@@ -1,0 +1,300 @@
+//! What a request costs in `wisp-runtime`, against native hyper and against what `wasmtime serve` does.
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use wisp_contract::config::Instances;
+
+use crate::child::Child;
+use crate::machine::Machine;
+use crate::pace::{self, Paced};
+use crate::report::{Aim, Report, Row, Sample};
+use crate::runtime::{Place, Runtime, config, get};
+use crate::turns::{Case, Found, take_turns};
+use crate::wrk::{self, Target};
+
+/// How to measure.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The host.
+    pub place: Place,
+    /// This program, which serves the baselines.
+    pub this: PathBuf,
+    /// A WASI 0.2 component that answers `/hello`.
+    pub p2: PathBuf,
+    /// A WASI 0.3 component that does.
+    pub p3: PathBuf,
+    /// How long each run takes.
+    pub seconds: u32,
+    /// How often every case is run, in turns.
+    pub rounds: u32,
+}
+
+const BENCH: &str = "host";
+const CONNECTIONS: [u32; 3] = [1, 8, 64];
+const PATH: &str = "/hello";
+/// Where a server is compared by how late its answers are.
+const LOAD: f64 = 0.8;
+
+const CEILING: &str = "load generator";
+const NATIVE: &str = "native hyper";
+const FRESH: &str = "wisp-runtime 0.2 fresh";
+const REUSED: &str = "wisp-runtime 0.2 reused";
+const SERVE: &str = "wasmtime serve 0.2 fresh";
+
+/// What a reader of the table must know.
+pub const NOTE: &str = "load generator: wrk against a server that answers without reading HTTP, so the most that it can ask.\n\
+    wasmtime serve: not its binary, but what it does, built of the same parts of wasmtime 48 with the best of its flags.\n\
+    All of them share the machine's cores with the load generator.";
+
+/// What each case is held against beside native hyper, and by what factor it is to be faster.
+const PEERS: [(&str, &str, Option<f64>); 3] = [
+    (FRESH, SERVE, Some(1.5)),
+    ("wisp-runtime 0.3 fresh", "wasmtime serve 0.3 fresh", None),
+    ("wisp-runtime 0.3 reused", "wasmtime serve 0.3 reused", None),
+];
+/// What part of native hyper's requests a case is to answer, at the most connections.
+const SHARES: [(&str, f64); 2] = [(FRESH, 0.35), (REUSED, 0.6)];
+
+/// Starts everything, says where it is, and keeps it until this process is ended: for a profiler.
+///
+/// # Errors
+/// When a program is missing.
+pub fn hold(options: &Options) -> Result<()> {
+    for case in cases(options)? {
+        let id = case.child.as_ref().map_or(0, Child::id);
+        println!("{}: {} process {id}", case.name, case.target.url);
+        // Leaked: it is to outlive this loop.
+        std::mem::forget(case);
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Runs everything in turns, and tells what was found.
+///
+/// # Errors
+/// When a program is missing, or a request failed.
+pub fn run(options: &Options) -> Result<Report> {
+    let machine = Machine::here();
+    let mut cases = cases(options)?;
+    take_turns(&mut cases, &CONNECTIONS, options.rounds, options.seconds)?;
+    let mut rows = rows(&cases);
+    rows.extend(late(&cases, options)?);
+    #[cfg(feature = "baselines")]
+    rows.extend(phases(&cases, options)?);
+    Ok(Report { machine, rows })
+}
+
+fn cases(options: &Options) -> Result<Vec<Case>> {
+    let reuse = |requests: u32, concurrent: u32| Instances::Reuse {
+        max_requests: NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN),
+        max_concurrent: NonZeroU32::new(concurrent).unwrap_or(NonZeroU32::MIN),
+        idle_timeout: Duration::from_secs(1),
+    };
+    let wisp = |name, component: &Path, instances| -> Result<Case> {
+        let mut config = config(component);
+        config.instances = instances;
+        let runtime = Runtime::start(&options.place, config)?;
+        Ok(Case::new(
+            name,
+            Target::get(runtime.data, PATH, "load"),
+            Some(runtime.child),
+        ))
+    };
+    let serve = |name, component: &Path, requests: usize, concurrent: usize| -> Result<Case> {
+        let mut command = Command::new(&options.this);
+        command.arg("serve").arg("--component").arg(component);
+        command.args(["--requests", &requests.to_string()]);
+        command.args(["--concurrent", &concurrent.to_string()]);
+        baseline(name, &mut command)
+    };
+    let fresh = wisp(FRESH, &options.p2, Instances::Fresh)?;
+    let answer = get(fresh.target.address, PATH)?;
+    let hello = |name, canned: bool| -> Result<Case> {
+        let mut command = Command::new(&options.this);
+        command.args(["hello", "--listen", "127.0.0.1:0", "--threads", "2"]);
+        let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
+        command.args(["--body", body]);
+        for header in head.lines().skip(1) {
+            let own = ["content-length", "date", "connection"];
+            if !own.iter().any(|name| header.starts_with(name)) {
+                command.args(["--header", header]);
+            }
+        }
+        if canned {
+            command.arg("--canned");
+        }
+        baseline(name, &mut command)
+    };
+    let cases = vec![
+        hello(CEILING, true)?,
+        hello(NATIVE, false)?,
+        fresh,
+        serve(SERVE, &options.p2, 1, 1)?,
+        wisp(REUSED, &options.p2, reuse(1000, 1))?,
+        wisp("wisp-runtime 0.3 fresh", &options.p3, Instances::Fresh)?,
+        serve("wasmtime serve 0.3 fresh", &options.p3, 1, 1)?,
+        wisp("wisp-runtime 0.3 reused", &options.p3, reuse(128, 16))?,
+        serve("wasmtime serve 0.3 reused", &options.p3, 128, 16)?,
+    ];
+    for case in &cases {
+        // Connections are made, and caches warm.
+        wrk::run(&case.target, 64, 1)?;
+    }
+    Ok(cases)
+}
+
+/// A server in this program, which says where it listens.
+fn baseline(name: &'static str, command: &mut Command) -> Result<Case> {
+    let (child, mut output) = Child::start(command)?;
+    let address = child.line(&mut output, |line| line.trim().parse::<SocketAddr>().ok())?;
+    Ok(Case::new(
+        name,
+        Target::get(address, PATH, "load"),
+        Some(child),
+    ))
+}
+
+fn rows(cases: &[Case]) -> Vec<Row> {
+    let find = |name: &str, index: usize| -> Option<&Found> {
+        cases.iter().find(|case| case.name == name)?.found(index)
+    };
+    let mut rows = Vec::new();
+    for (index, connections) in CONNECTIONS.into_iter().enumerate() {
+        let Some(native) = find(NATIVE, index) else {
+            continue;
+        };
+        let is_most = index + 1 == CONNECTIONS.len();
+        for case in cases {
+            let Some(found) = case.found(index) else {
+                continue;
+            };
+            let name = format!("{} at {connections}", case.name);
+            let row = |metric: &str, sample: &Sample, unit: &str| {
+                Row::new(BENCH, &name, metric, sample, unit)
+            };
+            rows.push(
+                row("requests/s", &found.per_second, "1/s").against(native.per_second.median()),
+            );
+            rows.push(
+                row("processor time per request", &found.cost, "µs").against(native.cost.median()),
+            );
+            rows.push(row("p50", &found.p50, "µs").against(native.p50.median()));
+            if !is_most {
+                continue;
+            }
+            if let Some((_, share)) = SHARES.iter().find(|(name, _)| *name == case.name) {
+                let part = found.per_second.over(&native.per_second);
+                rows.push(
+                    row("requests/s, part of native's", &part, "x").aiming(Aim::AtLeast(*share)),
+                );
+            }
+            if let Some((_, peer, factor)) = PEERS.iter().find(|(name, ..)| *name == case.name)
+                && let Some(peer) = find(peer, index)
+            {
+                let times = row(
+                    "requests/s, times wasmtime serve's",
+                    &found.per_second.over(&peer.per_second),
+                    "x",
+                );
+                rows.push(match factor {
+                    Some(factor) => times.aiming(Aim::AtLeast(*factor)),
+                    None => times,
+                });
+            }
+        }
+    }
+    rows
+}
+
+/// How late answers are at a part of what each server can do, asked by the clock and not by when it answered last.
+fn late(cases: &[Case], options: &Options) -> Result<Vec<Row>> {
+    let mut found: Vec<(&str, Sample)> = Vec::new();
+    for _ in 0..options.rounds {
+        for name in [NATIVE, FRESH] {
+            let case = cases
+                .iter()
+                .find(|case| case.name == name)
+                .context("a case")?;
+            let paced = keeping_up(case.target.address, options.seconds)?;
+            match found.iter_mut().find(|(known, _)| *known == name) {
+                Some((_, sample)) => sample.0.push(paced.p99),
+                None => found.push((name, Sample(vec![paced.p99]))),
+            }
+        }
+    }
+    let [(_, native), (_, fresh)] = &found[..] else {
+        return Ok(Vec::new());
+    };
+    let row = |name: &str, sample: &Sample| {
+        Row::new(
+            BENCH,
+            &format!("{name} at 64, 80 % of its most"),
+            "p99",
+            sample,
+            "µs",
+        )
+    };
+    let times = Row::new(
+        BENCH,
+        &format!("{FRESH} at 64, 80 % of its most"),
+        "p99, times native's",
+        &fresh.over(native),
+        "x",
+    );
+    Ok(vec![
+        row(NATIVE, native),
+        row(FRESH, fresh).against(native.median()),
+        times.aiming(Aim::Below(2.0)),
+    ])
+}
+
+/// A run at [`LOAD`] of the most that the server answers, or as much below as the generator needs to ask by the clock.
+fn keeping_up(address: SocketAddr, seconds: u32) -> Result<Paced> {
+    let mut rate = pace::run(address, PATH, 64, seconds, None)?.per_second * LOAD;
+    loop {
+        let paced = pace::run(address, PATH, 64, seconds, Some(rate))?;
+        if paced.per_second > rate * 0.97 {
+            return Ok(paced);
+        }
+        rate *= LOAD;
+    }
+}
+
+/// Where the processor time of one request in a fresh instance goes.
+#[cfg(feature = "baselines")]
+fn phases(cases: &[Case], options: &Options) -> Result<Vec<Row>> {
+    let case = cases
+        .iter()
+        .find(|case| case.name == FRESH)
+        .context("a case")?;
+    let found = case.found(CONNECTIONS.len() - 1).context("it ran")?;
+    let phases = crate::phases::measure(&options.p2, PATH)?;
+    let all = found.cost.median();
+    let kernel = (found.kernel.median() - phases.kernel).max(0.0);
+    let inside: f64 = phases.each.iter().map(|(_, micros)| micros).sum();
+    let http = (all - inside - kernel).max(0.0);
+    Ok(phases
+        .each
+        .iter()
+        .copied()
+        .chain([("kernel, but for memory", kernel), ("http and host", http)])
+        .map(|(name, micros)| {
+            let case = format!("{FRESH} at 64, of which {name}");
+            Row::new(
+                BENCH,
+                &case,
+                "processor time per request",
+                &Sample(vec![micros]),
+                "µs",
+            )
+            .against(all)
+        })
+        .collect())
+}
