@@ -88,24 +88,30 @@ impl Answer {
 
 impl Timing {
     fn header(self) -> Option<HeaderValue> {
-        let mut text = String::with_capacity(48);
-        let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
-        write!(
-            text,
-            "queue;dur={:.3}, instance;dur={:.3}",
-            millis(self.queued),
-            millis(self.instantiated)
-        )
-        .ok()?;
+        let mut text = String::with_capacity(64);
+        text.push_str("queue;dur=");
+        push_millis(&mut text, self.queued);
+        text.push_str(", instance;dur=");
+        push_millis(&mut text, self.instantiated);
         if let Some(startup) = self.startup {
             let (fetch, load) = (startup.fetch_millis, startup.load_millis);
             write!(text, ", fetch;dur={fetch:.3}, load;dur={load:.3}").ok()?;
         }
         if self.nn > Duration::ZERO {
-            write!(text, ", nn;dur={:.3}", millis(self.nn)).ok()?;
+            text.push_str(", nn;dur=");
+            push_millis(&mut text, self.nn);
         }
         HeaderValue::try_from(text).ok()
     }
+}
+
+/// Milliseconds with three digits, rounded. Integers, because every answer has two or three of them, and formatting
+/// floating-point numbers takes several times as long.
+fn push_millis(text: &mut String, duration: Duration) {
+    let rounded = duration.saturating_add(Duration::from_nanos(500));
+    let micros = u64::try_from(rounded.as_micros()).unwrap_or(u64::MAX);
+    // Writing to a String can't fail.
+    let _ = write!(text, "{}.{:03}", micros / 1000, micros % 1000);
 }
 
 #[cfg(test)]
@@ -123,6 +129,14 @@ mod tests {
         assert_eq!(
             timing.header().unwrap(),
             "queue;dur=1.500, instance;dur=0.009"
+        );
+        let long = Timing {
+            queued: Duration::from_millis(12_034),
+            ..timing
+        };
+        assert_eq!(
+            long.header().unwrap(),
+            "queue;dur=12034.000, instance;dur=0.009"
         );
         let timing = Timing {
             nn: Duration::from_millis(7),
