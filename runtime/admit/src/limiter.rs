@@ -249,7 +249,11 @@ impl Shared {
                 Err(Refused::QueueFull {
                     allowed: queue.allowed,
                 })
-            } else if queue.bytes.saturating_add(bytes) > queue.allowed_bytes {
+            } else if queue
+                .bytes
+                .checked_add(bytes)
+                .is_none_or(|sum| sum > queue.allowed_bytes)
+            {
                 Err(Refused::QueueBytesFull {
                     allowed: queue.allowed_bytes,
                 })

@@ -23,6 +23,8 @@ pub(crate) enum Failure {
         .allowed.as_millis()
     )]
     BodyTooSlow { allowed: Duration },
+    #[error("the request's body broke off, or isn't what its framing says")]
+    BodyBroken,
     #[error("this replica has no function yet")]
     NotReady,
     #[error("this replica takes no more requests now: {0}")]
@@ -65,6 +67,7 @@ impl Failure {
             Self::InvalidHost => "invalid-host",
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::BodyTooSlow { .. } => "body-too-slow",
+            Self::BodyBroken => "body-broken",
             Self::NotReady => "not-ready",
             Self::Refused(refused) => refused.reason(),
             Self::Timeout { .. } => "timeout",
@@ -88,7 +91,8 @@ impl Failure {
             Self::WrongKey
             | Self::InvalidHost
             | Self::BodyTooLarge { .. }
-            | Self::BodyTooSlow { .. } => Fault::Client,
+            | Self::BodyTooSlow { .. }
+            | Self::BodyBroken => Fault::Client,
             Self::NotReady | Self::Refused(_) | Self::NoInstance | Self::Internal => {
                 Fault::Platform
             }
@@ -114,6 +118,7 @@ impl Failure {
                 | Self::NoInstance
                 | Self::Timeout { .. }
                 | Self::BodyTooSlow { .. }
+                | Self::BodyBroken
         )
     }
 }

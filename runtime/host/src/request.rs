@@ -88,9 +88,15 @@ impl Upload {
     /// The guest waits for the client.
     const AWAITED: u8 = 1;
     const TOO_LARGE: u8 = 2;
+    const BROKEN: u8 = 3;
 
     pub(crate) fn is_too_large(&self) -> bool {
         self.0.load(Ordering::Relaxed) == Self::TOO_LARGE
+    }
+
+    /// Whether it ended with an error where the guest expected more.
+    pub(crate) fn is_broken(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::BROKEN
     }
 
     /// Whether the guest asked for more of it than the client has sent.
@@ -148,7 +154,10 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
         self.upload.set(Upload::FLOWS);
         let frame = match frame {
             Some(Ok(frame)) => frame,
-            Some(Err(error)) => return Poll::Ready(Some(Err(Error::Hyper(error)))),
+            Some(Err(error)) => {
+                self.upload.set(Upload::BROKEN);
+                return Poll::Ready(Some(Err(Error::Hyper(error))));
+            }
             None => return Poll::Ready(None),
         };
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);

@@ -42,7 +42,7 @@ pub(crate) fn problem(failure: &Failure, mut record: Record) -> Response<Body> {
 fn status(failure: &Failure) -> StatusCode {
     match failure {
         Failure::WrongKey => StatusCode::FORBIDDEN,
-        Failure::InvalidHost => StatusCode::BAD_REQUEST,
+        Failure::InvalidHost | Failure::BodyBroken => StatusCode::BAD_REQUEST,
         Failure::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
         Failure::NotReady | Failure::Refused(_) | Failure::NoInstance => {

@@ -86,6 +86,9 @@ async fn answer(
     if upload.is_too_large() {
         return Err(Failure::BodyTooLarge { allowed });
     }
+    if upload.is_broken() {
+        return Err(Failure::BodyBroken);
+    }
     match answered {
         // It is the client who was waited for.
         Err(Failure::Timeout { allowed }) if upload.is_awaited() => {

@@ -77,6 +77,23 @@ impl Host {
         Ok(host)
     }
 
+    /// Starts a host as [`Host::ready`] does, with `library` to compute its models.
+    ///
+    /// # Errors
+    /// When it doesn't become ready; the error has its log.
+    pub async fn with_models(
+        component: &Path,
+        library: &Path,
+        change: impl FnOnce(&mut FunctionConfig),
+    ) -> anyhow::Result<Self> {
+        let mut assignment = assignment(component);
+        change(&mut assignment.config);
+        let library = library.to_str().context("a path that is no text")?;
+        let host = Self::start(Some(&assignment), &["--onnxruntime", library]).await?;
+        host.event(event::READY).await?;
+        Ok(host)
+    }
+
     /// Starts a host and waits until it listens.
     ///
     /// # Errors
@@ -124,6 +141,21 @@ impl Host {
         };
         (host.data, host.control) = (address("data")?, address("control")?);
         Ok(host)
+    }
+
+    /// The most memory that the process ever held, in bytes.
+    ///
+    /// # Errors
+    /// When the process is gone.
+    pub fn peak_memory(&self) -> anyhow::Result<u64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let kibibytes: u64 = status
+            .lines()
+            .find_map(|line| line.strip_prefix("VmHWM:")?.strip_suffix("kB"))
+            .context("the kernel doesn't tell")?
+            .trim()
+            .parse()?;
+        Ok(kibibytes << 10)
     }
 
     /// A client of the data port.

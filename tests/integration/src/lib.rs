@@ -3,14 +3,18 @@
 mod build;
 mod client;
 mod host;
+mod models;
 mod readme;
+mod refusal;
 mod terminal;
 mod wisp;
 
 pub use build::{binary, component, target_folder};
 pub use client::{Answer, Body, Client, request};
 pub use host::{Host, assignment};
+pub use models::{model, onnxruntime, small_model};
 pub use readme::{Readme, repository};
+pub use refusal::refused;
 pub use terminal::{Job, Terminal};
 pub use wisp::{Dev, is_running, run, signal_process, wisp};
 

@@ -12,9 +12,9 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use wisp_contract::FunctionConfig;
 use wisp_contract::problem::Fault;
-use wisp_contract::{FunctionConfig, Problem};
-use wisp_integration::{Answer, Host, component, request};
+use wisp_integration::{Host, component, refused, request};
 
 async fn p2(change: impl FnOnce(&mut FunctionConfig)) -> Host {
     Host::ready(&component("fixture-p2"), change).await.unwrap()
@@ -22,26 +22,6 @@ async fn p2(change: impl FnOnce(&mut FunctionConfig)) -> Host {
 
 fn in_time(config: &mut FunctionConfig) {
     config.limits.timeout = Duration::from_millis(300);
-}
-
-/// Checks a problem, and that the host serves on.
-async fn refused(host: &Host, answer: &Answer, status: u16, reason: &str, fault: Fault) -> Problem {
-    let problem = answer.problem();
-    assert_eq!(
-        (
-            answer.status.as_u16(),
-            problem.status,
-            &*problem.reason,
-            problem.fault
-        ),
-        (status, status, reason, fault)
-    );
-    assert_eq!(answer.headers["x-request-id"], *problem.request_id);
-    assert_eq!(
-        host.client().get("/hello").await.unwrap().status,
-        StatusCode::OK
-    );
-    problem
 }
 
 #[tokio::test]

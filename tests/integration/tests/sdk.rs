@@ -2,18 +2,18 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody};
-use wisp_contract::config::{Batching, Device, KeyValueStore, Model, ModelFormat};
-use wisp_contract::log::{GUEST_LOG, Level, event};
+use wisp_contract::config::KeyValueStore;
+use wisp_contract::log::{GUEST_LOG, Level};
 use wisp_engine::Outcome;
 use wisp_engine::preinit::{Limits, preinit};
-use wisp_integration::{Host, assignment, component, request};
+use wisp_integration::{Host, component, model, onnxruntime, request};
 
 async fn host() -> Host {
     Host::ready(&component("fixture-sdk"), |config| {
@@ -544,22 +544,12 @@ async fn a_model_that_is_not_there_is_named() {
 #[tokio::test]
 async fn models_compute_and_refuse_what_they_cannot_with_types_and_shapes() {
     let Some(library) = onnxruntime() else { return };
-    let mut assignment = assignment(&component("fixture-sdk"));
-    assignment.config.models = vec![Model {
-        name: "mnist".into(),
-        format: ModelFormat::Onnx,
-        file: Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits/mnist.onnx"),
-        sha256: None,
-        device: Device::Cpu,
-        batching: Batching::default(),
-    }];
-    let host = Host::start(
-        Some(&assignment),
-        &["--onnxruntime", library.to_str().unwrap()],
-    )
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits/mnist.onnx");
+    let host = Host::with_models(&component("fixture-sdk"), &library, |config| {
+        config.models = vec![model("mnist", &file)];
+    })
     .await
     .unwrap();
-    host.event(event::READY).await.unwrap();
 
     let pixels = format!("[{}0]", "0,".repeat(783));
     let answer = host.client().post("/digit", pixels).await.unwrap();
@@ -578,29 +568,6 @@ async fn models_compute_and_refuse_what_they_cannot_with_types_and_shapes() {
         "{refused}"
     );
     text_of_status(&host, "/nowhere", 404).await;
-}
-
-/// ONNX Runtime's library, where `cargo xtask` put it. Without it there is nothing to test, which CI doesn't accept.
-fn onnxruntime() -> Option<PathBuf> {
-    let variable = |name| std::env::var_os(name).map(PathBuf::from);
-    let cache = variable("WISP_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|base| base.join("wisp")))
-        .or_else(|| variable("HOME").map(|home| home.join(".cache/wisp")));
-    let file = variable("WISP_ONNXRUNTIME")
-        .or_else(|| Some(cache?.join("onnxruntime/1.31.1/libonnxruntime.so")))?;
-    if file.is_file() {
-        return Some(file);
-    }
-    assert!(
-        std::env::var_os("CI").is_none(),
-        "{} is missing: run cargo xtask setup",
-        file.display()
-    );
-    eprintln!(
-        "skipped: {} is missing: run cargo xtask setup",
-        file.display()
-    );
-    None
 }
 
 #[test]

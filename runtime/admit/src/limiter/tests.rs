@@ -235,3 +235,16 @@ async fn a_changed_queue_bounds_who_comes_and_keeps_who_waits() {
     assert!(three.await.is_ok());
     assert_eq!(limiter.load(), Load::default());
 }
+
+/// Would panic, or wrap around, where the sum of what clients declare exceeds 64 bits.
+#[tokio::test]
+async fn no_sum_of_declared_bytes_overflows() {
+    let limiter = limiter(1, 8, u64::MAX);
+    let _running = limiter.acquire(0, later()).await.unwrap();
+    let mut waiting = pin!(limiter.acquire(u64::MAX, later()));
+    waits!(waiting);
+    assert_eq!(
+        limiter.acquire(1, later()).await.unwrap_err(),
+        Refused::QueueBytesFull { allowed: u64::MAX }
+    );
+}

@@ -1,0 +1,55 @@
+//! Models, and what computes them.
+
+use std::path::{Path, PathBuf};
+
+use wisp_contract::config::{Batching, Device, Model, ModelFormat};
+
+/// ONNX Runtime's library, where `cargo xtask` put it. Without it there is nothing to test, which CI doesn't accept.
+///
+/// # Panics
+/// When it is missing and this is CI.
+#[must_use]
+pub fn onnxruntime() -> Option<PathBuf> {
+    let variable = |name| std::env::var_os(name).map(PathBuf::from);
+    let cache = variable("WISP_CACHE")
+        .or_else(|| variable("XDG_CACHE_HOME").map(|base| base.join("wisp")))
+        .or_else(|| variable("HOME").map(|home| home.join(".cache/wisp")));
+    let file = variable("WISP_ONNXRUNTIME")
+        .or_else(|| Some(cache?.join("onnxruntime/1.31.1/libonnxruntime.so")))?;
+    if file.is_file() {
+        return Some(file);
+    }
+    assert!(
+        std::env::var_os("CI").is_none(),
+        "{} is missing: run cargo xtask setup",
+        file.display()
+    );
+    eprintln!(
+        "skipped: {} is missing: run cargo xtask setup",
+        file.display()
+    );
+    None
+}
+
+/// One of the small models that the tests of the inference crate load.
+#[must_use]
+pub fn small_model(name: &str) -> Model {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../../runtime/nn/tests/data")
+        .join(format!("{name}.onnx"));
+    model(name, &file)
+}
+
+/// The model in `file`, on the CPU.
+#[must_use]
+pub fn model(name: &str, file: &Path) -> Model {
+    Model {
+        name: name.to_owned(),
+        format: ModelFormat::Onnx,
+        file: file.to_owned(),
+        sha256: None,
+        device: Device::Cpu,
+        batching: Batching::default(),
+        trial: None,
+    }
+}

@@ -1,0 +1,259 @@
+//! Clients that lie, give up, or come all at once.
+#![expect(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a helper that fails is a test that fails"
+)]
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::StatusCode;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use wisp_contract::problem::{self, Fault};
+use wisp_contract::{FunctionConfig, Problem};
+use wisp_integration::{Answer, Host, component, refused};
+
+async fn p2(change: impl FnOnce(&mut FunctionConfig)) -> Host {
+    Host::ready(&component("fixture-p2"), change).await.unwrap()
+}
+
+/// What a client does after it has sent something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    /// It waits for an answer.
+    Waits,
+    /// It says that it will send nothing more, and waits.
+    HalfCloses,
+}
+
+/// The answer to a request that is sent as these bytes.
+async fn raw(host: &Host, bytes: &[u8], then: Then) -> String {
+    let mut stream = TcpStream::connect(host.data()).await.unwrap();
+    stream.write_all(bytes).await.unwrap();
+    if then == Then::HalfCloses {
+        stream.shutdown().await.unwrap();
+    }
+    let mut answer = Vec::new();
+    stream.read_to_end(&mut answer).await.unwrap();
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+/// Checks that `text` is a whole problem response of this kind, and that the host serves on.
+async fn told(host: &Host, text: &str, status: u16, reason: &str) -> Problem {
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((text, ""));
+    assert!(
+        head.starts_with(&format!("HTTP/1.1 {status} "))
+            && head.contains(problem::MEDIA_TYPE)
+            && head.contains("x-request-id: "),
+        "{text}"
+    );
+    let problem: Problem = serde_json::from_str(body).unwrap();
+    assert_eq!(
+        (&*problem.reason, problem.fault),
+        (reason, Fault::Client),
+        "{text}"
+    );
+    assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+    problem
+}
+
+fn post(path: &str, headers: &str, body: &str) -> Vec<u8> {
+    format!("POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n{headers}\r\n\r\n{body}")
+        .into_bytes()
+}
+
+#[tokio::test]
+async fn a_body_that_is_shorter_than_its_declared_length_is_the_clients_fault() {
+    let host = p2(|config| config.limits.timeout = Duration::from_millis(500)).await;
+    for path in ["/length", "/echo"] {
+        let short = post(path, "content-length: 100", "ten bytes.");
+        // It may still send the rest, until its time is up.
+        let text = raw(&host, &short, Then::Waits).await;
+        if path == "/length" {
+            told(&host, &text, 408, "body-too-slow").await;
+        }
+        // Or says that it won't.
+        let text = raw(&host, &short, Then::HalfCloses).await;
+        if path == "/length" {
+            told(&host, &text, 400, "body-broken").await;
+        } else {
+            assert!(!text.contains("\r\n0\r\n"), "a whole answer: {text}");
+        }
+    }
+    host.until_idle().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_body_whose_framing_breaks_is_the_clients_fault() {
+    let host = p2(|_| {}).await;
+    for (body, then) in [
+        ("zz\r\n", Then::Waits),
+        ("5\r\nhello\r\nzz\r\n", Then::Waits),
+        ("5\r\nhello\r\n", Then::HalfCloses),
+        ("ffffffffffffffffff\r\n", Then::Waits),
+    ] {
+        let text = raw(
+            &host,
+            &post("/length", "transfer-encoding: chunked", body),
+            then,
+        )
+        .await;
+        let problem = told(&host, &text, 400, "body-broken").await;
+        assert!(problem.retryable, "{problem:?}");
+    }
+    host.until_idle().await.unwrap();
+}
+
+/// Would fail if what follows a body were taken for a part of it, or for a request of somebody else.
+#[tokio::test]
+async fn what_follows_a_body_is_no_part_of_it() {
+    let host = p2(|_| {}).await;
+    let more = format!(
+        "POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\n\r\nhello, and something that is no request\r\n\r\n"
+    );
+    let text = raw(&host, more.as_bytes(), Then::Waits).await;
+    assert!(
+        text.starts_with("HTTP/1.1 200 ") && text.contains("\r\n\r\n5"),
+        "{text}"
+    );
+    assert!(
+        text.contains("HTTP/1.1 400 ") && text.matches("HTTP/1.1 ").count() == 2,
+        "{text}"
+    );
+    assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+}
+
+#[tokio::test]
+async fn a_length_beyond_the_limit_is_refused_before_a_byte_is_sent() {
+    let host = p2(|config| config.limits.request_body = 1000).await;
+    for length in ["1001", "9223372036854775807"] {
+        let text = raw(
+            &host,
+            &post("/length", &format!("content-length: {length}"), ""),
+            Then::Waits,
+        )
+        .await;
+        let problem = told(&host, &text, 413, "body-too-large").await;
+        assert!(problem.detail.contains("1000 bytes"), "{}", problem.detail);
+    }
+}
+
+/// Sends on and on. Would never end if the host read on after it has refused.
+#[tokio::test]
+async fn a_body_without_an_end_is_refused_at_the_limit() {
+    let host = p2(|config| config.limits.request_body = 100_000).await;
+    for path in ["/length", "/ignore-body"] {
+        let mut stream = TcpStream::connect(host.data()).await.unwrap();
+        let head = post(path, "transfer-encoding: chunked", "");
+        stream.write_all(&head).await.unwrap();
+        let chunk = format!("1000\r\n{}\r\n", "x".repeat(0x1000));
+        let (mut read, mut write) = stream.split();
+        let send = async { while write.write_all(chunk.as_bytes()).await.is_ok() {} };
+        let receive = async {
+            let mut first = vec![0; 12];
+            read.read_exact(&mut first).await.unwrap();
+            String::from_utf8(first).unwrap()
+        };
+        let (status, ()) = futures::join!(receive, send);
+        let wanted = if path == "/length" { "413" } else { "200" };
+        assert_eq!(status, format!("HTTP/1.1 {wanted}"));
+        assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+    }
+    host.until_idle().await.unwrap();
+    assert!(host.peak_memory().unwrap() < 300 << 20);
+}
+
+/// There is no telling it from a client that is gone, and that one must not keep a place.
+#[tokio::test]
+async fn a_client_that_closes_its_half_while_it_waits_gives_its_place_back() {
+    let host = p2(|_| {}).await;
+    let asleep = b"GET /sleep?3600000 HTTP/1.1\r\nhost: x\r\n\r\n";
+    assert_eq!(raw(&host, asleep, Then::HalfCloses).await, "");
+    host.until_idle().await.unwrap();
+    let line = host
+        .line("request", |line| line.event.as_deref() == Some("request"))
+        .await
+        .unwrap();
+    assert_eq!(line.fields["reason"], "client-gone");
+}
+
+/// Every one of them is answered, by the function or with when to come again; none is lost, and none costs memory
+/// that isn't given back.
+#[tokio::test]
+async fn ten_times_more_clients_than_there_are_places_are_all_answered() {
+    let (places, queue) = (8, 24);
+    let host = p2(|config| {
+        config.limits.concurrency = NonZeroUsize::new(places).unwrap();
+        config.limits.queue = queue;
+        config.limits.timeout = Duration::from_secs(60);
+    })
+    .await;
+    let client = host.client();
+    let before = host.peak_memory().unwrap();
+    let body = Bytes::from(vec![b'x'; 1 << 20]);
+
+    // As long as these run, nobody else does.
+    let running: Vec<_> = (0..places)
+        .map(|_| tokio::spawn(async move { client.get("/loop").await }))
+        .collect();
+    host.until(|status| status.in_flight as usize == places)
+        .await
+        .unwrap();
+    let clients: Vec<_> = (0..10 * (places + queue))
+        .map(|_| {
+            let body = body.clone();
+            tokio::spawn(async move { client.post("/length", body).await.unwrap() })
+        })
+        .collect();
+    host.until(|status| status.queued as usize == queue)
+        .await
+        .unwrap();
+    // All but those who wait are sent away meanwhile.
+    host.line("the last refusal", {
+        let refusals = std::cell::Cell::new(0);
+        move |line| {
+            let is_one = line
+                .fields
+                .get("reason")
+                .is_some_and(|it| it == "queue-full");
+            refusals.set(refusals.get() + usize::from(is_one));
+            refusals.get() == 10 * (places + queue) - queue
+        }
+    })
+    .await
+    .unwrap();
+    for client in running {
+        client.abort();
+    }
+    let answers: Vec<Answer> = join_all(clients)
+        .await
+        .into_iter()
+        .map(Result::unwrap)
+        .collect();
+    let (served, sent_away): (Vec<_>, Vec<_>) = answers
+        .iter()
+        .partition(|answer| answer.status == StatusCode::OK);
+    assert_eq!(served.len(), queue);
+    for answer in served {
+        assert_eq!(answer.text(), "1048576");
+    }
+    for answer in sent_away {
+        let problem = answer.problem();
+        assert_eq!(
+            (answer.status.as_u16(), &*problem.reason, problem.retryable),
+            (503, "queue-full", true)
+        );
+        assert_eq!(answer.headers["retry-after"], "1");
+        assert_eq!(answer.headers["x-request-id"], *problem.request_id);
+    }
+    host.until_idle().await.unwrap();
+    // The bodies alone are 320 MiB.
+    let grown = host.peak_memory().unwrap() - before;
+    assert!(grown < 200 << 20, "{grown} bytes");
+    let late = client.get("/trap").await.unwrap();
+    refused(&host, &late, 502, "trapped", Fault::Function).await;
+}
