@@ -105,9 +105,9 @@ pub enum InspectError {
         /// What it exports, as a list for people.
         exports: String,
     },
-    /// A handler of a version that is no release.
+    /// A handler of no version that is served: a draft, or what came later.
     #[error(
-        "this component exports `{export}`, a draft that was never released: rebuild it with bindings for 0.2.x or 0.3.x"
+        "this component exports `{export}`, a version that this host doesn't serve: rebuild it with bindings for 0.2.x or 0.3.x"
     )]
     DraftHandler {
         /// The export.
@@ -278,8 +278,8 @@ impl Outline {
             return Ok((Wasi::P2, name));
         }
         Err(match handlers.first() {
-            Some(draft) => InspectError::DraftHandler {
-                export: draft.to_string(),
+            Some(other) => InspectError::DraftHandler {
+                export: other.to_string(),
             },
             None => InspectError::NoHandler {
                 exports: list(&self.exports),

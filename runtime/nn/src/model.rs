@@ -11,7 +11,7 @@ use wisp_contract::status::ModelStatus;
 use crate::backend::{Item, Loaded};
 use crate::batch::{Job, JobError, Key, Queue, ThreadClock, block_on, work};
 use crate::metrics::{Metrics, Snapshot};
-use crate::{NamedTensor, Tensor, TensorInfo};
+use crate::{NamedTensor, Tensor, TensorInfo, shown};
 
 /// A loaded model, shared by every instance. Dropping it ends its threads.
 pub struct Model {
@@ -239,7 +239,7 @@ impl Model {
                     self.inputs.iter().map(|info| format!("`{info}`")).collect();
                 return Err(RunError::UnknownInput {
                     model: self.name.clone(),
-                    name,
+                    name: shown(&name),
                     known: known.join(", "),
                 });
             };

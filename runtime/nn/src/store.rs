@@ -12,7 +12,7 @@ use wisp_contract::config::{self, Batching, Device};
 use wisp_contract::status::ModelStatus;
 
 use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
-use crate::{Model, file};
+use crate::{Model, file, shown};
 
 mod guest;
 
@@ -235,7 +235,7 @@ impl ModelStore {
     /// When there is none, with the names there are.
     pub fn find(&self, name: &str) -> Result<Arc<Model>, UnknownModel> {
         self.get(name).ok_or_else(|| {
-            let name = name.chars().take(100).collect();
+            let name = shown(name);
             if self.models.is_empty() {
                 return UnknownModel::None { name };
             }

@@ -49,6 +49,14 @@ impl Budget {
     }
 }
 
+#[cfg(test)]
+impl Budget {
+    /// Bytes that are in use.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+}
+
 impl Drop for Charge {
     fn drop(&mut self) {
         self.budget.used.fetch_sub(self.bytes, Relaxed);

@@ -5,7 +5,8 @@
 //! - `load` takes one buffer with an ONNX model that holds all its numbers itself. Its bytes count against the
 //!   instance's tensor budget for as long as the graph lives.
 //! - A tensor's constructor can't fail in this interface. So a tensor whose bytes don't fit its shape, or that exceeds
-//!   the budget, says so when it is used in `compute`; one that exceeds the budget holds no data.
+//!   the budget, says so when it is used in `compute`; one that exceeds the budget holds no data, and one with more
+//!   than [`wisp_nn::MAX_RANK`] dimensions holds neither data nor dimensions.
 //! - `wasi:nn` has names for `f16`, `f32`, `f64`, `bf16`, `u8`, `i32` and `i64` only. A model with an input or output of
 //!   another type can't be opened: the error names it.
 //! - A scalar output has dimensions `[1]`, as the interface asks for.

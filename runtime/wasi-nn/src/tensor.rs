@@ -1,7 +1,7 @@
 //! What is a tensor to a guest?
 
 use bytes::Bytes;
-use wisp_nn::{DType, Tensor};
+use wisp_nn::{DType, MAX_RANK, Tensor, TensorError, shown};
 
 use crate::bindings::wasi::nn::tensor::TensorType;
 use crate::budget::{Charge, Exceeded};
@@ -11,7 +11,14 @@ use crate::error::Error;
 pub struct GuestTensor {
     dims: Vec<u32>,
     ty: TensorType,
-    data: Result<Held, Exceeded>,
+    data: Result<Held, Unusable>,
+}
+
+/// Why a tensor that a guest made holds nothing.
+enum Unusable {
+    Exceeded(Exceeded),
+    /// It has so many dimensions. They would count against no budget.
+    Rank(usize),
 }
 
 struct Held {
@@ -33,10 +40,19 @@ impl GuestTensor {
         data: Vec<u8>,
         charge: Result<Charge, Exceeded>,
     ) -> Self {
-        let data = charge.map(|charge| Held {
-            bytes: Bytes::from(data),
-            charge,
-        });
+        if dims.len() > MAX_RANK {
+            return Self {
+                data: Err(Unusable::Rank(dims.len())),
+                dims: Vec::new(),
+                ty,
+            };
+        }
+        let data = charge
+            .map(|charge| Held {
+                bytes: Bytes::from(data),
+                charge,
+            })
+            .map_err(Unusable::Exceeded);
         Self { dims, ty, data }
     }
 
@@ -87,11 +103,17 @@ impl GuestTensor {
     }
 
     /// # Errors
-    /// When it exceeded the budget or its data doesn't fit its shape.
+    /// When it exceeded the budget, has too many dimensions, or its data doesn't fit its shape.
     pub(crate) fn into_usable(self, input: &str) -> Result<Usable, Error> {
-        let held = self
-            .data
-            .map_err(|exceeded| Error::too_large(format!("input `{input}`: {exceeded}")))?;
+        let input = shown(input);
+        let held = self.data.map_err(|unusable| match unusable {
+            Unusable::Exceeded(exceeded) => {
+                Error::too_large(format!("input `{input}`: {exceeded}"))
+            }
+            Unusable::Rank(rank) => {
+                Error::invalid(format!("input `{input}`: {}", TensorError::Rank(rank)))
+            }
+        })?;
         let shape: Vec<u64> = self.dims.into_iter().map(u64::from).collect();
         let tensor = Tensor::new(dtype(self.ty), shape, held.bytes)
             .map_err(|error| Error::invalid(format!("input `{input}`: {error}")))?;

@@ -15,6 +15,8 @@ use crate::bindings::wasi::nn::inference::HostGraphExecutionContext;
 use crate::bindings::wasi::nn::tensor::{HostTensor, TensorType};
 use crate::{Error, Graph, GraphExecutionContext, GuestTensor, WasiNn, WasiNnCtx, add_to_linker};
 
+mod arbitrary;
+
 fn data(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("../nn/tests/data")
@@ -52,6 +54,7 @@ impl Store {
             sha256: None,
             device: Device::Cpu,
             batching: Batching::default(),
+            trial: None,
         };
         let configs: Vec<Model> = models.iter().map(config).collect();
         match ModelStore::load(&configs, &options()).await {
