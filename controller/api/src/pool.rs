@@ -5,7 +5,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::function::Pod;
+use crate::function::{LocalObjectReference, Model, Pod};
 
 /// What a RuntimePool is to be.
 #[derive(CustomResource, JsonSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -29,7 +29,11 @@ use crate::function::Pod;
         .message("metadata.name must start with a letter, hold only a-z, 0-9 and -, not end with -, and be at most 52 characters long")
 )]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.minReplicas <= self.maxReplicas", "message": "minReplicas must be at most maxReplicas"}
+    {"rule": "self.minReplicas <= self.maxReplicas", "message": "minReplicas must be at most maxReplicas"},
+    {
+        "rule": "!has(self.models) || self.models.all(model, !has(model.source.persistentVolumeClaim) && !has(model.source.imageVolume))",
+        "message": "models of a pool come from image, url or configMap: its pods have no volumes"
+    }
 ]))]
 #[serde(rename_all = "camelCase", default)]
 pub struct RuntimePoolSpec {
@@ -39,6 +43,15 @@ pub struct RuntimePoolSpec {
     /// The most pods that stand by. Between both, there are as many as functions were woken in a few seconds of late.
     #[schemars(range(min = 0, max = 1000))]
     pub max_replicas: u32,
+    /// Models that the pods have loaded before a function takes them, such as a Function has them in its own `models`. A function that names the same bytes for the same device takes a pod that has them, and doesn't wait for its models to load.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub models: Vec<Model>,
+    /// Secrets of type kubernetes.io/dockerconfigjson in the pool's namespace, to pull the models' images with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub pull_secrets: Vec<LocalObjectReference>,
     /// What the pods ask for. A function takes pods of a pool whose `pod` is as its own, but for `resources`, which follow the function once it has the pod.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pod: Option<Pod>,
@@ -49,6 +62,8 @@ impl Default for RuntimePoolSpec {
         Self {
             min_replicas: 1,
             max_replicas: 10,
+            models: Vec::new(),
+            pull_secrets: Vec::new(),
             pod: None,
         }
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use wisp_engine::preinit::{self, Outcome, preinit};
-use wisp_engine::{Engines, Loader, Wasi, cache::Source, compatibility};
+use wisp_engine::{Engines, Footprint, Inspection, Loader, Wasi, cache::Source, compatibility};
 
 use crate::error::Error;
 use crate::store::Store;
@@ -56,6 +56,12 @@ pub struct Compiled {
     pub sha256: String,
     /// How many bytes it has.
     pub length: u64,
+    /// The version of WASI that the component serves HTTP by.
+    pub wasi: Wasi,
+    /// What one instance of the component is made of.
+    pub footprint: Footprint,
+    /// Whether the component imports `wasi:nn`.
+    pub asks_models: bool,
 }
 
 impl Prepared {
@@ -108,8 +114,11 @@ impl Compiler {
                 engine: made.engine,
                 sha256: code.sha256,
                 length: code.length,
+                wasi: made.inspection.wasi,
+                footprint: made.inspection.footprint,
+                asks_models: made.inspection.asks_models(),
             },
-            handler: made.handler,
+            handler: made.inspection.handler,
             cautions: made.cautions,
         };
         self.store.note(&key, &prepared).await?;
@@ -145,7 +154,7 @@ struct Made {
     component: Vec<u8>,
     code: Vec<u8>,
     engine: String,
-    handler: String,
+    inspection: Inspection,
     cautions: Vec<String>,
 }
 
@@ -163,7 +172,7 @@ impl Inner {
         }
         Ok(Made {
             engine: compatibility(self.engines.get(inspection.wasi)?),
-            handler: inspection.handler.clone(),
+            inspection: inspection.clone(),
             cautions,
             code,
             component: source.bytes().to_vec(),

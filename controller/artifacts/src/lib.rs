@@ -38,3 +38,4 @@ pub use fetch::{FetchOptions, Fetcher};
 pub use oci::{Kind, Package, Pulled, Pushed};
 pub use reference::Reference;
 pub use store::{Store, Stored, measure};
+pub use wisp_engine::{Footprint, Wasi};

@@ -6,6 +6,7 @@ mod store;
 use std::fs::File;
 
 use futures::future::BoxFuture;
+use wisp_contract::assignment::Facts;
 
 pub use store::StoreArtifacts;
 
@@ -61,6 +62,8 @@ pub struct Code {
     pub engine: String,
     /// Its digest, in lower-case hex.
     pub sha256: String,
+    /// What hosts have to know of the component.
+    pub facts: Facts,
 }
 
 /// Why there are no bytes.

@@ -31,6 +31,8 @@ pub const LEADER_LABEL: &str = "wisp.dev/leader";
 pub const ASSIGNMENT_KEY: &str = "assignment";
 /// In a revision's Secret: the control port's key.
 pub const CONTROL_KEY: &str = "control-key";
+/// The key of what a host that stands by has ready, in a pool's Secret.
+pub const PRELOAD_KEY: &str = "preload";
 
 /// The container that hosts the function.
 pub const CONTAINER: &str = "function";

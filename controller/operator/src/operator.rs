@@ -117,6 +117,7 @@ impl Operator {
             Arc::clone(&cluster),
             Arc::clone(&live),
             Arc::clone(&autoscaler),
+            Arc::clone(&self.artifacts),
             Arc::clone(&metrics),
             settings.clone(),
             Defaults {

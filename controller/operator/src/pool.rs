@@ -8,11 +8,14 @@ mod adopt;
 mod claimable;
 mod defaults;
 mod keep;
+mod models;
+mod queue;
 mod recover;
 mod size;
 mod status;
+mod trials;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -25,6 +28,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::DATA_PORT;
 
+use crate::artifacts::Artifacts;
 use crate::autoscale::{Autoscaler, ScaleError, chain};
 use crate::cluster::{Cluster, pods};
 use crate::control::{self, ControlError};
@@ -32,6 +36,9 @@ use crate::live::{Claim, Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
 use crate::wake::{Capacity, Deployments};
+use models::State;
+use queue::Queue;
+use trials::Trials;
 
 pub use claimable::Claimable;
 pub use defaults::Defaults;
@@ -50,12 +57,15 @@ pub struct Pools {
     cluster: Arc<Cluster>,
     live: Arc<Functions>,
     autoscaler: Arc<Autoscaler>,
+    artifacts: Arc<dyn Artifacts>,
     metrics: Arc<Metrics>,
     settings: Settings,
     defaults: Defaults,
     /// Pods that somebody takes, or took; by uid.
     taken: Mutex<HashMap<String, Instant>>,
     known: Mutex<BTreeMap<PoolId, Known>>,
+    trials: Trials,
+    queue: Queue,
 }
 
 /// What is remembered of a pool.
@@ -64,6 +74,7 @@ struct Known {
     wakes: size::Wakes,
     claims: i32,
     applied: Option<keep::Applied>,
+    models: Option<models::Models>,
 }
 
 impl Pools {
@@ -74,6 +85,7 @@ impl Pools {
         cluster: Arc<Cluster>,
         live: Arc<Functions>,
         autoscaler: Arc<Autoscaler>,
+        artifacts: Arc<dyn Artifacts>,
         metrics: Arc<Metrics>,
         settings: Settings,
         defaults: Defaults,
@@ -83,11 +95,14 @@ impl Pools {
             cluster,
             live,
             autoscaler,
+            artifacts,
             metrics,
             settings,
             defaults,
             taken: Mutex::default(),
             known: Mutex::default(),
+            trials: Trials::default(),
+            queue: Queue::default(),
         })
     }
 
@@ -103,7 +118,7 @@ impl Pools {
             .or_default()
             .wakes
             .record(Instant::now());
-        while let Some((pool, pod)) = self.take(&pools) {
+        while let Some((pool, pod)) = self.taken(&pools).await {
             match self.assign(&live, &claimable, &pod).await {
                 Ok(replica) => {
                     self.metrics.claimed("succeeded");
@@ -159,14 +174,22 @@ impl Pools {
             revision: claimable.revision.clone(),
             replica: serves.then(|| replica.clone()),
         };
+        let mut assignment = claimable
+            .assignment
+            .clone()
+            .ok_or_else(|| unreached("there is no Assignment"))?;
+        self.trials.tell(&mut assignment);
+        let body =
+            serde_json::to_vec(&assignment).map_err(|error| ControlError::Broken(error.into()))?;
         // It counts as the function's from now on: nobody makes another meanwhile.
         lock(&live.claims).insert(pod.name_any(), claim(false));
-        let assigned = control::assign(address, &key, claimable.assignment.clone());
+        let assigned = control::assign(address, &key, body.into());
         let began = Instant::now();
         let status = tokio::time::timeout(PATIENCE, assigned)
             .await
             .map_err(|elapsed| ControlError::Broken(elapsed.into()))??;
         self.metrics.wake_phase("assigned", began.elapsed());
+        self.trials.learn(&assignment, &status);
         if let Some(startup) = status.startup {
             let seconds =
                 |millis: f64| Duration::try_from_secs_f64(millis / 1e3).unwrap_or_default();
@@ -179,16 +202,41 @@ impl Pools {
         Ok(replica)
     }
 
-    /// The pools of the function's namespace that have pods for it, those first that somebody asked for.
+    /// The pools of the function's namespace that have pods for it: those first that have its models and few others, then
+    /// those that somebody asked for.
     fn fitting(&self, id: &FunctionId, claimable: &Claimable) -> Vec<Arc<RuntimePool>> {
-        let mut pools = self.cluster.pools().state();
-        pools.retain(|pool| {
-            pool.namespace().as_deref() == Some(id.namespace())
-                && pool.metadata.deletion_timestamp.is_none()
-                && claimable.fits(pool)
+        let pools = self.cluster.pools().state();
+        let known = lock(&self.known);
+        let models = |pool: &RuntimePool| {
+            let models = known.get(&pool_id(pool)?)?.models.as_ref()?;
+            Some(models.state.clone())
+        };
+        let mut fitting: Vec<_> = pools
+            .into_iter()
+            .filter(|pool| {
+                pool.namespace().as_deref() == Some(id.namespace())
+                    && pool.metadata.deletion_timestamp.is_none()
+            })
+            .filter_map(|pool| {
+                let models = models(&pool);
+                let kept = models.as_ref().map_or(&[][..], State::kept);
+                let fits = claimable.fits(&pool, models::bytes(kept));
+                fits.then(|| (claimable.mismatch(kept), pool))
+            })
+            .collect();
+        drop(known);
+        fitting.sort_by_cached_key(|(mismatch, pool)| {
+            (*mismatch, defaults::is_default(pool), pool.name_any())
         });
-        pools.sort_by_key(|pool| (defaults::is_default(pool), pool.name_any()));
-        pools
+        fitting.into_iter().map(|(_, pool)| pool).collect()
+    }
+
+    /// A pod that stands by in one of `pools`, or soon will.
+    async fn taken(&self, pools: &[Arc<RuntimePool>]) -> Option<(PoolId, Arc<Pod>)> {
+        match self.take(pools) {
+            Some(taken) => Some(taken),
+            None => self.wait(pools).await,
+        }
     }
 
     /// A pod that stands by in one of `pools`; nobody else gets it.
@@ -198,7 +246,7 @@ impl Pools {
             let Some(id) = pool_id(pool) else { continue };
             for pod in self.cluster.warm.of(&id) {
                 let uid = pod.uid().unwrap_or_default();
-                if pods::is_ready(&pod) && !taken.contains_key(&uid) {
+                if self.queue.is_standing(&pod) && !taken.contains_key(&uid) {
                     taken.insert(uid, Instant::now());
                     return Some((id, pod));
                 }
@@ -215,7 +263,7 @@ impl Pools {
 
     /// Forgets pods that are no more.
     fn forget(&self, now: Instant) {
-        let standing: std::collections::HashSet<String> = self
+        let standing: HashSet<String> = self
             .cluster
             .pools()
             .state()
@@ -224,6 +272,7 @@ impl Pools {
             .flat_map(|id| self.cluster.warm.of(&id))
             .filter_map(|pod| pod.uid())
             .collect();
+        self.queue.retain(&standing);
         lock(&self.taken).retain(|uid, at| {
             standing.contains(uid) || now.saturating_duration_since(*at) < REMEMBERED
         });

@@ -139,6 +139,23 @@ pub async fn resolve(
         .map_err(|error| ResolveError::env(&error))?;
     let source = function.spec.component.clone().unwrap_or_default();
     let component = component(&source, gathered, pins, artifacts).await?;
+    Ok(Resolved {
+        component,
+        models: models(function, gathered, pins, artifacts).await?,
+        env,
+    })
+}
+
+/// Fetches the models, likewise.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn models(
+    function: &Function,
+    gathered: &Gathered,
+    pins: &Pins,
+    artifacts: &dyn Artifacts,
+) -> Result<Vec<(String, Bytes)>, ResolveError> {
     let mut models = Vec::new();
     for (index, model) in function.spec.models.iter().enumerate() {
         let pin = pins.models.get(&model.name);
@@ -146,11 +163,7 @@ pub async fn resolve(
         let bytes = bytes.map_err(|error| error.of_model(index, &model.name))?;
         models.push((model.name.clone(), bytes));
     }
-    Ok(Resolved {
-        component,
-        models,
-        env,
-    })
+    Ok(models)
 }
 
 async fn component(
@@ -257,4 +270,4 @@ fn locate(
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

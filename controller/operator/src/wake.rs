@@ -2,7 +2,7 @@
 
 mod capacity;
 mod error;
-mod probe;
+pub(crate) mod probe;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
@@ -230,7 +230,7 @@ impl Waker {
                     }
                     let port = self.control_port;
                     probes.push(async move {
-                        probe::until_ready(address, port).await;
+                        probe::until_ready(address, port, "/readyz").await;
                         address
                     });
                 }

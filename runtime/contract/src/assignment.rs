@@ -149,6 +149,34 @@ pub struct Compiled {
     /// What is sent in [`crate::headers::KEY`] to get it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
+    /// What there is to know of the component: a host that the code fits doesn't fetch the component itself.
+    pub facts: Facts,
+}
+
+/// What a host has to know of a component to run its machine code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Facts {
+    /// The version of WASI whose HTTP handler it exports.
+    pub wasi: Wasi,
+    /// Core module instances in one instance of it.
+    pub core_instances: u32,
+    /// Linear memories in one instance of it.
+    pub memories: u32,
+    /// Tables in one instance of it.
+    pub tables: u32,
+    /// Whether it imports `wasi:nn`.
+    pub asks_models: bool,
+}
+
+/// A version of WASI.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Wasi {
+    /// 0.2.
+    P2,
+    /// 0.3.
+    P3,
 }
 
 impl Artifact {
@@ -157,6 +185,23 @@ impl Artifact {
     pub fn file(&self) -> std::path::PathBuf {
         format!("{ARTIFACT}{}", self.sha256).into()
     }
+}
+
+/// The environment variable that a host without a function reads what it is to have ready from, as JSON.
+pub const PRELOAD_ENV: &str = "WISP_PRELOAD";
+
+/// What a host without a function has ready for the one it will be given.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Preload {
+    /// Whether ONNX Runtime is loaded, which models need.
+    pub onnxruntime: bool,
+    /// Models that are loaded. A function whose model is of the same file and device gets the loaded one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<crate::config::Model>,
+    /// What the host fetches for them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub artifacts: Vec<Artifact>,
 }
 
 /// A shared secret. Its `Debug` doesn't show it.

@@ -67,6 +67,20 @@ pub struct Model {
     /// How requests of different instances are joined.
     #[serde(default)]
     pub batching: Batching,
+    /// What another host found when it tried the model on a CPU. Absent: it is tried while it is loaded, which takes as
+    /// long as some thirty rows do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trial: Option<Trial>,
+}
+
+/// What trying a model on a CPU showed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub enum Trial {
+    /// Requests can be joined, and that pays.
+    Joined,
+    /// They can't, or it doesn't; with the reason.
+    Alone(String),
 }
 
 /// A model's file format.
@@ -251,6 +265,7 @@ mod tests {
                 file: "mnist.onnx".into(),
                 sha256: None,
                 device: Device::Cpu,
+                trial: None,
                 batching: Batching {
                     max_delay: Duration::from_micros(1500),
                     ..Batching::default()

@@ -209,7 +209,7 @@ impl Loader {
         }
     }
 
-    /// Maps `code`, the machine code that someone else compiled `source` to.
+    /// Maps `code`, the machine code that someone else compiled a component of `wasi` to.
     ///
     /// # Safety
     /// Machine code runs with the rights of this process. So whoever calls this vouches for it: its digest must come
@@ -222,13 +222,11 @@ impl Loader {
         reason = "mapping machine code is as safe as where it comes from, which only the caller knows"
     )]
     pub unsafe fn load_code(
-        &self,
-        source: &Source,
+        wasi: Wasi,
         engines: &Engines,
         code: &Sealed,
     ) -> Result<Loaded, LoadError> {
         let began = Instant::now();
-        let wasi = source.inspection.wasi;
         let engine = engines.get(wasi)?;
         // SAFETY: wasmtime asks that an `Engine` of this version serialised the bytes, for which the caller vouches, and
         // that nobody changes them while they are mapped: they are sealed.

@@ -61,8 +61,15 @@ pub enum EngineError {
 pub struct Engines {
     options: Option<EngineOptions>,
     ticker: Ticker,
-    p2: OnceLock<Engine>,
-    p3: OnceLock<Engine>,
+    p2: Slot,
+    p3: Slot,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    engine: OnceLock<Engine>,
+    /// Whether its epoch moves.
+    is_watched: OnceLock<()>,
 }
 
 impl Engines {
@@ -72,8 +79,8 @@ impl Engines {
         Self {
             options: Some(*options),
             ticker: Ticker::default(),
-            p2: OnceLock::new(),
-            p3: OnceLock::new(),
+            p2: Slot::default(),
+            p3: Slot::default(),
         }
     }
 
@@ -83,21 +90,39 @@ impl Engines {
         Self {
             options: None,
             ticker: Ticker::default(),
-            p2: OnceLock::new(),
-            p3: OnceLock::new(),
+            p2: Slot::default(),
+            p3: Slot::default(),
         }
     }
 
-    /// The engine for components of `wasi`, made now where this is the first call for it: 1 to 2 ms.
+    /// Whether these can stand for the engines that [`Engines::new`] would make.
+    #[must_use]
+    pub fn hold(&self, options: &EngineOptions) -> bool {
+        self.options.is_some_and(|ours| ours.hold(options))
+    }
+
+    /// The engine for components of `wasi`, made now where this is the first call for it: 1 to 3 ms.
     ///
     /// # Errors
     /// When the pool's address space can't be reserved, or a thread can't be started.
     pub fn get(&self, wasi: Wasi) -> Result<&Engine, EngineError> {
-        let cell = match wasi {
-            Wasi::P2 => &self.p2,
-            Wasi::P3 => &self.p3,
-        };
-        if let Some(engine) = cell.get() {
+        let engine = self.prepare(wasi)?;
+        let slot = self.slot(wasi);
+        if self.options.is_some() && slot.is_watched.get().is_none() {
+            // Two first calls at once: the epoch moves twice as fast at worst.
+            self.ticker.watch(engine).map_err(EngineError::Thread)?;
+            let _ = slot.is_watched.set(());
+        }
+        Ok(engine)
+    }
+
+    /// The same, of which the epoch doesn't move yet: an engine that nobody uses costs no time.
+    ///
+    /// # Errors
+    /// When the pool's address space can't be reserved.
+    pub fn prepare(&self, wasi: Wasi) -> Result<&Engine, EngineError> {
+        let slot = self.slot(wasi);
+        if let Some(engine) = slot.engine.get() {
             return Ok(engine);
         }
         let mut config = config(wasi);
@@ -109,12 +134,29 @@ impl Engines {
             memory: self.options.map_or(0, |options| options.memory.get()),
             source: error.into(),
         })?;
-        // Two first calls at once: the loser's engine is dropped, and only the winner's epoch moves.
-        let engine = cell.get_or_init(|| engine);
-        if self.options.is_some() {
-            self.ticker.watch(engine).map_err(EngineError::Thread)?;
+        // Two first calls at once: the loser's engine is dropped.
+        Ok(slot.engine.get_or_init(|| engine))
+    }
+
+    fn slot(&self, wasi: Wasi) -> &Slot {
+        match wasi {
+            Wasi::P2 => &self.p2,
+            Wasi::P3 => &self.p3,
         }
-        Ok(engine)
+    }
+}
+
+impl EngineOptions {
+    /// Whether a pool of this size holds what one of `other`'s would, within the same bounds.
+    fn hold(&self, other: &Self) -> bool {
+        let (ours, theirs) = (&self.footprint, &other.footprint);
+        self.memory == other.memory
+            && self.table_elements == other.table_elements
+            && self.instances >= other.instances
+            && self.calls >= other.calls
+            && ours.core_instances >= theirs.core_instances
+            && ours.memories >= theirs.memories
+            && ours.tables >= theirs.tables
     }
 }
 
@@ -203,6 +245,19 @@ mod tests {
             compatibility(compile.get(Wasi::P2).unwrap()),
             compatibility(compile.get(Wasi::P3).unwrap())
         );
+    }
+
+    #[test]
+    fn a_pool_stands_for_smaller_ones_within_the_same_bounds() {
+        let engines = Engines::new(&options(8, 1 << 20));
+        assert!(engines.hold(&options(8, 1 << 20)));
+        assert!(engines.hold(&options(2, 1 << 20)));
+        assert!(!engines.hold(&options(9, 1 << 20)));
+        assert!(!engines.hold(&options(8, 1 << 16)));
+        let mut larger = options(2, 1 << 20);
+        larger.footprint.tables += 1;
+        assert!(!engines.hold(&larger));
+        assert!(!Engines::for_compilation().hold(&options(1, 1 << 20)));
     }
 
     #[test]

@@ -62,6 +62,16 @@ pub struct Inspection {
     pub cautions: Vec<String>,
 }
 
+impl Inspection {
+    /// Whether it imports `wasi:nn`.
+    #[must_use]
+    pub fn asks_models(&self) -> bool {
+        self.imports
+            .iter()
+            .any(|import| import.package == "wasi:nn")
+    }
+}
+
 /// Why a host would not serve these bytes.
 #[derive(Debug, thiserror::Error)]
 pub enum InspectError {

@@ -1,8 +1,9 @@
 //! The bytes that an Assignment tells to fetch: into memory, because a pod has no disk to write to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -12,9 +13,10 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use wisp_contract::assignment::{ARTIFACT, Artifact, Assignment, Key};
+use wisp_contract::assignment::{ARTIFACT, Artifact, Assignment, Compiled, Facts, Key, Wasi};
 use wisp_contract::headers;
 use wisp_engine::sealed::{Sealed, Unsealed};
+use wisp_engine::{EngineError, Engines};
 
 /// The most bytes of one artifact.
 const LARGEST: u64 = 8 << 30;
@@ -74,83 +76,138 @@ impl Failure {
 /// What was fetched. Its files exist as long as it does.
 #[derive(Debug, Default)]
 pub(crate) struct Artifacts {
-    files: BTreeMap<String, Fetched>,
+    files: BTreeMap<String, Sealed>,
 }
 
-#[derive(Debug)]
-struct Fetched {
-    file: Sealed,
-    compiled: Option<Code>,
-}
-
-/// Machine code.
+/// Machine code that an engine of this host runs.
 #[derive(Debug)]
 pub(crate) struct Code {
-    /// The engine it fits.
-    pub(crate) engine: String,
+    /// The digest of the component that it was compiled from.
+    pub(crate) component_sha256: String,
+    /// What there is to know of that component.
+    pub(crate) facts: Facts,
     /// Its bytes, with the digest that the Assignment names.
     pub(crate) file: Sealed,
 }
 
+/// The names of this host's engines: what machine code must be compiled for to be run here.
+#[derive(Debug, Clone)]
+pub(crate) struct Fitting {
+    p2: String,
+    p3: String,
+}
+
+impl Fitting {
+    /// Finds them out, which the first time takes about a millisecond.
+    ///
+    /// # Errors
+    /// When there is no engine for this machine.
+    pub(crate) fn here() -> Result<&'static Self, EngineError> {
+        static HERE: OnceLock<Fitting> = OnceLock::new();
+        if let Some(fitting) = HERE.get() {
+            return Ok(fitting);
+        }
+        let engines = Engines::for_compilation();
+        let of = |wasi| engines.get(wasi).map(wisp_engine::compatibility);
+        let (p2, p3) = (of(wisp_engine::Wasi::P2)?, of(wisp_engine::Wasi::P3)?);
+        Ok(HERE.get_or_init(|| Self { p2, p3 }))
+    }
+
+    /// The machine code of the Assignment's component, if it can be run here.
+    pub(crate) fn code<'a>(&self, assignment: &'a Assignment) -> Option<&'a Compiled> {
+        let component = &assignment.config.component.file;
+        let mut artifacts = assignment.artifacts.iter();
+        let artifact = artifacts.find(|artifact| artifact.file() == *component)?;
+        artifact
+            .compiled
+            .as_ref()
+            .filter(|code| match code.facts.wasi {
+                Wasi::P2 => code.engine == self.p2,
+                Wasi::P3 => code.engine == self.p3,
+            })
+    }
+}
+
 impl Artifacts {
     /// Fetches all that the Assignment names, side by side, and puts the files that were made in the place of their
-    /// names in its configuration. Returns the machine code of the component, too, where there is some.
+    /// names in its configuration. Where there is machine code of the component for one of the engines `fitting`, that
+    /// is fetched in the component's stead, and returned. What is `unneeded` isn't fetched, and keeps its name.
     ///
     /// # Errors
     /// When one can't be fetched or has another digest, or a file names one that there isn't.
     pub(crate) async fn fetch(
         assignment: &mut Assignment,
+        fitting: &Fitting,
+        unneeded: &BTreeSet<PathBuf>,
     ) -> Result<(Self, Option<Code>), FetchError> {
-        let all = assignment.artifacts.iter().map(fetch_one);
-        let fetched = futures::future::try_join_all(all).await?;
-        let mut artifacts = Self {
-            files: fetched
-                .into_iter()
-                .map(|fetched| (fetched.file.sha256().to_owned(), fetched))
-                .collect(),
+        let compiled = fitting.code(assignment).cloned();
+        let component = assignment.config.component.file.clone();
+        let needed = assignment.artifacts.iter().filter(|artifact| {
+            let file = artifact.file();
+            (compiled.is_none() || file != component) && !unneeded.contains(&file)
+        });
+        let files = fetch_all(needed);
+        let code = async {
+            let Some(compiled) = &compiled else {
+                return Ok(None);
+            };
+            let key = compiled.key.as_ref();
+            fetch(&compiled.url, &compiled.sha256, key).await.map(Some)
         };
+        let (artifacts, code) = futures::future::try_join(files, code).await?;
         let config = &mut assignment.config;
-        let component = artifacts.place(&mut config.component.file)?;
-        for model in &mut config.models {
+        let code = match (code, &compiled) {
+            (Some(file), Some(compiled)) => Some(Code {
+                component_sha256: named(&component).unwrap_or_default().to_owned(),
+                facts: compiled.facts,
+                file,
+            }),
+            _ => {
+                artifacts.place(&mut config.component.file)?;
+                None
+            }
+        };
+        let models = config.models.iter_mut();
+        for model in models.filter(|model| !unneeded.contains(&model.file)) {
             artifacts.place(&mut model.file)?;
         }
-        let code = component
-            .and_then(|sha256| artifacts.files.get_mut(&sha256))
-            .and_then(|fetched| fetched.compiled.take());
         Ok((artifacts, code))
     }
 
-    /// Puts a file in the place of an artifact's name. Returns the artifact's digest where it was one.
-    fn place(&self, file: &mut PathBuf) -> Result<Option<String>, FetchError> {
-        let Some(sha256) = file.to_str().and_then(|name| name.strip_prefix(ARTIFACT)) else {
-            return Ok(None);
+    /// Puts a file in the place of an artifact's name.
+    pub(crate) fn place(&self, file: &mut PathBuf) -> Result<(), FetchError> {
+        let Some(sha256) = named(file) else {
+            return Ok(());
         };
-        let sha256 = sha256.to_owned();
-        let fetched = self.files.get(&sha256).ok_or_else(|| FetchError::Unknown {
+        let fetched = self.files.get(sha256).ok_or_else(|| FetchError::Unknown {
             file: file.display().to_string(),
         })?;
-        *file = fetched.file.path();
-        Ok(Some(sha256))
+        *file = fetched.path();
+        Ok(())
     }
 }
 
-async fn fetch_one(artifact: &Artifact) -> Result<Fetched, FetchError> {
-    let file = fetch(&artifact.url, &artifact.sha256, artifact.key.as_ref());
-    let Some(compiled) = &artifact.compiled else {
-        return Ok(Fetched {
-            file: file.await?,
-            compiled: None,
-        });
+/// Fetches artifacts side by side, and not their machine code.
+///
+/// # Errors
+/// When one can't be fetched or has another digest.
+pub(crate) async fn fetch_all(
+    artifacts: impl IntoIterator<Item = &Artifact>,
+) -> Result<Artifacts, FetchError> {
+    let one = |artifact: &Artifact| {
+        let artifact = artifact.clone();
+        async move { fetch(&artifact.url, &artifact.sha256, artifact.key.as_ref()).await }
     };
-    let code = fetch(&compiled.url, &compiled.sha256, compiled.key.as_ref());
-    let (file, code) = futures::future::try_join(file, code).await?;
-    Ok(Fetched {
-        file,
-        compiled: Some(Code {
-            engine: compiled.engine.clone(),
-            file: code,
-        }),
+    let files = futures::future::try_join_all(artifacts.into_iter().map(one)).await?;
+    let files = files.into_iter();
+    Ok(Artifacts {
+        files: files.map(|file| (file.sha256().to_owned(), file)).collect(),
     })
+}
+
+/// The digest of the artifact that a file's name stands for.
+fn named(file: &Path) -> Option<&str> {
+    file.to_str()?.strip_prefix(ARTIFACT)
 }
 
 /// Fetches and checks one file, again and again for [`PATIENCE`].

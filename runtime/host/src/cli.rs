@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
-use wisp_contract::assignment::{self, Assignment, Key};
+use wisp_contract::assignment::{self, Assignment, Key, Preload};
 use wisp_contract::config::{
     Batching, Component, Device, Env, FunctionConfig, Instances, Limits, Model, ModelFormat,
     Outbound,
@@ -86,6 +86,12 @@ pub enum AssignmentError {
     /// Not an Assignment.
     #[error("the environment variable {} is no Assignment", assignment::ENV)]
     Json(#[source] serde_json::Error),
+    /// Nothing that could be had ready.
+    #[error(
+        "the environment variable {} doesn't say what is to be ready",
+        assignment::PRELOAD_ENV
+    )]
+    Preload(#[source] serde_json::Error),
     /// A name that can't be one.
     #[error(transparent)]
     Function(#[from] FunctionIdError),
@@ -123,6 +129,7 @@ impl Cli {
             sha256: None,
             device: Device::Auto,
             batching: Batching::default(),
+            trial: None,
         };
         Ok(Assignment {
             function,
@@ -144,10 +151,22 @@ impl Cli {
         })
     }
 
+    /// What is to be ready while there is no function, if the environment says so.
+    ///
+    /// # Errors
+    /// When it can't be read.
+    pub fn preload(&self) -> Result<Preload, AssignmentError> {
+        std::env::var(assignment::PRELOAD_ENV).map_or_else(
+            |_| Ok(Preload::default()),
+            |json| serde_json::from_str(&json).map_err(AssignmentError::Preload),
+        )
+    }
+
     /// Everything else that a host wants to know.
     #[must_use]
-    pub fn options(&self, began: Instant) -> Options {
+    pub fn options(&self, preload: Preload, began: Instant) -> Options {
         Options {
+            preload,
             data: self.data,
             control: self.control,
             cache: self.cache.clone().or_else(default_cache),

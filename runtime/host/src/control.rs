@@ -76,7 +76,7 @@ async fn answer(
         (Method::GET, path @ ("/readyz" | "/warmz")) => {
             let phase = host.phase();
             // Who stands by does what it should, and so does who has become a function.
-            let is_well = phase == Phase::Ready || (path == "/warmz" && phase == Phase::Waiting);
+            let is_well = phase == Phase::Ready || (path == "/warmz" && host.stands_by());
             let status = if is_well {
                 StatusCode::OK
             } else {

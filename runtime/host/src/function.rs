@@ -1,7 +1,6 @@
 //! From an Assignment to something that serves: everything that lives as long as the one function of this process.
 
-use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -13,13 +12,13 @@ use wisp_contract::assignment::{Assignment, Key};
 use wisp_contract::config::{self, Limits};
 use wisp_contract::status::{ModelStatus, Startup};
 use wisp_egress::{Egress, Options as EgressOptions, Policy};
-use wisp_engine::cache::Source;
-use wisp_engine::{EngineOptions, Engines, LoadError, Loader, Wasi};
+use wisp_engine::{EngineError, Engines, LoadError, Loader, Wasi};
 use wisp_nn::{ModelStore, Options as ModelOptions};
 use wisp_wasi_keyvalue::Stores;
 use wisp_wasi_logging::{Logs, Options as LogOptions, Sink};
 
-use crate::artifacts::{Artifacts, Code, FetchError};
+use crate::artifacts::{Artifacts, FetchError, Fitting};
+use crate::component::Component;
 use crate::failure::Failure;
 use crate::guest::{Seed, Services};
 use crate::instance::{Blueprint, Pre};
@@ -27,10 +26,7 @@ use crate::linker::linker;
 use crate::metrics::{Metrics, Reading};
 use crate::pool::{Instances, Reuse};
 use crate::shared::{Shared, Sharing};
-
-/// Instances beyond the concurrency limit: the one that is tried before Ready, and those that are being dropped while
-/// their place is taken already.
-const SPARE_INSTANCES: usize = 4;
+use crate::standby::Ready;
 
 /// How requests meet instances.
 pub(crate) enum Mode {
@@ -62,6 +58,8 @@ pub(crate) enum BecomeError {
     Artifact(#[from] FetchError),
     #[error("the component can't be served")]
     Component(#[from] LoadError),
+    #[error("no component can be served here")]
+    Engine(#[from] EngineError),
     #[error("a model can't be loaded")]
     Model(#[from] wisp_nn::LoadError),
     #[error("a key-value store can't be opened")]
@@ -84,7 +82,7 @@ pub(crate) enum BecomeError {
 /// What is shared with the process.
 pub(crate) struct Surroundings {
     pub(crate) cache: Option<PathBuf>,
-    pub(crate) onnxruntime: Option<PathBuf>,
+    pub(crate) models: ModelOptions,
     pub(crate) sink: Arc<dyn Sink>,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -97,20 +95,28 @@ impl Function {
     pub(crate) async fn load(
         mut assignment: Assignment,
         around: Surroundings,
+        mut ready: Ready,
     ) -> Result<Self, BecomeError> {
         let began = Instant::now();
         // Dropped at the end: what serves was read, or is mapped.
-        let (_artifacts, code) = Artifacts::fetch(&mut assignment).await?;
+        let loaded = ready.files(&assignment);
+        let (_artifacts, code) =
+            Artifacts::fetch(&mut assignment, Fitting::here()?, &loaded).await?;
         let fetched = Instant::now();
         let options = ModelOptions {
-            onnxruntime: around.onnxruntime.clone(),
-            cache: around.cache.clone(),
             // Every request in flight may wait for the same model.
             queue: assignment.config.limits.concurrency,
-            ..ModelOptions::default()
+            ..around.models.clone()
         };
-        let models = ModelStore::load(&assignment.config.models, &options).await?;
-        let build = move || Self::build(assignment, models, code, &around);
+        let wanted = &assignment.config.models;
+        let models = ModelStore::with_preloaded(wanted, ready.take_models(), &options).await?;
+        let build = move || {
+            let component = match code {
+                Some(code) => Component::Code(code),
+                None => Component::read(&assignment.config.component, &assignment.function)?,
+            };
+            Self::build(assignment, models, &component, &around, ready)
+        };
         let mut function = tokio::task::spawn_blocking(build)
             .await
             .map_err(BecomeError::Thread)??;
@@ -138,8 +144,9 @@ impl Function {
     fn build(
         assignment: Assignment,
         models: ModelStore,
-        code: Option<Code>,
+        component: &Component,
         around: &Surroundings,
+        ready: Ready,
     ) -> Result<Self, BecomeError> {
         let Assignment {
             function,
@@ -148,38 +155,12 @@ impl Function {
             ..
         } = assignment;
         let limits = config.limits;
-        let source = Source::read(&config.component.file, config.component.sha256.as_deref())?;
-        for caution in &source.inspection().cautions {
-            tracing::warn!(function = %function, "{caution}");
-        }
-        let instances = limits.concurrency.saturating_add(SPARE_INSTANCES);
-        let engines = Engines::new(&EngineOptions {
-            // Each slot reserves 4 GiB of addresses anyway. Bounded here, a memory that is too large from the start
-            // would be a mistake of the pool's; the meter says which limit it exceeds.
-            memory: NonZeroU64::MIN.saturating_add((4 << 30) - 1),
-            table_elements: limits.table_elements,
-            instances,
-            calls: instances,
-            footprint: source.inspection().footprint,
-        });
-        let loader = loader(around.cache.as_deref());
-        let loaded = match code {
-            Some(code) if fits(&code, source.inspection().wasi, &engines)? => {
-                // SAFETY: the digest is the Assignment's, and whoever assigns a function decides what this process
-                // does: the operator, which compiled the code.
-                #[expect(
-                    unsafe_code,
-                    reason = "mapping machine code that the operator compiled"
-                )]
-                let loaded = unsafe { loader.load_code(&source, &engines, &code.file) };
-                loaded?
-            }
-            Some(code) => {
-                tracing::info!(function = %function, engine = code.engine, "the machine code is for another engine: compiling anew");
-                loader.load(&source, &engines)?
-            }
-            None => loader.load(&source, &engines)?,
-        };
+        let engines = ready.engines(&limits, component.footprint());
+        let loader = around
+            .cache
+            .as_deref()
+            .map_or_else(Loader::without_cache, Loader::new);
+        let loaded = component.load(&loader, &engines)?;
         tracing::info!(function = %function, cached = loaded.cached, millis = loaded.took.as_secs_f64() * 1e3, "component loaded");
         let engine = engines.get(loaded.wasi).map_err(LoadError::from)?.clone();
         let link = |error: wasmtime::Error| BecomeError::Link(error.into());
@@ -215,13 +196,8 @@ impl Function {
             pre: pre.map_err(link)?,
             seed,
         });
-        let asks_models = source
-            .inspection()
-            .imports
-            .iter()
-            .any(|import| import.package == "wasi:nn");
         let metrics = Arc::clone(&around.metrics);
-        let instances = match sharing(&config.instances, loaded.wasi, asks_models) {
+        let instances = match sharing(&config.instances, loaded.wasi, component.asks_models()) {
             (_, Some(sharing)) => {
                 Mode::Shared(Shared::new(Arc::clone(&blueprint), sharing, metrics))
             }
@@ -236,7 +212,7 @@ impl Function {
                 queue_bytes: limits.queue_bytes,
             }),
             instances,
-            component_sha256: source.sha256().to_owned(),
+            component_sha256: component.sha256().to_owned(),
             startup: Startup::default(),
             is_startup_told: AtomicBool::new(false),
             limits,
@@ -300,15 +276,6 @@ fn sharing(
             None,
         )
     }
-}
-
-/// Whether machine code fits the engine that would run it.
-fn fits(code: &Code, wasi: Wasi, engines: &Engines) -> Result<bool, LoadError> {
-    Ok(wisp_engine::compatibility(engines.get(wasi)?) == code.engine)
-}
-
-fn loader(cache: Option<&Path>) -> Loader {
-    cache.map_or_else(Loader::without_cache, Loader::new)
 }
 
 fn clamp(count: usize) -> u32 {

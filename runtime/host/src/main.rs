@@ -19,6 +19,7 @@ const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() -> ExitCode {
     let began = Instant::now();
+    keep_to_ourselves();
     let cli = Cli::parse();
     let log = match Writer::spawn(std::io::stdout(), LOG_BUFFER) {
         Ok(log) => log,
@@ -46,8 +47,17 @@ fn main() -> ExitCode {
     code
 }
 
+/// ONNX Runtime's library sends usage data to its maker and keeps an id of the machine, unless this is set before it is
+/// loaded. Nothing leaves a host that its function doesn't send.
+#[expect(unsafe_code, reason = "setting an environment variable")]
+fn keep_to_ourselves() {
+    // SAFETY: this is the first thing that the process does, so no other thread can read the environment meanwhile.
+    unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
 fn run(cli: Cli, began: Instant, log: Writer) -> anyhow::Result<End> {
     let assignment = cli.assignment().context("the Assignment can't be used")?;
+    let preload = cli.preload()?;
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     if let Some(threads) = cli.threads {
         runtime.worker_threads(threads.get());
@@ -57,7 +67,11 @@ fn run(cli: Cli, began: Instant, log: Writer) -> anyhow::Result<End> {
         .thread_name("wisp-worker")
         .build()
         .context("the async runtime could not be started")?;
-    let end = runtime.block_on(async { Host::new(cli.options(began), log).run(assignment).await });
+    let end = runtime.block_on(async {
+        Host::new(cli.options(preload, began), log)
+            .run(assignment)
+            .await
+    });
     // Guests that outlived the drain are cut off here; a compiler that still runs is not waited for.
     runtime.shutdown_background();
     Ok(end?)

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,13 +13,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wisp_admit::Load;
-use wisp_contract::assignment::{Assignment, Key};
+use wisp_contract::assignment::{Assignment, Key, Preload};
 use wisp_contract::log::event;
 use wisp_contract::status::{HostStatus, Phase};
+use wisp_nn::Options as ModelOptions;
 use wisp_wasi_logging::Writer;
 
-use crate::function::{BecomeError, Function, Mode, Surroundings};
+use crate::function::{Function, Mode, Surroundings};
 use crate::metrics::Metrics;
+use crate::standby::Ready;
 use crate::{accept, control};
 
 /// What the command line decides.
@@ -40,6 +43,8 @@ pub struct Options {
     pub termination_log: Option<PathBuf>,
     /// Whether each request is logged.
     pub access_log: bool,
+    /// What it has ready while it has no function.
+    pub preload: Preload,
     /// When the process began.
     pub began: Instant,
 }
@@ -94,6 +99,8 @@ pub struct Host {
     phase: watch::Sender<Phase>,
     failed: watch::Sender<Option<String>>,
     drain: CancellationToken,
+    ready: Mutex<Ready>,
+    stands_by: AtomicBool,
 }
 
 impl Host {
@@ -109,6 +116,8 @@ impl Host {
             phase: watch::Sender::new(Phase::Waiting),
             failed: watch::Sender::new(None),
             drain: CancellationToken::new(),
+            ready: Mutex::default(),
+            stands_by: AtomicBool::new(false),
         })
     }
 
@@ -142,9 +151,15 @@ impl Host {
         let control = tokio::spawn(control::serve(Arc::clone(&self), control));
         let data = tokio::spawn(accept::serve(Arc::clone(&self), data, self.drain.clone()));
         let mut failed = self.failed.subscribe();
-        if let Some(assignment) = assignment {
-            let host = Arc::clone(&self);
-            tokio::spawn(async move { host.assign(assignment).await });
+        match assignment {
+            Some(assignment) => {
+                let host = Arc::clone(&self);
+                tokio::spawn(async move { host.assign(assignment).await });
+            }
+            None => {
+                let host = Arc::clone(&self);
+                tokio::spawn(async move { host.stand_by().await });
+            }
         }
         let end = tokio::select! {
             _ = terminate.recv() => End::Drained,
@@ -239,16 +254,45 @@ impl Host {
         }
     }
 
+    /// Gets ready for whatever function comes.
+    async fn stand_by(&self) {
+        match Ready::prepare(&self.options.preload, &self.models()).await {
+            Ok(ready) => {
+                *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready;
+                self.stands_by.store(true, Ordering::Release);
+            }
+            Err(error) => {
+                let text = chain(&error);
+                tracing::error!(event = event::FAILED, "this host can't stand by: {text}");
+                self.fail(text);
+            }
+        }
+    }
+
+    /// Whether it waits for a function, and has ready what it is to have ready.
+    pub(crate) fn stands_by(&self) -> bool {
+        self.phase() == Phase::Waiting && self.stands_by.load(Ordering::Acquire)
+    }
+
+    fn models(&self) -> ModelOptions {
+        ModelOptions {
+            onnxruntime: self.options.onnxruntime.clone(),
+            cache: self.options.cache.clone(),
+            ..ModelOptions::default()
+        }
+    }
+
     async fn become_function(&self, assignment: Assignment) {
         self.advance(Phase::Loading);
         let name = assignment.function.to_string();
+        let ready = std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner));
         let around = Surroundings {
             cache: self.options.cache.clone(),
-            onnxruntime: self.options.onnxruntime.clone(),
+            models: self.models(),
             sink: Arc::new(self.log.clone()),
             metrics: Arc::clone(&self.metrics),
         };
-        match Function::load(assignment, around).await {
+        match Function::load(assignment, around, ready).await {
             Ok(function) => {
                 let function = Arc::new(function);
                 tokio::spawn(evict(Arc::clone(&function)));
@@ -265,14 +309,19 @@ impl Host {
             Err(error) => {
                 let text = chain(&error);
                 tracing::error!(event = event::FAILED, function = name, "{name}: {text}");
-                if let Some(path) = &self.options.termination_log
-                    && let Err(error) = std::fs::write(path, &text)
-                {
-                    tracing::warn!(%error, "the reason can't be written to {}", path.display());
-                }
-                self.failed.send_replace(Some(text));
+                self.fail(text);
             }
         }
+    }
+
+    /// The process ends, and `why` is where Kubernetes finds it.
+    fn fail(&self, why: String) {
+        if let Some(path) = &self.options.termination_log
+            && let Err(error) = std::fs::write(path, &why)
+        {
+            tracing::warn!(%error, "the reason can't be written to {}", path.display());
+        }
+        self.failed.send_replace(Some(why));
     }
 
     /// Phases only move forward.
@@ -362,9 +411,9 @@ fn address(listener: &TcpListener) -> String {
 }
 
 /// An error's message with those of its causes.
-fn chain(error: &BecomeError) -> String {
+fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
-    let mut cause = std::error::Error::source(error);
+    let mut cause = error.source();
     while let Some(error) = cause {
         text.push_str(": ");
         text.push_str(&error.to_string());

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
+use wisp_contract::config::Trial;
 
 use crate::{Tensor, TensorInfo};
 
@@ -20,6 +21,8 @@ pub struct Loaded {
     pub outputs: Vec<TensorInfo>,
     /// `Ok` where items may be joined along dimension 0, else why not.
     pub joinable: Result<(), String>,
+    /// What trying it on a CPU showed, if it was tried, or was known to have been.
+    pub trial: Option<Trial>,
     /// What computes, each one batch at a time. Every lane gets a thread of its own.
     pub lanes: Vec<Box<dyn Lane>>,
 }

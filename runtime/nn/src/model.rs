@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use wisp_contract::config::Batching;
+use wisp_contract::config::{Batching, Trial};
 use wisp_contract::status::ModelStatus;
 
 use crate::backend::{Item, Loaded};
@@ -22,6 +22,7 @@ pub struct Model {
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     batching: Result<NonZeroU32, String>,
+    trial: Option<Trial>,
     load_time: Duration,
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
@@ -143,6 +144,7 @@ impl Model {
             inputs: loaded.inputs,
             outputs: loaded.outputs,
             batching: batched,
+            trial: loaded.trial,
             load_time,
             queue: Arc::new(queue),
             metrics,
@@ -197,6 +199,7 @@ impl Model {
             device: self.device.clone(),
             device_reason: self.device_reason.clone(),
             batched: self.batching.is_ok(),
+            trial: self.trial.clone(),
             inputs: self.inputs.iter().map(ToString::to_string).collect(),
             outputs: self.outputs.iter().map(ToString::to_string).collect(),
             load_millis: u64::try_from(self.load_time.as_millis()).unwrap_or(u64::MAX),

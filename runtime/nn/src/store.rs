@@ -8,15 +8,17 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use wisp_contract::config::{self, Batching, Device};
+use wisp_contract::config::{self, Batching, Device, Trial};
 use wisp_contract::status::ModelStatus;
 
 use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
-use crate::{Model, file, shown};
+use crate::{Loaded, Model, file, shown};
 
 mod guest;
+mod preloaded;
 
 use guest::GuestModels;
+pub use preloaded::{Preloaded, load_library};
 
 /// How models are loaded.
 #[derive(Debug, Clone)]
@@ -182,6 +184,18 @@ impl ModelStore {
     /// # Errors
     /// With the first model that can't be loaded.
     pub async fn load(models: &[config::Model], options: &Options) -> Result<Self, LoadError> {
+        Self::with_preloaded(models, Vec::new(), options).await
+    }
+
+    /// As [`ModelStore::load`], with those of `preloaded` that serve.
+    ///
+    /// # Errors
+    /// As [`ModelStore::load`].
+    pub async fn with_preloaded(
+        models: &[config::Model],
+        mut preloaded: Vec<Preloaded>,
+        options: &Options,
+    ) -> Result<Self, LoadError> {
         let options = Arc::new(options.clone());
         let mut loaded = BTreeMap::new();
         for model in models {
@@ -189,7 +203,12 @@ impl ModelStore {
                 return Err(LoadError::Duplicate(model.name.clone()));
             }
             let (config, shared) = (model.clone(), Arc::clone(&options));
-            let task = tokio::task::spawn_blocking(move || from_file(&config, &shared));
+            let ready = preloaded.iter().position(|ready| ready.serves(model));
+            let ready = ready.map(|index| preloaded.swap_remove(index));
+            let task = tokio::task::spawn_blocking(move || match ready {
+                Some(ready) => ready.start(&config, &shared),
+                None => from_file(&config, &shared),
+            });
             let interrupted = || LoadError::Interrupted {
                 model: model.name.clone(),
             };
@@ -270,6 +289,11 @@ impl ModelStore {
 
 fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadError> {
     let started = Instant::now();
+    let loaded = load_file(config, options)?;
+    start(&config.name, loaded, config.batching, options, started)
+}
+
+fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadError> {
     let model = || config.name.clone();
     let path = || config.file.clone();
     let bytes = std::fs::read(&config.file).map_err(|source| LoadError::Read {
@@ -299,13 +323,13 @@ fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadErr
         beside: outside.then_some(config.file.as_path()),
         max_sessions: usize::MAX,
     };
-    build(
-        model(),
+    let trial = config.trial.clone();
+    load_source(
+        &config.name,
         &source,
         config.device,
-        config.batching,
+        (config.batching, trial),
         options,
-        started,
     )
 }
 
@@ -315,20 +339,19 @@ struct Source<'a> {
     max_sessions: usize,
 }
 
-fn build(
-    model: String,
+fn load_source(
+    model: &str,
     source: &Source<'_>,
     device: Device,
-    batching: Batching,
+    (batching, trial): (Batching, Option<Trial>),
     options: &Options,
-    started: Instant,
-) -> Result<Model, LoadError> {
-    let library = onnx::library(options.onnxruntime.as_deref(), options.cache.as_deref()).map_err(
-        |source| LoadError::Library {
-            model: model.clone(),
-            source,
-        },
-    )?;
+) -> Result<Loaded, LoadError> {
+    let model = || model.to_owned();
+    let library = onnx::library(options.onnxruntime.as_deref(), options.cache.as_deref());
+    let library = library.map_err(|source| LoadError::Library {
+        model: model(),
+        source,
+    })?;
     let request = Request {
         bytes: source.bytes,
         beside: source.beside,
@@ -337,23 +360,31 @@ fn build(
         cores: options.cores,
         gpu_memory: options.gpu_memory.map(NonZeroU64::get),
         max_sessions: source.max_sessions,
+        trial,
     };
-    let loaded = onnx::load(&library, &request).map_err(|refusal| match refusal {
+    onnx::load(&library, &request).map_err(|refusal| match refusal {
         Refusal::Model(reason) => LoadError::Refused {
-            model: model.clone(),
+            model: model(),
             reason,
         },
         Refusal::Gpu(reason) => LoadError::Gpu {
-            model: model.clone(),
+            model: model(),
             reason,
         },
-    })?;
-    Model::start(
-        model.clone(),
-        loaded,
-        batching,
-        options.queue,
-        started.elapsed(),
-    )
-    .map_err(|source| LoadError::Thread { model, source })
+    })
+}
+
+fn start(
+    model: &str,
+    loaded: Loaded,
+    batching: Batching,
+    options: &Options,
+    started: Instant,
+) -> Result<Model, LoadError> {
+    let name = model.to_owned();
+    let started = Model::start(name, loaded, batching, options.queue, started.elapsed());
+    started.map_err(|source| LoadError::Thread {
+        model: model.to_owned(),
+        source,
+    })
 }

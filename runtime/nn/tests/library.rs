@@ -17,6 +17,7 @@ async fn refused(options: &Options) -> String {
         sha256: None,
         device: Device::Cpu,
         batching: Batching::default(),
+        trial: None,
     };
     let error = ModelStore::load(&[model], options)
         .await

@@ -4,7 +4,7 @@ use std::time::Duration;
 use wisp_artifacts::{Compiler, Store};
 use wisp_engine::preinit::Limits;
 use wisp_engine::sealed::Unsealed;
-use wisp_engine::{Engines, Loader, cache::Source};
+use wisp_engine::{Engines, Loader};
 
 use super::registries::{component, sha256, store};
 
@@ -37,13 +37,12 @@ async fn machine_code_is_what_a_host_maps_and_is_made_once() {
     );
     let mut file = Unsealed::new("code").unwrap();
     file.write_all(&code).unwrap();
-    let source = Source::from_bytes(component(7)).unwrap();
+    let wasi = prepared.compiled.wasi;
     // SAFETY: this process compiled it.
     #[expect(unsafe_code, reason = "what a host does")]
     unsafe {
-        Loader::without_cache()
-            .load_code(&source, &Engines::for_compilation(), &file.seal().unwrap())
-            .unwrap();
+        let engines = Engines::for_compilation();
+        Loader::load_code(wasi, &engines, &file.seal().unwrap()).unwrap();
     }
     // Its result is known without the source.
     store.hold("x", prepared.digests());

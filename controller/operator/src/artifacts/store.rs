@@ -4,7 +4,10 @@ use std::fs::File;
 use std::path::Path;
 
 use futures::future::BoxFuture;
-use wisp_artifacts::{Compiler, Credentials, Error, FetchOptions, Fetcher, Kind, Reference, Store};
+use wisp_artifacts::{
+    Compiled, Compiler, Credentials, Error, FetchOptions, Fetcher, Kind, Reference, Store,
+};
+use wisp_contract::assignment::{Facts, Wasi};
 
 use super::{ArtifactError, Artifacts, Code, Source, Stored};
 
@@ -112,6 +115,24 @@ impl StoreArtifacts {
     }
 }
 
+fn code(compiled: Compiled) -> Code {
+    let footprint = compiled.footprint;
+    Code {
+        engine: compiled.engine,
+        sha256: compiled.sha256,
+        facts: Facts {
+            wasi: match compiled.wasi {
+                wisp_artifacts::Wasi::P2 => Wasi::P2,
+                wisp_artifacts::Wasi::P3 => Wasi::P3,
+            },
+            core_instances: footprint.core_instances,
+            memories: footprint.memories,
+            tables: footprint.tables,
+            asks_models: compiled.asks_models,
+        },
+    }
+}
+
 fn expect(what: &str, expected: Option<String>, found: &str) -> Result<(), Error> {
     match expected {
         Some(expected) if expected != found => Err(Error::DigestMismatch {
@@ -156,10 +177,7 @@ impl Artifacts for StoreArtifacts {
                 size: fetched.length,
                 sha256: prepared.component,
                 pinned: fetched.pinned,
-                compiled: Some(Code {
-                    engine: prepared.compiled.engine,
-                    sha256: prepared.compiled.sha256,
-                }),
+                compiled: Some(code(prepared.compiled)),
             })
         })
     }

@@ -193,7 +193,8 @@ fn waiting(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
                 "ContainerFailed",
                 format!("the pod {} can't be started: {message}", pod.name_any()),
                 Fault::Platform,
-                true,
+                // The kubelet reads few Secrets a second: where many pods start, some try again.
+                !message.contains("failed to sync"),
             )
         }
         ("CrashLoopBackOff", _) => ended(pod, status),

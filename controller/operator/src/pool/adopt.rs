@@ -17,6 +17,9 @@ use crate::names::{self, MANAGER};
 
 /// The label by which a Deployment's pods are told apart by their template.
 const TEMPLATE_HASH: &str = "pod-template-hash";
+/// So long nothing is written: the request that woke the function has the processors first, and the pod that takes the
+/// place of this one is made thereafter.
+const ADOPTED_AFTER: Duration = Duration::from_millis(100);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the watch may take to show what was written.
@@ -54,6 +57,7 @@ impl Pools {
         let (this, id, live) = (Arc::clone(self), id.clone(), Arc::clone(live));
         let (pool, pod, claimable) = (pool.to_owned(), Arc::clone(pod), Arc::clone(claimable));
         tokio::spawn(async move {
+            this.queue.pressed(ADOPTED_AFTER).await;
             this.adopt(&id, &pool, &pod, &claimable).await;
             this.await_seen(&id, &pod).await;
             lock(&live.claims).remove(&pod.name_any());

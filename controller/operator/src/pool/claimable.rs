@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use kube::ResourceExt as _;
 use wisp_api::{Function, Pod, RuntimePool};
+use wisp_contract::assignment::Assignment;
 
+use super::models::Kept;
 use crate::names;
 use crate::reconcile::desired::Desired;
 use crate::reconcile::pod::{self, WARM_GRACE, grace};
@@ -17,8 +18,8 @@ use crate::reconcile::resources::{holds, pool_resources};
 pub struct Claimable {
     /// The revision's name.
     pub revision: String,
-    /// The Assignment as JSON, whose artifacts come straight from this operator.
-    pub assignment: Bytes,
+    /// The Assignment, whose artifacts come straight from this operator; `None` where that isn't known.
+    pub assignment: Option<Assignment>,
     /// Requests that a replica takes at once.
     pub concurrency: u32,
     /// The labels of its pods.
@@ -56,7 +57,7 @@ impl Claimable {
         let metadata = template.metadata.clone().unwrap_or_default();
         Some(Self {
             revision: desired.revision.clone(),
-            assignment: serde_json::to_vec(&assignment).ok()?.into(),
+            assignment: Some(assignment),
             concurrency: function.spec.limits.concurrency,
             labels: metadata.labels.unwrap_or_default(),
             annotations: metadata.annotations.unwrap_or_default(),
@@ -70,7 +71,7 @@ impl Claimable {
     pub fn bare(function: &Function, revision: &str) -> Self {
         Self {
             revision: revision.to_owned(),
-            assignment: Bytes::new(),
+            assignment: None,
             concurrency: function.spec.limits.concurrency,
             labels: names::revision_labels(&function.name_any(), revision),
             annotations: pod::annotations(function),
@@ -80,11 +81,27 @@ impl Claimable {
     }
 
     /// Whether pods of `pool` can become replicas of it: they are placed as its own would be, and hold what it needs at
-    /// first.
+    /// first. `models` is how many bytes the pool's models have.
     #[must_use]
-    pub fn fits(&self, pool: &RuntimePool) -> bool {
+    pub fn fits(&self, pool: &RuntimePool, models: u64) -> bool {
         let wanted = self.resources.clone().unwrap_or_default();
-        self.pod == shape(pool.spec.pod.as_ref()) && holds(&pool_resources(pool), &wanted)
+        self.pod == shape(pool.spec.pod.as_ref()) && holds(&pool_resources(pool, models), &wanted)
+    }
+
+    /// How many models a pod would have to load that has `kept`, and how many of those nobody would use.
+    pub(super) fn mismatch(&self, kept: &[Kept]) -> (usize, usize) {
+        let models = self
+            .assignment
+            .iter()
+            .flat_map(|assignment| &assignment.config.models);
+        let wanted: Vec<_> = models.map(|model| (&model.file, model.device)).collect();
+        let kept: Vec<_> = kept
+            .iter()
+            .map(|kept| (&kept.model.file, kept.model.device))
+            .collect();
+        let missing = wanted.iter().filter(|model| !kept.contains(model)).count();
+        let unused = kept.iter().filter(|model| !wanted.contains(model)).count();
+        (missing, unused)
     }
 }
 

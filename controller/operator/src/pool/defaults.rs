@@ -93,7 +93,7 @@ pub(super) async fn make(
         spec: RuntimePoolSpec {
             min_replicas: defaults.min.min(defaults.max),
             max_replicas: defaults.max,
-            pod: None,
+            ..RuntimePoolSpec::default()
         },
         status: None,
     };

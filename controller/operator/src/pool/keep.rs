@@ -14,6 +14,7 @@ use serde_json::json;
 use wisp_api::{RuntimePool, RuntimePoolStatus};
 use wisp_contract::operator::pod::POOL;
 
+use super::models::{self, State};
 use super::status::{Observed, status};
 use super::{PoolId, Pools, defaults, pool_id};
 use crate::autoscale::{self, chain};
@@ -47,17 +48,23 @@ enum KeepError {
     Status(#[source] kube::Error),
 }
 
-/// The Secret with the key of the pods' control ports.
-pub(super) fn secret(pool: &RuntimePool, settings: &Settings) -> Secret {
+/// The Secret with the key of the pods' control ports, and with what they have ready.
+pub(super) fn secret(pool: &RuntimePool, preload: &str, settings: &Settings) -> Secret {
     let name = pool.name_any();
     let key = settings.root.pool(&pool.uid().unwrap_or_default());
     Secret {
         metadata: names::owned(pool, &names::pool(&name), names::pool_labels(&name)),
         data: Some(
-            [(
-                names::CONTROL_KEY.to_owned(),
-                ByteString(key.0.into_bytes()),
-            )]
+            [
+                (
+                    names::CONTROL_KEY.to_owned(),
+                    ByteString(key.0.into_bytes()),
+                ),
+                (
+                    names::PRELOAD_KEY.to_owned(),
+                    ByteString(preload.as_bytes().to_vec()),
+                ),
+            ]
             .into(),
         ),
         type_: Some("Opaque".to_owned()),
@@ -66,11 +73,17 @@ pub(super) fn secret(pool: &RuntimePool, settings: &Settings) -> Secret {
 }
 
 /// The pods that stand by, without their number.
-pub(super) fn deployment(pool: &RuntimePool, settings: &Settings) -> Deployment {
+pub(super) fn deployment(
+    pool: &RuntimePool,
+    preload: &str,
+    models: u64,
+    settings: &Settings,
+) -> Deployment {
     let name = pool.name_any();
+    let template = pod::warm(pool, &models::digest(preload), models, settings);
     Deployment {
         metadata: names::owned(pool, &names::pool(&name), names::pool_labels(&name)),
-        spec: replicated([(POOL.to_owned(), name)].into(), pod::warm(pool, settings)),
+        spec: replicated([(POOL.to_owned(), name)].into(), template),
         status: None,
     }
 }
@@ -92,15 +105,18 @@ impl Pools {
         }
     }
 
-    async fn tick(&self, now: Instant) {
+    async fn tick(self: &Arc<Self>, now: Instant) {
         self.forget(now);
         let pools = self.cluster.pools().state();
+        self.ask_new_pods(&pools);
+        self.queue.changed();
         self.default_pools(&pools).await;
         let known: BTreeSet<PoolId> = pools.iter().filter_map(|pool| pool_id(pool)).collect();
         lock(&self.known).retain(|id, _| {
             let is_there = known.contains(id);
             if !is_there {
                 self.metrics.forget_pool(id);
+                self.artifacts.release(&models::owner(id));
             }
             is_there
         });
@@ -138,29 +154,38 @@ impl Pools {
         }
     }
 
-    async fn keep(&self, now: Instant, id: &PoolId, pool: &RuntimePool) -> Result<(), KeepError> {
+    async fn keep(
+        self: &Arc<Self>,
+        now: Instant,
+        id: &PoolId,
+        pool: &RuntimePool,
+    ) -> Result<(), KeepError> {
+        let models = self.models(now, id, pool);
         let (desired, claims, applied) = {
             let mut all = lock(&self.known);
             let known = all.entry(id.clone()).or_default();
             let (min, max) = (pool.spec.min_replicas, pool.spec.max_replicas);
             (known.wakes.size(now, min, max), known.claims, known.applied)
         };
-        let (secret, deployment) = (
-            secret(pool, &self.settings),
-            deployment(pool, &self.settings),
-        );
-        let digest = digest(&secret, &deployment);
         let found = self
             .cluster
             .warm_deployments
             .get(id, &names::pool(id.name()));
-        let is_applied = applied.is_some_and(|applied| {
-            applied.digest == digest && now.saturating_duration_since(applied.at) < APPLIED_FOR
-        });
-        if !is_applied || found.is_none() {
-            apply_pool(&self.client, pool, &secret, &deployment, desired).await?;
-            if let Some(known) = lock(&self.known).get_mut(id) {
-                known.applied = Some(Applied { digest, at: now });
+        // Until its models are there, the pool stays as it is.
+        if let State::Here(kept) = &models {
+            let preload = models::preload(kept, self.has_models(id), &self.settings);
+            let preload = serde_json::to_string(&preload).unwrap_or_default();
+            let secret = secret(pool, &preload, &self.settings);
+            let deployment = deployment(pool, &preload, models::bytes(kept), &self.settings);
+            let digest = digest(&secret, &deployment);
+            let is_applied = applied.is_some_and(|applied| {
+                applied.digest == digest && now.saturating_duration_since(applied.at) < APPLIED_FOR
+            });
+            if !is_applied || found.is_none() {
+                apply_pool(&self.client, pool, &secret, &deployment, desired).await?;
+                if let Some(known) = lock(&self.known).get_mut(id) {
+                    known.applied = Some(Applied { digest, at: now });
+                }
             }
         }
         let current = found.and_then(|deployment| deployment.spec.replicas);
@@ -168,7 +193,16 @@ impl Pools {
         if current.is_some_and(|current| current != replicas) {
             self.scale(id, replicas).await.map_err(KeepError::Scale)?;
         }
-        self.say(id, pool, desired, claims).await
+        self.say(id, pool, desired, claims, &models).await
+    }
+
+    /// Whether functions that may take pods of the pool have models.
+    fn has_models(&self, id: &PoolId) -> bool {
+        self.cluster.functions().state().iter().any(|function| {
+            function.namespace().as_deref() == Some(id.namespace())
+                && !function.spec.models.is_empty()
+                && function.metadata.deletion_timestamp.is_none()
+        })
     }
 
     async fn scale(&self, id: &PoolId, replicas: i32) -> Result<(), kube::Error> {
@@ -189,6 +223,7 @@ impl Pools {
         pool: &RuntimePool,
         desired: u32,
         claims: i32,
+        models: &State,
     ) -> Result<(), KeepError> {
         let standing = self.cluster.warm.of(id);
         let alive = standing.iter().filter(|pod| pods::is_alive(pod));
@@ -208,6 +243,7 @@ impl Pools {
             ready: ready.count(),
             claims,
             trouble,
+            models,
             now: autoscale::now(),
         });
         self.metrics

@@ -3,6 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use wisp_api::{RuntimePool, RuntimePoolStatus};
 
+use super::models::State;
 use crate::cluster::pods::Trouble;
 
 /// What was observed of a pool.
@@ -13,6 +14,7 @@ pub(super) struct Observed<'a> {
     pub(super) ready: usize,
     pub(super) claims: i32,
     pub(super) trouble: Option<Trouble>,
+    pub(super) models: &'a State,
     pub(super) now: Time,
 }
 
@@ -49,6 +51,14 @@ pub(super) fn status(observed: &Observed<'_>) -> RuntimePoolStatus {
 
 fn verdict(observed: &Observed<'_>) -> (&'static str, &'static str, String) {
     let (ready, desired) = (observed.ready, observed.desired);
+    match observed.models {
+        State::Failed(error, _) => return ("False", error.reason, error.message.clone()),
+        State::Working => {
+            let message = "the models are fetched; pods that stand by have none yet".to_owned();
+            return ("False", "FetchingModels", message);
+        }
+        State::Here(_) => {}
+    }
     if let Some(trouble) = &observed.trouble
         && ready == 0
     {

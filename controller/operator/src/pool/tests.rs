@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use wisp_api::{Function, RuntimePool};
+use wisp_contract::assignment::{Facts, Wasi};
 use wisp_contract::config::Env;
 use wisp_contract::keys::Root;
 
@@ -47,6 +48,13 @@ fn resolved() -> Resolved {
         compiled: Some(Code {
             engine: "wasmtime-48".into(),
             sha256: "c".repeat(64),
+            facts: Facts {
+                wasi: Wasi::P2,
+                core_instances: 3,
+                memories: 1,
+                tables: 1,
+                asks_models: true,
+            },
         }),
     };
     Resolved {
@@ -83,7 +91,7 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
     ] {
         let claimable = claimable(spec.clone()).unwrap();
         assert_eq!(
-            claimable.fits(&pool(of_pool.clone())),
+            claimable.fits(&pool(of_pool.clone()), 0),
             fits,
             "{spec} {of_pool}"
         );
@@ -98,7 +106,7 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
 #[test]
 fn artifacts_come_straight_from_the_operator_that_assigns() {
     let claimable = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
-    let text = String::from_utf8(claimable.assignment.to_vec()).unwrap();
+    let text = serde_json::to_string(&claimable.assignment).unwrap();
     assert!(!text.contains("svc.cluster.local"), "{text}");
     assert_eq!(
         text.matches("http://10.0.0.9:8090/v1/artifacts/").count(),
@@ -139,8 +147,9 @@ fn a_pod_that_was_taken_is_the_functions_and_nobody_elses() {
 #[test]
 fn the_objects_of_a_pool() {
     let pool = pool(json!({"pod": {"nodeSelector": {"zone": "edge"}}}));
-    let deployment = serde_yaml_ng::to_string(&keep::deployment(&pool, &settings())).unwrap();
-    let secret = keep::secret(&pool, &settings());
+    let deployment =
+        serde_yaml_ng::to_string(&keep::deployment(&pool, "{}", 0, &settings())).unwrap();
+    let secret = keep::secret(&pool, "{}", &settings());
     assert_eq!(secret.metadata.name.as_deref(), Some("wisp-pool-warm"));
     insta::assert_snapshot!(deployment);
 }
@@ -155,6 +164,7 @@ mod claiming {
 
     use super::*;
     use crate::live::Plan;
+    use crate::resolve::tests::Store;
 
     /// An API server that is never reached.
     fn nobody() -> Client {
@@ -191,6 +201,19 @@ mod claiming {
         Box::leak(format!("HTTP/1.1 {status} X\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\r\n{body}").into_boxed_str())
     }
 
+    /// A pod of the pool is there, and the kubelet says whether it is ready.
+    fn stand_by(cluster: &Cluster, index: usize, address: &str, is_ready: &str) {
+        let pod = json!({
+            "metadata": {
+                "name": format!("p-{index}"), "namespace": "vision", "uid": format!("pod-{index}"),
+                "labels": {"wisp.dev/pool": "warm"}, "annotations": {"wisp.dev/pool-uid": "p-1"},
+            },
+            "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": is_ready}]},
+        });
+        let pod = serde_json::from_value(pod).unwrap();
+        cluster.warm.apply(Event::Apply(pod));
+    }
+
     struct Bench {
         pools: Arc<Pools>,
         live: Arc<Live>,
@@ -207,16 +230,7 @@ mod claiming {
             feed.pools()
                 .apply_watcher_event(&Event::Apply(pool(json!({}))));
             for (index, address) in addresses.iter().enumerate() {
-                let pod = json!({
-                    "metadata": {
-                        "name": format!("p-{index}"), "namespace": "vision", "uid": format!("pod-{index}"),
-                        "labels": {"wisp.dev/pool": "warm"}, "annotations": {"wisp.dev/pool-uid": "p-1"},
-                    },
-                    "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": "True"}]},
-                });
-                cluster
-                    .warm
-                    .apply(Event::Apply(serde_json::from_value(pod).unwrap()));
+                stand_by(&cluster, index, address, "True");
             }
             let (functions, metrics) =
                 (Arc::new(Functions::default()), Arc::new(Metrics::default()));
@@ -241,6 +255,7 @@ mod claiming {
                 cluster,
                 functions,
                 autoscaler,
+                Arc::new(Store::default()),
                 metrics,
                 settings(),
                 Defaults { min: 1, max: 5 },
@@ -306,5 +321,70 @@ mod claiming {
         assert_eq!(bench.pools.claim(&bench.id).await, None);
         assert_eq!(second.load(Ordering::SeqCst), 0);
         assert!(lock(&bench.live.claims).is_empty());
+    }
+
+    /// Would fail if who finds no pod had one made although the pool's next is on its way, or waited for the kubelet's
+    /// word, or waited where no pod will come.
+    #[tokio::test]
+    async fn who_finds_no_pod_gets_the_next_that_comes_up() {
+        let warm = "HTTP/1.1 200 OK\r\ncontent-length: 46\r\n\r\n{\"phase\": \"ready\", \"inFlight\": 0, \"queued\": 0}";
+        host("127.78.3.1", warm).await;
+        let bench = Bench::new(&[]);
+        // There is nothing that would make pods.
+        assert_eq!(bench.pools.claim(&bench.id).await, None);
+        let mut deployment = keep::deployment(&pool(json!({})), "{}", 0, &settings());
+        deployment.metadata.namespace = Some("vision".to_owned());
+        let cluster = &bench.pools.cluster;
+        cluster.warm_deployments.apply(Event::Apply(deployment));
+        let waiting = tokio::spawn({
+            let (pools, id) = (Arc::clone(&bench.pools), bench.id.clone());
+            async move { pools.claim(&id).await }
+        });
+        let mut queued = bench.pools.queue.waiting.subscribe();
+        queued.wait_for(|waiting| *waiting == 1).await.unwrap();
+        stand_by(cluster, 0, "127.78.3.1", "False");
+        bench.pools.ask_new_pods(&cluster.pools().state());
+        let replica = waiting.await.unwrap().unwrap();
+        assert_eq!(replica.address, "127.78.3.1:8080".parse().unwrap());
+        assert_eq!(*bench.pools.queue.waiting.borrow(), 0);
+    }
+
+    /// Would fail if a function took a pod without its models while one stands by that has them, or one without models
+    /// took a pod from those who need them.
+    #[tokio::test]
+    async fn pools_that_keep_the_functions_models_come_first() {
+        let bench = Bench::new(&[]);
+        let mut with_models =
+            pool(json!({"models": [{"name": "m", "source": {"image": "r/m:1"}}]}));
+        with_models.metadata.name = Some("models".to_owned());
+        let id = pool_id(&with_models).unwrap();
+        let plain = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
+        let mut asking = plain.clone();
+        let model: wisp_contract::config::Model =
+            serde_json::from_value(json!({"name": "mine", "file": "artifact:aa"})).unwrap();
+        asking.assignment.as_mut().unwrap().config.models = vec![model.clone()];
+        let kept = [models::Kept {
+            model: wisp_contract::config::Model {
+                name: "theirs".to_owned(),
+                ..model
+            },
+            stored: Stored {
+                source: "aa".to_owned(),
+                size: 600 << 20,
+                sha256: "aa".to_owned(),
+                pinned: None,
+                compiled: None,
+            },
+        }];
+        assert_eq!(asking.mismatch(&kept), (0, 0));
+        assert_eq!(asking.mismatch(&[]), (1, 0));
+        assert_eq!(plain.mismatch(&kept), (0, 1));
+        assert_eq!(plain.mismatch(&[]), (0, 0));
+        // The pods of the pool have room for the models that it keeps.
+        assert!(plain.fits(&with_models, models::bytes(&kept)));
+        assert!(matches!(
+            bench.pools.models(Instant::now(), &id, &with_models),
+            State::Working
+        ));
     }
 }

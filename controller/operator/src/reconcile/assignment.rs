@@ -103,7 +103,9 @@ pub fn assignment(
     }
 }
 
-fn artifact(stored: &Stored, root: &Root, operator: &str) -> Artifact {
+/// Where a host finds what is in the store, and with which key.
+#[must_use]
+pub fn artifact(stored: &Stored, root: &Root, operator: &str) -> Artifact {
     let at = |sha256: &str| -> (String, Option<Key>) {
         (
             format!("{operator}{ARTIFACTS}{sha256}"),
@@ -118,6 +120,7 @@ fn artifact(stored: &Stored, root: &Root, operator: &str) -> Artifact {
             sha256: code.sha256.clone(),
             url,
             key,
+            facts: code.facts,
         }
     });
     Artifact {

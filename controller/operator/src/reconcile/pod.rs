@@ -32,6 +32,8 @@ const GRACE: u64 = 10;
 pub const WARM_GRACE: u64 = 310;
 /// The user that replicas run as.
 const USER: i64 = 65532;
+/// Annotation: a digest of what a pod that stands by has ready.
+const PRELOAD_ANNOTATION: &str = "wisp.dev/preload";
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// The template of a revision's pods. It depends on `revision` by its labels and its Secret alone.
@@ -75,20 +77,30 @@ pub fn grace(function: &Function) -> u64 {
     timeout(function) + GRACE
 }
 
-/// The template of the pods that stand by in `pool`: a host that waits for an Assignment.
+/// The template of the pods that stand by in `pool`: a host that waits for an Assignment. Pods are replaced where
+/// `preload`, a digest of what they have ready, changes; `models` is how many bytes their models have.
 #[must_use]
-pub fn warm(pool: &RuntimePool, settings: &Settings) -> PodTemplateSpec {
+pub fn warm(
+    pool: &RuntimePool,
+    preload: &str,
+    models: u64,
+    settings: &Settings,
+) -> PodTemplateSpec {
     let name = pool.name_any();
     let secret = names::pool(&name);
     let pod = pool.spec.pod.clone().unwrap_or_default();
     let container = container(
         settings,
         WARM_GRACE,
-        vec![from_secret("WISP_CONTROL_KEY", &secret, names::CONTROL_KEY)],
+        vec![
+            from_secret("WISP_CONTROL_KEY", &secret, names::CONTROL_KEY),
+            from_secret(assignment::PRELOAD_ENV, &secret, names::PRELOAD_KEY),
+        ],
         "/warmz",
-        pool_resources(pool),
+        pool_resources(pool, models),
     );
     let mut annotations = scraped();
+    annotations.insert(PRELOAD_ANNOTATION.to_owned(), preload.to_owned());
     annotations.insert(POOL_UID.to_owned(), pool.uid().unwrap_or_default());
     PodTemplateSpec {
         metadata: Some(ObjectMeta {

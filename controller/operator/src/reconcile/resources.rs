@@ -37,16 +37,21 @@ pub fn resources(function: &Function, resolved: &Resolved) -> ResourceRequiremen
     resources
 }
 
-/// Requests and limits of a pod that stands by: what the spec says, else 10m of a CPU and 32Mi of memory, at most 512Mi.
+/// Requests and limits of a pod that stands by: what the spec says, else 10m of a CPU and 32Mi of memory, at most 512Mi;
+/// and of memory twice what its models have, in bytes.
 #[must_use]
-pub fn pool_resources(pool: &RuntimePool) -> ResourceRequirements {
+pub fn pool_resources(pool: &RuntimePool, models: u64) -> ResourceRequirements {
+    let models = models.saturating_mul(MODEL_FACTOR);
     let pod = pool.spec.pod.clone().unwrap_or_default();
     let mut resources = pod.resources.unwrap_or_else(|| ResourceRequirements {
         claims: None,
-        limits: Some(BTreeMap::from([("memory".to_owned(), mebi(512 << 20))])),
+        limits: Some(BTreeMap::from([(
+            "memory".to_owned(),
+            mebi((512 << 20) + models),
+        )])),
         requests: Some(BTreeMap::from([
             ("cpu".to_owned(), Quantity("10m".to_owned())),
-            ("memory".to_owned(), mebi(32 << 20)),
+            ("memory".to_owned(), mebi((32 << 20) + models)),
         ])),
     });
     add_gpus(&mut resources, pod.gpu);

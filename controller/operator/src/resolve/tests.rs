@@ -9,7 +9,7 @@ use super::*;
 
 /// A store that has what it is told, and remembers what it was asked for.
 #[derive(Default)]
-struct Store {
+pub(crate) struct Store {
     asked: Mutex<Vec<(String, Option<String>)>>,
 }
 

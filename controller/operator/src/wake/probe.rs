@@ -12,21 +12,21 @@ const INTERVAL: Duration = Duration::from_millis(3);
 /// One question takes no longer, or is asked anew: a packet may be lost while the pod's network comes up.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Asks `/readyz` at `port` until it is answered with 200.
-pub(super) async fn until_ready(address: IpAddr, port: u16) {
+/// Asks for `path` at `port` until it is answered with 200.
+pub(crate) async fn until_ready(address: IpAddr, port: u16, path: &str) {
     let address = SocketAddr::new(address, port);
     loop {
-        if let Ok(Ok(true)) = timeout(PATIENCE, is_ready(address)).await {
+        if let Ok(Ok(true)) = timeout(PATIENCE, is_ready(address, path)).await {
             return;
         }
         sleep(INTERVAL).await;
     }
 }
 
-async fn is_ready(address: SocketAddr) -> std::io::Result<bool> {
+async fn is_ready(address: SocketAddr, path: &str) -> std::io::Result<bool> {
     let mut stream = TcpStream::connect(address).await?;
     stream.set_nodelay(true)?;
-    let request = format!("GET /readyz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
+    let request = format!("GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await?;
     let mut head = [0; 12];
     stream.read_exact(&mut head).await?;
@@ -59,7 +59,7 @@ mod tests {
         });
         timeout(
             Duration::from_secs(10),
-            until_ready(address.ip(), address.port()),
+            until_ready(address.ip(), address.port(), "/readyz"),
         )
         .await
         .unwrap();

@@ -171,7 +171,7 @@ fn machine_code_that_was_fetched_is_mapped_where_it_fits() {
     // SAFETY: this test compiled it.
     #[expect(unsafe_code, reason = "what is tested")]
     let load = |bytes: &[u8]| unsafe {
-        Loader::without_cache().load_code(&source(), &engines, &seal(bytes))
+        Loader::load_code(source().inspection().wasi, &engines, &seal(bytes))
     };
     assert!(load(&code).unwrap().cached);
     assert!(matches!(load(b"no machine code"), Err(LoadError::Code(_))));

@@ -8,7 +8,7 @@ use hyper::server::conn::http1 as server;
 use hyper::service::service_fn;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
-use wisp_contract::assignment::Compiled;
+use wisp_contract::assignment::{Compiled, Wasi};
 
 use super::*;
 
@@ -59,6 +59,13 @@ fn artifact(base: &str, path: &str, content: &str) -> Artifact {
     }
 }
 
+fn fitting() -> Fitting {
+    Fitting {
+        p2: "e2".into(),
+        p3: "e3".into(),
+    }
+}
+
 fn assignment(artifacts: Vec<Artifact>) -> Assignment {
     let file = artifacts.first().map(Artifact::file);
     let mut assignment: Assignment = serde_json::from_str(
@@ -72,25 +79,63 @@ fn assignment(artifacts: Vec<Artifact>) -> Assignment {
     assignment
 }
 
-/// Would fail if the names in the configuration were not replaced, the key not sent or the code not found.
+/// Would fail if the names in the configuration were not replaced or the key not sent, if code that fits were not taken
+/// in the component's place, or if code that doesn't were.
 #[tokio::test]
-async fn what_is_named_is_fetched_and_its_file_takes_the_names_place() {
+async fn what_is_named_is_fetched_and_code_that_fits_stands_for_its_component() {
     let base = operator().await;
-    let mut component = artifact(&base, "component", "component");
-    component.compiled = Some(Compiled {
-        engine: "e".into(),
-        sha256: sha256(b"code"),
-        url: format!("{base}/code"),
-        key: Some(Key("k".into())),
-    });
-    let mut assignment = assignment(vec![component]);
-    let (_held, code) = Artifacts::fetch(&mut assignment).await.unwrap();
+    let component = |engine: &str| {
+        let mut component = artifact(&base, "component", "component");
+        component.compiled = Some(Compiled {
+            engine: engine.into(),
+            sha256: sha256(b"code"),
+            url: format!("{base}/code"),
+            key: Some(Key("k".into())),
+            facts: Facts {
+                wasi: Wasi::P3,
+                core_instances: 3,
+                memories: 1,
+                tables: 2,
+                asks_models: false,
+            },
+        });
+        component
+    };
+    let mut other = assignment(vec![component("another")]);
+    let (held, code) = Artifacts::fetch(&mut other, &fitting(), &BTreeSet::new())
+        .await
+        .unwrap();
+    assert!(code.is_none());
     assert_eq!(
-        std::fs::read(&assignment.config.component.file).unwrap(),
+        std::fs::read(&other.config.component.file).unwrap(),
         b"component"
     );
+    drop(held);
+    let mut fits = assignment(vec![component("e3")]);
+    let (_held, code) = Artifacts::fetch(&mut fits, &fitting(), &BTreeSet::new())
+        .await
+        .unwrap();
     let code = code.unwrap();
-    assert_eq!((code.engine.as_str(), code.file.length()), ("e", 4));
+    assert_eq!(code.component_sha256, sha256(b"component"));
+    assert_eq!((code.facts.tables, code.file.length()), (2, 4));
+}
+
+/// Would fail if what a host has loaded already were fetched again, or its name were taken for a mistake.
+#[tokio::test]
+async fn what_is_loaded_already_is_not_fetched() {
+    let base = operator().await;
+    let model = artifact(&base, "gone", "model");
+    let mut assignment = assignment(vec![artifact(&base, "component", "component"), model]);
+    let file = PathBuf::from(format!("artifact:{}", sha256(b"model")));
+    assignment.config.models = serde_json::from_value(serde_json::json!([
+        {"name": "m", "file": file},
+    ]))
+    .unwrap();
+    let loaded = BTreeSet::from([file.clone()]);
+    let (_held, _) = Artifacts::fetch(&mut assignment, &fitting(), &loaded)
+        .await
+        .unwrap();
+    assert_eq!(assignment.config.models[0].file, file);
 }
 
 /// Would fail if an operator that just restarts failed a replica's start.
@@ -98,7 +143,9 @@ async fn what_is_named_is_fetched_and_its_file_takes_the_names_place() {
 async fn who_cannot_serve_now_is_asked_again() {
     let base = operator().await;
     let mut assignment = assignment(vec![artifact(&base, "flaky", "flaky")]);
-    let (_held, code) = Artifacts::fetch(&mut assignment).await.unwrap();
+    let (_held, code) = Artifacts::fetch(&mut assignment, &fitting(), &BTreeSet::new())
+        .await
+        .unwrap();
     assert_eq!(
         std::fs::read(&assignment.config.component.file).unwrap(),
         b"flaky"
@@ -121,9 +168,13 @@ async fn what_is_wrong_is_refused_and_named() {
         (https, "expected http://HOST"),
     ];
     for (artifact, expected) in cases {
-        let error = Artifacts::fetch(&mut assignment(vec![artifact]))
-            .await
-            .unwrap_err();
+        let error = Artifacts::fetch(
+            &mut assignment(vec![artifact]),
+            &fitting(),
+            &BTreeSet::new(),
+        )
+        .await
+        .unwrap_err();
         let mut text = error.to_string();
         if let Some(source) = std::error::Error::source(&error) {
             text = format!("{text}: {source}");
@@ -132,12 +183,14 @@ async fn what_is_wrong_is_refused_and_named() {
     }
     let mut unknown = assignment(Vec::new());
     unknown.config.component.file = "artifact:00".into();
-    let error = Artifacts::fetch(&mut unknown)
+    let error = Artifacts::fetch(&mut unknown, &fitting(), &BTreeSet::new())
         .await
         .unwrap_err()
         .to_string();
     assert!(error.contains("artifact:00"), "{error}");
     let mut local = assignment(Vec::new());
-    Artifacts::fetch(&mut local).await.unwrap();
+    Artifacts::fetch(&mut local, &fitting(), &BTreeSet::new())
+        .await
+        .unwrap();
     assert_eq!(local.config.component.file, PathBuf::from("local.wasm"));
 }

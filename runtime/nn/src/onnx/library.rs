@@ -5,6 +5,7 @@ use std::ffi::{CStr, OsStr};
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
@@ -75,10 +76,15 @@ pub(crate) fn library(
         };
     }
     let mut tried = String::new();
+    let began = Instant::now();
     for path in candidates(explicit, cache) {
         match ort::init_from(&path) {
             Ok(builder) => {
                 let library = Arc::new(start(builder, path)?);
+                tracing::debug!(
+                    millis = began.elapsed().as_secs_f64() * 1e3,
+                    "ONNX Runtime is loaded"
+                );
                 *loaded = Some(Arc::clone(&library));
                 return Ok(library);
             }

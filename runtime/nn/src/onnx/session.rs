@@ -4,12 +4,13 @@ use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use ort::environment::Environment;
 use ort::ep::ExecutionProviderDispatch;
 use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
-use wisp_contract::config::Device;
+use wisp_contract::config::{Device, Trial};
 
 use super::device::{cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
 use super::io::describe;
@@ -34,6 +35,8 @@ pub(crate) struct Request<'a> {
     pub(crate) gpu_memory: Option<u64>,
     /// No more sessions than this.
     pub(crate) max_sessions: usize,
+    /// What it showed before, on a CPU.
+    pub(crate) trial: Option<Trial>,
 }
 
 /// Why a model was not loaded.
@@ -79,7 +82,14 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
         .collect();
 
     let mut joinable = looks_joinable(&inputs, &outputs);
-    if let (Ok(()), true, Some(lane)) = (&joinable, request.join, lanes.first_mut()) {
+    let mut trial = None;
+    if let (Ok(()), Place::Cpu, Some(known)) = (&joinable, &device, &request.trial) {
+        trial = Some(known.clone());
+        joinable = match known {
+            Trial::Joined => Ok(()),
+            Trial::Alone(why) => Err(why.clone()),
+        };
+    } else if let (Ok(()), true, Some(lane)) = (&joinable, request.join, lanes.first_mut()) {
         joinable = match probe(lane) {
             // A GPU computes a batch in little more than the time of a row.
             Verdict::Independent(_) if matches!(device, Place::Gpu) => Ok(()),
@@ -92,6 +102,12 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
             Verdict::Dependent(why) => Err(format!("dimension 0 is no batch: {why}")),
             Verdict::Unknown => same_name(&input_names, &output_names),
         };
+        if let Place::Cpu = device {
+            trial = Some(match &joinable {
+                Ok(()) => Trial::Joined,
+                Err(why) => Trial::Alone(why.clone()),
+            });
+        }
     }
     if let Place::Cpu = device {
         // The first session was made as if its calls were joined; only now is that known.
@@ -100,16 +116,16 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
             request.join && joinable.is_ok(),
             request.bytes.len() as u64,
         );
-        if plan != first_plan(request) {
+        if plan.threads != first_plan(request).threads {
             lanes.clear();
-            for _ in 0..plan.sessions.min(request.max_sessions) {
-                let session = on_cpu(library, request, Some(plan))?;
-                lanes.push(OnnxLane {
-                    session,
-                    inputs: Arc::clone(&inputs),
-                    outputs: Arc::clone(&outputs),
-                });
-            }
+        }
+        for _ in lanes.len()..plan.sessions.min(request.max_sessions) {
+            let session = on_cpu(library, request, Some(plan))?;
+            lanes.push(OnnxLane {
+                session,
+                inputs: Arc::clone(&inputs),
+                outputs: Arc::clone(&outputs),
+            });
         }
     }
     Ok(Loaded {
@@ -124,6 +140,7 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
         inputs: inputs.to_vec(),
         outputs: outputs.to_vec(),
         joinable,
+        trial,
         lanes: lanes
             .into_iter()
             .map(|lane| -> Box<dyn Lane> { Box::new(lane) })
@@ -138,7 +155,8 @@ enum Place {
 
 /// The plan of the session that is made first, to ask the model what it is.
 fn first_plan(request: &Request<'_>) -> Plan {
-    plan(request.cores, true, request.bytes.len() as u64)
+    let joined = !matches!(request.trial, Some(Trial::Alone(_)));
+    plan(request.cores, joined, request.bytes.len() as u64)
 }
 
 fn on_cpu(
@@ -181,10 +199,17 @@ fn session(
             None => builder.commit_from_memory(request.bytes),
         }
     };
+    let began = Instant::now();
     // The binding asserts what it believes of ONNX Runtime, and a model can prove it wrong.
-    catch_unwind(AssertUnwindSafe(make))
+    let made = catch_unwind(AssertUnwindSafe(make))
         .map_err(|_| "the ONNX Runtime binding panicked".to_owned())?
-        .map_err(|error| error.message().to_owned())
+        .map_err(|error| error.message().to_owned());
+    tracing::debug!(
+        millis = began.elapsed().as_secs_f64() * 1e3,
+        threads,
+        "a session was made"
+    );
+    made
 }
 
 type Described = (Arc<[TensorInfo]>, Vec<Option<String>>);

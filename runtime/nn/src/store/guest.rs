@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
 use wisp_contract::config::{Batching, Device, ModelFormat};
 
-use super::{LoadError, Options, Source, build};
+use super::{LoadError, Options, Source, load_source, start};
 use crate::onnx::{self, ExternalData};
 use crate::{Model, file};
 
@@ -148,5 +148,7 @@ fn from_guest(
         beside: None,
         max_sessions: 1,
     };
-    build(name, &source, device, Batching::default(), options, started)
+    let batching = Batching::default();
+    let loaded = load_source(&name, &source, device, (batching, None), options)?;
+    start(&name, loaded, batching, options, started)
 }

@@ -1,6 +1,8 @@
 use serde_json::json;
 use wisp_contract::config::Env;
 
+use wisp_contract::assignment::{Facts, Wasi};
+
 use super::*;
 use crate::artifacts::{Code, Stored};
 
@@ -48,6 +50,13 @@ fn resolved() -> Resolved {
             compiled: Some(Code {
                 engine: "wasmtime-48".into(),
                 sha256: "c".repeat(64),
+                facts: Facts {
+                    wasi: Wasi::P2,
+                    core_instances: 3,
+                    memories: 1,
+                    tables: 1,
+                    asks_models: true,
+                },
             }),
             ..stored("a", 1 << 20)
         }),

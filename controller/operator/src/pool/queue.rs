@@ -1,0 +1,156 @@
+//! Who waits for a pod that is on its way: the pool makes another for each that was taken, all at once, which is sooner
+//! there than a pod of the function's own Deployment would be.
+
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dashmap::DashMap;
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+use tokio::sync::watch;
+use wisp_api::RuntimePool;
+use wisp_contract::operator::pod::CONTROL_PORT;
+
+use super::{PoolId, Pools, pool_id};
+use crate::cluster::pods;
+use crate::live::lock;
+use crate::names;
+use crate::wake::probe;
+
+/// So long a wake-up waits for a pod of a pool before it has one made of its own.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// A pod that doesn't come up within this is left to the kubelet's word.
+const PROBED_WITHIN: Duration = Duration::from_secs(30);
+
+/// Those who wait, and what they wait for.
+#[derive(Debug)]
+pub(super) struct Queue {
+    /// One waits for a pod of a pool, the others for their turn, first come, first served.
+    turns: DashMap<PoolId, Arc<tokio::sync::Mutex<()>>>,
+    /// Counts what happens to pods that stand by.
+    changes: watch::Sender<u64>,
+    /// Pods, by uid, that said themselves that they stand by: the kubelet's word comes up to a second later.
+    standing: Mutex<HashSet<String>>,
+    /// Pods that are being asked.
+    asked: Mutex<HashSet<String>>,
+    /// How many wait.
+    pub(super) waiting: watch::Sender<usize>,
+}
+
+impl Default for Queue {
+    fn default() -> Self {
+        Self {
+            turns: DashMap::new(),
+            changes: watch::channel(0).0,
+            standing: Mutex::default(),
+            asked: Mutex::default(),
+            waiting: watch::channel(0).0,
+        }
+    }
+}
+
+impl Queue {
+    /// Whether the pod can be taken.
+    pub(super) fn is_standing(&self, pod: &Pod) -> bool {
+        let said_so = || {
+            pods::is_alive(pod)
+                && pod
+                    .uid()
+                    .is_some_and(|uid| lock(&self.standing).contains(&uid))
+        };
+        pods::is_ready(pod) || said_so()
+    }
+
+    /// Something happened to pods that stand by.
+    pub(super) fn changed(&self) {
+        self.changes
+            .send_modify(|count| *count = count.wrapping_add(1));
+    }
+
+    /// Waits for so long, or until somebody waits for a pod.
+    pub(super) async fn pressed(&self, long: Duration) {
+        let mut waiting = self.waiting.subscribe();
+        let _ = tokio::time::timeout(long, waiting.wait_for(|waiting| *waiting > 0)).await;
+    }
+
+    /// Forgets pods that are no more.
+    pub(super) fn retain(&self, known: &HashSet<String>) {
+        lock(&self.standing).retain(|uid| known.contains(uid));
+        lock(&self.asked).retain(|uid| known.contains(uid));
+    }
+}
+
+impl Pools {
+    /// Waits until there is a pod to take in one of `pools`, and takes it. `None` where none is on its way, or it takes
+    /// too long.
+    pub(super) async fn wait(&self, pools: &[Arc<RuntimePool>]) -> Option<(PoolId, Arc<Pod>)> {
+        let wanted = pool_id(pools.first()?)?;
+        let turn = Arc::clone(&self.queue.turns.entry(wanted).or_default());
+        // It may have to become larger first.
+        self.cluster.pools_changed.notify_one();
+        let taken = async {
+            let _turn = turn.lock().await;
+            let mut changes = self.queue.changes.subscribe();
+            loop {
+                changes.borrow_and_update();
+                if let Some(taken) = self.take(pools) {
+                    return Some(taken);
+                }
+                if !pools.iter().any(|pool| self.will_have_pods(pool)) {
+                    return None;
+                }
+                changes.changed().await.ok()?;
+            }
+        };
+        self.queue.waiting.send_modify(|waiting| *waiting += 1);
+        let taken = tokio::time::timeout(PATIENCE, taken).await;
+        self.queue.waiting.send_modify(|waiting| *waiting -= 1);
+        taken.ok().flatten()
+    }
+
+    /// Whether more pods of the pool can be expected to come.
+    fn will_have_pods(&self, pool: &RuntimePool) -> bool {
+        let Some(id) = pool_id(pool) else {
+            return false;
+        };
+        let standing = self.cluster.warm.of(&id);
+        let mut troubles = standing.iter().filter_map(|pod| pods::trouble(pod));
+        let trouble = troubles.any(|trouble| trouble.is_final || trouble.reason == "Unschedulable");
+        let deployment = self
+            .cluster
+            .warm_deployments
+            .get(&id, &names::pool(id.name()));
+        let refused = deployment
+            .as_deref()
+            .is_some_and(|deployment| pods::refused(deployment).is_some());
+        pool.spec.max_replicas > 0 && deployment.is_some() && !trouble && !refused
+    }
+
+    /// Asks pods that came up whether they stand by.
+    pub(super) fn ask_new_pods(self: &Arc<Self>, pools: &[Arc<RuntimePool>]) {
+        for pod in pools
+            .iter()
+            .filter_map(|pool| pool_id(pool))
+            .flat_map(|id| self.cluster.warm.of(&id))
+        {
+            let (Some(uid), Some(address)) = (pod.uid(), pods::address(&pod)) else {
+                continue;
+            };
+            let is_new = pods::is_alive(&pod)
+                && !pods::is_ready(&pod)
+                && lock(&self.queue.asked).insert(uid.clone());
+            if !is_new {
+                continue;
+            }
+            let this = Arc::clone(self);
+            tokio::spawn(async move {
+                let stands_by = probe::until_ready(address, CONTROL_PORT, "/warmz");
+                if tokio::time::timeout(PROBED_WITHIN, stands_by).await.is_ok() {
+                    lock(&this.queue.standing).insert(uid);
+                    this.queue.changed();
+                }
+            });
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! What a host without a function has ready for the one it will be given.
+
+use std::collections::BTreeSet;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+
+use wisp_contract::assignment::{Assignment, Preload};
+use wisp_contract::config::Limits;
+use wisp_engine::{EngineError, EngineOptions, Engines, Footprint, Wasi};
+use wisp_nn::{Options as ModelOptions, Preloaded};
+
+use crate::artifacts::{self, FetchError, Fitting};
+
+/// Instances beyond the concurrency limit: the one that is tried before Ready, and those that are being dropped while
+/// their place is taken already.
+const SPARE_INSTANCES: usize = 4;
+/// More than instances of most components are made of: a Rust component has 3 core instances, a memory and a table.
+const USUAL: Footprint = Footprint {
+    core_instances: 6,
+    memories: 1,
+    tables: 3,
+};
+
+/// What is ready.
+#[derive(Default)]
+pub(crate) struct Ready {
+    engines: Option<Engines>,
+    models: Vec<Preloaded>,
+}
+
+/// Why something isn't.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StandbyError {
+    #[error("not all models of the pool are here")]
+    Artifact(#[from] FetchError),
+    #[error("a model of the pool can't be loaded")]
+    Model(#[from] wisp_nn::LoadError),
+    #[error("no model can be loaded")]
+    Library(#[from] wisp_nn::LibraryError),
+    #[error("no component can be served here")]
+    Engine(#[from] EngineError),
+    #[error("the thread that prepares ended early")]
+    Thread(#[source] tokio::task::JoinError),
+}
+
+impl Ready {
+    /// Gets ready what any function may need, and what `preload` asks for.
+    ///
+    /// # Errors
+    /// When something that is asked for can't be had.
+    pub(crate) async fn prepare(
+        preload: &Preload,
+        models: &ModelOptions,
+    ) -> Result<Self, StandbyError> {
+        let engines = tokio::task::spawn_blocking(|| {
+            Fitting::here()?;
+            let engines = Engines::new(&engine_options(&Limits::default(), USUAL));
+            engines.prepare(Wasi::P2)?;
+            Ok::<_, EngineError>(engines)
+        });
+        let engines = engines.await.map_err(StandbyError::Thread)??;
+        if preload.onnxruntime {
+            wisp_nn::load_library(models).await?;
+        }
+        let mut ready = Self {
+            engines: Some(engines),
+            models: Vec::new(),
+        };
+        let files = artifacts::fetch_all(&preload.artifacts).await?;
+        for model in &preload.models {
+            let mut here = model.clone();
+            files.place(&mut here.file)?;
+            let file = model.file.clone();
+            ready
+                .models
+                .push(Preloaded::load(here, file, models).await?);
+        }
+        Ok(ready)
+    }
+
+    /// The files of models that needn't be fetched for `assignment`.
+    pub(crate) fn files(&self, assignment: &Assignment) -> BTreeSet<PathBuf> {
+        let models = assignment.config.models.iter();
+        models
+            .filter(|model| self.models.iter().any(|ready| ready.serves(model)))
+            .map(|model| model.file.clone())
+            .collect()
+    }
+
+    /// The models.
+    pub(crate) fn take_models(&mut self) -> Vec<Preloaded> {
+        std::mem::take(&mut self.models)
+    }
+
+    /// Engines for a component of `footprint`.
+    pub(crate) fn engines(self, limits: &Limits, footprint: Footprint) -> Engines {
+        let options = engine_options(limits, footprint);
+        self.engines
+            .filter(|engines| engines.hold(&options))
+            .unwrap_or_else(|| Engines::new(&options))
+    }
+}
+
+fn engine_options(limits: &Limits, footprint: Footprint) -> EngineOptions {
+    let instances: NonZeroUsize = limits.concurrency.saturating_add(SPARE_INSTANCES);
+    EngineOptions {
+        // Each slot reserves 4 GiB of addresses anyway. Bounded here, a memory that is too large from the start
+        // would be a mistake of the pool's; the meter says which limit it exceeds.
+        memory: NonZeroU64::MIN.saturating_add((4 << 30) - 1),
+        table_elements: limits.table_elements,
+        instances,
+        calls: instances,
+        footprint,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if every function's pool were made anew, which takes longer than all else that a small function needs.
+    #[tokio::test]
+    async fn the_engines_of_a_usual_function_are_ready() {
+        let ready = Ready::prepare(&Preload::default(), &ModelOptions::default())
+            .await
+            .unwrap();
+        let small = Footprint {
+            core_instances: 3,
+            memories: 1,
+            tables: 1,
+        };
+        let prepared = ready.engines.as_ref().unwrap();
+        assert!(prepared.hold(&engine_options(&Limits::default(), small)));
+        let many = Limits {
+            concurrency: Limits::default().concurrency.saturating_add(1),
+            ..Limits::default()
+        };
+        assert!(!prepared.hold(&engine_options(&many, small)));
+        let engines = ready.engines(&many, small);
+        assert!(engines.hold(&engine_options(&many, small)));
+    }
+}

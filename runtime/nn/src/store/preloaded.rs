@@ -1,0 +1,73 @@
+//! Models that are loaded before anybody asks for them.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use wisp_contract::config::{self, Device};
+
+use super::{LoadError, Options, load_file, start};
+use crate::onnx::{self, LibraryError};
+use crate::{Loaded, Model};
+
+/// A model without a name yet.
+pub struct Preloaded {
+    file: PathBuf,
+    device: Device,
+    loaded: Loaded,
+}
+
+/// Loads ONNX Runtime, on a thread where that may block.
+///
+/// # Errors
+/// When it isn't to be found.
+pub async fn load_library(options: &Options) -> Result<(), LibraryError> {
+    let options = options.clone();
+    let task = tokio::task::spawn_blocking(move || {
+        onnx::library(options.onnxruntime.as_deref(), options.cache.as_deref()).map(drop)
+    });
+    // A task that was broken off: the process ends.
+    task.await.unwrap_or(Ok(()))
+}
+
+impl Preloaded {
+    /// Loads `model`, on a thread where that may block. It serves whoever asks for `file` on the same device.
+    ///
+    /// # Errors
+    /// As [`super::ModelStore::load`].
+    pub async fn load(
+        model: config::Model,
+        file: PathBuf,
+        options: &Options,
+    ) -> Result<Self, LoadError> {
+        let (options, device, name) = (options.clone(), model.device, model.name.clone());
+        let task = tokio::task::spawn_blocking(move || load_file(&model, &options));
+        let loaded = task
+            .await
+            .map_err(|_| LoadError::Interrupted { model: name })??;
+        Ok(Self {
+            file,
+            device,
+            loaded,
+        })
+    }
+
+    /// Whether it is what loading `model` would give. Who wants no batches has other sessions.
+    #[must_use]
+    pub fn serves(&self, model: &config::Model) -> bool {
+        self.file == model.file && self.device == model.device && model.batching.max_size.get() > 1
+    }
+
+    pub(super) fn start(
+        self,
+        model: &config::Model,
+        options: &Options,
+    ) -> Result<Model, LoadError> {
+        start(
+            &model.name,
+            self.loaded,
+            model.batching,
+            options,
+            Instant::now(),
+        )
+    }
+}

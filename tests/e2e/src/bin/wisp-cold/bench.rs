@@ -1,0 +1,142 @@
+//! What all cases need: pools, functions that sleep, and rows.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+use wisp_e2e::{Api, PATIENCE, Space};
+use wisp_load::{Row, Sample};
+
+use crate::Options;
+use crate::ask::{Found, Question};
+
+const BENCH: &str = "cold";
+/// Functions that take turns: while one is woken, the others fall asleep.
+const TURNS: usize = 8;
+/// Before each wake-up nothing happens for so long.
+pub(crate) const QUIET: Duration = Duration::from_millis(200);
+
+/// A run.
+pub(crate) struct Bench<'a> {
+    pub(crate) space: Space,
+    pub(crate) api: Api,
+    pub(crate) options: &'a Options,
+}
+
+impl Bench<'_> {
+    pub(crate) fn row(case: &str, metric: &str, sample: &Sample, unit: &str) -> Row {
+        Row::new(BENCH, case, metric, sample, unit)
+    }
+
+    /// The value that so many percent are below or at, in milliseconds.
+    pub(crate) fn percentile(case: &str, sample: &Sample, percent: f64) -> Row {
+        let value = Sample(vec![percentile(sample, percent)]);
+        Self::row(case, &format!("p{percent:.0}"), &value, "ms")
+    }
+
+    /// Makes the only pool of the namespace.
+    pub(crate) async fn pool(&self, name: &str, spec: Value) -> Result<()> {
+        let ready = spec["minReplicas"].as_u64().unwrap_or(0);
+        let manifest = json!({
+            "apiVersion": "wisp.dev/v1alpha1", "kind": "RuntimePool", "metadata": {"name": name},
+            "spec": spec,
+        });
+        self.space
+            .kubectl(&["delete", "runtimepool", "--all", "--wait"])?;
+        self.space.apply(&manifest.to_string())?;
+        self.asleep(&[], usize::try_from(ready)?).await
+    }
+
+    /// Applies so many functions of `image`, and waits until they are Ready.
+    pub(crate) fn functions(
+        &self,
+        name: &str,
+        count: usize,
+        image: &str,
+        rest: &str,
+    ) -> Result<Vec<String>> {
+        let names: Vec<String> = (0..count).map(|turn| format!("{name}-{turn}")).collect();
+        let rest = format!("  scaling: {{idleTimeout: 1s}}\n{rest}");
+        let manifests = names.iter().map(|name| Space::function(name, image, &rest));
+        self.space
+            .apply(&manifests.collect::<Vec<_>>().join("\n---\n"))?;
+        for name in &names {
+            self.space.condition(name, "Ready", "True")?;
+        }
+        Ok(names)
+    }
+
+    /// As many as take turns.
+    pub(crate) fn turns(&self, name: &str, image: &str, rest: &str) -> Result<Vec<String>> {
+        self.functions(name, TURNS, image, rest)
+    }
+
+    /// Wakes functions in turns, each when it sleeps and `standing` pods stand by.
+    pub(crate) async fn wake(
+        &self,
+        functions: &[String],
+        question: Question,
+        standing: usize,
+    ) -> Result<Found> {
+        let mut found = Found::default();
+        for name in functions.iter().cycle().take(self.options.wakes) {
+            self.asleep(std::slice::from_ref(name), standing).await?;
+            let (took, answer) = self.ask(name, question).await?;
+            found.add(took, &answer);
+        }
+        Ok(found)
+    }
+
+    /// Waits until none of the functions has a pod, and so many stand by; and then for the machine to be quiet.
+    pub(crate) async fn asleep(&self, functions: &[String], standing: usize) -> Result<()> {
+        let began = Instant::now();
+        let pods = format!("/api/v1/namespaces/{}/pods", self.space.name());
+        loop {
+            let all = self.api.get(&pods).await?;
+            let all = all["items"].as_array().cloned().unwrap_or_default();
+            let label = |pod: &Value, key: &str| pod["metadata"]["labels"][key].clone();
+            let is_ready = |pod: &Value| {
+                let conditions = pod["status"]["conditions"].as_array();
+                conditions
+                    .into_iter()
+                    .flatten()
+                    .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
+            };
+            let awake = all.iter().any(|pod| {
+                let of = label(pod, "wisp.dev/function");
+                functions.iter().any(|name| of == name.as_str())
+            });
+            let ready = all.iter().filter(|pod| {
+                label(pod, "wisp.dev/pool").is_string()
+                    && is_ready(pod)
+                    && pod["metadata"]["deletionTimestamp"].is_null()
+            });
+            if !awake && ready.count() >= standing {
+                tokio::time::sleep(QUIET).await;
+                return Ok(());
+            }
+            ensure!(
+                began.elapsed() < PATIENCE,
+                "functions don't fall asleep, or no pods stand by"
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+}
+
+/// The value that so many percent are below or at.
+pub(crate) fn percentile(sample: &Sample, percent: f64) -> f64 {
+    let mut sorted = sample.0.clone();
+    sorted.sort_by(f64::total_cmp);
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "an index below some hundreds"
+    )]
+    let index = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
+    sorted
+        .get(index.saturating_sub(1))
+        .copied()
+        .unwrap_or_default()
+}

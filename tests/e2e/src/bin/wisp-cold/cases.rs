@@ -1,0 +1,257 @@
+//! The cases, one after another.
+
+use anyhow::Result;
+use serde_json::json;
+use wisp_e2e::repository;
+use wisp_load::{Aim, Row, Sample};
+
+use crate::ask::{Found, Question, Verb};
+use crate::bench::{Bench, percentile};
+
+/// Words of a person who says hello.
+pub(crate) const HELLO: Question = Question {
+    method: Verb::Get,
+    media_type: "text/plain",
+    body: b"",
+    word: "",
+};
+const DIGIT: Question = Question {
+    method: Verb::Post,
+    media_type: "image/png",
+    body: include_bytes!("../../../../../examples/digits/seven.png"),
+    word: "7",
+};
+const PHOTO: Question = Question {
+    method: Verb::Post,
+    media_type: "image/jpeg",
+    body: include_bytes!("../../../../../examples/classify/flower.jpg"),
+    word: "daisy",
+};
+/// Pods that stand by where functions are woken one by one.
+const STANDING: usize = 2;
+
+/// A case: what is asked of which functions.
+struct Case<'a> {
+    name: &'a str,
+    question: Question,
+    p50: Aim,
+    p99: Option<Aim>,
+}
+
+/// What was found so far; a long run shows it as it comes.
+#[derive(Default)]
+struct Rows(Vec<Row>);
+
+impl Rows {
+    fn extend(&mut self, rows: impl IntoIterator<Item = Row>) {
+        for row in rows {
+            eprintln!(
+                "{}, {}: {:.2} {}",
+                row.case, row.metric, row.value, row.unit
+            );
+            self.0.push(row);
+        }
+    }
+}
+
+/// Runs those that are asked for.
+pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let wanted = |name: &str| name.contains(&bench.options.only);
+    let component = |name: &str| bench.options.components.join(name);
+    let hello = bench
+        .space
+        .push_component("hello", &component("hello.wasm"))
+        .await?;
+    let hellos = bench.turns("hello", &hello, "")?;
+    let mut rows = Rows::default();
+
+    let alone = json!({"minReplicas": STANDING, "maxReplicas": 2 * STANDING});
+    bench.pool("warm", alone.clone()).await?;
+    rows.extend(crate::idle::rows(bench).await?);
+    let plain = bench.plain(&hellos[..1], HELLO).await?;
+    let baseline = percentile(&plain.total, 50.0);
+    rows.extend(
+        [50.0, 99.0].map(|percent| Bench::percentile("plain Deployment", &plain.total, percent)),
+    );
+
+    let case = Case {
+        name: "hello, pool",
+        question: HELLO,
+        p50: Aim::Below(5.0),
+        p99: Some(Aim::Below(25.0)),
+    };
+    if wanted(case.name) {
+        rows.extend(case.run(bench, &hellos, baseline).await?);
+    }
+    let case = Case {
+        name: "digits, pool",
+        question: DIGIT,
+        p50: Aim::Below(10.0),
+        p99: None,
+    };
+    if wanted(case.name) {
+        let image = bench
+            .space
+            .push_component("digits", &component("digits.wasm"))
+            .await?;
+        let model = repository().join("examples/digits/mnist.onnx");
+        let model = bench.space.push_model("mnist", model).await?;
+        let model = format!("  models: [{{name: mnist, source: {{image: '{model}'}}}}]\n");
+        let functions = bench.turns("digits", &image, &model)?;
+        rows.extend(case.run(bench, &functions, baseline).await?);
+    }
+    let case = Case {
+        name: "javascript of 12 MB, pool",
+        question: Question {
+            word: "JavaScript",
+            ..HELLO
+        },
+        p50: Aim::Below(30.0),
+        p99: None,
+    };
+    if wanted(case.name) {
+        let file = component("javascript.wasm");
+        let image = bench.space.push_component("javascript", &file).await?;
+        let functions = bench.turns("javascript", &image, "")?;
+        rows.extend(case.run(bench, &functions, baseline).await?);
+    }
+    if wanted("EfficientNet") {
+        rows.extend(photos(bench, baseline).await?);
+    }
+    if wanted("8 functions at once, pool of 3") {
+        rows.extend(eight(bench, &hellos).await?);
+    }
+    if wanted("pool empty") {
+        bench
+            .pool("none", json!({"minReplicas": 0, "maxReplicas": 0}))
+            .await?;
+        let mut found = Found::default();
+        for name in hellos.iter().cycle().take(bench.options.plain) {
+            bench.asleep(std::slice::from_ref(name), 0).await?;
+            let (took, answer) = bench.ask(name, HELLO).await?;
+            found.add(took, &answer);
+        }
+        let p50 = Bench::percentile("pool empty", &found.total, 50.0);
+        rows.extend([p50.against(baseline).aiming(Aim::Below(1.1 * baseline))]);
+    }
+    if wanted("functions in one second, pool of 10") {
+        rows.extend(many(bench, &hello).await?);
+    }
+    Ok(rows.0)
+}
+
+impl Case<'_> {
+    async fn run(
+        &self,
+        bench: &Bench<'_>,
+        functions: &[String],
+        baseline: f64,
+    ) -> Result<Vec<Row>> {
+        let found = bench.wake(functions, self.question, STANDING).await?;
+        Ok(self.rows(&found, baseline))
+    }
+
+    fn rows(&self, found: &Found, baseline: f64) -> Vec<Row> {
+        let of = |percent| Bench::percentile(self.name, &found.total, percent).against(baseline);
+        let p99 = match self.p99 {
+            Some(aim) => of(99.0).aiming(aim),
+            None => of(99.0),
+        };
+        let mut rows = vec![of(50.0).aiming(self.p50), p99];
+        rows.extend(found.phases.iter().map(|(phase, sample)| {
+            Bench::row(self.name, &format!("p50 of `{phase}`"), sample, "ms")
+        }));
+        rows
+    }
+}
+
+/// A model of 18 MB, from the store; and kept in the pool's pods.
+async fn photos(bench: &Bench<'_>, baseline: f64) -> Result<Vec<Row>> {
+    let component = bench.options.components.join("classify.wasm");
+    let image = bench.space.push_component("classify", &component).await?;
+    let file = bench.options.models.join("efficientnet-lite0.onnx");
+    let model = bench.space.push_model("efficientnet", file).await?;
+    let models =
+        format!("  models: [{{name: efficientnet-lite0, source: {{image: '{model}'}}}}]\n");
+    let functions = bench.turns("classify", &image, &models)?;
+    let warm = |found: &Found| found.phases.get("nn").map_or(0.0, Sample::median);
+
+    let case = |name, aim| Case {
+        name,
+        question: PHOTO,
+        p50: aim,
+        p99: None,
+    };
+    let found = bench.wake(&functions, PHOTO, STANDING).await?;
+    let inference = warm(&found);
+    let mut rows =
+        case("EfficientNet from the store", Aim::Below(100.0 + inference)).rows(&found, baseline);
+    let pool = json!({
+        "minReplicas": STANDING, "maxReplicas": STANDING,
+        "models": [{"name": "efficientnet-lite0", "source": {"image": model}}],
+    });
+    bench.pool("models", pool).await?;
+    let found = bench.wake(&functions, PHOTO, STANDING).await?;
+    rows.extend(
+        case(
+            "EfficientNet kept in the pool",
+            Aim::Below(15.0 + inference),
+        )
+        .rows(&found, baseline),
+    );
+    bench
+        .pool(
+            "warm",
+            json!({"minReplicas": STANDING, "maxReplicas": 2 * STANDING}),
+        )
+        .await?;
+    Ok(rows)
+}
+
+async fn eight(bench: &Bench<'_>, hellos: &[String]) -> Result<Vec<Row>> {
+    let case = "8 functions at once, pool of 3";
+    bench
+        .pool("three", json!({"minReplicas": 3, "maxReplicas": 3}))
+        .await?;
+    let (mut all, mut slowest) = (Sample::default(), Sample::default());
+    for _ in 0..(bench.options.wakes / hellos.len()).clamp(1, 25) {
+        bench.asleep(hellos, 3).await?;
+        let found = bench.ask_all(hellos, HELLO).await?;
+        slowest.0.push(percentile(&found.total, 100.0));
+        all.0.extend(found.total.0);
+    }
+    let plain = bench.plain_at_once(&hellos[0], hellos.len()).await?;
+    let p50 = Bench::percentile(case, &all, 50.0).against(percentile(&plain.total, 50.0));
+    let last = percentile(&plain.total, 100.0);
+    let slowest = Bench::row(case, "slowest of the eight", &slowest, "ms");
+    Ok(vec![p50, slowest.against(last).aiming(Aim::Below(600.0))])
+}
+
+async fn many(bench: &Bench<'_>, hello: &str) -> Result<Vec<Row>> {
+    let many = bench.options.many;
+    let case = format!("{many} functions in one second, pool of 10");
+    let functions = bench.functions("many", many, hello, "")?;
+    bench
+        .pool("ten", json!({"minReplicas": 10, "maxReplicas": 10}))
+        .await?;
+    bench.asleep(&functions, 10).await?;
+    // All or none: one that fails ends the run.
+    let found = bench.ask_all(&functions, HELLO).await?;
+    bench.asleep(&functions, 0).await?;
+    let plain = bench.plain_at_once(&functions[0], many).await?;
+    let row = |metric: &str, percent: f64| {
+        let value = |sample| Sample(vec![percentile(sample, percent)]);
+        Bench::row(&case, metric, &value(&found.total), "ms")
+            .against(percentile(&plain.total, percent))
+    };
+    let names = functions.iter().map(String::as_str);
+    let arguments: Vec<&str> = ["delete", "fn", "--wait=false"]
+        .into_iter()
+        .chain(names)
+        .collect();
+    bench.space.kubectl(&arguments)?;
+    Ok(vec![
+        row("p50", 50.0),
+        row("until the last is answered", 100.0),
+    ])
+}

@@ -1,0 +1,78 @@
+//! How long the first request to a sleeping function takes, on a real Kubernetes: of a pod that stands by, and of a plain
+//! Deployment of the same host that is scaled from nothing and asked every few milliseconds. `cargo xtask bench cold`.
+
+#![expect(
+    clippy::indexing_slicing,
+    reason = "what JSON doesn't have is null, and functions are there because they were made here"
+)]
+
+mod ask;
+mod bench;
+mod cases;
+mod idle;
+mod plain;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use wisp_cluster::Cluster;
+use wisp_e2e::{Api, Installation};
+use wisp_load::{Machine, Report};
+
+use bench::Bench;
+
+/// How to measure.
+#[derive(Debug, Parser)]
+struct Options {
+    /// The folder of wisp-runtime, wisp-operator and wisp-gateway.
+    #[arg(long)]
+    programs: PathBuf,
+    /// The folder of hello.wasm, digits.wasm, classify.wasm and javascript.wasm.
+    #[arg(long)]
+    components: PathBuf,
+    /// The folder of efficientnet-lite0.onnx.
+    #[arg(long)]
+    models: PathBuf,
+    /// How often functions are woken, in each case.
+    #[arg(long, default_value_t = 200)]
+    wakes: usize,
+    /// How often the plain Deployment is.
+    #[arg(long, default_value_t = 40)]
+    plain: usize,
+    /// Functions that are woken in the same second, in the case of many.
+    #[arg(long, default_value_t = 100)]
+    many: usize,
+    /// Only the cases whose names hold this.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Where the numbers go.
+    #[arg(long)]
+    out: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> Result<ExitCode> {
+    let options = Options::parse();
+    let machine = Machine::here();
+    let cluster = Cluster::shared().context("there is no cluster to measure on")?;
+    let wisp = Installation::of(cluster, |name| options.programs.join(name))?;
+    let wisp: &'static Installation = Box::leak(Box::new(wisp));
+    let bench = Bench {
+        space: wisp.space("cold")?,
+        api: Api::open(cluster)?,
+        options: &options,
+    };
+    let report = Report {
+        machine,
+        rows: cases::run(&bench).await?,
+    };
+    report.write(&options.out)?;
+    println!("{}", report.table());
+    Ok(if report.met() {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}

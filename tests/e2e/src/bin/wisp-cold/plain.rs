@@ -1,0 +1,157 @@
+//! What it is compared with: Deployments that nobody of wisp knows, scaled from nothing and asked every few milliseconds.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail};
+use base64::Engine as _;
+use http::HeaderValue;
+use serde_json::{Value, json};
+use wisp_e2e::PATIENCE;
+use wisp_integration::Client;
+
+use crate::ask::{Found, Question};
+use crate::bench::{Bench, QUIET};
+use crate::cases::HELLO;
+
+/// How often a pod is asked.
+const PROBE: Duration = Duration::from_millis(5);
+
+/// A Deployment's pod template, and the key of its data port.
+struct Template {
+    spec: Value,
+    key: String,
+}
+
+impl Bench<'_> {
+    /// The same host with the same Assignment as the function's, in a plain Deployment, woken again and again.
+    pub(crate) async fn plain(&self, functions: &[String], question: Question) -> Result<Found> {
+        let template = self.template(&functions[0]).await?;
+        self.make("plain", &template)?;
+        let mut found = Found::default();
+        for _ in 0..self.options.plain {
+            tokio::time::sleep(QUIET).await;
+            let began = Instant::now();
+            self.scale("plain", 1).await?;
+            self.first_answer("plain", &template.key, question).await?;
+            found.total.0.push(began.elapsed().as_secs_f64() * 1e3);
+            self.scale("plain", 0).await?;
+            self.space
+                .wait("no plain pod", &["pods", "--selector=app=plain"], |pods| {
+                    pods.is_empty().then_some(())
+                })?;
+        }
+        self.space.kubectl(&["delete", "deployment", "plain"])?;
+        Ok(found)
+    }
+
+    /// So many plain Deployments, all scaled at once.
+    pub(crate) async fn plain_at_once(&self, function: &str, count: usize) -> Result<Found> {
+        let template = self.template(function).await?;
+        let names: Vec<String> = (0..count).map(|index| format!("plain-{index}")).collect();
+        for name in &names {
+            self.make(name, &template)?;
+        }
+        tokio::time::sleep(QUIET).await;
+        let began = Instant::now();
+        let woken = names.iter().map(|name| async {
+            self.scale(name, 1).await?;
+            self.first_answer(name, &template.key, HELLO).await?;
+            anyhow::Ok(began.elapsed().as_secs_f64() * 1e3)
+        });
+        let mut found = Found::default();
+        found.total.0 = futures::future::try_join_all(woken).await?;
+        let all: Vec<&str> = ["delete", "deployment"]
+            .into_iter()
+            .chain(names.iter().map(String::as_str))
+            .collect();
+        self.space.kubectl(&all)?;
+        let ours: BTreeSet<&str> = names.iter().map(String::as_str).collect();
+        self.space.wait("no plain pods", &["pods"], |pods| {
+            let mut apps = pods
+                .values()
+                .filter_map(|pod| pod["metadata"]["labels"]["app"].as_str());
+            (!apps.any(|app| ours.contains(app))).then_some(())
+        })?;
+        Ok(found)
+    }
+
+    async fn template(&self, function: &str) -> Result<Template> {
+        let deployments = format!("/apis/apps/v1/namespaces/{}/deployments", self.space.name());
+        let revisions = format!("{deployments}?labelSelector=wisp.dev%2Ffunction%3D{function}");
+        let found = self.api.get(&revisions).await?;
+        let spec = found["items"][0]["spec"]["template"].clone();
+        let secret = spec
+            .pointer("/spec/containers/0/env/0/valueFrom/secretKeyRef/name")
+            .and_then(Value::as_str)
+            .context("the revision has a Secret")?;
+        let key = self.key(secret).await?;
+        Ok(Template { spec, key })
+    }
+
+    fn make(&self, name: &str, template: &Template) -> Result<()> {
+        let mut pod = template.spec.clone();
+        pod["metadata"]["labels"] = json!({"app": name});
+        let plain = json!({
+            "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
+            "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": pod},
+        });
+        self.space.apply(&plain.to_string()).map(drop)
+    }
+    async fn key(&self, secret: &str) -> Result<String> {
+        let path = format!("/api/v1/namespaces/{}/secrets/{secret}", self.space.name());
+        let found = self.api.get(&path).await?;
+        let text = found["data"]["assignment"].as_str().unwrap_or_default();
+        let json = base64::engine::general_purpose::STANDARD.decode(text)?;
+        let assignment: Value = serde_json::from_slice(&json)?;
+        let key = assignment["key"]
+            .as_str()
+            .context("the Assignment has a key")?;
+        Ok(key.to_owned())
+    }
+
+    async fn scale(&self, name: &str, replicas: u32) -> Result<()> {
+        let path = format!(
+            "/apis/apps/v1/namespaces/{}/deployments/{name}/scale",
+            self.space.name()
+        );
+        self.api
+            .patch(&path, &json!({"spec": {"replicas": replicas}}))
+            .await
+            .map(drop)
+    }
+
+    async fn first_answer(&self, name: &str, key: &str, question: Question) -> Result<()> {
+        let began = Instant::now();
+        let pods = format!(
+            "/api/v1/namespaces/{}/pods?labelSelector=app%3D{name}",
+            self.space.name()
+        );
+        let mut address = None;
+        loop {
+            if address.is_none() {
+                let found = self.api.get(&pods).await?;
+                let ip = found["items"][0]["status"]["podIP"].as_str();
+                address = ip.map(|ip| format!("{ip}:8080").parse()).transpose()?;
+            }
+            if let Some(address) = address {
+                let mut asked = question.request("/")?;
+                asked
+                    .headers_mut()
+                    .insert("wisp-key", HeaderValue::from_str(key)?);
+                let client = Client::new(address);
+                let answer = tokio::time::timeout(Duration::from_secs(1), client.fetch(asked));
+                if answer
+                    .await
+                    .is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200))
+                {
+                    return Ok(());
+                }
+            }
+            if began.elapsed() > PATIENCE {
+                bail!("the plain Deployment's pod never answered");
+            }
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+}
