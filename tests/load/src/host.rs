@@ -11,11 +11,12 @@ use wisp_contract::config::Instances;
 
 use crate::child::Child;
 use crate::machine::Machine;
-use crate::pace::{self, Paced};
 use crate::report::{Aim, Report, Row, Sample};
 use crate::runtime::{Place, Runtime, config, get};
 use crate::turns::{Case, Found, take_turns};
 use crate::wrk::{self, Target};
+
+mod late;
 
 /// How to measure.
 #[derive(Debug, Clone)]
@@ -37,8 +38,6 @@ pub struct Options {
 const BENCH: &str = "host";
 const CONNECTIONS: [u32; 3] = [1, 8, 64];
 const PATH: &str = "/hello";
-/// Where a server is compared by how late its answers are.
-const LOAD: f64 = 0.8;
 
 const CEILING: &str = "load generator";
 const NATIVE: &str = "native hyper";
@@ -85,7 +84,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut cases = cases(options)?;
     take_turns(&mut cases, &CONNECTIONS, options.rounds, options.seconds)?;
     let mut rows = rows(&cases);
-    rows.extend(late(&cases, options)?);
+    rows.extend(late::rows(&cases, options)?);
     #[cfg(feature = "baselines")]
     rows.extend(phases(&cases, options)?);
     Ok(Report { machine, rows })
@@ -211,60 +210,6 @@ fn rows(cases: &[Case]) -> Vec<Row> {
         }
     }
     rows
-}
-
-/// How late answers are at a part of what each server can do, asked by the clock and not by when it answered last.
-fn late(cases: &[Case], options: &Options) -> Result<Vec<Row>> {
-    let mut found: Vec<(&str, Sample)> = Vec::new();
-    for _ in 0..options.rounds {
-        for name in [NATIVE, FRESH] {
-            let case = cases
-                .iter()
-                .find(|case| case.name == name)
-                .context("a case")?;
-            let paced = keeping_up(case.target.address, options.seconds)?;
-            match found.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, sample)) => sample.0.push(paced.p99),
-                None => found.push((name, Sample(vec![paced.p99]))),
-            }
-        }
-    }
-    let [(_, native), (_, fresh)] = &found[..] else {
-        return Ok(Vec::new());
-    };
-    let row = |name: &str, sample: &Sample| {
-        Row::new(
-            BENCH,
-            &format!("{name} at 64, 80 % of its most"),
-            "p99",
-            sample,
-            "µs",
-        )
-    };
-    let times = Row::new(
-        BENCH,
-        &format!("{FRESH} at 64, 80 % of its most"),
-        "p99, times native's",
-        &fresh.over(native),
-        "x",
-    );
-    Ok(vec![
-        row(NATIVE, native),
-        row(FRESH, fresh).against(native.median()),
-        times.aiming(Aim::Below(2.0)),
-    ])
-}
-
-/// A run at [`LOAD`] of the most that the server answers, or as much below as the generator needs to ask by the clock.
-fn keeping_up(address: SocketAddr, seconds: u32) -> Result<Paced> {
-    let mut rate = pace::run(address, PATH, 64, seconds, None)?.per_second * LOAD;
-    loop {
-        let paced = pace::run(address, PATH, 64, seconds, Some(rate))?;
-        if paced.per_second > rate * 0.97 {
-            return Ok(paced);
-        }
-        rate *= LOAD;
-    }
 }
 
 /// Where the processor time of one request in a fresh instance goes.

@@ -9,7 +9,8 @@ use anyhow::{Result, bail};
 
 use crate::child::Child;
 use crate::nn::digit;
-use crate::ports::{await_listener, free_port};
+use crate::ports::free_port;
+use crate::runtime::get;
 use crate::turns::Case;
 use crate::wrk::{self, Target};
 
@@ -24,7 +25,9 @@ pub struct Peers {
 
 /// The way that both are asked, <https://kserve.github.io/website/docs/concepts/architecture/data-plane/v2-protocol>.
 const PATH: &str = "/v2/models/mnist/infer";
+const READY: &str = "/v2/models/mnist/ready";
 const PATIENCE: Duration = Duration::from_secs(60);
+const PAUSE: Duration = Duration::from_millis(200);
 
 /// Starts both and waits until they answer.
 pub(crate) fn start(peers: &Peers, model: &Path, folder: &Path) -> Result<Vec<Case>> {
@@ -43,14 +46,15 @@ pub(crate) fn start(peers: &Peers, model: &Path, folder: &Path) -> Result<Vec<Ca
     ] {
         let (child, mut output) = Child::start_group(&mut command)?;
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-        await_listener(address)?;
-        let target = Target::post(address, PATH, ("application/json", &body), folder)?;
         let since = Instant::now();
-        while let Err(error) = wrk::run(&target, 1, 1) {
+        while !get(address, READY).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
             if since.elapsed() > PATIENCE {
-                bail!("{name} doesn't answer: {error:#}");
+                bail!("{name} doesn't get ready");
             }
+            std::thread::sleep(PAUSE);
         }
+        let target = Target::post(address, PATH, ("application/json", &body), folder)?;
+        wrk::run(&target, 8, 1)?;
         cases.push(Case::new(name, target, Some(child)));
     }
     Ok(cases)

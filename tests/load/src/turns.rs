@@ -1,6 +1,6 @@
 //! Servers that are loaded in turns, so that whatever else the machine does meets all of them.
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::child::{Child, Used};
 use crate::report::Sample;
@@ -48,6 +48,9 @@ impl Case {
         let load = wrk::run(&self.target, connections, seconds)
             .with_context(|| format!("{} at {connections} connections", self.name))?;
         let after = time(&self.child)?;
+        if load.requests == 0.0 {
+            bail!("{} answered nothing within {seconds} s", self.name);
+        }
         while self.found.len() <= index {
             self.found.push(Found::default());
         }

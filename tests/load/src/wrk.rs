@@ -65,7 +65,9 @@ const THREADS: u32 = 2;
 pub(crate) fn run(target: &Target, connections: u32, seconds: u32) -> Result<Load> {
     let mut command = Command::new("wrk");
     command
-        .args(["--latency", "-H", &format!("Host: {}", target.host)])
+        // Its own bound of two seconds would count late answers as failures.
+        .args(["--latency", "--timeout", "30s"])
+        .args(["-H", &format!("Host: {}", target.host)])
         .args(["-t", &THREADS.min(connections).to_string()])
         .args(["-c", &connections.to_string(), "-d", &format!("{seconds}s")]);
     if let Some(script) = &target.script {
