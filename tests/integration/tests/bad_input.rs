@@ -37,15 +37,14 @@ async fn refusal(component: &Path, change: impl FnOnce(&mut FunctionConfig)) -> 
 /// Writes `to`, which is as long, wherever `from` is.
 fn replace(bytes: &mut [u8], from: &str, to: &str) {
     let (from, to) = (from.as_bytes(), to.as_bytes());
-    let mut at = 0;
-    while let Some(found) = bytes[at..]
-        .windows(from.len())
-        .position(|window| window == from)
-    {
-        bytes[at + found..at + found + to.len()].copy_from_slice(to);
-        at += found + to.len();
+    let mut found = false;
+    for at in 0..bytes.len() {
+        if let Some(place) = bytes.get_mut(at..at + from.len()).filter(|it| *it == from) {
+            place.copy_from_slice(to);
+            found = true;
+        }
     }
-    assert!(at > 0, "the fixture has it");
+    assert!(found, "the fixture has it");
 }
 
 /// A component made of a fixture's bytes.

@@ -1,7 +1,6 @@
 //! What a host does with guests and clients that go too far. After each of them, the next request is served.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     reason = "a helper that fails is a test that fails"
 )]
 

@@ -2,7 +2,6 @@
 //! where a guest brings them.
 #![expect(
     clippy::unwrap_used,
-    clippy::indexing_slicing,
     reason = "a helper that fails is a test that fails"
 )]
 
