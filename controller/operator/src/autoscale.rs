@@ -59,6 +59,9 @@ pub struct Autoscaler {
 /// Why replicas can't be set.
 #[derive(Debug, thiserror::Error)]
 pub enum ScaleError {
+    /// The API server says nothing.
+    #[error("the API server hasn't answered within {} s", .0.as_secs())]
+    Silence(std::time::Duration),
     /// The function has no revision yet.
     #[error("the function {0} has no revision yet")]
     NoRevision(FunctionId),

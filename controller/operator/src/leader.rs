@@ -17,8 +17,10 @@ use crate::names::{LEADER_LABEL, LEASE};
 const LEASE_SECONDS: i32 = 15;
 /// How often it is heard of.
 const RENEW: Duration = Duration::from_secs(2);
-/// A leader that could not renew for so long steps down, well before another may think so.
-const GIVE_UP: Duration = Duration::from_secs(10);
+/// So long the API server has to answer.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is told again that it doesn't.
+const REMINDER: Duration = Duration::from_secs(30);
 
 /// A candidate, and the leader once it is.
 pub struct Leader {
@@ -68,20 +70,37 @@ impl Leader {
         self.label_own(true).await;
     }
 
-    /// Renews until that fails for too long: then this process leads no more, and must do nothing more.
+    /// Renews until another leads: then this process must do nothing more.
+    ///
+    /// An API server that doesn't answer makes nobody else the leader, and what was deployed is to wake meanwhile. Should
+    /// only this process be cut off from it, two lead for a while, and nothing is lost: this one can write nothing, and a
+    /// pod that stands by takes the Assignment of one of them alone; whoever leads in the end asks the pods what they are.
     pub async fn hold(&mut self) {
+        let mut told = None::<Instant>;
         loop {
             tokio::time::sleep(RENEW).await;
-            let now = Instant::now();
-            let left = GIVE_UP.saturating_sub(self.renewed.elapsed());
-            match tokio::time::timeout(left, self.attempt()).await {
-                Ok(Ok(true)) => self.renewed = now,
+            let error = match tokio::time::timeout(PATIENCE, self.attempt()).await {
+                Ok(Ok(true)) => {
+                    if told.take().is_some() {
+                        tracing::info!(
+                            "the API server answers again, and this operator still leads"
+                        );
+                    }
+                    self.renewed = Instant::now();
+                    continue;
+                }
                 Ok(Ok(false)) => return,
-                Ok(Err(error)) => tracing::warn!(%error, "the Lease can't be renewed"),
-                Err(_) => tracing::warn!("the API server doesn't answer"),
-            }
-            if self.renewed.elapsed() >= GIVE_UP {
-                return;
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+            };
+            if told.is_none_or(|told| told.elapsed() >= REMINDER) {
+                told = Some(Instant::now());
+                let seconds = self.renewed.elapsed().as_secs();
+                tracing::warn!(
+                    error,
+                    seconds,
+                    "the Lease can't be renewed; this operator leads on"
+                );
             }
         }
     }

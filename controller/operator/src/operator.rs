@@ -26,7 +26,7 @@ use crate::leader::Leader;
 use crate::live::{Functions, lock};
 use crate::metrics::Metrics;
 use crate::options::Options;
-use crate::pool::{Defaults, Pools, Warm};
+use crate::pool::{Around, Defaults, Pools, Warm};
 use crate::reconcile::desired::Settings;
 use crate::reconcile::network::Peers;
 use crate::reconcile::{self, Context, ReconcileError, hosts};
@@ -42,7 +42,7 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
 /// Why a process that led leads no more. All that it knows may be old by now: it begins anew.
 #[derive(Debug, Clone, Copy, thiserror::Error)]
-#[error("another operator leads, or the API server can't be reached")]
+#[error("another operator leads")]
 pub struct LostLead;
 
 /// An operator with its ports bound.
@@ -113,12 +113,14 @@ impl Operator {
         ));
         let settings = settings(&self.options, root.clone());
         let pools = Pools::new(
-            self.client.clone(),
-            Arc::clone(&cluster),
-            Arc::clone(&live),
-            Arc::clone(&autoscaler),
-            Arc::clone(&self.artifacts),
-            Arc::clone(&metrics),
+            Around {
+                client: self.client.clone(),
+                cluster: Arc::clone(&cluster),
+                live: Arc::clone(&live),
+                autoscaler: Arc::clone(&autoscaler),
+                artifacts: Arc::clone(&self.artifacts),
+                metrics: Arc::clone(&metrics),
+            },
             settings.clone(),
             Defaults {
                 min: self.options.default_pool_min,

@@ -51,6 +51,22 @@ const REMEMBERED: Duration = Duration::from_secs(60);
 /// A pool's namespace and name.
 pub type PoolId = FunctionId;
 
+/// What pools are kept with.
+pub struct Around {
+    /// Writes to the cluster.
+    pub client: Client,
+    /// What is known of it.
+    pub cluster: Arc<Cluster>,
+    /// What is remembered of its functions.
+    pub live: Arc<Functions>,
+    /// Counts their replicas.
+    pub autoscaler: Arc<Autoscaler>,
+    /// Holds the pools' models.
+    pub artifacts: Arc<dyn Artifacts>,
+    /// Counts what happens.
+    pub metrics: Arc<Metrics>,
+}
+
 /// The pools of the cluster.
 pub struct Pools {
     client: Client,
@@ -78,18 +94,17 @@ struct Known {
 }
 
 impl Pools {
-    /// The pools of `cluster`, of whose functions `live` is what is remembered.
+    /// The pools of a cluster.
     #[must_use]
-    pub fn new(
-        client: Client,
-        cluster: Arc<Cluster>,
-        live: Arc<Functions>,
-        autoscaler: Arc<Autoscaler>,
-        artifacts: Arc<dyn Artifacts>,
-        metrics: Arc<Metrics>,
-        settings: Settings,
-        defaults: Defaults,
-    ) -> Arc<Self> {
+    pub fn new(around: Around, settings: Settings, defaults: Defaults) -> Arc<Self> {
+        let Around {
+            client,
+            cluster,
+            live,
+            autoscaler,
+            artifacts,
+            metrics,
+        } = around;
         Arc::new(Self {
             client,
             cluster,

@@ -49,6 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 max_size,
                 ..Batching::default()
             },
+            trial: None,
         };
         let store = ModelStore::load(&[config], options).await?;
         store

@@ -48,6 +48,7 @@ fn config(name: &str) -> Config {
         sha256: None,
         device: Device::Cpu,
         batching: Batching::default(),
+        trial: None,
     }
 }
 

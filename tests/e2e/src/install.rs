@@ -37,7 +37,7 @@ pub fn installed() -> Option<&'static Installation> {
     INSTALLATION
         .get_or_init(|| {
             let cluster = Cluster::shared()?;
-            match Installation::of(cluster, binary) {
+            match Installation::of(cluster, binary, "debug") {
                 Ok(installation) => Some(installation),
                 Err(error) => panic!("wisp can't be installed: {error:#}"),
             }
@@ -52,11 +52,16 @@ pub fn repository() -> PathBuf {
 }
 
 impl Installation {
-    /// Installs wisp on `cluster`, of the programs that `program` finds by their names.
+    /// Installs wisp on `cluster`, of the programs that `program` finds by their names. The operator tells what `log` lets
+    /// through.
     ///
     /// # Errors
     /// When it can't be installed.
-    pub fn of(cluster: &'static Cluster, program: impl Fn(&str) -> PathBuf) -> Result<Self> {
+    pub fn of(
+        cluster: &'static Cluster,
+        program: impl Fn(&str) -> PathBuf,
+        log: &str,
+    ) -> Result<Self> {
         let (registry, tag) = push_images(cluster, program)?;
         // Pods of a cluster elsewhere may have no way to this machine.
         let detour = cluster.name().map(|_| Detour::new(&registry)).transpose()?;
@@ -79,7 +84,7 @@ impl Installation {
             &format!("image.registry={registry},image.tag={tag}"),
             "--set",
             &format!(
-                "operator.insecureRegistries={{{}}},operator.log=debug",
+                "operator.insecureRegistries={{{}}},operator.log={log}",
                 plain.join(",")
             ),
         ]);

@@ -1,5 +1,6 @@
 //! `wisp-load`: runs benches, and is what some of them load.
 
+#[cfg(feature = "baselines")]
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitCode;

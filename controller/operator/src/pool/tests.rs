@@ -250,16 +250,15 @@ mod claiming {
                 Arc::clone(&functions),
                 Arc::clone(&metrics),
             ));
-            let pools = Pools::new(
-                nobody(),
+            let around = Around {
+                client: nobody(),
                 cluster,
-                functions,
+                live: functions,
                 autoscaler,
-                Arc::new(Store::default()),
+                artifacts: Arc::new(Store::default()),
                 metrics,
-                settings(),
-                Defaults { min: 1, max: 5 },
-            );
+            };
+            let pools = Pools::new(around, settings(), Defaults { min: 1, max: 5 });
             Self {
                 pools,
                 live,

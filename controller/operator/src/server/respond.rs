@@ -19,7 +19,7 @@ use crate::wake::WakeError;
 pub(super) type Body = BoxBody<Bytes, std::io::Error>;
 
 /// How much of a file is read at once.
-const CHUNK: usize = 256 << 10;
+const CHUNK: usize = 1 << 20;
 
 /// Why a request isn't answered with what it asks for.
 #[derive(Debug, thiserror::Error)]

@@ -1,12 +1,16 @@
 //! Where replicas come from.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use futures::future::BoxFuture;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 
 use crate::autoscale::{Autoscaler, ScaleError};
+
+/// So long the API server has to answer: who waits for a function is told then.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Provides pods for a function that is woken.
 pub trait Capacity: Send + Sync + 'static {
@@ -26,6 +30,11 @@ impl Capacity for Deployments {
         &'a self,
         function: &'a FunctionId,
     ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
-        Box::pin(async move { self.0.push(function).await.map(|()| None) })
+        Box::pin(async move {
+            let pushed = tokio::time::timeout(PATIENCE, self.0.push(function)).await;
+            pushed
+                .map_err(|_| ScaleError::Silence(PATIENCE))?
+                .map(|()| None)
+        })
     }
 }

@@ -57,7 +57,7 @@ async fn main() -> Result<ExitCode> {
     let options = Options::parse();
     let machine = Machine::here();
     let cluster = Cluster::shared().context("there is no cluster to measure on")?;
-    let wisp = Installation::of(cluster, |name| options.programs.join(name))?;
+    let wisp = Installation::of(cluster, |name| options.programs.join(name), "info")?;
     let wisp: &'static Installation = Box::leak(Box::new(wisp));
     let bench = Bench {
         space: wisp.space("cold")?,
