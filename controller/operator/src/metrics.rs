@@ -25,7 +25,7 @@ pub struct Metrics {
     wanted: Family<OfFunction, Gauge>,
     ready: Family<OfFunction, Gauge>,
     wakes: Family<Outcome, Counter>,
-    wake_seconds: Family<OfPhase, Histogram>,
+    cold_start_seconds: Family<OfPhase, Histogram>,
     claims: Family<Outcome, Counter>,
     pool_ready: Family<OfPool, Gauge>,
     pool_wanted: Family<OfPool, Gauge>,
@@ -68,13 +68,14 @@ struct Scaling {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let mut registry = Registry::with_prefix("wisp_operator");
+        let mut all = Registry::default();
+        let registry = all.sub_registry_with_prefix("wisp_operator");
         let durations: fn() -> Histogram = || Histogram::new(BOUNDS);
         let metrics = Self {
             wanted: Family::default(),
             ready: Family::default(),
             wakes: Family::default(),
-            wake_seconds: Family::new_with_constructor(durations),
+            cold_start_seconds: Family::new_with_constructor(durations),
             claims: Family::default(),
             pool_ready: Family::default(),
             pool_wanted: Family::default(),
@@ -101,12 +102,6 @@ impl Default for Metrics {
             "wakes",
             "Wake-ups of functions, by outcome",
             metrics.wakes.clone(),
-        );
-        registry.register_with_unit(
-            "wake",
-            "How long wake-ups took, by phase: with a pod of a pool until it served (claimed), of that the Assignment (assigned), and of that fetching and loading (fetched, loaded); else until scaled, until a pod had an address (addressed); and in all (served)",
-            Unit::Seconds,
-            metrics.wake_seconds.clone(),
         );
         registry.register(
             "claims",
@@ -154,8 +149,15 @@ impl Default for Metrics {
             "Functions that there are",
             metrics.functions.clone(),
         );
+        // Named for what people look for, beside the gateways' requests and the hosts' instances.
+        all.register_with_unit(
+            "wisp_cold_start",
+            "How long cold starts took, by phase: with a pod of a pool until it served (claimed), of that the Assignment (assigned), and of that fetching and loading (fetched, loaded); else until scaled, until a pod had an address (addressed); and in all (served)",
+            Unit::Seconds,
+            metrics.cold_start_seconds.clone(),
+        );
         Self {
-            registry,
+            registry: all,
             ..metrics
         }
     }
@@ -203,7 +205,7 @@ impl Metrics {
 
     /// A wake-up got so far.
     pub fn wake_phase(&self, phase: &'static str, since_began: Duration) {
-        self.wake_seconds
+        self.cold_start_seconds
             .get_or_create(&OfPhase { phase })
             .observe(since_began.as_secs_f64());
     }
@@ -286,7 +288,7 @@ mod tests {
             "{text}"
         );
         assert!(
-            text.contains(r#"wisp_operator_wake_seconds_bucket{le="0.5",phase="served"} 1"#),
+            text.contains(r#"wisp_cold_start_seconds_bucket{le="0.5",phase="served"} 1"#),
             "{text}"
         );
         metrics.forget(&id);

@@ -37,6 +37,9 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "--workspace",
             "--features",
             build::CLUSTER,
+            // What the benches compare with is built by them alone, and checked here.
+            "--features",
+            "wisp-load/baselines",
             "--all-targets",
             "--",
             "--deny",
