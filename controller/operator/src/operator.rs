@@ -170,9 +170,9 @@ impl Operator {
         standing.send_replace(Standing::Learning);
         metrics.leads(true);
         let result = tokio::select! {
-            () = lead(context, dirty, writers, &standing) => Err(anyhow::anyhow!("the watches ended")),
+            () = lead(context, &pools, dirty, writers, &standing) => Err(anyhow::anyhow!("the watches ended")),
             () = autoscaler.run() => Ok(()),
-            () = pools.run() => Ok(()),
+            () = Arc::clone(&pools).run() => Ok(()),
             () = leader.hold() => Err(LostLead.into()),
             () = end.cancelled() => Ok(()),
         };
@@ -242,6 +242,7 @@ fn context(
 /// Watches and reconciles until dropped.
 async fn lead(
     context: Arc<Context>,
+    pools: &Pools,
     mut dirty: UnboundedReceiver<ObjectRef<Function>>,
     writers: Writers,
     standing: &watch::Sender<Standing>,
@@ -261,6 +262,7 @@ async fn lead(
     let controller = async {
         // Who doesn't know yet what there is would make it anew.
         cluster.listed().await;
+        pools.recovered().await;
         standing.send_replace(Standing::Leading);
         Controller::for_stream(futures::stream::pending(), cluster.functions().clone())
             .reconcile_on(futures::stream::poll_fn(move |task| dirty.poll_recv(task)))

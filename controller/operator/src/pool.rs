@@ -23,6 +23,7 @@ use std::time::{Duration, Instant};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt as _};
+use tokio::sync::watch;
 use wisp_api::RuntimePool;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
@@ -37,7 +38,7 @@ use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
 use crate::wake::{Capacity, Deployments};
 use models::State;
-use queue::Queue;
+use queue::{Expected, Queue};
 use trials::Trials;
 
 pub use claimable::Claimable;
@@ -82,6 +83,8 @@ pub struct Pools {
     known: Mutex<BTreeMap<PoolId, Known>>,
     trials: Trials,
     queue: Queue,
+    /// Whether every pod was asked what it is.
+    recovered: watch::Sender<bool>,
 }
 
 /// What is remembered of a pool.
@@ -118,6 +121,7 @@ impl Pools {
             known: Mutex::default(),
             trials: Trials::default(),
             queue: Queue::default(),
+            recovered: watch::channel(false).0,
         })
     }
 
@@ -133,7 +137,9 @@ impl Pools {
             .or_default()
             .wakes
             .record(Instant::now());
-        while let Some((pool, pod)) = self.taken(&pools).await {
+        while let Some((pool, pod, _expected)) =
+            self.taken(&live, &claimable.revision, &pools).await
+        {
             match self.assign(&live, &claimable, &pod).await {
                 Ok(replica) => {
                     self.metrics.claimed("succeeded");
@@ -247,11 +253,18 @@ impl Pools {
     }
 
     /// A pod that stands by in one of `pools`, or soon will.
-    async fn taken(&self, pools: &[Arc<RuntimePool>]) -> Option<(PoolId, Arc<Pod>)> {
-        match self.take(pools) {
-            Some(taken) => Some(taken),
-            None => self.wait(pools).await,
+    async fn taken<'a>(
+        &self,
+        live: &'a Live,
+        revision: &str,
+        pools: &[Arc<RuntimePool>],
+    ) -> Option<(PoolId, Arc<Pod>, Option<Expected<'a>>)> {
+        if let Some((pool, pod)) = self.take(pools) {
+            return Some((pool, pod, None));
         }
+        let expected = Expected::of(live, revision);
+        let (pool, pod) = self.wait(pools).await?;
+        Some((pool, pod, Some(expected)))
     }
 
     /// A pod that stands by in one of `pools`; nobody else gets it.

@@ -32,6 +32,8 @@ pub use error::WakeError;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a trouble is waited out that may pass: a node may be on its way.
 const FORBEARANCE: Duration = Duration::from_secs(15);
+/// How long after a wake-up the Function's status is written.
+const TOLD_AFTER: Duration = Duration::from_millis(100);
 /// A wake-up; `None` while it goes on. All who ask wait for the same.
 pub type Running = watch::Receiver<Option<Result<Ensured, WakeError>>>;
 
@@ -104,7 +106,8 @@ impl Waker {
             let result = this.wake(&id, &live, began).await;
             this.tell(&id, &result, began.elapsed());
             sender.send_replace(Some(result));
-            // The Function's status tells the same.
+            // The Function's status tells the same, once the request had the processors.
+            tokio::time::sleep(TOLD_AFTER).await;
             this.cluster.reconcile(&id);
         });
         running

@@ -184,6 +184,8 @@ pub(crate) fn wait_gone(processes: &[Process], limit: Duration) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{Read as _, Write as _};
+
     use super::*;
 
     #[test]
@@ -212,11 +214,15 @@ mod tests {
     #[test]
     fn processes_are_found_by_their_mark() {
         let mark = format!("test-{}", std::process::id());
-        let mut child = std::process::Command::new("sleep")
-            .arg("60")
+        let mut child = std::process::Command::new("cat")
             .env(MARK, format!("{mark}/node1"))
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
             .spawn()
             .unwrap();
+        // Who answers has its environment; a moment before, there is none to be seen.
+        child.stdin.as_mut().unwrap().write_all(b"x").unwrap();
+        child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
         let found: Vec<i32> = marked(&format!("{mark}/"))
             .iter()
             .map(|process| process.pid)

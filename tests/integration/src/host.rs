@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
-use wisp_contract::assignment::{self, Assignment};
+use wisp_contract::assignment::{self, Assignment, Preload};
 use wisp_contract::config::{Component, FunctionConfig, Instances, Limits};
 use wisp_contract::log::{Line, event};
 use wisp_contract::status::HostStatus;
@@ -102,6 +102,28 @@ impl Host {
         assignment: Option<&Assignment>,
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
+        let variable = match assignment {
+            Some(assignment) => Some((assignment::ENV, serde_json::to_string(assignment)?)),
+            None => None,
+        };
+        Self::start_with(variable, arguments).await
+    }
+
+    /// Starts a host without a function that is to have `preload` ready, with `library` to compute its models, and waits
+    /// until it listens.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub async fn standing_by(preload: &Preload, library: &Path) -> anyhow::Result<Self> {
+        let variable = (assignment::PRELOAD_ENV, serde_json::to_string(preload)?);
+        let library = library.to_str().context("a path that is no text")?;
+        Self::start_with(Some(variable), &["--onnxruntime", library]).await
+    }
+
+    async fn start_with(
+        variable: Option<(&str, String)>,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let cache = tempfile::tempdir()?;
         let mut command = Command::new(binary("wisp-runtime"));
         command
@@ -109,10 +131,11 @@ impl Host {
             .args(arguments)
             .env("WISP_CACHE", crate::target_folder().join("test-cache"))
             .env_remove(assignment::ENV)
+            .env_remove(assignment::PRELOAD_ENV)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        if let Some(assignment) = assignment {
-            command.env(assignment::ENV, serde_json::to_string(assignment)?);
+        if let Some((name, value)) = variable {
+            command.env(name, value);
         }
         let mut child = command.spawn().context("wisp-runtime doesn't start")?;
         let stdout = child.stdout.take().context("no standard output")?;

@@ -8,7 +8,7 @@ use clap::{Args, Subcommand};
 
 use crate::build::{self, CLUSTER, program};
 use crate::command::{cargo, command, execute, workspace};
-use crate::{cache, install, models};
+use crate::{cache, install, javascript, models};
 
 /// What can be measured.
 #[derive(Debug, Clone, Subcommand)]
@@ -42,6 +42,12 @@ pub(crate) struct Wakes {
     /// Times that the plain Deployment is.
     #[arg(long, default_value_t = 40)]
     plain: u32,
+    /// Functions that are woken in one second.
+    #[arg(long, default_value_t = 100)]
+    many: u32,
+    /// Only the cases whose names hold this.
+    #[arg(long, default_value = "")]
+    only: String,
 }
 
 /// How long to measure.
@@ -195,18 +201,23 @@ fn cold(wakes: &Wakes) -> Result<()> {
     }
     let target = build::target()?;
     let programs = target.join("release");
-    for example in ["hello", "digits"] {
+    for example in ["hello", "digits", "classify"] {
         let folder = format!("examples/{example}");
         execute(command(programs.join("wisp")).args(["build", &folder]))?;
     }
+    models::run()?;
+    javascript::build(&target.join("wisp/javascript.wasm"))?;
     let mut command = command(programs.join("wisp-cold"));
     command
         .arg("--programs")
         .arg(&programs)
         .arg("--components")
         .arg(target.join("wisp"))
+        .arg("--models")
+        .arg(cache::dir()?.join("models"))
         .arg("--out")
         .arg(target.join("bench/cold.json"))
+        .args(["--many", &wakes.many.to_string(), "--only", &wakes.only])
         .args(["--wakes", &wakes.wakes.to_string()])
         .args(["--plain", &wakes.plain.to_string()]);
     judge(&mut command)

@@ -7,6 +7,7 @@ mod command;
 mod demo;
 mod generate;
 mod install;
+mod javascript;
 mod models;
 mod steps;
 mod test;

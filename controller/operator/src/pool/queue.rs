@@ -14,7 +14,7 @@ use wisp_contract::operator::pod::CONTROL_PORT;
 
 use super::{PoolId, Pools, pool_id};
 use crate::cluster::pods;
-use crate::live::lock;
+use crate::live::{Claim, Live, lock};
 use crate::names;
 use crate::wake::probe;
 
@@ -36,6 +36,30 @@ pub(super) struct Queue {
     asked: Mutex<HashSet<String>>,
     /// How many wait.
     pub(super) waiting: watch::Sender<usize>,
+}
+
+/// A pod that a function is about to get: it counts as the function's, or another would be made.
+#[derive(Debug)]
+pub(super) struct Expected<'a>(&'a Live);
+
+/// In the place of the pod's name: none has it, since the names of pods of Deployments end otherwise.
+const EXPECTED: &str = "expected";
+
+impl<'a> Expected<'a> {
+    pub(super) fn of(live: &'a Live, revision: &str) -> Self {
+        let claim = Claim {
+            revision: revision.to_owned(),
+            replica: None,
+        };
+        lock(&live.claims).insert(EXPECTED.to_owned(), claim);
+        Self(live)
+    }
+}
+
+impl Drop for Expected<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.claims).remove(EXPECTED);
+    }
 }
 
 impl Default for Queue {

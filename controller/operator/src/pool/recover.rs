@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use futures::StreamExt as _;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::{DATA_PORT, POOL};
@@ -22,6 +23,8 @@ const CONCURRENCY: usize = 32;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long one may go on loading.
 const LOADED_WITHIN: Duration = Duration::from_secs(3);
+/// How long wake-ups wait for that.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(4);
 /// How long to pause before it is asked again.
 const PAUSE: Duration = Duration::from_millis(100);
 /// How long a function may take to have its revisions known.
@@ -40,6 +43,14 @@ impl Pools {
         futures::stream::iter(pods)
             .for_each_concurrent(CONCURRENCY, |pod| async move { self.recover(&pod).await })
             .await;
+        self.recovered.send_replace(true);
+    }
+
+    /// Waits until every pod was asked, or long enough: who wakes a function before that may take a second pod for it.
+    pub async fn recovered(&self) {
+        let mut recovered = self.recovered.subscribe();
+        let asked = recovered.wait_for(|recovered| *recovered);
+        let _ = tokio::time::timeout(RECOVERED_WITHIN, asked).await;
     }
 
     /// Asks one pod what it is. One that is a function's is made so in the cluster, too; or ended, where that function
@@ -61,10 +72,20 @@ impl Pools {
             return;
         }
         tracing::info!(function = %id, pod = %pod.name_any(), "a pod of a pool is a function's already");
-        let serves = status.phase == Phase::Ready;
-        if !serves || self.restore(&id, &revision, &status, pod).await.is_none() {
-            self.discard(pod).await;
+        if status.phase != Phase::Ready {
+            return self.discard(pod).await;
         }
+        let Some((function, live)) = self.remember(&id, &revision, &status, pod) else {
+            return self.discard(pod).await;
+        };
+        // It counts from now on; what its function's revision is may take longer to be known.
+        let (this, pod) = (Arc::clone(self), Arc::clone(pod));
+        tokio::spawn(async move {
+            let restored = this.restore(&id, &revision, &function, &live, &pod).await;
+            if restored.is_none() {
+                this.discard(&pod).await;
+            }
+        });
     }
 
     /// What a pod says of itself, once it doesn't load any more, or long enough: one whose operator died may wait for
@@ -83,13 +104,14 @@ impl Pools {
         }
     }
 
-    async fn restore(
-        self: &Arc<Self>,
+    /// Counts the pod as the function's, where that is the one that it says it is.
+    fn remember(
+        &self,
         id: &FunctionId,
         revision: &str,
         status: &HostStatus,
-        pod: &Arc<Pod>,
-    ) -> Option<()> {
+        pod: &Pod,
+    ) -> Option<(Arc<Function>, Arc<Live>)> {
         let function = self.cluster.function(id)?;
         let is_same = function.uid() == status.uid;
         if !is_same || Some(id.namespace()) != pod.namespace().as_deref() {
@@ -104,7 +126,18 @@ impl Pools {
             }),
         };
         lock(&live.claims).insert(pod.name_any(), claim);
-        let known = tokio::time::timeout(KNOWN_WITHIN, self.known(id, &live, revision)).await;
+        Some((function, live))
+    }
+
+    async fn restore(
+        self: &Arc<Self>,
+        id: &FunctionId,
+        revision: &str,
+        function: &Function,
+        live: &Arc<Live>,
+        pod: &Arc<Pod>,
+    ) -> Option<()> {
+        let known = tokio::time::timeout(KNOWN_WITHIN, self.known(id, live, revision)).await;
         let claimable = match known {
             Ok(Some(claimable)) => claimable,
             Ok(None) => {
@@ -112,12 +145,12 @@ impl Pools {
                 return None;
             }
             // Its registry may be down; the pod serves nevertheless.
-            Err(_) => Arc::new(Claimable::bare(&function, revision)),
+            Err(_) => Arc::new(Claimable::bare(function, revision)),
         };
         // It serves somebody, or did a moment ago.
-        self.autoscaler.wake(Instant::now(), &function, &live);
+        self.autoscaler.wake(Instant::now(), function, live);
         let pool = pod.labels().get(POOL).cloned().unwrap_or_default();
-        self.begin_adoption(id, &live, &pool, pod, &claimable);
+        self.begin_adoption(id, live, &pool, pod, &claimable);
         Some(())
     }
 

@@ -8,6 +8,7 @@ mod bad_input;
 mod bounds;
 mod examples;
 mod functions;
+mod kept;
 mod life;
 mod pools;
 mod rules;

@@ -6,14 +6,14 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use wisp_e2e::{Installation, NAMESPACE, Space, installed};
+use wisp_e2e::{Installation, NAMESPACE, PATIENCE, Space, installed};
 use wisp_integration::component;
 
 const POOL: &str = "/metadata/labels/wisp.dev~1pool";
-const FUNCTION: &str = "/metadata/labels/wisp.dev~1function";
-const CLAIMED_FROM: &str = "/metadata/labels/wisp.dev~1claimed-from";
+pub(crate) const FUNCTION: &str = "/metadata/labels/wisp.dev~1function";
+pub(crate) const CLAIMED_FROM: &str = "/metadata/labels/wisp.dev~1claimed-from";
 
-fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
+pub(crate) fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
     object
         .pointer(pointer)
         .and_then(Value::as_str)
@@ -21,7 +21,7 @@ fn text<'a>(object: &'a Value, pointer: &str) -> &'a str {
 }
 
 /// Waits until a pool has as many pods ready as it should, and at least `least`.
-fn stands_by(space: &Space, pool: &str, least: i64) -> Result<()> {
+pub(crate) fn stands_by(space: &Space, pool: &str, least: i64) -> Result<()> {
     let what = format!("{least} pods that stand by in {pool}");
     space.wait(&what, &["runtimepools.wisp.dev"], |pools| {
         let status = pools.get(pool)?.get("status")?;
@@ -154,20 +154,24 @@ struct Operator {
 
 impl Operator {
     fn find(wisp: &'static Installation) -> Result<Self> {
-        let query = [
-            "-n",
-            NAMESPACE,
-            "get",
+        let selected = [
             "pods",
+            "--namespace",
+            NAMESPACE,
             "--selector=wisp.dev/leader=true",
-            "--output=jsonpath={.items[0].metadata.name} {.items[0].metadata.uid}",
         ];
-        let found = wisp.cluster().kubectl(&query)?;
-        let (pod, uid) = found.split_once(' ').context("no operator leads")?;
+        let leader = |pods: &wisp_cluster::Objects| {
+            let pod = pods.values().next()?;
+            let text = |pointer| Some(text(pod, pointer).to_owned());
+            Some((text("/metadata/name")?, text("/metadata/uid")?))
+        };
+        let (pod, uid) =
+            wisp.cluster()
+                .wait("an operator that leads", &selected, PATIENCE, leader)?;
         Ok(Self {
             wisp,
-            pod: pod.to_owned(),
-            process: process_of(uid)?,
+            pod,
+            process: process_of(&uid)?,
         })
     }
 

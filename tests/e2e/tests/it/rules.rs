@@ -314,12 +314,41 @@ async fn every_rule_refuses_in_its_own_words() -> Result<()> {
             "apiVersion: wisp.dev/v1alpha1\nkind: RuntimePool\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
         )
     };
+    let kept = |source: &str| pool("wrong", &format!("models: [{{name: m, source: {source}}}]"));
     let pools = vec![
         (pool("1st", ""), "", NAME),
         (
             pool("wrong", "minReplicas: 11"),
             "spec",
             "minReplicas must be at most maxReplicas",
+        ),
+        (
+            kept("{persistentVolumeClaim: {claimName: a, path: b}}"),
+            "spec",
+            "models of a pool come from image, url or configMap: its pods have no volumes",
+        ),
+        (
+            kept("{}"),
+            "spec.models[0].source",
+            "exactly one of image, url, configMap, persistentVolumeClaim, imageVolume must be given",
+        ),
+        (
+            kept("{file: m.onnx}"),
+            "spec.models[0].source",
+            "file is for `wisp dev` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim",
+        ),
+        (
+            kept("{url: 'https://x/m'}"),
+            "spec.models[0].source",
+            "url needs sha256, the digest of what is to be found there",
+        ),
+        (
+            pool(
+                "wrong",
+                "models: [{name: m, source: {image: a}, batching: {maxDelay: 1001ms}}]",
+            ),
+            "spec.models[0].batching",
+            "maxDelay must be at most 1s",
         ),
     ];
     all_are_refused(wisp, "runtimepool", pools).await
