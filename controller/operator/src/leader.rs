@@ -28,7 +28,6 @@ pub struct Leader {
     pods: Api<Pod>,
     pod: Option<String>,
     identity: String,
-    renewed: Instant,
 }
 
 impl Leader {
@@ -46,20 +45,15 @@ impl Leader {
             pods: Api::namespaced(client, namespace),
             pod,
             identity,
-            renewed: Instant::now(),
         }
     }
 
     /// Waits until this process leads, and labels its pod.
-    pub async fn acquire(&mut self) {
+    pub async fn acquire(&self) {
         self.label_own(false).await;
         loop {
-            let now = Instant::now();
             match self.attempt().await {
-                Ok(true) => {
-                    self.renewed = now;
-                    break;
-                }
+                Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "the Lease can't be had"),
             }
@@ -75,7 +69,8 @@ impl Leader {
     /// An API server that doesn't answer makes nobody else the leader, and what was deployed is to wake meanwhile. Should
     /// only this process be cut off from it, two lead for a while, and nothing is lost: this one can write nothing, and a
     /// pod that stands by takes the Assignment of one of them alone; whoever leads in the end asks the pods what they are.
-    pub async fn hold(&mut self) {
+    pub async fn hold(&self) {
+        let mut renewed = Instant::now();
         let mut told = None::<Instant>;
         loop {
             tokio::time::sleep(RENEW).await;
@@ -86,7 +81,7 @@ impl Leader {
                             "the API server answers again, and this operator still leads"
                         );
                     }
-                    self.renewed = Instant::now();
+                    renewed = Instant::now();
                     continue;
                 }
                 Ok(Ok(false)) => return,
@@ -95,7 +90,7 @@ impl Leader {
             };
             if told.is_none_or(|told| told.elapsed() >= REMINDER) {
                 told = Some(Instant::now());
-                let seconds = self.renewed.elapsed().as_secs();
+                let seconds = renewed.elapsed().as_secs();
                 tracing::warn!(
                     error,
                     seconds,
@@ -106,7 +101,7 @@ impl Leader {
     }
 
     /// Lets another lead at once.
-    pub async fn release(&mut self) {
+    pub async fn release(&self) {
         self.label_own(false).await;
         let Ok(Some(mut lease)) = self.leases.get_opt(LEASE).await else {
             return;

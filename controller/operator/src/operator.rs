@@ -147,7 +147,7 @@ impl Operator {
         ));
         let api = tokio::spawn(server::serve(self.api, api, end.clone()));
 
-        let mut leader = Leader::new(
+        let leader = Leader::new(
             self.client.clone(),
             &self.options.namespace,
             self.options.pod_name.clone(),

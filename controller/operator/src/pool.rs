@@ -100,21 +100,13 @@ impl Pools {
     /// The pools of a cluster.
     #[must_use]
     pub fn new(around: Around, settings: Settings, defaults: Defaults) -> Arc<Self> {
-        let Around {
-            client,
-            cluster,
-            live,
-            autoscaler,
-            artifacts,
-            metrics,
-        } = around;
         Arc::new(Self {
-            client,
-            cluster,
-            live,
-            autoscaler,
-            artifacts,
-            metrics,
+            client: around.client,
+            cluster: around.cluster,
+            live: around.live,
+            autoscaler: around.autoscaler,
+            artifacts: around.artifacts,
+            metrics: around.metrics,
             settings,
             defaults,
             taken: Mutex::default(),

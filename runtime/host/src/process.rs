@@ -2,8 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
@@ -99,8 +98,8 @@ pub struct Host {
     phase: watch::Sender<Phase>,
     failed: watch::Sender<Option<String>>,
     drain: CancellationToken,
-    ready: Mutex<Ready>,
-    stands_by: AtomicBool,
+    /// What it has ready, from when it stands by until it has a function.
+    ready: Mutex<Option<Ready>>,
 }
 
 impl Host {
@@ -117,7 +116,6 @@ impl Host {
             failed: watch::Sender::new(None),
             drain: CancellationToken::new(),
             ready: Mutex::default(),
-            stands_by: AtomicBool::new(false),
         })
     }
 
@@ -258,8 +256,7 @@ impl Host {
     async fn stand_by(&self) {
         match Ready::prepare(&self.options.preload, &self.models()).await {
             Ok(ready) => {
-                *self.ready.lock().unwrap_or_else(PoisonError::into_inner) = ready;
-                self.stands_by.store(true, Ordering::Release);
+                *self.ready() = Some(ready);
             }
             Err(error) => {
                 let text = chain(&error);
@@ -271,7 +268,11 @@ impl Host {
 
     /// Whether it waits for a function, and has ready what it is to have ready.
     pub(crate) fn stands_by(&self) -> bool {
-        self.phase() == Phase::Waiting && self.stands_by.load(Ordering::Acquire)
+        self.phase() == Phase::Waiting && self.ready().is_some()
+    }
+
+    fn ready(&self) -> MutexGuard<'_, Option<Ready>> {
+        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn models(&self) -> ModelOptions {
@@ -285,7 +286,7 @@ impl Host {
     async fn become_function(&self, assignment: Assignment) {
         self.advance(Phase::Loading);
         let name = assignment.function.to_string();
-        let ready = std::mem::take(&mut *self.ready.lock().unwrap_or_else(PoisonError::into_inner));
+        let ready = self.ready().take().unwrap_or_default();
         let around = Surroundings {
             cache: self.options.cache.clone(),
             models: self.models(),

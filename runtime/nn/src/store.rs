@@ -322,13 +322,13 @@ fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadEr
         bytes: &bytes,
         beside: outside.then_some(config.file.as_path()),
         max_sessions: usize::MAX,
+        trial: config.trial.clone(),
     };
-    let trial = config.trial.clone();
     load_source(
         &config.name,
         &source,
         config.device,
-        (config.batching, trial),
+        config.batching,
         options,
     )
 }
@@ -337,13 +337,14 @@ struct Source<'a> {
     bytes: &'a [u8],
     beside: Option<&'a std::path::Path>,
     max_sessions: usize,
+    trial: Option<Trial>,
 }
 
 fn load_source(
     model: &str,
     source: &Source<'_>,
     device: Device,
-    (batching, trial): (Batching, Option<Trial>),
+    batching: Batching,
     options: &Options,
 ) -> Result<Loaded, LoadError> {
     let model = || model.to_owned();
@@ -360,7 +361,7 @@ fn load_source(
         cores: options.cores,
         gpu_memory: options.gpu_memory.map(NonZeroU64::get),
         max_sessions: source.max_sessions,
-        trial,
+        trial: source.trial.clone(),
     };
     onnx::load(&library, &request).map_err(|refusal| match refusal {
         Refusal::Model(reason) => LoadError::Refused {

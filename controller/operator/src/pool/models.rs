@@ -59,13 +59,15 @@ impl State {
 impl Pools {
     /// The models of the pool. What isn't known begins to be found out.
     pub(super) fn models(self: &Arc<Self>, now: Instant, id: &PoolId, pool: &RuntimePool) -> State {
-        if pool.spec.models.is_empty() {
-            self.artifacts.release(&owner(id));
-            return State::Here(Arc::default());
-        }
         let generation = pool.metadata.generation.unwrap_or(0);
         let mut all = lock(&self.known);
         let known = all.entry(id.clone()).or_default();
+        if pool.spec.models.is_empty() {
+            if known.models.take().is_some() {
+                self.artifacts.release(&owner(id));
+            }
+            return State::Here(Arc::default());
+        }
         let failures = match &known.models {
             Some(models) if models.generation == generation => match models.state {
                 State::Failed(_, retry_at) if now >= retry_at => models.failures,
@@ -81,12 +83,16 @@ impl Pools {
         drop(all);
         let (this, id, pool) = (Arc::clone(self), id.clone(), pool.clone());
         tokio::spawn(async move {
-            let found = this.fetch(&id, &pool).await;
+            let found = this.fetch(&pool).await;
             let mut all = lock(&this.known);
             let known = all.get_mut(&id).and_then(|known| known.models.as_mut());
             if let Some(models) = known.filter(|models| models.generation == generation) {
                 models.state = match found {
-                    Ok(kept) => State::Here(kept.into()),
+                    Ok(kept) => {
+                        let digests = kept.iter().flat_map(|kept| kept.stored.digests());
+                        this.artifacts.hold(&owner(&id), digests.collect());
+                        State::Here(kept.into())
+                    }
                     Err(error) => {
                         tracing::warn!(pool = %id, reason = error.reason, %error, "a pool's models can't be fetched");
                         models.failures = models.failures.saturating_add(1);
@@ -100,7 +106,7 @@ impl Pools {
         State::Working
     }
 
-    async fn fetch(&self, id: &PoolId, pool: &RuntimePool) -> Result<Vec<Kept>, ResolveError> {
+    async fn fetch(&self, pool: &RuntimePool) -> Result<Vec<Kept>, ResolveError> {
         let function = as_function(pool);
         let gathered = resolve::gather(&self.client, &function).await?;
         let found =
@@ -112,8 +118,6 @@ impl Pools {
                 Bytes::Volume(_) => None,
             })
             .collect();
-        let digests = stored.iter().flat_map(Stored::digests).collect();
-        self.artifacts.hold(&owner(id), digests);
         Ok(kept(&function, stored))
     }
 }

@@ -147,8 +147,9 @@ fn from_guest(
         bytes,
         beside: None,
         max_sessions: 1,
+        trial: None,
     };
     let batching = Batching::default();
-    let loaded = load_source(&name, &source, device, (batching, None), options)?;
+    let loaded = load_source(&name, &source, device, batching, options)?;
     start(&name, loaded, batching, options, started)
 }

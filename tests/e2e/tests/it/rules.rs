@@ -29,15 +29,17 @@ fn model(source: &str) -> String {
 
 const SHA256: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
 
+const ONE_MODEL: &str =
+    "exactly one of image, url, configMap, persistentVolumeClaim, imageVolume must be given";
+const MODEL_FILE: &str = "file is for `wisp dev` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim";
+const URL: &str = "url needs sha256, the digest of what is to be found there";
+const MAX_DELAY: &str = "maxDelay must be at most 1s";
 const NAME: &str = "metadata.name must start with a letter, hold only a-z, 0-9 and -, not end with -, and be at most 52 characters long";
 
 /// A manifest, the field that is wrong in it, and the sentence.
 fn refused() -> Vec<(String, &'static str, &'static str)> {
     const ONE_SOURCE: &str =
         "exactly one of image, url, configMap, persistentVolumeClaim must be given";
-    const ONE_MODEL: &str =
-        "exactly one of image, url, configMap, persistentVolumeClaim, imageVolume must be given";
-    const URL: &str = "url needs sha256, the digest of what is to be found there";
     const TIMEOUT: &str = "timeout must be between 1ms and 1h";
     const MEMORY: &str = "memory must be between 64Ki and 4Gi";
     const QUEUE_BYTES: &str = "queueBytes must be between 0 and 64Gi";
@@ -108,16 +110,12 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
             "spec.models[0].source",
             ONE_MODEL,
         ),
-        (
-            model("{file: m.onnx}"),
-            "spec.models[0].source",
-            "file is for `wisp dev` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim",
-        ),
+        (model("{file: m.onnx}"), "spec.models[0].source", MODEL_FILE),
         (model("{url: 'https://x/m'}"), "spec.models[0].source", URL),
         (
             batching("maxDelay: 1001ms"),
             "spec.models[0].batching",
-            "maxDelay must be at most 1s",
+            MAX_DELAY,
         ),
         // How many replicas.
         (
@@ -327,28 +325,16 @@ async fn every_rule_refuses_in_its_own_words() -> Result<()> {
             "spec",
             "models of a pool come from image, url or configMap: its pods have no volumes",
         ),
-        (
-            kept("{}"),
-            "spec.models[0].source",
-            "exactly one of image, url, configMap, persistentVolumeClaim, imageVolume must be given",
-        ),
-        (
-            kept("{file: m.onnx}"),
-            "spec.models[0].source",
-            "file is for `wisp dev` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim",
-        ),
-        (
-            kept("{url: 'https://x/m'}"),
-            "spec.models[0].source",
-            "url needs sha256, the digest of what is to be found there",
-        ),
+        (kept("{}"), "spec.models[0].source", ONE_MODEL),
+        (kept("{file: m.onnx}"), "spec.models[0].source", MODEL_FILE),
+        (kept("{url: 'https://x/m'}"), "spec.models[0].source", URL),
         (
             pool(
                 "wrong",
                 "models: [{name: m, source: {image: a}, batching: {maxDelay: 1001ms}}]",
             ),
             "spec.models[0].batching",
-            "maxDelay must be at most 1s",
+            MAX_DELAY,
         ),
     ];
     all_are_refused(wisp, "runtimepool", pools).await
