@@ -129,6 +129,24 @@ pub enum Error {
         /// What it is instead.
         why: String,
     },
+    /// An image without any signature, where one is demanded.
+    #[error("{what} has no signature, and {by} demands one: `cosign sign --key` makes it")]
+    NotSigned {
+        /// The image, with its digest.
+        what: String,
+        /// What demands it.
+        by: String,
+    },
+    /// An image with signatures, none of which is one that is demanded.
+    #[error("{what} has no signature by a key of {by}: {why}")]
+    Untrusted {
+        /// The image, with its digest.
+        what: String,
+        /// What demands it.
+        by: String,
+        /// What was found instead.
+        why: String,
+    },
     /// Bytes that no host would serve.
     #[error("this can't be served")]
     Component(#[source] InspectError),
@@ -173,7 +191,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A word for conditions, events and metrics; there are 17 at most.
+    /// A word for conditions, events and metrics; there are 19 at most.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -201,6 +219,8 @@ impl Error {
             Self::TooLarge { .. } => "TooLarge",
             Self::NotWasm { .. } => "NotWasm",
             Self::NotModel { .. } => "NotModel",
+            Self::NotSigned { .. } => "NotSigned",
+            Self::Untrusted { .. } => "UntrustedSignature",
             Self::Component(error) => component(error),
             Self::Init(PreinitError::Inspect(error)) | Self::Compile(LoadError::Inspect(error)) => {
                 component(error)

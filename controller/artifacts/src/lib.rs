@@ -1,7 +1,9 @@
 //! Components and models: from a registry or a URL to checked bytes in a folder, and from a component to machine code.
 //!
 //! [`Fetcher`] pulls OCI artifacts, downloads URLs and pushes; [`Store`] keeps what came by its SHA-256; [`Compiler`]
-//! makes of a stored component what replicas run. Nothing here knows Kubernetes. An [`Error`] has a word for conditions
+//! makes of a stored component what replicas run. [`Fetcher::verify`] tells whether an image is signed by one of some
+//! [`PublicKey`]s, by what cosign keeps beside it in the registry: as layers of the tag `sha256-….sig` (cosign 1 and 2), or as
+//! bundles that refer to it (cosign 3). Keys alone count: no certificate, and no transparency log. Nothing here knows Kubernetes. An [`Error`] has a word for conditions
 //! and metrics ([`Error::reason`]), a sentence for people ([`Error::sentence`]), and says whether the same call may
 //! succeed in a moment ([`Error::is_transient`]).
 //!
@@ -28,6 +30,7 @@ mod error;
 mod fetch;
 mod oci;
 mod reference;
+mod signature;
 mod store;
 mod url;
 
@@ -35,7 +38,8 @@ pub use compile::{Compiled, Compiler, Prepared};
 pub use credentials::Credentials;
 pub use error::{Error, Origin};
 pub use fetch::{FetchOptions, Fetcher};
-pub use oci::{Kind, Package, Pulled, Pushed};
+pub use oci::{Demand, Kind, Package, Pulled, Pushed};
 pub use reference::Reference;
+pub use signature::{KeyError, PublicKey};
 pub use store::{Store, Stored, measure};
 pub use wisp_engine::{Footprint, Wasi};

@@ -3,25 +3,28 @@
 //!
 //! Components follow the CNCF TAG Runtime's *Wasm OCI Artifact Layout*: a config `application/vnd.wasm.config.v0+json`
 //! and one layer `application/wasm`; the older layer `application/vnd.wasm.content.layer.v1+wasm` is read too. A model
-//! is one layer of any type, or the one that has a title, as `oras push` makes it.
+//! is one layer of any type, or the one that has a title, as `oras push` makes it. Signatures are what cosign attaches.
 
 mod auth;
 mod manifest;
 mod pull;
 mod push;
 mod session;
+mod signatures;
 
 pub use pull::{Kind, Pulled};
 pub use push::{Package, Pushed};
+pub use signatures::Demand;
 
 /// Media types of manifests, in the order of preference.
 pub(crate) const MANIFESTS: [&str; 4] = [
     OCI_MANIFEST,
     "application/vnd.docker.distribution.manifest.v2+json",
-    "application/vnd.oci.image.index.v1+json",
+    OCI_INDEX,
     "application/vnd.docker.distribution.manifest.list.v2+json",
 ];
 pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
 pub(crate) const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
 pub(crate) const WASM_LAYER: &str = "application/wasm";
 pub(crate) const OLD_WASM_LAYER: &str = "application/vnd.wasm.content.layer.v1+wasm";

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use super::manifest::Manifest;
 use super::session::{Action, Session, subject};
 use super::{MANIFESTS, OCI_MANIFEST};
-use crate::credentials::{Credentials, Login};
+use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::fetch::Fetcher;
 use crate::reference::Reference;
@@ -62,14 +62,8 @@ impl Fetcher {
         limit: u64,
     ) -> Result<Pulled, Error> {
         let work = async {
-            let mut logins: Vec<Option<&Login>> =
-                credentials.of(image).into_iter().map(Some).collect();
-            if logins.is_empty() {
-                logins.push(None);
-            }
             let mut refused = None;
-            for login in logins {
-                let session = Session::new(self, image, Action::Pull, login);
+            for session in Session::each(self, image, Action::Pull, credentials) {
                 match session.pull(kind, store, limit).await {
                     Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
                     other => return other,
@@ -125,7 +119,7 @@ impl Session<'_> {
     }
 
     /// A manifest and its SHA-256, which is compared with `expected`.
-    async fn manifest(
+    pub(super) async fn manifest(
         &self,
         name: &str,
         expected: Option<&str>,

@@ -104,7 +104,7 @@ impl Session<'_> {
             digest: format!("sha256:{sha256}"),
             size: length,
             annotations: [(TITLE.to_owned(), title.into_owned())].into(),
-            platform: None,
+            ..Descriptor::default()
         };
         let blob = Blob::File(path.to_owned());
         self.push_artifact(layer, blob, EMPTY_CONFIG, &json!({}), Some(MODEL))

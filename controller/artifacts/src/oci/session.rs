@@ -6,7 +6,7 @@ use reqwest::{Client, RequestBuilder, Response, Url};
 use tokio::sync::OnceCell;
 
 use super::auth::Challenge;
-use crate::credentials::Login;
+use crate::credentials::{Credentials, Login};
 use crate::error::{Error, Origin};
 use crate::fetch::{Fetcher, Subject};
 use crate::reference::Reference;
@@ -44,6 +44,21 @@ impl<'a> Session<'a> {
             login,
             plain: is_plain(image.host(), &fetcher.options.plain_http),
             authorization: OnceCell::new(),
+        }
+    }
+
+    /// One for each of the `credentials` for the image's registry, to be tried in turn; one without any where there are
+    /// none.
+    pub(super) fn each(
+        fetcher: &'a Fetcher,
+        image: &'a Reference,
+        action: Action,
+        credentials: &'a Credentials,
+    ) -> Vec<Self> {
+        let session = |login| Self::new(fetcher, image, action, login);
+        match credentials.of(image) {
+            none if none.is_empty() => vec![session(None)],
+            logins => logins.into_iter().map(Some).map(session).collect(),
         }
     }
 

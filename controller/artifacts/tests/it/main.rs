@@ -6,3 +6,4 @@ mod downloads;
 mod fake;
 mod registries;
 mod registry;
+mod signatures;

@@ -1,0 +1,266 @@
+//! Which signatures are kept beside an image? Where cosign puts them: the tag `sha256-….sig`, and referrers (OCI
+//! distribution specification 1.1), in the place of which registries without them have the tag `sha256-…`.
+
+use http::StatusCode;
+use http::header::{ACCEPT, CONTENT_TYPE, LINK};
+use reqwest::{Response, Url};
+use sha2::{Digest, Sha256};
+
+use super::OCI_INDEX;
+use super::manifest::{Descriptor, Manifest};
+use super::session::{Action, Session, subject};
+use crate::credentials::Credentials;
+use crate::error::Error;
+use crate::fetch::Fetcher;
+use crate::reference::Reference;
+use crate::signature::{Judgement, PREDICATE, PublicKey, Signed};
+use crate::store::Store;
+
+const SIMPLE_LAYER: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
+const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+/// The beginning of a bundle's type, whose end is its version.
+const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
+const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
+/// The most bytes of one payload or bundle.
+const LARGEST: usize = 1 << 20;
+/// The most signatures of each form that are looked at. Who may push to a repository may add as many as they like.
+const MOST: usize = 64;
+/// The most pages of a list of referrers.
+const PAGES: usize = 8;
+
+/// Who must have signed.
+#[derive(Debug, Clone, Copy)]
+pub struct Demand<'a> {
+    /// Who demands it, for errors: `the rule x`.
+    pub by: &'a str,
+    /// One of them must have.
+    pub keys: &'a [PublicKey],
+}
+
+/// What was found that isn't enough.
+#[derive(Default)]
+struct Seen {
+    strangers: usize,
+    others: Vec<String>,
+}
+
+impl Fetcher {
+    /// Whether `image` is signed as each of the `demands` wants it; returns the SHA-256 of its manifest, in lower-case hex.
+    /// What was found to be signed by a key of the same set before, as `store` knows, isn't looked up again: an image that
+    /// is named by its digest then takes no request.
+    ///
+    /// # Errors
+    /// [`Error::NotSigned`] and [`Error::Untrusted`] where a demand isn't met; or when there is no such image, or the
+    /// registry fails.
+    pub async fn verify(
+        &self,
+        image: &Reference,
+        demands: &[Demand<'_>],
+        credentials: &Credentials,
+        store: &Store,
+    ) -> Result<String, Error> {
+        let work = async {
+            let mut refused = None;
+            for mut session in Session::each(self, image, Action::Pull, credentials) {
+                match session.verify(demands, store).await {
+                    Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
+                    other => return other,
+                }
+            }
+            // There was one at least.
+            Err(refused.unwrap_or(Error::Thread))
+        };
+        self.bounded(&subject(image), work).await
+    }
+}
+
+impl Session<'_> {
+    async fn verify(&mut self, demands: &[Demand<'_>], store: &Store) -> Result<String, Error> {
+        let sha256 = match self.image.sha256() {
+            Some(sha256) => sha256.to_owned(),
+            None => {
+                let (_, sha256) = self.manifest(&self.image.manifest(), None).await?;
+                self.subject.what = format!("{} (sha256:{sha256})", self.image);
+                sha256
+            }
+        };
+        for demand in demands {
+            let note = note(&sha256, demand.keys);
+            if store.noted::<String>(&note).await.as_deref() == Some(&*sha256) {
+                continue;
+            }
+            self.meet(&sha256, demand).await?;
+            store.note(&note, &sha256).await?;
+        }
+        Ok(sha256)
+    }
+
+    async fn meet(&self, sha256: &str, demand: &Demand<'_>) -> Result<(), Error> {
+        let mut seen = Seen::default();
+        let tag = format!("sha256-{sha256}.sig");
+        if let Some(manifest) = passable(self.manifest(&tag, None).await)? {
+            for layer in manifest.0.simple().take(MOST) {
+                let payload = self.small(layer).await?;
+                let signature = layer.annotations.get(SIGNATURE);
+                let signed = payload
+                    .zip(signature)
+                    .and_then(|(payload, signature)| Signed::simple(&payload, signature));
+                if seen.holds(signed, sha256, demand.keys) {
+                    return Ok(());
+                }
+            }
+        }
+        let referrers = self.referrers(sha256).await?;
+        for referrer in referrers.iter().filter(|it| may_sign(it)).take(MOST) {
+            let signed = self.bundle(referrer).await?;
+            if seen.holds(signed, sha256, demand.keys) {
+                return Ok(());
+            }
+        }
+        Err(seen.error(&self.subject.what, demand.by))
+    }
+
+    /// The bundle that a referrer is; `None` where it is none.
+    async fn bundle(&self, referrer: &Descriptor) -> Result<Option<Signed>, Error> {
+        let Some(sha256) = referrer.sha256() else {
+            return Ok(None);
+        };
+        let name = format!("sha256:{sha256}");
+        let manifest = self.manifest(&name, Some(sha256)).await;
+        let Some((manifest, _)) = passable(manifest)? else {
+            return Ok(None);
+        };
+        let layer = manifest.layers.first();
+        let Some(layer) = layer.filter(|layer| layer.media_type.starts_with(BUNDLE)) else {
+            return Ok(None);
+        };
+        let json = self.small(layer).await?;
+        Ok(json.and_then(|json| Signed::bundle(&json)))
+    }
+
+    /// What refers to the image.
+    async fn referrers(&self, sha256: &str) -> Result<Vec<Descriptor>, Error> {
+        let mut next = Some(self.url(&format!("referrers/sha256:{sha256}"))?);
+        let mut all = Vec::new();
+        for _ in 0..PAGES {
+            let Some(url) = next.take() else {
+                break;
+            };
+            let response = self
+                .send(|client| client.get(url.clone()).header(ACCEPT, OCI_INDEX))
+                .await?;
+            if !has_referrers(&response) {
+                let tag = format!("sha256-{sha256}");
+                let index = passable(self.manifest(&tag, None).await)?;
+                return Ok(index.map_or_else(Vec::new, |(index, _)| index.manifests));
+            }
+            let response = self.success(response).await?;
+            next = following(&response);
+            let body = self.subject.body(response, LARGEST).await?;
+            let page: Manifest = serde_json::from_slice(&body).map_err(|error| {
+                self.subject
+                    .answer(format!("its list of referrers is none: {error}"))
+            })?;
+            all.extend(page.manifests);
+        }
+        Ok(all)
+    }
+
+    /// The bytes of a small blob; `None` where they aren't there, are too many, or aren't what they should be.
+    async fn small(&self, blob: &Descriptor) -> Result<Option<Vec<u8>>, Error> {
+        let Some(sha256) = blob.sha256() else {
+            return Ok(None);
+        };
+        let url = self.url(&format!("blobs/sha256:{sha256}"))?;
+        let response = self.send(|client| client.get(url.clone())).await?;
+        let body = match passable(self.success(response).await)? {
+            Some(response) => passable(self.subject.body(response, LARGEST).await)?,
+            None => None,
+        };
+        Ok(body
+            .filter(|body| hex::encode(Sha256::digest(body)) == sha256)
+            .map(Vec::from))
+    }
+}
+
+impl Manifest {
+    fn simple(&self) -> impl Iterator<Item = &Descriptor> {
+        self.layers
+            .iter()
+            .filter(|layer| layer.media_type == SIMPLE_LAYER)
+    }
+}
+
+impl Seen {
+    fn holds(&mut self, signed: Option<Signed>, sha256: &str, keys: &[PublicKey]) -> bool {
+        match signed.map(|signed| signed.judge(sha256, keys)) {
+            Some(Judgement::Holds) => return true,
+            Some(Judgement::Other(what)) => self.others.push(what),
+            Some(Judgement::Stranger) | None => self.strangers += 1,
+        }
+        false
+    }
+
+    fn error(self, what: &str, by: &str) -> Error {
+        let (what, by) = (what.to_owned(), by.to_owned());
+        let why = match (self.others.into_iter().next(), self.strangers) {
+            (Some(other), _) => format!("what such a key signed is {other}"),
+            (None, 0) => return Error::NotSigned { what, by },
+            (None, 1) => "the one that it has is by another, or damaged".to_owned(),
+            (None, count) => format!("the {count} that it has are by others, or damaged"),
+        };
+        Error::Untrusted { what, by, why }
+    }
+}
+
+/// `None` for what isn't there or isn't as it should be: others may have put it there, and it hides nothing else.
+fn passable<T>(result: Result<T, Error>) -> Result<Option<T>, Error> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(error) if error.is_transient() || matches!(error, Error::Unauthorized { .. }) => {
+            Err(error)
+        }
+        Err(_) => Ok(None),
+    }
+}
+
+/// Whether a referrer may be a signature. What a registry or a client says of it is only good for leaving it out.
+fn may_sign(referrer: &Descriptor) -> bool {
+    let kind = referrer.artifact_type.as_deref();
+    let predicate = referrer.annotations.get(PREDICATE_TYPE);
+    kind.is_none_or(|kind| kind.starts_with(BUNDLE))
+        && predicate.is_none_or(|predicate| predicate == PREDICATE)
+}
+
+/// Whether the answer is a list of referrers, or a failure to give one. Registries without such lists refuse the path, or
+/// answer with something else.
+fn has_referrers(response: &Response) -> bool {
+    let kind = response.headers().get(CONTENT_TYPE);
+    let is_index = kind.is_some_and(|kind| kind.as_bytes().starts_with(OCI_INDEX.as_bytes()));
+    match response.status() {
+        StatusCode::NOT_FOUND
+        | StatusCode::BAD_REQUEST
+        | StatusCode::METHOD_NOT_ALLOWED
+        | StatusCode::NOT_ACCEPTABLE
+        | StatusCode::NOT_IMPLEMENTED => false,
+        status => !status.is_success() || is_index,
+    }
+}
+
+/// The next page of a list, on the same server.
+fn following(response: &Response) -> Option<Url> {
+    let link = response.headers().get(LINK)?.to_str().ok()?;
+    let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
+    parameters.contains("next").then_some(())?;
+    let url = response.url().join(target).ok()?;
+    (url.origin() == response.url().origin()).then_some(url)
+}
+
+/// What is noted once a key of the set signed the image.
+fn note(sha256: &str, keys: &[PublicKey]) -> String {
+    let mut ids: Vec<&str> = keys.iter().map(PublicKey::id).collect();
+    ids.sort_unstable();
+    ids.dedup();
+    let set = hex::encode(Sha256::digest(ids.join(",")));
+    format!("signed-{sha256}-{set}")
+}
