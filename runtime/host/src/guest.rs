@@ -1,8 +1,9 @@
 //! What one instance has: its view of WASI and of everything else the host offers it.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
-use wasmtime::component::ResourceTable;
+use wasmtime::component::{GuestTaskId, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -69,6 +70,17 @@ pub(crate) struct Guest {
     config: Arc<WasiConfigVariables>,
     nn: WasiNnCtx,
     stores: KeyValueCtx,
+    crowd: Crowd,
+}
+
+/// The requests of an instance that serves several at once.
+#[derive(Default)]
+struct Crowd {
+    /// By their tasks. wasmtime gives an id again once its task is over, so there are never more than were served at
+    /// once.
+    requests: HashMap<GuestTaskId, Arc<str>>,
+    /// Whose turn it is.
+    current: Option<GuestTaskId>,
 }
 
 impl Guest {
@@ -94,6 +106,7 @@ impl Guest {
             config: Arc::clone(&seed.config),
             nn: WasiNnCtx::new(seed.models.clone(), seed.limits.tensors),
             stores: KeyValueCtx::new(Arc::clone(&seed.stores)),
+            crowd: Crowd::default(),
         }
     }
 
@@ -103,6 +116,24 @@ impl Guest {
         self.hooks.set_request_id(request);
         self.meter.take_refusal();
         self.nn.take_usage();
+    }
+
+    /// From now on it serves the request `id`, too, in `task`.
+    pub(crate) fn admit(&mut self, task: GuestTaskId, id: Arc<str>) {
+        self.crowd.requests.insert(task, id);
+        self.crowd.current = None;
+        self.meter.take_refusal();
+    }
+
+    /// What it does now is for the request that `task` serves; `None` where that isn't known.
+    pub(crate) fn attribute(&mut self, task: Option<GuestTaskId>) {
+        if task == self.crowd.current && task.is_some() {
+            return;
+        }
+        self.crowd.current = task;
+        let request = task.and_then(|task| self.crowd.requests.get(&task).cloned());
+        self.log.set_request_id(request.clone());
+        self.hooks.set_request_id(request);
     }
 
     /// Reads how long its current request waits for models.

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use tokio::time::Sleep;
 use wasmtime::component::GuestTaskId;
-use wasmtime::{Store, StoreContextMut};
+use wasmtime::{CallHook, Store, StoreContextMut};
 use wasmtime_wasi_http::WasiHttpView as _;
 use wasmtime_wasi_http::handler::{
     ExpirationError, HandlerState, Instance as Worker, InstantiationError, Proxy, ProxyHandler,
@@ -150,9 +150,10 @@ impl HandlerState for Maker {
             .instantiate(None)
             .await
             .map_err(|(_, error)| error)?;
-        let (store, Some(service)) = instance.into_service() else {
+        let (mut store, Some(service)) = instance.into_service() else {
             wasmtime::bail!("only WASI 0.3 instances can serve several requests at once");
         };
+        store.call_hook(attribute);
         self.metrics.instance_started(began.elapsed());
         let timeout = self.blueprint.seed.limits.timeout;
         let idle_timeout = self.sharing.idle_timeout;
@@ -194,15 +195,11 @@ impl WorkerState for State {
         &self,
         mut store: StoreContextMut<'_, Guest>,
         ticket: Ticket,
-        _task: GuestTaskId,
+        task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
         // A request is served once, so nobody else has set this.
         let _ = ticket.instance.set(self.outcome.clone());
-        // Output of an instance that serves several at once belongs to none of them: it is logged without an id.
-        let alone = self.sharing.max_concurrent == 1;
-        store
-            .data_mut()
-            .begin(alone.then(|| Arc::clone(&ticket.id)));
+        store.data_mut().admit(task, Arc::clone(&ticket.id));
         Box::pin(async move {
             tokio::time::sleep_until(ticket.deadline).await;
             // Held until the guest answered or its time is up.
@@ -226,6 +223,16 @@ impl WorkerState for State {
             );
         }
     }
+}
+
+/// Before the guest calls the host: what it logs and sends is its current request's.
+fn attribute(mut store: StoreContextMut<'_, Guest>, hook: CallHook) -> wasmtime::Result<()> {
+    if matches!(hook, CallHook::CallingHost) {
+        // The oldest of the calls that led here is the host's.
+        let task = store.async_call_stack()?.last();
+        store.data_mut().attribute(task);
+    }
+    Ok(())
 }
 
 impl WorkerExpiration for Expiration {

@@ -198,13 +198,36 @@ async fn a_wasi_0_3_instance_serves_several_requests_at_once_where_the_function_
     let host = Host::ready(&component("fixture-p3"), share).await.unwrap();
     let client = host.client();
     // Whichever instance the others come to: it goes on until one comes to that of the first.
-    let first = tokio::spawn(async move { client.get("/meet?2").await });
+    let named = async move |path: &str, id: &str| {
+        let mut request = request(Method::GET, path, "").unwrap();
+        let id = id.parse().unwrap();
+        request.headers_mut().insert("x-request-id", id);
+        client.fetch(request).await
+    };
+    let first = tokio::spawn(async move { named("/meet?2", "first").await });
     host.until(|status| status.in_flight == 1).await.unwrap();
+    let mut others = 0;
     while !first.is_finished() {
-        assert_eq!(client.get("/arrive").await.unwrap().text(), "here\n");
+        others += 1;
+        let answer = named("/arrive", &format!("other-{others}")).await.unwrap();
+        assert_eq!(answer.text(), "here\n");
     }
     assert_eq!(first.await.unwrap().unwrap().text(), "met\n");
     host.until_idle().await.unwrap();
+
+    // What each of them says is its own, though they took turns in one instance.
+    let last = format!("other-{others}");
+    for (message, id) in [
+        ("waiting", "first"),
+        ("arrived", &*last),
+        ("not alone", "first"),
+    ] {
+        host.line(message, |line| {
+            line.message == message && line.request_id.as_deref() == Some(id)
+        })
+        .await
+        .unwrap();
+    }
 
     // One that traps takes its instance along, and not the function.
     assert_eq!(
