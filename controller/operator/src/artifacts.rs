@@ -1,14 +1,22 @@
 //! Where components and models come from, as the operator sees it: from a source to bytes that are known by their
 //! digest.
 
+mod admit;
 mod store;
 
 use std::fs::File;
 
+use bytes::Bytes;
 use futures::future::BoxFuture;
+use futures::{Stream, TryStreamExt as _};
+use hyper::body::Frame;
+use tokio_util::io::ReaderStream;
 use wisp_contract::assignment::Facts;
 
 pub use store::StoreArtifacts;
+
+/// How much of a file is read at once.
+const CHUNK: usize = 1 << 20;
 
 /// A place to fetch bytes from.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -38,6 +46,20 @@ pub enum Source {
         /// The digest that they must have, where it is given.
         sha256: Option<String>,
     },
+}
+
+/// What a Function names, as far as the signature policy asks.
+#[derive(Debug, Clone, Copy)]
+pub enum Origin<'a> {
+    /// An OCI artifact, or an image that nodes mount.
+    Image {
+        /// As the Function names it, or pinned to the digest that it had before.
+        reference: &'a str,
+        /// The contents of Secrets of type kubernetes.io/dockerconfigjson.
+        credentials: &'a [Vec<u8>],
+    },
+    /// What can't be signed, as errors call it.
+    Other(&'static str),
 }
 
 /// Bytes in the store.
@@ -80,6 +102,13 @@ pub struct ArtifactError {
 
 /// The artifact store.
 pub trait Artifacts: Send + Sync + 'static {
+    /// Asks the signature policy whether `origin` may be used in `namespace`. Gives an image with the digest that was
+    /// verified; `None` where no signature is demanded.
+    fn admit<'a>(
+        &'a self,
+        namespace: &'a str,
+        origin: Origin<'a>,
+    ) -> BoxFuture<'a, Result<Option<String>, ArtifactError>>;
     /// Fetches a component unless `known`, the digest that it had before, is in the store; checks that it is one, and
     /// compiles it.
     fn component(
@@ -102,6 +131,15 @@ pub trait Artifacts: Send + Sync + 'static {
     fn hold(&self, owner: &str, digests: Vec<String>);
     /// `owner` needs nothing any more.
     fn release(&self, owner: &str);
+}
+
+/// A file's bytes, for a body.
+pub(crate) fn frames(
+    file: File,
+) -> impl Stream<Item = std::io::Result<Frame<Bytes>>> + Send + Sync + use<> {
+    let mut file = tokio::fs::File::from_std(file);
+    file.set_max_buf_size(CHUNK);
+    ReaderStream::with_capacity(file, CHUNK).map_ok(Frame::data)
 }
 
 impl Stored {

@@ -1,10 +1,15 @@
 //! What the operator asks of a host's control port.
 
+use std::fs::File;
 use std::net::IpAddr;
 
 use bytes::Bytes;
-use http::{Method, Request, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use futures::{StreamExt as _, stream};
+use http::header::{HOST, HeaderValue};
+use http::{Request, StatusCode};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full, Limited, StreamBody};
+use hyper::body::Frame;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
@@ -13,8 +18,11 @@ use tokio::net::TcpStream;
 use wisp_contract::assignment::Key;
 use wisp_contract::keys::Root;
 use wisp_contract::operator::pod::{CLAIMED_FROM, CONTROL_PORT, POOL, POOL_UID};
+use wisp_contract::parts::Parts;
 use wisp_contract::status::HostStatus;
 use wisp_contract::{FunctionId, Problem, headers};
+
+use crate::artifacts;
 
 /// The largest answer.
 const LARGEST: usize = 1 << 20;
@@ -68,56 +76,84 @@ pub fn key(root: &Root, pod: &Pod, id: &FunctionId, uid: &str) -> Key {
 /// # Errors
 /// When it doesn't.
 pub async fn status(address: IpAddr, key: &Key) -> Result<HostStatus, ControlError> {
-    let answer = ask(address, key, Method::GET, "/status", Bytes::new()).await?;
+    let stream = connect(address).await?;
+    let request = Request::get("/status").body(whole(Bytes::new()));
+    let answer = exchange(stream, key, request).await?;
     serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
 }
 
-/// Has a host become the function of `assignment`, waits until it serves, and gives what it then says of itself.
+/// An artifact that is sent along with an Assignment.
+#[derive(Debug)]
+pub struct Part {
+    /// Its digest, in lower-case hex.
+    pub sha256: String,
+    /// How many bytes it has.
+    pub length: u64,
+    /// Its bytes.
+    pub file: File,
+}
+
+/// Has the host at `stream` become the function of `assignment` with these artifacts, waits until it serves, and gives
+/// what it then says of itself.
 ///
 /// # Errors
 /// When it is a function's already, or can't be this one's.
 pub async fn assign(
-    address: IpAddr,
+    stream: TcpStream,
     key: &Key,
     assignment: Bytes,
+    artifacts: Vec<Part>,
 ) -> Result<HostStatus, ControlError> {
-    let answer = ask(address, key, Method::POST, "/assign", assignment).await?;
+    let parts = Parts {
+        assignment: assignment.len() as u64,
+        artifacts: artifacts
+            .iter()
+            .map(|part| (part.sha256.clone(), part.length))
+            .collect(),
+    };
+    let first = stream::iter([Ok(Frame::data(assignment))]);
+    let rest = stream::iter(artifacts).flat_map(|part| artifacts::frames(part.file));
+    let request = Request::post("/assign")
+        .header(headers::PARTS, parts.to_string())
+        .body(BoxBody::new(StreamBody::new(first.chain(rest))));
+    let answer = exchange(stream, key, request).await?;
     serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
 }
 
-async fn ask(
-    address: IpAddr,
-    key: &Key,
-    method: Method,
-    path: &str,
-    body: Bytes,
-) -> Result<Bytes, ControlError> {
+/// A connection to a host's control port.
+///
+/// # Errors
+/// When there is none.
+pub async fn connect(address: IpAddr) -> Result<TcpStream, ControlError> {
     let stream = TcpStream::connect((address, CONTROL_PORT))
         .await
         .map_err(ControlError::Unreached)?;
     let _ = stream.set_nodelay(true);
-    exchange(stream, key, method, path, body).await
+    Ok(stream)
+}
+
+type Body = BoxBody<Bytes, std::io::Error>;
+
+fn whole(body: Bytes) -> Body {
+    Full::new(body).map_err(|never| match never {}).boxed()
 }
 
 async fn exchange(
     stream: TcpStream,
     key: &Key,
-    method: Method,
-    path: &str,
-    body: Bytes,
+    request: http::Result<Request<Body>>,
 ) -> Result<Bytes, ControlError> {
     let broken = |error: Box<dyn std::error::Error + Send + Sync>| ControlError::Broken(error);
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
         .await
         .map_err(|error| broken(error.into()))?;
     let driven = tokio::spawn(connection);
-    let request = Request::builder()
-        .method(method)
-        .uri(path)
-        .header(http::header::HOST, "replica")
-        .header(headers::KEY, &key.0)
-        .body(Full::new(body))
-        .map_err(|error| broken(error.into()))?;
+    let mut request = request.map_err(|error| broken(error.into()))?;
+    let key = HeaderValue::from_str(&key.0).map_err(|error| broken(error.into()))?;
+    request.headers_mut().insert(headers::KEY, key);
+    request
+        .headers_mut()
+        .insert(HOST, HeaderValue::from_static("replica"));
     let answer = async {
         let response = sender.send_request(request).await?;
         let status = response.status();

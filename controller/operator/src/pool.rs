@@ -9,6 +9,7 @@ mod claimable;
 mod defaults;
 mod keep;
 mod models;
+mod parts;
 mod queue;
 mod recover;
 mod size;
@@ -37,7 +38,7 @@ use crate::live::{Claim, Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
 use crate::wake::{Capacity, Deployments};
-use models::State;
+use models::{Kept, State};
 use queue::{Expected, Queue};
 use trials::Trials;
 
@@ -132,7 +133,7 @@ impl Pools {
         while let Some((pool, pod, _expected)) =
             self.taken(&live, &claimable.revision, &pools).await
         {
-            match self.assign(&live, &claimable, &pod).await {
+            match self.assign(&live, &claimable, &pool, &pod).await {
                 Ok(replica) => {
                     self.metrics.claimed("succeeded");
                     if let Some(known) = lock(&self.known).get_mut(&pool) {
@@ -173,6 +174,7 @@ impl Pools {
         &self,
         live: &Live,
         claimable: &Claimable,
+        pool: &PoolId,
         pod: &Pod,
     ) -> Result<Replica, ControlError> {
         let unreached = |why: &str| ControlError::Unreached(std::io::Error::other(why.to_owned()));
@@ -196,7 +198,13 @@ impl Pools {
             serde_json::to_vec(&assignment).map_err(|error| ControlError::Broken(error.into()))?;
         // It counts as the function's from now on: nobody makes another meanwhile.
         lock(&live.claims).insert(pod.name_any(), claim(false));
-        let assigned = control::assign(address, &key, body.into());
+        let kept = self.kept(pool);
+        let assigned = async {
+            let parts = async { Ok(parts::of(&*self.artifacts, &assignment, &kept).await) };
+            let (stream, parts) =
+                futures::future::try_join(control::connect(address), parts).await?;
+            control::assign(stream, &key, body.into(), parts).await
+        };
         let began = Instant::now();
         let status = tokio::time::timeout(PATIENCE, assigned)
             .await
@@ -242,6 +250,16 @@ impl Pools {
             (*mismatch, defaults::is_default(pool), pool.name_any())
         });
         fitting.into_iter().map(|(_, pool)| pool).collect()
+    }
+
+    /// The models that the pool's pods have.
+    fn kept(&self, pool: &PoolId) -> Arc<[Kept]> {
+        let known = lock(&self.known);
+        let models = known.get(pool).and_then(|known| known.models.as_ref());
+        match models.map(|models| &models.state) {
+            Some(State::Here(kept)) => Arc::clone(kept),
+            _ => Arc::default(),
+        }
     }
 
     /// A pod that stands by in one of `pools`, or soon will.

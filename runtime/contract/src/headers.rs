@@ -8,6 +8,9 @@ pub const REQUEST_ID: &str = "x-request-id";
 /// Removed before the guest sees the request.
 pub const KEY: &str = "wisp-key";
 
+/// What the body of `POST /assign` consists of, where artifacts come with the Assignment: [`crate::parts::Parts`].
+pub const PARTS: &str = "wisp-parts";
+
 /// W3C Trace Context, <https://www.w3.org/TR/trace-context/>.
 pub const TRACEPARENT: &str = "traceparent";
 

@@ -10,6 +10,7 @@ pub mod headers;
 pub mod keys;
 pub mod log;
 pub mod operator;
+pub mod parts;
 pub mod problem;
 pub mod stats;
 pub mod status;

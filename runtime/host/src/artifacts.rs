@@ -18,12 +18,14 @@ use wisp_contract::headers;
 use wisp_engine::sealed::{Sealed, Unsealed};
 use wisp_engine::{EngineError, Engines};
 
+use crate::receive::Pushed;
+
 /// The most bytes of one artifact.
-const LARGEST: u64 = 8 << 30;
+pub(crate) const LARGEST: u64 = 8 << 30;
 /// How long it is tried to fetch one: who serves it may just be starting anew.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long nothing may come.
-const SILENCE: Duration = Duration::from_secs(10);
+pub(crate) const SILENCE: Duration = Duration::from_secs(10);
 
 /// Why an artifact isn't there.
 #[derive(Debug, thiserror::Error)]
@@ -131,7 +133,8 @@ impl Fitting {
 impl Artifacts {
     /// Fetches all that the Assignment names, side by side, and puts the files that were made in the place of their
     /// names in its configuration. Where there is machine code of the component for one of the engines `fitting`, that
-    /// is fetched in the component's stead, and returned. What is `unneeded` isn't fetched, and keeps its name.
+    /// is fetched in the component's stead, and returned. What was `pushed` is here already. What is `unneeded` isn't
+    /// fetched, and keeps its name.
     ///
     /// # Errors
     /// When one can't be fetched or has another digest, or a file names one that there isn't.
@@ -139,6 +142,7 @@ impl Artifacts {
         assignment: &mut Assignment,
         fitting: &Fitting,
         unneeded: &BTreeSet<PathBuf>,
+        pushed: &mut Pushed,
     ) -> Result<(Self, Option<Code>), FetchError> {
         let compiled = fitting.code(assignment).cloned();
         let component = assignment.config.component.file.clone();
@@ -146,15 +150,26 @@ impl Artifacts {
             let file = artifact.file();
             (compiled.is_none() || file != component) && !unneeded.contains(&file)
         });
-        let files = fetch_all(needed);
+        let mut here = BTreeMap::new();
+        let mut missing = Vec::new();
+        for artifact in needed {
+            match pushed.take(&artifact.sha256) {
+                Some(file) => _ = here.insert(artifact.sha256.clone(), file),
+                None => missing.push(artifact),
+            }
+        }
         let code = async {
             let Some(compiled) = &compiled else {
                 return Ok(None);
             };
+            if let Some(file) = pushed.take(&compiled.sha256) {
+                return Ok(Some(file));
+            }
             let key = compiled.key.as_ref();
             fetch(&compiled.url, &compiled.sha256, key).await.map(Some)
         };
-        let (artifacts, code) = futures::future::try_join(files, code).await?;
+        let (mut artifacts, code) = futures::future::try_join(fetch_all(missing), code).await?;
+        artifacts.files.append(&mut here);
         let config = &mut assignment.config;
         let code = match (code, &compiled) {
             (Some(file), Some(compiled)) => Some(Code {

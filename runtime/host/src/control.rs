@@ -6,23 +6,20 @@ use std::sync::Arc;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
 use wisp_contract::assignment::Assignment;
+use wisp_contract::parts::Parts;
 use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
 
 use crate::process::{AssignError, Host};
-use crate::request;
-use crate::{key, metrics};
-
-/// The largest Assignment.
-const LARGEST_ASSIGNMENT: usize = 4 << 20;
+use crate::{key, metrics, receive, request};
 
 /// Serves until the process ends: probes and status are answered while it drains, too.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
@@ -35,6 +32,7 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
                 continue;
             }
         };
+        let _ = stream.set_nodelay(true);
         let host = Arc::clone(&host);
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&host), request));
@@ -143,38 +141,25 @@ async fn answer(
 }
 
 async fn assign(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Response<Full<Bytes>> {
-    let body = match Limited::new(request.into_body(), LARGEST_ASSIGNMENT)
-        .collect()
-        .await
-    {
-        Ok(body) => body.to_bytes(),
-        Err(error) => {
-            let detail = format!(
-                "the Assignment can't be read: {error}; it may have {LARGEST_ASSIGNMENT} bytes"
-            );
-            return refuse(
-                StatusCode::BAD_REQUEST,
-                "invalid-assignment",
-                Fault::Client,
-                detail,
-                id,
-            );
-        }
+    let invalid = |detail: String| {
+        let status = StatusCode::BAD_REQUEST;
+        refuse(status, "invalid-assignment", Fault::Client, detail, id)
+    };
+    let parts = request.headers().get(headers::PARTS);
+    let parts = match parts.map(|parts| parts.to_str().unwrap_or_default().parse::<Parts>()) {
+        None => None,
+        Some(Ok(parts)) => Some(parts),
+        Some(Err(error)) => return invalid(format!("the header {}: {error}", headers::PARTS)),
+    };
+    let (body, pushed) = match receive::receive(parts.as_ref(), request.into_body()).await {
+        Ok(received) => received,
+        Err(error) => return invalid(format!("the Assignment can't be read: {error}")),
     };
     let assignment: Assignment = match serde_json::from_slice(&body) {
         Ok(assignment) => assignment,
-        Err(error) => {
-            let detail = format!("the body is no Assignment: {error}");
-            return refuse(
-                StatusCode::BAD_REQUEST,
-                "invalid-assignment",
-                Fault::Client,
-                detail,
-                id,
-            );
-        }
+        Err(error) => return invalid(format!("the body is no Assignment: {error}")),
     };
-    match host.assign(assignment).await {
+    match host.assign(assignment, pushed).await {
         Ok(()) => status(host),
         Err(error) => {
             let (status, reason, fault) = match &error {

@@ -1,10 +1,11 @@
 //! From an Assignment to something that serves: everything that lives as long as the one function of this process.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use wasmtime::Engine;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wisp_admit::{Limiter, Limits as AdmitLimits};
@@ -17,16 +18,17 @@ use wisp_nn::{ModelStore, Options as ModelOptions};
 use wisp_wasi_keyvalue::Stores;
 use wisp_wasi_logging::{Logs, Options as LogOptions, Sink};
 
-use crate::artifacts::{Artifacts, FetchError, Fitting};
+use crate::artifacts::{Artifacts, Code, FetchError, Fitting};
 use crate::component::Component;
 use crate::failure::Failure;
 use crate::guest::{Seed, Services};
 use crate::instance::{Blueprint, Pre};
-use crate::linker::linker;
+use crate::linker;
 use crate::metrics::{Metrics, Reading};
 use crate::pool::{Instances, Reuse};
+use crate::receive::Pushed;
 use crate::shared::{Shared, Sharing};
-use crate::standby::Ready;
+use crate::standby::{READY, Ready};
 
 /// How requests meet instances.
 pub(crate) enum Mode {
@@ -87,13 +89,73 @@ pub(crate) struct Surroundings {
     pub(crate) metrics: Arc<Metrics>,
 }
 
+/// A component whose imports are resolved, and what its instances reach beyond themselves, save for models.
+struct Prepared {
+    engines: Engines,
+    engine: Engine,
+    pre: Pre,
+    wasi: Wasi,
+    component_sha256: String,
+    asks_models: bool,
+    stores: Stores,
+    egress: Egress,
+}
+
+impl Prepared {
+    fn make(
+        assignment: &Assignment,
+        code: Option<Code>,
+        cache: Option<&Path>,
+        ready: Ready,
+    ) -> Result<Self, BecomeError> {
+        let Assignment {
+            function, config, ..
+        } = assignment;
+        let component = match code {
+            Some(code) => Component::Code(code),
+            None => Component::read(&config.component, function)?,
+        };
+        let (engines, linker) = ready.engines(&config.limits, component.footprint());
+        let loader = cache.map_or_else(Loader::without_cache, Loader::new);
+        let loaded = component.load(&loader, &engines)?;
+        tracing::info!(function = %function, cached = loaded.cached, millis = loaded.took.as_secs_f64() * 1e3, "component loaded");
+        let engine = engines.get(loaded.wasi).map_err(LoadError::from)?.clone();
+        let link = |error: wasmtime::Error| BecomeError::Link(error.into());
+        let linker = match linker {
+            Some(linker) if loaded.wasi == READY => Ok(linker),
+            _ => linker::linker(&engine, loaded.wasi),
+        };
+        let pre = linker
+            .and_then(|linker| linker.instantiate_pre(&loaded.component))
+            .map_err(link)?;
+        let pre = match loaded.wasi {
+            Wasi::P2 => ProxyPre::new(pre).map(Pre::P2),
+            Wasi::P3 => ServicePre::new(pre).map(Pre::P3),
+        };
+        Ok(Self {
+            pre: pre.map_err(link)?,
+            engines,
+            engine,
+            wasi: loaded.wasi,
+            component_sha256: component.sha256().to_owned(),
+            asks_models: component.asks_models(),
+            stores: Stores::open(&config.key_value)?,
+            egress: Egress::new(
+                Policy::parse(&config.outbound.allow)?,
+                EgressOptions::default(),
+            )?,
+        })
+    }
+}
+
 impl Function {
-    /// Loads the component and the models, and tries whether an instance can be made.
+    /// Loads the component and the models, side by side, and tries whether an instance can be made.
     ///
     /// # Errors
     /// With a sentence that names the thing that is wrong.
     pub(crate) async fn load(
         mut assignment: Assignment,
+        mut pushed: Pushed,
         around: Surroundings,
         mut ready: Ready,
     ) -> Result<Self, BecomeError> {
@@ -101,25 +163,23 @@ impl Function {
         // Dropped at the end: what serves was read, or is mapped.
         let loaded = ready.files(&assignment);
         let (_artifacts, code) =
-            Artifacts::fetch(&mut assignment, Fitting::here()?, &loaded).await?;
+            Artifacts::fetch(&mut assignment, Fitting::here()?, &loaded, &mut pushed).await?;
         let fetched = Instant::now();
         let options = ModelOptions {
             // Every request in flight may wait for the same model.
             queue: assignment.config.limits.concurrency,
             ..around.models.clone()
         };
-        let wanted = &assignment.config.models;
-        let models = ModelStore::with_preloaded(wanted, ready.take_models(), &options).await?;
-        let build = move || {
-            let component = match code {
-                Some(code) => Component::Code(code),
-                None => Component::read(&assignment.config.component, &assignment.function)?,
-            };
-            Self::build(assignment, models, &component, &around, ready)
-        };
-        let mut function = tokio::task::spawn_blocking(build)
-            .await
-            .map_err(BecomeError::Thread)??;
+        let warm = ready.take_models();
+        let (to_prepare, cache) = (assignment.clone(), around.cache.clone());
+        let prepared = tokio::task::spawn_blocking(move || {
+            Prepared::make(&to_prepare, code, cache.as_deref(), ready)
+        });
+        let prepared = async { prepared.await.map_err(BecomeError::Thread)? };
+        let models = ModelStore::with_preloaded(&assignment.config.models, warm, &options);
+        let models = async { Ok(models.await?) };
+        let (prepared, models) = futures::future::try_join(prepared, models).await?;
+        let mut function = Self::build(assignment, prepared, models, &around);
         // What can't be instantiated shows here, and not with the first request.
         let tried = function.blueprint.instantiate(None).await;
         tried.map_err(|(failure, error)| BecomeError::Instantiate {
@@ -128,7 +188,7 @@ impl Function {
         })?;
         let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
         function.startup = Startup {
-            fetch_millis: millis(fetched - began),
+            fetch_millis: millis(pushed.took + (fetched - began)),
             load_millis: millis(fetched.elapsed()),
         };
         Ok(function)
@@ -143,11 +203,10 @@ impl Function {
 
     fn build(
         assignment: Assignment,
+        prepared: Prepared,
         models: ModelStore,
-        component: &Component,
         around: &Surroundings,
-        ready: Ready,
-    ) -> Result<Self, BecomeError> {
+    ) -> Self {
         let Assignment {
             function,
             config,
@@ -155,55 +214,29 @@ impl Function {
             ..
         } = assignment;
         let limits = config.limits;
-        let engines = ready.engines(&limits, component.footprint());
-        let loader = around
-            .cache
-            .as_deref()
-            .map_or_else(Loader::without_cache, Loader::new);
-        let loaded = component.load(&loader, &engines)?;
-        tracing::info!(function = %function, cached = loaded.cached, millis = loaded.took.as_secs_f64() * 1e3, "component loaded");
-        let engine = engines.get(loaded.wasi).map_err(LoadError::from)?.clone();
-        let link = |error: wasmtime::Error| BecomeError::Link(error.into());
-        let pre = linker(&engine, loaded.wasi)
-            .and_then(|linker| linker.instantiate_pre(&loaded.component))
-            .map_err(link)?;
-        let pre = match loaded.wasi {
-            Wasi::P2 => ProxyPre::new(pre).map(Pre::P2),
-            Wasi::P3 => ServicePre::new(pre).map(Pre::P3),
-        };
         let logs = Logs::new(
             &function,
             LogOptions::new(limits.log_rate),
             Arc::clone(&around.sink),
         );
-        let stores = Stores::open(&config.key_value)?;
-        let egress = Egress::new(
-            Policy::parse(&config.outbound.allow)?,
-            EgressOptions::default(),
-        )?;
-        let seed = Seed::new(
-            limits.clone(),
-            &config.env,
-            logs,
-            Services {
-                models,
-                stores,
-                egress,
-            },
-        );
+        let services = Services {
+            models,
+            stores: prepared.stores,
+            egress: prepared.egress,
+        };
         let blueprint = Arc::new(Blueprint {
-            engine,
-            pre: pre.map_err(link)?,
-            seed,
+            engine: prepared.engine,
+            pre: prepared.pre,
+            seed: Seed::new(limits.clone(), &config.env, logs, services),
         });
         let metrics = Arc::clone(&around.metrics);
-        let instances = match sharing(&config.instances, loaded.wasi, component.asks_models()) {
+        let instances = match sharing(&config.instances, prepared.wasi, prepared.asks_models) {
             (_, Some(sharing)) => {
                 Mode::Shared(Shared::new(Arc::clone(&blueprint), sharing, metrics))
             }
             (reuse, None) => Mode::Single(Instances::new(Arc::clone(&blueprint), reuse, metrics)),
         };
-        Ok(Self {
+        Self {
             name: function.to_string(),
             key,
             limiter: Limiter::new(AdmitLimits {
@@ -212,13 +245,13 @@ impl Function {
                 queue_bytes: limits.queue_bytes,
             }),
             instances,
-            component_sha256: component.sha256().to_owned(),
+            component_sha256: prepared.component_sha256,
             startup: Startup::default(),
             is_startup_told: AtomicBool::new(false),
             limits,
             blueprint,
-            _engines: engines,
-        })
+            _engines: prepared.engines,
+        }
     }
 
     /// The models it has loaded.

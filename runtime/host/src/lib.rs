@@ -23,6 +23,7 @@ mod meter;
 mod metrics;
 mod outcome;
 mod pool;
+mod receive;
 mod record;
 mod request;
 mod respond;

@@ -20,6 +20,7 @@ use wisp_wasi_logging::Writer;
 
 use crate::function::{Function, Mode, Surroundings};
 use crate::metrics::Metrics;
+use crate::receive::Pushed;
 use crate::standby::Ready;
 use crate::{accept, control};
 
@@ -152,7 +153,7 @@ impl Host {
         match assignment {
             Some(assignment) => {
                 let host = Arc::clone(&self);
-                tokio::spawn(async move { host.assign(assignment).await });
+                tokio::spawn(async move { host.assign(assignment, Pushed::default()).await });
             }
             None => {
                 let host = Arc::clone(&self);
@@ -216,10 +217,11 @@ impl Host {
         self.drain.cancel();
     }
 
-    /// Becomes `assignment`'s function, or waits until it is if it was given the same before.
+    /// Becomes `assignment`'s function with what was `pushed`, or waits until it is if it was given the same before.
     pub(crate) async fn assign(
         self: &Arc<Self>,
         assignment: Assignment,
+        pushed: Pushed,
     ) -> Result<(), AssignError> {
         let first = {
             let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
@@ -241,7 +243,7 @@ impl Host {
         if first {
             // In a task of its own: a caller who hangs up doesn't undo it.
             let host = Arc::clone(self);
-            tokio::spawn(async move { host.become_function(assignment).await });
+            tokio::spawn(async move { host.become_function(assignment, pushed).await });
         }
         let (mut phase, mut failed) = (self.phase.subscribe(), self.failed.subscribe());
         tokio::select! {
@@ -283,7 +285,7 @@ impl Host {
         }
     }
 
-    async fn become_function(&self, assignment: Assignment) {
+    async fn become_function(&self, assignment: Assignment, pushed: Pushed) {
         self.advance(Phase::Loading);
         let name = assignment.function.to_string();
         let ready = self.ready().take().unwrap_or_default();
@@ -293,7 +295,7 @@ impl Host {
             sink: Arc::new(self.log.clone()),
             metrics: Arc::clone(&self.metrics),
         };
-        match Function::load(assignment, around, ready).await {
+        match Function::load(assignment, pushed, around, ready).await {
             Ok(function) => {
                 let function = Arc::new(function);
                 tokio::spawn(evict(Arc::clone(&function)));

@@ -4,12 +4,18 @@ use std::collections::BTreeSet;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
+use wasmtime::component::Linker;
 use wisp_contract::assignment::{Assignment, Preload};
 use wisp_contract::config::Limits;
 use wisp_engine::{EngineError, EngineOptions, Engines, Footprint, Wasi};
 use wisp_nn::{Options as ModelOptions, Preloaded};
 
 use crate::artifacts::{self, FetchError, Fitting};
+use crate::guest::Guest;
+use crate::linker;
+
+/// The version of WASI that most components are of.
+pub(crate) const READY: Wasi = Wasi::P2;
 
 /// Instances beyond the concurrency limit: the one that is tried before Ready, and those that are being dropped while
 /// their place is taken already.
@@ -24,7 +30,7 @@ const USUAL: Footprint = Footprint {
 /// What is ready.
 #[derive(Default)]
 pub(crate) struct Ready {
-    engines: Option<Engines>,
+    engines: Option<(Engines, Linker<Guest>)>,
     models: Vec<Preloaded>,
 }
 
@@ -39,6 +45,8 @@ pub(crate) enum StandbyError {
     Library(#[from] wisp_nn::LibraryError),
     #[error("no component can be served here")]
     Engine(#[from] EngineError),
+    #[error("the host's own functions can't be linked")]
+    Link(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the thread that prepares ended early")]
     Thread(#[source] tokio::task::JoinError),
 }
@@ -55,8 +63,9 @@ impl Ready {
         let engines = tokio::task::spawn_blocking(|| {
             Fitting::here()?;
             let engines = Engines::new(&engine_options(&Limits::default(), USUAL));
-            engines.prepare(Wasi::P2)?;
-            Ok::<_, EngineError>(engines)
+            let linker = linker::linker(engines.prepare(READY)?, READY);
+            let linker = linker.map_err(|error| StandbyError::Link(error.into()))?;
+            Ok::<_, StandbyError>((engines, linker))
         });
         let engines = engines.await.map_err(StandbyError::Thread)??;
         if preload.onnxruntime {
@@ -92,12 +101,17 @@ impl Ready {
         std::mem::take(&mut self.models)
     }
 
-    /// Engines for a component of `footprint`.
-    pub(crate) fn engines(self, limits: &Limits, footprint: Footprint) -> Engines {
+    /// Engines for a component of `footprint`, and the linker for one of [`READY`] where there is one.
+    pub(crate) fn engines(
+        self,
+        limits: &Limits,
+        footprint: Footprint,
+    ) -> (Engines, Option<Linker<Guest>>) {
         let options = engine_options(limits, footprint);
-        self.engines
-            .filter(|engines| engines.hold(&options))
-            .unwrap_or_else(|| Engines::new(&options))
+        match self.engines {
+            Some((engines, linker)) if engines.hold(&options) => (engines, Some(linker)),
+            _ => (Engines::new(&options), None),
+        }
     }
 }
 
@@ -129,14 +143,15 @@ mod tests {
             memories: 1,
             tables: 1,
         };
-        let prepared = ready.engines.as_ref().unwrap();
+        let (prepared, _) = ready.engines.as_ref().unwrap();
         assert!(prepared.hold(&engine_options(&Limits::default(), small)));
         let many = Limits {
             concurrency: Limits::default().concurrency.saturating_add(1),
             ..Limits::default()
         };
         assert!(!prepared.hold(&engine_options(&many, small)));
-        let engines = ready.engines(&many, small);
+        let (engines, linker) = ready.engines(&many, small);
+        assert!(linker.is_none());
         assert!(engines.hold(&engine_options(&many, small)));
     }
 }

@@ -4,22 +4,17 @@ use std::fs::File;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::TryStreamExt as _;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, StreamBody};
-use hyper::body::Frame;
-use tokio_util::io::ReaderStream;
 use wisp_contract::problem::{self, Fault};
 use wisp_contract::{Problem, headers};
 
+use crate::artifacts;
 use crate::wake::WakeError;
 
 pub(super) type Body = BoxBody<Bytes, std::io::Error>;
-
-/// How much of a file is read at once.
-const CHUNK: usize = 1 << 20;
 
 /// Why a request isn't answered with what it asks for.
 #[derive(Debug, thiserror::Error)]
@@ -147,8 +142,7 @@ pub(super) fn nothing() -> Response<Body> {
 }
 
 pub(super) fn file(file: File, length: u64) -> Response<Body> {
-    let stream = ReaderStream::with_capacity(tokio::fs::File::from_std(file), CHUNK);
-    let mut response = Response::new(StreamBody::new(stream.map_ok(Frame::data)).boxed());
+    let mut response = Response::new(StreamBody::new(artifacts::frames(file)).boxed());
     let headers = response.headers_mut();
     headers.insert(
         CONTENT_TYPE,

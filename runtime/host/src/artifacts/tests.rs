@@ -79,6 +79,15 @@ fn assignment(artifacts: Vec<Artifact>) -> Assignment {
     assignment
 }
 
+/// Fetches what didn't come with the Assignment: all of it.
+async fn fetch_now(
+    assignment: &mut Assignment,
+    fitting: &Fitting,
+    unneeded: &BTreeSet<PathBuf>,
+) -> Result<(Artifacts, Option<Code>), FetchError> {
+    Artifacts::fetch(assignment, fitting, unneeded, &mut Pushed::default()).await
+}
+
 /// Would fail if the names in the configuration were not replaced or the key not sent, if code that fits were not taken
 /// in the component's place, or if code that doesn't were.
 #[tokio::test]
@@ -102,7 +111,7 @@ async fn what_is_named_is_fetched_and_code_that_fits_stands_for_its_component() 
         component
     };
     let mut other = assignment(vec![component("another")]);
-    let (held, code) = Artifacts::fetch(&mut other, &fitting(), &BTreeSet::new())
+    let (held, code) = fetch_now(&mut other, &fitting(), &BTreeSet::new())
         .await
         .unwrap();
     assert!(code.is_none());
@@ -112,7 +121,7 @@ async fn what_is_named_is_fetched_and_code_that_fits_stands_for_its_component() 
     );
     drop(held);
     let mut fits = assignment(vec![component("e3")]);
-    let (_held, code) = Artifacts::fetch(&mut fits, &fitting(), &BTreeSet::new())
+    let (_held, code) = fetch_now(&mut fits, &fitting(), &BTreeSet::new())
         .await
         .unwrap();
     let code = code.unwrap();
@@ -132,7 +141,7 @@ async fn what_is_loaded_already_is_not_fetched() {
     ]))
     .unwrap();
     let loaded = BTreeSet::from([file.clone()]);
-    let (_held, _) = Artifacts::fetch(&mut assignment, &fitting(), &loaded)
+    let (_held, _) = fetch_now(&mut assignment, &fitting(), &loaded)
         .await
         .unwrap();
     assert_eq!(assignment.config.models[0].file, file);
@@ -143,7 +152,7 @@ async fn what_is_loaded_already_is_not_fetched() {
 async fn who_cannot_serve_now_is_asked_again() {
     let base = operator().await;
     let mut assignment = assignment(vec![artifact(&base, "flaky", "flaky")]);
-    let (_held, code) = Artifacts::fetch(&mut assignment, &fitting(), &BTreeSet::new())
+    let (_held, code) = fetch_now(&mut assignment, &fitting(), &BTreeSet::new())
         .await
         .unwrap();
     assert_eq!(
@@ -168,7 +177,7 @@ async fn what_is_wrong_is_refused_and_named() {
         (https, "expected http://HOST"),
     ];
     for (artifact, expected) in cases {
-        let error = Artifacts::fetch(
+        let error = fetch_now(
             &mut assignment(vec![artifact]),
             &fitting(),
             &BTreeSet::new(),
@@ -183,13 +192,13 @@ async fn what_is_wrong_is_refused_and_named() {
     }
     let mut unknown = assignment(Vec::new());
     unknown.config.component.file = "artifact:00".into();
-    let error = Artifacts::fetch(&mut unknown, &fitting(), &BTreeSet::new())
+    let error = fetch_now(&mut unknown, &fitting(), &BTreeSet::new())
         .await
         .unwrap_err()
         .to_string();
     assert!(error.contains("artifact:00"), "{error}");
     let mut local = assignment(Vec::new());
-    Artifacts::fetch(&mut local, &fitting(), &BTreeSet::new())
+    fetch_now(&mut local, &fitting(), &BTreeSet::new())
         .await
         .unwrap();
     assert_eq!(local.config.component.file, PathBuf::from("local.wasm"));

@@ -1,0 +1,45 @@
+//! What is sent along with an Assignment, so that a pod needn't ask for it.
+
+use wisp_contract::assignment::Assignment;
+
+use super::models::Kept;
+use crate::artifacts::Artifacts;
+use crate::control::Part;
+
+/// The most bytes that are sent along. A pod asks for the rest, and goes on asking should this operator end.
+const MOST: u64 = 256 << 20;
+
+/// The artifacts that a pod needs which has the models `kept`: machine code in place of its component. What isn't in the
+/// store now is left for the pod to ask for.
+pub(super) async fn of(
+    artifacts: &dyn Artifacts,
+    assignment: &Assignment,
+    kept: &[Kept],
+) -> Vec<Part> {
+    let is_kept = |file| kept.iter().any(|kept| kept.model.file == file);
+    let needed = assignment
+        .artifacts
+        .iter()
+        .filter(|artifact| !is_kept(artifact.file()))
+        .map(|artifact| match &artifact.compiled {
+            Some(compiled) => &compiled.sha256,
+            None => &artifact.sha256,
+        });
+    let mut parts = Vec::new();
+    let mut left = MOST;
+    for sha256 in needed {
+        let Ok(Some((file, length))) = artifacts.open(sha256).await else {
+            continue;
+        };
+        if let Some(rest) = left.checked_sub(length) {
+            left = rest;
+            let sha256 = sha256.clone();
+            parts.push(Part {
+                sha256,
+                length,
+                file,
+            });
+        }
+    }
+    parts
+}
