@@ -7,7 +7,7 @@
 //! * a gateway asks → [`server`] → [`wake`] has a replica, of a pod that stands by in a [`pool`] or of a new one, and
 //!   waits until it serves; what gateways report goes to [`autoscale`], the only writer of the number of replicas.
 //!
-//! What it needs of an installation is in `docs/install.md`.
+//! What it needs of an installation is in `docs/install.md`, whose signatures it demands in `docs/signatures.md`.
 
 pub mod artifacts;
 pub mod autoscale;
@@ -27,6 +27,7 @@ pub mod references;
 pub mod resolve;
 pub mod resolver;
 pub mod server;
+pub mod signatures;
 pub mod wake;
 
 pub use operator::{LostLead, Operator};

@@ -65,6 +65,7 @@ impl Operator {
             &options.store,
             options.store_size.0,
             options.insecure_registry.clone(),
+            options.signatures.clone(),
         )
         .with_context(|| format!("--store {} can't be used", options.store.display()))?;
         let bind = async |address| {

@@ -12,6 +12,7 @@ use clap::Parser;
 use wisp_api::Bytes;
 
 use crate::names;
+use crate::signatures::{Policy, PolicyError};
 
 /// Makes Functions into pods, wakes them when a request comes, and scales them by their load.
 ///
@@ -108,6 +109,16 @@ pub struct Options {
         value_delimiter = ','
     )]
     pub insecure_registry: Vec<String>,
+    /// Whose signatures images must have, as the chart's value `signatures` in JSON [default: nobody's].
+    #[arg(
+        long,
+        value_name = "JSON",
+        env = "WISP_SIGNATURES",
+        default_value = "{}",
+        hide_default_value = true,
+        value_parser = signatures
+    )]
+    pub signatures: Policy,
     /// Make a NetworkPolicy for every function, by which only gateways reach its replicas' data port.
     #[arg(long, env = "WISP_NETWORK_POLICIES")]
     pub network_policies: bool,
@@ -169,6 +180,10 @@ impl Options {
             .replace("{namespace}", namespace)
             .replace("{name}", name)
     }
+}
+
+fn signatures(json: &str) -> Result<Policy, PolicyError> {
+    Policy::read(json, |name| std::env::var(name).ok())
 }
 
 fn http_url(text: &str) -> Result<String, String> {

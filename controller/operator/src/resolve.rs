@@ -12,7 +12,7 @@ use wisp_api::{
 };
 use wisp_contract::config::Env;
 
-use crate::artifacts::{ArtifactError, Artifacts, Source, Stored};
+use crate::artifacts::{ArtifactError, Artifacts, Origin, Source, Stored};
 
 pub use error::{Part, ResolveError};
 pub use gather::{Gathered, gather};
@@ -85,7 +85,8 @@ pub struct Pin {
     /// The reference with its digest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image: Option<String>,
-    /// The digest of the content.
+    /// The digest of the content; empty for a volume's, which only nodes see.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sha256: String,
 }
 
@@ -97,6 +98,10 @@ impl Resolved {
             Bytes::Stored(stored) => Some(Pin {
                 image: stored.pinned.clone(),
                 sha256: stored.source.clone(),
+            }),
+            Bytes::Volume(Volume::Image(image)) if image.reference.contains('@') => Some(Pin {
+                image: Some(image.reference.clone()),
+                sha256: String::new(),
             }),
             Bytes::Volume(_) => None,
         };
@@ -182,7 +187,9 @@ async fn component(
         file: None,
     };
     let pin = pins.component.as_ref();
-    match locate(&general, gathered, pin, Part::Component)? {
+    let located = locate(&general, gathered, pin, Part::Component)?;
+    let admitted = admit(located, gathered, artifacts).await;
+    match admitted.map_err(ResolveError::component)? {
         Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
             let known = pin.map(|pin| pin.sha256.clone());
@@ -200,7 +207,9 @@ async fn model(
     pin: Option<&Pin>,
     artifacts: &dyn Artifacts,
 ) -> Result<Bytes, ResolveError> {
-    match locate(source, gathered, pin, Part::Models)? {
+    let located = locate(source, gathered, pin, Part::Models)?;
+    let admitted = admit(located, gathered, artifacts).await;
+    match admitted.map_err(ResolveError::models)? {
         Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
             let known = pin.map(|pin| pin.sha256.clone());
@@ -225,6 +234,52 @@ enum Located {
     Volume(Volume),
 }
 
+/// What the signature policy lets be used: an image that must be signed, by the digest that is.
+async fn admit(
+    located: Located,
+    gathered: &Gathered,
+    artifacts: &dyn Artifacts,
+) -> Result<Located, ArtifactError> {
+    // Nodes pull what they mount, and tell of a pull secret that is missing.
+    let of_volumes = gathered.credentials().unwrap_or_default();
+    let origin = match &located {
+        Located::Source(Source::Image {
+            reference,
+            credentials,
+            ..
+        }) => Origin::Image {
+            reference,
+            credentials,
+        },
+        Located::Volume(Volume::Image(image)) => Origin::Image {
+            reference: &image.reference,
+            credentials: &of_volumes,
+        },
+        Located::Source(Source::Url { .. }) => Origin::Other("a URL"),
+        Located::Source(Source::Bytes { .. }) => Origin::Other("a ConfigMap"),
+        Located::Volume(Volume::Claim(_)) => Origin::Other("a volume claim"),
+    };
+    let verified = artifacts.admit(&gathered.namespace, origin).await?;
+    Ok(match (located, verified) {
+        (
+            Located::Source(Source::Image {
+                credentials,
+                sha256,
+                ..
+            }),
+            Some(reference),
+        ) => Located::Source(Source::Image {
+            reference,
+            credentials,
+            sha256,
+        }),
+        (Located::Volume(Volume::Image(image)), Some(reference)) => {
+            Located::Volume(Volume::Image(ImageVolumeSource { reference, ..image }))
+        }
+        (located, _) => located,
+    })
+}
+
 fn locate(
     source: &ModelSource,
     gathered: &Gathered,
@@ -234,8 +289,11 @@ fn locate(
     if let Some(claim) = &source.persistent_volume_claim {
         return Ok(Located::Volume(Volume::Claim(claim.clone())));
     }
+    let pinned = pin.and_then(|pin| pin.image.clone());
     if let Some(image) = &source.image_volume {
-        return Ok(Located::Volume(Volume::Image(image.clone())));
+        let mut image = image.clone();
+        image.reference = pinned.unwrap_or(image.reference);
+        return Ok(Located::Volume(Volume::Image(image)));
     }
     if let Some(map) = &source.config_map {
         let bytes = gathered.config_map_key(&map.name, &map.key, part)?;
@@ -252,7 +310,6 @@ fn locate(
         return Ok(Located::Source(Source::Url { url, sha256 }));
     }
     if let Some(image) = &source.image {
-        let pinned = pin.and_then(|pin| pin.image.clone());
         return Ok(Located::Source(Source::Image {
             reference: pinned.unwrap_or_else(|| image.clone()),
             credentials: gathered.credentials()?,

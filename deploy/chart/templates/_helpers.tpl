@@ -59,3 +59,21 @@ tolerations: {{- toYaml . | nindent 0 }}
 affinity: {{- toYaml . | nindent 2 }}
 {{- end }}
 {{- end }}
+
+{{- /* The signature policy, and the keys that it has from Secrets and ConfigMaps, by their places in it. */ -}}
+{{- define "wisp.signatures" -}}
+{{- with .Values.signatures }}
+{{- if or .rules (eq .default "deny") }}
+- {name: WISP_SIGNATURES, value: {{ toJson . | quote }}}
+{{- end }}
+{{- range $rule, $it := .rules }}
+{{- range $place, $authority := $it.authorities }}
+{{- range $kind := list "secret" "configMap" }}
+{{- with dig "key" (printf "%sRef" $kind) nil $authority }}
+- {name: WISP_SIGNATURE_KEY_{{ $rule }}_{{ $place }}, valueFrom: { {{- $kind }}KeyRef: {name: {{ .name }}, key: {{ .key | default "cosign.pub" | quote }}}}}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}
+{{- end }}

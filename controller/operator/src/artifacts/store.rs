@@ -4,12 +4,12 @@ use std::fs::File;
 use std::path::Path;
 
 use futures::future::BoxFuture;
-use wisp_artifacts::{
-    Compiled, Compiler, Credentials, Error, FetchOptions, Fetcher, Kind, Reference, Store,
-};
+use wisp_artifacts::{Compiled, Compiler, Error, FetchOptions, Fetcher, Kind, Reference, Store};
 use wisp_contract::assignment::{Facts, Wasi};
 
-use super::{ArtifactError, Artifacts, Code, Source, Stored};
+use super::admit::{admit, logins};
+use super::{ArtifactError, Artifacts, Code, Origin, Source, Stored};
+use crate::signatures::Policy;
 
 /// The largest component.
 const LARGEST_COMPONENT: u64 = 128 << 20;
@@ -22,6 +22,7 @@ pub struct StoreArtifacts {
     store: Store,
     fetcher: Fetcher,
     compiler: Compiler,
+    policy: Policy,
 }
 
 /// What a source holds, in the store.
@@ -32,11 +33,17 @@ struct Fetched {
 }
 
 impl StoreArtifacts {
-    /// The store in `folder`, of at most `capacity` bytes. `plain_http` names registries that are spoken to without TLS.
+    /// The store in `folder`, of at most `capacity` bytes. `plain_http` names registries that are spoken to without TLS,
+    /// `policy` says whose signatures are demanded.
     ///
     /// # Errors
     /// When the folder can't be used, or no HTTPS client can be made.
-    pub fn open(folder: &Path, capacity: u64, plain_http: Vec<String>) -> Result<Self, Error> {
+    pub fn open(
+        folder: &Path,
+        capacity: u64,
+        plain_http: Vec<String>,
+        policy: Policy,
+    ) -> Result<Self, Error> {
         let store = Store::open(folder, capacity)?;
         let options = FetchOptions {
             plain_http,
@@ -46,6 +53,7 @@ impl StoreArtifacts {
             fetcher: Fetcher::new(options)?,
             compiler: Compiler::new(store.clone(), Default::default()),
             store,
+            policy,
         })
     }
 
@@ -72,10 +80,7 @@ impl StoreArtifacts {
                 sha256,
             } => {
                 let image: Reference = reference.parse()?;
-                let mut logins = Credentials::default();
-                for json in credentials {
-                    logins.add_docker_config(&json)?;
-                }
+                let logins = logins(&credentials)?;
                 let pulled = self
                     .fetcher
                     .pull(&image, kind, &logins, &self.store, limit)
@@ -155,6 +160,15 @@ impl From<Error> for ArtifactError {
 }
 
 impl Artifacts for StoreArtifacts {
+    fn admit<'a>(
+        &'a self,
+        namespace: &'a str,
+        origin: Origin<'a>,
+    ) -> BoxFuture<'a, Result<Option<String>, ArtifactError>> {
+        let (fetcher, store) = (&self.fetcher, &self.store);
+        Box::pin(admit(&self.policy, namespace, origin, fetcher, store))
+    }
+
     fn component(
         &self,
         source: Source,

@@ -20,7 +20,7 @@ const PULL_KEY: &str = ".dockerconfigjson";
 pub struct Gathered {
     /// Those that variables are taken from.
     pub objects: Objects,
-    namespace: String,
+    pub(super) namespace: String,
     secrets: BTreeMap<String, Secret>,
     maps: BTreeMap<String, ConfigMap>,
     pull: Vec<String>,

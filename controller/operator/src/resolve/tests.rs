@@ -14,6 +14,33 @@ pub(crate) struct Store {
 }
 
 impl Artifacts for Store {
+    fn admit<'a>(
+        &'a self,
+        namespace: &'a str,
+        origin: Origin<'a>,
+    ) -> BoxFuture<'a, Result<Option<String>, ArtifactError>> {
+        let refused = |reason, message: &str| ArtifactError {
+            reason,
+            message: message.to_owned(),
+            is_transient: false,
+        };
+        Box::pin(async move {
+            match origin {
+                Origin::Other(what) if namespace == "strict" => Err(refused("PolicyDenied", what)),
+                Origin::Image { reference, .. } if reference.starts_with("r/unsigned") => {
+                    Err(refused("NotSigned", reference))
+                }
+                Origin::Image { reference, .. } if reference.starts_with("r/signed") => {
+                    let name = reference
+                        .split_once('@')
+                        .map_or(reference, |(name, _)| name);
+                    Ok(Some(format!("{name}@sha256:s")))
+                }
+                _ => Ok(None),
+            }
+        })
+    }
+
     fn component(
         &self,
         source: Source,
@@ -113,6 +140,89 @@ async fn a_tag_means_what_it_meant_as_long_as_the_spec_is_the_same() {
         asked[1],
         ("r/c:1@sha256:m".to_owned(), Some("aa".to_owned()))
     );
+}
+
+/// Would fail if what nobody signed were fetched or mounted, or what was signed weren't what is.
+#[tokio::test]
+async fn only_what_the_policy_lets_pass_is_fetched_and_mounted() {
+    let mounted = |name: &str| json!([{"name": "m", "source": {"imageVolume": {"reference": name, "path": "m.onnx"}}}]);
+    let signed = function(
+        json!({"component": {"image": "r/signed:1"}, "models": mounted("r/signed-model:1")}),
+    );
+    let store = Store::default();
+    let resolved = resolve(&signed, &Gathered::default(), &Pins::default(), &store)
+        .await
+        .unwrap();
+    let asked = store.asked.lock().unwrap().clone();
+    assert_eq!(asked, [("r/signed:1@sha256:s".to_owned(), None)]);
+    let Some((_, Bytes::Volume(volume))) = resolved.models.first() else {
+        panic!("a volume");
+    };
+    assert_eq!(volume.origin(), "r/signed-model:1@sha256:s");
+    // The tag means what it meant, also for a policy that no longer asks.
+    let pins = resolved.pins();
+    let pin = pins.models.get("m").unwrap();
+    assert_eq!(pin.image.as_deref(), Some("r/signed-model:1@sha256:s"));
+    let json = serde_json::to_string(&pins).unwrap();
+    assert_eq!(serde_json::from_str::<Pins>(&json).unwrap(), pins);
+    let again = resolve(&signed, &Gathered::default(), &pins, &store).await;
+    assert_eq!(again.unwrap(), resolved);
+
+    let map = json!({"configMap": {"name": "code", "key": "a.wasm"}});
+    let url = json!({"url": "https://a/b", "sha256": "0".repeat(64)});
+    for (spec, part, reason, text) in [
+        (
+            json!({"component": {"image": "r/unsigned:1"}}),
+            Part::Component,
+            "NotSigned",
+            "r/unsigned:1",
+        ),
+        (
+            json!({"component": {"image": "r/c:1"}, "models": [{"name": "m", "source": {"image": "r/unsigned:2"}}]}),
+            Part::Models,
+            "NotSigned",
+            "spec.models[0] `m`: r/unsigned:2",
+        ),
+        (
+            json!({"component": {"image": "r/c:1"}, "models": mounted("r/unsigned:3")}),
+            Part::Models,
+            "NotSigned",
+            "spec.models[0] `m`: r/unsigned:3",
+        ),
+        (
+            json!({"component": map}),
+            Part::Component,
+            "PolicyDenied",
+            "a ConfigMap",
+        ),
+        (
+            json!({"component": url}),
+            Part::Component,
+            "PolicyDenied",
+            "a URL",
+        ),
+        (
+            json!({"component": {"persistentVolumeClaim": {"claimName": "c", "path": "a.wasm"}}}),
+            Part::Component,
+            "PolicyDenied",
+            "a volume claim",
+        ),
+    ] {
+        let mut gathered = Gathered::default();
+        gathered.namespace = "strict".to_owned();
+        gathered.add_config_map(
+            serde_json::from_value(json!({"metadata": {"name": "code"}, "data": {"a.wasm": "x"}}))
+                .unwrap(),
+        );
+        let store = Store::default();
+        let error = resolve(&function(spec), &gathered, &Pins::default(), &store)
+            .await
+            .unwrap_err();
+        assert_eq!((error.part, error.reason), (part, reason), "{error}");
+        assert_eq!(error.message, text);
+        let asked = store.asked.lock().unwrap().clone();
+        assert!(asked.iter().all(|(name, _)| name == "r/c:1"), "{asked:?}");
+    }
 }
 
 /// Would fail if scaling or hosts made a new revision, or anything else did not.
