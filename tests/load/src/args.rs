@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::{Args, Parser};
+#[cfg(feature = "baselines")]
+use wisp_contract::config::Device;
 use wisp_load::Place;
 
 /// Runs benches, and is what some of them load. `cargo xtask bench` builds what they need first.
@@ -127,9 +129,31 @@ pub(crate) enum Command {
         /// The longest a request waits for company, in milliseconds.
         #[arg(long)]
         delay: u64,
+        /// Where it computes.
+        #[arg(long, default_value = "cpu", value_parser = device)]
+        device: Device,
         /// The cache folder that ONNX Runtime is found in.
         #[arg(long)]
         cache: PathBuf,
+    },
+    /// A GPU against the CPU and against ONNX Runtime alone: what `cargo xtask gpu pack` packs and its entry runs.
+    #[cfg(feature = "baselines")]
+    Gpu {
+        /// The unpacked folder.
+        #[arg(long)]
+        folder: PathBuf,
+        /// Where it computes: `cpu` tries all of it without a GPU.
+        #[arg(long, default_value = "gpu", value_parser = device)]
+        device: Device,
+        /// Seconds of each run.
+        #[arg(long, default_value_t = 3)]
+        seconds: u32,
+        /// How often each case is run, in turns.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+        /// Also write the numbers to this file, as JSON.
+        #[arg(long)]
+        report: Option<PathBuf>,
     },
 }
 
@@ -174,4 +198,13 @@ impl Hosts {
 fn header(text: &str) -> anyhow::Result<(http::HeaderName, http::HeaderValue)> {
     let (name, value) = text.split_once(": ").context("expected `name: value`")?;
     Ok((name.parse()?, value.parse()?))
+}
+
+#[cfg(feature = "baselines")]
+fn device(text: &str) -> anyhow::Result<Device> {
+    match text {
+        "cpu" => Ok(Device::Cpu),
+        "gpu" => Ok(Device::Gpu),
+        _ => anyhow::bail!("expected `cpu` or `gpu`"),
+    }
 }

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use wisp_contract::config::Batching;
+use wisp_contract::config::{Batching, Device};
 use wisp_nn::{DType, Model, ModelStore, NamedTensor, Options, Tensor};
 
 #[path = "../../../examples/classify/src/photo.rs"]
@@ -44,6 +44,7 @@ pub fn serve(
     kind: Kind,
     model: &Path,
     batching: Batching,
+    device: Device,
     cache: &Path,
     ready: impl FnOnce(SocketAddr),
 ) -> Result<()> {
@@ -56,7 +57,7 @@ pub fn serve(
             queue: NonZeroUsize::MIN.saturating_add(1023),
             ..Options::default()
         };
-        let config = crate::memory::model("model", model, batching)?;
+        let config = crate::memory::model("model", model, batching, device)?;
         let store = ModelStore::load(&[config], &options).await?;
         let model = store.get("model").context("it was loaded")?;
         let listener = tokio::net::TcpListener::bind(address).await?;

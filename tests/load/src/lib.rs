@@ -8,8 +8,12 @@ mod cluster;
 mod hello;
 #[cfg(feature = "baselines")]
 mod infer;
+#[cfg(any(test, feature = "baselines"))]
+mod libraries;
 mod machine;
 mod nginx;
+#[cfg(any(test, feature = "baselines"))]
+mod outputs;
 mod pace;
 mod peers;
 #[cfg(feature = "baselines")]
@@ -26,6 +30,8 @@ mod turns;
 mod wrk;
 
 pub mod gateway;
+#[cfg(feature = "baselines")]
+pub mod gpu;
 pub mod host;
 pub mod memory;
 pub mod nn;

@@ -147,6 +147,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             model,
             batch,
             delay,
+            device,
             cache,
         } => {
             let batching = wisp_contract::config::Batching {
@@ -154,10 +155,32 @@ fn run(command: Command) -> anyhow::Result<bool> {
                 max_delay: std::time::Duration::from_millis(delay),
             };
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            wisp_load::serve_model(any, kind, &model, batching, &cache, |address| {
+            wisp_load::serve_model(any, kind, &model, batching, device, &cache, |address| {
                 println!("{address}");
             })?;
             Ok(true)
+        }
+        #[cfg(feature = "baselines")]
+        Command::Gpu {
+            folder,
+            device,
+            seconds,
+            rounds,
+            report,
+        } => {
+            let options = wisp_load::gpu::Options {
+                this,
+                folder,
+                device,
+                seconds,
+                rounds,
+            };
+            let found = wisp_load::gpu::run(&options)?;
+            print!("{}", found.table());
+            if let Some(path) = report {
+                found.write(&path)?;
+            }
+            Ok(found.met())
         }
     }
 }

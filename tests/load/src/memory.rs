@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
-use wisp_contract::config::{Batching, Model};
+use wisp_contract::config::{Batching, Device, Model};
 
 use crate::child::Memory;
 use crate::machine::Machine;
@@ -36,10 +36,10 @@ const MIB: f64 = 1_048_576.0;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The model as a host is told of it.
-pub(crate) fn model(name: &str, file: &Path, batching: Batching) -> Result<Model> {
+pub(crate) fn model(name: &str, file: &Path, batching: Batching, device: Device) -> Result<Model> {
     // As it is on the wire, where what isn't said has its default.
     Ok(serde_json::from_value(serde_json::json!({
-        "name": name, "file": file, "device": "cpu", "batching": batching,
+        "name": name, "file": file, "device": device, "batching": batching,
     }))?)
 }
 
@@ -89,7 +89,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let batching = Batching::default();
     settings
         .models
-        .push(model("model", &options.model, batching)?);
+        .push(model("model", &options.model, batching, Device::Cpu)?);
     let size = std::fs::metadata(&options.model)
         .with_context(|| format!("{} is missing", options.model.display()))?
         .len() as f64
@@ -120,9 +120,12 @@ fn with(runtime: &Runtime, path: &str, count: usize) -> Result<Memory> {
         .map(|_| ask(runtime.data, path))
         .collect::<Result<_>>()?;
     let since = Instant::now();
-    while runtime.in_flight()? < count as u64 {
+    while runtime.status()?.in_flight < count as u64 {
         if since.elapsed() > PATIENCE {
-            bail!("{} of {count} requests are in flight", runtime.in_flight()?);
+            bail!(
+                "{} of {count} requests are in flight",
+                runtime.status()?.in_flight
+            );
         }
         std::thread::sleep(Duration::from_millis(10));
     }

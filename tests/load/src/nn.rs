@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use tempfile::TempDir;
-use wisp_contract::config::Batching;
+use wisp_contract::config::{Batching, Device};
 
 use crate::child::Child;
 use crate::machine::Machine;
@@ -130,26 +130,53 @@ fn works(options: &Options, folder: &TempDir) -> Result<Vec<Work>> {
 }
 
 fn native(options: &Options, work: &Work, folder: &Path) -> Result<Case> {
-    let mut command = Command::new(&options.this);
-    command
-        .args(["infer", "--kind", work.kind])
-        .arg("--model")
-        .arg(&work.model.1)
-        .args(["--batch", &work.batching.max_size.to_string()])
-        .args(["--delay", &work.batching.max_delay.as_millis().to_string()])
-        .arg("--cache")
-        .arg(&options.place.cache);
-    let (child, mut output) = Child::start(&mut command)?;
-    let address = child.line(&mut output, |line| line.trim().parse::<SocketAddr>().ok())?;
+    let server = Native {
+        this: &options.this,
+        kind: work.kind,
+        model: &work.model.1,
+        batching: work.batching,
+        device: "cpu",
+        cache: &options.place.cache,
+    };
+    let (child, address) = server.start()?;
     let (kind, body) = &work.body;
     let target = Target::post(address, work.path, (kind, body), folder)?;
     Ok(Case::new("native", target, Some(child)))
 }
 
+/// A native server, which `wisp-load infer` is.
+pub(crate) struct Native<'a> {
+    pub(crate) this: &'a Path,
+    pub(crate) kind: &'a str,
+    pub(crate) model: &'a Path,
+    pub(crate) batching: Batching,
+    pub(crate) device: &'a str,
+    pub(crate) cache: &'a Path,
+}
+
+impl Native<'_> {
+    /// Starts it and waits until it serves.
+    pub(crate) fn start(&self) -> Result<(Child, SocketAddr)> {
+        let mut command = Command::new(self.this);
+        command
+            .args(["infer", "--kind", self.kind, "--device", self.device])
+            .arg("--model")
+            .arg(self.model)
+            .args(["--batch", &self.batching.max_size.to_string()])
+            .args(["--delay", &self.batching.max_delay.as_millis().to_string()])
+            .arg("--cache")
+            .arg(self.cache);
+        let (child, mut output) = Child::start(&mut command)?;
+        let address = child.line(&mut output, |line| line.trim().parse::<SocketAddr>().ok())?;
+        Ok((child, address))
+    }
+}
+
 fn wisp(options: &Options, work: &Work, folder: &Path) -> Result<Case> {
     let mut config = config(&work.component);
     let (name, file) = &work.model;
-    config.models.push(model(name, file, work.batching)?);
+    let model = model(name, file, work.batching, Device::Cpu)?;
+    config.models.push(model);
     config.limits.memory = config.limits.memory.saturating_add(192 << 20);
     let runtime = Runtime::start(&options.place, config)?;
     let (kind, body) = &work.body;
@@ -225,7 +252,7 @@ pub(crate) fn digit() -> String {
 }
 
 /// So many numbers from -1 to 1, as little-endian f32: the input whose class is known.
-fn ramp(length: u64) -> Vec<u8> {
+pub(crate) fn ramp(length: u64) -> Vec<u8> {
     (0..length)
         .flat_map(|index| {
             let part = (index * 2_654_435_761 % 1_000_003) as f64 / 1_000_003.0;

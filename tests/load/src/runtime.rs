@@ -10,6 +10,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::assignment::{self, Assignment};
 use wisp_contract::config::{Component, Env, FunctionConfig, Instances, Limits, Outbound};
 use wisp_contract::log::{Line, event};
+use wisp_contract::status::HostStatus;
 
 use crate::child::Child;
 
@@ -110,12 +111,11 @@ impl Runtime {
         })
     }
 
-    /// How many requests it has in flight.
-    pub(crate) fn in_flight(&self) -> Result<u64> {
+    /// What it says of itself.
+    pub(crate) fn status(&self) -> Result<HostStatus> {
         let status = get(self.control, "/status")?;
         let (_, body) = status.split_once("\r\n\r\n").context("no body")?;
-        let status: wisp_contract::status::HostStatus = serde_json::from_str(body)?;
-        Ok(status.in_flight)
+        Ok(serde_json::from_str(body)?)
     }
 }
 

@@ -105,7 +105,7 @@ pub(crate) const ONNXRUNTIME_VERSION: &str = "1.31.1";
 
 /// ONNX Runtime's shared library from its wheel on PyPI, in the cache; returns its path.
 pub(crate) fn onnxruntime() -> Result<PathBuf> {
-    let (platform, wheel_sha256) = match std::env::consts::ARCH {
+    let (platform, sha256) = match std::env::consts::ARCH {
         "x86_64" => (
             "manylinux_2_28_x86_64",
             "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536",
@@ -119,16 +119,80 @@ pub(crate) fn onnxruntime() -> Result<PathBuf> {
         ),
     };
     let dir = cache::dir()?.join("onnxruntime").join(ONNXRUNTIME_VERSION);
-    let library = dir.join("libonnxruntime.so");
-    // The library gets its name by a rename, after the wheel was checked: a file of this name is whole.
-    if library.exists() {
-        return Ok(library);
+    let wheel = Wheel {
+        package: "onnxruntime",
+        platform,
+        sha256,
+    };
+    from_wheel(&wheel, &dir, &[(&library_in_wheel(), LIBRARY)])?;
+    Ok(dir.join(LIBRARY))
+}
+
+/// What the host calls ONNX Runtime's library.
+pub(crate) const LIBRARY: &str = "libonnxruntime.so";
+/// What ONNX Runtime loads beside itself to compute on NVIDIA's GPUs.
+pub(crate) const PROVIDERS: [&str; 2] = [
+    "libonnxruntime_providers_shared.so",
+    "libonnxruntime_providers_cuda.so",
+];
+
+/// ONNX Runtime with CUDA 13, in a folder of the cache where no host looks for it; returns that folder.
+pub(crate) fn onnxruntime_gpu() -> Result<PathBuf> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!("ONNX Runtime's wheel with CUDA is for x86-64");
     }
+    let dir = cache::dir()?
+        .join("onnxruntime-gpu")
+        .join(ONNXRUNTIME_VERSION);
+    let wheel = Wheel {
+        package: "onnxruntime-gpu",
+        platform: "manylinux_2_28_x86_64",
+        sha256: "05d548956197b9d01f59b625de740e0d6be3593f874e241a12dc0362650ecdf7",
+    };
+    let [shared, cuda] = PROVIDERS.map(|name| (format!("onnxruntime/capi/{name}"), name));
+    let notices = ["LICENSE", "ThirdPartyNotices.txt"];
+    let [licence, third] = notices.map(|name| (format!("onnxruntime/{name}"), name));
+    from_wheel(
+        &wheel,
+        &dir,
+        &[
+            (&licence.0, licence.1),
+            (&third.0, third.1),
+            (&shared.0, shared.1),
+            (&cuda.0, cuda.1),
+            (&library_in_wheel(), LIBRARY),
+        ],
+    )?;
+    Ok(dir)
+}
+
+fn library_in_wheel() -> String {
+    format!("onnxruntime/capi/{LIBRARY}.{ONNXRUNTIME_VERSION}")
+}
+
+/// A wheel of ONNX Runtime's on PyPI.
+struct Wheel {
+    package: &'static str,
+    platform: &'static str,
+    sha256: &'static str,
+}
+
+/// Puts members of a wheel into `dir` under other names, unless they are there.
+fn from_wheel(wheel: &Wheel, dir: &Path, members: &[(&str, &str)]) -> Result<()> {
+    // The files get their names by a rename, after the wheel was checked: a file of such a name is whole.
+    if members.iter().all(|(_, name)| dir.join(name).exists()) {
+        return Ok(());
+    }
+    let Wheel {
+        package,
+        platform,
+        sha256,
+    } = wheel;
     if !succeeds(command("python3").args(["-m", "pip", "--version"])) {
         debian(&["python3", "python3-pip"])?;
     }
-    std::fs::create_dir_all(&dir)?;
-    let scratch = tempfile::tempdir_in(&dir)?;
+    std::fs::create_dir_all(dir)?;
+    let scratch = tempfile::tempdir_in(dir)?;
     execute(
         command("python3")
             .args([
@@ -152,30 +216,28 @@ pub(crate) fn onnxruntime() -> Result<PathBuf> {
                 "--dest",
             ])
             .arg(scratch.path())
-            .arg(format!("onnxruntime=={ONNXRUNTIME_VERSION}")),
+            .arg(format!("{package}=={ONNXRUNTIME_VERSION}")),
     )?;
-    let wheel = scratch.path().join(format!(
-        "onnxruntime-{ONNXRUNTIME_VERSION}-cp312-cp312-{platform}.whl"
+    let file = scratch.path().join(format!(
+        "{}-{ONNXRUNTIME_VERSION}-cp312-cp312-{platform}.whl",
+        package.replace('-', "_")
     ));
-    let got = cache::sha256(&wheel).context("pip downloaded no wheel of the expected name")?;
-    if got != wheel_sha256 {
-        bail!(
-            "{} has sha256 {got}, expected {wheel_sha256}",
-            wheel.display()
-        );
+    let got = cache::sha256(&file).context("pip downloaded no wheel of the expected name")?;
+    if got != *sha256 {
+        bail!("{} has sha256 {got}, expected {sha256}", file.display());
     }
     execute(
         command("python3")
             .args(["-m", "zipfile", "-e"])
-            .arg(&wheel)
+            .arg(&file)
             .arg(scratch.path()),
     )?;
-    let member = scratch.path().join(format!(
-        "onnxruntime/capi/libonnxruntime.so.{ONNXRUNTIME_VERSION}"
-    ));
-    std::fs::rename(&member, &library)
-        .with_context(|| format!("the wheel holds no {}", member.display()))?;
-    Ok(library)
+    for (member, name) in members {
+        let member = scratch.path().join(member);
+        std::fs::rename(&member, dir.join(name))
+            .with_context(|| format!("the wheel holds no {}", member.display()))?;
+    }
+    Ok(())
 }
 
 /// A cargo subcommand from crates.io, built once into the cache; returns its path.

@@ -6,6 +6,7 @@ mod cache;
 mod command;
 mod demo;
 mod generate;
+mod gpu;
 mod install;
 mod javascript;
 mod models;
@@ -36,6 +37,9 @@ enum Command {
     /// Measure, with the baseline in the same run.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Check on a GPU what was packed here.
+    #[command(subcommand)]
+    Gpu(gpu::Gpu),
     /// Print the cache folder.
     Cache,
 }
@@ -50,6 +54,7 @@ fn main() -> std::process::ExitCode {
         Command::Images(arguments) => images(arguments),
         Command::Generate => generate::run(),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Gpu(gpu) => gpu::run(&gpu),
         Command::Cache => cache::dir().map(|dir| println!("{}", dir.display())),
     };
     match result {

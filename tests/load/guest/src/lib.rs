@@ -17,6 +17,7 @@ async fn handle(req: Request) -> Result<Response> {
         .get("/hold", hold)
         .get("/open", open)
         .post("/tensor", tensor)
+        .post("/logits", logits)
         .handle(req)
         .await
 }
@@ -36,7 +37,24 @@ async fn open(_: Request) -> Result<Response> {
 }
 
 /// f32[1, 3, 224, 224] as little-endian bytes in, the likeliest class's number out.
-async fn tensor(mut req: Request) -> Result<Response> {
+async fn tensor(req: Request) -> Result<Response> {
+    let logits = classify(req).await?;
+    let best = logits
+        .iter()
+        .enumerate()
+        .max_by(|a, b| a.1.total_cmp(b.1))
+        .map_or(0, |(class, _)| class);
+    Ok(wisp::response::text(best.to_string()))
+}
+
+/// The same in, all classes' numbers out, as little-endian f32.
+async fn logits(req: Request) -> Result<Response> {
+    let logits = classify(req).await?;
+    let bytes: Vec<u8> = logits.iter().flat_map(|x| x.to_le_bytes()).collect();
+    Ok(wisp::response::bytes(bytes))
+}
+
+async fn classify(mut req: Request) -> Result<Vec<f32>> {
     let bytes = req.bytes().await?;
     let pixels: Vec<f32> = bytes
         .as_chunks()
@@ -47,11 +65,5 @@ async fn tensor(mut req: Request) -> Result<Response> {
     let outputs = Model::open("model")?
         .run([("input", Tensor::new([1, 3, SIDE, SIDE], &pixels)?)])
         .await?;
-    let logits = outputs.get("logits")?.to_vec::<f32>()?;
-    let best = logits
-        .iter()
-        .enumerate()
-        .max_by(|a, b| a.1.total_cmp(b.1))
-        .map_or(0, |(class, _)| class);
-    Ok(wisp::response::text(best.to_string()))
+    Ok(outputs.get("logits")?.to_vec::<f32>()?)
 }

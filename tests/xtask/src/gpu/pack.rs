@@ -1,0 +1,279 @@
+//! What goes into the pack?
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, bail};
+
+use super::{Pack, fatbin};
+use crate::command::{cargo, command, execute, workspace};
+use crate::{build, cache, install, models};
+
+/// What is run there.
+pub(crate) const ENTRY: &str = "check";
+const CHECK: &str = include_str!("check.sh");
+const ARCHIVE: &str = "pack.tar.xz";
+/// No more than this, in bytes.
+const LIMIT: u64 = 64 << 20;
+/// Where the pack is more than that, its parts are no larger than this.
+const PART: u64 = 48 << 20;
+/// The oldest architecture that ONNX Runtime's wheel is compiled for.
+const OLDEST: u32 = 75;
+
+/// Builds, gathers, compresses, and prints what is inside.
+pub(crate) fn run(options: &Pack) -> Result<()> {
+    let programs = match &options.programs {
+        Some(folder) => std::path::absolute(folder)?,
+        None => build(&cache::dir()?.join("gpu/programs"))?,
+    };
+    models::run()?;
+    let scratch = tempfile::tempdir_in(cache::dir()?)?;
+    let kept = gather(&programs, options, scratch.path())?;
+    let contents = contents(scratch.path())?;
+
+    let out = &options.out;
+    if out.exists() {
+        std::fs::remove_dir_all(out)?;
+    }
+    std::fs::create_dir_all(out)?;
+    archive(scratch.path(), &out.join(ARCHIVE))?;
+    std::fs::write(out.join(ENTRY), CHECK)?;
+    execute(command("chmod").arg("755").arg(out.join(ENTRY)))?;
+    std::fs::write(out.join("CONTENTS"), &contents)?;
+    let mut sums = String::new();
+    let mut size = 0;
+    let mut names = parts(out, options.whole)?;
+    names.extend([ENTRY, "CONTENTS"].map(str::to_owned));
+    for name in names {
+        let path = out.join(&name);
+        size += path.metadata()?.len();
+        writeln!(sums, "{}  {name}", cache::sha256(&path)?)?;
+    }
+    size += sums.len() as u64;
+    std::fs::write(out.join("SHA256SUMS"), &sums)?;
+
+    println!(
+        "Inside {ARCHIVE}, for GPUs of compute capability {}.{}:\n{contents}",
+        options.architecture / 10,
+        options.architecture % 10
+    );
+    println!(
+        "libonnxruntime_providers_cuda.so has machine code of {} source files, {}; zeros are that of {} others and of other \
+         architectures, {}.",
+        kept.kept,
+        mib(kept.bytes as u64),
+        kept.dropped,
+        mib((kept.of - kept.bytes) as u64)
+    );
+    print!("\n{sums}");
+    println!(
+        "{} is {}, of {} at most",
+        out.display(),
+        mib(size),
+        mib(LIMIT)
+    );
+    if size >= LIMIT && !options.whole {
+        bail!("the pack is too large");
+    }
+    Ok(())
+}
+
+/// The names of the archive's files: where it need not be below the limit, of parts that each are.
+fn parts(folder: &Path, split: bool) -> Result<Vec<String>> {
+    if !split {
+        return Ok(vec![ARCHIVE.to_owned()]);
+    }
+    let archive = folder.join(ARCHIVE);
+    execute(
+        command("split")
+            .arg(format!("--bytes={PART}"))
+            .arg(&archive)
+            .arg(folder.join(format!("{ARCHIVE}."))),
+    )?;
+    std::fs::remove_file(archive)?;
+    let mut names: Vec<String> = std::fs::read_dir(folder)?
+        .map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()))
+        .collect::<Result<_>>()?;
+    names.retain(|name| name.starts_with(ARCHIVE));
+    names.sort();
+    Ok(names)
+}
+
+/// Builds the programs as they are released, and puts them into one folder.
+fn build(folder: &Path) -> Result<PathBuf> {
+    install::wasm_target()?;
+    execute(cargo().args([
+        "build",
+        "--release",
+        "--bins",
+        "--package",
+        "wisp-runtime",
+        "--package",
+        "wisp-load",
+        "--features",
+        "wisp-load/baselines",
+    ]))?;
+    execute(cargo().args([
+        "build",
+        "--release",
+        "--target",
+        "wasm32-wasip2",
+        "--package",
+        "load-guest",
+    ]))?;
+    let target = build::target()?;
+    std::fs::create_dir_all(folder)?;
+    for file in [
+        "release/wisp-runtime",
+        "release/wisp-load",
+        "wasm32-wasip2/release/load_guest.wasm",
+    ] {
+        let file = target.join(file);
+        std::fs::copy(
+            &file,
+            folder.join(file.file_name().context("it has a name")?),
+        )?;
+    }
+    Ok(folder.to_owned())
+}
+
+/// Puts everything into `folder`, which is a cache folder of wisp's, too.
+fn gather(programs: &Path, options: &Pack, folder: &Path) -> Result<fatbin::Kept> {
+    let copy = |from: &Path, to: &str| -> Result<PathBuf> {
+        let to = folder.join(to);
+        std::fs::copy(from, &to).with_context(|| format!("{} is missing", from.display()))?;
+        Ok(to)
+    };
+    for program in ["wisp-runtime", "wisp-load"] {
+        let program = copy(&programs.join(program), program)?;
+        execute(command("strip").arg(program))?;
+    }
+    copy(&programs.join("load_guest.wasm"), "load_guest.wasm")?;
+    let model = cache::dir()?.join("models/efficientnet-lite0.onnx");
+    copy(&model, "model.onnx")?;
+    copy(&workspace().join("LICENSE"), "LICENSE")?;
+
+    let onnxruntime = install::onnxruntime_gpu()?;
+    let into = format!("onnxruntime/{}", install::ONNXRUNTIME_VERSION);
+    std::fs::create_dir_all(folder.join(&into))?;
+    let [shared, cuda] = install::PROVIDERS;
+    for name in [install::LIBRARY, shared, "LICENSE", "ThirdPartyNotices.txt"] {
+        copy(&onnxruntime.join(name), &format!("{into}/{name}"))?;
+    }
+    let mut library = std::fs::read(onnxruntime.join(cuda))?;
+    let oldest = (!options.whole).then_some(OLDEST);
+    let kept = fatbin::prune(&mut library, options.architecture, oldest)?;
+    std::fs::write(folder.join(into).join(cuda), library)?;
+    Ok(kept)
+}
+
+/// A line for each file: its size in bytes, its SHA-256 and its name.
+fn contents(folder: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in std::fs::read_dir(next)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else {
+                files.push(path);
+            }
+        }
+    }
+    files.sort();
+    let mut text = String::new();
+    let mut all = 0;
+    for file in files {
+        let size = file.metadata()?.len();
+        all += size;
+        let name = file.strip_prefix(folder)?.display();
+        writeln!(text, "{size:>11}  {}  {name}", cache::sha256(&file)?)?;
+    }
+    writeln!(text, "{all:>11}  together, unpacked")?;
+    Ok(text)
+}
+
+/// The same bytes for the same files.
+fn archive(folder: &Path, to: &Path) -> Result<()> {
+    let mut tar = command("tar")
+        .args(["--create", "--sort=name", "--format=ustar", "--mtime=@0"])
+        .args(["--owner=0", "--group=0", "--numeric-owner"])
+        .arg("--directory")
+        .arg(folder)
+        .arg(".")
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("tar cannot be started")?;
+    let output = tar.stdout.take().context("its output is piped")?;
+    let packed = execute(
+        command("xz")
+            // The programs share much code, further apart than a smaller dictionary reaches.
+            .args([
+                "--stdout",
+                "--threads=1",
+                "--x86",
+                "--lzma2=preset=6,dict=64MiB",
+            ])
+            .stdin(output)
+            .stdout(std::fs::File::create(to)?),
+    );
+    let status = tar.wait()?;
+    packed?;
+    if !status.success() {
+        bail!("tar failed: {status}");
+    }
+    Ok(())
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(arguments: &[&str]) -> (bool, String) {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join(ENTRY), CHECK).unwrap();
+        let mut entry = command("sh");
+        entry.arg(folder.path().join(ENTRY)).args(arguments);
+        let output = entry.output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    }
+
+    #[test]
+    fn without_a_gpu_the_entry_says_so() {
+        if Path::new("/dev/nvidiactl").exists() || Path::new("/dev/dxg").exists() {
+            eprintln!("skipped: there is a GPU here");
+            return;
+        }
+        let said = "There is no NVIDIA GPU here (/dev/nvidiactl): nothing was checked.\n";
+        assert_eq!(entry(&["--seconds", "1"]), (true, said.to_owned()));
+        // On the CPU it goes on, and here there is nothing to go on with.
+        let (success, text) = entry(&["--device", "cpu"]);
+        assert!(!success && text.contains("SHA256SUMS"), "{text}");
+    }
+
+    #[test]
+    fn an_archive_is_the_same_whenever_it_is_made() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        for folder in [&one, &two] {
+            std::fs::create_dir(folder.path().join("in")).unwrap();
+            std::fs::write(folder.path().join("in/a"), "a").unwrap();
+            std::fs::write(folder.path().join("in/b"), "b").unwrap();
+            archive(&folder.path().join("in"), &folder.path().join(ARCHIVE)).unwrap();
+        }
+        let bytes =
+            |folder: &tempfile::TempDir| std::fs::read(folder.path().join(ARCHIVE)).unwrap();
+        assert_eq!(bytes(&one), bytes(&two));
+        let sum = contents(&one.path().join("in")).unwrap();
+        assert!(
+            sum.ends_with("  b\n          2  together, unpacked\n"),
+            "{sum}"
+        );
+    }
+}
