@@ -79,11 +79,16 @@ impl Child {
         output: &mut BufReader<ChildStdout>,
         find: impl Fn(&str) -> Option<T>,
     ) -> Result<T> {
-        let mut line = String::new();
+        let (mut line, mut last) = (String::new(), String::new());
         loop {
+            std::mem::swap(&mut line, &mut last);
             line.clear();
             if output.read_line(&mut line)? == 0 {
-                bail!("{} ended before it said what it should", self.name);
+                let last = last.trim_end();
+                bail!(
+                    "{} ended before it said what it should, after `{last}`",
+                    self.name
+                );
             }
             if let Some(found) = find(&line) {
                 return Ok(found);

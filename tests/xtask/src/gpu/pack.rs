@@ -14,6 +14,7 @@ use crate::{build, cache, install, models};
 pub(crate) const ENTRY: &str = "check";
 const CHECK: &str = include_str!("check.sh");
 const ARCHIVE: &str = "pack.tar.xz";
+const SUMS: &str = "SHA256SUMS";
 /// No more than this, in bytes.
 const LIMIT: u64 = 64 << 20;
 /// Where the pack is more than that, its parts are no larger than this.
@@ -23,6 +24,13 @@ const OLDEST: u32 = 75;
 
 /// Builds, gathers, compresses, and prints what is inside.
 pub(crate) fn run(options: &Pack) -> Result<()> {
+    let out = &options.out;
+    if out.exists() && !out.join(SUMS).exists() {
+        bail!(
+            "{} is there and is no pack: name another folder",
+            out.display()
+        );
+    }
     let programs = match &options.programs {
         Some(folder) => std::path::absolute(folder)?,
         None => build(&cache::dir()?.join("gpu/programs"))?,
@@ -32,7 +40,6 @@ pub(crate) fn run(options: &Pack) -> Result<()> {
     let kept = gather(&programs, options, scratch.path())?;
     let contents = contents(scratch.path())?;
 
-    let out = &options.out;
     if out.exists() {
         std::fs::remove_dir_all(out)?;
     }
@@ -51,7 +58,7 @@ pub(crate) fn run(options: &Pack) -> Result<()> {
         writeln!(sums, "{}  {name}", cache::sha256(&path)?)?;
     }
     size += sums.len() as u64;
-    std::fs::write(out.join("SHA256SUMS"), &sums)?;
+    std::fs::write(out.join(SUMS), &sums)?;
 
     println!(
         "Inside {ARCHIVE}, for GPUs of compute capability {}.{}:\n{contents}",
@@ -67,13 +74,13 @@ pub(crate) fn run(options: &Pack) -> Result<()> {
         mib((kept.of - kept.bytes) as u64)
     );
     print!("\n{sums}");
-    println!(
-        "{} is {}, of {} at most",
-        out.display(),
-        mib(size),
-        mib(LIMIT)
-    );
-    if size >= LIMIT && !options.whole {
+    let (folder, size_mib) = (out.display(), mib(size));
+    if options.whole {
+        println!("{folder} is {size_mib}, in parts of {} at most", mib(PART));
+        return Ok(());
+    }
+    println!("{folder} is {size_mib}, of {} at most", mib(LIMIT));
+    if size >= LIMIT {
         bail!("the pack is too large");
     }
     Ok(())
@@ -256,6 +263,20 @@ mod tests {
         // On the CPU it goes on, and here there is nothing to go on with.
         let (success, text) = entry(&["--device", "cpu"]);
         assert!(!success && text.contains("SHA256SUMS"), "{text}");
+    }
+
+    #[test]
+    fn no_folder_is_made_anew_but_a_pack() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = Pack {
+            out: folder.path().to_owned(),
+            architecture: 90,
+            whole: false,
+            programs: Some(folder.path().to_owned()),
+        };
+        let error = run(&options).unwrap_err().to_string();
+        assert!(error.contains("is no pack"), "{error}");
+        assert!(folder.path().exists());
     }
 
     #[test]
