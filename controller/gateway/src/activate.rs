@@ -9,6 +9,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use wisp_contract::FunctionId;
 use wisp_contract::problem::Fault;
+use wisp_traces::Context;
 
 use crate::function::Function;
 
@@ -16,8 +17,13 @@ use crate::function::Function;
 pub trait Activator: Send + Sync + 'static {
     /// Sees to it that the function has a replica: starts one, waits until it serves, and calls
     /// [`crate::Gateway::insert_endpoint`] before it returns `Ok`. It is called once for all requests that wait, on the
-    /// runtime that [`crate::Gateway::new`] was given, and runs to its end even if they all leave.
-    fn ensure<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ActivateError>>;
+    /// runtime that [`crate::Gateway::new`] was given, and runs to its end even if they all leave. It is part of the trace
+    /// of the first of them, where there is one.
+    fn ensure<'a>(
+        &'a self,
+        function: &'a FunctionId,
+        trace: Option<Context>,
+    ) -> BoxFuture<'a, Result<(), ActivateError>>;
 }
 
 /// Why a function could not be woken.
@@ -111,6 +117,7 @@ impl Activation {
         activator: &Arc<dyn Activator>,
         function: &Arc<Function>,
         runtime: &Handle,
+        trace: Option<Context>,
     ) -> Result<watch::Receiver<Outcome>, ActivateError> {
         let mut state = self.state();
         if let Some(running) = &state.running {
@@ -133,7 +140,7 @@ impl Activation {
             Arc::clone(function),
         );
         runtime.spawn(async move {
-            let result = activator.ensure(&function.id).await;
+            let result = activator.ensure(&function.id, trace).await;
             function.stats.activated(result.is_ok());
             let mut state = this.state();
             state.running = None;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use http::HeaderMap;
 use tokio::sync::watch;
 use wisp_admit::{Permit, Refused};
 
@@ -11,6 +12,7 @@ use crate::activate::{ActivateError, Outcome};
 use crate::function::{Function, RequestLimits};
 use crate::gateway::Gateway;
 use crate::respond::Failure;
+use crate::visit::Visit;
 
 /// How long to pause where a wake-up succeeded and yet there is no replica.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -24,12 +26,14 @@ pub(crate) struct Admitted {
     pub(crate) activate: Duration,
 }
 
-/// Gets a place, `bytes` being the declared length of the request's body.
+/// Gets a place, `bytes` being the declared length of the body of the request with these `headers`.
 pub(crate) async fn admit(
     gateway: &Gateway,
     function: &Arc<Function>,
     limits: &RequestLimits,
     bytes: u64,
+    headers: &HeaderMap,
+    visit: &mut Visit,
 ) -> Result<Admitted, Failure> {
     match function.limiter.try_acquire() {
         Some(permit) => Ok(Admitted {
@@ -38,7 +42,7 @@ pub(crate) async fn admit(
             activate: Duration::ZERO,
         }),
         // Rare, and large: it would make the future of every request as large.
-        None => Box::pin(wait(gateway, function, limits, bytes)).await,
+        None => Box::pin(wait(gateway, function, limits, bytes, headers, visit)).await,
     }
 }
 
@@ -47,6 +51,8 @@ async fn wait(
     function: &Arc<Function>,
     limits: &RequestLimits,
     bytes: u64,
+    headers: &HeaderMap,
+    visit: &mut Visit,
 ) -> Result<Admitted, Failure> {
     let waiting = Waiting::begin(gateway, function);
     let since = waiting.since;
@@ -85,7 +91,8 @@ async fn wait(
             if woken {
                 tokio::time::sleep(PAUSE).await;
             }
-            ended(gateway.wake(function)?).await
+            let trace = visit.wait(&gateway.options().traces, headers);
+            ended(gateway.wake(function, trace)?).await
         };
         tokio::select! {
             biased;

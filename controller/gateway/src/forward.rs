@@ -88,7 +88,8 @@ impl Peer {
     }
 }
 
-/// Turns the head of a client's request into the one for a replica. `prefix` is what the path loses.
+/// Turns the head of a client's request into the one for a replica. `prefix` is what the path loses. Returns whether the
+/// request's trace is the client's.
 ///
 /// # Errors
 /// When the path without its prefix is none.
@@ -98,7 +99,7 @@ pub(crate) fn request(
     id: &HeaderValue,
     peer: &Peer,
     trusts_peer: bool,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let host = match parts.uri.authority() {
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => parts.headers.get(HOST).cloned(),
@@ -135,7 +136,7 @@ pub(crate) fn request(
         parts.headers.insert(HOST, host);
     }
     parts.headers.insert(identify::REQUEST_ID, id.clone());
-    identify::trace(&mut parts.headers);
+    let is_clients_trace = identify::trace(&mut parts.headers);
     if let Some(prefix) = prefix {
         parts.uri = without_prefix(&parts.uri, prefix)?;
     } else if parts.uri.authority().is_some() {
@@ -147,7 +148,7 @@ pub(crate) fn request(
         parts.uri = Uri::from(path);
     }
     parts.version = Version::HTTP_11;
-    Ok(())
+    Ok(is_clients_trace)
 }
 
 fn forwarded(

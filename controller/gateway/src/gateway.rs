@@ -14,6 +14,7 @@ use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
 use wisp_contract::FunctionId;
 use wisp_contract::stats::FunctionStats;
+use wisp_traces::Context;
 
 use crate::activate::{ActivateError, Activator, Outcome};
 use crate::admit::{Admitted, admit};
@@ -158,10 +159,12 @@ impl Gateway {
     pub(crate) fn wake(
         &self,
         function: &Arc<Function>,
+        trace: Option<Context>,
     ) -> Result<watch::Receiver<Outcome>, ActivateError> {
+        let (now, activator) = (Instant::now(), &self.activator);
         function
             .activation
-            .join(Instant::now(), &self.activator, function, &self.runtime)
+            .join(now, activator, function, &self.runtime, trace)
     }
 
     /// Answers a request.
@@ -251,7 +254,7 @@ impl Gateway {
                 allowed: limits.request_body,
             });
         }
-        forward::request(
+        visit.is_clients_trace = forward::request(
             &mut parts,
             found.by_path.then_some(function.prefix.as_str()),
             id,
@@ -322,8 +325,10 @@ impl Gateway {
         let mut give_up: Option<Instant> = None;
         let mut backoff = Duration::from_millis(5);
         loop {
-            let admitted = admit(self, function, limits, declared).await?;
+            let admitted =
+                admit(self, function, limits, declared, request.headers(), visit).await?;
             visit.waited(&admitted);
+            visit.awoke(request.headers_mut());
             while let Some(lease) = function.replicas.pick(&tried) {
                 let now = Instant::now();
                 visit.fly(now);

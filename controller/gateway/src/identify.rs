@@ -5,7 +5,7 @@ use uuid::Uuid;
 use wisp_contract::headers;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
-const TRACEPARENT: HeaderName = HeaderName::from_static(headers::TRACEPARENT);
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static(headers::TRACEPARENT);
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The longest id that is taken from a client.
@@ -30,13 +30,14 @@ fn new_id() -> HeaderValue {
     HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
-/// Sees to it that the request is part of one trace: the client's, or one that begins here, not sampled.
-pub(crate) fn trace(headers: &mut HeaderMap) {
+/// Sees to it that the request is part of one trace: the client's, or one that begins here, not sampled. Returns whether it
+/// is the client's.
+pub(crate) fn trace(headers: &mut HeaderMap) -> bool {
     let mut given = headers.get_all(TRACEPARENT).iter();
     if let (Some(parent), None) = (given.next(), given.next())
         && is_traceparent(parent.as_bytes())
     {
-        return;
+        return true;
     }
     headers.remove(TRACESTATE);
     let (trace, span) = (Uuid::new_v4(), Uuid::new_v4());
@@ -51,6 +52,7 @@ pub(crate) fn trace(headers: &mut HeaderMap) {
     if let Ok(value) = HeaderValue::from_bytes(&text) {
         headers.insert(TRACEPARENT, value);
     }
+    false
 }
 
 /// The hexadecimal digit of a number below 16. Formatting through `fmt` costs ten times as much.

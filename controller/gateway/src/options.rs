@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use wisp_traces::Traces;
+
 use crate::report::RequestReporter;
 
 /// How a gateway behaves. `Default` is what `wisp dev` wants.
@@ -24,6 +26,8 @@ pub struct Options {
     pub drain_timeout: Duration,
     /// Takes note of every request that is over.
     pub reporter: Option<Arc<dyn RequestReporter>>,
+    /// Where requests that woke a function, or waited for that, are told of.
+    pub traces: Traces,
 }
 
 impl Default for Options {
@@ -37,6 +41,7 @@ impl Default for Options {
             tunnel_idle: Duration::from_secs(300),
             drain_timeout: Duration::from_secs(30),
             reporter: None,
+            traces: Traces::off(),
         }
     }
 }

@@ -4,11 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use http::request::Parts;
-use http::{HeaderValue, Method};
+use http::{HeaderMap, HeaderValue, Method};
+use wisp_traces::{Context, Span, SpanKind, Traces};
 
 use crate::admit::Admitted;
 use crate::forward::Peer;
 use crate::function::Function;
+use crate::identify::TRACEPARENT;
 use crate::report::{RequestReport, RequestReporter};
 
 /// One request from its head to its response's last byte, counted and reported when it is over.
@@ -21,6 +23,15 @@ pub(crate) struct Visit {
     pub(crate) activate: Duration,
     is_flying: bool,
     report: Option<Box<Draft>>,
+    /// Whether the request came as part of a trace.
+    pub(crate) is_clients_trace: bool,
+    /// What is told of a request that waited for a wake-up.
+    cold: Option<Box<Cold>>,
+}
+
+struct Cold {
+    whole: Span,
+    waking: Span,
 }
 
 struct Draft {
@@ -62,6 +73,8 @@ impl Visit {
             activate: Duration::ZERO,
             is_flying: false,
             report,
+            is_clients_trace: false,
+            cold: None,
         }
     }
 
@@ -73,6 +86,34 @@ impl Visit {
     pub(crate) fn waited(&mut self, admitted: &Admitted) {
         self.queue += admitted.queue;
         self.activate += admitted.activate;
+    }
+
+    /// It waits for the function to be woken: from now on there is a trace of it, which is told here by its context.
+    pub(crate) fn wait(&mut self, traces: &Traces, headers: &HeaderMap) -> Option<Context> {
+        if !traces.is_on() {
+            return None;
+        }
+        let cold = self.cold.get_or_insert_with(|| {
+            let parent = headers
+                .get(TRACEPARENT)
+                .filter(|_| self.is_clients_trace)
+                .and_then(|parent| parent.to_str().ok()?.parse().ok());
+            let mut whole = traces.span_at("request", SpanKind::Server, parent, self.arrived);
+            whole.set("faas.coldstart", true);
+            let waking = whole.child("activate");
+            Box::new(Cold { whole, waking })
+        });
+        cold.waking.context()
+    }
+
+    /// It waits no more: what comes now is part of its trace.
+    pub(crate) fn awoke(&mut self, headers: &mut HeaderMap) {
+        let Some(cold) = &mut self.cold else { return };
+        drop(std::mem::take(&mut cold.waking));
+        let context = cold.whole.context().map(|context| context.to_string());
+        if let Some(context) = context.and_then(|context| HeaderValue::from_str(&context).ok()) {
+            headers.insert(TRACEPARENT, context);
+        }
     }
 
     pub(crate) fn fly(&mut self, now: Instant) {
@@ -101,6 +142,16 @@ impl Drop for Visit {
         let elapsed = now.saturating_duration_since(self.arrived);
         if let Some(function) = &self.function {
             function.stats.answered(self.status, elapsed);
+        }
+        if let Some(mut cold) = self.cold.take() {
+            cold.whole
+                .set("http.response.status_code", i64::from(self.status));
+            if let Some(function) = &self.function {
+                cold.whole.set("wisp.function", function.id.to_string());
+            }
+            if let Some(reason) = self.reason {
+                cold.whole.fail(reason);
+            }
         }
         if let Some(draft) = self.report.take() {
             let left = (self.status == CLIENT_LEFT).then_some("client-left");

@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::keys::Root;
+use wisp_traces::Traces;
 
 use crate::artifacts::{Artifacts, StoreArtifacts};
 use crate::autoscale::{Autoscaler, chain};
@@ -37,6 +38,8 @@ use crate::wake::{Deployments, Waker};
 
 /// How many Functions are reconciled at once.
 const CONCURRENCY: u16 = 32;
+/// How long the last traces may take to be sent.
+const FLUSH: Duration = Duration::from_secs(1);
 /// How long after a failure one is reconciled again, at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -89,6 +92,7 @@ impl Operator {
     /// # Errors
     /// When the installation's secret can't be had, or another leads.
     pub async fn run(self, end: CancellationToken) -> anyhow::Result<()> {
+        let traces = Traces::from_environment("wisp-operator")?;
         let metrics = Arc::new(Metrics::default());
         let live = Arc::new(Functions::default());
         let (cluster, feed) = Cluster::new();
@@ -137,6 +141,7 @@ impl Operator {
                 deployments: Deployments(Arc::clone(&autoscaler)),
             }),
             Arc::clone(&metrics),
+            traces.clone(),
         ));
         let api = Arc::new(Api::new(
             root.clone(),
@@ -182,6 +187,7 @@ impl Operator {
         // What was asked before is answered before another leads.
         end.cancel();
         let _ = api.await;
+        let _ = tokio::time::timeout(FLUSH, traces.flush()).await;
         leader.release().await;
         let _ = health.await;
         result

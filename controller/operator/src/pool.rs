@@ -29,6 +29,7 @@ use wisp_api::RuntimePool;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::DATA_PORT;
+use wisp_traces::Span;
 
 use crate::artifacts::Artifacts;
 use crate::autoscale::{Autoscaler, ScaleError, chain};
@@ -119,7 +120,7 @@ impl Pools {
     }
 
     /// A pod that stands by becomes a replica of the function, if there is one that can. Returns when it serves.
-    async fn claim(self: &Arc<Self>, id: &FunctionId) -> Option<Replica> {
+    async fn claim(self: &Arc<Self>, id: &FunctionId, wake: &Span) -> Option<Replica> {
         let live = self.live.get(id)?;
         let plan = live.plan()?;
         let claimable = live.claimable(&plan.serving)?;
@@ -130,10 +131,14 @@ impl Pools {
             .or_default()
             .wakes
             .record(Instant::now());
-        while let Some((pool, pod, _expected)) =
-            self.taken(&live, &claimable.revision, &pools).await
-        {
-            match self.assign(&live, &claimable, &pool, &pod).await {
+        loop {
+            let claiming = wake.child("claim");
+            let taken = self.taken(&live, &claimable.revision, &pools).await;
+            drop(claiming);
+            let Some((pool, pod, _expected)) = taken else {
+                break;
+            };
+            match self.assign(&live, &claimable, &pool, &pod, wake).await {
                 Ok(replica) => {
                     self.metrics.claimed("succeeded");
                     if let Some(known) = lock(&self.known).get_mut(&pool) {
@@ -176,6 +181,7 @@ impl Pools {
         claimable: &Claimable,
         pool: &PoolId,
         pod: &Pod,
+        wake: &Span,
     ) -> Result<Replica, ControlError> {
         let unreached = |why: &str| ControlError::Unreached(std::io::Error::other(why.to_owned()));
         let address = pods::address(pod).ok_or_else(|| unreached("it has no address"))?;
@@ -206,18 +212,26 @@ impl Pools {
             control::assign(stream, &key, body.into(), parts).await
         };
         let began = Instant::now();
+        let mut assigning = wake.child_at("assign", began);
+        assigning.set("k8s.pod.name", pod.name_any());
         let status = tokio::time::timeout(PATIENCE, assigned)
             .await
             .map_err(|elapsed| ControlError::Broken(elapsed.into()))??;
+        let now = Instant::now();
         self.metrics.wake_phase("assigned", began.elapsed());
         self.trials.learn(&assignment, &status);
         if let Some(startup) = status.startup {
             let seconds =
                 |millis: f64| Duration::try_from_secs_f64(millis / 1e3).unwrap_or_default();
-            self.metrics
-                .wake_phase("fetched", seconds(startup.fetch_millis));
-            self.metrics
-                .wake_phase("loaded", seconds(startup.load_millis));
+            let (fetch, load) = (seconds(startup.fetch_millis), seconds(startup.load_millis));
+            self.metrics.wake_phase("fetched", fetch);
+            self.metrics.wake_phase("loaded", load);
+            // The pod tells how long, not when: it answers as soon as it has loaded.
+            if let Some(loading) = now.checked_sub(load) {
+                assigning.child_at("load", loading).end_at(now);
+                let fetching = loading.checked_sub(fetch).unwrap_or(loading);
+                assigning.child_at("fetch", fetching).end_at(loading);
+            }
         }
         lock(&live.claims).insert(pod.name_any(), claim(true));
         Ok(replica)
@@ -333,11 +347,12 @@ impl Capacity for Warm {
     fn provide<'a>(
         &'a self,
         function: &'a FunctionId,
+        wake: &'a Span,
     ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
         Box::pin(async move {
-            match self.pools.claim(function).await {
+            match self.pools.claim(function, wake).await {
                 Some(replica) => Ok(Some(replica)),
-                None => self.deployments.provide(function).await,
+                None => self.deployments.provide(function, wake).await,
             }
         })
     }

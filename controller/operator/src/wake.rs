@@ -18,6 +18,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::operator::pod::{CONTROL_PORT, DATA_PORT};
 use wisp_contract::operator::{Ensured, Replica};
 use wisp_contract::problem::Fault;
+use wisp_traces::{Context, Span, SpanKind, Traces};
 
 use crate::autoscale::{Autoscaler, ScaleError};
 use crate::cluster::pods::{self, Trouble};
@@ -44,6 +45,7 @@ pub struct Waker {
     autoscaler: Arc<Autoscaler>,
     capacity: Arc<dyn Capacity>,
     metrics: Arc<Metrics>,
+    traces: Traces,
     control_port: u16,
 }
 
@@ -56,6 +58,7 @@ impl Waker {
         autoscaler: Arc<Autoscaler>,
         capacity: Arc<dyn Capacity>,
         metrics: Arc<Metrics>,
+        traces: Traces,
     ) -> Self {
         Self {
             cluster,
@@ -63,16 +66,21 @@ impl Waker {
             autoscaler,
             capacity,
             metrics,
+            traces,
             control_port: CONTROL_PORT,
         }
     }
 
     /// Sees to it that `function` has a replica, and waits until it serves. It runs to its end even if nobody waits
-    /// any more.
+    /// any more, and is part of the first one's `trace`.
     ///
     /// # Errors
     /// When there is no such function, it can't run, or it takes longer than a minute.
-    pub async fn ensure(self: &Arc<Self>, function: &FunctionId) -> Result<Ensured, WakeError> {
+    pub async fn ensure(
+        self: &Arc<Self>,
+        function: &FunctionId,
+        trace: Option<Context>,
+    ) -> Result<Ensured, WakeError> {
         let Some(object) = self.cluster.function(function) else {
             return Err(WakeError::Unknown(function.clone()));
         };
@@ -80,7 +88,7 @@ impl Waker {
             return Ok(ensured);
         }
         let live = self.live.enter(function, &object.uid().unwrap_or_default());
-        let mut running = self.join(function, &live);
+        let mut running = self.join(function, &live, trace);
         match running.wait_for(Option::is_some).await {
             Ok(result) => result
                 .clone()
@@ -90,7 +98,12 @@ impl Waker {
     }
 
     /// Joins the wake-up that goes on, or begins one.
-    fn join(self: &Arc<Self>, function: &FunctionId, live: &Arc<Live>) -> Running {
+    fn join(
+        self: &Arc<Self>,
+        function: &FunctionId,
+        live: &Arc<Live>,
+        trace: Option<Context>,
+    ) -> Running {
         let mut waking = lock(&live.waking);
         // A sender that is gone without a result panicked: that wake-up is over.
         let going_on =
@@ -103,8 +116,14 @@ impl Waker {
         let (this, live, id) = (Arc::clone(self), Arc::clone(live), function.clone());
         tokio::spawn(async move {
             let began = Instant::now();
-            let result = this.wake(&id, &live, began).await;
+            let mut span = this.traces.span("wake", SpanKind::Server, trace);
+            span.set("wisp.function", id.to_string());
+            let result = this.wake(&id, &live, began, &span).await;
             this.tell(&id, &result, began.elapsed());
+            if let Err(error) = &result {
+                span.fail(error.reason());
+            }
+            drop(span);
             sender.send_replace(Some(result));
             // The Function's status tells the same, once the request had the processors.
             tokio::time::sleep(TOLD_AFTER).await;
@@ -151,18 +170,20 @@ impl Waker {
         id: &FunctionId,
         live: &Live,
         began: Instant,
+        span: &Span,
     ) -> Result<Ensured, WakeError> {
         let deadline = tokio::time::sleep(DEADLINE);
         tokio::pin!(deadline);
         let steps = async {
             self.revision(id, live).await?;
-            if let Some(replica) = self.provide(id, live).await? {
+            if let Some(replica) = self.provide(id, live, span).await? {
                 self.metrics.wake_phase("claimed", began.elapsed());
                 return Ok(Ensured {
                     replicas: vec![replica],
                 });
             }
             self.metrics.wake_phase("scaled", began.elapsed());
+            let _waiting = span.child("pod");
             self.served(id, live, began).await
         };
         tokio::select! {
@@ -198,12 +219,17 @@ impl Waker {
     }
 
     /// Has a replica made of a pod that stands by, or asks for new ones.
-    async fn provide(&self, id: &FunctionId, live: &Live) -> Result<Option<Replica>, WakeError> {
+    async fn provide(
+        &self,
+        id: &FunctionId,
+        live: &Live,
+        span: &Span,
+    ) -> Result<Option<Replica>, WakeError> {
         let Some(function) = self.cluster.function(id) else {
             return Err(WakeError::Unknown(id.clone()));
         };
         self.autoscaler.wake(Instant::now(), &function, live);
-        self.capacity.provide(id).await.map_err(|error: ScaleError| {
+        self.capacity.provide(id, span).await.map_err(|error: ScaleError| {
             tracing::warn!(function = %id, error = %crate::autoscale::chain(&error), "a function could not be woken");
             WakeError::Scale(id.clone())
         })

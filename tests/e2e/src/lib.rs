@@ -5,13 +5,17 @@
 //! namespace of its own.
 
 mod api;
+mod collector;
 mod detour;
 mod install;
 mod load;
+mod signer;
 mod space;
 
 pub use api::{Api, Verdict};
+pub use collector::{Collector, Span};
 pub use detour::Detour;
 pub use install::{Installation, NAMESPACE, installed, repository};
 pub use load::{Load, Outcome};
+pub use signer::Signer;
 pub use space::{PATIENCE, Space};

@@ -17,6 +17,7 @@ use wisp_contract::operator::{ENSURE, Ensure, Ensured, REPORT, Report};
 use wisp_contract::problem::Fault;
 use wisp_contract::{FunctionId, Problem, headers};
 use wisp_gateway::ActivateError;
+use wisp_traces::Context;
 
 use crate::logs::chain;
 
@@ -89,13 +90,14 @@ impl Operator {
         })
     }
 
-    /// Wakes a function, and returns its replicas. `patience` is the longest that it may take.
+    /// Wakes a function, and returns its replicas. It is part of `trace`; `patience` is the longest that it may take.
     ///
     /// # Errors
     /// A sentence for the client, with whose fault it is and when to try again.
     pub(crate) async fn ensure(
         &self,
         function: &FunctionId,
+        trace: Option<Context>,
         patience: Duration,
     ) -> Result<Ensured, ActivateError> {
         let question = Ensure {
@@ -103,7 +105,7 @@ impl Operator {
         };
         let give_up = Instant::now() + PATIENCE.min(patience);
         loop {
-            let error = match self.ask(ENSURE, &question, patience).await {
+            let error = match self.ask(ENSURE, &question, trace, patience).await {
                 Ok(answer) => match serde_json::from_slice(&answer) {
                     Ok(ensured) => return Ok(ensured),
                     Err(error) => AskError::Json(error),
@@ -123,17 +125,21 @@ impl Operator {
     /// # Errors
     /// When the operator didn't take it; what was in it is lost.
     pub(crate) async fn report(&self, report: &Report) -> Result<(), AskError> {
-        self.ask(REPORT, report, REPORT_TIMEOUT).await.map(|_| ())
+        self.ask(REPORT, report, None, REPORT_TIMEOUT)
+            .await
+            .map(|_| ())
     }
 
     async fn ask(
         &self,
         path: &str,
         question: &impl Serialize,
+        trace: Option<Context>,
         patience: Duration,
     ) -> Result<Bytes, AskError> {
         let connections = self.connections.load_full();
-        let asked = tokio::time::timeout(patience, self.exchange(&connections, path, question));
+        let asked =
+            tokio::time::timeout(patience, self.exchange(&connections, path, question, trace));
         let answer = asked
             .await
             .unwrap_or_else(|_| Err(AskError::TooSlow(self.authority.clone(), patience)));
@@ -156,11 +162,15 @@ impl Operator {
         connections: &Connections,
         path: &str,
         question: &impl Serialize,
+        trace: Option<Context>,
     ) -> Result<Bytes, AskError> {
-        let request = Request::post(format!("http://{}{path}", self.authority))
+        let mut request = Request::post(format!("http://{}{path}", self.authority))
             .header(CONTENT_TYPE, "application/json")
-            .header(headers::KEY, self.key.clone())
-            .body(Full::from(serde_json::to_vec(question)?))?;
+            .header(headers::KEY, self.key.clone());
+        if let Some(trace) = trace {
+            request = request.header(headers::TRACEPARENT, trace.to_string());
+        }
+        let request = request.body(Full::from(serde_json::to_vec(question)?))?;
         let response = connections
             .request(request)
             .await

@@ -2,6 +2,7 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use kube::Client;
@@ -13,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use wisp_contract::log::event;
 use wisp_gateway::{Gateway, Options, Server};
+use wisp_traces::Traces;
 
 use crate::certificate::{Current, Source};
 use crate::counts::Counts;
@@ -24,6 +26,9 @@ use crate::options::Cli;
 use crate::table::Table;
 use crate::wake::Waker;
 use crate::{keys, reporter, watches};
+
+/// How long the last traces may take to be sent.
+const FLUSH: Duration = Duration::from_secs(2);
 
 /// Serves until SIGTERM or SIGINT, then drains; a second signal ends the drain.
 ///
@@ -50,6 +55,7 @@ pub(crate) async fn run(cli: Cli, log: Log) -> anyhow::Result<()> {
         stop,
         reporting,
         silence,
+        traces,
     } = started;
     tokio::select! {
         () = signals.any() => {}
@@ -78,6 +84,7 @@ pub(crate) async fn run(cli: Cli, log: Log) -> anyhow::Result<()> {
     }
     silence.cancel();
     let _ = reporting.await;
+    let _ = tokio::time::timeout(FLUSH, traces.flush()).await;
     Ok(())
 }
 
@@ -101,6 +108,7 @@ struct Started {
     reporting: tokio::task::JoinHandle<()>,
     /// Ends the reports.
     silence: CancellationToken,
+    traces: Traces,
 }
 
 async fn start(
@@ -134,7 +142,12 @@ async fn start(
         counts: Arc::clone(counts),
         patience: cli.activate_timeout,
     };
-    let gateway = Gateway::new(Arc::new(waker), options(cli, log), Handle::current());
+    let traces = Traces::from_environment("wisp-gateway")?;
+    let options = Options {
+        traces: traces.clone(),
+        ..options(cli, log)
+    };
+    let gateway = Gateway::new(Arc::new(waker), options, Handle::current());
     table.lead(&gateway);
     health.show(Arc::clone(&gateway), Arc::clone(&table));
     background.spawn(watches::run(
@@ -185,6 +198,7 @@ async fn start(
         stop,
         reporting,
         silence,
+        traces,
     })
 }
 

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use wisp_contract::FunctionId;
 use wisp_gateway::{ActivateError, Activator};
+use wisp_traces::Context;
 
 use crate::counts::Counts;
 use crate::operator::Operator;
@@ -21,9 +22,13 @@ pub(crate) struct Waker {
 }
 
 impl Activator for Waker {
-    fn ensure<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ActivateError>> {
+    fn ensure<'a>(
+        &'a self,
+        function: &'a FunctionId,
+        trace: Option<Context>,
+    ) -> BoxFuture<'a, Result<(), ActivateError>> {
         Box::pin(async move {
-            let ensured = self.operator.ensure(function, self.patience).await;
+            let ensured = self.operator.ensure(function, trace, self.patience).await;
             let ensured = ensured.inspect_err(|_| self.counts.ensure.add())?;
             self.table.woken(function, &ensured.replicas);
             Ok(())

@@ -76,7 +76,11 @@ pub(crate) fn endpoint(address: SocketAddr, concurrency: u32) -> Endpoint {
 pub(crate) struct Never;
 
 impl Activator for Never {
-    fn ensure<'a>(&'a self, _: &'a FunctionId) -> BoxFuture<'a, Result<(), ActivateError>> {
+    fn ensure<'a>(
+        &'a self,
+        _: &'a FunctionId,
+        _: Option<wisp_traces::Context>,
+    ) -> BoxFuture<'a, Result<(), ActivateError>> {
         Box::pin(std::future::pending())
     }
 }

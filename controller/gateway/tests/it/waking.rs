@@ -9,6 +9,7 @@ use tokio::sync::Semaphore;
 use wisp_contract::FunctionId;
 use wisp_contract::problem::Fault;
 use wisp_gateway::{ActivateError, Activator, Gateway, Options};
+use wisp_traces::Context;
 
 use crate::support::{Bed, Upstream, endpoint, id, route, until};
 
@@ -44,7 +45,11 @@ impl Waker {
 }
 
 impl Activator for Waker {
-    fn ensure<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ActivateError>> {
+    fn ensure<'a>(
+        &'a self,
+        function: &'a FunctionId,
+        _: Option<Context>,
+    ) -> BoxFuture<'a, Result<(), ActivateError>> {
         Box::pin(async move {
             self.calls.fetch_add(1, Ordering::SeqCst);
             self.let_go.acquire().await.unwrap().forget();

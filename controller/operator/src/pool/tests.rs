@@ -277,7 +277,10 @@ mod claiming {
             asked.push(host(address, SERVES).await);
         }
         let bench = Bench::new(&addresses);
-        let all = futures::future::join_all((0..5).map(|_| bench.pools.claim(&bench.id))).await;
+        let all = futures::future::join_all(
+            (0..5).map(|_| bench.pools.claim(&bench.id, &Span::default())),
+        )
+        .await;
         let mut given: Vec<_> = all
             .into_iter()
             .flatten()
@@ -306,7 +309,11 @@ mod claiming {
         host("127.78.1.1", refuses(409, "assigned")).await;
         host("127.78.1.2", SERVES).await;
         let bench = Bench::new(&["127.78.1.1", "127.78.1.2"]);
-        let replica = bench.pools.claim(&bench.id).await.unwrap();
+        let replica = bench
+            .pools
+            .claim(&bench.id, &Span::default())
+            .await
+            .unwrap();
         assert_eq!(replica.address, "127.78.1.2:8080".parse().unwrap());
         assert_eq!(lock(&bench.live.claims).len(), 1);
     }
@@ -317,7 +324,7 @@ mod claiming {
         host("127.78.2.1", refuses(422, "failed")).await;
         let second = host("127.78.2.2", SERVES).await;
         let bench = Bench::new(&["127.78.2.1", "127.78.2.2"]);
-        assert_eq!(bench.pools.claim(&bench.id).await, None);
+        assert_eq!(bench.pools.claim(&bench.id, &Span::default()).await, None);
         assert_eq!(second.load(Ordering::SeqCst), 0);
         assert!(lock(&bench.live.claims).is_empty());
     }
@@ -330,14 +337,14 @@ mod claiming {
         host("127.78.3.1", warm).await;
         let bench = Bench::new(&[]);
         // There is nothing that would make pods.
-        assert_eq!(bench.pools.claim(&bench.id).await, None);
+        assert_eq!(bench.pools.claim(&bench.id, &Span::default()).await, None);
         let mut deployment = keep::deployment(&pool(json!({})), "{}", 0, &settings());
         deployment.metadata.namespace = Some("vision".to_owned());
         let cluster = &bench.pools.cluster;
         cluster.warm_deployments.apply(Event::Apply(deployment));
         let waiting = tokio::spawn({
             let (pools, id) = (Arc::clone(&bench.pools), bench.id.clone());
-            async move { pools.claim(&id).await }
+            async move { pools.claim(&id, &Span::default()).await }
         });
         let mut queued = bench.pools.queue.waiting.subscribe();
         queued.wait_for(|waiting| *waiting == 1).await.unwrap();

@@ -77,8 +77,10 @@ impl Api {
         let path = request.uri().path().to_owned();
         match (request.method().clone(), path.as_str()) {
             (Method::POST, ENSURE) => {
+                let trace = request.headers().get(headers::TRACEPARENT);
+                let trace = trace.and_then(|trace| trace.to_str().ok()?.parse().ok());
                 let ensure: Ensure = self.gateways_body(request).await?;
-                Ok(json(&self.waker.ensure(&ensure.function).await?))
+                Ok(json(&self.waker.ensure(&ensure.function, trace).await?))
             }
             (Method::POST, REPORT) => {
                 let report: Report = self.gateways_body(request).await?;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::future::BoxFuture;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
+use wisp_traces::Span;
 
 use crate::autoscale::{Autoscaler, ScaleError};
 
@@ -15,10 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Provides pods for a function that is woken.
 pub trait Capacity: Send + Sync + 'static {
     /// Sees to it that pods come. Either one serves already, and is returned; or they were asked for, and appear among
-    /// the cluster's pods with the function's labels.
+    /// the cluster's pods with the function's labels. It is part of `wake`.
     fn provide<'a>(
         &'a self,
         function: &'a FunctionId,
+        wake: &'a Span,
     ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>>;
 }
 
@@ -29,8 +31,10 @@ impl Capacity for Deployments {
     fn provide<'a>(
         &'a self,
         function: &'a FunctionId,
+        wake: &'a Span,
     ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
         Box::pin(async move {
+            let _scaling = wake.child("scale");
             let pushed = tokio::time::timeout(PATIENCE, self.0.push(function)).await;
             pushed
                 .map_err(|_| ScaleError::Silence(PATIENCE))?

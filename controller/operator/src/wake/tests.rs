@@ -42,6 +42,7 @@ impl Capacity for Maker {
     fn provide<'a>(
         &'a self,
         function: &'a FunctionId,
+        _: &'a Span,
     ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
@@ -107,6 +108,7 @@ impl Bench {
             Arc::new(autoscaler),
             Arc::new(maker),
             metrics,
+            Traces::off(),
         );
         waker.control_port = port;
         Self {
@@ -120,7 +122,7 @@ impl Bench {
     }
 
     async fn ensure(&self) -> Result<Ensured, WakeError> {
-        tokio::time::timeout(Duration::from_secs(20), self.waker.ensure(&self.id))
+        tokio::time::timeout(Duration::from_secs(20), self.waker.ensure(&self.id, None))
             .await
             .unwrap()
     }
@@ -220,8 +222,11 @@ async fn what_no_node_takes_is_told_once_it_has_lasted() {
     assert!(error.to_string().contains("0/2 nodes"), "{error}");
     assert_eq!(error.fault(), Fault::Platform);
     let bench = Bench::new(unschedulable("9999-01-01T00:00:00Z"), 1);
-    let waits =
-        tokio::time::timeout(Duration::from_millis(200), bench.waker.ensure(&bench.id)).await;
+    let waits = tokio::time::timeout(
+        Duration::from_millis(200),
+        bench.waker.ensure(&bench.id, None),
+    )
+    .await;
     assert!(waits.is_err(), "{waits:?}");
 }
 
@@ -244,7 +249,7 @@ async fn a_function_that_is_still_being_resolved_is_waited_for() {
     assert_eq!(result.unwrap().replicas.len(), 1);
     let nobody: FunctionId = "n/nobody".parse().unwrap();
     assert_eq!(
-        bench.waker.ensure(&nobody).await,
+        bench.waker.ensure(&nobody, None).await,
         Err(WakeError::Unknown(nobody))
     );
 }

@@ -141,7 +141,11 @@ fn scaling(function: &Function) -> Scaling {
 pub(crate) struct Waker(pub(crate) Arc<OnceLock<Functions>>);
 
 impl Activator for Waker {
-    fn ensure<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ActivateError>> {
+    fn ensure<'a>(
+        &'a self,
+        function: &'a FunctionId,
+        _: Option<wisp_traces::Context>,
+    ) -> BoxFuture<'a, Result<(), ActivateError>> {
         let supervisor = self.0.get().and_then(|functions| functions.get(function));
         async move {
             match supervisor {
