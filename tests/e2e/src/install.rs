@@ -12,6 +12,7 @@ use wisp_cluster::{Cluster, Forward, Namespace};
 use wisp_integration::{Client, binary};
 
 use crate::detour::Detour;
+use crate::signer::Signer;
 use crate::space::Space;
 
 /// Where wisp is installed.
@@ -24,6 +25,7 @@ pub struct Installation {
     detour: Option<Detour>,
     operator: RwLock<()>,
     forward: Option<Forward>,
+    signer: Signer,
 }
 
 /// wisp on the cluster that the tests share: installed when the first test asks. None where there is no cluster, as
@@ -68,6 +70,9 @@ impl Installation {
         let plain: Vec<String> = std::iter::once(registry.clone())
             .chain(detour.as_ref().map(Detour::name))
             .collect();
+        let signer = Signer::new()?;
+        let values = tempfile::NamedTempFile::new()?;
+        std::fs::write(values.path(), policy(&keep(cluster, &signer)?))?;
         let chart = repository().join("deploy/chart");
         let chart = chart.to_str().context("a path of UTF-8")?;
         let installed = cluster.helm(&[
@@ -80,6 +85,8 @@ impl Installation {
             "--create-namespace",
             "--wait",
             "--timeout=5m",
+            "--values",
+            values.path().to_str().context("a path of UTF-8")?,
             "--set",
             &format!("image.registry={registry},image.tag={tag}"),
             "--set",
@@ -106,7 +113,14 @@ impl Installation {
             detour,
             operator: RwLock::const_new(()),
             forward,
+            signer,
         })
+    }
+
+    /// Whose signatures it demands in namespaces that are called `signed-…`.
+    #[must_use]
+    pub fn signer(&self) -> &Signer {
+        &self.signer
     }
 
     /// The cluster.
@@ -158,6 +172,35 @@ impl Installation {
         let namespace: Namespace<'static> = self.cluster.namespace(hint)?;
         Ok(Space::new(self, namespace))
     }
+}
+
+/// Has a Secret with the public key, and gives its name, by which it is known from that of an earlier run.
+fn keep(cluster: &Cluster, signer: &Signer) -> Result<String> {
+    let found = cluster.kubectl(&["get", "namespace", NAMESPACE, "--ignore-not-found"])?;
+    if found.trim().is_empty() {
+        cluster.kubectl(&["create", "namespace", NAMESPACE])?;
+    }
+    let public = signer.public();
+    let id: String = hex::encode(Sha256::digest(&public))
+        .chars()
+        .take(8)
+        .collect();
+    let name = format!("cosign-{id}");
+    let key = format!("--from-literal=cosign.pub={public}");
+    cluster.kubectl(&["-n", NAMESPACE, "create", "secret", "generic", &name, &key])?;
+    Ok(name)
+}
+
+/// The chart's values by which all that functions of some namespaces name must be signed.
+fn policy(secret: &str) -> String {
+    let rule = serde_json::json!({
+        "name": "tests",
+        "images": [{"glob": "**"}],
+        "namespaces": ["signed-*"],
+        "authorities": [{"key": {"secretRef": {"name": secret}}}],
+        "otherSources": "deny",
+    });
+    serde_json::json!({"signatures": {"rules": [rule]}}).to_string()
 }
 
 /// Builds the images of the programs, and pushes them under a tag that follows from what is in them. Gives registry and

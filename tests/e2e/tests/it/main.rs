@@ -12,4 +12,5 @@ mod kept;
 mod life;
 mod pools;
 mod rules;
+mod signed;
 mod sources;

@@ -14,7 +14,7 @@ fn sha256(bytes: &[u8]) -> String {
 }
 
 /// The test component with `text` in it, so that no other test has it in the operator's store already.
-fn unique(text: &str) -> Result<tempfile::NamedTempFile> {
+pub(crate) fn unique(text: &str) -> Result<tempfile::NamedTempFile> {
     let mut bytes = std::fs::read(component("fixture-p2"))?;
     // A custom section, called `test`: https://webassembly.github.io/spec/core/binary/modules.html#custom-section
     let length = u8::try_from(text.len() + 5)?;
@@ -27,12 +27,12 @@ fn unique(text: &str) -> Result<tempfile::NamedTempFile> {
     Ok(file)
 }
 
-fn digits_model() -> PathBuf {
+pub(crate) fn digits_model() -> PathBuf {
     repository().join("examples/digits/mnist.onnx")
 }
 
 /// A Function of a component and a model, each as YAML in one line.
-fn function(name: &str, component: &str, model: Option<&str>) -> String {
+pub(crate) fn function(name: &str, component: &str, model: Option<&str>) -> String {
     let model = model.map_or_else(String::new, |source| {
         format!("  models: [{{name: mnist, source: {source}}}]\n")
     });
@@ -42,7 +42,7 @@ fn function(name: &str, component: &str, model: Option<&str>) -> String {
 }
 
 /// Asks the digits function to read a seven.
-async fn reads_a_seven(space: &Space, name: &str) -> Result<()> {
+pub(crate) async fn reads_a_seven(space: &Space, name: &str) -> Result<()> {
     let image = std::fs::read(repository().join("examples/digits/seven.png"))?;
     let answer = space.client().post(&space.path(name, ""), image).await?;
     ensure!(
