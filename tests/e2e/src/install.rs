@@ -11,6 +11,7 @@ use wisp_cluster::images::{self, Programs};
 use wisp_cluster::{Cluster, Forward, Namespace};
 use wisp_integration::{Client, binary};
 
+use crate::collector::Collector;
 use crate::detour::Detour;
 use crate::signer::Signer;
 use crate::space::Space;
@@ -23,6 +24,7 @@ pub struct Installation {
     cluster: &'static Cluster,
     gateway: SocketAddr,
     detour: Option<Detour>,
+    collector: Option<Collector>,
     operator: RwLock<()>,
     forward: Option<Forward>,
     signer: Signer,
@@ -67,6 +69,11 @@ impl Installation {
         let (registry, tag) = push_images(cluster, program)?;
         // Pods of a cluster elsewhere may have no way to this machine.
         let detour = cluster.name().map(|_| Detour::new(&registry)).transpose()?;
+        let collector = cluster
+            .name()
+            .map(|_| Collector::new(&registry))
+            .transpose()?;
+        let endpoint = collector.as_ref().map(Collector::endpoint);
         let plain: Vec<String> = std::iter::once(registry.clone())
             .chain(detour.as_ref().map(Detour::name))
             .collect();
@@ -94,6 +101,8 @@ impl Installation {
                 "operator.insecureRegistries={{{}}},operator.log={log}",
                 plain.join(",")
             ),
+            "--set",
+            &format!("traces.endpoint={}", endpoint.unwrap_or_default()),
         ]);
         if let Err(error) = installed {
             let seen = cluster.kubectl(&["-n", NAMESPACE, "describe", "pods"]);
@@ -111,6 +120,7 @@ impl Installation {
             cluster,
             gateway,
             detour,
+            collector,
             operator: RwLock::const_new(()),
             forward,
             signer,
@@ -156,6 +166,12 @@ impl Installation {
     #[must_use]
     pub fn detour(&self) -> Option<&Detour> {
         self.detour.as_ref()
+    }
+
+    /// Where its traces go; nowhere on a cluster that isn't ours.
+    #[must_use]
+    pub fn collector(&self) -> Option<&Collector> {
+        self.collector.as_ref()
     }
 
     /// Speaks to the gateway.

@@ -14,3 +14,4 @@ mod pools;
 mod rules;
 mod signed;
 mod sources;
+mod traces;
