@@ -65,7 +65,7 @@ async fn wait(
     // The deadline below ends the wait; it knows why.
     let forever = tokio::time::Instant::from_std(since) + wake_time + Duration::from_secs(3600);
     let mut place = std::pin::pin!(function.limiter.acquire(bytes, forever));
-    let mut woken = false;
+    let (mut woken, mut is_telling) = (false, false);
     loop {
         let mut changed = std::pin::pin!(function.replicas.changed());
         changed.as_mut().enable();
@@ -75,6 +75,7 @@ async fn wait(
             (false, Some(began)) => {
                 activate += began.elapsed();
                 cold = None;
+                is_telling = true;
             }
             _ => {}
         }
@@ -105,6 +106,11 @@ async fn wait(
             ended = wake => {
                 ended.map_err(|error| Failure::Activation { function: function.id.clone(), error })?;
                 woken = true;
+            }
+            // Awake, and yet there is no place for this one.
+            () = std::future::ready(()), if is_telling => {
+                is_telling = false;
+                gateway.queue_grew();
             }
             () = changed => {}
             () = tokio::time::sleep_until(deadline.into()) => {
@@ -149,7 +155,10 @@ impl<'a> Waiting<'a> {
     fn begin(gateway: &Gateway, function: &'a Arc<Function>) -> Self {
         let since = Instant::now();
         function.stats.begin_wait(since);
-        gateway.queue_grew(function);
+        // Who wakes a function is known by that; a report beside it would be in its way.
+        if !function.replicas.is_empty() {
+            gateway.queue_grew();
+        }
         Self { function, since }
     }
 }

@@ -150,7 +150,7 @@ impl Gateway {
         &self.options
     }
 
-    pub(crate) fn queue_grew(&self, _function: &Function) {
+    pub(crate) fn queue_grew(&self) {
         if !self.has_grown.swap(true, Ordering::Relaxed) {
             self.grew.notify_one();
         }

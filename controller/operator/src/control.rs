@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use tokio::net::TcpStream;
-use wisp_contract::assignment::Key;
+use wisp_contract::assignment::{Held, Key};
 use wisp_contract::keys::Root;
 use wisp_contract::operator::pod::{CLAIMED_FROM, CONTROL_PORT, POOL, POOL_UID};
 use wisp_contract::parts::Parts;
@@ -104,20 +104,45 @@ pub async fn assign(
     assignment: Bytes,
     artifacts: Vec<Part>,
 ) -> Result<HostStatus, ControlError> {
+    let answer = post("/assign", stream, key, assignment, artifacts).await?;
+    serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
+}
+
+/// Has the host at `stream`, which stands by, have what `hold` names ready, with the code that it doesn't have yet. Gives
+/// what it has then.
+///
+/// # Errors
+/// When it doesn't stand by any more, or can't.
+pub async fn hold(
+    stream: TcpStream,
+    key: &Key,
+    hold: Bytes,
+    code: Vec<Part>,
+) -> Result<Held, ControlError> {
+    let answer = post("/hold", stream, key, hold, code).await?;
+    serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
+}
+
+async fn post(
+    path: &str,
+    stream: TcpStream,
+    key: &Key,
+    first: Bytes,
+    artifacts: Vec<Part>,
+) -> Result<Bytes, ControlError> {
     let parts = Parts {
-        assignment: assignment.len() as u64,
+        assignment: first.len() as u64,
         artifacts: artifacts
             .iter()
             .map(|part| (part.sha256.clone(), part.length))
             .collect(),
     };
-    let first = stream::iter([Ok(Frame::data(assignment))]);
+    let first = stream::iter([Ok(Frame::data(first))]);
     let rest = stream::iter(artifacts).flat_map(|part| artifacts::frames(part.file));
-    let request = Request::post("/assign")
+    let request = Request::post(path)
         .header(headers::PARTS, parts.to_string())
         .body(BoxBody::new(StreamBody::new(first.chain(rest))));
-    let answer = exchange(stream, key, request).await?;
-    serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
+    exchange(stream, key, request).await
 }
 
 /// A connection to a host's control port.

@@ -7,6 +7,7 @@
 mod adopt;
 mod claimable;
 mod defaults;
+mod hold;
 mod keep;
 mod models;
 mod parts;
@@ -39,6 +40,7 @@ use crate::live::{Claim, Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
 use crate::wake::{Capacity, Deployments};
+use hold::Holds;
 use models::{Kept, State};
 use queue::{Expected, Queue};
 use trials::Trials;
@@ -85,6 +87,7 @@ pub struct Pools {
     known: Mutex<BTreeMap<PoolId, Known>>,
     trials: Trials,
     queue: Queue,
+    holds: Holds,
     /// Whether every pod was asked what it is.
     recovered: watch::Sender<bool>,
 }
@@ -115,6 +118,7 @@ impl Pools {
             known: Mutex::default(),
             trials: Trials::default(),
             queue: Queue::default(),
+            holds: Holds::default(),
             recovered: watch::channel(false).0,
         })
     }
@@ -133,7 +137,7 @@ impl Pools {
             .record(Instant::now());
         loop {
             let claiming = wake.child("claim");
-            let taken = self.taken(&live, &claimable.revision, &pools).await;
+            let taken = self.taken(&live, &claimable, &pools).await;
             drop(claiming);
             let Some((pool, pod, _expected)) = taken else {
                 break;
@@ -205,8 +209,9 @@ impl Pools {
         // It counts as the function's from now on: nobody makes another meanwhile.
         lock(&live.claims).insert(pod.name_any(), claim(false));
         let kept = self.kept(pool);
+        let held = self.holds.of(&pod.uid().unwrap_or_default());
         let assigned = async {
-            let parts = async { Ok(parts::of(&*self.artifacts, &assignment, &kept).await) };
+            let parts = async { Ok(parts::of(&*self.artifacts, &assignment, &kept, &held).await) };
             let (stream, parts) =
                 futures::future::try_join(control::connect(address), parts).await?;
             control::assign(stream, &key, body.into(), parts).await
@@ -280,28 +285,37 @@ impl Pools {
     async fn taken<'a>(
         &self,
         live: &'a Live,
-        revision: &str,
+        claimable: &Claimable,
         pools: &[Arc<RuntimePool>],
     ) -> Option<(PoolId, Arc<Pod>, Option<Expected<'a>>)> {
-        if let Some((pool, pod)) = self.take(pools) {
+        let code = hold::compiled(claimable).map(|compiled| &*compiled.sha256);
+        if let Some((pool, pod)) = self.take(pools, code) {
             return Some((pool, pod, None));
         }
-        let expected = Expected::of(live, revision);
-        let (pool, pod) = self.wait(pools).await?;
+        let expected = Expected::of(live, &claimable.revision);
+        let (pool, pod) = self.wait(pools, code).await?;
         Some((pool, pod, Some(expected)))
     }
 
-    /// A pod that stands by in one of `pools`; nobody else gets it.
-    fn take(&self, pools: &[Arc<RuntimePool>]) -> Option<(PoolId, Arc<Pod>)> {
+    /// A pod that stands by in the first of `pools` that has any, one that has `code` ready if there is one; nobody else
+    /// gets it.
+    fn take(&self, pools: &[Arc<RuntimePool>], code: Option<&str>) -> Option<(PoolId, Arc<Pod>)> {
         let mut taken = lock(&self.taken);
         for pool in pools {
             let Some(id) = pool_id(pool) else { continue };
-            for pod in self.cluster.warm.of(&id) {
+            let mut standing = self.cluster.warm.of(&id);
+            standing.retain(|pod| {
+                let is_free = !taken.contains_key(&pod.uid().unwrap_or_default());
+                is_free && self.queue.is_standing(pod)
+            });
+            let is_ready = |pod: &&Arc<Pod>| {
                 let uid = pod.uid().unwrap_or_default();
-                if self.queue.is_standing(&pod) && !taken.contains_key(&uid) {
-                    taken.insert(uid, Instant::now());
-                    return Some((id, pod));
-                }
+                code.is_some_and(|code| self.holds.has(&uid, code))
+            };
+            let pod = standing.iter().find(is_ready).or_else(|| standing.first());
+            if let Some(pod) = pod.cloned() {
+                taken.insert(pod.uid().unwrap_or_default(), Instant::now());
+                return Some((id, pod));
             }
         }
         None
@@ -325,6 +339,7 @@ impl Pools {
             .filter_map(|pod| pod.uid())
             .collect();
         self.queue.retain(&standing);
+        self.holds.retain(&standing);
         lock(&self.taken).retain(|uid, at| {
             standing.contains(uid) || now.saturating_duration_since(*at) < REMEMBERED
         });

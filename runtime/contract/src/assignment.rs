@@ -204,6 +204,23 @@ pub struct Preload {
     pub artifacts: Vec<Artifact>,
 }
 
+/// Machine code that a host without a function is to have ready, whichever it will be given: `POST /hold` on its control
+/// port, with the code that it doesn't have yet in the same body ([`crate::parts::Parts`]). What isn't named it forgets.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Hold {
+    /// The code.
+    pub code: Vec<Compiled>,
+}
+
+/// What it has ready then.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Held {
+    /// The code's digests, in lower-case hex.
+    pub code: Vec<String>,
+}
+
 /// A shared secret. Its `Debug` doesn't show it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -228,15 +228,32 @@ impl Loader {
     ) -> Result<Loaded, LoadError> {
         let began = Instant::now();
         let engine = engines.get(wasi)?;
-        // SAFETY: wasmtime asks that an `Engine` of this version serialised the bytes, for which the caller vouches, and
-        // that nobody changes them while they are mapped: they are sealed.
-        let component = unsafe { Component::deserialize_file(engine, code.path()) };
+        // SAFETY: the caller vouches for the code.
+        let component = unsafe { Self::map_code(engine, code) }?;
         Ok(Loaded {
-            component: component.map_err(|error| LoadError::Code(error.into()))?,
+            component,
             wasi,
             cached: true,
             took: began.elapsed(),
         })
+    }
+
+    /// The same on a certain engine.
+    ///
+    /// # Safety
+    /// As [`Loader::load_code`].
+    ///
+    /// # Errors
+    /// When the code doesn't fit the engine.
+    #[expect(
+        unsafe_code,
+        reason = "mapping machine code is as safe as where it comes from, which only the caller knows"
+    )]
+    pub unsafe fn map_code(engine: &Engine, code: &Sealed) -> Result<Component, LoadError> {
+        // SAFETY: wasmtime asks that an `Engine` of this version serialised the bytes, for which the caller vouches, and
+        // that nobody changes them while they are mapped: they are sealed.
+        let component = unsafe { Component::deserialize_file(engine, code.path()) };
+        component.map_err(|error| LoadError::Code(error.into()))
     }
 
     /// The machine code of a component, for [`Loader::load_code`] on an engine of the same [`compatibility`]. Takes

@@ -120,13 +120,15 @@ impl Fitting {
         let component = &assignment.config.component.file;
         let mut artifacts = assignment.artifacts.iter();
         let artifact = artifacts.find(|artifact| artifact.file() == *component)?;
-        artifact
-            .compiled
-            .as_ref()
-            .filter(|code| match code.facts.wasi {
-                Wasi::P2 => code.engine == self.p2,
-                Wasi::P3 => code.engine == self.p3,
-            })
+        artifact.compiled.as_ref().filter(|code| self.fits(code))
+    }
+
+    /// Whether the code can be run here.
+    pub(crate) fn fits(&self, code: &Compiled) -> bool {
+        match code.facts.wasi {
+            Wasi::P2 => code.engine == self.p2,
+            Wasi::P3 => code.engine == self.p3,
+        }
     }
 }
 

@@ -28,7 +28,7 @@ pub struct Cli {
     /// Where requests for the function arrive. Port 0 takes a free one; the log line `listening` tells which.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub data: SocketAddr,
-    /// Where /healthz, /readyz, /warmz, /status, /metrics, /assign and /drain are served. Keep it away from the public.
+    /// Where /healthz, /readyz, /warmz, /status, /metrics, /assign, /hold and /drain are served. Keep it away from the public.
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8081")]
     pub control: SocketAddr,
     /// Serve this component with default limits, instead of waiting for an Assignment.

@@ -11,15 +11,17 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
-use wisp_contract::assignment::Assignment;
+use wisp_contract::assignment::{Assignment, Hold};
 use wisp_contract::parts::Parts;
 use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
 
 use crate::process::{AssignError, Host};
-use crate::{key, metrics, receive, request};
+use crate::receive::{self, Pushed};
+use crate::{key, metrics, request};
 
 /// Serves until the process ends: probes and status are answered while it drains, too.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
@@ -100,6 +102,7 @@ async fn answer(
             )
         }
         (Method::POST, "/assign") => assign(&host, request, &id).await,
+        (Method::POST, "/hold") => hold(&host, request, &id).await,
         (Method::POST, "/drain") => {
             host.begin_drain();
             text(StatusCode::ACCEPTED, "draining\n")
@@ -107,11 +110,11 @@ async fn answer(
         (
             _,
             path @ ("/healthz" | "/readyz" | "/warmz" | "/status" | "/metrics" | "/assign"
-            | "/drain"),
+            | "/hold" | "/drain"),
         ) => {
             let detail = format!(
                 "{path} is for {}",
-                if matches!(path, "/assign" | "/drain") {
+                if matches!(path, "/assign" | "/hold" | "/drain") {
                     "POST"
                 } else {
                     "GET"
@@ -127,7 +130,7 @@ async fn answer(
         }
         (_, path) => {
             let detail = format!(
-                "there is no {path} here, only /healthz, /readyz, /warmz, /status, /metrics, /assign and /drain"
+                "there is no {path} here, only /healthz, /readyz, /warmz, /status, /metrics, /assign, /hold and /drain"
             );
             refuse(
                 StatusCode::NOT_FOUND,
@@ -140,24 +143,55 @@ async fn answer(
     })
 }
 
-async fn assign(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Response<Full<Bytes>> {
+/// What was sent, as JSON with artifacts behind it where it says so.
+///
+/// # Errors
+/// The answer to who sent something else.
+async fn read<T: DeserializeOwned>(
+    what: &str,
+    request: Request<Incoming>,
+    id: &str,
+) -> Result<(T, Pushed), Box<Response<Full<Bytes>>>> {
     let invalid = |detail: String| {
-        let status = StatusCode::BAD_REQUEST;
-        refuse(status, "invalid-assignment", Fault::Client, detail, id)
+        let (status, reason) = (StatusCode::BAD_REQUEST, format!("invalid-{what}"));
+        Box::new(refuse(status, &reason, Fault::Client, detail, id))
     };
     let parts = request.headers().get(headers::PARTS);
     let parts = match parts.map(|parts| parts.to_str().unwrap_or_default().parse::<Parts>()) {
         None => None,
         Some(Ok(parts)) => Some(parts),
-        Some(Err(error)) => return invalid(format!("the header {}: {error}", headers::PARTS)),
+        Some(Err(error)) => return Err(invalid(format!("the header {}: {error}", headers::PARTS))),
     };
-    let (body, pushed) = match receive::receive(parts.as_ref(), request.into_body()).await {
-        Ok(received) => received,
-        Err(error) => return invalid(format!("the Assignment can't be read: {error}")),
+    let received = receive::receive(parts.as_ref(), request.into_body()).await;
+    let (body, pushed) =
+        received.map_err(|error| invalid(format!("the {what} can't be read: {error}")))?;
+    let what = serde_json::from_slice(&body)
+        .map_err(|error| invalid(format!("the body is no {what}: {error}")))?;
+    Ok((what, pushed))
+}
+
+async fn hold(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Response<Full<Bytes>> {
+    let (wanted, pushed) = match read::<Hold>("hold", request, id).await {
+        Ok(read) => read,
+        Err(refusal) => return *refusal,
     };
-    let assignment: Assignment = match serde_json::from_slice(&body) {
-        Ok(assignment) => assignment,
-        Err(error) => return invalid(format!("the body is no Assignment: {error}")),
+    match host.hold(wanted, pushed).await {
+        Some(held) => respond(
+            StatusCode::OK,
+            "application/json",
+            serde_json::to_vec(&held).unwrap_or_default(),
+        ),
+        None => {
+            let detail = "this host doesn't stand by".to_owned();
+            refuse(StatusCode::CONFLICT, "assigned", Fault::Client, detail, id)
+        }
+    }
+}
+
+async fn assign(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Response<Full<Bytes>> {
+    let (assignment, pushed) = match read::<Assignment>("assignment", request, id).await {
+        Ok(read) => read,
+        Err(refusal) => return *refusal,
     };
     match host.assign(assignment, pushed).await {
         Ok(()) => status(host),

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use wasmtime::Engine;
+use wasmtime::component::Linker;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wisp_admit::{Limiter, Limits as AdmitLimits};
@@ -13,7 +14,7 @@ use wisp_contract::assignment::{Assignment, Key};
 use wisp_contract::config::{self, Limits};
 use wisp_contract::status::{ModelStatus, Startup};
 use wisp_egress::{Egress, Options as EgressOptions, Policy};
-use wisp_engine::{EngineError, Engines, LoadError, Loader, Wasi};
+use wisp_engine::{EngineError, Engines, LoadError, Loaded, Loader, Wasi};
 use wisp_nn::{ModelStore, Options as ModelOptions};
 use wisp_wasi_keyvalue::Stores;
 use wisp_wasi_logging::{Logs, Options as LogOptions, Sink};
@@ -21,7 +22,7 @@ use wisp_wasi_logging::{Logs, Options as LogOptions, Sink};
 use crate::artifacts::{Artifacts, Code, FetchError, Fitting};
 use crate::component::Component;
 use crate::failure::Failure;
-use crate::guest::{Seed, Services};
+use crate::guest::{Guest, Seed, Services};
 use crate::instance::{Blueprint, Pre};
 use crate::linker;
 use crate::metrics::{Metrics, Reading};
@@ -105,6 +106,7 @@ impl Prepared {
     fn make(
         assignment: &Assignment,
         code: Option<Code>,
+        linked: Option<ProxyPre<Guest>>,
         cache: Option<&Path>,
         ready: Ready,
     ) -> Result<Self, BecomeError> {
@@ -116,27 +118,22 @@ impl Prepared {
             None => Component::read(&config.component, function)?,
         };
         let (engines, linker) = ready.engines(&config.limits, component.footprint());
-        let loader = cache.map_or_else(Loader::without_cache, Loader::new);
-        let loaded = component.load(&loader, &engines)?;
-        tracing::info!(function = %function, cached = loaded.cached, millis = loaded.took.as_secs_f64() * 1e3, "component loaded");
-        let engine = engines.get(loaded.wasi).map_err(LoadError::from)?.clone();
-        let link = |error: wasmtime::Error| BecomeError::Link(error.into());
-        let linker = match linker {
-            Some(linker) if loaded.wasi == READY => Ok(linker),
-            _ => linker::linker(&engine, loaded.wasi),
-        };
-        let pre = linker
-            .and_then(|linker| linker.instantiate_pre(&loaded.component))
-            .map_err(link)?;
-        let pre = match loaded.wasi {
-            Wasi::P2 => ProxyPre::new(pre).map(Pre::P2),
-            Wasi::P3 => ServicePre::new(pre).map(Pre::P3),
+        let ready = engines.get(READY).map_err(LoadError::from)?;
+        let linked = linked.filter(|pre| Engine::same(pre.engine(), ready));
+        let (wasi, pre) = match linked {
+            Some(pre) => (READY, Pre::P2(pre)),
+            None => {
+                let loader = cache.map_or_else(Loader::without_cache, Loader::new);
+                let loaded = component.load(&loader, &engines)?;
+                tracing::info!(function = %function, cached = loaded.cached, millis = loaded.took.as_secs_f64() * 1e3, "component loaded");
+                (loaded.wasi, link(&loaded, &engines, linker)?)
+            }
         };
         Ok(Self {
-            pre: pre.map_err(link)?,
+            engine: engines.get(wasi).map_err(LoadError::from)?.clone(),
+            pre,
             engines,
-            engine,
-            wasi: loaded.wasi,
+            wasi,
             component_sha256: component.sha256().to_owned(),
             asks_models: component.asks_models(),
             stores: Stores::open(&config.key_value)?,
@@ -146,6 +143,25 @@ impl Prepared {
             )?,
         })
     }
+}
+
+/// Resolves the imports of a component, by `linker` where that is one for its version of WASI.
+fn link(
+    loaded: &Loaded,
+    engines: &Engines,
+    linker: Option<Linker<Guest>>,
+) -> Result<Pre, BecomeError> {
+    let engine = engines.get(loaded.wasi).map_err(LoadError::from)?;
+    let linker = match linker {
+        Some(linker) if loaded.wasi == READY => Ok(linker),
+        _ => linker::linker(engine, loaded.wasi),
+    };
+    let pre = linker.and_then(|linker| linker.instantiate_pre(&loaded.component));
+    let pre = pre.and_then(|pre| match loaded.wasi {
+        Wasi::P2 => ProxyPre::new(pre).map(Pre::P2),
+        Wasi::P3 => ServicePre::new(pre).map(Pre::P3),
+    });
+    pre.map_err(|error| BecomeError::Link(error.into()))
 }
 
 impl Function {
@@ -162,8 +178,16 @@ impl Function {
         let began = Instant::now();
         // Dropped at the end: what serves was read, or is mapped.
         let loaded = ready.files(&assignment);
+        let fitting = Fitting::here()?;
+        let held = fitting
+            .code(&assignment)
+            .and_then(|code| ready.take_code(&code.sha256));
+        let linked = held.and_then(|held| {
+            pushed.add(held.file);
+            held.pre
+        });
         let (_artifacts, code) =
-            Artifacts::fetch(&mut assignment, Fitting::here()?, &loaded, &mut pushed).await?;
+            Artifacts::fetch(&mut assignment, fitting, &loaded, &mut pushed).await?;
         let fetched = Instant::now();
         let options = ModelOptions {
             // Every request in flight may wait for the same model.
@@ -173,7 +197,7 @@ impl Function {
         let warm = ready.take_models();
         let (to_prepare, cache) = (assignment.clone(), around.cache.clone());
         let prepared = tokio::task::spawn_blocking(move || {
-            Prepared::make(&to_prepare, code, cache.as_deref(), ready)
+            Prepared::make(&to_prepare, code, linked, cache.as_deref(), ready)
         });
         let prepared = async { prepared.await.map_err(BecomeError::Thread)? };
         let models = ModelStore::with_preloaded(&assignment.config.models, warm, &options);

@@ -16,6 +16,7 @@ mod control;
 mod failure;
 mod function;
 mod guest;
+mod hold;
 mod instance;
 mod key;
 mod linker;

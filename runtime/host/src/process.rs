@@ -12,13 +12,15 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wisp_admit::Load;
-use wisp_contract::assignment::{Assignment, Key, Preload};
+use wisp_contract::assignment::{Assignment, Held, Hold, Key, Preload};
 use wisp_contract::log::event;
 use wisp_contract::status::{HostStatus, Phase};
 use wisp_nn::Options as ModelOptions;
 use wisp_wasi_logging::Writer;
 
+use crate::artifacts::Fitting;
 use crate::function::{Function, Mode, Surroundings};
+use crate::hold;
 use crate::metrics::Metrics;
 use crate::receive::Pushed;
 use crate::standby::Ready;
@@ -271,6 +273,19 @@ impl Host {
     /// Whether it waits for a function, and has ready what it is to have ready.
     pub(crate) fn stands_by(&self) -> bool {
         self.phase() == Phase::Waiting && self.ready().is_some()
+    }
+
+    /// Has machine code ready for whichever function comes. `None` if it doesn't stand by.
+    pub(crate) async fn hold(&self, wanted: Hold, pushed: Pushed) -> Option<Held> {
+        let (engine, linker) = self.ready().as_ref()?.linking()?;
+        let fitting = Fitting::here().ok()?;
+        let gathered = tokio::task::spawn_blocking(move || {
+            let new = hold::gather(&wanted, pushed, &engine, &linker, fitting);
+            (wanted, new)
+        });
+        let (wanted, new) = gathered.await.ok()?;
+        let code = self.ready().as_mut()?.shelve(&wanted, new);
+        Some(Held { code })
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Ready>> {

@@ -40,6 +40,11 @@ pub(crate) enum ReceiveError {
 }
 
 impl Pushed {
+    /// One more, that was here before.
+    pub(crate) fn add(&mut self, file: Sealed) {
+        self.files.insert(file.sha256().to_owned(), file);
+    }
+
     /// The artifact with that digest, if it came.
     pub(crate) fn take(&mut self, sha256: &str) -> Option<Sealed> {
         self.files.remove(sha256)

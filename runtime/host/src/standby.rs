@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
+use wasmtime::Engine;
 use wasmtime::component::Linker;
-use wisp_contract::assignment::{Assignment, Preload};
+use wisp_contract::assignment::{Assignment, Hold, Preload};
 use wisp_contract::config::Limits;
 use wisp_engine::{EngineError, EngineOptions, Engines, Footprint, Wasi};
 use wisp_nn::{Options as ModelOptions, Preloaded};
 
 use crate::artifacts::{self, FetchError, Fitting};
 use crate::guest::Guest;
+use crate::hold::{Held, Shelf};
 use crate::linker;
 
 /// The version of WASI that most components are of.
@@ -32,6 +34,7 @@ const USUAL: Footprint = Footprint {
 pub(crate) struct Ready {
     engines: Option<(Engines, Linker<Guest>)>,
     models: Vec<Preloaded>,
+    code: Shelf,
 }
 
 /// Why something isn't.
@@ -73,7 +76,7 @@ impl Ready {
         }
         let mut ready = Self {
             engines: Some(engines),
-            models: Vec::new(),
+            ..Self::default()
         };
         let files = artifacts::fetch_all(&preload.artifacts).await?;
         for model in &preload.models {
@@ -99,6 +102,25 @@ impl Ready {
     /// The models.
     pub(crate) fn take_models(&mut self) -> Vec<Preloaded> {
         std::mem::take(&mut self.models)
+    }
+
+    /// What links code that is to be ready.
+    pub(crate) fn linking(&self) -> Option<(Engine, Linker<Guest>)> {
+        let (engines, linker) = self.engines.as_ref()?;
+        Some((engines.prepare(READY).ok()?.clone(), linker.clone()))
+    }
+
+    /// Has `new` ready, and of what it had what `hold` names. Returns the digests.
+    pub(crate) fn shelve(&mut self, hold: &Hold, mut new: Shelf) -> Vec<String> {
+        let is_named = |sha256: &String| hold.code.iter().any(|code| code.sha256 == *sha256);
+        self.code.retain(|sha256, _| is_named(sha256));
+        self.code.append(&mut new);
+        self.code.keys().cloned().collect()
+    }
+
+    /// The machine code with that digest, if it is ready.
+    pub(crate) fn take_code(&mut self, sha256: &str) -> Option<Held> {
+        self.code.remove(sha256)
     }
 
     /// Engines for a component of `footprint`, and the linker for one of [`READY`] where there is one.

@@ -3,10 +3,11 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
+use hyper::client::conn::http1;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use wisp_contract::Problem;
@@ -66,6 +67,28 @@ impl Answer {
     }
 }
 
+/// A connection that was made before it is needed.
+pub struct Opened {
+    host: HeaderValue,
+    sender: http1::SendRequest<Body>,
+}
+
+impl Opened {
+    /// Sends `request` and reads the whole response.
+    ///
+    /// # Errors
+    /// When the connection breaks.
+    pub async fn fetch(mut self, mut request: Request<Body>) -> anyhow::Result<Answer> {
+        request.headers_mut().insert("host", self.host);
+        let (parts, body) = self.sender.send_request(request).await?.into_parts();
+        Ok(Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.collect().await?.to_bytes(),
+        })
+    }
+}
+
 /// Speaks to one address, over a new connection for each request.
 #[derive(Debug, Clone, Copy)]
 pub struct Client {
@@ -111,7 +134,7 @@ impl Client {
                 .send_request(Request::from_parts(parts, body))
                 .await?)
         } else {
-            let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+            let (mut sender, connection) = http1::handshake(io).await?;
             tokio::spawn(connection);
             if !parts.headers.contains_key("host") {
                 parts
@@ -122,6 +145,21 @@ impl Client {
                 .send_request(Request::from_parts(parts, body))
                 .await?)
         }
+    }
+
+    /// A connection over HTTP/1.1, for who measures what comes after it was made.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub async fn open(&self) -> anyhow::Result<Opened> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(connection);
+        Ok(Opened {
+            host: self.address.to_string().parse()?,
+            sender,
+        })
     }
 
     /// Sends `request` and reads the whole response.

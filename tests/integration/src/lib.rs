@@ -10,7 +10,7 @@ mod terminal;
 mod wisp;
 
 pub use build::{binary, component, target_folder};
-pub use client::{Answer, Body, Client, request};
+pub use client::{Answer, Body, Client, Opened, request};
 pub use host::{Host, assignment};
 pub use models::{model, onnxruntime, small_model};
 pub use readme::{Readme, repository};

@@ -3,11 +3,17 @@
 use std::path::Path;
 use std::time::Instant;
 
-use http::StatusCode;
-use wisp_contract::assignment::Preload;
+use http::{HeaderValue, Method, StatusCode};
+use sha2::{Digest as _, Sha256};
+use wisp_contract::assignment::{Artifact, Compiled, Facts, Held, Hold, Preload, Wasi};
 use wisp_contract::config::Model;
 use wisp_contract::log::event;
-use wisp_integration::{Host, PATIENCE, assignment, component, model, onnxruntime, small_model};
+use wisp_contract::parts::Parts;
+use wisp_engine::cache::Source;
+use wisp_engine::{Engines, Loader, compatibility};
+use wisp_integration::{
+    Answer, Host, PATIENCE, assignment, component, model, onnxruntime, request, small_model,
+};
 
 fn preload(models: Vec<Model>) -> Preload {
     Preload {
@@ -87,4 +93,95 @@ async fn a_model_that_cannot_be_had_ends_the_host_with_the_reason() {
         said.message
     );
     assert!(!host.end().await.unwrap().success());
+}
+
+/// A component's machine code, and what is said of it. It can't be fetched.
+fn compiled(package: &str) -> (Compiled, Vec<u8>) {
+    let engines = Engines::for_compilation();
+    let source = Source::read(&component(package), None).unwrap();
+    let inspection = source.inspection();
+    let wasi = match inspection.wasi {
+        wisp_engine::Wasi::P2 => Wasi::P2,
+        wisp_engine::Wasi::P3 => Wasi::P3,
+    };
+    let code = Loader::compile(&source, &engines).unwrap();
+    let compiled = Compiled {
+        engine: compatibility(engines.get(inspection.wasi).unwrap()),
+        sha256: hex::encode(Sha256::digest(&code)),
+        url: "http://127.0.0.1:9/code".into(),
+        key: None,
+        facts: Facts {
+            wasi,
+            core_instances: inspection.footprint.core_instances,
+            memories: inspection.footprint.memories,
+            tables: inspection.footprint.tables,
+            asks_models: inspection.asks_models(),
+        },
+    };
+    (compiled, code)
+}
+
+async fn hold(host: &Host, code: Vec<Compiled>, parts: &[&[u8]]) -> Answer {
+    let hold = serde_json::to_vec(&Hold { code }).unwrap();
+    let of = |bytes: &&[u8]| (hex::encode(Sha256::digest(bytes)), bytes.len() as u64);
+    let header = Parts {
+        assignment: hold.len() as u64,
+        artifacts: parts.iter().map(of).collect(),
+    };
+    let body = [&hold[..], &parts.concat()].concat();
+    let mut sent = request(Method::POST, "/hold", body).unwrap();
+    let header = HeaderValue::from_str(&header.to_string()).unwrap();
+    sent.headers_mut().insert("wisp-parts", header);
+    host.control().fetch(sent).await.unwrap()
+}
+
+fn held(answer: &Answer) -> Held {
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    serde_json::from_slice(&answer.body).unwrap()
+}
+
+/// Would fail if code that a host has were fetched, code that it was told to forget were kept, or code for another engine
+/// were taken; or if one that has a function could be told to hold more.
+#[tokio::test]
+async fn code_that_is_ready_is_the_functions_without_being_fetched() {
+    let nothing = Preload::default();
+    for package in ["fixture-p2", "fixture-p3"] {
+        let host = Host::standing_by(&nothing, Path::new("/nowhere"))
+            .await
+            .unwrap();
+        stands_by(&host).await;
+        let (wanted, bytes) = compiled(package);
+        let (other, others) = compiled("fixture-nn");
+        let answer = hold(&host, vec![other.clone()], &[&others]).await;
+        assert_eq!(held(&answer).code, [other.sha256.clone()]);
+        let mut foreign = wanted.clone();
+        foreign.engine = "another".into();
+        let answer = hold(&host, vec![foreign, other], &[&bytes]).await;
+        assert_eq!(held(&answer).code.len(), 1);
+        let answer = hold(&host, vec![wanted.clone()], &[&bytes]).await;
+        assert_eq!(held(&answer).code, [wanted.sha256.clone()]);
+        // What it has needn't come once more.
+        let answer = hold(&host, vec![wanted.clone()], &[]).await;
+        assert_eq!(held(&answer).code, [wanted.sha256.clone()]);
+
+        let mut function = assignment(&component(package));
+        let artifact = Artifact {
+            sha256: "0".repeat(64),
+            url: "http://127.0.0.1:9/component".into(),
+            key: None,
+            compiled: Some(wanted),
+        };
+        function.config.component.file = artifact.file();
+        function.artifacts = vec![artifact];
+        let answer = host
+            .control()
+            .post("/assign", serde_json::to_vec(&function).unwrap())
+            .await
+            .unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+        let answer = host.client().get("/hello").await.unwrap();
+        assert_eq!(answer.text(), "hello\n", "{package}");
+        let late = hold(&host, Vec::new(), &[]).await;
+        assert_eq!(late.status, StatusCode::CONFLICT, "{}", late.text());
+    }
 }

@@ -110,6 +110,7 @@ impl Pools {
         let pools = self.cluster.pools().state();
         self.ask_new_pods(&pools);
         self.queue.changed();
+        self.hold(now, &pools);
         self.default_pools(&pools).await;
         let known: BTreeSet<PoolId> = pools.iter().filter_map(|pool| pool_id(pool)).collect();
         lock(&self.known).retain(|id, _| {

@@ -1,5 +1,7 @@
 //! What is sent along with an Assignment, so that a pod needn't ask for it.
 
+use std::collections::BTreeSet;
+
 use wisp_contract::assignment::Assignment;
 
 use super::models::Kept;
@@ -9,12 +11,13 @@ use crate::control::Part;
 /// The most bytes that are sent along. A pod asks for the rest, and goes on asking should this operator end.
 const MOST: u64 = 256 << 20;
 
-/// The artifacts that a pod needs which has the models `kept`: machine code in place of its component. What isn't in the
-/// store now is left for the pod to ask for.
+/// The artifacts that a pod needs which has the models `kept` and the code `held`: machine code in place of its component.
+/// What isn't in the store now is left for the pod to ask for.
 pub(super) async fn of(
     artifacts: &dyn Artifacts,
     assignment: &Assignment,
     kept: &[Kept],
+    held: &BTreeSet<String>,
 ) -> Vec<Part> {
     let is_kept = |file| kept.iter().any(|kept| kept.model.file == file);
     let needed = assignment
@@ -24,7 +27,8 @@ pub(super) async fn of(
         .map(|artifact| match &artifact.compiled {
             Some(compiled) => &compiled.sha256,
             None => &artifact.sha256,
-        });
+        })
+        .filter(|sha256| !held.contains(*sha256));
     let mut parts = Vec::new();
     let mut left = MOST;
     for sha256 in needed {

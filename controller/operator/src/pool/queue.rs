@@ -108,7 +108,11 @@ impl Queue {
 impl Pools {
     /// Waits until there is a pod to take in one of `pools`, and takes it. `None` where none is on its way, or it takes
     /// too long.
-    pub(super) async fn wait(&self, pools: &[Arc<RuntimePool>]) -> Option<(PoolId, Arc<Pod>)> {
+    pub(super) async fn wait(
+        &self,
+        pools: &[Arc<RuntimePool>],
+        code: Option<&str>,
+    ) -> Option<(PoolId, Arc<Pod>)> {
         let wanted = pool_id(pools.first()?)?;
         let turn = Arc::clone(&self.queue.turns.entry(wanted).or_default());
         // It may have to become larger first.
@@ -118,7 +122,7 @@ impl Pools {
             let mut changes = self.queue.changes.subscribe();
             loop {
                 changes.borrow_and_update();
-                if let Some(taken) = self.take(pools) {
+                if let Some(taken) = self.take(pools, code) {
                     return Some(taken);
                 }
                 if !pools.iter().any(|pool| self.will_have_pods(pool)) {
@@ -173,6 +177,7 @@ impl Pools {
                 if tokio::time::timeout(PROBED_WITHIN, stands_by).await.is_ok() {
                     lock(&this.queue.standing).insert(uid);
                     this.queue.changed();
+                    this.cluster.pools_changed.notify_one();
                 }
             });
         }

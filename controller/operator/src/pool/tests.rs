@@ -277,10 +277,9 @@ mod claiming {
             asked.push(host(address, SERVES).await);
         }
         let bench = Bench::new(&addresses);
-        let all = futures::future::join_all(
-            (0..5).map(|_| bench.pools.claim(&bench.id, &Span::default())),
-        )
-        .await;
+        let span = Span::default();
+        let claims = (0..5).map(|_| bench.pools.claim(&bench.id, &span));
+        let all = futures::future::join_all(claims).await;
         let mut given: Vec<_> = all
             .into_iter()
             .flatten()

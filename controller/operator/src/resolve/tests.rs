@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::artifacts::{ArtifactError, Origin, Source};
 
 /// A store that has what it is told, and remembers what it was asked for.
 #[derive(Default)]

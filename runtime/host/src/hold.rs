@@ -1,0 +1,67 @@
+//! Machine code that a host without a function has ready, mapped and linked.
+
+use std::collections::BTreeMap;
+
+use wasmtime::Engine;
+use wasmtime::component::Linker;
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wisp_contract::assignment::{Compiled, Hold, Wasi};
+use wisp_engine::Loader;
+use wisp_engine::sealed::Sealed;
+
+use crate::artifacts::Fitting;
+use crate::guest::Guest;
+use crate::receive::Pushed;
+
+/// Machine code that is here.
+pub(crate) struct Held {
+    pub(crate) file: Sealed,
+    /// Of a component of WASI 0.2: itself, with its imports resolved.
+    pub(crate) pre: Option<ProxyPre<Guest>>,
+}
+
+/// What is here, by its digest.
+pub(crate) type Shelf = BTreeMap<String, Held>;
+
+/// What of `hold` can be run here and was `pushed`: the code is mapped, and linked by `linker`.
+pub(crate) fn gather(
+    hold: &Hold,
+    mut pushed: Pushed,
+    engine: &Engine,
+    linker: &Linker<Guest>,
+    fitting: &Fitting,
+) -> Shelf {
+    let fitting = hold.code.iter().filter(|code| fitting.fits(code));
+    let new = fitting.filter_map(|compiled| {
+        let file = pushed.take(&compiled.sha256)?;
+        let pre = link(compiled, &file, engine, linker);
+        Some((compiled.sha256.clone(), Held { file, pre }))
+    });
+    new.collect()
+}
+
+fn link(
+    compiled: &Compiled,
+    file: &Sealed,
+    engine: &Engine,
+    linker: &Linker<Guest>,
+) -> Option<ProxyPre<Guest>> {
+    if compiled.facts.wasi != Wasi::P2 {
+        return None;
+    }
+    // SAFETY: the digest is the operator's, who has the key of this host's control port and decides what this process does.
+    #[expect(
+        unsafe_code,
+        reason = "mapping machine code that the operator compiled"
+    )]
+    let component = unsafe { Loader::map_code(engine, file) };
+    let linked = component
+        .map_err(|error| error.to_string())
+        .and_then(|component| {
+            let pre = linker.instantiate_pre(&component).and_then(ProxyPre::new);
+            pre.map_err(|error| error.to_string())
+        });
+    linked
+        .inspect_err(|error| tracing::debug!(sha256 = compiled.sha256, %error, "code isn't ready"))
+        .ok()
+}
