@@ -14,9 +14,11 @@ use crate::autoscale::chain;
 use crate::cluster::pods;
 use crate::control::{self, ControlError, Part};
 use crate::live::lock;
+use crate::reconcile::resources::{memory, pool_resources};
 
-/// The most bytes of machine code that a pod has ready.
+/// The most bytes of machine code that a pod has ready, and as a part of its memory limit.
 const MOST: u64 = 64 << 20;
+const PART: u64 = 4;
 /// The longest that sending it may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After a failure it is sent again then.
@@ -108,7 +110,10 @@ impl Pools {
             if standing.is_empty() {
                 continue;
             }
-            let code = self.code_for(pool);
+            let kept = self.kept(&id);
+            let resources = pool_resources(pool, models::bytes(&kept));
+            let limit = memory(resources.limits.as_ref()).map_or(MOST, |limit| limit / PART);
+            let code = self.code_for(pool, models::bytes(&kept));
             let wanted: BTreeSet<String> = code.keys().cloned().collect();
             for pod in standing {
                 let uid = pod.uid().unwrap_or_default();
@@ -117,7 +122,7 @@ impl Pools {
                 }
                 let (this, code, wanted) = (Arc::clone(self), code.clone(), wanted.clone());
                 tokio::spawn(async move {
-                    let has = this.send(&pod, &uid, code).await;
+                    let has = this.send(&pod, &uid, code, limit.min(MOST)).await;
                     let has = has.map_err(|error| {
                         tracing::debug!(pod = %pod.name_any(), error = %chain(&error), "a pod doesn't have its code ready");
                         Instant::now() + PAUSE
@@ -128,11 +133,9 @@ impl Pools {
         }
     }
 
-    /// The machine code of the functions that pods of `pool` can become, by its digest.
-    fn code_for(&self, pool: &RuntimePool) -> BTreeMap<String, Compiled> {
+    /// The machine code of the functions that pods of `pool` can become, whose models have so many `bytes`, by its digest.
+    fn code_for(&self, pool: &RuntimePool, bytes: u64) -> BTreeMap<String, Compiled> {
         let namespace = pool.namespace().unwrap_or_default();
-        let kept = pool_id(pool).map(|id| self.kept(&id)).unwrap_or_default();
-        let bytes = models::bytes(&kept);
         let ids = self.live.ids().into_iter();
         ids.filter(|id| id.namespace() == namespace)
             .filter_map(|id| {
@@ -147,12 +150,13 @@ impl Pools {
             .collect()
     }
 
-    /// Sends as much of `code` as a pod is to have: the smallest, so that as many functions as can be are ready.
+    /// Sends as much of `code` as a pod is to have, `most` bytes: the smallest, so that as many functions as can be are ready.
     async fn send(
         &self,
         pod: &Pod,
         uid: &str,
         code: BTreeMap<String, Compiled>,
+        most: u64,
     ) -> Result<Vec<String>, ControlError> {
         let unreached = || ControlError::Unreached(std::io::ErrorKind::NotFound.into());
         let address = pods::address(pod).ok_or_else(unreached)?;
@@ -169,7 +173,7 @@ impl Pools {
             }
         }
         let (mut hold, mut parts) = (Hold::default(), Vec::new());
-        for (part, compiled) in chosen(found, MOST) {
+        for (part, compiled) in chosen(found, most) {
             hold.code.push(compiled);
             if !self.holds.has(uid, &part.sha256) {
                 parts.push(part);

@@ -61,17 +61,19 @@ pub fn pool_resources(pool: &RuntimePool, models: u64) -> ResourceRequirements {
 /// Whether a container with `limits` can become one that asks for `wanted` before it has been resized.
 #[must_use]
 pub fn holds(limits: &ResourceRequirements, wanted: &ResourceRequirements) -> bool {
-    let memory = |quantities: Option<&BTreeMap<String, Quantity>>| {
-        let quantity = quantities?.get("memory")?;
-        quantity.0.parse::<Size>().ok()
-    };
     match (
         memory(limits.limits.as_ref()),
         memory(wanted.requests.as_ref()),
     ) {
-        (Some(Size(limit)), Some(Size(request))) => request <= limit,
+        (Some(limit), Some(request)) => request <= limit,
         _ => true,
     }
+}
+
+/// Bytes of memory.
+pub fn memory(quantities: Option<&BTreeMap<String, Quantity>>) -> Option<u64> {
+    let Size(bytes) = quantities?.get("memory")?.0.parse().ok()?;
+    Some(bytes)
 }
 
 fn add_gpus(resources: &mut ResourceRequirements, count: Option<u32>) {
