@@ -89,23 +89,7 @@ pub(crate) fn run(bench: &Bench) -> Result<()> {
 fn host(name: &str, length: &Length, peers: bool) -> Result<()> {
     install::wasm_target()?;
     debian(&["wrk"])?;
-    execute(cargo().args([
-        "build",
-        "--release",
-        "--bins",
-        "--package",
-        "wisp-runtime",
-        "--package",
-        "wisp-load",
-        "--features",
-        "wisp-load/baselines",
-    ]))?;
-    let mut guests = cargo();
-    guests.args(["build", "--release", "--target", "wasm32-wasip2"]);
-    for guest in ["fixture-p2", "fixture-p3", "load-guest"] {
-        guests.args(["--package", guest]);
-    }
-    execute(&mut guests)?;
+    build::released(&["fixture-p2", "fixture-p3", "load-guest"])?;
     let target = build::target()?;
     let guest = |name: &str| target.join("wasm32-wasip2/release").join(name);
     let cache = cache::dir()?;

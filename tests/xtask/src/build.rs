@@ -57,6 +57,27 @@ pub(crate) fn programs() -> Result<Programs> {
     })
 }
 
+/// Builds the host and what loads it as they are released, and `guests` to serve.
+pub(crate) fn released(guests: &[&str]) -> Result<()> {
+    execute(cargo().args([
+        "build",
+        "--release",
+        "--bins",
+        "--package",
+        "wisp-runtime",
+        "--package",
+        "wisp-load",
+        "--features",
+        "wisp-load/baselines",
+    ]))?;
+    let mut build = cargo();
+    build.args(["build", "--release", "--target", "wasm32-wasip2"]);
+    for guest in guests {
+        build.args(["--package", guest]);
+    }
+    execute(&mut build)
+}
+
 /// Cargo's target folder.
 pub(crate) fn target() -> Result<PathBuf> {
     let mut metadata = cargo();

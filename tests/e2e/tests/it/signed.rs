@@ -1,11 +1,10 @@
 //! Images that must be signed: the installation demands it in the namespaces `signed-*`.
 
 use anyhow::{Result, ensure};
-use wisp_cluster::images::{self, Programs};
 use wisp_e2e::{Signer, Space, installed};
 use wisp_integration::component;
 
-use crate::sources::{digits_model, function, reads_a_seven, unique};
+use crate::sources::{digits_model, function, mountable_model, reads_a_seven, unique};
 
 /// Waits until a condition is false for this reason, and gives its message.
 fn refused(space: &Space, name: &str, kind: &str, reason: &str) -> Result<String> {
@@ -91,16 +90,7 @@ async fn models_wait_for_theirs() -> Result<()> {
     space.condition("digits", "Ready", "True")?;
     reads_a_seven(&space, "digits").await?;
 
-    let folder = tempfile::tempdir()?;
-    let at = folder.path();
-    std::fs::write(at.join("Dockerfile"), "FROM scratch\nCOPY rootfs/ /\n")?;
-    let content = format!(
-        "name = \"{}-mnist\"\n[[program]]\nname = \"mnist\"\nto = \"models/mnist.onnx\"\n",
-        space.name()
-    );
-    std::fs::write(at.join("image.toml"), content)?;
-    let files = Programs::default().with("mnist", digits_model());
-    let mounted = wisp.cluster().push(&images::build(at, &files, "1", at)?)?;
+    let mounted = mountable_model(wisp, &space)?;
     let source = format!("{{imageVolume: {{reference: '{mounted}', path: models/mnist.onnx}}}}");
     space.apply(&function("mounted", &code, Some(&source)))?;
     let message = refused(&space, "mounted", "ModelsReady", "NotSigned")?;

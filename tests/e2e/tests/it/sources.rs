@@ -120,14 +120,8 @@ async fn from_a_volume() -> Result<()> {
     Ok(())
 }
 
-/// Would fail if a replica couldn't load a model out of an image that its node mounts, or an image that can't be pulled
-/// weren't named.
-#[tokio::test(flavor = "multi_thread")]
-async fn from_an_image_that_is_mounted() -> Result<()> {
-    let Some(wisp) = installed() else {
-        return Ok(());
-    };
-    let space = wisp.space("mount")?;
+/// Pushes an image with digits' model at `models/mnist.onnx`, and gives its reference.
+pub(crate) fn mountable_model(wisp: &Installation, space: &Space) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let at = folder.path();
     std::fs::write(at.join("Dockerfile"), "FROM scratch\nCOPY rootfs/ /\n")?;
@@ -137,7 +131,18 @@ async fn from_an_image_that_is_mounted() -> Result<()> {
     );
     std::fs::write(at.join("image.toml"), content)?;
     let files = Programs::default().with("mnist", digits_model());
-    let model = wisp.cluster().push(&images::build(at, &files, "1", at)?)?;
+    wisp.cluster().push(&images::build(at, &files, "1", at)?)
+}
+
+/// Would fail if a replica couldn't load a model out of an image that its node mounts, or an image that can't be pulled
+/// weren't named.
+#[tokio::test(flavor = "multi_thread")]
+async fn from_an_image_that_is_mounted() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let space = wisp.space("mount")?;
+    let model = mountable_model(wisp, &space)?;
     let image = space.push_component("digits", &component("digits")).await?;
     let mounted = |name: &str, reference: &str| {
         space.apply(&function(

@@ -7,7 +7,7 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail};
 
 use super::{Pack, fatbin};
-use crate::command::{cargo, command, execute, workspace};
+use crate::command::{command, execute, workspace};
 use crate::{build, cache, install, models};
 
 /// What is run there.
@@ -110,25 +110,7 @@ fn parts(folder: &Path, split: bool) -> Result<Vec<String>> {
 /// Builds the programs as they are released, and puts them into one folder.
 fn build(folder: &Path) -> Result<PathBuf> {
     install::wasm_target()?;
-    execute(cargo().args([
-        "build",
-        "--release",
-        "--bins",
-        "--package",
-        "wisp-runtime",
-        "--package",
-        "wisp-load",
-        "--features",
-        "wisp-load/baselines",
-    ]))?;
-    execute(cargo().args([
-        "build",
-        "--release",
-        "--target",
-        "wasm32-wasip2",
-        "--package",
-        "load-guest",
-    ]))?;
+    build::released(&["load-guest"])?;
     let target = build::target()?;
     std::fs::create_dir_all(folder)?;
     for file in [
