@@ -204,13 +204,16 @@ pub struct Preload {
     pub artifacts: Vec<Artifact>,
 }
 
-/// Machine code that a host without a function is to have ready, whichever it will be given: `POST /hold` on its control
-/// port, with the code that it doesn't have yet in the same body ([`crate::parts::Parts`]). What isn't named it forgets.
+/// What a host without a function is to have ready, whichever it will be given: `POST /hold` on its control port, with the
+/// bytes that it doesn't have yet in the same body ([`crate::parts::Parts`]). What isn't named it forgets.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Hold {
-    /// The code.
+    /// Machine code.
     pub code: Vec<Compiled>,
+    /// Models, whose files are named as in a [`FunctionConfig`]. They are beside those of [`Preload`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub models: Vec<crate::config::Model>,
 }
 
 /// What it has ready then.
@@ -219,6 +222,9 @@ pub struct Hold {
 pub struct Held {
     /// The code's digests, in lower-case hex.
     pub code: Vec<String>,
+    /// The digests of the models' files.
+    #[serde(default)]
+    pub models: Vec<String>,
 }
 
 /// A shared secret. Its `Debug` doesn't show it.

@@ -223,7 +223,7 @@ pub(crate) async fn fetch_all(
 }
 
 /// The digest of the artifact that a file's name stands for.
-fn named(file: &Path) -> Option<&str> {
+pub(crate) fn named(file: &Path) -> Option<&str> {
     file.to_str()?.strip_prefix(ARTIFACT)
 }
 

@@ -1,4 +1,4 @@
-//! Machine code that a host without a function has ready, mapped and linked.
+//! What a host without a function has ready: machine code, mapped and linked, and models, loaded.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,9 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use wisp_contract::assignment::{Compiled, Hold, Wasi};
 use wisp_engine::Loader;
 use wisp_engine::sealed::Sealed;
+use wisp_nn::{Options as ModelOptions, Preloaded};
 
-use crate::artifacts::Fitting;
+use crate::artifacts::{self, Fitting};
 use crate::guest::Guest;
 use crate::receive::Pushed;
 
@@ -26,7 +27,7 @@ pub(crate) type Shelf = BTreeMap<String, Held>;
 /// What of `hold` can be run here and was `pushed`: the code is mapped, and linked by `linker`.
 pub(crate) fn gather(
     hold: &Hold,
-    mut pushed: Pushed,
+    pushed: &mut Pushed,
     engine: &Engine,
     linker: &Linker<Guest>,
     fitting: &Fitting,
@@ -38,6 +39,31 @@ pub(crate) fn gather(
         Some((compiled.sha256.clone(), Held { file, pre }))
     });
     new.collect()
+}
+
+/// Loads those models of `hold` that were `pushed`, each with its file's digest.
+pub(crate) async fn load(
+    hold: &Hold,
+    pushed: &mut Pushed,
+    options: &ModelOptions,
+) -> Vec<(String, Preloaded)> {
+    let mut loaded = Vec::new();
+    for model in &hold.models {
+        let Some(sha256) = artifacts::named(&model.file) else {
+            continue;
+        };
+        let Some(file) = pushed.take(sha256) else {
+            continue;
+        };
+        let mut here = model.clone();
+        here.file = file.path();
+        match Preloaded::load(here, model.file.clone(), options).await {
+            Ok(model) => loaded.push((sha256.to_owned(), model)),
+            // Who is given it learns why.
+            Err(error) => tracing::debug!(model = model.name, %error, "a model isn't ready"),
+        }
+    }
+    loaded
 }
 
 fn link(

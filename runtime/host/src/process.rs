@@ -275,17 +275,17 @@ impl Host {
         self.phase() == Phase::Waiting && self.ready().is_some()
     }
 
-    /// Has machine code ready for whichever function comes. `None` if it doesn't stand by.
-    pub(crate) async fn hold(&self, wanted: Hold, pushed: Pushed) -> Option<Held> {
+    /// Has machine code and models ready for whichever function comes. `None` if it doesn't stand by.
+    pub(crate) async fn hold(&self, wanted: Hold, mut pushed: Pushed) -> Option<Held> {
         let (engine, linker) = self.ready().as_ref()?.linking()?;
         let fitting = Fitting::here().ok()?;
         let gathered = tokio::task::spawn_blocking(move || {
-            let new = hold::gather(&wanted, pushed, &engine, &linker, fitting);
-            (wanted, new)
+            let code = hold::gather(&wanted, &mut pushed, &engine, &linker, fitting);
+            (wanted, pushed, code)
         });
-        let (wanted, new) = gathered.await.ok()?;
-        let code = self.ready().as_mut()?.shelve(&wanted, new);
-        Some(Held { code })
+        let (wanted, mut pushed, code) = gathered.await.ok()?;
+        let models = hold::load(&wanted, &mut pushed, &self.models()).await;
+        Some(self.ready().as_mut()?.shelve(&wanted, code, models))
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Ready>> {

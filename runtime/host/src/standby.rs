@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use wasmtime::Engine;
 use wasmtime::component::Linker;
-use wisp_contract::assignment::{Assignment, Hold, Preload};
+use wisp_contract::assignment::{self as contract, Assignment, Hold, Preload};
 use wisp_contract::config::Limits;
 use wisp_engine::{EngineError, EngineOptions, Engines, Footprint, Wasi};
 use wisp_nn::{Options as ModelOptions, Preloaded};
@@ -35,6 +35,8 @@ pub(crate) struct Ready {
     engines: Option<(Engines, Linker<Guest>)>,
     models: Vec<Preloaded>,
     code: Shelf,
+    /// Models that may be forgotten, by the digests of their files.
+    held: Vec<(String, Preloaded)>,
 }
 
 /// Why something isn't.
@@ -93,15 +95,20 @@ impl Ready {
     /// The files of models that needn't be fetched for `assignment`.
     pub(crate) fn files(&self, assignment: &Assignment) -> BTreeSet<PathBuf> {
         let models = assignment.config.models.iter();
+        let held = || self.held.iter().map(|(_, ready)| ready);
+        let ready = || self.models.iter().chain(held());
         models
-            .filter(|model| self.models.iter().any(|ready| ready.serves(model)))
+            .filter(|model| ready().any(|ready| ready.serves(model)))
             .map(|model| model.file.clone())
             .collect()
     }
 
     /// The models.
     pub(crate) fn take_models(&mut self) -> Vec<Preloaded> {
-        std::mem::take(&mut self.models)
+        let held = std::mem::take(&mut self.held);
+        let mut models = std::mem::take(&mut self.models);
+        models.extend(held.into_iter().map(|(_, model)| model));
+        models
     }
 
     /// What links code that is to be ready.
@@ -110,12 +117,31 @@ impl Ready {
         Some((engines.prepare(READY).ok()?.clone(), linker.clone()))
     }
 
-    /// Has `new` ready, and of what it had what `hold` names. Returns the digests.
-    pub(crate) fn shelve(&mut self, hold: &Hold, mut new: Shelf) -> Vec<String> {
+    /// Has this code and these models ready, and of what it had what `hold` names.
+    pub(crate) fn shelve(
+        &mut self,
+        hold: &Hold,
+        mut code: Shelf,
+        models: Vec<(String, Preloaded)>,
+    ) -> contract::Held {
         let is_named = |sha256: &String| hold.code.iter().any(|code| code.sha256 == *sha256);
         self.code.retain(|sha256, _| is_named(sha256));
-        self.code.append(&mut new);
-        self.code.keys().cloned().collect()
+        self.code.append(&mut code);
+        let is_new = |sha256: &String| models.iter().any(|(new, _)| new == sha256);
+        let is_named = |sha256: &String| {
+            let mut files = hold
+                .models
+                .iter()
+                .map(|model| artifacts::named(&model.file));
+            files.any(|named| named == Some(sha256))
+        };
+        self.held
+            .retain(|(sha256, _)| is_named(sha256) && !is_new(sha256));
+        self.held.extend(models);
+        contract::Held {
+            code: self.code.keys().cloned().collect(),
+            models: self.held.iter().map(|(sha256, _)| sha256.clone()).collect(),
+        }
     }
 
     /// The machine code with that digest, if it is ready.

@@ -122,7 +122,12 @@ fn compiled(package: &str) -> (Compiled, Vec<u8>) {
 }
 
 async fn hold(host: &Host, code: Vec<Compiled>, parts: &[&[u8]]) -> Answer {
-    let hold = serde_json::to_vec(&Hold { code }).unwrap();
+    let models = Vec::new();
+    send(host, &Hold { code, models }, parts).await
+}
+
+async fn send(host: &Host, hold: &Hold, parts: &[&[u8]]) -> Answer {
+    let hold = serde_json::to_vec(hold).unwrap();
     let of = |bytes: &&[u8]| (hex::encode(Sha256::digest(bytes)), bytes.len() as u64);
     let header = Parts {
         assignment: hold.len() as u64,
@@ -184,4 +189,50 @@ async fn code_that_is_ready_is_the_functions_without_being_fetched() {
         let late = hold(&host, Vec::new(), &[]).await;
         assert_eq!(late.status, StatusCode::CONFLICT, "{}", late.text());
     }
+}
+
+/// Would fail if a model that was sent to a host were loaded from elsewhere, or one that it was told to forget were kept.
+#[tokio::test]
+async fn a_model_that_was_sent_is_the_functions_until_it_is_forgotten() {
+    let Some(library) = onnxruntime() else { return };
+    let bytes = std::fs::read(small_model("add").file).unwrap();
+    let digest = hex::encode(Sha256::digest(&bytes));
+    let artifact = Artifact {
+        sha256: digest.clone(),
+        url: "http://127.0.0.1:9/model".into(),
+        key: None,
+        compiled: None,
+    };
+    let with = Hold {
+        code: Vec::new(),
+        models: vec![model("theirs", &artifact.file())],
+    };
+    let host = Host::standing_by(&preload(Vec::new()), &library)
+        .await
+        .unwrap();
+    stands_by(&host).await;
+    let sent = held(&send(&host, &with, &[&bytes]).await);
+    assert_eq!(sent.models, [digest.clone()]);
+    let sent = held(&send(&host, &Hold::default(), &[]).await);
+    assert!(sent.models.is_empty(), "{sent:?}");
+    let sent = held(&send(&host, &with, &[&bytes]).await);
+    assert_eq!(sent.models, [digest.clone()]);
+    let sent = held(&send(&host, &with, &[]).await);
+    assert_eq!(sent.models, [digest]);
+
+    let mut wanted = assignment(&component("fixture-nn"));
+    wanted.config.models = vec![model("mine", &artifact.file())];
+    wanted.artifacts = vec![artifact];
+    let answer = host
+        .control()
+        .post("/assign", serde_json::to_vec(&wanted).unwrap())
+        .await
+        .unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    let computed = host
+        .client()
+        .get("/compute?mine&a:FP32:1,2:8&b:FP32:1,2:8")
+        .await
+        .unwrap();
+    assert_eq!(computed.text(), "y:FP32:1,2:8");
 }

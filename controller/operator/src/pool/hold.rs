@@ -1,4 +1,4 @@
-//! Machine code that pods have ready while they stand by: that of the functions which they may become.
+//! What pods have ready while they stand by: machine code and small models of the functions which they may become.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
@@ -7,9 +7,11 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use wisp_api::RuntimePool;
-use wisp_contract::assignment::{Compiled, Hold};
+use wisp_contract::assignment::{ARTIFACT, Compiled, Hold};
+use wisp_contract::config::Model;
 
-use super::{Claimable, Pools, models, pool_id};
+use super::models::{self, Kept};
+use super::{Claimable, Pools, pool_id};
 use crate::autoscale::chain;
 use crate::cluster::pods;
 use crate::control::{self, ControlError, Part};
@@ -19,10 +21,22 @@ use crate::reconcile::resources::{memory, pool_resources};
 /// The most bytes of machine code that a pod has ready, and as a part of its memory limit.
 const MOST: u64 = 64 << 20;
 const PART: u64 = 4;
+/// The most bytes of models' files, likewise. Loaded, they take twice as much.
+const MOST_MODELS: u64 = 32 << 20;
+const PART_MODELS: u64 = 16;
 /// The longest that sending it may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// After a failure it is sent again then.
 const PAUSE: Duration = Duration::from_secs(10);
+
+/// What pods are to have ready, by digests.
+#[derive(Debug, Clone, Default)]
+struct Wanted {
+    code: BTreeMap<String, Compiled>,
+    models: BTreeMap<String, Model>,
+    most_code: u64,
+    most_models: u64,
+}
 
 /// What pods have ready.
 #[derive(Debug, Default)]
@@ -31,7 +45,7 @@ pub(super) struct Holds(Mutex<HashMap<String, Known>>);
 /// What is known of one pod.
 #[derive(Debug, Default)]
 struct Known {
-    /// Digests of code that it has.
+    /// Digests of what it has.
     has: BTreeSet<String>,
     /// What it was sent last, whether or not it could be run there.
     asked: BTreeSet<String>,
@@ -41,7 +55,7 @@ struct Known {
 }
 
 impl Holds {
-    /// Whether the pod has that code.
+    /// Whether the pod has that.
     pub(super) fn has(&self, uid: &str, sha256: &str) -> bool {
         let holds = lock(&self.0);
         holds
@@ -110,21 +124,19 @@ impl Pools {
             if standing.is_empty() {
                 continue;
             }
-            let kept = self.kept(&id);
-            let resources = pool_resources(pool, models::bytes(&kept));
-            let limit = memory(resources.limits.as_ref()).map_or(MOST, |limit| limit / PART);
-            let code = self.code_for(pool, models::bytes(&kept));
-            let wanted: BTreeSet<String> = code.keys().cloned().collect();
+            let ready = self.wanted(pool, &self.kept(&id));
+            let digests = ready.code.keys().chain(ready.models.keys());
+            let wanted: BTreeSet<String> = digests.cloned().collect();
             for pod in standing {
                 let uid = pod.uid().unwrap_or_default();
                 if !self.holds.begin(&uid, &wanted, now) {
                     continue;
                 }
-                let (this, code, wanted) = (Arc::clone(self), code.clone(), wanted.clone());
+                let (this, ready, wanted) = (Arc::clone(self), ready.clone(), wanted.clone());
                 tokio::spawn(async move {
-                    let has = this.send(&pod, &uid, code, limit.min(MOST)).await;
+                    let has = this.send(&pod, &uid, ready).await;
                     let has = has.map_err(|error| {
-                        tracing::debug!(pod = %pod.name_any(), error = %chain(&error), "a pod doesn't have its code ready");
+                        tracing::debug!(pod = %pod.name_any(), error = %chain(&error), "a pod isn't as ready as it could be");
                         Instant::now() + PAUSE
                     });
                     this.holds.end(&uid, wanted, has);
@@ -133,61 +145,98 @@ impl Pools {
         }
     }
 
-    /// The machine code of the functions that pods of `pool` can become, whose models have so many `bytes`, by its digest.
-    fn code_for(&self, pool: &RuntimePool, bytes: u64) -> BTreeMap<String, Compiled> {
+    /// What the functions need that pods of `pool` can become, but for the models `kept`, which they have anyway.
+    fn wanted(&self, pool: &RuntimePool, kept: &[Kept]) -> Wanted {
+        let bytes = models::bytes(kept);
+        let resources = pool_resources(pool, bytes);
+        let limit = memory(resources.limits.as_ref()).unwrap_or(u64::MAX);
+        let mut wanted = Wanted {
+            most_code: MOST.min(limit / PART),
+            most_models: MOST_MODELS.min(limit / PART_MODELS),
+            ..Wanted::default()
+        };
         let namespace = pool.namespace().unwrap_or_default();
         let ids = self.live.ids().into_iter();
-        ids.filter(|id| id.namespace() == namespace)
+        for claimable in ids
+            .filter(|id| id.namespace() == namespace)
             .filter_map(|id| {
                 let live = self.live.get(&id)?;
                 live.claimable(&live.plan()?.serving)
             })
             .filter(|claimable| claimable.fits(pool, bytes))
-            .filter_map(|claimable| {
-                let compiled = compiled(&claimable)?.clone();
-                Some((compiled.sha256.clone(), compiled))
-            })
-            .collect()
+        {
+            if let Some(compiled) = compiled(&claimable) {
+                let digest = compiled.sha256.clone();
+                wanted.code.insert(digest, compiled.clone());
+            }
+            let Some(mut assignment) = claimable.assignment.clone() else {
+                continue;
+            };
+            self.trials.tell(&mut assignment);
+            for model in assignment.config.models {
+                let is_kept = kept.iter().any(|kept| kept.model.file == model.file);
+                let digest = model
+                    .file
+                    .to_str()
+                    .and_then(|file| file.strip_prefix(ARTIFACT));
+                // Who wants no batches has sessions of its own.
+                if let (Some(digest), false, true) =
+                    (digest, is_kept, model.batching.max_size.get() > 1)
+                {
+                    wanted.models.insert(digest.to_owned(), model);
+                }
+            }
+        }
+        wanted
     }
 
-    /// Sends as much of `code` as a pod is to have, `most` bytes: the smallest, so that as many functions as can be are ready.
+    /// Sends as much of what is `wanted` as a pod is to have: the smallest, so that as many functions as can be are ready.
     async fn send(
         &self,
         pod: &Pod,
         uid: &str,
-        code: BTreeMap<String, Compiled>,
-        most: u64,
+        wanted: Wanted,
     ) -> Result<Vec<String>, ControlError> {
         let unreached = || ControlError::Unreached(std::io::ErrorKind::NotFound.into());
         let address = pods::address(pod).ok_or_else(unreached)?;
         let key = control::pool_key(&self.settings.root, pod).ok_or_else(unreached)?;
+        let mut hold = Hold::default();
+        let mut all = Vec::new();
+        let code = self.found(wanted.code).await;
+        for (part, compiled) in chosen(code, wanted.most_code) {
+            hold.code.push(compiled);
+            all.push(part);
+        }
+        let models = self.found(wanted.models).await;
+        for (part, model) in chosen(models, wanted.most_models) {
+            hold.models.push(model);
+            all.push(part);
+        }
+        all.retain(|part| !self.holds.has(uid, &part.sha256));
+        let body = serde_json::to_vec(&hold).map_err(|error| ControlError::Broken(error.into()))?;
+        let sent = async {
+            let stream = control::connect(address).await?;
+            control::hold(stream, &key, body.into(), all).await
+        };
+        let held = tokio::time::timeout(PATIENCE, sent).await;
+        let held = held.map_err(|elapsed| ControlError::Broken(elapsed.into()))??;
+        Ok([held.code, held.models].concat())
+    }
+
+    /// What of these is in the store, with its length and its file.
+    async fn found<T>(&self, all: BTreeMap<String, T>) -> Vec<(u64, (Part, T))> {
         let mut found = Vec::new();
-        for (sha256, compiled) in code {
+        for (sha256, one) in all {
             if let Ok(Some((file, length))) = self.artifacts.open(&sha256).await {
                 let part = Part {
                     sha256,
                     length,
                     file,
                 };
-                found.push((length, (part, compiled)));
+                found.push((length, (part, one)));
             }
         }
-        let (mut hold, mut parts) = (Hold::default(), Vec::new());
-        for (part, compiled) in chosen(found, most) {
-            hold.code.push(compiled);
-            if !self.holds.has(uid, &part.sha256) {
-                parts.push(part);
-            }
-        }
-        let body = serde_json::to_vec(&hold).map_err(|error| ControlError::Broken(error.into()))?;
-        let sent = async {
-            let stream = control::connect(address).await?;
-            control::hold(stream, &key, body.into(), parts).await
-        };
-        let held = tokio::time::timeout(PATIENCE, sent).await;
-        Ok(held
-            .map_err(|elapsed| ControlError::Broken(elapsed.into()))??
-            .code)
+        found
     }
 }
 
@@ -248,6 +297,6 @@ mod tests {
         let lengths = |most: u64| chosen(vec![(9, 'c'), (1, 'a'), (5, 'b')], most);
         assert_eq!(lengths(100), ['a', 'b', 'c']);
         assert_eq!(lengths(14), ['a', 'b']);
-        assert_eq!(lengths(0), []);
+        assert!(lengths(0).is_empty());
     }
 }
