@@ -96,17 +96,17 @@ async fn a_model_that_cannot_be_had_ends_the_host_with_the_reason() {
 }
 
 /// A component's machine code, and what is said of it. It can't be fetched.
-fn compiled(package: &str) -> (Compiled, Vec<u8>) {
+fn compiled(package: &str) -> anyhow::Result<(Compiled, Vec<u8>)> {
     let engines = Engines::for_compilation();
-    let source = Source::read(&component(package), None).unwrap();
+    let source = Source::read(&component(package), None)?;
     let inspection = source.inspection();
     let wasi = match inspection.wasi {
         wisp_engine::Wasi::P2 => Wasi::P2,
         wisp_engine::Wasi::P3 => Wasi::P3,
     };
-    let code = Loader::compile(&source, &engines).unwrap();
+    let code = Loader::compile(&source, &engines)?;
     let compiled = Compiled {
-        engine: compatibility(engines.get(inspection.wasi).unwrap()),
+        engine: compatibility(engines.get(inspection.wasi)?),
         sha256: hex::encode(Sha256::digest(&code)),
         url: "http://127.0.0.1:9/code".into(),
         key: None,
@@ -118,31 +118,32 @@ fn compiled(package: &str) -> (Compiled, Vec<u8>) {
             asks_models: inspection.asks_models(),
         },
     };
-    (compiled, code)
+    Ok((compiled, code))
 }
 
-async fn hold(host: &Host, code: Vec<Compiled>, parts: &[&[u8]]) -> Answer {
+async fn hold(host: &Host, code: Vec<Compiled>, parts: &[&[u8]]) -> anyhow::Result<Answer> {
     let models = Vec::new();
     send(host, &Hold { code, models }, parts).await
 }
 
-async fn send(host: &Host, hold: &Hold, parts: &[&[u8]]) -> Answer {
-    let hold = serde_json::to_vec(hold).unwrap();
+async fn send(host: &Host, hold: &Hold, parts: &[&[u8]]) -> anyhow::Result<Answer> {
+    let hold = serde_json::to_vec(hold)?;
     let of = |bytes: &&[u8]| (hex::encode(Sha256::digest(bytes)), bytes.len() as u64);
     let header = Parts {
         assignment: hold.len() as u64,
         artifacts: parts.iter().map(of).collect(),
     };
     let body = [&hold[..], &parts.concat()].concat();
-    let mut sent = request(Method::POST, "/hold", body).unwrap();
-    let header = HeaderValue::from_str(&header.to_string()).unwrap();
+    let mut sent = request(Method::POST, "/hold", body)?;
+    let header = HeaderValue::from_str(&header.to_string())?;
     sent.headers_mut().insert("wisp-parts", header);
-    host.control().fetch(sent).await.unwrap()
+    host.control().fetch(sent).await
 }
 
-fn held(answer: &Answer) -> Held {
-    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    serde_json::from_slice(&answer.body).unwrap()
+fn held(answer: anyhow::Result<Answer>) -> anyhow::Result<Held> {
+    let answer = answer?;
+    anyhow::ensure!(answer.status == StatusCode::OK, "{}", answer.text());
+    Ok(serde_json::from_slice(&answer.body)?)
 }
 
 /// Would fail if code that a host has were fetched, code that it was told to forget were kept, or code for another engine
@@ -155,19 +156,28 @@ async fn code_that_is_ready_is_the_functions_without_being_fetched() {
             .await
             .unwrap();
         stands_by(&host).await;
-        let (wanted, bytes) = compiled(package);
-        let (other, others) = compiled("fixture-nn");
+        let (wanted, bytes) = compiled(package).unwrap();
+        let (other, others) = compiled("fixture-nn").unwrap();
         let answer = hold(&host, vec![other.clone()], &[&others]).await;
-        assert_eq!(held(&answer).code, [other.sha256.clone()]);
+        assert_eq!(
+            held(answer).unwrap().code,
+            std::slice::from_ref(&other.sha256)
+        );
         let mut foreign = wanted.clone();
         foreign.engine = "another".into();
         let answer = hold(&host, vec![foreign, other], &[&bytes]).await;
-        assert_eq!(held(&answer).code.len(), 1);
+        assert_eq!(held(answer).unwrap().code.len(), 1);
         let answer = hold(&host, vec![wanted.clone()], &[&bytes]).await;
-        assert_eq!(held(&answer).code, [wanted.sha256.clone()]);
+        assert_eq!(
+            held(answer).unwrap().code,
+            std::slice::from_ref(&wanted.sha256)
+        );
         // What it has needn't come once more.
         let answer = hold(&host, vec![wanted.clone()], &[]).await;
-        assert_eq!(held(&answer).code, [wanted.sha256.clone()]);
+        assert_eq!(
+            held(answer).unwrap().code,
+            std::slice::from_ref(&wanted.sha256)
+        );
 
         let mut function = assignment(&component(package));
         let artifact = Artifact {
@@ -186,7 +196,7 @@ async fn code_that_is_ready_is_the_functions_without_being_fetched() {
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         let answer = host.client().get("/hello").await.unwrap();
         assert_eq!(answer.text(), "hello\n", "{package}");
-        let late = hold(&host, Vec::new(), &[]).await;
+        let late = hold(&host, Vec::new(), &[]).await.unwrap();
         assert_eq!(late.status, StatusCode::CONFLICT, "{}", late.text());
     }
 }
@@ -211,13 +221,13 @@ async fn a_model_that_was_sent_is_the_functions_until_it_is_forgotten() {
         .await
         .unwrap();
     stands_by(&host).await;
-    let sent = held(&send(&host, &with, &[&bytes]).await);
-    assert_eq!(sent.models, [digest.clone()]);
-    let sent = held(&send(&host, &Hold::default(), &[]).await);
+    let sent = held(send(&host, &with, &[&bytes]).await).unwrap();
+    assert_eq!(sent.models, std::slice::from_ref(&digest));
+    let sent = held(send(&host, &Hold::default(), &[]).await).unwrap();
     assert!(sent.models.is_empty(), "{sent:?}");
-    let sent = held(&send(&host, &with, &[&bytes]).await);
-    assert_eq!(sent.models, [digest.clone()]);
-    let sent = held(&send(&host, &with, &[]).await);
+    let sent = held(send(&host, &with, &[&bytes]).await).unwrap();
+    assert_eq!(sent.models, std::slice::from_ref(&digest));
+    let sent = held(send(&host, &with, &[]).await).unwrap();
     assert_eq!(sent.models, [digest]);
 
     let mut wanted = assignment(&component("fixture-nn"));
