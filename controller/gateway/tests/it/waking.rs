@@ -3,6 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::StatusCode;
 use tokio::sync::Semaphore;
@@ -89,6 +90,8 @@ async fn two_hundred_requests_wake_a_function_once_and_are_all_answered() {
             .contains("wisp_gateway_queued{namespace=\"a\",function=\"b\"} 200")
     })
     .await;
+    let grew = || bed.gateway.queue_growth().now_or_never().is_some();
+    assert!(!grew(), "the wake-up itself tells that they wait");
     waker.let_go.add_permits(1);
     for answer in asked {
         let answer = answer.await.unwrap();
@@ -101,6 +104,7 @@ async fn two_hundred_requests_wake_a_function_once_and_are_all_answered() {
                 && !answer.header("server-timing").contains("activate;dur=0,")
         );
     }
+    assert!(grew(), "one replica has room for four");
     assert_eq!(waker.calls.load(Ordering::SeqCst), 1);
     assert_eq!(upstream.requests.load(Ordering::SeqCst), 200);
     let stats = bed.gateway.stats(std::time::Instant::now());
