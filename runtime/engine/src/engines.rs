@@ -167,8 +167,8 @@ pub(crate) fn config(wasi: Wasi) -> Config {
         .cranelift_opt_level(OptLevel::Speed)
         .epoch_interruption(true)
         .memory_reservation(LARGEST_MEMORY)
-        // Traps are told without offsets into the Wasm, and nobody unwinds through guests: a fifth of the machine code's
-        // bytes, which a wake-up would wait for.
+        // Traps are told without offsets into the Wasm, and nobody unwinds through guests: an eighth of the machine
+        // code's bytes.
         .generate_address_map(false)
         .native_unwind_info(false)
         .concurrency_support(wasi == Wasi::P3);
