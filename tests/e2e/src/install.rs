@@ -94,7 +94,8 @@ impl Installation {
             "--timeout=5m",
             "--values",
             values.path().to_str().context("a path of UTF-8")?,
-            "--set",
+            // A digest's first digits may well be a number.
+            "--set-string",
             &format!("image.registry={registry},image.tag={tag}"),
             "--set",
             &format!(
