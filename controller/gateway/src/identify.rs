@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 use wisp_contract::headers;
+use wisp_traces::is_traceparent;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static(headers::TRACEPARENT);
@@ -58,35 +59,6 @@ pub(crate) fn trace(headers: &mut HeaderMap) -> bool {
 /// The hexadecimal digit of a number below 16. Formatting through `fmt` costs ten times as much.
 fn digit(number: u8) -> u8 {
     number + if number < 10 { b'0' } else { b'a' - 10 }
-}
-
-/// <https://www.w3.org/TR/trace-context/#traceparent-header-field-values>: a later version may say more at the end.
-fn is_traceparent(value: &[u8]) -> bool {
-    let hex = |range: std::ops::Range<usize>| {
-        value.get(range).is_some_and(|digits| {
-            digits
-                .iter()
-                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
-        })
-    };
-    let zero = |range: std::ops::Range<usize>| {
-        value
-            .get(range)
-            .is_none_or(|digits| digits.iter().all(|byte| *byte == b'0'))
-    };
-    let dash = |index: usize| value.get(index) == Some(&b'-');
-    let version = value.get(..2).unwrap_or_default();
-    let end = value.len() == 55 || (version != b"00" && dash(55));
-    end && hex(0..2)
-        && version != b"ff"
-        && dash(2)
-        && hex(3..35)
-        && !zero(3..35)
-        && dash(35)
-        && hex(36..52)
-        && !zero(36..52)
-        && dash(52)
-        && hex(53..55)
 }
 
 #[cfg(test)]

@@ -1,10 +1,15 @@
 //! A span by its ids, as one process tells another.
 
 use std::fmt;
+use std::ops::Range;
 use std::str::FromStr;
 
 use opentelemetry::trace::{SpanId, TraceId};
 use uuid::Uuid;
+
+/// Where the ids are in a `traceparent`.
+const TRACE: Range<usize> = 3..35;
+const SPAN: Range<usize> = 36..52;
 
 /// The trace and the span that others are part of: W3C's `traceparent`,
 /// <https://www.w3.org/TR/trace-context/#traceparent-header>.
@@ -55,25 +60,45 @@ impl FromStr for Context {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let parse = || {
-            let mut parts = text.split('-');
-            let (version, trace, span, flags) =
-                (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-            // A later version may say more at the end.
-            let is_whole = parts.next().is_none() || version != "00";
-            let lengths = [version.len(), trace.len(), span.len(), flags.len()];
-            let context = Self {
-                trace: TraceId::from_hex(trace).ok()?,
-                span: SpanId::from_hex(span).ok()?,
-            };
-            let is_valid = is_whole
-                && version != "ff"
-                && lengths == [2, 32, 16, 2]
-                && context.trace != TraceId::INVALID
-                && context.span != SpanId::INVALID;
-            is_valid.then_some(context)
+            let text = Some(text).filter(|text| is_traceparent(text.as_bytes()))?;
+            Some(Self {
+                trace: TraceId::from_hex(text.get(TRACE)?).ok()?,
+                span: SpanId::from_hex(text.get(SPAN)?).ok()?,
+            })
         };
         parse().ok_or_else(|| ContextError(text.to_owned()))
     }
+}
+
+/// Whether a header's value is a `traceparent`,
+/// <https://www.w3.org/TR/trace-context/#traceparent-header-field-values>: a later version may say more at the end.
+#[must_use]
+pub fn is_traceparent(value: &[u8]) -> bool {
+    let hex = |range: Range<usize>| {
+        value.get(range).is_some_and(|digits| {
+            digits
+                .iter()
+                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(byte))
+        })
+    };
+    let zero = |range: Range<usize>| {
+        value
+            .get(range)
+            .is_none_or(|digits| digits.iter().all(|byte| *byte == b'0'))
+    };
+    let dash = |index: usize| value.get(index) == Some(&b'-');
+    let version = value.get(..2).unwrap_or_default();
+    let end = value.len() == 55 || (version != b"00" && dash(55));
+    end && hex(0..2)
+        && version != b"ff"
+        && dash(2)
+        && hex(TRACE)
+        && !zero(TRACE)
+        && dash(35)
+        && hex(SPAN)
+        && !zero(SPAN)
+        && dash(52)
+        && hex(53..55)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ mod context;
 mod export;
 mod span;
 
-pub use context::{Context, ContextError};
+pub use context::{Context, ContextError, is_traceparent};
 pub use export::{SetupError, Traces};
 pub use opentelemetry::trace::SpanKind;
 pub use span::Span;

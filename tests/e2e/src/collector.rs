@@ -1,7 +1,7 @@
 //! What wisp tells of its cold starts, taken as OpenTelemetry's collectors take it.
 
 use std::convert::Infallible;
-use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::net::{SocketAddr, TcpListener};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -16,6 +16,8 @@ use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 pub use opentelemetry_proto::tonic::trace::v1::Span;
 use prost::Message as _;
 
+use crate::detour::listen_to_pods;
+
 /// Takes spans for as long as the process lives.
 pub struct Collector {
     address: SocketAddr,
@@ -25,11 +27,9 @@ pub struct Collector {
 type Spans = Arc<Mutex<Vec<Span>>>;
 
 impl Collector {
-    /// One on the address of this machine from which `registry` is spoken to: pods reach it.
+    /// One on the address of this machine that pods reach.
     pub(crate) fn new(registry: &str) -> Result<Self> {
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect(registry)?;
-        let listener = TcpListener::bind((socket.local_addr()?.ip(), 0))?;
+        let listener = listen_to_pods(registry)?;
         listener.set_nonblocking(true)?;
         let (address, spans) = (listener.local_addr()?, Spans::default());
         let into = Arc::clone(&spans);

@@ -17,10 +17,7 @@ pub struct Detour {
 impl Detour {
     /// One to `registry`, on the address of this machine that pods reach.
     pub(crate) fn new(registry: &str) -> Result<Self> {
-        // The address that the registry is spoken to from is on the nodes' network; nothing is sent for it.
-        let socket = UdpSocket::bind("0.0.0.0:0")?;
-        socket.connect(registry)?;
-        let listener = TcpListener::bind((socket.local_addr()?.ip(), 0))?;
+        let listener = listen_to_pods(registry)?;
         let address = listener.local_addr()?;
         let is_open = Arc::new(AtomicBool::new(true));
         let (open, registry) = (Arc::clone(&is_open), registry.to_owned());
@@ -51,6 +48,14 @@ impl Detour {
     pub fn open(&self) {
         self.is_open.store(true, Ordering::SeqCst);
     }
+}
+
+/// Listens at the address of this machine that pods reach.
+pub(crate) fn listen_to_pods(registry: &str) -> io::Result<TcpListener> {
+    // The address that the registry is spoken to from is on the nodes' network; nothing is sent for it.
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    socket.connect(registry)?;
+    TcpListener::bind((socket.local_addr()?.ip(), 0))
 }
 
 /// Copies both ways. What was open before the detour was closed is cut at its next byte.

@@ -143,10 +143,7 @@ async fn start(
         patience: cli.activate_timeout,
     };
     let traces = Traces::from_environment("wisp-gateway")?;
-    let options = Options {
-        traces: traces.clone(),
-        ..options(cli, log)
-    };
+    let options = options(cli, log, traces.clone());
     let gateway = Gateway::new(Arc::new(waker), options, Handle::current());
     table.lead(&gateway);
     health.show(Arc::clone(&gateway), Arc::clone(&table));
@@ -202,13 +199,14 @@ async fn start(
     })
 }
 
-fn options(cli: &Cli, log: Log) -> Options {
+fn options(cli: &Cli, log: Log, traces: Traces) -> Options {
     Options {
         domains: cli.all_domains(),
         trusts_peer: cli.trust_forwarded,
         activate_timeout: cli.activate_timeout,
         drain_timeout: cli.drain_timeout,
         reporter: cli.access_log.then(|| Arc::new(Access(log)) as _),
+        traces,
         ..Options::default()
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn stands_by(space: &Space, pool: &str, least: i64) -> Result<()> {
     })
 }
 
-fn pool(name: &str, min: u32, max: u32) -> String {
+pub(crate) fn pool(name: &str, min: u32, max: u32) -> String {
     format!(
         "apiVersion: wisp.dev/v1alpha1\nkind: RuntimePool\nmetadata: {{name: {name}}}\nspec: {{minReplicas: {min}, maxReplicas: {max}}}\n"
     )

@@ -7,7 +7,7 @@ use http::Method;
 use wisp_e2e::{PATIENCE, Span, installed};
 use wisp_integration::{component, request};
 
-use crate::pools::stands_by;
+use crate::pools::{pool, stands_by};
 
 const TRACE: [u8; 16] = *b"a cold start, 16";
 
@@ -26,7 +26,7 @@ async fn a_cold_start_is_one_trace_from_the_client_to_the_pod() -> Result<()> {
     let image = space
         .push_component("hello", &component("fixture-p2"))
         .await?;
-    space.apply("apiVersion: wisp.dev/v1alpha1\nkind: RuntimePool\nmetadata: {name: warm}\nspec: {minReplicas: 1, maxReplicas: 1}\n")?;
+    space.apply(&pool("warm", 1, 1))?;
     space.apply(&wisp_e2e::Space::function("hello", &image, ""))?;
     space.condition("hello", "Ready", "True")?;
     stands_by(&space, "warm", 1)?;
