@@ -1,6 +1,7 @@
 //! The Assignment: what turns a generic host into one function's replica, once in its life.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -182,8 +183,31 @@ pub enum Wasi {
 impl Artifact {
     /// How a file of [`FunctionConfig`] names it.
     #[must_use]
-    pub fn file(&self) -> std::path::PathBuf {
-        format!("{ARTIFACT}{}", self.sha256).into()
+    pub fn file(&self) -> PathBuf {
+        artifact_file(&self.sha256)
+    }
+}
+
+/// How a file of [`FunctionConfig`] names the artifact with that digest.
+#[must_use]
+pub fn artifact_file(sha256: &str) -> PathBuf {
+    format!("{ARTIFACT}{sha256}").into()
+}
+
+/// The digest of the artifact that a file's name stands for; `None` where it is a file's.
+#[must_use]
+pub fn artifact_named(file: &Path) -> Option<&str> {
+    file.to_str()?.strip_prefix(ARTIFACT)
+}
+
+impl Assignment {
+    /// The machine code of its component, where that is an artifact and has some.
+    #[must_use]
+    pub fn compiled(&self) -> Option<&Compiled> {
+        let sha256 = artifact_named(&self.config.component.file)?;
+        let mut artifacts = self.artifacts.iter();
+        let component = artifacts.find(|artifact| artifact.sha256 == sha256)?;
+        component.compiled.as_ref()
     }
 }
 

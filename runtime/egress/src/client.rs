@@ -76,9 +76,12 @@ pub enum BuildError {
 #[derive(Clone)]
 pub struct Egress(Arc<Shared>);
 
+type Connections = Client<HttpsConnector<Connector>, WasiBody>;
+
 struct Shared {
     policy: Arc<Policy>,
-    client: Client<HttpsConnector<Connector>, WasiBody>,
+    /// None where nothing is allowed: setting up TLS takes a moment of a function's start.
+    client: Option<Connections>,
     connect_timeout: Duration,
     forbidden: ForbiddenHeaderFilter,
 }
@@ -87,33 +90,15 @@ impl Egress {
     /// A client that goes where `policy` allows.
     ///
     /// # Errors
-    /// When TLS can't be set up with these options.
+    /// When TLS can't be set up with these options, where the policy allows anything at all.
     pub fn new(policy: Policy, options: Options) -> Result<Self, BuildError> {
         let policy = Arc::new(policy);
-        let tls = tls_config(&options)?;
-        let tcp = Connector::new(
-            Arc::clone(&policy),
-            options.resolver,
-            options.max_connections,
-            options.connect_timeout,
-        );
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_all_versions()
-            .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(options.idle_timeout)
-            .pool_max_idle_per_host(options.max_idle_per_host)
-            .http1_max_buf_size(MAX_HEAD)
-            .http2_max_header_list_size(MAX_HEAD as u32)
-            .build(connector);
+        let connect_timeout = options.connect_timeout;
+        let client = (!policy.is_empty()).then(|| connections(Arc::clone(&policy), options));
         Ok(Self(Arc::new(Shared {
             policy,
-            client,
-            connect_timeout: options.connect_timeout,
+            client: client.transpose()?,
+            connect_timeout,
             forbidden: Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name)),
         })))
     }
@@ -169,7 +154,10 @@ impl Egress {
             .unwrap_or(Duration::MAX);
         let connect_timeout = asked.min(self.0.connect_timeout);
         let mut captured = capture_connection(&mut request);
-        let mut response = self.0.client.request(request);
+        let Some(client) = &self.0.client else {
+            return Err(Failure::new(Error::HttpRequestDenied));
+        };
+        let mut response = client.request(request);
         let connected = async {
             tokio::select! {
                 biased;
@@ -254,6 +242,29 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
     for name in named.into_iter().chain(fixed).chain(old) {
         headers.remove(name);
     }
+}
+
+fn connections(policy: Arc<Policy>, options: Options) -> Result<Connections, BuildError> {
+    let tls = tls_config(&options)?;
+    let tcp = Connector::new(
+        policy,
+        options.resolver,
+        options.max_connections,
+        options.connect_timeout,
+    );
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_all_versions()
+        .wrap_connector(tcp);
+    Ok(Client::builder(TokioExecutor::new())
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(options.idle_timeout)
+        .pool_max_idle_per_host(options.max_idle_per_host)
+        .http1_max_buf_size(MAX_HEAD)
+        .http2_max_header_list_size(MAX_HEAD as u32)
+        .build(connector))
 }
 
 fn tls_config(options: &Options) -> Result<ClientConfig, BuildError> {

@@ -6,6 +6,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::mm::{Advice, madvise};
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
@@ -254,6 +255,28 @@ impl Loader {
         // that nobody changes them while they are mapped: they are sealed.
         let component = unsafe { Component::deserialize_file(engine, code.path()) };
         component.map_err(|error| LoadError::Code(error.into()))
+    }
+
+    /// Has at hand what the component's first instance touches: the pages of its machine code, and the image of its
+    /// memory. An instance of a component that isn't at hand waits for each of them. Where it can't be, nothing is lost.
+    pub fn prefault(component: &Component) {
+        if let Err(error) = component.initialize_copy_on_write_image() {
+            tracing::debug!(%error, "a component's memory isn't at hand");
+        }
+        let pages = component.image_range();
+        let length = pages.end.addr() - pages.start.addr();
+        #[expect(unsafe_code, reason = "a range of memory is made from its ends")]
+        // SAFETY: the range is the component's own and stays mapped for as long as it lives; reading it changes nothing.
+        let read = unsafe {
+            madvise(
+                pages.start.cast_mut().cast(),
+                length,
+                Advice::LinuxPopulateRead,
+            )
+        };
+        if let Err(error) = read {
+            tracing::debug!(%error, "a component's machine code isn't at hand");
+        }
     }
 
     /// The machine code of a component, for [`Loader::load_code`] on an engine of the same [`compatibility`]. Takes

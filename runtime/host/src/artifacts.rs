@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -13,10 +13,10 @@ use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
-use wisp_contract::assignment::{ARTIFACT, Artifact, Assignment, Compiled, Facts, Key, Wasi};
+use wisp_contract::assignment::{Artifact, Assignment, Compiled, Facts, Key, Wasi, artifact_named};
 use wisp_contract::headers;
 use wisp_engine::sealed::{Sealed, Unsealed};
-use wisp_engine::{EngineError, Engines};
+use wisp_engine::{EngineError, Engines, Footprint};
 
 use crate::receive::Pushed;
 
@@ -92,6 +92,17 @@ pub(crate) struct Code {
     pub(crate) file: Sealed,
 }
 
+impl Code {
+    /// What one instance of it takes from the pool.
+    pub(crate) fn footprint(&self) -> Footprint {
+        Footprint {
+            core_instances: self.facts.core_instances,
+            memories: self.facts.memories,
+            tables: self.facts.tables,
+        }
+    }
+}
+
 /// The names of this host's engines: what machine code must be compiled for to be run here.
 #[derive(Debug, Clone)]
 pub(crate) struct Fitting {
@@ -117,10 +128,7 @@ impl Fitting {
 
     /// The machine code of the Assignment's component, if it can be run here.
     pub(crate) fn code<'a>(&self, assignment: &'a Assignment) -> Option<&'a Compiled> {
-        let component = &assignment.config.component.file;
-        let mut artifacts = assignment.artifacts.iter();
-        let artifact = artifacts.find(|artifact| artifact.file() == *component)?;
-        artifact.compiled.as_ref().filter(|code| self.fits(code))
+        assignment.compiled().filter(|code| self.fits(code))
     }
 
     /// Whether the code can be run here.
@@ -175,7 +183,7 @@ impl Artifacts {
         let config = &mut assignment.config;
         let code = match (code, &compiled) {
             (Some(file), Some(compiled)) => Some(Code {
-                component_sha256: named(&component).unwrap_or_default().to_owned(),
+                component_sha256: artifact_named(&component).unwrap_or_default().to_owned(),
                 facts: compiled.facts,
                 file,
             }),
@@ -193,7 +201,7 @@ impl Artifacts {
 
     /// Puts a file in the place of an artifact's name.
     pub(crate) fn place(&self, file: &mut PathBuf) -> Result<(), FetchError> {
-        let Some(sha256) = named(file) else {
+        let Some(sha256) = artifact_named(file) else {
             return Ok(());
         };
         let fetched = self.files.get(sha256).ok_or_else(|| FetchError::Unknown {
@@ -220,11 +228,6 @@ pub(crate) async fn fetch_all(
     Ok(Artifacts {
         files: files.map(|file| (file.sha256().to_owned(), file)).collect(),
     })
-}
-
-/// The digest of the artifact that a file's name stands for.
-pub(crate) fn named(file: &Path) -> Option<&str> {
-    file.to_str()?.strip_prefix(ARTIFACT)
 }
 
 /// Fetches and checks one file, again and again for [`PATIENCE`].

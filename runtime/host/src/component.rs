@@ -37,11 +37,7 @@ impl Component {
     pub(crate) fn footprint(&self) -> Footprint {
         match self {
             Self::Source(source) => source.inspection().footprint,
-            Self::Code(code) => Footprint {
-                core_instances: code.facts.core_instances,
-                memories: code.facts.memories,
-                tables: code.facts.tables,
-            },
+            Self::Code(code) => code.footprint(),
         }
     }
 

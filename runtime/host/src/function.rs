@@ -108,7 +108,7 @@ impl Prepared {
         code: Option<Code>,
         linked: Option<ProxyPre<Guest>>,
         cache: Option<&Path>,
-        ready: Ready,
+        ready: &mut Ready,
     ) -> Result<Self, BecomeError> {
         let Assignment {
             function, config, ..
@@ -117,16 +117,16 @@ impl Prepared {
             Some(code) => Component::Code(code),
             None => Component::read(&config.component, function)?,
         };
-        let (engines, linker) = ready.engines(&config.limits, component.footprint());
-        let ready = engines.get(READY).map_err(LoadError::from)?;
-        let linked = linked.filter(|pre| Engine::same(pre.engine(), ready));
+        let engines = ready.engines(&config.limits, component.footprint());
+        let engine = engines.get(READY).map_err(LoadError::from)?;
+        let linked = linked.filter(|pre| Engine::same(pre.engine(), engine));
         let (wasi, pre) = match linked {
             Some(pre) => (READY, Pre::P2(pre)),
             None => {
                 let loader = cache.map_or_else(Loader::without_cache, Loader::new);
                 let loaded = component.load(&loader, &engines)?;
                 tracing::info!(function = %function, cached = loaded.cached, millis = loaded.took.as_secs_f64() * 1e3, "component loaded");
-                (loaded.wasi, link(&loaded, &engines, linker)?)
+                (loaded.wasi, link(&loaded, &engines, ready.linker())?)
             }
         };
         Ok(Self {
@@ -145,18 +145,18 @@ impl Prepared {
     }
 }
 
-/// Resolves the imports of a component, by `linker` where that is one for its version of WASI.
+/// Resolves the imports of a component, by `linker` where that is one for its engine.
 fn link(
     loaded: &Loaded,
     engines: &Engines,
-    linker: Option<Linker<Guest>>,
+    linker: Option<&Linker<Guest>>,
 ) -> Result<Pre, BecomeError> {
     let engine = engines.get(loaded.wasi).map_err(LoadError::from)?;
-    let linker = match linker {
-        Some(linker) if loaded.wasi == READY => Ok(linker),
-        _ => linker::linker(engine, loaded.wasi),
+    let pre = match linker.filter(|linker| Engine::same(linker.engine(), engine)) {
+        Some(linker) => linker.instantiate_pre(&loaded.component),
+        None => linker::linker(engine, loaded.wasi)
+            .and_then(|linker| linker.instantiate_pre(&loaded.component)),
     };
-    let pre = linker.and_then(|linker| linker.instantiate_pre(&loaded.component));
     let pre = pre.and_then(|pre| match loaded.wasi {
         Wasi::P2 => ProxyPre::new(pre).map(Pre::P2),
         Wasi::P3 => ServicePre::new(pre).map(Pre::P3),
@@ -194,22 +194,43 @@ impl Function {
             queue: assignment.config.limits.concurrency,
             ..around.models.clone()
         };
-        let warm = ready.take_models();
+        let warm = ready.take_models(&assignment);
         let (to_prepare, cache) = (assignment.clone(), around.cache.clone());
-        let prepared = tokio::task::spawn_blocking(move || {
-            Prepared::make(&to_prepare, code, linked, cache.as_deref(), ready)
-        });
-        let prepared = async { prepared.await.map_err(BecomeError::Thread)? };
+        // Hardly anything is left to do where the code is linked and nothing else is asked for: a thread costs more.
+        let config = &assignment.config;
+        let fits = |code: &Code| ready.fits(&config.limits, code.footprint());
+        let is_linked = linked.is_some()
+            && code.as_ref().is_some_and(fits)
+            && config.outbound.allow.is_empty()
+            && config.key_value.is_empty();
+        let prepare = move || {
+            let prepared = Prepared::make(&to_prepare, code, linked, cache.as_deref(), &mut ready);
+            (prepared, ready)
+        };
+        let prepared = async {
+            if is_linked {
+                return Ok(prepare());
+            }
+            let prepared = tokio::task::spawn_blocking(prepare).await;
+            prepared.map_err(BecomeError::Thread)
+        };
         let models = ModelStore::with_preloaded(&assignment.config.models, warm, &options);
         let models = async { Ok(models.await?) };
-        let (prepared, models) = futures::future::try_join(prepared, models).await?;
+        let ((prepared, unused), models) = futures::future::try_join(prepared, models).await?;
+        unused.forget_later();
+        let prepared = prepared?;
         let mut function = Self::build(assignment, prepared, models, &around);
-        // What can't be instantiated shows here, and not with the first request.
+        // What can't be instantiated shows here, and not with the first request, which is given this one.
+        let trying = Instant::now();
         let tried = function.blueprint.instantiate(None).await;
-        tried.map_err(|(failure, error)| BecomeError::Instantiate {
+        let tried = tried.map_err(|(failure, error)| BecomeError::Instantiate {
             failure,
             source: error.into(),
         })?;
+        if let Mode::Single(instances) = &function.instances {
+            around.metrics.instance_started(trying.elapsed());
+            instances.keep(tried, Instant::now());
+        }
         let millis = |duration: Duration| duration.as_secs_f64() * 1e3;
         function.startup = Startup {
             fetch_millis: millis(pushed.took + (fetched - began)),

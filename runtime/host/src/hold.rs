@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use wasmtime::Engine;
 use wasmtime::component::Linker;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
-use wisp_contract::assignment::{Compiled, Hold, Wasi};
+use wisp_contract::assignment::{Compiled, Hold, Wasi, artifact_named};
 use wisp_engine::Loader;
 use wisp_engine::sealed::Sealed;
 use wisp_nn::{Options as ModelOptions, Preloaded};
 
-use crate::artifacts::{self, Fitting};
+use crate::artifacts::Fitting;
 use crate::guest::Guest;
 use crate::receive::Pushed;
 
@@ -49,7 +49,7 @@ pub(crate) async fn load(
 ) -> Vec<(String, Preloaded)> {
     let mut loaded = Vec::new();
     for model in &hold.models {
-        let Some(sha256) = artifacts::named(&model.file) else {
+        let Some(sha256) = artifact_named(&model.file) else {
             continue;
         };
         let Some(file) = pushed.take(sha256) else {
@@ -84,6 +84,7 @@ fn link(
     let linked = component
         .map_err(|error| error.to_string())
         .and_then(|component| {
+            Loader::prefault(&component);
             let pre = linker.instantiate_pre(&component).and_then(ProxyPre::new);
             pre.map_err(|error| error.to_string())
         });

@@ -1,5 +1,6 @@
 //! Instances made fresh, or taken from those that wait for their next request.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,8 @@ pub(crate) struct Instances {
     blueprint: Arc<Blueprint>,
     reuse: Option<Reuse>,
     waiting: Mutex<Vec<(Instant, Instance)>>,
+    /// Whether one waits that served nobody: fresh to whoever takes it.
+    has_unused: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
@@ -32,6 +35,7 @@ impl Instances {
             blueprint,
             reuse,
             waiting: Mutex::default(),
+            has_unused: AtomicBool::new(false),
             metrics,
         }
     }
@@ -41,14 +45,29 @@ impl Instances {
         self.reuse.map(|reuse| reuse.idle_timeout)
     }
 
+    /// Keeps an instance that served nobody yet, for the first who asks.
+    pub(crate) fn keep(&self, instance: Instance, now: Instant) {
+        self.waiting().push((now, instance));
+        self.has_unused.store(true, Ordering::Release);
+    }
+
+    /// Drops those that served nobody, where each serves one request: what they found when they began grows old.
+    pub(crate) fn drop_unused(&self) {
+        if self.reuse.is_none() {
+            let unused = std::mem::take(&mut *self.waiting());
+            drop(unused);
+        }
+    }
+
     /// An instance for the request `id`: the one that waited shortest, else a fresh one.
     ///
     /// # Errors
     /// As [`Blueprint::instantiate`].
     pub(crate) async fn take(&self, id: &Arc<str>) -> Result<Instance, (Failure, wasmtime::Error)> {
-        if self.reuse.is_some()
-            && let Some((_, mut instance)) = self.waiting().pop()
-        {
+        let may_wait = self.reuse.is_some()
+            || (self.has_unused.load(Ordering::Relaxed)
+                && self.has_unused.swap(false, Ordering::Acquire));
+        if may_wait && let Some((_, mut instance)) = self.waiting().pop() {
             instance.store.data_mut().begin(Some(Arc::clone(id)));
             return Ok(instance);
         }

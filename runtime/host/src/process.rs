@@ -26,6 +26,9 @@ use crate::receive::Pushed;
 use crate::standby::Ready;
 use crate::{accept, control};
 
+/// So long the instance that a function was tried with waits for its first request.
+const UNUSED: Duration = Duration::from_secs(10);
+
 /// What the command line decides.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -407,13 +410,14 @@ impl Host {
     }
 }
 
-/// Drops reused instances that nobody asks for.
+/// Drops instances that nobody asks for.
 async fn evict(function: Arc<Function>) {
     let Mode::Single(instances) = &function.instances else {
         return;
     };
     let Some(idle_timeout) = instances.idle_timeout() else {
-        return;
+        tokio::time::sleep(UNUSED).await;
+        return instances.drop_unused();
     };
     let mut interval = tokio::time::interval((idle_timeout / 2).max(Duration::from_millis(10)));
     loop {

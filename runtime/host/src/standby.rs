@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use wasmtime::Engine;
 use wasmtime::component::Linker;
-use wisp_contract::assignment::{self as contract, Assignment, Hold, Preload};
+use wisp_contract::assignment::{self as contract, Assignment, Hold, Preload, artifact_named};
 use wisp_contract::config::Limits;
 use wisp_engine::{EngineError, EngineOptions, Engines, Footprint, Wasi};
 use wisp_nn::{Options as ModelOptions, Preloaded};
@@ -22,6 +23,8 @@ pub(crate) const READY: Wasi = Wasi::P2;
 /// Instances beyond the concurrency limit: the one that is tried before Ready, and those that are being dropped while
 /// their place is taken already.
 const SPARE_INSTANCES: usize = 4;
+/// What wasn't needed is kept for so long.
+const FORGOTTEN_AFTER: Duration = Duration::from_millis(100);
 /// More than instances of most components are made of: a Rust component has 3 core instances, a memory and a table.
 const USUAL: Footprint = Footprint {
     core_instances: 6,
@@ -32,7 +35,9 @@ const USUAL: Footprint = Footprint {
 /// What is ready.
 #[derive(Default)]
 pub(crate) struct Ready {
-    engines: Option<(Engines, Linker<Guest>)>,
+    engines: Option<Engines>,
+    /// For their [`READY`] engine.
+    linker: Option<Linker<Guest>>,
     models: Vec<Preloaded>,
     code: Shelf,
     /// Models that may be forgotten, by the digests of their files.
@@ -72,12 +77,13 @@ impl Ready {
             let linker = linker.map_err(|error| StandbyError::Link(error.into()))?;
             Ok::<_, StandbyError>((engines, linker))
         });
-        let engines = engines.await.map_err(StandbyError::Thread)??;
+        let (engines, linker) = engines.await.map_err(StandbyError::Thread)??;
         if preload.onnxruntime {
             wisp_nn::load_library(models).await?;
         }
         let mut ready = Self {
             engines: Some(engines),
+            linker: Some(linker),
             ..Self::default()
         };
         let files = artifacts::fetch_all(&preload.artifacts).await?;
@@ -103,18 +109,28 @@ impl Ready {
             .collect()
     }
 
-    /// The models.
-    pub(crate) fn take_models(&mut self) -> Vec<Preloaded> {
-        let held = std::mem::take(&mut self.held);
-        let mut models = std::mem::take(&mut self.models);
-        models.extend(held.into_iter().map(|(_, model)| model));
-        models
+    /// The models that serve `assignment`.
+    pub(crate) fn take_models(&mut self, assignment: &Assignment) -> Vec<Preloaded> {
+        let wanted = &assignment.config.models;
+        let serves = |ready: &Preloaded| wanted.iter().any(|model| ready.serves(model));
+        let models = self.models.extract_if(.., |model| serves(model));
+        let held = self.held.extract_if(.., |(_, model)| serves(model));
+        models.chain(held.map(|(_, model)| model)).collect()
+    }
+
+    /// Drops what no function needed, when the one that came had the processors to answer whoever waits: what others would
+    /// have needed may be large.
+    pub(crate) fn forget_later(self) {
+        tokio::spawn(async move {
+            tokio::time::sleep(FORGOTTEN_AFTER).await;
+            let _ = tokio::task::spawn_blocking(move || drop(self)).await;
+        });
     }
 
     /// What links code that is to be ready.
     pub(crate) fn linking(&self) -> Option<(Engine, Linker<Guest>)> {
-        let (engines, linker) = self.engines.as_ref()?;
-        Some((engines.prepare(READY).ok()?.clone(), linker.clone()))
+        let linker = self.linker.as_ref()?;
+        Some((linker.engine().clone(), linker.clone()))
     }
 
     /// Has this code and these models ready, and of what it had what `hold` names.
@@ -129,10 +145,7 @@ impl Ready {
         self.code.append(&mut code);
         let is_new = |sha256: &String| models.iter().any(|(new, _)| new == sha256);
         let is_named = |sha256: &String| {
-            let mut files = hold
-                .models
-                .iter()
-                .map(|model| artifacts::named(&model.file));
+            let mut files = hold.models.iter().map(|model| artifact_named(&model.file));
             files.any(|named| named == Some(sha256))
         };
         self.held
@@ -149,17 +162,23 @@ impl Ready {
         self.code.remove(sha256)
     }
 
-    /// Engines for a component of `footprint`, and the linker for one of [`READY`] where there is one.
-    pub(crate) fn engines(
-        self,
-        limits: &Limits,
-        footprint: Footprint,
-    ) -> (Engines, Option<Linker<Guest>>) {
+    /// Engines for a component of `footprint`.
+    pub(crate) fn engines(&mut self, limits: &Limits, footprint: Footprint) -> Engines {
         let options = engine_options(limits, footprint);
-        match self.engines {
-            Some((engines, linker)) if engines.hold(&options) => (engines, Some(linker)),
-            _ => (Engines::new(&options), None),
-        }
+        let fitting = self.engines.take_if(|engines| engines.hold(&options));
+        fitting.unwrap_or_else(|| Engines::new(&options))
+    }
+
+    /// Whether its engines are those of a component of `footprint`.
+    pub(crate) fn fits(&self, limits: &Limits, footprint: Footprint) -> bool {
+        let options = engine_options(limits, footprint);
+        let engines = self.engines.as_ref();
+        engines.is_some_and(|engines| engines.hold(&options))
+    }
+
+    /// What links components of [`READY`] to the engine that is ready.
+    pub(crate) fn linker(&self) -> Option<&Linker<Guest>> {
+        self.linker.as_ref()
     }
 }
 
@@ -183,7 +202,7 @@ mod tests {
     /// Would fail if every function's pool were made anew, which takes longer than all else that a small function needs.
     #[tokio::test]
     async fn the_engines_of_a_usual_function_are_ready() {
-        let ready = Ready::prepare(&Preload::default(), &ModelOptions::default())
+        let mut ready = Ready::prepare(&Preload::default(), &ModelOptions::default())
             .await
             .unwrap();
         let small = Footprint {
@@ -191,15 +210,19 @@ mod tests {
             memories: 1,
             tables: 1,
         };
-        let (prepared, _) = ready.engines.as_ref().unwrap();
+        let prepared = ready.engines.as_ref().unwrap();
         assert!(prepared.hold(&engine_options(&Limits::default(), small)));
         let many = Limits {
             concurrency: Limits::default().concurrency.saturating_add(1),
             ..Limits::default()
         };
         assert!(!prepared.hold(&engine_options(&many, small)));
-        let (engines, linker) = ready.engines(&many, small);
-        assert!(linker.is_none());
-        assert!(engines.hold(&engine_options(&many, small)));
+        let others = ready.engines(&many, small);
+        assert!(others.hold(&engine_options(&many, small)));
+        // Those that are ready still are.
+        let engines = ready.engines(&Limits::default(), small);
+        let linker = ready.linker().unwrap();
+        assert!(Engine::same(linker.engine(), engines.get(READY).unwrap()));
+        assert!(!Engine::same(linker.engine(), others.get(READY).unwrap()));
     }
 }

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use http::{HeaderValue, Method, StatusCode};
 use sha2::{Digest as _, Sha256};
-use wisp_contract::assignment::{Artifact, Compiled, Facts, Held, Hold, Preload, Wasi};
+use wisp_contract::assignment::{Artifact, Assignment, Compiled, Facts, Held, Hold, Preload, Wasi};
 use wisp_contract::config::Model;
 use wisp_contract::log::event;
 use wisp_contract::parts::Parts;
@@ -35,6 +35,17 @@ async fn stands_by(host: &Host) {
     }
 }
 
+async fn assign(host: &Host, assignment: &Assignment) -> anyhow::Result<Answer> {
+    let assignment = serde_json::to_vec(assignment)?;
+    host.control().post("/assign", assignment).await
+}
+
+/// What the fixture computes with `model`, which adds.
+async fn sum(host: &Host, model: &str) -> anyhow::Result<String> {
+    let path = format!("/compute?{model}&a:FP32:1,2:8&b:FP32:1,2:8");
+    Ok(host.client().get(&path).await?.text())
+}
+
 /// Would fail if a model that is loaded were loaded again, or a function were given one that it didn't ask for.
 #[tokio::test]
 async fn a_model_that_is_loaded_is_the_functions_and_no_other_is() {
@@ -50,31 +61,19 @@ async fn a_model_that_is_loaded_is_the_functions_and_no_other_is() {
     std::fs::remove_file(&copied).unwrap();
     let mut wanted = assignment(&component("fixture-nn"));
     wanted.config.models = vec![model("mine", &copied)];
-    let answer = host
-        .control()
-        .post("/assign", serde_json::to_vec(&wanted).unwrap())
-        .await
-        .unwrap();
+    let answer = assign(&host, &wanted).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     let models = answer.json()["models"].clone();
     assert_eq!(models.as_array().unwrap().len(), 1, "{models}");
     assert_eq!(models[0]["name"], "mine");
 
-    let computed = host
-        .client()
-        .get("/compute?mine&a:FP32:1,2:8&b:FP32:1,2:8")
-        .await
-        .unwrap();
-    assert_eq!(computed.text(), "y:FP32:1,2:8");
-    let unknown = host
-        .client()
-        .get("/compute?theirs&a:FP32:1,2:8&b:FP32:1,2:8")
-        .await
-        .unwrap();
+    let computed = sum(&host, "mine").await.unwrap();
+    assert_eq!(computed, "y:FP32:1,2:8");
+    let unknown = sum(&host, "theirs").await.unwrap();
     assert!(
-        unknown.text().contains("there is no model `theirs`"),
+        unknown.contains("there is no model `theirs`"),
         "{}",
-        unknown.text()
+        unknown
     );
 }
 
@@ -188,11 +187,7 @@ async fn code_that_is_ready_is_the_functions_without_being_fetched() {
         };
         function.config.component.file = artifact.file();
         function.artifacts = vec![artifact];
-        let answer = host
-            .control()
-            .post("/assign", serde_json::to_vec(&function).unwrap())
-            .await
-            .unwrap();
+        let answer = assign(&host, &function).await.unwrap();
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         let answer = host.client().get("/hello").await.unwrap();
         assert_eq!(answer.text(), "hello\n", "{package}");
@@ -233,16 +228,8 @@ async fn a_model_that_was_sent_is_the_functions_until_it_is_forgotten() {
     let mut wanted = assignment(&component("fixture-nn"));
     wanted.config.models = vec![model("mine", &artifact.file())];
     wanted.artifacts = vec![artifact];
-    let answer = host
-        .control()
-        .post("/assign", serde_json::to_vec(&wanted).unwrap())
-        .await
-        .unwrap();
+    let answer = assign(&host, &wanted).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
-    let computed = host
-        .client()
-        .get("/compute?mine&a:FP32:1,2:8&b:FP32:1,2:8")
-        .await
-        .unwrap();
-    assert_eq!(computed.text(), "y:FP32:1,2:8");
+    let computed = sum(&host, "mine").await.unwrap();
+    assert_eq!(computed, "y:FP32:1,2:8");
 }

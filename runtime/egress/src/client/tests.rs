@@ -577,9 +577,7 @@ fn an_authority_that_is_no_certificate_is_named() {
         extra_roots: vec![CertificateDer::from(b"nonsense".to_vec())],
         ..Options::default()
     };
-    let error = Egress::new(Policy::default(), options)
-        .err()
-        .unwrap()
-        .to_string();
+    let policy = Policy::parse(&["https://inside.example".to_owned()]).unwrap();
+    let error = Egress::new(policy, options).err().unwrap().to_string();
     assert!(error.contains("certificate authority 0"), "{error}");
 }
