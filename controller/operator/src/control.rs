@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt as _, stream};
@@ -14,7 +15,10 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
+use serde::de::DeserializeOwned;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
+use tokio_util::task::AbortOnDropHandle;
 use wisp_contract::assignment::{Held, Key};
 use wisp_contract::keys::Root;
 use wisp_contract::operator::pod::{CLAIMED_FROM, CONTROL_PORT, POOL, POOL_UID};
@@ -26,6 +30,10 @@ use crate::artifacts;
 
 /// The largest answer.
 const LARGEST: usize = 1 << 20;
+/// How long a host may take to acknowledge what it was sent, or to read on.
+const SILENCE: Duration = Duration::from_secs(15);
+/// A connection without a word for so long is tried.
+const QUIET: Duration = Duration::from_secs(30);
 
 /// Why a host didn't do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -76,10 +84,9 @@ pub fn key(root: &Root, pod: &Pod, id: &FunctionId, uid: &str) -> Key {
 /// # Errors
 /// When it doesn't.
 pub async fn status(address: IpAddr, key: &Key) -> Result<HostStatus, ControlError> {
-    let stream = connect(address).await?;
     let request = Request::get("/status").body(whole(Bytes::new()));
-    let answer = exchange(stream, key, request).await?;
-    serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
+    let mut connection = Connection::open(address).await?;
+    parsed(&connection.exchange(key, request).await?)
 }
 
 /// An artifact that is sent along with an Assignment.
@@ -93,107 +100,153 @@ pub struct Part {
     pub file: File,
 }
 
-/// Has the host at `stream` become the function of `assignment` with these artifacts, waits until it serves, and gives
-/// what it then says of itself.
-///
-/// # Errors
-/// When it is a function's already, or can't be this one's.
-pub async fn assign(
-    stream: TcpStream,
-    key: &Key,
-    assignment: Bytes,
-    artifacts: Vec<Part>,
-) -> Result<HostStatus, ControlError> {
-    let answer = post("/assign", stream, key, assignment, artifacts).await?;
-    serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
+/// A connection to a host's control port. It is closed when this is dropped.
+#[derive(Debug)]
+pub struct Connection {
+    requests: http1::SendRequest<Body>,
+    _driven: AbortOnDropHandle<()>,
 }
 
-/// Has the host at `stream`, which stands by, have what `hold` names ready, with the code that it doesn't have yet. Gives
-/// what it has then.
-///
-/// # Errors
-/// When it doesn't stand by any more, or can't.
-pub async fn hold(
-    stream: TcpStream,
-    key: &Key,
-    hold: Bytes,
-    code: Vec<Part>,
-) -> Result<Held, ControlError> {
-    let answer = post("/hold", stream, key, hold, code).await?;
-    serde_json::from_slice(&answer).map_err(|error| ControlError::Broken(error.into()))
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub async fn open(address: IpAddr) -> Result<Self, ControlError> {
+        let stream = TcpStream::connect((address, CONTROL_PORT))
+            .await
+            .map_err(ControlError::Unreached)?;
+        attend(&stream).map_err(ControlError::Unreached)?;
+        let (requests, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| ControlError::Broken(error.into()))?;
+        let driven = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a connection to a host ended early");
+            }
+        });
+        Ok(Self {
+            requests,
+            _driven: AbortOnDropHandle::new(driven),
+        })
+    }
+
+    /// One that was kept, or a new one.
+    ///
+    /// # Errors
+    /// When there is none, and nobody answers.
+    pub async fn kept_or_opened(kept: Option<Self>, address: IpAddr) -> Result<Self, ControlError> {
+        match kept {
+            Some(kept) => Ok(kept),
+            None => Self::open(address).await,
+        }
+    }
+
+    /// Whether it can be asked something.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.requests.is_ready()
+    }
+
+    /// Has the host become the function of `assignment` with these artifacts, waits until it serves, and gives what it then
+    /// says of itself.
+    ///
+    /// # Errors
+    /// When it is a function's already, or can't be this one's.
+    pub async fn assign(
+        &mut self,
+        key: &Key,
+        assignment: Bytes,
+        artifacts: Vec<Part>,
+    ) -> Result<HostStatus, ControlError> {
+        parsed(&self.post("/assign", key, assignment, artifacts).await?)
+    }
+
+    /// Has the host, which stands by, have what `hold` names ready, with the artifacts that it doesn't have yet. Gives what
+    /// it has then.
+    ///
+    /// # Errors
+    /// When it doesn't stand by any more, or can't.
+    pub async fn hold(
+        &mut self,
+        key: &Key,
+        hold: Bytes,
+        artifacts: Vec<Part>,
+    ) -> Result<Held, ControlError> {
+        parsed(&self.post("/hold", key, hold, artifacts).await?)
+    }
+
+    async fn post(
+        &mut self,
+        path: &str,
+        key: &Key,
+        first: Bytes,
+        artifacts: Vec<Part>,
+    ) -> Result<Bytes, ControlError> {
+        let parts = Parts {
+            assignment: first.len() as u64,
+            artifacts: artifacts
+                .iter()
+                .map(|part| (part.sha256.clone(), part.length))
+                .collect(),
+        };
+        let first = stream::iter([Ok(Frame::data(first))]);
+        let rest = stream::iter(artifacts).flat_map(|part| artifacts::frames(part.file));
+        let request = Request::post(path)
+            .header(headers::PARTS, parts.to_string())
+            .body(BoxBody::new(StreamBody::new(first.chain(rest))));
+        self.exchange(key, request).await
+    }
+
+    async fn exchange(
+        &mut self,
+        key: &Key,
+        request: http::Result<Request<Body>>,
+    ) -> Result<Bytes, ControlError> {
+        let broken = |error: Box<dyn std::error::Error + Send + Sync>| ControlError::Broken(error);
+        let mut request = request.map_err(|error| broken(error.into()))?;
+        let key = HeaderValue::from_str(&key.0).map_err(|error| broken(error.into()))?;
+        request.headers_mut().insert(headers::KEY, key);
+        request
+            .headers_mut()
+            .insert(HOST, HeaderValue::from_static("replica"));
+        let answer = async {
+            let response = self.requests.send_request(request).await?;
+            let status = response.status();
+            let body = Limited::new(response.into_body(), LARGEST)
+                .collect()
+                .await?
+                .to_bytes();
+            Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
+        };
+        let (status, body) = answer.await.map_err(broken)?;
+        if status == StatusCode::OK {
+            return Ok(body);
+        }
+        let problem: Problem =
+            serde_json::from_slice(&body).map_err(|error| broken(error.into()))?;
+        Err(ControlError::Refused(Box::new(problem)))
+    }
 }
 
-async fn post(
-    path: &str,
-    stream: TcpStream,
-    key: &Key,
-    first: Bytes,
-    artifacts: Vec<Part>,
-) -> Result<Bytes, ControlError> {
-    let parts = Parts {
-        assignment: first.len() as u64,
-        artifacts: artifacts
-            .iter()
-            .map(|part| (part.sha256.clone(), part.length))
-            .collect(),
-    };
-    let first = stream::iter([Ok(Frame::data(first))]);
-    let rest = stream::iter(artifacts).flat_map(|part| artifacts::frames(part.file));
-    let request = Request::post(path)
-        .header(headers::PARTS, parts.to_string())
-        .body(BoxBody::new(StreamBody::new(first.chain(rest))));
-    exchange(stream, key, request).await
+/// Nothing waits for more to send, and whoever is gone without a word is missed soon: a connection is kept for long, and
+/// a node may lose its power meanwhile.
+fn attend(stream: &TcpStream) -> std::io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    let probes = TcpKeepalive::new()
+        .with_time(QUIET)
+        .with_interval(SILENCE / 2);
+    socket.set_tcp_keepalive(&probes)?;
+    socket.set_tcp_user_timeout(Some(SILENCE))
 }
 
-/// A connection to a host's control port.
-///
-/// # Errors
-/// When there is none.
-pub async fn connect(address: IpAddr) -> Result<TcpStream, ControlError> {
-    let stream = TcpStream::connect((address, CONTROL_PORT))
-        .await
-        .map_err(ControlError::Unreached)?;
-    let _ = stream.set_nodelay(true);
-    Ok(stream)
+fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ControlError> {
+    serde_json::from_slice(answer).map_err(|error| ControlError::Broken(error.into()))
 }
 
 type Body = BoxBody<Bytes, std::io::Error>;
 
 fn whole(body: Bytes) -> Body {
     Full::new(body).map_err(|never| match never {}).boxed()
-}
-
-async fn exchange(
-    stream: TcpStream,
-    key: &Key,
-    request: http::Result<Request<Body>>,
-) -> Result<Bytes, ControlError> {
-    let broken = |error: Box<dyn std::error::Error + Send + Sync>| ControlError::Broken(error);
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(|error| broken(error.into()))?;
-    let driven = tokio::spawn(connection);
-    let mut request = request.map_err(|error| broken(error.into()))?;
-    let key = HeaderValue::from_str(&key.0).map_err(|error| broken(error.into()))?;
-    request.headers_mut().insert(headers::KEY, key);
-    request
-        .headers_mut()
-        .insert(HOST, HeaderValue::from_static("replica"));
-    let answer = async {
-        let response = sender.send_request(request).await?;
-        let status = response.status();
-        let body = Limited::new(response.into_body(), LARGEST)
-            .collect()
-            .await?
-            .to_bytes();
-        Ok::<_, Box<dyn std::error::Error + Send + Sync>>((status, body))
-    };
-    let answer = answer.await;
-    driven.abort();
-    let (status, body) = answer.map_err(broken)?;
-    if status == StatusCode::OK {
-        return Ok(body);
-    }
-    let problem: Problem = serde_json::from_slice(&body).map_err(|error| broken(error.into()))?;
-    Err(ControlError::Refused(Box::new(problem)))
 }

@@ -35,7 +35,7 @@ use wisp_traces::Span;
 use crate::artifacts::Artifacts;
 use crate::autoscale::{Autoscaler, ScaleError, chain};
 use crate::cluster::{Cluster, pods};
-use crate::control::{self, ControlError};
+use crate::control::{self, Connection, ControlError};
 use crate::live::{Claim, Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
@@ -209,12 +209,12 @@ impl Pools {
         // It counts as the function's from now on: nobody makes another meanwhile.
         lock(&live.claims).insert(pod.name_any(), claim(false));
         let kept = self.kept(pool);
-        let held = self.holds.of(&pod.uid().unwrap_or_default());
+        let (held, open) = self.holds.take(&pod.uid().unwrap_or_default());
         let assigned = async {
             let parts = async { Ok(parts::of(&*self.artifacts, &assignment, &kept, &held).await) };
-            let (stream, parts) =
-                futures::future::try_join(control::connect(address), parts).await?;
-            control::assign(stream, &key, body.into(), parts).await
+            let connection = Connection::kept_or_opened(open, address);
+            let (mut connection, parts) = futures::future::try_join(connection, parts).await?;
+            connection.assign(&key, body.into(), parts).await
         };
         let began = Instant::now();
         let mut assigning = wake.child_at("assign", began);
@@ -288,7 +288,8 @@ impl Pools {
         claimable: &Claimable,
         pools: &[Arc<RuntimePool>],
     ) -> Option<(PoolId, Arc<Pod>, Option<Expected<'a>>)> {
-        let code = hold::compiled(claimable).map(|compiled| &*compiled.sha256);
+        let assignment = claimable.assignment.as_ref();
+        let code = assignment.and_then(|assignment| Some(&*assignment.compiled()?.sha256));
         if let Some((pool, pod)) = self.take(pools, code) {
             return Some((pool, pod, None));
         }

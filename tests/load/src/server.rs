@@ -9,7 +9,8 @@ use http::{Request, Response};
 use http_body_util::combinators::UnsyncBoxBody;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpListener;
 use tokio::task::{JoinHandle, JoinSet};
 
@@ -33,6 +34,7 @@ impl Server {
         let listener = TcpListener::bind(address).await?;
         let address = listener.local_addr()?;
         let accepting = tokio::spawn(async move {
+            let builder = Builder::new(TokioExecutor::new());
             // Dropped with this task: then all connections break.
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
@@ -41,10 +43,8 @@ impl Server {
                     let answer = handler(request);
                     async move { Ok::<_, Infallible>(answer.await) }
                 });
-                connections.spawn(
-                    hyper::server::conn::http1::Builder::new()
-                        .serve_connection(TokioIo::new(stream), service),
-                );
+                let connection = builder.serve_connection(TokioIo::new(stream), service);
+                connections.spawn(connection.into_owned());
             }
         });
         Ok(Self { address, accepting })

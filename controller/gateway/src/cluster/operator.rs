@@ -1,4 +1,5 @@
-//! What the gateway asks of the operator, over connections that are kept.
+//! What the gateway asks of the operator, all over one connection that is kept: nobody who wakes a function waits for
+//! another, nor for the operator's name to be looked up.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,7 +11,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
-use hyper_util::rt::{TokioExecutor, TokioTimer};
+use hyper_util::rt::TokioExecutor;
 use serde::Serialize;
 use wisp_contract::assignment::Key;
 use wisp_contract::operator::{ENSURE, Ensure, Ensured, REPORT, Report};
@@ -25,8 +26,6 @@ use crate::logs::chain;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long a peer may be gone before its connection is given up: its node may have lost power.
 const SILENCE: Duration = Duration::from_secs(5);
-/// How long a connection is kept without a request.
-const IDLE: Duration = Duration::from_secs(30);
 /// How long an operator is looked for: another takes over from one that was killed after fifteen seconds, and one that has
 /// just been installed is found by its Service's name a moment after it is ready.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -203,8 +202,8 @@ fn connections() -> Connections {
     connector.set_keepalive_interval(Some(Duration::from_secs(1)));
     connector.set_tcp_user_timeout(Some(SILENCE));
     Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE)
-        .pool_timer(TokioTimer::new())
+        .http2_only(true)
+        .pool_idle_timeout(None)
         .build(connector)
 }
 

@@ -20,6 +20,8 @@ const TEMPLATE_HASH: &str = "pod-template-hash";
 /// So long nothing is written: the request that woke the function has the processors first, and the pod that takes the
 /// place of this one is made thereafter.
 const ADOPTED_AFTER: Duration = Duration::from_millis(100);
+/// The longest that a pod keeps what the pool gave it because others are waited for.
+const RESIZED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long the watch may take to show what was written.
@@ -58,7 +60,11 @@ impl Pools {
         let (pool, pod, claimable) = (pool.to_owned(), Arc::clone(pod), Arc::clone(claimable));
         tokio::spawn(async move {
             this.queue.pressed(ADOPTED_AFTER).await;
-            this.adopt(&id, &pool, &pod, &claimable).await;
+            if this.adopt(&id, &pool, &pod, &claimable).await {
+                // Who waits for another pod needs the processors first.
+                this.queue.calm(RESIZED_WITHIN).await;
+                this.resize(&id, &pod, &claimable).await;
+            }
             this.await_seen(&id, &pod).await;
             lock(&live.claims).remove(&pod.name_any());
             this.cluster.notify(&id);
@@ -66,23 +72,30 @@ impl Pools {
         });
     }
 
-    async fn adopt(&self, id: &FunctionId, pool: &str, pod: &Pod, claimable: &Claimable) {
-        let api = Api::<Pod>::namespaced(self.client.clone(), id.namespace());
+    /// What a pod of the function's namespace is written to by, and its name.
+    fn written(&self, id: &FunctionId, pod: &Pod) -> (Api<Pod>, PatchParams, String) {
         let parameters = PatchParams {
             field_manager: Some(MANAGER.to_owned()),
             ..PatchParams::default()
         };
-        let name = pod.name_any();
+        let api = Api::namespaced(self.client.clone(), id.namespace());
+        (api, parameters, pod.name_any())
+    }
+
+    /// Marks the pod as the function's. Returns whether it is.
+    async fn adopt(&self, id: &FunctionId, pool: &str, pod: &Pod, claimable: &Claimable) -> bool {
+        let (api, parameters, name) = self.written(id, pod);
         let mut pause = Duration::from_millis(50);
         loop {
             let Some(function) = self.cluster.function(id) else {
-                return self.discard(pod).await;
+                self.discard(pod).await;
+                return false;
             };
             let patch = Patch::Merge(patch(&function, pod, pool, claimable));
             match api.patch(&name, &parameters, &patch).await {
-                Ok(_) => break,
+                Ok(_) => return true,
                 // It is no more, or another has its name.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return,
+                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return false,
                 Err(error) => {
                     tracing::warn!(function = %id, pod = name, error = %crate::autoscale::chain(&error), "a pod could not be marked as the function's; trying again");
                     tokio::time::sleep(pause).await;
@@ -90,18 +103,29 @@ impl Pools {
                 }
             }
         }
+    }
+
+    /// Gives a pod what the function asks for, as far as its node has it.
+    async fn resize(&self, id: &FunctionId, pod: &Pod, claimable: &Claimable) {
         let Some(resources) = &claimable.resources else {
             return;
         };
-        let resources = json!({"spec": {"containers": [
-            {"name": names::CONTAINER, "resources": resources},
-        ]}});
+        let (api, parameters, name) = self.written(id, pod);
+        let resources = json!({
+            "metadata": {"uid": pod.uid()},
+            "spec": {"containers": [{"name": names::CONTAINER, "resources": resources}]},
+        });
         let resized = api
             .patch_subresource("resize", &name, &parameters, &Patch::Strategic(resources))
             .await;
-        if let Err(error) = resized {
+        match resized {
+            Ok(_) => {}
+            // It is no more.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             // It serves within what the pool gave it.
-            tracing::warn!(function = %id, pod = name, error = %crate::autoscale::chain(&error), "a pod could not be resized");
+            Err(error) => {
+                tracing::warn!(function = %id, pod = name, error = %crate::autoscale::chain(&error), "a pod could not be resized")
+            }
         }
     }
 

@@ -7,14 +7,14 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use wisp_api::RuntimePool;
-use wisp_contract::assignment::{ARTIFACT, Compiled, Hold};
+use wisp_contract::assignment::{Assignment, Hold, artifact_named};
 use wisp_contract::config::Model;
 
 use super::models::{self, Kept};
-use super::{Claimable, Pools, pool_id};
+use super::{Claimable, Pools, parts, pool_id};
 use crate::autoscale::chain;
 use crate::cluster::pods;
-use crate::control::{self, ControlError, Part};
+use crate::control::{self, Connection, ControlError, Part};
 use crate::live::lock;
 use crate::reconcile::resources::{memory, pool_resources};
 
@@ -29,13 +29,22 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// After a failure it is sent again then.
 const PAUSE: Duration = Duration::from_secs(10);
 
-/// What pods are to have ready, by digests.
-#[derive(Debug, Clone, Default)]
-struct Wanted {
-    code: BTreeMap<String, Compiled>,
-    models: BTreeMap<String, Model>,
-    most_code: u64,
-    most_models: u64,
+/// The most bytes that a pod has ready.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    code: u64,
+    models: u64,
+}
+
+impl Limits {
+    fn of(pool: &RuntimePool, kept: &[Kept]) -> Self {
+        let resources = pool_resources(pool, models::bytes(kept));
+        let memory = memory(resources.limits.as_ref()).unwrap_or(u64::MAX);
+        Self {
+            code: MOST.min(memory / PART),
+            models: MOST_MODELS.min(memory / PART_MODELS),
+        }
+    }
 }
 
 /// What pods have ready.
@@ -47,14 +56,37 @@ pub(super) struct Holds(Mutex<HashMap<String, Known>>);
 struct Known {
     /// Digests of what it has.
     has: BTreeSet<String>,
-    /// What it was sent last, whether or not it could be run there.
+    /// What it was told to have last, whether or not it could be run there: that needn't be sent again.
+    named: BTreeSet<String>,
+    /// What was wanted then, whether or not there was room for it.
     asked: BTreeSet<String>,
     /// Nothing is sent before.
     not_before: Option<Instant>,
     is_being_sent: bool,
+    /// How it was sent: whoever takes the pod needn't connect.
+    connection: Option<Connection>,
+}
+
+/// What became of sending a pod what it was to have.
+#[derive(Debug)]
+struct Sent {
+    /// Digests of what it was told to have.
+    named: BTreeSet<String>,
+    /// Digests of what it has now.
+    has: Vec<String>,
+    /// When to send it the rest, where the store didn't have all just now.
+    again: Option<Instant>,
 }
 
 impl Holds {
+    /// Whether the pod was told to have that.
+    fn was_sent(&self, uid: &str, sha256: &str) -> bool {
+        let holds = lock(&self.0);
+        holds
+            .get(uid)
+            .is_some_and(|known| known.named.contains(sha256))
+    }
+
     /// Whether the pod has that.
     pub(super) fn has(&self, uid: &str, sha256: &str) -> bool {
         let holds = lock(&self.0);
@@ -63,13 +95,14 @@ impl Holds {
             .is_some_and(|known| known.has.contains(sha256))
     }
 
-    /// What the pod has.
-    pub(super) fn of(&self, uid: &str) -> BTreeSet<String> {
-        let holds = lock(&self.0);
-        holds
-            .get(uid)
-            .map(|known| known.has.clone())
-            .unwrap_or_default()
+    /// What the pod has, and a connection to it if there is one: for whoever takes it.
+    pub(super) fn take(&self, uid: &str) -> (BTreeSet<String>, Option<Connection>) {
+        let mut holds = lock(&self.0);
+        let Some(known) = holds.get_mut(uid) else {
+            return Default::default();
+        };
+        let open = known.connection.take().filter(Connection::is_open);
+        (known.has.clone(), open)
     }
 
     /// Forgets pods that are no more.
@@ -78,7 +111,7 @@ impl Holds {
     }
 
     /// Whether the pod is to be sent these now; it counts as being sent them then.
-    fn begin(&self, uid: &str, wanted: &BTreeSet<String>, now: Instant) -> bool {
+    pub(super) fn begin(&self, uid: &str, wanted: &BTreeSet<String>, now: Instant) -> bool {
         let mut holds = lock(&self.0);
         let known = holds.entry(uid.to_owned()).or_default();
         let may = !known.is_being_sent
@@ -88,17 +121,27 @@ impl Holds {
         may
     }
 
-    fn end(&self, uid: &str, wanted: BTreeSet<String>, has: Result<Vec<String>, Instant>) {
+    /// Keeps a connection to the pod.
+    pub(super) fn keep(&self, uid: &str, connection: Connection) {
+        if let Some(known) = lock(&self.0).get_mut(uid) {
+            known.connection = Some(connection);
+        }
+    }
+
+    fn end(&self, uid: &str, wanted: BTreeSet<String>, sent: Result<Sent, Instant>) {
         let mut holds = lock(&self.0);
         let Some(known) = holds.get_mut(uid) else {
             return;
         };
         known.is_being_sent = false;
-        match has {
-            Ok(has) => {
-                known.has = has.into_iter().collect();
-                known.asked = wanted;
-                known.not_before = None;
+        match sent {
+            Ok(sent) => {
+                known.has = sent.has.into_iter().collect();
+                known.named = sent.named;
+                known.not_before = sent.again;
+                if sent.again.is_none() {
+                    known.asked = wanted;
+                }
             }
             Err(not_before) => known.not_before = Some(not_before),
         }
@@ -110,6 +153,10 @@ impl Pools {
     pub(super) fn hold(self: &Arc<Self>, now: Instant, pools: &[Arc<RuntimePool>]) {
         for pool in pools {
             let Some(id) = pool_id(pool) else { continue };
+            // Whoever waits takes the next pod as it is.
+            if self.queue.is_awaited(&id) {
+                continue;
+            }
             let standing: Vec<Arc<Pod>> = self
                 .cluster
                 .warm
@@ -124,116 +171,105 @@ impl Pools {
             if standing.is_empty() {
                 continue;
             }
-            let ready = self.wanted(pool, &self.kept(&id));
-            let digests = ready.code.keys().chain(ready.models.keys());
-            let wanted: BTreeSet<String> = digests.cloned().collect();
+            let kept = self.kept(&id);
+            let limits = Limits::of(pool, &kept);
+            let claimables = self.claimables(pool, &kept);
+            let wanted = digests(&claimables, &kept);
             for pod in standing {
                 let uid = pod.uid().unwrap_or_default();
                 if !self.holds.begin(&uid, &wanted, now) {
                     continue;
                 }
-                let (this, ready, wanted) = (Arc::clone(self), ready.clone(), wanted.clone());
+                let (this, claimables) = (Arc::clone(self), claimables.clone());
+                let (wanted, kept) = (wanted.clone(), Arc::clone(&kept));
                 tokio::spawn(async move {
-                    let has = this.send(&pod, &uid, ready).await;
-                    let has = has.map_err(|error| {
+                    let sent = this.send(&pod, &uid, &claimables, &kept, limits).await;
+                    let sent = sent.map_err(|error| {
                         tracing::debug!(pod = %pod.name_any(), error = %chain(&error), "a pod isn't as ready as it could be");
                         Instant::now() + PAUSE
                     });
-                    this.holds.end(&uid, wanted, has);
+                    this.holds.end(&uid, wanted, sent);
                 });
             }
         }
     }
 
-    /// What the functions need that pods of `pool` can become, but for the models `kept`, which they have anyway.
-    fn wanted(&self, pool: &RuntimePool, kept: &[Kept]) -> Wanted {
-        let bytes = models::bytes(kept);
-        let resources = pool_resources(pool, bytes);
-        let limit = memory(resources.limits.as_ref()).unwrap_or(u64::MAX);
-        let mut wanted = Wanted {
-            most_code: MOST.min(limit / PART),
-            most_models: MOST_MODELS.min(limit / PART_MODELS),
-            ..Wanted::default()
-        };
+    /// What turns pods of `pool`, which have the models `kept`, into replicas of the functions that they can become.
+    fn claimables(&self, pool: &RuntimePool, kept: &[Kept]) -> Vec<Arc<Claimable>> {
         let namespace = pool.namespace().unwrap_or_default();
+        let bytes = models::bytes(kept);
         let ids = self.live.ids().into_iter();
-        for claimable in ids
-            .filter(|id| id.namespace() == namespace)
+        ids.filter(|id| id.namespace() == namespace)
             .filter_map(|id| {
                 let live = self.live.get(&id)?;
                 live.claimable(&live.plan()?.serving)
             })
             .filter(|claimable| claimable.fits(pool, bytes))
-        {
-            if let Some(compiled) = compiled(&claimable) {
-                let digest = compiled.sha256.clone();
-                wanted.code.insert(digest, compiled.clone());
-            }
-            let Some(mut assignment) = claimable.assignment.clone() else {
-                continue;
-            };
-            self.trials.tell(&mut assignment);
-            for model in assignment.config.models {
-                let is_kept = kept.iter().any(|kept| kept.model.file == model.file);
-                let digest = model
-                    .file
-                    .to_str()
-                    .and_then(|file| file.strip_prefix(ARTIFACT));
-                // Who wants no batches has sessions of its own.
-                if let (Some(digest), false, true) =
-                    (digest, is_kept, model.batching.max_size.get() > 1)
-                {
-                    wanted.models.insert(digest.to_owned(), model);
-                }
-            }
-        }
-        wanted
+            .collect()
     }
 
-    /// Sends as much of what is `wanted` as a pod is to have: the smallest, so that as many functions as can be are ready.
+    /// Sends as much of what functions need as a pod is to have: the smallest, so that as many as can be are ready.
     async fn send(
         &self,
         pod: &Pod,
         uid: &str,
-        wanted: Wanted,
-    ) -> Result<Vec<String>, ControlError> {
+        claimables: &[Arc<Claimable>],
+        kept: &[Kept],
+        limits: Limits,
+    ) -> Result<Sent, ControlError> {
         let unreached = || ControlError::Unreached(std::io::ErrorKind::NotFound.into());
         let address = pods::address(pod).ok_or_else(unreached)?;
         let key = control::pool_key(&self.settings.root, pod).ok_or_else(unreached)?;
-        let mut hold = Hold::default();
-        let mut all = Vec::new();
-        let code = self.found(wanted.code).await;
-        for (part, compiled) in chosen(code, wanted.most_code) {
+        let (mut code, mut models) = (BTreeMap::new(), BTreeMap::new());
+        for claimable in claimables {
+            let Some(mut assignment) = claimable.assignment.clone() else {
+                continue;
+            };
+            self.trials.tell(&mut assignment);
+            if let Some(compiled) = assignment.compiled() {
+                code.insert(compiled.sha256.clone(), compiled.clone());
+            }
+            for (sha256, model) in models_to_have(&assignment, kept) {
+                models.insert(sha256.to_owned(), model.clone());
+            }
+        }
+        let wanted = code.len() + models.len();
+        let (code, models) = (self.found(code).await, self.found(models).await);
+        let is_whole = code.len() + models.len() == wanted;
+        let (mut hold, mut all) = (Hold::default(), Vec::new());
+        for (part, compiled) in chosen(code, limits.code) {
             hold.code.push(compiled);
             all.push(part);
         }
-        let models = self.found(wanted.models).await;
-        for (part, model) in chosen(models, wanted.most_models) {
+        for (part, model) in chosen(models, limits.models) {
             hold.models.push(model);
             all.push(part);
         }
-        all.retain(|part| !self.holds.has(uid, &part.sha256));
+        let named = all.iter().map(|part| part.sha256.clone()).collect();
+        all.retain(|part| !self.holds.was_sent(uid, &part.sha256));
         let body = serde_json::to_vec(&hold).map_err(|error| ControlError::Broken(error.into()))?;
+        let (_, open) = self.holds.take(uid);
         let sent = async {
-            let stream = control::connect(address).await?;
-            control::hold(stream, &key, body.into(), all).await
+            let mut connection = Connection::kept_or_opened(open, address).await?;
+            let held = connection.hold(&key, body.into(), all).await?;
+            self.holds.keep(uid, connection);
+            Ok(held)
         };
         let held = tokio::time::timeout(PATIENCE, sent).await;
         let held = held.map_err(|elapsed| ControlError::Broken(elapsed.into()))??;
-        Ok([held.code, held.models].concat())
+        Ok(Sent {
+            named,
+            has: [held.code, held.models].concat(),
+            again: (!is_whole).then(|| Instant::now() + PAUSE),
+        })
     }
 
     /// What of these is in the store, with its length and its file.
     async fn found<T>(&self, all: BTreeMap<String, T>) -> Vec<(u64, (Part, T))> {
         let mut found = Vec::new();
         for (sha256, one) in all {
-            if let Ok(Some((file, length))) = self.artifacts.open(&sha256).await {
-                let part = Part {
-                    sha256,
-                    length,
-                    file,
-                };
-                found.push((length, (part, one)));
+            if let Some(part) = parts::open(&*self.artifacts, &sha256).await {
+                found.push((part.length, (part, one)));
             }
         }
         found
@@ -251,13 +287,30 @@ fn chosen<T>(mut all: Vec<(u64, T)>, most: u64) -> Vec<T> {
     few.collect()
 }
 
-/// The machine code of a revision's component.
-pub(super) fn compiled(claimable: &Claimable) -> Option<&Compiled> {
-    let assignment = claimable.assignment.as_ref()?;
-    let component = &assignment.config.component.file;
-    let mut artifacts = assignment.artifacts.iter();
-    let artifact = artifacts.find(|artifact| artifact.file() == *component)?;
-    artifact.compiled.as_ref()
+/// The digests of what functions need, but for the models `kept`.
+fn digests(claimables: &[Arc<Claimable>], kept: &[Kept]) -> BTreeSet<String> {
+    let assignments = claimables.iter().filter_map(|one| one.assignment.as_ref());
+    assignments
+        .flat_map(|assignment| {
+            let code = assignment.compiled().map(|compiled| &*compiled.sha256);
+            let models = models_to_have(assignment, kept).map(|(sha256, _)| sha256);
+            code.into_iter().chain(models)
+        })
+        .map(str::to_owned)
+        .collect()
+}
+
+/// The models that a pod is to have for a function, each with its file's digest: not those `kept`, which it has anyway, nor
+/// those without batches, which have sessions of their own.
+fn models_to_have<'a>(
+    assignment: &'a Assignment,
+    kept: &'a [Kept],
+) -> impl Iterator<Item = (&'a str, &'a Model)> {
+    assignment.config.models.iter().filter_map(|model| {
+        let is_kept = kept.iter().any(|kept| kept.model.file == model.file);
+        let sha256 = artifact_named(&model.file)?;
+        (!is_kept && model.batching.max_size.get() > 1).then_some((sha256, model))
+    })
 }
 
 #[cfg(test)]
@@ -268,6 +321,15 @@ mod tests {
         of.iter().map(|digest| (*digest).to_owned()).collect()
     }
 
+    fn sent(named: &[&str], has: &[&str], again: Option<Instant>) -> Result<Sent, Instant> {
+        let has = digests(has).into_iter().collect();
+        Ok(Sent {
+            named: digests(named),
+            has,
+            again,
+        })
+    }
+
     /// Would fail if a pod were sent the same again and again, two things at once, or nothing after a failure.
     #[test]
     fn a_pod_is_sent_what_changed_once_and_again_after_a_failure() {
@@ -275,7 +337,7 @@ mod tests {
         let (one, two) = (digests(&["a"]), digests(&["a", "b"]));
         assert!(holds.begin("pod", &one, now));
         assert!(!holds.begin("pod", &two, now), "while the first is sent");
-        holds.end("pod", one.clone(), Ok(vec!["a".to_owned()]));
+        holds.end("pod", one.clone(), sent(&["a"], &["a"], None));
         assert!(holds.has("pod", "a") && !holds.has("pod", "b"));
         assert!(!holds.begin("pod", &one, now));
         assert!(holds.begin("pod", &two, now));
@@ -284,8 +346,19 @@ mod tests {
         assert!(!holds.begin("pod", &two, now));
         assert!(holds.begin("pod", &two, now + PAUSE));
         // Its engine is another: it has nothing, and is left alone.
-        holds.end("pod", two.clone(), Ok(Vec::new()));
+        holds.end("pod", two.clone(), sent(&["a", "b"], &[], None));
         assert!(!holds.has("pod", "a") && !holds.begin("pod", &two, now));
+        assert!(holds.was_sent("pod", "a") && !holds.was_sent("pod", "c"));
+        // The store didn't have all of it.
+        let three = digests(&["a", "b", "c"]);
+        assert!(holds.begin("pod", &three, now));
+        holds.end(
+            "pod",
+            three.clone(),
+            sent(&["a"], &["a"], Some(now + PAUSE)),
+        );
+        assert!(holds.has("pod", "a") && !holds.begin("pod", &three, now));
+        assert!(holds.begin("pod", &three, now + PAUSE));
         assert!(holds.begin("another", &two, now));
         holds.retain(&HashSet::from(["another".to_owned()]));
         assert!(holds.begin("pod", &two, now));

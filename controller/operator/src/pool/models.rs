@@ -7,7 +7,7 @@ use kube::ResourceExt as _;
 use kube::api::ObjectMeta;
 use sha2::{Digest as _, Sha256};
 use wisp_api::{ComponentSource, Files, Function, FunctionSpec, RuntimePool};
-use wisp_contract::assignment::{ARTIFACT, Preload};
+use wisp_contract::assignment::{Preload, artifact_file};
 use wisp_contract::config::{Env, Model};
 
 use super::{PoolId, Pools};
@@ -173,7 +173,7 @@ fn as_function(pool: &RuntimePool) -> Function {
 
 fn kept(function: &Function, stored: Vec<Stored>) -> Vec<Kept> {
     let names = function.spec.models.iter().map(|model| model.name.clone());
-    let file = |stored: &Stored| format!("{ARTIFACT}{}", stored.sha256).into();
+    let file = |stored: &Stored| artifact_file(&stored.sha256);
     let files = Files {
         component: Default::default(),
         models: names.zip(stored.iter().map(file)).collect(),

@@ -32,18 +32,23 @@ pub(super) async fn of(
     let mut parts = Vec::new();
     let mut left = MOST;
     for sha256 in needed {
-        let Ok(Some((file, length))) = artifacts.open(sha256).await else {
+        let Some(part) = open(artifacts, sha256).await else {
             continue;
         };
-        if let Some(rest) = left.checked_sub(length) {
+        if let Some(rest) = left.checked_sub(part.length) {
             left = rest;
-            let sha256 = sha256.clone();
-            parts.push(Part {
-                sha256,
-                length,
-                file,
-            });
+            parts.push(part);
         }
     }
     parts
+}
+
+/// What is in the store under that digest, if anything is now.
+pub(super) async fn open(artifacts: &dyn Artifacts, sha256: &str) -> Option<Part> {
+    let (file, length) = artifacts.open(sha256).await.ok()??;
+    Some(Part {
+        sha256: sha256.to_owned(),
+        length,
+        file,
+    })
 }

@@ -62,6 +62,16 @@ impl Drop for Expected<'_> {
     }
 }
 
+/// One who waits; a wake-up that takes too long is broken off wherever it is.
+#[derive(Debug)]
+struct Waiting<'a>(&'a Queue);
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.send_modify(|waiting| *waiting -= 1);
+    }
+}
+
 impl Default for Queue {
     fn default() -> Self {
         Self {
@@ -92,10 +102,28 @@ impl Queue {
             .send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// One more waits, for as long as what is returned lives.
+    fn join(&self) -> Waiting<'_> {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        Waiting(self)
+    }
+
+    /// Whether somebody waits for a pod of that pool.
+    pub(super) fn is_awaited(&self, pool: &PoolId) -> bool {
+        let turn = self.turns.get(pool);
+        turn.is_some_and(|turn| turn.try_lock().is_err())
+    }
+
     /// Waits for so long, or until somebody waits for a pod.
     pub(super) async fn pressed(&self, long: Duration) {
         let mut waiting = self.waiting.subscribe();
         let _ = tokio::time::timeout(long, waiting.wait_for(|waiting| *waiting > 0)).await;
+    }
+
+    /// Waits until nobody waits for a pod, or for so long.
+    pub(super) async fn calm(&self, long: Duration) {
+        let mut waiting = self.waiting.subscribe();
+        let _ = tokio::time::timeout(long, waiting.wait_for(|waiting| *waiting == 0)).await;
     }
 
     /// Forgets pods that are no more.
@@ -131,9 +159,8 @@ impl Pools {
                 changes.changed().await.ok()?;
             }
         };
-        self.queue.waiting.send_modify(|waiting| *waiting += 1);
+        let _waiting = self.queue.join();
         let taken = tokio::time::timeout(PATIENCE, taken).await;
-        self.queue.waiting.send_modify(|waiting| *waiting -= 1);
         taken.ok().flatten()
     }
 

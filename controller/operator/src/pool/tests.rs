@@ -191,6 +191,26 @@ mod claiming {
         asked
     }
 
+    /// A host like that which serves one request after another on a connection. Counts connections.
+    async fn lasting_host(address: &str, answer: &'static str) -> Arc<AtomicUsize> {
+        let listener = TcpListener::bind((address, CONTROL_PORT)).await.unwrap();
+        let connections = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&connections);
+        tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                counted.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(async move {
+                    let mut request = vec![0; 1 << 16];
+                    while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
+                        let _ = stream.write_all(answer.as_bytes()).await;
+                    }
+                });
+            }
+        });
+        connections
+    }
+
     const SERVES: &str = "HTTP/1.1 200 OK\r\ncontent-length: 46\r\n\r\n{\"phase\": \"ready\", \"inFlight\": 0, \"queued\": 0}";
 
     fn refuses(status: u16, reason: &str) -> &'static str {
@@ -352,6 +372,48 @@ mod claiming {
         let replica = waiting.await.unwrap().unwrap();
         assert_eq!(replica.address, "127.78.3.1:8080".parse().unwrap());
         assert_eq!(*bench.pools.queue.waiting.borrow(), 0);
+    }
+
+    /// Would fail if who is broken off counted as one who waits for ever: nothing would be held or resized any more.
+    #[tokio::test]
+    async fn who_is_broken_off_waits_no_more() {
+        let bench = Bench::new(&[]);
+        let (queue, id) = (&bench.pools.queue, pool_id(&pool(json!({}))).unwrap());
+        let mut deployment = keep::deployment(&pool(json!({})), "{}", 0, &settings());
+        deployment.metadata.namespace = Some("vision".to_owned());
+        let cluster = &bench.pools.cluster;
+        cluster.warm_deployments.apply(Event::Apply(deployment));
+        let waiting = tokio::spawn({
+            let (pools, id) = (Arc::clone(&bench.pools), bench.id.clone());
+            async move { pools.claim(&id, &Span::default()).await }
+        });
+        let mut queued = queue.waiting.subscribe();
+        queued.wait_for(|waiting| *waiting == 1).await.unwrap();
+        assert!(queue.is_awaited(&id));
+        waiting.abort();
+        queued.wait_for(|waiting| *waiting == 0).await.unwrap();
+        assert!(!queue.is_awaited(&id));
+    }
+
+    /// Would fail if a wake-up waited for a connection that is there already, or relied on one that is closed.
+    #[tokio::test]
+    async fn a_pod_is_assigned_over_the_connection_that_was_kept() {
+        for (address, is_kept, expected) in [("127.78.4.1", true, 1), ("127.78.4.2", false, 2)] {
+            let connections = lasting_host(address, SERVES).await;
+            let bench = Bench::new(&[address]);
+            let wanted = ["a".to_owned()].into();
+            assert!(bench.pools.holds.begin("pod-0", &wanted, Instant::now()));
+            let connection = Connection::open(address.parse().unwrap()).await.unwrap();
+            while !connection.is_open() {
+                tokio::task::yield_now().await;
+            }
+            if is_kept {
+                bench.pools.holds.keep("pod-0", connection);
+            }
+            let replica = bench.pools.claim(&bench.id, &Span::default()).await;
+            assert!(replica.is_some());
+            assert_eq!(connections.load(Ordering::SeqCst), expected);
+        }
     }
 
     /// Would fail if a function took a pod without its models while one stands by that has them, or one without models

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Mutex;
 
-use wisp_contract::assignment::{ARTIFACT, Assignment};
+use wisp_contract::assignment::{Assignment, artifact_named};
 use wisp_contract::config::{Model, Trial};
 use wisp_contract::status::HostStatus;
 
@@ -52,10 +52,7 @@ impl Trials {
 
 /// Whether it has the same bytes wherever its file has the same name.
 fn is_stored(model: &Model) -> bool {
-    model
-        .file
-        .to_str()
-        .is_some_and(|file| file.starts_with(ARTIFACT))
+    artifact_named(&model.file).is_some()
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use wisp_api::{ConfigError, Files, Function};
-use wisp_contract::assignment::{ARTIFACT, Artifact, Assignment, Compiled, FunctionId, Key};
+use wisp_contract::assignment::{Artifact, Assignment, Compiled, FunctionId, Key, artifact_file};
 use wisp_contract::config::FunctionConfig;
 use wisp_contract::keys::Root;
 use wisp_contract::operator::ARTIFACTS;
@@ -41,7 +41,7 @@ fn configure(
     digest: fn(&Stored) -> &String,
 ) -> Result<FunctionConfig, ConfigError> {
     let file = |bytes: &Bytes, mount: &str| match bytes {
-        Bytes::Stored(stored) => format!("{ARTIFACT}{}", digest(stored)).into(),
+        Bytes::Stored(stored) => artifact_file(digest(stored)),
         Bytes::Volume(volume) => PathBuf::from(mount).join(volume.path()),
     };
     let models = resolved.models.iter().enumerate();
