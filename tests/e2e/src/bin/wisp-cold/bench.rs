@@ -4,20 +4,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use wisp_e2e::{Api, PATIENCE, Space};
+use wisp_e2e::{Api, Installation, PATIENCE, Space};
 use wisp_load::{Row, Sample};
 
 use crate::Options;
 use crate::ask::{Found, Question};
 
 const BENCH: &str = "cold";
-/// Functions that take turns: while one is woken, the others fall asleep.
+/// How soon functions fall asleep.
+pub(crate) const IDLE: &str = "1s";
+/// Functions that take turns.
 const TURNS: usize = 8;
-/// Before each wake-up nothing happens for so long.
-pub(crate) const QUIET: Duration = Duration::from_millis(200);
+/// How often a function that is awake is asked.
+const AWAKE: usize = 20;
+/// Before each wake-up nothing happens for so long: containers of pods that are gone are cleared away meanwhile.
+pub(crate) const QUIET: Duration = Duration::from_millis(500);
 
 /// A run.
 pub(crate) struct Bench<'a> {
+    pub(crate) wisp: &'static Installation,
     pub(crate) space: Space,
     pub(crate) api: Api,
     pub(crate) options: &'a Options,
@@ -47,16 +52,17 @@ impl Bench<'_> {
         self.asleep(&[], usize::try_from(ready)?).await
     }
 
-    /// Applies so many functions of `image`, and waits until they are Ready.
+    /// Applies so many functions of `image` that fall asleep after `idle`, and waits until they are Ready.
     pub(crate) fn functions(
         &self,
         name: &str,
         count: usize,
         image: &str,
+        idle: &str,
         rest: &str,
     ) -> Result<Vec<String>> {
         let names: Vec<String> = (0..count).map(|turn| format!("{name}-{turn}")).collect();
-        let rest = format!("  scaling: {{idleTimeout: 1s}}\n{rest}");
+        let rest = format!("  scaling: {{idleTimeout: {idle}}}\n{rest}");
         let manifests = names.iter().map(|name| Space::function(name, image, &rest));
         self.space
             .apply(&manifests.collect::<Vec<_>>().join("\n---\n"))?;
@@ -68,10 +74,11 @@ impl Bench<'_> {
 
     /// As many as take turns.
     pub(crate) fn turns(&self, name: &str, image: &str, rest: &str) -> Result<Vec<String>> {
-        self.functions(name, TURNS, image, rest)
+        self.functions(name, TURNS, image, IDLE, rest)
     }
 
-    /// Wakes functions in turns, each when it sleeps and `standing` pods stand by.
+    /// Wakes functions in turns, each when all of them sleep and `standing` pods stand by. Asks the last the same again
+    /// and again.
     pub(crate) async fn wake(
         &self,
         functions: &[String],
@@ -79,10 +86,18 @@ impl Bench<'_> {
         standing: usize,
     ) -> Result<Found> {
         let mut found = Found::default();
-        for name in functions.iter().cycle().take(self.options.wakes) {
-            self.asleep(std::slice::from_ref(name), standing).await?;
-            let (took, answer) = self.ask(name, question).await?;
-            found.add(took, &answer);
+        for name in functions.iter().cycle().take(self.options.wakes.get()) {
+            self.asleep(functions, standing).await?;
+            found.add(self.ask(name, question).await?);
+        }
+        let last = functions.iter().cycle().nth(self.options.wakes.get() - 1);
+        for (turn, name) in last.into_iter().cycle().take(AWAKE).enumerate() {
+            tokio::time::sleep(QUIET).await;
+            let asked = self.ask(name, question).await?;
+            // A pod in the place of the one that was taken is made at first.
+            if turn > AWAKE / 2 {
+                found.awake.0.push(asked.millis);
+            }
         }
         Ok(found)
     }

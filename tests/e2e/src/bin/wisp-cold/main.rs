@@ -12,6 +12,7 @@ mod cases;
 mod idle;
 mod plain;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -36,8 +37,8 @@ struct Options {
     #[arg(long)]
     models: PathBuf,
     /// How often functions are woken, in each case.
-    #[arg(long, default_value_t = 200)]
-    wakes: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN.saturating_add(199))]
+    wakes: NonZeroUsize,
     /// How often the plain Deployment is.
     #[arg(long, default_value_t = 40)]
     plain: usize,
@@ -60,6 +61,7 @@ async fn main() -> Result<ExitCode> {
     let wisp = Installation::of(cluster, |name| options.programs.join(name), "info")?;
     let wisp: &'static Installation = Box::leak(Box::new(wisp));
     let bench = Bench {
+        wisp,
         space: wisp.space("cold")?,
         api: Api::open(cluster)?,
         options: &options,

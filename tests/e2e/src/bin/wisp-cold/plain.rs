@@ -1,12 +1,14 @@
 //! What it is compared with: Deployments that nobody of wisp knows, scaled from nothing and asked every few milliseconds.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
 use base64::Engine as _;
 use http::HeaderValue;
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use wisp_e2e::PATIENCE;
 use wisp_integration::Client;
 
@@ -14,8 +16,13 @@ use crate::ask::{Found, Question};
 use crate::bench::{Bench, QUIET};
 use crate::cases::HELLO;
 
+/// The label of all plain pods.
+const GROUP: &str = "plain";
 /// How often a pod is asked.
 const PROBE: Duration = Duration::from_millis(5);
+
+/// Where pods are, by their Deployments' names.
+type Addresses = watch::Sender<BTreeMap<String, SocketAddr>>;
 
 /// A Deployment's pod template, and the key of its data port.
 struct Template {
@@ -33,7 +40,12 @@ impl Bench<'_> {
             tokio::time::sleep(QUIET).await;
             let began = Instant::now();
             self.scale("plain", 1).await?;
-            self.first_answer("plain", &template.key, question).await?;
+            let addresses = watch::Sender::default();
+            let answered = self.first_answer("plain", &template.key, question, &addresses);
+            tokio::select! {
+                answered = answered => answered?,
+                failed = self.watch_addresses(&addresses) => failed?,
+            }
             found.total.0.push(began.elapsed().as_secs_f64() * 1e3);
             self.scale("plain", 0).await?;
             self.space
@@ -54,13 +66,18 @@ impl Bench<'_> {
         }
         tokio::time::sleep(QUIET).await;
         let began = Instant::now();
+        let addresses = watch::Sender::default();
         let woken = names.iter().map(|name| async {
             self.scale(name, 1).await?;
-            self.first_answer(name, &template.key, HELLO).await?;
+            self.first_answer(name, &template.key, HELLO, &addresses)
+                .await?;
             anyhow::Ok(began.elapsed().as_secs_f64() * 1e3)
         });
         let mut found = Found::default();
-        found.total.0 = futures::future::try_join_all(woken).await?;
+        found.total.0 = tokio::select! {
+            all = futures::future::try_join_all(woken) => all?,
+            failed = self.watch_addresses(&addresses) => failed.map(|()| Vec::new())?,
+        };
         let all: Vec<&str> = ["delete", "deployment"]
             .into_iter()
             .chain(names.iter().map(String::as_str))
@@ -91,7 +108,7 @@ impl Bench<'_> {
 
     fn make(&self, name: &str, template: &Template) -> Result<()> {
         let mut pod = template.spec.clone();
-        pod["metadata"]["labels"] = json!({"app": name});
+        pod["metadata"]["labels"] = json!({"app": name, GROUP: "yes"});
         let plain = json!({
             "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
             "spec": {"replicas": 0, "selector": {"matchLabels": {"app": name}}, "template": pod},
@@ -121,32 +138,51 @@ impl Bench<'_> {
             .map(drop)
     }
 
-    async fn first_answer(&self, name: &str, key: &str, question: Question) -> Result<()> {
-        let began = Instant::now();
+    /// Tells the addresses of all plain pods, one question at a time however many wait. Returns when it can't.
+    async fn watch_addresses(&self, addresses: &Addresses) -> Result<()> {
         let pods = format!(
-            "/api/v1/namespaces/{}/pods?labelSelector=app%3D{name}",
+            "/api/v1/namespaces/{}/pods?labelSelector={GROUP}",
             self.space.name()
         );
-        let mut address = None;
         loop {
-            if address.is_none() {
-                let found = self.api.get(&pods).await?;
-                let ip = found["items"][0]["status"]["podIP"].as_str();
-                address = ip.map(|ip| format!("{ip}:8080").parse()).transpose()?;
-            }
-            if let Some(address) = address {
-                let mut asked = question.request("/")?;
-                asked
-                    .headers_mut()
-                    .insert("wisp-key", HeaderValue::from_str(key)?);
-                let client = Client::new(address);
-                let answer = tokio::time::timeout(Duration::from_secs(1), client.fetch(asked));
-                if answer
-                    .await
-                    .is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200))
-                {
-                    return Ok(());
-                }
+            let found = self.api.get(&pods).await?;
+            let all = found["items"].as_array().into_iter().flatten();
+            let known = all.filter_map(|pod| {
+                let name = pod["metadata"]["labels"]["app"].as_str()?;
+                let ip = pod["status"]["podIP"].as_str()?;
+                Some((name.to_owned(), format!("{ip}:8080").parse().ok()?))
+            });
+            addresses.send_replace(known.collect());
+            tokio::time::sleep(PROBE).await;
+        }
+    }
+
+    async fn first_answer(
+        &self,
+        name: &str,
+        key: &str,
+        question: Question,
+        addresses: &Addresses,
+    ) -> Result<()> {
+        let began = Instant::now();
+        let mut known = addresses.subscribe();
+        let address = {
+            let known = known.wait_for(|known| known.contains_key(name));
+            let known = tokio::time::timeout(PATIENCE, known).await;
+            known.context("the plain Deployment's pod has no address")??[name]
+        };
+        loop {
+            let mut asked = question.request("/")?;
+            asked
+                .headers_mut()
+                .insert("wisp-key", HeaderValue::from_str(key)?);
+            let client = Client::new(address);
+            let answer = tokio::time::timeout(Duration::from_secs(1), client.fetch(asked));
+            if answer
+                .await
+                .is_ok_and(|answer| answer.is_ok_and(|answer| answer.status == 200))
+            {
+                return Ok(());
             }
             if began.elapsed() > PATIENCE {
                 bail!("the plain Deployment's pod never answered");
