@@ -172,43 +172,39 @@ mod claiming {
         Client::try_from(kube::Config::new(uri)).unwrap()
     }
 
-    /// A host at an address of its own that answers every Assignment in the same way.
-    async fn host(address: &str, answer: &'static str) -> Arc<AtomicUsize> {
+    /// What came to a host.
+    #[derive(Default)]
+    struct Asked {
+        connections: AtomicUsize,
+        assignments: AtomicUsize,
+    }
+
+    /// A host at an address of its own that answers every question in the same way.
+    async fn host(address: &str, answer: &'static str) -> Arc<Asked> {
         let listener = TcpListener::bind((address, CONTROL_PORT)).await.unwrap();
-        let asked = Arc::new(AtomicUsize::new(0));
+        let asked = Arc::new(Asked::default());
         let counted = Arc::clone(&asked);
         tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let mut request = vec![0; 1 << 16];
-                let length = stream.read(&mut request).await.unwrap();
-                if request[..length].starts_with(b"POST /assign") {
-                    counted.fetch_add(1, Ordering::SeqCst);
-                }
-                let _ = stream.write_all(answer.as_bytes()).await;
-            }
-        });
-        asked
-    }
-
-    /// A host like that which serves one request after another on a connection. Counts connections.
-    async fn lasting_host(address: &str, answer: &'static str) -> Arc<AtomicUsize> {
-        let listener = TcpListener::bind((address, CONTROL_PORT)).await.unwrap();
-        let connections = Arc::new(AtomicUsize::new(0));
-        let counted = Arc::clone(&connections);
-        tokio::spawn(async move {
-            loop {
-                let (mut stream, _) = listener.accept().await.unwrap();
-                counted.fetch_add(1, Ordering::SeqCst);
+                let counted = Arc::clone(&counted);
+                counted.connections.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
                     let mut request = vec![0; 1 << 16];
-                    while stream.read(&mut request).await.is_ok_and(|read| read > 0) {
-                        let _ = stream.write_all(answer.as_bytes()).await;
+                    while let Ok(length @ 1..) = stream.read(&mut request).await {
+                        let begins = |text: &str| request[..length].starts_with(text.as_bytes());
+                        if begins("POST /assign") {
+                            counted.assignments.fetch_add(1, Ordering::SeqCst);
+                        }
+                        // A body may come by itself.
+                        if begins("POST") || begins("GET") {
+                            let _ = stream.write_all(answer.as_bytes()).await;
+                        }
                     }
                 });
             }
         });
-        connections
+        asked
     }
 
     const SERVES: &str = "HTTP/1.1 200 OK\r\ncontent-length: 46\r\n\r\n{\"phase\": \"ready\", \"inFlight\": 0, \"queued\": 0}";
@@ -314,7 +310,7 @@ mod claiming {
             ]
         );
         for count in asked {
-            assert_eq!(count.load(Ordering::SeqCst), 1);
+            assert_eq!(count.assignments.load(Ordering::SeqCst), 1);
         }
         // Nothing is written to the cluster yet, and both count as the function's.
         let claims = lock(&bench.live.claims).clone();
@@ -344,7 +340,7 @@ mod claiming {
         let second = host("127.78.2.2", SERVES).await;
         let bench = Bench::new(&["127.78.2.1", "127.78.2.2"]);
         assert_eq!(bench.pools.claim(&bench.id, &Span::default()).await, None);
-        assert_eq!(second.load(Ordering::SeqCst), 0);
+        assert_eq!(second.assignments.load(Ordering::SeqCst), 0);
         assert!(lock(&bench.live.claims).is_empty());
     }
 
@@ -399,7 +395,7 @@ mod claiming {
     #[tokio::test]
     async fn a_pod_is_assigned_over_the_connection_that_was_kept() {
         for (address, is_kept, expected) in [("127.78.4.1", true, 1), ("127.78.4.2", false, 2)] {
-            let connections = lasting_host(address, SERVES).await;
+            let asked = host(address, SERVES).await;
             let bench = Bench::new(&[address]);
             let wanted = ["a".to_owned()].into();
             assert!(bench.pools.holds.begin("pod-0", &wanted, Instant::now()));
@@ -412,7 +408,7 @@ mod claiming {
             }
             let replica = bench.pools.claim(&bench.id, &Span::default()).await;
             assert!(replica.is_some());
-            assert_eq!(connections.load(Ordering::SeqCst), expected);
+            assert_eq!(asked.connections.load(Ordering::SeqCst), expected);
         }
     }
 

@@ -69,7 +69,6 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
 
     let alone = json!({"minReplicas": STANDING, "maxReplicas": 2 * STANDING});
     bench.pool("warm", alone.clone()).await?;
-    rows.extend(crate::idle::rows(bench).await?);
     let plain = bench.plain(&hellos[..1], HELLO).await?;
     let baseline = percentile(&plain.total, 50.0);
     rows.extend(
@@ -138,6 +137,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     if wanted("functions in one second, pool of 10") {
         rows.extend(many(bench, &hello).await?);
     }
+    rows.extend(crate::idle::rows(bench).await?);
     Ok(rows.0)
 }
 
