@@ -86,7 +86,7 @@ pub fn key(root: &Root, pod: &Pod, id: &FunctionId, uid: &str) -> Key {
 pub async fn status(address: IpAddr, key: &Key) -> Result<HostStatus, ControlError> {
     let request = Request::get("/status").body(whole(Bytes::new()));
     let mut connection = Connection::open(address).await?;
-    parsed(&connection.exchange(key, request).await?)
+    connection.exchange(key, request).await
 }
 
 /// An artifact that is sent along with an Assignment.
@@ -159,7 +159,7 @@ impl Connection {
         assignment: Bytes,
         artifacts: Vec<Part>,
     ) -> Result<HostStatus, ControlError> {
-        parsed(&self.post("/assign", key, assignment, artifacts).await?)
+        self.post("/assign", key, assignment, artifacts).await
     }
 
     /// Has the host, which stands by, have what `hold` names ready, with the artifacts that it doesn't have yet. Gives what
@@ -173,16 +173,16 @@ impl Connection {
         hold: Bytes,
         artifacts: Vec<Part>,
     ) -> Result<Held, ControlError> {
-        parsed(&self.post("/hold", key, hold, artifacts).await?)
+        self.post("/hold", key, hold, artifacts).await
     }
 
-    async fn post(
+    async fn post<T: DeserializeOwned>(
         &mut self,
         path: &str,
         key: &Key,
         first: Bytes,
         artifacts: Vec<Part>,
-    ) -> Result<Bytes, ControlError> {
+    ) -> Result<T, ControlError> {
         let parts = Parts {
             assignment: first.len() as u64,
             artifacts: artifacts
@@ -198,11 +198,11 @@ impl Connection {
         self.exchange(key, request).await
     }
 
-    async fn exchange(
+    async fn exchange<T: DeserializeOwned>(
         &mut self,
         key: &Key,
         request: http::Result<Request<Body>>,
-    ) -> Result<Bytes, ControlError> {
+    ) -> Result<T, ControlError> {
         let broken = |error: Box<dyn std::error::Error + Send + Sync>| ControlError::Broken(error);
         let mut request = request.map_err(|error| broken(error.into()))?;
         let key = HeaderValue::from_str(&key.0).map_err(|error| broken(error.into()))?;
@@ -221,7 +221,7 @@ impl Connection {
         };
         let (status, body) = answer.await.map_err(broken)?;
         if status == StatusCode::OK {
-            return Ok(body);
+            return serde_json::from_slice(&body).map_err(|error| broken(error.into()));
         }
         let problem: Problem =
             serde_json::from_slice(&body).map_err(|error| broken(error.into()))?;
@@ -239,10 +239,6 @@ fn attend(stream: &TcpStream) -> std::io::Result<()> {
         .with_interval(SILENCE / 2);
     socket.set_tcp_keepalive(&probes)?;
     socket.set_tcp_user_timeout(Some(SILENCE))
-}
-
-fn parsed<T: DeserializeOwned>(answer: &[u8]) -> Result<T, ControlError> {
-    serde_json::from_slice(answer).map_err(|error| ControlError::Broken(error.into()))
 }
 
 type Body = BoxBody<Bytes, std::io::Error>;

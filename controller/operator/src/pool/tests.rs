@@ -160,6 +160,7 @@ mod claiming {
     use kube::runtime::watcher::Event;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
+    use tokio::task::JoinHandle;
     use wisp_contract::operator::pod::CONTROL_PORT;
 
     use super::*;
@@ -282,6 +283,19 @@ mod claiming {
                 _feed: feed,
             }
         }
+
+        /// Has something that makes pods, and somebody who waits for one.
+        async fn begin_to_wait(&self) -> JoinHandle<Option<Replica>> {
+            let mut deployment = keep::deployment(&pool(json!({})), "{}", 0, &settings());
+            deployment.metadata.namespace = Some("vision".to_owned());
+            let deployments = &self.pools.cluster.warm_deployments;
+            deployments.apply(Event::Apply(deployment));
+            let (pools, id) = (Arc::clone(&self.pools), self.id.clone());
+            let waiting = tokio::spawn(async move { pools.claim(&id, &Span::default()).await });
+            let mut queued = self.pools.queue.waiting.subscribe();
+            queued.wait_for(|waiting| *waiting == 1).await.unwrap();
+            waiting
+        }
     }
 
     /// Would fail if two who claim at once were given one pod, or a pod were given away twice.
@@ -353,16 +367,8 @@ mod claiming {
         let bench = Bench::new(&[]);
         // There is nothing that would make pods.
         assert_eq!(bench.pools.claim(&bench.id, &Span::default()).await, None);
-        let mut deployment = keep::deployment(&pool(json!({})), "{}", 0, &settings());
-        deployment.metadata.namespace = Some("vision".to_owned());
         let cluster = &bench.pools.cluster;
-        cluster.warm_deployments.apply(Event::Apply(deployment));
-        let waiting = tokio::spawn({
-            let (pools, id) = (Arc::clone(&bench.pools), bench.id.clone());
-            async move { pools.claim(&id, &Span::default()).await }
-        });
-        let mut queued = bench.pools.queue.waiting.subscribe();
-        queued.wait_for(|waiting| *waiting == 1).await.unwrap();
+        let waiting = bench.begin_to_wait().await;
         stand_by(cluster, 0, "127.78.3.1", "False");
         bench.pools.ask_new_pods(&cluster.pools().state());
         let replica = waiting.await.unwrap().unwrap();
@@ -375,18 +381,10 @@ mod claiming {
     async fn who_is_broken_off_waits_no_more() {
         let bench = Bench::new(&[]);
         let (queue, id) = (&bench.pools.queue, pool_id(&pool(json!({}))).unwrap());
-        let mut deployment = keep::deployment(&pool(json!({})), "{}", 0, &settings());
-        deployment.metadata.namespace = Some("vision".to_owned());
-        let cluster = &bench.pools.cluster;
-        cluster.warm_deployments.apply(Event::Apply(deployment));
-        let waiting = tokio::spawn({
-            let (pools, id) = (Arc::clone(&bench.pools), bench.id.clone());
-            async move { pools.claim(&id, &Span::default()).await }
-        });
-        let mut queued = queue.waiting.subscribe();
-        queued.wait_for(|waiting| *waiting == 1).await.unwrap();
+        let waiting = bench.begin_to_wait().await;
         assert!(queue.is_awaited(&id));
         waiting.abort();
+        let mut queued = queue.waiting.subscribe();
         queued.wait_for(|waiting| *waiting == 0).await.unwrap();
         assert!(!queue.is_awaited(&id));
     }

@@ -77,7 +77,7 @@ impl Bench<'_> {
         self.functions(name, TURNS, image, IDLE, rest)
     }
 
-    /// Wakes functions in turns, each when all of them sleep and `standing` pods stand by. Asks the last the same again
+    /// Wakes functions in turns, each when all of them sleep and `standing` pods stand by. Asks one of them the same again
     /// and again.
     pub(crate) async fn wake(
         &self,
@@ -90,11 +90,10 @@ impl Bench<'_> {
             self.asleep(functions, standing).await?;
             found.add(self.ask(name, question).await?);
         }
-        let last = functions.iter().cycle().nth(self.options.wakes.get() - 1);
-        for (turn, name) in last.into_iter().cycle().take(AWAKE).enumerate() {
+        for turn in 0..AWAKE {
             tokio::time::sleep(QUIET).await;
-            let asked = self.ask(name, question).await?;
-            // A pod in the place of the one that was taken is made at first.
+            let asked = self.ask(&functions[0], question).await?;
+            // At first it may sleep, and a pod in the place of the one that it takes is made.
             if turn > AWAKE / 2 {
                 found.awake.0.push(asked.millis);
             }

@@ -1,6 +1,7 @@
 //! What it is compared with: Deployments that nobody of wisp knows, scaled from nothing and asked every few milliseconds.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
@@ -35,18 +36,12 @@ impl Bench<'_> {
     pub(crate) async fn plain(&self, functions: &[String], question: Question) -> Result<Found> {
         let template = self.template(&functions[0]).await?;
         self.make("plain", &template)?;
+        let names = ["plain".to_owned()];
         let mut found = Found::default();
         for _ in 0..self.options.plain {
             tokio::time::sleep(QUIET).await;
-            let began = Instant::now();
-            self.scale("plain", 1).await?;
-            let addresses = watch::Sender::default();
-            let answered = self.first_answer("plain", &template.key, question, &addresses);
-            tokio::select! {
-                answered = answered => answered?,
-                failed = self.watch_addresses(&addresses) => failed?,
-            }
-            found.total.0.push(began.elapsed().as_secs_f64() * 1e3);
+            let took = self.scale_up(&names, &template.key, question).await?;
+            found.total.0.extend(took);
             self.scale("plain", 0).await?;
             self.space
                 .wait("no plain pod", &["pods", "--selector=app=plain"], |pods| {
@@ -65,19 +60,8 @@ impl Bench<'_> {
             self.make(name, &template)?;
         }
         tokio::time::sleep(QUIET).await;
-        let began = Instant::now();
-        let addresses = watch::Sender::default();
-        let woken = names.iter().map(|name| async {
-            self.scale(name, 1).await?;
-            self.first_answer(name, &template.key, HELLO, &addresses)
-                .await?;
-            anyhow::Ok(began.elapsed().as_secs_f64() * 1e3)
-        });
         let mut found = Found::default();
-        found.total.0 = tokio::select! {
-            all = futures::future::try_join_all(woken) => all?,
-            failed = self.watch_addresses(&addresses) => failed.map(|()| Vec::new())?,
-        };
+        found.total.0 = self.scale_up(&names, &template.key, HELLO).await?;
         let all: Vec<&str> = ["delete", "deployment"]
             .into_iter()
             .chain(names.iter().map(String::as_str))
@@ -91,6 +75,21 @@ impl Bench<'_> {
             (!apps.any(|app| ours.contains(app))).then_some(())
         })?;
         Ok(found)
+    }
+
+    /// Scales Deployments from nothing at once. Returns how many milliseconds each takes to answer.
+    async fn scale_up(&self, names: &[String], key: &str, question: Question) -> Result<Vec<f64>> {
+        let began = Instant::now();
+        let addresses = watch::Sender::default();
+        let answered = names.iter().map(|name| async {
+            self.scale(name, 1).await?;
+            self.first_answer(name, key, question, &addresses).await?;
+            anyhow::Ok(began.elapsed().as_secs_f64() * 1e3)
+        });
+        tokio::select! {
+            all = futures::future::try_join_all(answered) => all,
+            failed = self.watch_addresses(&addresses) => failed.map(|never| match never {}),
+        }
     }
 
     async fn template(&self, function: &str) -> Result<Template> {
@@ -139,7 +138,7 @@ impl Bench<'_> {
     }
 
     /// Tells the addresses of all plain pods, one question at a time however many wait. Returns when it can't.
-    async fn watch_addresses(&self, addresses: &Addresses) -> Result<()> {
+    async fn watch_addresses(&self, addresses: &Addresses) -> Result<Infallible> {
         let pods = format!(
             "/api/v1/namespaces/{}/pods?labelSelector={GROUP}",
             self.space.name()
