@@ -6,7 +6,9 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use wisp_engine::preinit::{self, Outcome, preinit};
-use wisp_engine::{Engines, Footprint, Inspection, Loader, Wasi, cache::Source, compatibility};
+use wisp_engine::{
+    Cpu, Engines, Footprint, Inspection, Loader, Wasi, cache::Source, compatibility,
+};
 
 use crate::error::Error;
 use crate::store::Store;
@@ -73,13 +75,14 @@ impl Prepared {
 }
 
 impl Compiler {
-    /// A compiler from and to `store`. `limits` bound what a component's initialisation may use.
+    /// A compiler from and to `store`, for machines of the level `cpu` and above. `limits` bound what a component's
+    /// initialisation may use.
     #[must_use]
-    pub fn new(store: Store, limits: preinit::Limits) -> Self {
+    pub fn new(store: Store, limits: preinit::Limits, cpu: Cpu) -> Self {
         Self {
             store,
             inner: Arc::new(Inner {
-                engines: Engines::for_compilation(),
+                engines: Engines::for_cpu(cpu),
                 limits,
                 turn: Semaphore::new(1),
             }),
@@ -87,7 +90,7 @@ impl Compiler {
     }
 
     /// Prepares the component `source` (its SHA-256, in lower-case hex) of the store. What was prepared before, by
-    /// whatever process of the same version on the same kind of machine, is not prepared again.
+    /// whatever process of the same version for the same level, is not prepared again.
     ///
     /// # Errors
     /// When the store lacks the component, no host would serve it, its initialisation fails or it doesn't compile.

@@ -9,7 +9,7 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), wisp_artifacts::Error> {
-//! use wisp_artifacts::{Compiler, Credentials, Fetcher, FetchOptions, Kind, Reference, Store};
+//! use wisp_artifacts::{Compiler, Cpu, Credentials, Fetcher, FetchOptions, Kind, Reference, Store};
 //!
 //! let store = Store::open("/var/lib/wisp".as_ref(), 8 << 30)?;
 //! let fetcher = Fetcher::new(FetchOptions::default())?;
@@ -17,7 +17,7 @@
 //! let pulled = fetcher.pull(&image, Kind::Component, &Credentials::default(), &store, 128 << 20).await?;
 //! println!("pinned to {}", image.pinned(&pulled.manifest));
 //!
-//! let prepared = Compiler::new(store.clone(), Default::default()).prepare(&pulled.sha256).await?;
+//! let prepared = Compiler::new(store.clone(), Default::default(), Cpu::here()).prepare(&pulled.sha256).await?;
 //! store.hold("vision/digits", prepared.digests());
 //! let (file, length) = store.find(&prepared.compiled.sha256).await?.expect("was just stored");
 //! # Ok(())
@@ -42,4 +42,4 @@ pub use oci::{Demand, Kind, Package, Pulled, Pushed};
 pub use reference::Reference;
 pub use signature::{KeyError, PublicKey};
 pub use store::{Store, Stored, measure};
-pub use wisp_engine::{Footprint, Wasi};
+pub use wisp_engine::{Cpu, Footprint, Wasi};

@@ -7,6 +7,7 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
 };
 
+use crate::cpu::Cpu;
 use crate::inspect::{Footprint, Wasi};
 use crate::residency;
 use crate::ticker::Ticker;
@@ -60,6 +61,7 @@ pub enum EngineError {
 #[derive(Debug)]
 pub struct Engines {
     options: Option<EngineOptions>,
+    cpu: Cpu,
     ticker: Ticker,
     p2: Slot,
     p3: Slot,
@@ -78,6 +80,7 @@ impl Engines {
     pub fn new(options: &EngineOptions) -> Self {
         Self {
             options: Some(*options),
+            cpu: Cpu::here(),
             ticker: Ticker::default(),
             p2: Slot::default(),
             p3: Slot::default(),
@@ -87,8 +90,15 @@ impl Engines {
     /// Engines that only compile. What they make runs on engines of [`Engines::new`], whatever their options.
     #[must_use]
     pub fn for_compilation() -> Self {
+        Self::for_cpu(Cpu::here())
+    }
+
+    /// The same, for machines of that level.
+    #[must_use]
+    pub fn for_cpu(cpu: Cpu) -> Self {
         Self {
             options: None,
+            cpu,
             ticker: Ticker::default(),
             p2: Slot::default(),
             p3: Slot::default(),
@@ -125,15 +135,16 @@ impl Engines {
         if let Some(engine) = slot.engine.get() {
             return Ok(engine);
         }
-        let mut config = config(wasi);
+        let refused = |source: wasmtime::Error| EngineError::Config {
+            instances: self.options.map_or(0, |options| options.instances.get()),
+            memory: self.options.map_or(0, |options| options.memory.get()),
+            source: source.into(),
+        };
+        let mut config = config(wasi, self.cpu).map_err(refused)?;
         if let Some(options) = &self.options {
             config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(options)));
         }
-        let engine = Engine::new(&config).map_err(|error| EngineError::Config {
-            instances: self.options.map_or(0, |options| options.instances.get()),
-            memory: self.options.map_or(0, |options| options.memory.get()),
-            source: error.into(),
-        })?;
+        let engine = Engine::new(&config).map_err(refused)?;
         // Two first calls at once: the loser's engine is dropped.
         Ok(slot.engine.get_or_init(|| engine))
     }
@@ -161,7 +172,7 @@ impl EngineOptions {
 }
 
 /// Everything that decides the machine code. Only this may: the artifact cache is shared by engines of all options.
-pub(crate) fn config(wasi: Wasi) -> Config {
+pub(crate) fn config(wasi: Wasi, cpu: Cpu) -> Result<Config, wasmtime::Error> {
     let mut config = Config::new();
     config
         .cranelift_opt_level(OptLevel::Speed)
@@ -172,7 +183,8 @@ pub(crate) fn config(wasi: Wasi) -> Config {
         .generate_address_map(false)
         .native_unwind_info(false)
         .concurrency_support(wasi == Wasi::P3);
-    config
+    cpu.apply(&mut config)?;
+    Ok(config)
 }
 
 fn pool(options: &EngineOptions) -> PoolingAllocationConfig {
@@ -249,6 +261,29 @@ mod tests {
             compatibility(compile.get(Wasi::P2).unwrap()),
             compatibility(compile.get(Wasi::P3).unwrap())
         );
+    }
+
+    /// Would fail if code made for lesser processors didn't run on this one, or code for this one were taken for such.
+    #[test]
+    #[cfg(target_arch = "x86_64")]
+    fn code_of_a_lower_level_runs_here() {
+        let here = Engines::new(&options(1, 1 << 20));
+        for cpu in Cpu::here().below() {
+            let lower = Engines::for_cpu(*cpu);
+            let (lower, here) = (lower.get(Wasi::P2).unwrap(), here.get(Wasi::P2).unwrap());
+            assert_ne!(compatibility(lower), compatibility(here));
+            let bytes = wat::parse_str(
+                r#"(component
+                    (core module $m (func (export "f") (param i32) (result i32) local.get 0 i32.popcnt))
+                    (core instance (instantiate $m)))"#,
+            )
+            .unwrap();
+            let code = lower.precompile_component(&bytes).unwrap();
+            // SAFETY: wasmtime made it, just now.
+            #[expect(unsafe_code, reason = "running what was just compiled")]
+            let component = unsafe { wasmtime::component::Component::deserialize(here, &code) };
+            component.unwrap();
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! what the host maps.
 
 pub mod cache;
+mod cpu;
 mod engines;
 pub mod inspect;
 pub mod interface;
@@ -14,6 +15,7 @@ pub mod sealed;
 mod ticker;
 
 pub use cache::{LoadError, Loaded, Loader, compatibility};
+pub use cpu::{Cpu, CpuError};
 pub use engines::{EngineError, EngineOptions, Engines};
 pub use inspect::{Footprint, InspectError, Inspection, Wasi, inspect};
 pub use interface::InterfaceName;

@@ -9,6 +9,7 @@ use wasmtime::component::Component;
 use wasmtime::{Engine, OptLevel, Store};
 use wasmtime_wizer::Wizer;
 
+use crate::cpu::Cpu;
 use crate::engines::config;
 use crate::inspect::{Init, InspectError, Inspection, Wasi, inspect};
 use crate::ticker::Ticker;
@@ -227,7 +228,8 @@ fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit
 
 fn engine(wasi: Wasi, ticker: &Ticker) -> Result<Engine, PreinitError> {
     // The code runs once: what an optimiser costs it never earns back.
-    let engine = Engine::new(config(wasi).cranelift_opt_level(OptLevel::None))
+    let engine = config(wasi, Cpu::here())
+        .and_then(|mut config| Engine::new(config.cranelift_opt_level(OptLevel::None)))
         .map_err(|error| PreinitError::Engine(error.into()))?;
     ticker
         .watch(&engine)

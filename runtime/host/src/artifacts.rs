@@ -16,7 +16,7 @@ use tokio::net::TcpStream;
 use wisp_contract::assignment::{Artifact, Assignment, Compiled, Facts, Key, Wasi, artifact_named};
 use wisp_contract::headers;
 use wisp_engine::sealed::{Sealed, Unsealed};
-use wisp_engine::{EngineError, Engines, Footprint};
+use wisp_engine::{Cpu, EngineError, Engines, Footprint};
 
 use crate::receive::Pushed;
 
@@ -103,11 +103,33 @@ impl Code {
     }
 }
 
-/// The names of this host's engines: what machine code must be compiled for to be run here.
+/// The names of engines whose machine code can be run here: this host's, and those for lesser processors.
 #[derive(Debug, Clone)]
 pub(crate) struct Fitting {
+    own: Names,
+    lower: OnceLock<Vec<Names>>,
+}
+
+/// The names of the engines for one level of processors.
+#[derive(Debug, Clone)]
+struct Names {
     p2: String,
     p3: String,
+}
+
+impl Names {
+    fn of(engines: &Engines) -> Result<Self, EngineError> {
+        let of = |wasi| engines.get(wasi).map(wisp_engine::compatibility);
+        let (p2, p3) = (of(wisp_engine::Wasi::P2)?, of(wisp_engine::Wasi::P3)?);
+        Ok(Self { p2, p3 })
+    }
+
+    fn fit(&self, code: &Compiled) -> bool {
+        match code.facts.wasi {
+            Wasi::P2 => code.engine == self.p2,
+            Wasi::P3 => code.engine == self.p3,
+        }
+    }
 }
 
 impl Fitting {
@@ -120,10 +142,21 @@ impl Fitting {
         if let Some(fitting) = HERE.get() {
             return Ok(fitting);
         }
-        let engines = Engines::for_compilation();
-        let of = |wasi| engines.get(wasi).map(wisp_engine::compatibility);
-        let (p2, p3) = (of(wisp_engine::Wasi::P2)?, of(wisp_engine::Wasi::P3)?);
-        Ok(HERE.get_or_init(|| Self { p2, p3 }))
+        let own = Names::of(&Engines::for_compilation())?;
+        Ok(HERE.get_or_init(|| Self {
+            own,
+            lower: OnceLock::new(),
+        }))
+    }
+
+    /// Those for lesser processors, found out when they are first asked for.
+    fn lower(&self) -> &[Names] {
+        self.lower.get_or_init(|| {
+            let below = Cpu::here().below().iter();
+            below
+                .filter_map(|cpu| Names::of(&Engines::for_cpu(*cpu)).ok())
+                .collect()
+        })
     }
 
     /// The machine code of the Assignment's component, if it can be run here.
@@ -133,10 +166,7 @@ impl Fitting {
 
     /// Whether the code can be run here.
     pub(crate) fn fits(&self, code: &Compiled) -> bool {
-        match code.facts.wasi {
-            Wasi::P2 => code.engine == self.p2,
-            Wasi::P3 => code.engine == self.p3,
-        }
+        self.own.fit(code) || self.lower().iter().any(|names| names.fit(code))
     }
 }
 

@@ -1,7 +1,7 @@
 use std::io::Write as _;
 use std::time::Duration;
 
-use wisp_artifacts::{Compiler, Store};
+use wisp_artifacts::{Compiler, Cpu, Store};
 use wisp_engine::preinit::Limits;
 use wisp_engine::sealed::Unsealed;
 use wisp_engine::{Engines, Loader};
@@ -9,11 +9,15 @@ use wisp_engine::{Engines, Loader};
 use super::registries::{component, sha256, store};
 
 fn compiler(store: &Store) -> Compiler {
+    compiler_for(store, Cpu::here())
+}
+
+fn compiler_for(store: &Store, cpu: Cpu) -> Compiler {
     let limits = Limits {
         timeout: Duration::from_secs(5),
         memory: 1 << 24,
     };
-    Compiler::new(store.clone(), limits)
+    Compiler::new(store.clone(), limits, cpu)
 }
 
 /// Would fail if hosts could not run what is compiled here, or it were compiled again after every restart.
@@ -48,6 +52,20 @@ async fn machine_code_is_what_a_host_maps_and_is_made_once() {
     store.hold("x", prepared.digests());
     let again = compiler(&store).prepare(&stored.sha256).await.unwrap();
     assert_eq!(again, prepared);
+}
+
+/// Would fail if code for one level were taken for another's, by an operator that is told another.
+#[tokio::test]
+async fn every_level_has_code_of_its_own() {
+    let (_folder, store) = store();
+    let stored = store.put(component(7)).await.unwrap();
+    let here = compiler(&store).prepare(&stored.sha256).await.unwrap();
+    for cpu in Cpu::here().below() {
+        let compiler = compiler_for(&store, *cpu);
+        let lower = compiler.prepare(&stored.sha256).await.unwrap();
+        assert_eq!(lower.component, here.component);
+        assert_ne!(lower.compiled.engine, here.compiled.engine);
+    }
 }
 
 #[tokio::test]
@@ -86,6 +104,7 @@ async fn what_cannot_run_is_told_by_reason() {
             timeout: Duration::from_millis(100),
             memory: 1 << 20,
         },
+        Cpu::here(),
     );
     for (bytes, reason) in [
         (import, "UnsupportedImport"),

@@ -49,7 +49,7 @@ const SOON: Limits = Limits {
 };
 
 fn call(bytes: &[u8], name: &str) -> u32 {
-    let engine = Engine::new(&config(Wasi::P2)).unwrap();
+    let engine = Engine::new(&config(Wasi::P2, Cpu::here()).unwrap()).unwrap();
     let component = Component::from_binary(&engine, bytes).unwrap();
     let mut linker = Linker::<()>::new(&engine);
     linker.define_unknown_imports_as_traps(&component).unwrap();

@@ -60,9 +60,13 @@ fn artifact(base: &str, path: &str, content: &str) -> Artifact {
 }
 
 fn fitting() -> Fitting {
+    let names = |p2: &str, p3: &str| Names {
+        p2: p2.into(),
+        p3: p3.into(),
+    };
     Fitting {
-        p2: "e2".into(),
-        p3: "e3".into(),
+        own: names("e2", "e3"),
+        lower: vec![names("l2", "l3")].into(),
     }
 }
 
@@ -120,13 +124,15 @@ async fn what_is_named_is_fetched_and_code_that_fits_stands_for_its_component() 
         b"component"
     );
     drop(held);
-    let mut fits = assignment(vec![component("e3")]);
-    let (_held, code) = fetch_now(&mut fits, &fitting(), &BTreeSet::new())
-        .await
-        .unwrap();
-    let code = code.unwrap();
-    assert_eq!(code.component_sha256, sha256(b"component"));
-    assert_eq!((code.facts.tables, code.file.length()), (2, 4));
+    for engine in ["e3", "l3"] {
+        let mut fits = assignment(vec![component(engine)]);
+        let (_held, code) = fetch_now(&mut fits, &fitting(), &BTreeSet::new())
+            .await
+            .unwrap();
+        let code = code.unwrap();
+        assert_eq!(code.component_sha256, sha256(b"component"));
+        assert_eq!((code.facts.tables, code.file.length()), (2, 4));
+    }
 }
 
 /// Would fail if what a host has loaded already were fetched again, or its name were taken for a mistake.

@@ -1,0 +1,143 @@
+//! What machine code may ask of a processor: levels that many processors have in common, so that code which was made on
+//! one machine runs on the others of a cluster.
+
+use std::fmt;
+use std::str::FromStr;
+
+use wasmtime::Config;
+
+/// A level of x86-64, as the [psABI](https://gitlab.com/x86-psABIs/x86-64-ABI) defines them, or exactly this processor.
+///
+/// Code of a level runs on all processors of that level or a higher one. There is none for more than
+/// [`Cpu::X86_64V3`]: Cranelift makes next to nothing of AVX-512, and few machines have the same parts of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cpu {
+    /// SSE4.2 and POPCNT: since 2009, and Atoms of today.
+    X86_64V2,
+    /// AVX2, BMI2 and FMA: since 2013.
+    X86_64V3,
+    /// What this processor has, where it is of neither level.
+    Native,
+}
+
+/// Why a text is no [`Cpu`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is no level of processors: expected `x86-64-v2`, `x86-64-v3` or `native`")]
+pub struct CpuError(String);
+
+/// What [`Cpu::X86_64V2`] and [`Cpu::X86_64V3`] have each beyond the level before, as Cranelift calls it.
+const V2: [&str; 6] = [
+    "has_cmpxchg16b",
+    "has_popcnt",
+    "has_sse3",
+    "has_sse41",
+    "has_sse42",
+    "has_ssse3",
+];
+const V3: [&str; 6] = [
+    "has_avx",
+    "has_avx2",
+    "has_bmi1",
+    "has_bmi2",
+    "has_fma",
+    "has_lzcnt",
+];
+
+impl Cpu {
+    /// The highest level that this machine has.
+    #[must_use]
+    pub fn here() -> Self {
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::is_x86_feature_detected as has;
+            let is_v2 = has!("cmpxchg16b")
+                && has!("popcnt")
+                && has!("sse3")
+                && has!("sse4.1")
+                && has!("sse4.2")
+                && has!("ssse3");
+            let is_v3 = has!("avx")
+                && has!("avx2")
+                && has!("bmi1")
+                && has!("bmi2")
+                && has!("fma")
+                && has!("lzcnt");
+            match (is_v2, is_v3) {
+                (true, true) => return Self::X86_64V3,
+                (true, false) => return Self::X86_64V2,
+                (false, _) => {}
+            }
+        }
+        Self::Native
+    }
+
+    /// The levels below this one, whose code runs on it, too.
+    #[must_use]
+    pub fn below(self) -> &'static [Self] {
+        match self {
+            Self::X86_64V3 => &[Self::X86_64V2],
+            Self::X86_64V2 | Self::Native => &[],
+        }
+    }
+
+    /// Has `config` make code for this level.
+    ///
+    /// # Errors
+    /// When this machine is none whose code has levels.
+    pub(crate) fn apply(self, config: &mut Config) -> Result<(), wasmtime::Error> {
+        let flags: [&[&str]; 2] = match self {
+            Self::Native => return Ok(()),
+            Self::X86_64V2 => [&V2, &[]],
+            Self::X86_64V3 => [&V2, &V3],
+        };
+        // Naming a target keeps wasmtime from adding what this very processor has.
+        config.target(&target_lexicon::HOST.to_string())?;
+        for flag in flags.into_iter().flatten() {
+            // SAFETY: what wasmtime asks of a flag is that code made with it is run only where the processor has what
+            // it stands for, which wasmtime checks itself for all of these when it loads code.
+            #[expect(unsafe_code, reason = "naming what a processor has")]
+            unsafe {
+                config.cranelift_flag_enable(flag);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Cpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64V2 => "x86-64-v2",
+            Self::X86_64V3 => "x86-64-v3",
+            Self::Native => "native",
+        })
+    }
+}
+
+impl FromStr for Cpu {
+    type Err = CpuError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        [Self::X86_64V2, Self::X86_64V3, Self::Native]
+            .into_iter()
+            .find(|cpu| cpu.to_string() == text)
+            .ok_or_else(|| CpuError(text.to_owned()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_level_is_read_as_it_is_written() {
+        for cpu in [Cpu::X86_64V2, Cpu::X86_64V3, Cpu::Native] {
+            assert_eq!(cpu.to_string().parse(), Ok(cpu));
+        }
+        let error = "x86-64-v4".parse::<Cpu>().unwrap_err().to_string();
+        assert!(
+            error.contains("`x86-64-v4`") && error.contains("`x86-64-v3`"),
+            "{error}"
+        );
+    }
+}
