@@ -1,12 +1,14 @@
 //! A way to the registry that a test can close: for the operator, it is then down.
 
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use anyhow::{Context as _, Result};
+
+use crate::serve::listen_to_pods;
 
 /// An address that leads to the registry, while it is open.
 pub struct Detour {
@@ -48,14 +50,6 @@ impl Detour {
     pub fn open(&self) {
         self.is_open.store(true, Ordering::SeqCst);
     }
-}
-
-/// Listens at the address of this machine that pods reach.
-pub(crate) fn listen_to_pods(registry: &str) -> io::Result<TcpListener> {
-    // The address that the registry is spoken to from is on the nodes' network; nothing is sent for it.
-    let socket = UdpSocket::bind("0.0.0.0:0")?;
-    socket.connect(registry)?;
-    TcpListener::bind((socket.local_addr()?.ip(), 0))
 }
 
 /// Copies both ways. What was open before the detour was closed is cut at its next byte.

@@ -13,6 +13,7 @@ use wisp_integration::{Client, binary};
 
 use crate::collector::Collector;
 use crate::detour::Detour;
+use crate::guard::Guard;
 use crate::signer::Signer;
 use crate::space::Space;
 
@@ -24,6 +25,7 @@ pub struct Installation {
     cluster: &'static Cluster,
     gateway: SocketAddr,
     detour: Option<Detour>,
+    guard: Option<Guard>,
     collector: Option<Collector>,
     operator: RwLock<()>,
     forward: Option<Forward>,
@@ -69,6 +71,7 @@ impl Installation {
         let (registry, tag) = push_images(cluster, program)?;
         // Pods of a cluster elsewhere may have no way to this machine.
         let detour = cluster.name().map(|_| Detour::new(&registry)).transpose()?;
+        let guard = cluster.name().map(|_| Guard::new(&registry)).transpose()?;
         let collector = cluster
             .name()
             .map(|_| Collector::new(&registry))
@@ -76,6 +79,7 @@ impl Installation {
         let endpoint = collector.as_ref().map(Collector::endpoint);
         let plain: Vec<String> = std::iter::once(registry.clone())
             .chain(detour.as_ref().map(Detour::name))
+            .chain(guard.as_ref().map(Guard::name))
             .collect();
         let signer = Signer::new()?;
         let values = tempfile::NamedTempFile::new()?;
@@ -121,6 +125,7 @@ impl Installation {
             cluster,
             gateway,
             detour,
+            guard,
             collector,
             operator: RwLock::const_new(()),
             forward,
@@ -167,6 +172,12 @@ impl Installation {
     #[must_use]
     pub fn detour(&self) -> Option<&Detour> {
         self.detour.as_ref()
+    }
+
+    /// A way to the registry that demands credentials; none on a cluster that isn't ours.
+    #[must_use]
+    pub fn guard(&self) -> Option<&Guard> {
+        self.guard.as_ref()
     }
 
     /// Where its traces go; nowhere on a cluster that isn't ours.

@@ -7,14 +7,21 @@
 mod api;
 mod collector;
 mod detour;
+mod exposition;
+mod foreign;
+mod guard;
 mod install;
 mod load;
+mod serve;
 mod signer;
 mod space;
 
 pub use api::{Api, Verdict};
 pub use collector::{Collector, Span};
 pub use detour::Detour;
+pub use exposition::Exposition;
+pub use foreign::{Foreign, HTTP_ROUTE, POD_MONITOR};
+pub use guard::Guard;
 pub use install::{Installation, NAMESPACE, installed, repository};
 pub use load::{Load, Outcome};
 pub use signer::Signer;

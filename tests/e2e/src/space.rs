@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use wisp_artifacts::{Credentials, FetchOptions, Fetcher, Package, Reference};
 use wisp_cluster::{Forward, Namespace, Objects};
-use wisp_integration::{Answer, Client, component};
+use wisp_integration::{Answer, Client, component, request};
 
 use crate::install::Installation;
 
@@ -194,10 +194,35 @@ impl Space {
         rest: &str,
         is: impl Fn(&Answer) -> bool,
     ) -> Result<Answer> {
+        self.until_asked(|| self.get(function, rest), is).await
+    }
+
+    /// The same, of whichever function has the host.
+    ///
+    /// # Errors
+    /// As [`Space::until`].
+    pub async fn until_at(
+        &self,
+        host: &str,
+        path: &str,
+        is: impl Fn(&Answer) -> bool,
+    ) -> Result<Answer> {
+        let ask = async || {
+            let mut request = request(http::Method::GET, path, "")?;
+            request.headers_mut().insert("host", host.parse()?);
+            self.client().fetch(request).await
+        };
+        self.until_asked(ask, is).await
+    }
+
+    async fn until_asked(
+        &self,
+        ask: impl AsyncFn() -> Result<Answer>,
+        is: impl Fn(&Answer) -> bool,
+    ) -> Result<Answer> {
         let began = std::time::Instant::now();
         loop {
-            let answer = self.get(function, rest).await;
-            match answer {
+            match ask().await {
                 Ok(answer) if is(&answer) => return Ok(answer),
                 answer if began.elapsed() > PATIENCE => bail!("the last answer was {answer:?}"),
                 _ => tokio::time::sleep(Duration::from_millis(50)).await,

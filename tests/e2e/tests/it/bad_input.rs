@@ -99,25 +99,59 @@ async fn a_wrong_manifest_is_refused_by_the_api_server_with_a_sentence() -> Resu
     Ok(())
 }
 
-/// Would fail if two functions shared a host, or the one without it didn't say who has it.
+/// Would fail if a function weren't told which ConfigMap it lacks, or had the values of one that was since changed.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_host_belongs_to_the_older_of_two() -> Result<()> {
+async fn a_config_map_is_found_when_it_comes_and_its_change_rolls_out() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let space = wisp.space("map")?;
+    let env = "  env: [{name: LEVEL, valueFrom: {configMapKeyRef: {name: levels, key: level}}}]\n";
+    space.add("hello", env).await?;
+    let (reason, message) = space.condition("hello", "Ready", "False")?;
+    ensure!(message.contains("levels"), "{reason}: {message}");
+    for level in ["low", "high"] {
+        space.apply(&format!(
+            "{{apiVersion: v1, kind: ConfigMap, metadata: {{name: levels}}, data: {{level: {level}}}}}"
+        ))?;
+        space
+            .until("hello", "env?LEVEL", |answer| answer.text() == level)
+            .await?;
+    }
+    space.condition("hello", "Ready", "True")?;
+    Ok(())
+}
+
+/// Would fail if two functions shared a host, the one without it didn't say who has it, or it stayed nobody's when that one
+/// goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_belongs_to_the_older_of_two_and_then_to_the_other() -> Result<()> {
     let Some(wisp) = installed() else {
         return Ok(());
     };
     let space = wisp.space("host")?;
-    let image = space
-        .push_component("hello", &component("fixture-p2"))
-        .await?;
     let host = format!("{}.example.com", space.name());
-    let claim = format!("  hosts: [{host}]\n");
-    space.apply(&Space::function("a-older", &image, &claim))?;
+    let rest = |name: &str| format!("  hosts: [{host}]\n  env: [{{name: WHO, value: {name}}}]\n");
+    space.add("a-older", &rest("older")).await?;
     space.condition("a-older", "Ready", "True")?;
-    space.apply(&Space::function("b-younger", &image, &claim))?;
+    space.add("b-younger", &rest("younger")).await?;
     let (_, message) = space.condition("b-younger", "HostsReady", "False")?;
     ensure!(
         message.contains(&host) && message.contains("a-older"),
         "{message}"
     );
+    // It keeps its URL.
+    space
+        .until("b-younger", "env?WHO", |answer| answer.text() == "younger")
+        .await?;
+    space
+        .until_at(&host, "/env?WHO", |answer| answer.text() == "older")
+        .await?;
+
+    space.kubectl(&["delete", "fn", "a-older"])?;
+    space.condition("b-younger", "HostsReady", "True")?;
+    space
+        .until_at(&host, "/env?WHO", |answer| answer.text() == "younger")
+        .await?;
     Ok(())
 }

@@ -6,17 +6,17 @@ use anyhow::{Context as _, Result, ensure};
 use wisp_e2e::{Installation, Load, NAMESPACE, PATIENCE, Space, installed};
 
 /// Between two requests of a client that is always there.
-const STEADY: Duration = Duration::from_millis(10);
+pub(crate) const STEADY: Duration = Duration::from_millis(10);
 
 /// A function `name` of the test component, which is ready.
-async fn function(space: &Space, name: &str, rest: &str) -> Result<()> {
+pub(crate) async fn function(space: &Space, name: &str, rest: &str) -> Result<()> {
     space.add(name, rest).await?;
     space.condition(name, "Ready", "True")?;
     Ok(())
 }
 
 /// The pods of a part of the installation, once `is` what is waited for.
-fn system(
+pub(crate) fn system(
     wisp: &Installation,
     part: &str,
     what: &str,
@@ -30,7 +30,7 @@ fn system(
     })
 }
 
-fn roll_out(wisp: &Installation, part: &str) -> Result<String> {
+pub(crate) fn roll_out(wisp: &Installation, part: &str) -> Result<String> {
     let deployment = format!("deployment/wisp-{part}");
     wisp.cluster().kubectl(&[
         "--namespace",

@@ -6,12 +6,19 @@
 
 mod bad_input;
 mod bounds;
+mod chart;
+mod events;
 mod examples;
 mod functions;
 mod kept;
 mod life;
+mod metrics;
+mod neighbours;
 mod pools;
+mod pull;
+mod rest;
 mod rules;
 mod signed;
 mod sources;
+mod standby;
 mod traces;

@@ -1,0 +1,552 @@
+//! The chart: what its values make of it is taken by a real API server, and a value that is wrong is refused by its name.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::{Context as _, Result, ensure};
+use serde_json::{Value, json};
+use wisp_cluster::{Cluster, Namespace};
+use wisp_e2e::{HTTP_ROUTE, POD_MONITOR, repository};
+
+/// The chart, as it would be in a namespace.
+struct Chart {
+    cluster: &'static Cluster,
+    namespace: Namespace<'static>,
+}
+
+/// Objects by kind and name, such as `Deployment/wisp-operator`.
+type Objects = BTreeMap<String, Value>;
+
+impl Chart {
+    /// None where there is no cluster.
+    fn open() -> Result<Option<Self>> {
+        let Some(cluster) = Cluster::shared() else {
+            return Ok(None);
+        };
+        let namespace = cluster.namespace("chart")?;
+        // What has a pod template is only warned of, and here a warning is a refusal.
+        let warn = "pod-security.kubernetes.io/warn=restricted";
+        cluster.kubectl(&["label", "namespace", namespace.name(), warn])?;
+        Ok(Some(Self { cluster, namespace }))
+    }
+
+    /// What helm says to a command with the chart and these values.
+    fn helm(&self, command: &[&str], values: &Value) -> Result<String> {
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), values.to_string())?;
+        let chart = repository().join("deploy/chart");
+        let (chart, file) = (chart.to_str(), file.path().to_str());
+        let paths = [
+            "wisp",
+            chart.context("a path of UTF-8")?,
+            "--namespace",
+            self.namespace.name(),
+            "--values",
+            file.context("a path of UTF-8")?,
+        ];
+        self.cluster.helm(&[command, &paths].concat())
+    }
+
+    /// The objects as the API server would have them.
+    fn objects(&self, values: &Value) -> Result<Objects> {
+        let manifests = self.helm(&["template"], values)?;
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), manifests)?;
+        let answer = self.namespace.kubectl(&[
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--field-manager=wisp-chart",
+            "--dry-run=server",
+            "--validate=strict",
+            "--warnings-as-errors",
+            "--output=json",
+            "--filename",
+            file.path().to_str().context("a path of UTF-8")?,
+        ]);
+        let list: Value = serde_json::from_str(&answer.with_context(|| values.to_string())?)?;
+        let items = list["items"].as_array().context("a list of objects")?;
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let key = |it: &Value| format!("{}/{}", text(&it["kind"]), text(&it["metadata"]["name"]));
+        Ok(items.iter().map(|it| (key(it), it.clone())).collect())
+    }
+}
+
+/// A variable of a Deployment's container.
+fn variable(objects: &Objects, deployment: &str, name: &str) -> Option<String> {
+    let deployment = objects.get(&format!("Deployment/{deployment}"))?;
+    let variables = deployment.pointer("/spec/template/spec/containers/0/env")?;
+    let mut all = variables.as_array()?.iter();
+    let found = all.find(|variable| variable["name"] == name)?;
+    Some(found["value"].as_str()?.to_owned())
+}
+
+/// Fails unless each object has the value at the pointer; null is for nothing.
+fn expect(objects: &Objects, expected: &[(&str, &str, Value)]) -> Result<()> {
+    for (object, pointer, value) in expected {
+        let it = objects
+            .get(*object)
+            .with_context(|| format!("no {object} among {:?}", objects.keys()))?;
+        let found = it.pointer(pointer).unwrap_or(&Value::Null);
+        ensure!(
+            found == value,
+            "{object} has {found} at {pointer}, not {value}"
+        );
+    }
+    Ok(())
+}
+
+/// Would fail if one of the ways in led elsewhere than to the gateways, was refused by the API server, or its value didn't
+/// reach the gateways.
+#[test]
+fn every_way_in_leads_to_the_gateways() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let objects = chart.objects(&json!({"ingress": {
+        "enabled": true, "className": "nginx", "annotations": {"a/b": "c"}, "hosts": ["*.example.com"],
+        "tls": [{"hosts": ["*.example.com"], "secretName": "cert"}],
+    }}))?;
+    let backend = json!({"service": {"name": "wisp-gateway", "port": {"name": "http"}}});
+    let ingress = "Ingress/wisp-gateway";
+    let path = "/spec/rules/0/http/paths/0";
+    expect(
+        &objects,
+        &[
+            (ingress, "/spec/ingressClassName", json!("nginx")),
+            (ingress, "/metadata/annotations/a~1b", json!("c")),
+            (ingress, "/spec/rules/0/host", json!("*.example.com")),
+            (ingress, &format!("{path}/backend"), backend.clone()),
+            (ingress, "/spec/tls/0/secretName", json!("cert")),
+        ],
+    )?;
+    let objects = chart.objects(&json!({"ingress": {"enabled": true}}))?;
+    expect(
+        &objects,
+        &[
+            (ingress, "/spec/rules/0/host", Value::Null),
+            (ingress, &format!("{path}/backend"), backend),
+        ],
+    )?;
+
+    if HTTP_ROUTE.is_known(chart.cluster)? {
+        let route = json!({"enabled": true, "parentRefs": [{"name": "public"}], "hostnames": ["*.example.com"]});
+        let objects = chart.objects(&json!({"httpRoute": route}))?;
+        let route = "HTTPRoute/wisp-gateway";
+        let rule = "/spec/rules/0";
+        expect(
+            &objects,
+            &[
+                (route, "/spec/parentRefs/0/name", json!("public")),
+                (route, "/spec/hostnames", json!(["*.example.com"])),
+                (
+                    route,
+                    &format!("{rule}/backendRefs/0/name"),
+                    json!("wisp-gateway"),
+                ),
+                (route, &format!("{rule}/backendRefs/0/port"), json!(80)),
+                (route, &format!("{rule}/timeouts/request"), json!("0s")),
+            ],
+        )?;
+    }
+
+    let objects = chart.objects(&json!({
+        "domains": ["fn.example.com", "example.org"],
+        "gateway": {"tls": {"secretName": "cert"}, "trustForwarded": true, "service": {"type": "LoadBalancer"}},
+    }))?;
+    let service = "Service/wisp-gateway";
+    expect(
+        &objects,
+        &[
+            (service, "/spec/type", json!("LoadBalancer")),
+            (service, "/spec/ports/1/targetPort", json!("https")),
+            (
+                "NetworkPolicy/wisp-gateway",
+                "/spec/ingress/0/ports/2/port",
+                json!("https"),
+            ),
+        ],
+    )?;
+    for (deployment, name, value) in [
+        ("wisp-gateway", "WISP_TLS_SECRET", "cert"),
+        ("wisp-gateway", "WISP_TRUST_FORWARDED", "true"),
+        ("wisp-gateway", "WISP_DOMAINS", "fn.example.com,example.org"),
+        (
+            "wisp-operator",
+            "WISP_DOMAINS",
+            "fn.example.com,example.org",
+        ),
+        (
+            "wisp-operator",
+            "WISP_URL_TEMPLATE",
+            "https://{name}.{namespace}.fn.example.com/",
+        ),
+    ] {
+        let found = variable(&objects, deployment, name);
+        ensure!(
+            found.as_deref() == Some(value),
+            "{deployment} has {name} {found:?}"
+        );
+    }
+    Ok(())
+}
+
+/// Would fail if several replicas could be drained away at once, or one that is alone could never be.
+#[test]
+fn several_replicas_are_never_all_away() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let budgets = [
+        "PodDisruptionBudget/wisp-gateway",
+        "PodDisruptionBudget/wisp-operator",
+    ];
+    let objects =
+        chart.objects(&json!({"gateway": {"replicas": 3}, "operator": {"replicas": 2}}))?;
+    expect(
+        &objects,
+        &[
+            ("Deployment/wisp-gateway", "/spec/replicas", json!(3)),
+            ("Deployment/wisp-operator", "/spec/replicas", json!(2)),
+        ],
+    )?;
+    for (budget, component) in budgets.iter().zip(["gateway", "operator"]) {
+        let selected = "/spec/selector/matchLabels/app.kubernetes.io~1component";
+        expect(
+            &objects,
+            &[
+                (budget, "/spec/maxUnavailable", json!(1)),
+                (budget, selected, json!(component)),
+            ],
+        )?;
+    }
+    let alone = chart.objects(&json!({}))?;
+    for budget in budgets {
+        ensure!(
+            !alone.contains_key(budget),
+            "there is a {budget} for one replica"
+        );
+    }
+    Ok(())
+}
+
+/// Would fail if the store's volume had no room for what is being fetched, by which the kubelet would evict the operator,
+/// or two operators could have one claim.
+#[test]
+fn the_store_has_room_for_more_than_it_keeps() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let operator = "Deployment/wisp-operator";
+    let volume = "/spec/template/spec/volumes/0";
+    for (store, kept, room) in [
+        (json!({}), "10Gi", "15Gi"),
+        (
+            json!({"size": "1500M", "headroom": "1k"}),
+            "1500M",
+            "1431Mi",
+        ),
+        (
+            json!({"size": "100Gi", "headroom": "1Ti"}),
+            "100Gi",
+            "1124Gi",
+        ),
+    ] {
+        let objects = chart.objects(&json!({"operator": {"store": store}}))?;
+        let limit = format!("{volume}/emptyDir/sizeLimit");
+        expect(&objects, &[(operator, &limit, json!(room))])?;
+        let size = variable(&objects, "wisp-operator", "WISP_STORE_SIZE");
+        ensure!(size.as_deref() == Some(kept), "it keeps {size:?}");
+    }
+    let store = json!({"persistence": true, "storageClass": "fast", "size": "20Gi"});
+    let objects = chart.objects(&json!({"operator": {"store": store}}))?;
+    let claim = "PersistentVolumeClaim/wisp-operator";
+    expect(
+        &objects,
+        &[
+            (claim, "/spec/resources/requests/storage", json!("25Gi")),
+            (claim, "/spec/storageClassName", json!("fast")),
+            (claim, "/spec/accessModes", json!(["ReadWriteOnce"])),
+            (operator, "/spec/strategy/type", json!("Recreate")),
+            (
+                operator,
+                &format!("{volume}/persistentVolumeClaim/claimName"),
+                json!("wisp-operator"),
+            ),
+        ],
+    )
+}
+
+/// Would fail if a value of the rest didn't reach what it is for.
+#[test]
+fn the_other_values_reach_what_they_are_for() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    if POD_MONITOR.is_known(chart.cluster)? {
+        let monitor =
+            json!({"enabled": true, "interval": "30s", "labels": {"release": "prometheus"}});
+        let objects = chart.objects(&json!({"serviceMonitor": monitor}))?;
+        for (name, port) in [
+            ("operator", "health"),
+            ("gateway", "health"),
+            ("functions", "control"),
+        ] {
+            let monitor = format!("PodMonitor/wisp-{name}");
+            let endpoint = "/spec/podMetricsEndpoints/0";
+            expect(
+                &objects,
+                &[
+                    (&monitor, "/metadata/labels/release", json!("prometheus")),
+                    (&monitor, &format!("{endpoint}/interval"), json!("30s")),
+                    (&monitor, &format!("{endpoint}/port"), json!(port)),
+                ],
+            )?;
+        }
+    }
+
+    let is_policy = |key: &String| key.starts_with("NetworkPolicy/");
+    let writes_policies = |objects: &Objects| {
+        let rules = rules(&objects["ClusterRole/wisp-operator"]);
+        rules.iter().any(|rule| rule.contains("networkpolicies"))
+    };
+    for enabled in [true, false] {
+        let objects = chart.objects(&json!({"networkPolicies": {"enabled": enabled}}))?;
+        let flag = variable(&objects, "wisp-operator", "WISP_NETWORK_POLICIES");
+        ensure!(flag.as_deref() == Some(&enabled.to_string()), "{flag:?}");
+        ensure!(
+            objects.keys().any(is_policy) == enabled,
+            "{:?}",
+            objects.keys()
+        );
+        ensure!(
+            writes_policies(&objects) == enabled,
+            "the operator's rights"
+        );
+    }
+
+    let objects = chart.objects(&json!({
+        "image": {"registry": "r.example.com/w", "tag": "2", "pullPolicy": "Always", "pullSecrets": ["one", "two"]},
+        "priorityClass": {"create": false},
+    }))?;
+    let secrets = json!([{"name": "one"}, {"name": "two"}]);
+    for component in ["gateway", "operator"] {
+        let deployment = format!("Deployment/wisp-{component}");
+        let image = format!("r.example.com/w/wisp-{component}:2");
+        let pod = "/spec/template/spec";
+        expect(
+            &objects,
+            &[
+                (
+                    &deployment,
+                    &format!("{pod}/containers/0/image"),
+                    json!(image),
+                ),
+                (
+                    &deployment,
+                    &format!("{pod}/imagePullSecrets"),
+                    secrets.clone(),
+                ),
+                (
+                    &deployment,
+                    &format!("{pod}/priorityClassName"),
+                    Value::Null,
+                ),
+            ],
+        )?;
+    }
+    for (name, value) in [
+        ("WISP_RUNTIME_IMAGE", "r.example.com/w/wisp-runtime:2"),
+        ("WISP_RUNTIME_PULL_POLICY", "Always"),
+        ("WISP_RUNTIME_PULL_SECRETS", "one,two"),
+    ] {
+        let found = variable(&objects, "wisp-operator", name);
+        ensure!(found.as_deref() == Some(value), "{name} is {found:?}");
+    }
+    Ok(())
+}
+
+/// Would fail if a wrong value was taken, or refused in words that don't name it.
+#[test]
+fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    for (values, sentence) in [
+        (
+            json!({"gateway": {"replicas": "three"}}),
+            "at '/gateway/replicas': got string, want integer",
+        ),
+        (
+            json!({"gateway": {"replicas": -1}}),
+            "at '/gateway/replicas': minimum: got -1, want 1",
+        ),
+        (
+            json!({"operator": {"replicas": 0}}),
+            "at '/operator/replicas': minimum: got 0, want 1",
+        ),
+        (
+            json!({"gateway": {"replcas": 3}}),
+            "at '/gateway': additional properties 'replcas' not allowed",
+        ),
+        (
+            json!({"domain": "example.com"}),
+            "additional properties 'domain' not allowed",
+        ),
+        (
+            json!({"domains": "example.com"}),
+            "at '/domains': got string, want array",
+        ),
+        (
+            json!({"operator": {"store": {"size": 10}}}),
+            "at '/operator/store/size': got number, want string",
+        ),
+        (
+            json!({"operator": {"store": {"headroom": "5 GB"}}}),
+            "at '/operator/store/headroom': '5 GB' does not match",
+        ),
+        (
+            json!({"operator": {"replicas": 2, "store": {"persistence": true}}}),
+            "operator.replicas is 2, but with operator.store.persistence there can be only one",
+        ),
+        (
+            json!({"operator": {"replicas": 2, "store": {"persistence": true, "accessMode": "ReadWriteMany"}}}),
+            "operator.replicas is 2, but with operator.store.persistence there can be only one",
+        ),
+        (
+            json!({"httpRoute": {"enabled": true}}),
+            "httpRoute.parentRefs is empty",
+        ),
+    ] {
+        let error = match chart.helm(&["template"], &values) {
+            Ok(_) => String::from("nothing: it is taken"),
+            Err(error) => format!("{error:#}"),
+        };
+        ensure!(error.contains(sentence), "{values}: {error}");
+    }
+    Ok(())
+}
+
+/// Would fail if the notes of an installation named what isn't there, or an order that leaves functions running.
+#[test]
+fn the_notes_are_true() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let notes = |values: &Value| {
+        let said = chart.helm(&["install", "--dry-run=client"], values)?;
+        let (_, notes) = said.split_once("NOTES:").context("no notes")?;
+        anyhow::Ok(notes.to_owned())
+    };
+    let plain = notes(&json!({}))?;
+    ensure!(
+        plain.contains("wisp deploy examples/hello --registry"),
+        "{plain}"
+    );
+    ensure!(
+        plain.contains("http://127.0.0.1:8787/default/hello/"),
+        "{plain}"
+    );
+    ensure!(repository().join("examples/hello/function.yaml").is_file());
+    let steps = [
+        "delete fn",
+        "delete rp",
+        "helm uninstall wisp --namespace",
+        "delete crd",
+        "delete secret/",
+    ];
+    let places: Option<Vec<usize>> = steps.iter().map(|step| plain.find(step)).collect();
+    ensure!(places.is_some_and(|places| places.is_sorted()), "{plain}");
+
+    let named = notes(&json!({"domains": ["fn.example.com"]}))?;
+    ensure!(
+        named.contains("curl http://hello.default.fn.example.com/"),
+        "{named}"
+    );
+    Ok(())
+}
+
+/// The rules of a role, each as group, resource, name and verb.
+fn rules(role: &Value) -> BTreeSet<String> {
+    let list = |rule: &Value, key: &str| -> Vec<String> {
+        let all = rule[key].as_array().into_iter().flatten();
+        all.map(|it| it.as_str().unwrap_or_default().to_owned())
+            .collect()
+    };
+    let mut found = BTreeSet::new();
+    for rule in role["rules"].as_array().into_iter().flatten() {
+        let mut names = list(rule, "resourceNames");
+        if names.is_empty() {
+            names.push(String::from("any"));
+        }
+        for group in list(rule, "apiGroups") {
+            for resource in list(rule, "resources") {
+                for name in &names {
+                    for verb in list(rule, "verbs") {
+                        found.insert(format!("{group:?} {resource} {name} {verb}"));
+                    }
+                }
+            }
+        }
+    }
+    found
+}
+
+/// The rules that a table of install.md tells, the one after a line that begins with `heading`.
+fn told(document: &str, heading: &str) -> Result<BTreeSet<String>> {
+    let (_, rest) = document
+        .split_once(heading)
+        .with_context(|| format!("no `{heading}`"))?;
+    let rows = rest.lines().skip_while(|line| !line.starts_with('|'));
+    let quoted = |cell: &str| -> Vec<String> {
+        let odd = cell.split('`').skip(1).step_by(2);
+        odd.map(|it| it.trim_matches('"').to_owned()).collect()
+    };
+    let mut found = BTreeSet::new();
+    for row in rows.skip(2).take_while(|line| line.starts_with('|')) {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        let (resources, name) = match cells[2].split_once(" named ") {
+            Some((resources, names)) => (resources, quoted(names).concat()),
+            None => (cells[2], String::from("any")),
+        };
+        for group in quoted(cells[1]) {
+            for resource in quoted(resources) {
+                for verb in cells[3].split(", ") {
+                    found.insert(format!("{group:?} {resource} {name} {verb}"));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// Would fail if the chart gave other rights than install.md tells.
+#[test]
+fn the_rights_are_those_that_the_document_tells() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let document = repository().join("controller/operator/docs/install.md");
+    let document = std::fs::read_to_string(document)?;
+    // A Secret that is called as the value is by which the document names it.
+    let secret = json!({"secretName": "gateway.tls.secretName"});
+    let objects = chart.objects(&json!({"gateway": {"tls": secret}}))?;
+    for (role, heading) in [
+        ("ClusterRole/wisp-operator", "The operator cluster-wide"),
+        ("Role/wisp-operator", "The operator in its own namespace"),
+        ("ClusterRole/wisp-gateway", "The gateways cluster-wide"),
+        (
+            "Role/wisp-gateway",
+            "The gateways in the operator's namespace",
+        ),
+    ] {
+        let (given, told) = (rules(&objects[role]), told(&document, heading)?);
+        ensure!(!given.is_empty(), "{role} gives nothing");
+        let more: Vec<_> = given.difference(&told).collect();
+        let less: Vec<_> = told.difference(&given).collect();
+        ensure!(
+            more.is_empty() && less.is_empty(),
+            "{role} gives {more:?}, of which install.md tells nothing, and not {less:?}, of which it does"
+        );
+    }
+    Ok(())
+}

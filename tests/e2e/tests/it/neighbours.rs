@@ -1,0 +1,61 @@
+//! Functions that are called from within the cluster, by the names that their Services have there.
+
+use anyhow::{Result, ensure};
+use wisp_e2e::{Installation, NAMESPACE, Space, installed};
+use wisp_integration::component;
+
+/// The address of the gateways' Service.
+fn gateway(wisp: &Installation) -> Result<String> {
+    let address = "--output=jsonpath={.spec.clusterIP}";
+    let get = ["-n", NAMESPACE, "get", "service", "wisp-gateway", address];
+    wisp.cluster().kubectl(&get)
+}
+
+/// Would fail if the name of a function's Service led nowhere, past the gateways, which alone wake it, or to another.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_calls_a_function_that_sleeps_by_the_name_of_its_service() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let _stays = wisp.with_operator().await;
+    let space = wisp.space("names")?;
+    let hosts =
+        ["svc.cluster.local", "svc"].map(|domain| format!("callee.{}.{domain}", space.name()));
+    // An address of the cluster must be allowed itself, whatever it is called.
+    let gateway = gateway(wisp)?;
+    let allowed: Vec<String> = hosts
+        .iter()
+        .map(String::as_str)
+        .chain([gateway.trim()])
+        .map(|host| format!("'http://{host}'"))
+        .collect();
+    let caller = space
+        .push_component("caller", &component("fixture-sdk"))
+        .await?;
+    let outbound = format!(
+        "  outbound: {{allow: [{}]}}\n  scaling: {{minReplicas: 1}}\n",
+        allowed.join(", ")
+    );
+    space.apply(&Space::function("caller", &caller, &outbound))?;
+    for name in ["callee", "bystander"] {
+        let level = format!("  env: [{{name: WHO, value: {name}}}]\n");
+        space.add(name, &level).await?;
+    }
+    for name in ["caller", "callee", "bystander"] {
+        space.condition(name, "Ready", "True")?;
+    }
+    space
+        .until("caller", "hello/you", |answer| answer.status == 200)
+        .await?;
+    space.pods("callee", 0)?;
+    for host in &hosts {
+        let path = space.path("caller", &format!("forward?url=http://{host}/env?WHO"));
+        let answer = space.client().post(&path, "").await?;
+        ensure!(
+            answer.status == 200 && answer.text() == "callee",
+            "{host}: {answer:?}"
+        );
+    }
+    space.pods("callee", 1)?;
+    space.pods("bystander", 0)
+}

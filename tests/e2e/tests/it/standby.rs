@@ -1,0 +1,81 @@
+//! An operator that stands by for the one that leads.
+
+use anyhow::{Context as _, Result, ensure};
+use wisp_e2e::{Installation, Load, NAMESPACE, PATIENCE, Space, installed};
+
+use crate::life::{STEADY, function, roll_out, system};
+
+/// Has so many operators, and gives their pods.
+fn scale(wisp: &Installation, count: usize) -> Result<Vec<String>> {
+    let replicas = format!("--replicas={count}");
+    let deployment = "deployment/wisp-operator";
+    wisp.cluster()
+        .kubectl(&["-n", NAMESPACE, "scale", deployment, &replicas])?;
+    roll_out(wisp, "operator")?;
+    let what = format!("{count} operators");
+    system(wisp, "operator", &what, |pods| pods.len() == count)
+}
+
+/// The pods that the operator's Service leads to, once that is one.
+fn leader(wisp: &Installation, is: impl Fn(&str) -> bool) -> Result<String> {
+    let label = "--selector=wisp.dev/leader=true";
+    let query = ["pods", "--namespace", NAMESPACE, label];
+    wisp.cluster().wait("the leader", &query, PATIENCE, |pods| {
+        let name = pods.keys().next().filter(|_| pods.len() == 1)?;
+        is(name).then(|| name.clone())
+    })
+}
+
+/// Has the one that leads end, and the other one lead.
+async fn take_over(wisp: &Installation, space: &Space) -> Result<()> {
+    let pods = scale(wisp, 2)?;
+    let first = leader(wisp, |_| true)?;
+    let mut others = pods.iter().filter(|pod| **pod != first);
+    let other = others.next().context("there is no other")?;
+    let path = space.path("awake", "hello");
+    let load = Load::start(wisp.gateway(), &path, 2, STEADY, false);
+    load.more(20).await?;
+
+    // Nobody takes the place of the one that goes but the one that is there.
+    let cheap = "controller.kubernetes.io/pod-deletion-cost=-1";
+    let annotate = ["-n", NAMESPACE, "annotate", "pod", &first, cheap];
+    wisp.cluster().kubectl(&annotate)?;
+    let left = scale(wisp, 1)?;
+    ensure!(left == [other.as_str()], "{left:?} instead of {other}");
+    leader(wisp, |pod| pod == other)?;
+    let holder = "--output=jsonpath={.spec.holderIdentity}";
+    let lease = ["-n", NAMESPACE, "get", "lease", "wisp-operator", holder];
+    let holder = wisp.cluster().kubectl(&lease)?;
+    ensure!(holder.starts_with(other), "{holder} instead of {other}");
+
+    // It does all that the first one did.
+    space
+        .until("asleep", "hello", |answer| answer.status == 200)
+        .await?;
+    let patch = "{\"spec\": {\"env\": [{\"name\": \"LEVEL\", \"value\": \"new\"}]}}";
+    space.kubectl(&["patch", "fn", "awake", "--type=merge", "--patch", patch])?;
+    space
+        .until("awake", "env?LEVEL", |answer| answer.text() == "new")
+        .await?;
+    load.more(20).await?;
+    load.stop().await?.none_failed()
+}
+
+/// Would fail if an operator that stands by weren't ready, led beside another, or didn't lead once that one goes.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_stands_by_leads_when_the_leader_goes() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let _operator = wisp.without_operator().await;
+    let space = wisp.space("standby")?;
+    function(&space, "awake", "  scaling: {minReplicas: 1}\n").await?;
+    function(&space, "asleep", "").await?;
+    space
+        .until("awake", "hello", |answer| answer.status == 200)
+        .await?;
+    let result = take_over(wisp, &space).await;
+    // Also where it failed: others need the installation as it was.
+    scale(wisp, 1)?;
+    result
+}
