@@ -24,6 +24,19 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end }}
 
+{{- /* What a size such as 10Gi is in bytes. */ -}}
+{{- define "wisp.bytes" -}}
+{{- $units := dict "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- mul (regexFind "^[0-9]+" .) (get $units (regexFind "[kKMGTi]+$" .)) -}}
+{{- end }}
+
+{{- /* How large the volume of the operator's store is: what is kept and the headroom, in whole MiB, rounded up. */ -}}
+{{- define "wisp.storeVolume" -}}
+{{- with .Values.operator.store -}}
+{{ div (add (include "wisp.bytes" .size) (include "wisp.bytes" .headroom) 1048575) 1048576 }}Mi
+{{- end -}}
+{{- end }}
+
 {{- /* What the restricted Pod Security standard asks of a pod, and of its container. */ -}}
 {{- define "wisp.podSecurity" -}}
 runAsNonRoot: true
@@ -43,7 +56,7 @@ capabilities: {drop: [ALL]}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:
 {{- range . }}
-- name: {{ . }}
+- name: {{ . | quote }}
 {{- end }}
 {{- end }}
 {{- if .root.Values.priorityClass.create }}
