@@ -56,7 +56,7 @@ impl Gateway {
     #[must_use]
     pub fn new(activator: Arc<dyn Activator>, options: Options, runtime: Handle) -> Arc<Self> {
         Arc::new(Self {
-            routes: Routes::new(&options.domains),
+            routes: Routes::new(&options.domains, &options.reserved_hosts),
             options,
             activator,
             runtime,

@@ -12,6 +12,8 @@ use crate::report::RequestReporter;
 pub struct Options {
     /// Functions are `<name>.<namespace>.<domain>` under each of these.
     pub domains: Vec<String>,
+    /// Hosts that are the gateway's own and no function's, beside addresses and `localhost`.
+    pub reserved_hosts: Vec<String>,
     /// Whether who connects is a proxy whose `x-forwarded-…` headers are true.
     pub trusts_peer: bool,
     /// The longest that a request waits for a function's first replica.
@@ -34,6 +36,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             domains: vec!["localhost".to_owned()],
+            reserved_hosts: Vec::new(),
             trusts_peer: false,
             activate_timeout: Duration::from_secs(60),
             connect_patience: Duration::from_secs(3),

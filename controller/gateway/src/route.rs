@@ -10,6 +10,7 @@ use http::header::HOST;
 use http::request::Parts;
 use wisp_contract::FunctionId;
 use wisp_contract::config::Limits;
+use wisp_contract::hosts::OwnNames;
 
 use crate::function::Function;
 use crate::respond::Failure;
@@ -21,8 +22,9 @@ pub(crate) mod recall;
 pub struct FunctionRoute {
     /// The function.
     pub id: FunctionId,
-    /// Host names that lead to it, beside `/<namespace>/<name>/` and `<name>.<namespace>.<domain>`, which are always
-    /// its own: claiming such a name of another function has no effect while that function is there.
+    /// Host names that lead to it, beside `/<namespace>/<name>/`, `<name>.<namespace>` and
+    /// `<name>.<namespace>.<domain>`, which are always its own: claiming such a name of another function has no effect
+    /// while that function is there, and claiming one of the gateway's has none at all.
     pub hosts: Vec<String>,
     /// When it came to be, in seconds since 1970: of two functions that claim a host the older keeps it, and of two
     /// of the same age the one whose id comes first.
@@ -34,7 +36,7 @@ pub struct FunctionRoute {
 /// All functions by name and by host.
 #[derive(Debug, Default)]
 pub(crate) struct Routes {
-    domains: Vec<String>,
+    names: OwnNames,
     functions: DashMap<String, Arc<Function>>,
     /// Who has a host.
     hosts: DashMap<String, Arc<Function>>,
@@ -52,13 +54,9 @@ pub(crate) struct Found {
 }
 
 impl Routes {
-    pub(crate) fn new(domains: &[String]) -> Self {
-        let domains = domains
-            .iter()
-            .map(|domain| format!(".{}", domain.to_ascii_lowercase()))
-            .collect();
+    pub(crate) fn new(domains: &[String], reserved: &[String]) -> Self {
         let routes = Self {
-            domains,
+            names: OwnNames::new(domains, reserved),
             ..Self::default()
         };
         routes.changed();
@@ -158,17 +156,19 @@ impl Routes {
     }
 
     fn by_host(&self, host: &str) -> Option<Arc<Function>> {
+        if self.names.is_reserved(host) {
+            return None;
+        }
         // The names that everyone has come first: nobody can claim another's.
-        if let Some(function) = self.by_domain(host) {
+        if let Some(function) = self.by_own_name(host) {
             return Some(function);
         }
         self.hosts.get(host).map(|entry| Arc::clone(entry.value()))
     }
 
-    /// Who is `<name>.<namespace>.<domain>`.
-    fn by_domain(&self, host: &str) -> Option<Arc<Function>> {
-        self.domains.iter().find_map(|domain| {
-            let (name, namespace) = host.strip_suffix(domain.as_str())?.split_once('.')?;
+    /// Who is `<name>.<namespace>`, perhaps of a domain.
+    fn by_own_name(&self, host: &str) -> Option<Arc<Function>> {
+        self.names.functions(host).find_map(|(namespace, name)| {
             self.functions
                 .get(format!("{namespace}/{name}").as_str())
                 .map(|entry| Arc::clone(entry.value()))

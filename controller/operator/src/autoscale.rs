@@ -149,15 +149,22 @@ impl Autoscaler {
 
     fn decide(&self, now: Instant, id: &FunctionId, function: &Function, live: &Live) {
         let scaling = scaling(function);
-        let load = lock(&self.collector).load(id);
+        let (load, is_missed) = {
+            let mut collector = lock(&self.collector);
+            (collector.load(now, id), collector.is_missed(now, id))
+        };
         let mut state = lock(&live.load);
         let current = self.current(now, id, live, &mut state);
         let Some(current) = current else { return };
+        if is_missed && current > 0 {
+            // Somebody may ask for it whom nobody hears.
+            state.history.touch(now);
+        }
         state.history.record(now, load);
         let decision = decide(now, &state.history, &scaling, current);
         state.history.follow(&decision);
         let settling = now.saturating_duration_since(*lock(&self.began)) < SETTLING;
-        let desired = if settling {
+        let desired = if settling || is_missed {
             decision.replicas.max(current)
         } else {
             decision.replicas

@@ -32,6 +32,8 @@ use crate::artifacts;
 const LARGEST: usize = 1 << 20;
 /// How long a host may take to acknowledge what it was sent, or to read on.
 const SILENCE: Duration = Duration::from_secs(15);
+/// How long connecting to a host may take: it is near, or its node is gone.
+const CONNECTED_WITHIN: Duration = Duration::from_secs(2);
 /// A connection without a word for so long is tried.
 const QUIET: Duration = Duration::from_secs(30);
 
@@ -113,8 +115,10 @@ impl Connection {
     /// # Errors
     /// When nobody answers there.
     pub async fn open(address: IpAddr) -> Result<Self, ControlError> {
-        let stream = TcpStream::connect((address, CONTROL_PORT))
+        let connecting = TcpStream::connect((address, CONTROL_PORT));
+        let stream = tokio::time::timeout(CONNECTED_WITHIN, connecting)
             .await
+            .unwrap_or_else(|elapsed| Err(elapsed.into()))
             .map_err(ControlError::Unreached)?;
         attend(&stream).map_err(ControlError::Unreached)?;
         let (requests, connection) = http1::handshake(TokioIo::new(stream))

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
+use wisp_artifacts::Cpu;
 use wisp_contract::FunctionId;
 use wisp_contract::keys::Root;
 use wisp_traces::Traces;
@@ -69,6 +70,7 @@ impl Operator {
             options.store_size.0,
             options.insecure_registry.clone(),
             options.signatures.clone(),
+            options.cpu_level.unwrap_or_else(Cpu::here),
         )
         .with_context(|| format!("--store {} can't be used", options.store.display()))?;
         let bind = async |address| {
@@ -198,6 +200,7 @@ fn settings(options: &Options, root: Root) -> Settings {
     Settings {
         runtime_image: options.runtime_image.clone(),
         runtime_pull_policy: options.runtime_pull_policy.clone(),
+        runtime_pull_secrets: options.runtime_pull_secrets.clone(),
         operator: options.advertised(),
         direct: options.direct(),
         gateway: options.gateway_host(),
@@ -228,6 +231,7 @@ fn context(
     };
     Arc::new(Context {
         settings,
+        names: options.own_names(),
         client: client.clone(),
         options: options.clone(),
         cluster: Arc::clone(cluster),
@@ -296,21 +300,21 @@ fn changed(context: &Context, function: &Function, is_gone: bool) {
     let before = context
         .live
         .get(&id)
-        .map(|live| std::mem::take(&mut *lock(&live.hosts)))
-        .unwrap_or_default();
-    let mut hosts = before.clone();
+        .map(|live| std::mem::take(&mut *lock(&live.hosts)));
+    let mut hosts = before.clone().unwrap_or_default();
     if is_gone {
         reconcile::forget(context, &id);
     } else {
         let live = context.live.enter(&id, &function.uid().unwrap_or_default());
         lock(&live.hosts).clone_from(&function.spec.hosts);
         hosts.extend(function.spec.hosts.iter().cloned());
-        if before == function.spec.hosts {
+        if before.as_ref() == Some(&function.spec.hosts) {
             return;
         }
     }
     let all = context.cluster.functions().state();
-    for rival in hosts::rivals(&hosts, &all).filter(|rival| *rival != id) {
+    let rivals = hosts::rivals(&id, &hosts, &all, &context.names);
+    for rival in rivals.filter(|rival| *rival != id) {
         context.cluster.reconcile(&rival);
     }
 }

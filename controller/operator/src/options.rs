@@ -2,6 +2,7 @@
 #![allow(
     rustdoc::bare_urls,
     rustdoc::broken_intra_doc_links,
+    rustdoc::invalid_html_tags,
     reason = "these comments are the command line's help"
 )]
 
@@ -10,6 +11,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use wisp_api::Bytes;
+use wisp_artifacts::Cpu;
+use wisp_contract::hosts::{self, OwnNames};
 
 use crate::names;
 use crate::signatures::{Policy, PolicyError};
@@ -43,6 +46,23 @@ pub struct Options {
     /// When nodes pull the image of the replicas.
     #[arg(long, value_name = "POLICY", env = "WISP_RUNTIME_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     pub runtime_pull_policy: String,
+    /// A Secret that nodes pull the image of the replicas with, which each Function's namespace has by this name. May be
+    /// repeated, or separated by commas.
+    #[arg(
+        long = "runtime-pull-secret",
+        value_name = "NAME",
+        env = "WISP_RUNTIME_PULL_SECRETS",
+        value_delimiter = ','
+    )]
+    pub runtime_pull_secrets: Vec<String>,
+    /// Functions are <name>.<namespace>.<domain> under each of these, as the gateways have it.
+    #[arg(
+        long = "domain",
+        value_name = "DOMAIN",
+        env = "WISP_DOMAINS",
+        value_delimiter = ','
+    )]
+    pub domains: Vec<String>,
     /// The cluster's DNS domain.
     #[arg(
         long,
@@ -101,6 +121,10 @@ pub struct Options {
         default_value = "10Gi"
     )]
     pub store_size: Bytes,
+    /// What the processors of all nodes have at least: components are compiled for that. Replicas on a node with less
+    /// compile for themselves, each time they start [default: what this node has, at most x86-64-v3].
+    #[arg(long, value_name = "LEVEL", env = "WISP_CPU_LEVEL")]
+    pub cpu_level: Option<Cpu>,
     /// A registry that is spoken to by plain HTTP, as HOST[:PORT]. May be repeated, or separated by commas.
     #[arg(
         long,
@@ -164,6 +188,16 @@ impl Options {
         format!(
             "{}.{}.svc.{}",
             self.gateway_service, self.namespace, self.cluster_domain
+        )
+    }
+
+    /// The hosts that functions have without claiming them, and those that none can have.
+    #[must_use]
+    pub fn own_names(&self) -> OwnNames {
+        let (service, domain) = (&self.gateway_service, &self.cluster_domain);
+        OwnNames::new(
+            &hosts::all_domains(&self.domains, domain),
+            &hosts::of_gateways(service, &self.namespace, domain),
         )
     }
 

@@ -98,6 +98,8 @@ struct Known {
     wakes: size::Wakes,
     claims: i32,
     applied: Option<keep::Applied>,
+    /// Whether the pods that there were when this process began are accounted for.
+    is_seeded: bool,
     models: Option<models::Models>,
 }
 
@@ -142,7 +144,10 @@ impl Pools {
             let Some((pool, pod, _expected)) = taken else {
                 break;
             };
-            match self.assign(&live, &claimable, &pool, &pod, wake).await {
+            let undecided = Undecided::of(self, &live, &pod);
+            let assigned = self.assign(&live, &claimable, &pool, &pod, wake).await;
+            undecided.decided();
+            match assigned {
                 Ok(replica) => {
                     self.metrics.claimed("succeeded");
                     if let Some(known) = lock(&self.known).get_mut(&pool) {
@@ -209,7 +214,7 @@ impl Pools {
         // It counts as the function's from now on: nobody makes another meanwhile.
         lock(&live.claims).insert(pod.name_any(), claim(false));
         let kept = self.kept(pool);
-        let (held, open) = self.holds.take(&pod.uid().unwrap_or_default());
+        let (held, open) = self.holds.take(&pods::life(pod));
         let assigned = async {
             let parts = async { Ok(parts::of(&*self.artifacts, &assignment, &kept, &held).await) };
             let connection = Connection::kept_or_opened(open, address);
@@ -309,10 +314,8 @@ impl Pools {
                 let is_free = !taken.contains_key(&pod.uid().unwrap_or_default());
                 is_free && self.queue.is_standing(pod)
             });
-            let is_ready = |pod: &&Arc<Pod>| {
-                let uid = pod.uid().unwrap_or_default();
-                code.is_some_and(|code| self.holds.has(&uid, code))
-            };
+            let is_ready =
+                |pod: &&Arc<Pod>| code.is_some_and(|code| self.holds.has(&pods::life(pod), code));
             let pod = standing.iter().find(is_ready).or_else(|| standing.first());
             if let Some(pod) = pod.cloned() {
                 taken.insert(pod.uid().unwrap_or_default(), Instant::now());
@@ -330,20 +333,51 @@ impl Pools {
 
     /// Forgets pods that are no more.
     fn forget(&self, now: Instant) {
-        let standing: HashSet<String> = self
+        let pods: Vec<Arc<Pod>> = self
             .cluster
             .pools()
             .state()
             .iter()
             .filter_map(|pool| pool_id(pool))
             .flat_map(|id| self.cluster.warm.of(&id))
-            .filter_map(|pod| pod.uid())
             .collect();
-        self.queue.retain(&standing);
-        self.holds.retain(&standing);
+        let lives = pods.iter().map(|pod| pods::life(pod)).collect();
+        self.queue.retain(&lives);
+        self.holds.retain(&lives);
+        let standing: HashSet<String> = pods.iter().filter_map(|pod| pod.uid()).collect();
         lock(&self.taken).retain(|uid, at| {
             standing.contains(uid) || now.saturating_duration_since(*at) < REMEMBERED
         });
+    }
+}
+
+/// A pod that is being assigned. Where the wake-up is broken off meanwhile, nobody learns what becomes of it: it ends.
+struct Undecided {
+    claimed: Option<(Arc<Pools>, Arc<Live>, Arc<Pod>)>,
+}
+
+impl Undecided {
+    fn of(pools: &Arc<Pools>, live: &Arc<Live>, pod: &Arc<Pod>) -> Self {
+        Self {
+            claimed: Some((Arc::clone(pools), Arc::clone(live), Arc::clone(pod))),
+        }
+    }
+
+    /// It is known what became of the pod.
+    fn decided(mut self) {
+        self.claimed = None;
+    }
+}
+
+impl Drop for Undecided {
+    fn drop(&mut self) {
+        let Some((pools, live, pod)) = self.claimed.take() else {
+            return;
+        };
+        pools.metrics.claimed("failed");
+        lock(&live.claims).remove(&pod.name_any());
+        tracing::warn!(pod = %pod.name_any(), "a wake-up ended before the pod that it took served");
+        tokio::spawn(async move { pools.discard(&pod).await });
     }
 }
 

@@ -21,6 +21,7 @@ use kube::runtime::controller::Action;
 use kube::{Client, ResourceExt as _};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
+use wisp_contract::hosts::OwnNames;
 
 use crate::artifacts::Artifacts;
 use crate::autoscale::{Autoscaler, promote};
@@ -50,6 +51,8 @@ pub struct Context {
     pub options: Options,
     /// What is the same for all Functions.
     pub settings: Settings,
+    /// The hosts that nobody needs to claim, and nobody else can.
+    pub names: OwnNames,
     /// What is known of the cluster.
     pub cluster: Arc<Cluster>,
     /// What is remembered of functions.

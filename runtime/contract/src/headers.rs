@@ -14,5 +14,6 @@ pub const PARTS: &str = "wisp-parts";
 /// W3C Trace Context, <https://www.w3.org/TR/trace-context/>.
 pub const TRACEPARENT: &str = "traceparent";
 
-/// Where the time went, <https://www.w3.org/TR/server-timing/>: `queue`, `activate`, `load`, `instance`, `nn`.
+/// Where the time went, <https://www.w3.org/TR/server-timing/>: `queue`, `activate`, `fetch`, `load`, `instance`,
+/// `nn`.
 pub const SERVER_TIMING: &str = "server-timing";

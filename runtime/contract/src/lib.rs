@@ -7,6 +7,7 @@
 pub mod assignment;
 pub mod config;
 pub mod headers;
+pub mod hosts;
 pub mod keys;
 pub mod log;
 pub mod operator;

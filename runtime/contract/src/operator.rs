@@ -52,6 +52,9 @@ pub struct Report {
     /// Whether it comes ahead of time, because requests had to wait.
     #[serde(default)]
     pub urgent: bool,
+    /// Whether it is the gateway's last: it ends.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_last: bool,
     /// What it saw, of every function that had requests in flight, waiting or answered.
     pub functions: Vec<FunctionStats>,
 }
@@ -68,6 +71,9 @@ pub mod pod {
     pub const POOL: &str = "wisp.dev/pool";
     /// Label: the pool that the pod was taken from.
     pub const CLAIMED_FROM: &str = "wisp.dev/claimed-from";
+    /// Annotation: how often the pod's container had been started anew when it was taken, a whole number. One that was
+    /// started anew since has lost its function.
+    pub const CLAIMED_RESTARTS: &str = "wisp.dev/claimed-restarts";
     /// Annotation: the RuntimePool object's uid, which the key of the pod's control port is derived from.
     pub const POOL_UID: &str = "wisp.dev/pool-uid";
     /// The port that requests for the function go to.

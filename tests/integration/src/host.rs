@@ -120,6 +120,15 @@ impl Host {
         Self::start_with(Some(variable), &["--onnxruntime", library]).await
     }
 
+    /// One without a function whose control port demands `key`.
+    ///
+    /// # Errors
+    /// As [`Host::start`].
+    pub async fn with_control_key(key: &str) -> anyhow::Result<Self> {
+        let variable = ("WISP_CONTROL_KEY", key.to_owned());
+        Self::start_with(Some(variable), &[]).await
+    }
+
     async fn start_with(
         variable: Option<(&str, String)>,
         arguments: &[&str],

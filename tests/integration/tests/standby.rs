@@ -145,6 +145,42 @@ fn held(answer: anyhow::Result<Answer>) -> anyhow::Result<Held> {
     Ok(serde_json::from_slice(&answer.body)?)
 }
 
+/// Would fail if whoever reaches a pod's control port could make it a function of theirs, fill it, drain it or read what
+/// it is.
+#[tokio::test]
+async fn who_has_no_key_can_ask_a_host_for_its_health_alone() {
+    let host = Host::with_control_key("the-key").await.unwrap();
+    let function = serde_json::to_vec(&assignment(&component("fixture-p2"))).unwrap();
+    let asks = [
+        (Method::POST, "/assign", function.clone()),
+        (Method::POST, "/hold", b"{\"code\": []}".to_vec()),
+        (Method::POST, "/drain", Vec::new()),
+        (Method::GET, "/status", Vec::new()),
+    ];
+    for (method, path, body) in &asks {
+        for key in [None, Some("another-key"), Some("the-ke"), Some("")] {
+            let mut asked = request(method.clone(), path, body.clone()).unwrap();
+            if let Some(key) = key {
+                let key = HeaderValue::from_static(key);
+                asked.headers_mut().insert("wisp-key", key);
+            }
+            let answer = host.control().fetch(asked).await.unwrap();
+            assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path} {key:?}");
+            assert_eq!(answer.json()["reason"], "forbidden");
+        }
+    }
+    for path in ["/healthz", "/warmz", "/metrics"] {
+        let answer = host.control().get(path).await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{path}");
+    }
+    // It is nobody's yet.
+    let mut asked = request(Method::POST, "/assign", function).unwrap();
+    let key = HeaderValue::from_static("the-key");
+    asked.headers_mut().insert("wisp-key", key);
+    let answer = host.control().fetch(asked).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+}
+
 /// Would fail if code that a host has were fetched, code that it was told to forget were kept, or code for another engine
 /// were taken; or if one that has a function could be told to hold more.
 #[tokio::test]

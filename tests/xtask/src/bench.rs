@@ -45,6 +45,9 @@ pub(crate) struct Wakes {
     /// Functions that are woken in one second.
     #[arg(long, default_value_t = 100)]
     many: u32,
+    /// Few wake-ups: whether something changed a lot, not by how much.
+    #[arg(long, conflicts_with_all = ["wakes", "plain", "many"])]
+    quick: bool,
     /// Only the cases whose names hold this.
     #[arg(long, default_value = "")]
     only: String,
@@ -166,6 +169,11 @@ fn judge(bench: &mut Command) -> Result<()> {
 }
 
 fn cold(wakes: &Wakes) -> Result<()> {
+    let (times, plain, many) = if wakes.quick {
+        (5, 2, 10)
+    } else {
+        (wakes.wakes, wakes.plain, wakes.many)
+    };
     install::everything()?;
     wisp_cluster::prepare()?;
     for selection in [
@@ -201,9 +209,9 @@ fn cold(wakes: &Wakes) -> Result<()> {
         .arg(cache::dir()?.join("models"))
         .arg("--out")
         .arg(target.join("bench/cold.json"))
-        .args(["--many", &wakes.many.to_string(), "--only", &wakes.only])
-        .args(["--wakes", &wakes.wakes.to_string()])
-        .args(["--plain", &wakes.plain.to_string()]);
+        .args(["--many", &many.to_string(), "--only", &wakes.only])
+        .args(["--wakes", &times.to_string()])
+        .args(["--plain", &plain.to_string()]);
     judge(&mut command)
 }
 

@@ -9,8 +9,7 @@ use clap::Parser;
 use http::uri::Authority;
 use tracing_subscriber::EnvFilter;
 use wisp_contract::assignment::is_dns_label;
-
-use crate::read::SERVICES;
+use wisp_contract::hosts;
 
 /// Leads requests to the functions of a Kubernetes cluster, and wakes those that sleep.
 ///
@@ -79,6 +78,14 @@ pub(crate) struct Cli {
         default_value = "cluster.local"
     )]
     pub(crate) cluster_domain: String,
+    /// The Service of the gateways, whose names are no function's.
+    #[arg(
+        long,
+        value_name = "NAME",
+        env = "WISP_GATEWAY_SERVICE",
+        default_value = "wisp-gateway"
+    )]
+    pub(crate) service: String,
     /// Where the operator listens, as HOST:PORT.
     #[arg(
         long,
@@ -182,10 +189,12 @@ impl Cli {
 
     /// Everything that stands after `<name>.<namespace>.` in a function's names.
     pub(crate) fn all_domains(&self) -> Vec<String> {
-        let mut domains = self.domains.clone();
-        domains.push(SERVICES.to_owned());
-        domains.push(format!("{SERVICES}.{}", self.cluster_domain));
-        domains
+        hosts::all_domains(&self.domains, &self.cluster_domain)
+    }
+
+    /// The gateways' own names in the cluster, which runs them in `namespace`.
+    pub(crate) fn own_hosts(&self, namespace: &str) -> Vec<String> {
+        hosts::of_gateways(&self.service, namespace, &self.cluster_domain).into()
     }
 
     /// Which log lines are written.

@@ -143,7 +143,7 @@ async fn start(
         patience: cli.activate_timeout,
     };
     let traces = Traces::from_environment("wisp-gateway")?;
-    let options = options(cli, log, traces.clone());
+    let options = options(cli, &namespace, log, traces.clone());
     let gateway = Gateway::new(Arc::new(waker), options, Handle::current());
     table.lead(&gateway);
     health.show(Arc::clone(&gateway), Arc::clone(&table));
@@ -199,9 +199,10 @@ async fn start(
     })
 }
 
-fn options(cli: &Cli, log: Log, traces: Traces) -> Options {
+fn options(cli: &Cli, namespace: &str, log: Log, traces: Traces) -> Options {
     Options {
         domains: cli.all_domains(),
+        reserved_hosts: cli.own_hosts(namespace),
         trusts_peer: cli.trust_forwarded,
         activate_timeout: cli.activate_timeout,
         drain_timeout: cli.drain_timeout,

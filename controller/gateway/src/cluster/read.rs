@@ -11,9 +11,6 @@ use wisp_gateway::FunctionRoute;
 
 use crate::directory::{Known, Phase, Pod, PodName};
 
-/// The domain of `<name>.<namespace>.svc`, which every cluster has beside its own.
-pub(crate) const SERVICES: &str = "svc";
-
 /// What identifies an object of a namespace.
 pub(crate) fn name(metadata: &ObjectMeta) -> PodName {
     (
@@ -36,13 +33,10 @@ pub(crate) fn function(function: &Function, id: &FunctionId) -> Option<Known> {
     if function.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    // `http://<name>.<namespace>/` in the cluster. The longer names are domains of the gateway's.
-    let mut hosts = vec![format!("{}.{}", id.name(), id.namespace())];
-    hosts.extend(function.spec.hosts.iter().cloned());
     Some(Known {
         route: FunctionRoute {
             id: id.clone(),
-            hosts,
+            hosts: function.spec.hosts.clone(),
             created: created(&function.metadata),
             limits: function.limits(),
         },
@@ -93,11 +87,16 @@ fn phase(pod: &KubePod) -> Phase {
     let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let labels = pod.metadata.labels.as_ref();
     let is_claimed = labels.is_some_and(|labels| labels.contains_key(pod::CLAIMED_FROM));
+    let annotations = pod.metadata.annotations.as_ref();
+    let before = annotations
+        .and_then(|annotations| annotations.get(pod::CLAIMED_RESTARTS)?.parse().ok())
+        .unwrap_or(0);
+    let restarts = is_claimed.then_some(before);
     let is_broken = status
         .container_statuses
         .iter()
         .flatten()
-        .any(|container| container_is_down(container, is_claimed));
+        .any(|container| container_is_down(container, restarts));
     if pod.metadata.deletion_timestamp.is_some() || has_ended || is_broken {
         return Phase::Leaving;
     }
@@ -113,9 +112,10 @@ fn phase(pod: &KubePod) -> Phase {
     }
 }
 
-/// Whether a container ended, or waits to be started again; or was, in a pod from a pool: its host has lost its function.
-fn container_is_down(container: &ContainerStatus, is_claimed: bool) -> bool {
-    if is_claimed && container.restart_count > 0 {
+/// Whether a container ended, or waits to be started again; or was since its pod was taken from a pool, `taken_after` so
+/// many restarts: its host has lost its function.
+fn container_is_down(container: &ContainerStatus, taken_after: Option<i32>) -> bool {
+    if taken_after.is_some_and(|before| container.restart_count > before) {
         return true;
     }
     let Some(state) = &container.state else {
@@ -220,10 +220,20 @@ mod tests {
             }),
             Phase::Leaving
         );
+        let restarted = |before: &str| {
+            phase(&|pod| {
+                pod["metadata"]["labels"]["wisp.dev/claimed-from"] = "default".into();
+                pod["metadata"]["annotations"]["wisp.dev/claimed-restarts"] = before.into();
+                pod["status"]["containerStatuses"][0]["restartCount"] = 2.into();
+            })
+        };
+        assert_eq!(restarted("1"), Phase::Leaving);
+        // It stood by after that.
+        assert_eq!(restarted("2"), Phase::Ready);
     }
 
     #[test]
-    fn a_function_is_also_found_by_its_short_name_in_the_cluster() {
+    fn a_function_is_read_by_its_spec_until_it_is_deleted() {
         let mut object: Function = serde_json::from_value(json!({
             "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
             "metadata": {"name": "digits", "namespace": "vision", "uid": "u", "creationTimestamp": "2026-01-01T00:00:01Z"},
@@ -232,7 +242,7 @@ mod tests {
         .unwrap();
         let id = id(&object.metadata).unwrap();
         let known = function(&object, &id).unwrap();
-        assert_eq!(known.route.hosts, ["digits.vision", "digits.example.com"]);
+        assert_eq!(known.route.hosts, ["digits.example.com"]);
         assert_eq!(
             (known.uid.as_str(), known.route.created),
             ("u", 1_767_225_601)

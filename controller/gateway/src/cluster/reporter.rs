@@ -41,6 +41,7 @@ pub(crate) async fn run(
         let report = Report {
             gateway: name.clone(),
             urgent,
+            is_last,
             functions,
         };
         let outcome = operator.report(&report).await;
@@ -50,7 +51,7 @@ pub(crate) async fn run(
             if was_taken {
                 tracing::warn!(
                     error = chain(error),
-                    "the operator does not take reports: functions keep the replicas that they have"
+                    "the operator does not take reports: for a while it takes no replica away from the functions that it knows are in use"
                 );
             }
         } else if !was_taken {

@@ -280,13 +280,22 @@ async fn nobody_can_claim_the_name_that_another_function_always_has() {
     );
     let options = Options {
         domains: vec!["example.com".to_owned(), "svc".to_owned()],
+        reserved_hosts: vec!["wisp-gateway.wisp-system".to_owned()],
         ..Options::default()
     };
     let bed = Bed::with(Arc::new(Never), options);
     // Older than the function whose names it claims.
     let mut thief = route(
         "evil/thief",
-        &["digits.vision.example.com", "digits.vision.svc"],
+        &[
+            "digits.vision.example.com",
+            "digits.vision.svc",
+            "digits.vision",
+            "wisp-gateway.wisp-system",
+            "localhost",
+            "127.0.0.1",
+            "later.vision",
+        ],
     );
     thief.created = -1;
     bed.gateway.insert_route(thief);
@@ -295,9 +304,19 @@ async fn nobody_can_claim_the_name_that_another_function_always_has() {
         .insert_endpoint(&id("evil/thief"), &endpoint(other.address, 64));
     bed.gateway
         .insert_endpoint(&id("vision/digits"), &endpoint(own.address, 64));
-    for host in ["digits.vision.example.com", "digits.vision.svc:80"] {
-        let request = Request::get("/").header("host", host);
+    for (host, path, expected) in [
+        ("digits.vision.example.com", "/", "own"),
+        ("digits.vision.svc:80", "/", "own"),
+        ("digits.vision", "/", "own"),
+        // The gateway's own names lead where the path does.
+        ("wisp-gateway.wisp-system", "/vision/digits/", "own"),
+        ("localhost:8787", "/vision/digits/", "own"),
+        ("127.0.0.1:8787", "/vision/digits/", "own"),
+        // As long as nobody has it by its name.
+        ("later.vision", "/", "other"),
+    ] {
+        let request = Request::get(path).header("host", host);
         let answer = bed.send(request.body(empty()).unwrap()).await;
-        assert_eq!(answer.body, "own", "{host}");
+        assert_eq!(answer.body, expected, "{host}");
     }
 }

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::path::Path;
 
 use futures::future::BoxFuture;
-use wisp_artifacts::{Compiled, Compiler, Error, FetchOptions, Fetcher, Kind, Reference, Store};
+use wisp_artifacts::{
+    Compiled, Compiler, Cpu, Error, FetchOptions, Fetcher, Kind, Reference, Store,
+};
 use wisp_contract::assignment::{Facts, Wasi};
 
 use super::admit::{admit, logins};
@@ -34,7 +36,7 @@ struct Fetched {
 
 impl StoreArtifacts {
     /// The store in `folder`, of at most `capacity` bytes. `plain_http` names registries that are spoken to without TLS,
-    /// `policy` says whose signatures are demanded.
+    /// `policy` says whose signatures are demanded, `cpu` what processors replicas have at least.
     ///
     /// # Errors
     /// When the folder can't be used, or no HTTPS client can be made.
@@ -43,6 +45,7 @@ impl StoreArtifacts {
         capacity: u64,
         plain_http: Vec<String>,
         policy: Policy,
+        cpu: Cpu,
     ) -> Result<Self, Error> {
         let store = Store::open(folder, capacity)?;
         let options = FetchOptions {
@@ -51,7 +54,7 @@ impl StoreArtifacts {
         };
         Ok(Self {
             fetcher: Fetcher::new(options)?,
-            compiler: Compiler::new(store.clone(), Default::default()),
+            compiler: Compiler::new(store.clone(), Default::default(), cpu),
             store,
             policy,
         })

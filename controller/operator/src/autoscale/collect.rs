@@ -8,8 +8,10 @@ use wisp_contract::FunctionId;
 use wisp_contract::operator::Report;
 use wisp_contract::stats::FunctionStats;
 
-/// A gateway that is silent for so long has nothing in flight any more.
+/// A gateway that is silent for so long has nothing in flight any more, as far as is known.
 const SILENCE: Duration = Duration::from_secs(5);
+/// So long one that said no farewell may yet be there, and not be heard: what it told of last keeps what it has.
+const MISSED: Duration = Duration::from_secs(300);
 
 /// The last word of every gateway.
 #[derive(Debug, Default)]
@@ -24,6 +26,12 @@ struct Gateway {
     functions: BTreeMap<FunctionId, FunctionStats>,
 }
 
+impl Gateway {
+    fn is_silent(&self, now: Instant) -> bool {
+        now.saturating_duration_since(self.at) >= SILENCE
+    }
+}
+
 impl Collector {
     /// Takes a report; a function that it doesn't tell of has no requests there any more.
     pub(super) fn take(&mut self, now: Instant, report: Report) {
@@ -35,6 +43,10 @@ impl Collector {
             .functions
             .into_iter()
             .map(|stats| (stats.function.clone(), stats));
+        if report.is_last {
+            self.gateways.remove(&report.gateway);
+            return;
+        }
         let gateway = Gateway {
             at: now,
             functions: functions.collect(),
@@ -42,18 +54,26 @@ impl Collector {
         self.gateways.insert(report.gateway, gateway);
     }
 
-    /// Forgets gateways that no more report.
+    /// Forgets gateways that were silent for so long that they must be gone.
     pub(super) fn forget_silent(&mut self, now: Instant) {
         self.gateways
-            .retain(|_, gateway| now.saturating_duration_since(gateway.at) < SILENCE);
+            .retain(|_, gateway| now.saturating_duration_since(gateway.at) < MISSED);
+    }
+
+    /// Whether a gateway that isn't heard any more had requests for the function when it was.
+    pub(super) fn is_missed(&self, now: Instant, function: &FunctionId) -> bool {
+        self.gateways
+            .values()
+            .any(|gateway| gateway.is_silent(now) && gateway.functions.contains_key(function))
     }
 
     /// The load of a function, with the requests that came since this was last asked.
-    pub(super) fn load(&mut self, function: &FunctionId) -> Load {
+    pub(super) fn load(&mut self, now: Instant, function: &FunctionId) -> Load {
         let requests = self.requests.remove(function).unwrap_or(0);
         let seen = self
             .gateways
             .values()
+            .filter(|gateway| !gateway.is_silent(now))
             .filter_map(|gateway| gateway.functions.get(function));
         seen.fold(
             Load {
@@ -88,6 +108,7 @@ mod tests {
         Report {
             gateway: gateway.into(),
             urgent: false,
+            is_last: false,
             functions: vec![stats],
         }
     }
@@ -97,17 +118,37 @@ mod tests {
     fn gateways_add_up_until_they_are_silent() {
         let (mut collector, start) = (Collector::default(), Instant::now());
         let f: FunctionId = "n/f".parse().unwrap();
+        let at = |seconds| start + Duration::from_secs(seconds);
         collector.take(start, report("a", "n/f", 2.0, 3));
-        collector.take(start + Duration::from_secs(3), report("b", "n/f", 1.0, 0));
-        let load = collector.load(&f);
+        collector.take(at(3), report("b", "n/f", 1.0, 0));
+        let load = collector.load(at(4), &f);
         assert_eq!((load.in_flight, load.queued, load.requests), (3.0, 3.5, 14));
-        assert_eq!(collector.load(&f).requests, 0);
-        collector.forget_silent(start + Duration::from_secs(5));
-        assert_eq!(collector.load(&f).in_flight, 1.0);
-        collector.take(
-            start + Duration::from_secs(6),
-            report("b", "n/other", 1.0, 0),
-        );
-        assert_eq!(collector.load(&f).total(), 0.0);
+        assert_eq!(collector.load(at(4), &f).requests, 0);
+        assert_eq!(collector.load(at(5), &f).in_flight, 1.0);
+        collector.take(at(6), report("b", "n/other", 1.0, 0));
+        assert_eq!(collector.load(at(6), &f).total(), 0.0);
+    }
+
+    /// Would fail if functions lost the replicas that a gateway serves them by which is only cut off, or kept them for
+    /// one that has ended.
+    #[test]
+    fn what_a_silent_gateway_told_of_last_is_missed_for_a_while() {
+        let (mut collector, start) = (Collector::default(), Instant::now());
+        let (f, g): (FunctionId, FunctionId) = ("n/f".parse().unwrap(), "n/g".parse().unwrap());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        collector.take(start, report("a", "n/f", 2.0, 0));
+        collector.take(start, report("b", "n/g", 2.0, 0));
+        assert!(!collector.is_missed(at(4), &f));
+        let farewell = Report {
+            is_last: true,
+            ..report("b", "n/g", 2.0, 0)
+        };
+        collector.take(at(4), farewell);
+        assert_eq!(collector.load(at(4), &g).requests, 14);
+        assert!(collector.is_missed(at(6), &f) && !collector.is_missed(at(6), &g));
+        collector.forget_silent(at(299));
+        assert!(collector.is_missed(at(299), &f));
+        collector.forget_silent(at(300));
+        assert!(!collector.is_missed(at(300), &f));
     }
 }

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use wisp_contract::operator::pod::{CLAIMED_FROM, CONCURRENCY, REVISION};
+use wisp_contract::operator::pod::{CLAIMED_FROM, CLAIMED_RESTARTS, CONCURRENCY, REVISION};
 use wisp_contract::problem::Fault;
 
 use crate::names;
@@ -81,9 +81,24 @@ pub fn is_spent(pod: &Pod) -> bool {
 }
 
 fn has_forgotten(pod: &Pod) -> bool {
+    let before = pod.annotations().get(CLAIMED_RESTARTS);
+    let before = before.and_then(|text| text.parse().ok()).unwrap_or(0);
+    is_claimed(pod) && restarts(pod) > before
+}
+
+/// How often its container was started anew.
+#[must_use]
+pub fn restarts(pod: &Pod) -> i32 {
     let statuses = pod.status.iter();
-    let mut containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
-    is_claimed(pod) && containers.any(|container| container.restart_count > 0)
+    let containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
+    let restarts = containers.map(|container| container.restart_count);
+    restarts.max().unwrap_or(0)
+}
+
+/// One life of a pod: its uid, and how often its container was started anew. What a host has and was told ends with it.
+#[must_use]
+pub fn life(pod: &Pod) -> String {
+    format!("{}/{}", pod.uid().unwrap_or_default(), restarts(pod))
 }
 
 /// Whether the kubelet found it ready.
@@ -252,6 +267,8 @@ fn ended(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use serde_json::{Value, json};
 
     use super::*;
@@ -320,6 +337,27 @@ mod tests {
             assert_eq!((trouble.reason, trouble.is_final), (reason, is_final));
             assert!(trouble.message.contains(message), "{trouble:?}");
         }
+    }
+
+    /// Would fail if a pod were of no use for having been started anew while it stood by, or went on being a function's
+    /// after it has forgotten that.
+    #[test]
+    fn a_pod_that_is_started_anew_after_it_was_taken_is_spent() {
+        let taken = |before: Option<&str>| {
+            let mut pod = container(json!({"running": {}}), json!({}));
+            let labels = BTreeMap::from([(CLAIMED_FROM.to_owned(), "default".to_owned())]);
+            pod.metadata.labels = Some(labels);
+            pod.metadata.annotations = before
+                .map(|before| BTreeMap::from([(CLAIMED_RESTARTS.to_owned(), before.to_owned())]));
+            pod
+        };
+        for before in [None, Some("0"), Some("x")] {
+            assert!(is_spent(&taken(before)), "{before:?}");
+        }
+        assert!(!is_spent(&taken(Some("1"))) && is_alive(&taken(Some("1"))));
+        let standing = container(json!({"running": {}}), json!({}));
+        assert!(!is_spent(&standing) && is_alive(&standing));
+        assert_ne!(life(&standing), life(&pod(json!({}))));
     }
 
     #[test]

@@ -9,9 +9,10 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Map, Value, json};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
-use wisp_contract::operator::pod::{CLAIMED_FROM, POOL};
+use wisp_contract::operator::pod::{CLAIMED_FROM, CLAIMED_RESTARTS, POOL};
 
 use super::{Claimable, Pools};
+use crate::cluster::pods;
 use crate::live::{Live, lock};
 use crate::names::{self, MANAGER};
 
@@ -37,11 +38,14 @@ pub(super) fn patch(function: &Function, pod: &Pod, pool: &str, claimable: &Clai
     labels.insert(CLAIMED_FROM.to_owned(), pool.into());
     labels.insert(POOL.to_owned(), Value::Null);
     labels.insert(TEMPLATE_HASH.to_owned(), Value::Null);
+    let mut annotations = claimable.annotations.clone();
+    let restarts = pods::restarts(pod).to_string();
+    annotations.insert(CLAIMED_RESTARTS.to_owned(), restarts);
     json!({"metadata": {
         // Another pod of that name is refused.
         "uid": pod.uid(),
         "labels": labels,
-        "annotations": claimable.annotations,
+        "annotations": annotations,
         "ownerReferences": [names::owner(function)],
     }})
 }
@@ -64,8 +68,8 @@ impl Pools {
                 // Who waits for another pod needs the processors first.
                 this.queue.calm(RESIZED_WITHIN).await;
                 this.resize(&id, &pod, &claimable).await;
+                this.await_seen(&id, &pod).await;
             }
-            this.await_seen(&id, &pod).await;
             lock(&live.claims).remove(&pod.name_any());
             this.cluster.notify(&id);
             this.cluster.reconcile(&id);

@@ -47,7 +47,7 @@ impl Limits {
     }
 }
 
-/// What pods have ready.
+/// What pods have ready, by their lives.
 #[derive(Debug, Default)]
 pub(super) struct Holds(Mutex<HashMap<String, Known>>);
 
@@ -80,25 +80,25 @@ struct Sent {
 
 impl Holds {
     /// Whether the pod was told to have that.
-    fn was_sent(&self, uid: &str, sha256: &str) -> bool {
+    fn was_sent(&self, life: &str, sha256: &str) -> bool {
         let holds = lock(&self.0);
         holds
-            .get(uid)
+            .get(life)
             .is_some_and(|known| known.named.contains(sha256))
     }
 
     /// Whether the pod has that.
-    pub(super) fn has(&self, uid: &str, sha256: &str) -> bool {
+    pub(super) fn has(&self, life: &str, sha256: &str) -> bool {
         let holds = lock(&self.0);
         holds
-            .get(uid)
+            .get(life)
             .is_some_and(|known| known.has.contains(sha256))
     }
 
     /// What the pod has, and a connection to it if there is one: for whoever takes it.
-    pub(super) fn take(&self, uid: &str) -> (BTreeSet<String>, Option<Connection>) {
+    pub(super) fn take(&self, life: &str) -> (BTreeSet<String>, Option<Connection>) {
         let mut holds = lock(&self.0);
-        let Some(known) = holds.get_mut(uid) else {
+        let Some(known) = holds.get_mut(life) else {
             return Default::default();
         };
         let open = known.connection.take().filter(Connection::is_open);
@@ -107,13 +107,13 @@ impl Holds {
 
     /// Forgets pods that are no more.
     pub(super) fn retain(&self, standing: &HashSet<String>) {
-        lock(&self.0).retain(|uid, _| standing.contains(uid));
+        lock(&self.0).retain(|life, _| standing.contains(life));
     }
 
     /// Whether the pod is to be sent these now; it counts as being sent them then.
-    pub(super) fn begin(&self, uid: &str, wanted: &BTreeSet<String>, now: Instant) -> bool {
+    pub(super) fn begin(&self, life: &str, wanted: &BTreeSet<String>, now: Instant) -> bool {
         let mut holds = lock(&self.0);
-        let known = holds.entry(uid.to_owned()).or_default();
+        let known = holds.entry(life.to_owned()).or_default();
         let may = !known.is_being_sent
             && known.asked != *wanted
             && known.not_before.is_none_or(|at| now >= at);
@@ -122,15 +122,15 @@ impl Holds {
     }
 
     /// Keeps a connection to the pod.
-    pub(super) fn keep(&self, uid: &str, connection: Connection) {
-        if let Some(known) = lock(&self.0).get_mut(uid) {
+    pub(super) fn keep(&self, life: &str, connection: Connection) {
+        if let Some(known) = lock(&self.0).get_mut(life) {
             known.connection = Some(connection);
         }
     }
 
-    fn end(&self, uid: &str, wanted: BTreeSet<String>, sent: Result<Sent, Instant>) {
+    fn end(&self, life: &str, wanted: BTreeSet<String>, sent: Result<Sent, Instant>) {
         let mut holds = lock(&self.0);
-        let Some(known) = holds.get_mut(uid) else {
+        let Some(known) = holds.get_mut(life) else {
             return;
         };
         known.is_being_sent = false;
@@ -176,19 +176,19 @@ impl Pools {
             let claimables = self.claimables(pool, &kept);
             let wanted = digests(&claimables, &kept);
             for pod in standing {
-                let uid = pod.uid().unwrap_or_default();
-                if !self.holds.begin(&uid, &wanted, now) {
+                let life = pods::life(&pod);
+                if !self.holds.begin(&life, &wanted, now) {
                     continue;
                 }
                 let (this, claimables) = (Arc::clone(self), claimables.clone());
                 let (wanted, kept) = (wanted.clone(), Arc::clone(&kept));
                 tokio::spawn(async move {
-                    let sent = this.send(&pod, &uid, &claimables, &kept, limits).await;
+                    let sent = this.send(&pod, &life, &claimables, &kept, limits).await;
                     let sent = sent.map_err(|error| {
                         tracing::debug!(pod = %pod.name_any(), error = %chain(&error), "a pod isn't as ready as it could be");
                         Instant::now() + PAUSE
                     });
-                    this.holds.end(&uid, wanted, sent);
+                    this.holds.end(&life, wanted, sent);
                 });
             }
         }
@@ -212,7 +212,7 @@ impl Pools {
     async fn send(
         &self,
         pod: &Pod,
-        uid: &str,
+        life: &str,
         claimables: &[Arc<Claimable>],
         kept: &[Kept],
         limits: Limits,
@@ -246,13 +246,13 @@ impl Pools {
             all.push(part);
         }
         let named = all.iter().map(|part| part.sha256.clone()).collect();
-        all.retain(|part| !self.holds.was_sent(uid, &part.sha256));
+        all.retain(|part| !self.holds.was_sent(life, &part.sha256));
         let body = serde_json::to_vec(&hold).map_err(|error| ControlError::Broken(error.into()))?;
-        let (_, open) = self.holds.take(uid);
+        let (_, open) = self.holds.take(life);
         let sent = async {
             let mut connection = Connection::kept_or_opened(open, address).await?;
             let held = connection.hold(&key, body.into(), all).await?;
-            self.holds.keep(uid, connection);
+            self.holds.keep(life, connection);
             Ok(held)
         };
         let held = tokio::time::timeout(PATIENCE, sent).await;

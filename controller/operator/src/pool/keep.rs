@@ -162,16 +162,23 @@ impl Pools {
         pool: &RuntimePool,
     ) -> Result<(), KeepError> {
         let models = self.models(now, id, pool);
-        let (desired, claims, applied) = {
-            let mut all = lock(&self.known);
-            let known = all.entry(id.clone()).or_default();
-            let (min, max) = (pool.spec.min_replicas, pool.spec.max_replicas);
-            (known.wakes.size(now, min, max), known.claims, known.applied)
-        };
         let found = self
             .cluster
             .warm_deployments
             .get(id, &names::pool(id.name()));
+        let current = found
+            .as_ref()
+            .and_then(|deployment| deployment.spec.replicas);
+        let (desired, claims, applied) = {
+            let mut all = lock(&self.known);
+            let known = all.entry(id.clone()).or_default();
+            if !std::mem::replace(&mut known.is_seeded, true) {
+                // Another operator knew how many are wanted.
+                known.wakes.assume(now, current.unwrap_or(0));
+            }
+            let (min, max) = (pool.spec.min_replicas, pool.spec.max_replicas);
+            (known.wakes.size(now, min, max), known.claims, known.applied)
+        };
         // Until its models are there, the pool stays as it is.
         if let State::Here(kept) = &models {
             let preload = models::preload(kept, self.has_models(id), &self.settings);
@@ -189,7 +196,6 @@ impl Pools {
                 }
             }
         }
-        let current = found.and_then(|deployment| deployment.spec.replicas);
         let replicas = i32::try_from(desired).unwrap_or(i32::MAX);
         if current.is_some_and(|current| current != replicas) {
             self.scale(id, replicas).await.map_err(KeepError::Scale)?;

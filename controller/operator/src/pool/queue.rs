@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 use k8s_openapi::api::core::v1::Pod;
-use kube::ResourceExt as _;
 use tokio::sync::watch;
 use wisp_api::RuntimePool;
 use wisp_contract::operator::pod::CONTROL_PORT;
@@ -30,7 +29,7 @@ pub(super) struct Queue {
     turns: DashMap<PoolId, Arc<tokio::sync::Mutex<()>>>,
     /// Counts what happens to pods that stand by.
     changes: watch::Sender<u64>,
-    /// Pods, by uid, that said themselves that they stand by: the kubelet's word comes up to a second later.
+    /// Pods, by their lives, that said themselves that they stand by: the kubelet's word comes up to a second later.
     standing: Mutex<HashSet<String>>,
     /// Pods that are being asked.
     asked: Mutex<HashSet<String>>,
@@ -87,12 +86,7 @@ impl Default for Queue {
 impl Queue {
     /// Whether the pod can be taken.
     pub(super) fn is_standing(&self, pod: &Pod) -> bool {
-        let said_so = || {
-            pods::is_alive(pod)
-                && pod
-                    .uid()
-                    .is_some_and(|uid| lock(&self.standing).contains(&uid))
-        };
+        let said_so = || pods::is_alive(pod) && lock(&self.standing).contains(&pods::life(pod));
         pods::is_ready(pod) || said_so()
     }
 
@@ -128,8 +122,8 @@ impl Queue {
 
     /// Forgets pods that are no more.
     pub(super) fn retain(&self, known: &HashSet<String>) {
-        lock(&self.standing).retain(|uid| known.contains(uid));
-        lock(&self.asked).retain(|uid| known.contains(uid));
+        lock(&self.standing).retain(|life| known.contains(life));
+        lock(&self.asked).retain(|life| known.contains(life));
     }
 }
 
@@ -189,12 +183,13 @@ impl Pools {
             .filter_map(|pool| pool_id(pool))
             .flat_map(|id| self.cluster.warm.of(&id))
         {
-            let (Some(uid), Some(address)) = (pod.uid(), pods::address(&pod)) else {
+            let Some(address) = pods::address(&pod) else {
                 continue;
             };
+            let life = pods::life(&pod);
             let is_new = pods::is_alive(&pod)
                 && !pods::is_ready(&pod)
-                && lock(&self.queue.asked).insert(uid.clone());
+                && lock(&self.queue.asked).insert(life.clone());
             if !is_new {
                 continue;
             }
@@ -202,7 +197,7 @@ impl Pools {
             tokio::spawn(async move {
                 let stands_by = probe::until_ready(address, CONTROL_PORT, "/warmz");
                 if tokio::time::timeout(PROBED_WITHIN, stands_by).await.is_ok() {
-                    lock(&this.queue.standing).insert(uid);
+                    lock(&this.queue.standing).insert(life);
                     this.queue.changed();
                     this.cluster.pools_changed.notify_one();
                 }

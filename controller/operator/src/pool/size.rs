@@ -24,6 +24,13 @@ impl Wakes {
         self.0.push_back(now);
     }
 
+    /// So many stood by at `now`, when nothing else was known.
+    pub(super) fn assume(&mut self, now: Instant, standing: i32) {
+        for _ in 0..standing.clamp(0, i32::try_from(MOST).unwrap_or(i32::MAX)) {
+            self.record(now);
+        }
+    }
+
     /// The pods that should stand by at `now`: the most wake-ups in any [`REFILL`] of the last [`HORIZON`], at least
     /// `min` and at most `max`.
     pub(super) fn size(&mut self, now: Instant, min: u32, max: u32) -> u32 {
@@ -77,6 +84,18 @@ mod tests {
         // Only the last one is left.
         assert_eq!(wakes.size(at(610), 0, 10), 1);
         assert_eq!(wakes.size(at(700), 0, 10), 0);
+    }
+
+    /// Would fail if a new operator took the pods away that the one before had made for what comes at once.
+    #[test]
+    fn what_stood_by_is_kept_for_as_long_as_if_it_had_been_seen() {
+        let (mut wakes, start) = (Wakes::default(), Instant::now());
+        wakes.assume(start, -1);
+        assert_eq!(wakes.size(start, 0, 10), 0);
+        wakes.assume(start, 4);
+        let at = |seconds| start + Duration::from_secs(seconds);
+        assert_eq!(wakes.size(at(600), 1, 10), 4);
+        assert_eq!(wakes.size(at(601), 1, 10), 1);
     }
 
     proptest! {

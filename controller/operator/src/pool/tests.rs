@@ -15,6 +15,7 @@ fn settings() -> Settings {
     Settings {
         runtime_image: "wisp-runtime:1".into(),
         runtime_pull_policy: "IfNotPresent".into(),
+        runtime_pull_secrets: Vec::new(),
         operator: "http://wisp-operator.wisp-system.svc.cluster.local.:8090".into(),
         direct: "http://10.0.0.9:8090".into(),
         gateway: "wisp-gateway.wisp-system.svc.cluster.local".into(),
@@ -141,6 +142,7 @@ fn a_pod_that_was_taken_is_the_functions_and_nobody_elses() {
     assert_eq!(metadata["ownerReferences"][0]["uid"], "u-1");
     assert_eq!(metadata["ownerReferences"][0]["kind"], "Function");
     assert_eq!(metadata["annotations"]["wisp.dev/concurrency"], "64");
+    assert_eq!(metadata["annotations"]["wisp.dev/claimed-restarts"], "0");
 }
 
 /// What users see of a pool: any change of it is to be looked at.
@@ -358,6 +360,41 @@ mod claiming {
         assert!(lock(&bench.live.claims).is_empty());
     }
 
+    /// Would fail if a pod whose assignment was broken off went on counting as the function's, or were given to another:
+    /// nobody knows what became of it.
+    #[tokio::test]
+    async fn a_pod_that_is_being_assigned_when_its_wake_up_ends_is_nobodys() {
+        let silent = TcpListener::bind(("127.78.5.1", CONTROL_PORT)).await;
+        let bench = Bench::new(&["127.78.5.1"]);
+        let (pools, id) = (Arc::clone(&bench.pools), bench.id.clone());
+        let waking = tokio::spawn(async move { pools.claim(&id, &Span::default()).await });
+        let (connection, _) = silent.unwrap().accept().await.unwrap();
+        assert_eq!(lock(&bench.live.claims).len(), 1);
+        waking.abort();
+        assert!(waking.await.unwrap_err().is_cancelled());
+        assert!(lock(&bench.live.claims).is_empty());
+        assert_eq!(bench.pools.claim(&bench.id, &Span::default()).await, None);
+        drop(connection);
+    }
+
+    /// Would fail if a wake-up waited for a node that lost its power for as long as TCP does.
+    #[tokio::test]
+    async fn a_pod_whose_node_is_gone_is_left_soon() {
+        let gone = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+        let gone = gone.unwrap();
+        let address: SocketAddr = ([127, 78, 6, 1], CONTROL_PORT).into();
+        gone.bind(&address.into()).unwrap();
+        gone.listen(0).unwrap();
+        // With this one its queue is full: the kernel answers nobody any more.
+        let _first = std::net::TcpStream::connect(address).unwrap();
+        host("127.78.6.2", SERVES).await;
+        let bench = Bench::new(&["127.78.6.1", "127.78.6.2"]);
+        let span = Span::default();
+        let claim = bench.pools.claim(&bench.id, &span);
+        let replica = tokio::time::timeout(PATIENCE / 2, claim).await.unwrap();
+        assert_eq!(replica.unwrap().address, "127.78.6.2:8080".parse().unwrap());
+    }
+
     /// Would fail if who finds no pod had one made although the pool's next is on its way, or waited for the kubelet's
     /// word, or waited where no pod will come.
     #[tokio::test]
@@ -396,13 +433,13 @@ mod claiming {
             let asked = host(address, SERVES).await;
             let bench = Bench::new(&[address]);
             let wanted = ["a".to_owned()].into();
-            assert!(bench.pools.holds.begin("pod-0", &wanted, Instant::now()));
+            assert!(bench.pools.holds.begin("pod-0/0", &wanted, Instant::now()));
             let connection = Connection::open(address.parse().unwrap()).await.unwrap();
             while !connection.is_open() {
                 tokio::task::yield_now().await;
             }
             if is_kept {
-                bench.pools.holds.keep("pod-0", connection);
+                bench.pools.holds.keep("pod-0/0", connection);
             }
             let replica = bench.pools.claim(&bench.id, &Span::default()).await;
             assert!(replica.is_some());

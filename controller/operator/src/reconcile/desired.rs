@@ -34,6 +34,8 @@ pub struct Settings {
     pub runtime_image: String,
     /// When nodes pull it.
     pub runtime_pull_policy: String,
+    /// The Secrets they pull it with, which each Function's namespace has by these names.
+    pub runtime_pull_secrets: Vec<String>,
     /// Where replicas reach the operator.
     pub operator: String,
     /// Where they reach this very process, as long as it leads.

@@ -1,29 +1,94 @@
-//! Whose a host name is that several Functions claim.
+//! Whose a host name is that a Function claims.
 
+use std::fmt;
 use std::sync::Arc;
 
 use wisp_api::Function;
 use wisp_contract::FunctionId;
+use wisp_contract::hosts::OwnNames;
 
-/// The hosts of `function` that an older Function has, and which. Older is who was created earlier; at the same second,
-/// who comes first by namespace and name.
+/// A host that a Function claims and does not have.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Which.
+    pub host: String,
+    /// Who has it.
+    pub owner: Owner,
+}
+
+/// Who has a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Owner {
+    /// A Function that claimed it earlier.
+    Older(FunctionId),
+    /// The Function whose own name it is.
+    Named(FunctionId),
+    /// The gateways.
+    Gateway,
+}
+
+impl fmt::Display for Taken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = &self.host;
+        match &self.owner {
+            Owner::Older(id) => write!(
+                f,
+                "{host} is {id}'s: the older of two functions that claim a host keeps it"
+            ),
+            Owner::Named(id) => write!(f, "{host} is {id}'s: it is named so"),
+            Owner::Gateway => write!(f, "{host} leads to the gateways themselves"),
+        }
+    }
+}
+
+/// The hosts of `function` that others have. Older is who was created earlier; at the same second, who comes first by
+/// namespace and name.
 #[must_use]
-pub fn taken(function: &Function, all: &[Arc<Function>]) -> Vec<(String, FunctionId)> {
+pub fn taken(function: &Function, all: &[Arc<Function>], names: &OwnNames) -> Vec<Taken> {
+    let own = function.id().ok();
     let owner = |host: &String| {
+        if names.is_reserved(host) {
+            return Some(Owner::Gateway);
+        }
+        let mut named = names.functions(host).filter_map(|(namespace, name)| {
+            let id = FunctionId::new(namespace, name).ok()?;
+            let is_there = |other: &Arc<Function>| other.id().ok().as_ref() == Some(&id);
+            all.iter().any(is_there).then_some(id)
+        });
+        if let Some(id) = named.next() {
+            return (Some(&id) != own.as_ref()).then_some(Owner::Named(id));
+        }
         let claims = all.iter().filter(|other| other.spec.hosts.contains(host));
         let oldest = claims.min_by_key(|other| age(other))?;
         let is_older = age(oldest) < age(function);
-        is_older.then(|| oldest.id().ok().map(|id| (host.clone(), id)))?
+        is_older.then(|| oldest.id().ok().map(Owner::Older))?
     };
-    function.spec.hosts.iter().filter_map(owner).collect()
+    let hosts = function.spec.hosts.iter();
+    hosts
+        .filter_map(|host| {
+            Some(Taken {
+                host: host.clone(),
+                owner: owner(host)?,
+            })
+        })
+        .collect()
 }
 
-/// The Functions, other than `function`, that claim one of its hosts.
+/// The Functions that claim one of `hosts`, or a name of `id`.
 pub fn rivals<'a>(
+    id: &'a FunctionId,
     hosts: &'a [String],
     all: &'a [Arc<Function>],
+    names: &'a OwnNames,
 ) -> impl Iterator<Item = FunctionId> + 'a {
-    let shares = |other: &&Arc<Function>| other.spec.hosts.iter().any(|host| hosts.contains(host));
+    let is_name = |host: &str| {
+        let mut functions = names.functions(host);
+        functions.any(|named| named == (id.namespace(), id.name()))
+    };
+    let shares = move |other: &&Arc<Function>| {
+        let mut claimed = other.spec.hosts.iter();
+        claimed.any(|host| hosts.contains(host) || is_name(host))
+    };
     all.iter()
         .filter(shares)
         .filter_map(|other| other.id().ok())
@@ -61,19 +126,59 @@ mod tests {
             function("twin", "2026-01-02T00:00:00Z", &["b.example", "c.example"]),
         ];
         let names = |of: usize| {
-            let taken = taken(&all[of], &all).into_iter();
+            let taken = taken(&all[of], &all, &OwnNames::default()).into_iter();
             taken
-                .map(|(host, owner)| format!("{host} {owner}"))
+                .map(|taken| match taken.owner {
+                    Owner::Older(id) => format!("{} {id}", taken.host),
+                    other => panic!("{other:?}"),
+                })
                 .collect::<Vec<_>>()
         };
         assert_eq!(names(0), ["a.example n/old", "b.example n/twin"]);
         assert!(names(1).is_empty() && names(2).is_empty());
-        let hosts = ["c.example".to_owned()];
+        let (hosts, id) = (["c.example".to_owned()], "n/none".parse().unwrap());
         assert_eq!(
-            rivals(&hosts, &all)
+            rivals(&id, &hosts, &all, &OwnNames::default())
                 .map(|id| id.to_string())
                 .collect::<Vec<_>>(),
             ["n/twin"]
         );
+    }
+
+    /// Would fail if a Function were told that it has a name which the gateways give to another, or to nobody.
+    #[test]
+    fn names_of_functions_and_of_the_gateways_are_theirs_whoever_is_older() {
+        let all = [
+            function(
+                "thief",
+                "2026-01-01T00:00:00Z",
+                &[
+                    "digits.n",
+                    "digits.n.fn.example",
+                    "later.n.svc",
+                    "thief.n",
+                    "localhost",
+                    "wisp-gateway.sys",
+                ],
+            ),
+            function("digits", "2026-01-02T00:00:00Z", &[]),
+        ];
+        let domains = ["svc".to_owned(), "fn.example".to_owned()];
+        let names = OwnNames::new(&domains, &["wisp-gateway.sys".to_owned()]);
+        let taken: Vec<_> = taken(&all[0], &all, &names)
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(
+            taken,
+            [
+                "digits.n is n/digits's: it is named so",
+                "digits.n.fn.example is n/digits's: it is named so",
+                "localhost leads to the gateways themselves",
+                "wisp-gateway.sys leads to the gateways themselves",
+            ]
+        );
+        let rivals: Vec<_> = rivals(&"n/later".parse().unwrap(), &[], &all, &names).collect();
+        assert_eq!(rivals, ["n/thief".parse().unwrap()]);
     }
 }

@@ -59,7 +59,7 @@ pub fn template(
     );
     container.volume_mounts = some(mounts);
     let mut spec = spec(pod, container, grace);
-    spec.image_pull_secrets = image_pull_secrets(function, &volumes);
+    spec.image_pull_secrets = image_pull_secrets(function, &volumes, settings);
     spec.volumes = some(volumes);
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
@@ -108,7 +108,10 @@ pub fn warm(
             annotations: Some(annotations),
             ..ObjectMeta::default()
         }),
-        spec: Some(spec(pod, container, WARM_GRACE)),
+        spec: Some(PodSpec {
+            image_pull_secrets: some(runtime_pull_secrets(settings)),
+            ..spec(pod, container, WARM_GRACE)
+        }),
     }
 }
 
@@ -329,23 +332,36 @@ fn volumes(function: &Function, resolved: &Resolved) -> (Vec<Volume>, Vec<Volume
     (volumes, mounts)
 }
 
-/// What the kubelet pulls images with that are mounted. The operator pulls all others, and pods have no use for these.
+/// What the kubelet pulls the runtime's image with.
+fn runtime_pull_secrets(settings: &Settings) -> Vec<LocalObjectReference> {
+    let secrets = settings.runtime_pull_secrets.iter();
+    secrets
+        .map(|name| LocalObjectReference { name: name.clone() })
+        .collect()
+}
+
+/// The same, and what it pulls images with that are mounted. The operator pulls all others, and pods have no use for
+/// these.
 fn image_pull_secrets(
     function: &Function,
     volumes: &[Volume],
+    settings: &Settings,
 ) -> Option<Vec<LocalObjectReference>> {
-    if !volumes.iter().any(|volume| volume.image.is_some()) {
-        return None;
-    }
-    let component = function.spec.component.iter();
-    let secrets = component.flat_map(|component| &component.pull_secrets);
-    some(
-        secrets
-            .map(|secret| LocalObjectReference {
+    let mut secrets = runtime_pull_secrets(settings);
+    if volumes.iter().any(|volume| volume.image.is_some()) {
+        let component = function.spec.component.iter();
+        let of_function = component.flat_map(|component| &component.pull_secrets);
+        for secret in of_function {
+            let reference = LocalObjectReference {
                 name: secret.name.clone(),
-            })
-            .collect(),
-    )
+            };
+            // The API server takes a name once.
+            if !secrets.contains(&reference) {
+                secrets.push(reference);
+            }
+        }
+    }
+    some(secrets)
 }
 
 fn some<T>(list: Vec<T>) -> Option<Vec<T>> {

@@ -29,7 +29,7 @@ pub(super) async fn say(
     let (alive, ready) = counts(context, id);
     let plan = live.plan();
     let all = context.cluster.functions().state();
-    let taken = hosts::taken(function, &all);
+    let taken = hosts::taken(function, &all, &context.names);
     let records = context.cluster.revisions.of(id);
     let resolved = match outcome {
         Outcome::Working => None,

@@ -9,10 +9,10 @@ use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt as _;
 use wisp_api::{ComponentStatus, Function, FunctionStatus, RevisionStatus};
-use wisp_contract::FunctionId;
 use wisp_contract::operator::pod;
 
 use super::desired::component_of;
+use super::hosts::Taken;
 use crate::cluster::pods::Trouble;
 use crate::live::Plan;
 use crate::resolve::{Part, ResolveError};
@@ -42,7 +42,7 @@ pub struct Observed<'a> {
     /// The revisions' records.
     pub records: &'a [Arc<ControllerRevision>],
     /// Hosts that are others'.
-    pub hosts_taken: &'a [(String, FunctionId)],
+    pub hosts_taken: &'a [Taken],
     /// Whether the Service of its name is somebody else's.
     pub service_taken: bool,
     /// Its URL.
@@ -228,15 +228,8 @@ fn hosts(observed: &Observed<'_>) -> Verdict {
     if observed.hosts_taken.is_empty() {
         return verdict("True", "Claimed", "all hosts lead to this function");
     }
-    let taken: Vec<_> = observed
-        .hosts_taken
-        .iter()
-        .map(|(host, owner)| format!("{host} is {owner}'s"))
-        .collect();
-    let message = format!(
-        "{}: the older of two functions that claim a host keeps it",
-        taken.join(", ")
-    );
+    let taken = observed.hosts_taken.iter().map(ToString::to_string);
+    let message = taken.collect::<Vec<_>>().join("; ");
     verdict("False", "HostTaken", message)
 }
 

@@ -1,3 +1,4 @@
+use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::json;
 use wisp_contract::config::Env;
 
@@ -10,6 +11,7 @@ fn settings() -> Settings {
     Settings {
         runtime_image: "ghcr.io/wisp-dev/wisp-runtime:1".into(),
         runtime_pull_policy: "IfNotPresent".into(),
+        runtime_pull_secrets: Vec::new(),
         operator: "http://wisp-operator.wisp-system.svc.cluster.local.:8090".into(),
         direct: "http://10.0.0.9:8090".into(),
         gateway: "wisp-gateway.wisp-system.svc.cluster.local".into(),
@@ -188,8 +190,20 @@ fn only_what_the_spec_asks_for_is_mounted() {
     let spec = pod(&function, &resolved);
     let mounted = spec.volumes.as_ref().unwrap()[2].image.as_ref().unwrap();
     assert_eq!(mounted.reference.as_deref(), Some("r/llama:1"));
-    // The kubelet pulls it.
-    assert_eq!(spec.image_pull_secrets.as_ref().unwrap()[0].name, "regcred");
+    // The kubelet pulls it; and the runtime's image, where that takes a Secret.
+    let secrets = |spec: &PodSpec| {
+        let secrets = spec.image_pull_secrets.iter().flatten();
+        secrets
+            .map(|secret| secret.name.clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(secrets(&spec), ["regcred"]);
+    let with_secrets = Settings {
+        runtime_pull_secrets: vec!["runtime".into(), "regcred".into()],
+        ..settings()
+    };
+    let template = super::pod::template(&function, &resolved, "r", &with_secrets);
+    assert_eq!(secrets(&template.spec.unwrap()), ["runtime", "regcred"]);
     let volumes: Vec<_> = spec
         .volumes
         .unwrap()

@@ -1,6 +1,7 @@
 use serde_json::json;
 use wisp_contract::problem::Fault;
 
+use super::super::hosts::Owner;
 use super::*;
 use crate::resolve::ResolveError;
 
@@ -269,7 +270,10 @@ fn names_that_are_others_are_told() {
     let plan = plan("a", "a");
     let mut base = observed(&function, &plan);
     assert_eq!(told(&status(&base), "HostsReady"), "True Claimed");
-    let taken = [("a.example".to_owned(), "x/older".parse().unwrap())];
+    let taken = [Taken {
+        host: "a.example".to_owned(),
+        owner: Owner::Older("x/older".parse().unwrap()),
+    }];
     base.hosts_taken = &taken;
     base.service_taken = true;
     let status = status(&base);
