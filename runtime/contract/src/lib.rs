@@ -10,6 +10,7 @@ pub mod headers;
 pub mod hosts;
 pub mod keys;
 pub mod log;
+pub mod model_file;
 pub mod operator;
 pub mod parts;
 pub mod problem;

@@ -12,6 +12,19 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
     }
 }
 
+/// Whether `address` is of a private network, as the Services of a cluster are: RFC 1918, or unique local but for those
+/// where clouds keep their metadata.
+pub(crate) fn is_private(address: IpAddr) -> bool {
+    const METADATA: [Ipv6Addr; 2] = [
+        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    ];
+    match address {
+        IpAddr::V4(v4) => v4.is_private(),
+        IpAddr::V6(v6) => v6.is_unique_local() && !METADATA.contains(&v6),
+    }
+}
+
 fn is_public_v4(address: Ipv4Addr) -> bool {
     let [a, b, c, _] = address.octets();
     let special = matches!(

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::address::is_public;
+use crate::address::{is_private, is_public};
 use crate::target::{Host, Scheme, Target, is_name};
 
 /// Entries of one list, at most.
@@ -111,8 +111,8 @@ impl Policy {
     }
 
     /// Whether a connection for `target`, which is allowed, may be made to `address`: every public address; any other
-    /// where an entry for this scheme and port names that address, or for loopback, where target and entry say
-    /// `localhost`.
+    /// where an entry for this scheme and port names that address; for loopback, where target and entry say `localhost`;
+    /// for a private network's, where they say a Kubernetes Service, whose name nobody outside the cluster answers for.
     pub(crate) fn permits(&self, target: &Target, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let localhost = Host::Name("localhost".to_owned());
@@ -125,6 +125,7 @@ impl Policy {
                 && self
                     .entries_for(target)
                     .any(|entry| entry.matches(&localhost))
+            || is_private(address) && target.host.is_service() && self.allows(target)
     }
 
     fn entries_for(&self, target: &Target) -> impl Iterator<Item = &Entry> {

@@ -46,6 +46,16 @@ pub(crate) enum Host {
 }
 
 impl Host {
+    /// Whether it is a Service's name in a cluster: `<name>.<namespace>.svc`, or that with the usual domain after it. No
+    /// other cluster's domain is taken for one: it may be somebody's on the internet.
+    pub(crate) fn is_service(&self) -> bool {
+        let Self::Name(name) = self else {
+            return false;
+        };
+        let name = name.strip_suffix(".cluster.local").unwrap_or(name);
+        name.ends_with(".svc")
+    }
+
     /// `text` as in a URL: an IPv6 address is in brackets. A name is letters, digits, `-` and `_` in labels of at most
     /// 63 bytes, 253 in all, the last of them no number: `127.1` or `0x7f000001` would be an address in disguise.
     pub(crate) fn parse(text: &str) -> Option<Self> {

@@ -20,7 +20,6 @@ mod backend;
 mod batch;
 mod buffer;
 mod dtype;
-mod file;
 mod info;
 mod metrics;
 mod model;

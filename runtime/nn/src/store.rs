@@ -1,18 +1,21 @@
 //! Which models does this process have?
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read as _;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use wisp_contract::config::{self, Batching, Device, Trial};
+use wisp_contract::model_file;
 use wisp_contract::status::ModelStatus;
 
 use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
-use crate::{Loaded, Model, file, shown};
+use crate::{Loaded, Model, shown};
 
 mod guest;
 mod preloaded;
@@ -287,6 +290,9 @@ impl ModelStore {
     }
 }
 
+/// Larger files without a digest are read by ONNX Runtime alone: they would be in memory twice while they are loaded.
+const LARGE: u64 = 64 << 20;
+
 fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadError> {
     let started = Instant::now();
     let loaded = load_file(config, options)?;
@@ -296,11 +302,22 @@ fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadErr
 fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadError> {
     let model = || config.name.clone();
     let path = || config.file.clone();
-    let bytes = std::fs::read(&config.file).map_err(|source| LoadError::Read {
+    let unread = |source| LoadError::Read {
         model: model(),
         path: path(),
         source,
+    };
+    let (file, length, mut bytes) = begin(&config.file).map_err(unread)?;
+    model_file::check(&bytes).map_err(|found| LoadError::Format {
+        model: model(),
+        found,
     })?;
+    let is_ort_format = model_file::is_ort_format(&bytes);
+    let by_path = length > LARGE && config.sha256.is_none() && !is_ort_format;
+    if !by_path {
+        // A length is what the file says of itself.
+        (&file).read_to_end(&mut bytes).map_err(unread)?;
+    }
     if let Some(expected) = &config.sha256 {
         let actual = hex::encode(Sha256::digest(&bytes));
         if !actual.eq_ignore_ascii_case(expected) {
@@ -312,14 +329,11 @@ fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadEr
             });
         }
     }
-    file::check(config.format, &bytes).map_err(|found| LoadError::Format {
-        model: model(),
-        found,
-    })?;
     // Files beside the model are found by its path. Otherwise exactly the bytes whose digest was checked are loaded.
-    let outside = !file::is_ort_format(&bytes) && onnx::external_data(&bytes) == ExternalData::Some;
+    let outside = by_path || !is_ort_format && onnx::external_data(&bytes) == ExternalData::Some;
     let source = Source {
         bytes: &bytes,
+        length: length.max(bytes.len() as u64),
         beside: outside.then_some(config.file.as_path()),
         max_sessions: usize::MAX,
         trial: config.trial.clone(),
@@ -333,9 +347,22 @@ fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadEr
     )
 }
 
+/// A file, how many bytes it has, and the first of them.
+fn begin(path: &Path) -> std::io::Result<(File, u64, Vec<u8>)> {
+    let file = File::open(path)?;
+    let length = file.metadata()?.len();
+    let mut head = Vec::new();
+    (&file)
+        .take(model_file::HEAD as u64)
+        .read_to_end(&mut head)?;
+    Ok((file, length, head))
+}
+
 struct Source<'a> {
+    /// All of it, or only its beginning, where it is read from `beside`.
     bytes: &'a [u8],
-    beside: Option<&'a std::path::Path>,
+    length: u64,
+    beside: Option<&'a Path>,
     max_sessions: usize,
     trial: Option<Trial>,
 }
@@ -355,6 +382,7 @@ fn load_source(
     })?;
     let request = Request {
         bytes: source.bytes,
+        length: source.length,
         beside: source.beside,
         device,
         join: batching.max_size.get() > 1,

@@ -8,6 +8,7 @@ use wisp_artifacts::{
     Compiled, Compiler, Cpu, Error, FetchOptions, Fetcher, Kind, Reference, Store,
 };
 use wisp_contract::assignment::{Facts, Wasi};
+use wisp_contract::model_file::check_whole;
 
 use super::admit::{admit, logins};
 use super::{ArtifactError, Artifacts, Code, Origin, Source, Stored};
@@ -152,6 +153,39 @@ fn expect(what: &str, expected: Option<String>, found: &str) -> Result<(), Error
     }
 }
 
+/// What a model is called in errors.
+fn called(source: &Source) -> String {
+    match source {
+        Source::Image { reference, .. } => reference.clone(),
+        Source::Url { url, .. } => url.clone(),
+        Source::Bytes { what, .. } => what.clone(),
+    }
+}
+
+impl StoreArtifacts {
+    /// Refuses what is no model, before a replica has to.
+    async fn check_model(&self, what: &str, sha256: &str) -> Result<(), ArtifactError> {
+        let Some((mut file, length)) = self.store.find(sha256).await? else {
+            return Ok(());
+        };
+        let checked = tokio::task::spawn_blocking(move || check_whole(&mut file, length)).await;
+        let found = checked.map_err(std::io::Error::other).and_then(|read| read);
+        match found {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(found)) => Err(ArtifactError {
+                reason: "NotModel",
+                message: format!("{what} is {found}"),
+                is_transient: false,
+            }),
+            Err(error) => Err(ArtifactError {
+                reason: "StoreFailed",
+                message: format!("{what} can't be read in the store: {error}"),
+                is_transient: true,
+            }),
+        }
+    }
+}
+
 impl From<Error> for ArtifactError {
     fn from(error: Error) -> Self {
         Self {
@@ -205,9 +239,11 @@ impl Artifacts for StoreArtifacts {
         known: Option<String>,
     ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
         Box::pin(async move {
+            let what = called(&source);
             let fetched = self
                 .fetch(source, known, Kind::Model, LARGEST_MODEL)
                 .await?;
+            self.check_model(&what, &fetched.sha256).await?;
             Ok(Stored {
                 source: fetched.sha256.clone(),
                 size: fetched.length,

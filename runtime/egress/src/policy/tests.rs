@@ -76,6 +76,44 @@ fn an_address_that_is_not_public_must_be_named() {
     );
 }
 
+/// Would fail if a function couldn't call another by its Service's name, or such a name led past what a list means.
+#[test]
+fn a_service_of_the_cluster_has_a_private_address() {
+    let policy = policy(&[
+        "http://callee.vision.svc",
+        "http://*.vision.svc.cluster.local:8080",
+        "http://callee.vision.svc.example.com",
+        "http://callee.vision",
+    ]);
+    let permits = |uri: &str, address: &str| policy.permits(&target(uri), address.parse().unwrap());
+    for address in ["10.96.0.1", "172.20.0.9", "fd12::1"] {
+        assert!(permits("http://callee.vision.svc", address), "{address}");
+        let other = "http://other.vision.svc.cluster.local:8080";
+        assert!(permits(other, address), "{address}");
+        for not in [
+            "http://callee.vision.svc:81",
+            "https://callee.vision.svc",
+            "http://callee.audio.svc.cluster.local:8080",
+            "http://callee.vision.svc.example.com",
+            "http://callee.vision",
+        ] {
+            assert!(!permits(not, address), "{not} {address}");
+        }
+    }
+    for address in [
+        "127.0.0.1",
+        "169.254.169.254",
+        "100.100.100.200",
+        "fe80::1",
+        "fd00:ec2::254",
+        "fd20:ce::254",
+        "::1",
+    ] {
+        assert!(!permits("http://callee.vision.svc", address), "{address}");
+    }
+    assert!(permits("http://callee.vision.svc", "8.8.8.8"));
+}
+
 #[test]
 fn every_mistake_is_told_with_what_is_allowed() {
     let long = format!("https://{}", "a".repeat(400));

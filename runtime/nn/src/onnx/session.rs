@@ -23,9 +23,11 @@ use crate::backend::{Lane, Loaded};
 
 /// What to load.
 pub(crate) struct Request<'a> {
-    /// The model.
+    /// The model, or its beginning, where it is read from `beside`.
     pub(crate) bytes: &'a [u8],
-    /// Where it came from, if some of its numbers lie in files beside it.
+    /// How many bytes it has.
+    pub(crate) length: u64,
+    /// Where it is read from, if it is large or some of its numbers lie in files beside it.
     pub(crate) beside: Option<&'a Path>,
     pub(crate) device: Device,
     /// Whether calls should be joined if they may be.
@@ -94,7 +96,7 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
             // A GPU computes a batch in little more than the time of a row.
             Verdict::Independent(_) if matches!(device, Place::Gpu) => Ok(()),
             Verdict::Independent(pace) => {
-                let alone = plan(request.cores, false, request.bytes.len() as u64)
+                let alone = plan(request.cores, false, request.length)
                     .sessions
                     .min(request.max_sessions);
                 pays(pace, alone)
@@ -114,7 +116,7 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
         let plan = plan(
             request.cores,
             request.join && joinable.is_ok(),
-            request.bytes.len() as u64,
+            request.length,
         );
         if plan.threads != first_plan(request).threads {
             lanes.clear();
@@ -156,7 +158,7 @@ enum Place {
 /// The plan of the session that is made first, to ask the model what it is.
 fn first_plan(request: &Request<'_>) -> Plan {
     let joined = !matches!(request.trial, Some(Trial::Alone(_)));
-    plan(request.cores, joined, request.bytes.len() as u64)
+    plan(request.cores, joined, request.length)
 }
 
 fn on_cpu(

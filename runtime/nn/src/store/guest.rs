@@ -7,11 +7,12 @@ use std::time::Instant;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tokio::sync::{OnceCell, Semaphore};
-use wisp_contract::config::{Batching, Device, ModelFormat};
+use wisp_contract::config::{Batching, Device};
+use wisp_contract::model_file;
 
 use super::{LoadError, Options, Source, load_source, start};
+use crate::Model;
 use crate::onnx::{self, ExternalData};
-use crate::{Model, file};
 
 /// Models that are kept for the next instance.
 const KEPT: usize = 8;
@@ -129,8 +130,8 @@ fn from_guest(
         model: name.clone(),
         found,
     };
-    file::check(ModelFormat::Onnx, bytes).map_err(format)?;
-    if file::is_ort_format(bytes) {
+    model_file::check(bytes).map_err(format)?;
+    if model_file::is_ort_format(bytes) {
         return Err(format(
             "in ONNX Runtime's own format, which is only taken from spec.models".to_owned(),
         ));
@@ -145,6 +146,7 @@ fn from_guest(
     // One session: how many models there are is up to the guests.
     let source = Source {
         bytes,
+        length: bytes.len() as u64,
         beside: None,
         max_sessions: 1,
         trial: None,

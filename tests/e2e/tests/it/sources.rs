@@ -260,6 +260,11 @@ async fn an_image_that_is_not_what_it_should_be_is_told() -> Result<()> {
         .push_component("hello", &component("fixture-p2"))
         .await?;
     let model = space.push_model("mnist", digits_model()).await?;
+    let folder = tempfile::tempdir()?;
+    let half = folder.path().join("half.onnx");
+    let bytes = std::fs::read(digits_model())?;
+    std::fs::write(&half, bytes.get(..bytes.len() / 2).unwrap_or_default())?;
+    let half = space.push_model("half", half).await?;
     let container = wisp.cluster().kubectl(&[
         "--namespace=wisp-system",
         "get",
@@ -311,6 +316,14 @@ async fn an_image_that_is_not_what_it_should_be_is_told() -> Result<()> {
             "ModelsReady",
             "NotModel",
             container,
+        ),
+        (
+            "half",
+            named(&image),
+            Some(named(&half)),
+            "ModelsReady",
+            "NotModel",
+            "a part of one",
         ),
     ] {
         space.apply(&function(name, &component, model.as_deref()))?;
