@@ -22,9 +22,9 @@ pub(crate) mod recall;
 pub struct FunctionRoute {
     /// The function.
     pub id: FunctionId,
-    /// Host names that lead to it, beside `/<namespace>/<name>/`, `<name>.<namespace>` and
-    /// `<name>.<namespace>.<domain>`, which are always its own: claiming such a name of another function has no effect
-    /// while that function is there, and claiming one of the gateway's has none at all.
+    /// Host names that lead to it, beside `/<namespace>/<name>/` and `<name>.<namespace>.<domain>`, which are always
+    /// its own: claiming such a name of another function has no effect while that function is there, and claiming one of
+    /// the gateway's has none at all.
     pub hosts: Vec<String>,
     /// When it came to be, in seconds since 1970: of two functions that claim a host the older keeps it, and of two
     /// of the same age the one whose id comes first.
@@ -166,7 +166,7 @@ impl Routes {
         self.hosts.get(host).map(|entry| Arc::clone(entry.value()))
     }
 
-    /// Who is `<name>.<namespace>`, perhaps of a domain.
+    /// Who is `<name>.<namespace>.<domain>`.
     fn by_own_name(&self, host: &str) -> Option<Arc<Function>> {
         self.names.functions(host).find_map(|(namespace, name)| {
             self.functions

@@ -165,7 +165,7 @@ impl Autoscaler {
         state.history.follow(&decision);
         let settling = now.saturating_duration_since(*lock(&self.began)) < SETTLING;
         let desired = if settling || is_missed {
-            decision.replicas.max(current)
+            decision.replicas.max(current.min(scaling.max))
         } else {
             decision.replicas
         };

@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
-/// Names of functions: `<name>.<namespace>.<domain>` of every domain, and `<name>.<namespace>`, which a cluster's DNS
-/// completes. Nobody but the function itself has them while it is there.
+use crate::assignment::FunctionId;
+
+/// Names of functions: `<name>.<namespace>.<domain>` of every domain. Nobody but the function itself has them while it is
+/// there.
 #[derive(Debug, Clone, Default)]
 pub struct OwnNames {
-    /// Each with the dot before it; the empty one is first.
+    /// Each with the dot before it.
     suffixes: Vec<String>,
     reserved: Vec<String>,
 }
@@ -21,7 +23,7 @@ impl OwnNames {
         let domains = domains.into_iter().map(suffix);
         let reserved = reserved.into_iter().map(|host| host.to_ascii_lowercase());
         Self {
-            suffixes: std::iter::once(String::new()).chain(domains).collect(),
+            suffixes: domains.collect(),
             reserved: reserved.collect(),
         }
     }
@@ -42,6 +44,13 @@ impl OwnNames {
             || host.parse::<IpAddr>().is_ok()
             || self.reserved.iter().any(|reserved| reserved == host)
     }
+}
+
+/// `<name>.<namespace>`, which a cluster's DNS completes. A function claims it as it does its hosts: it may be somebody's
+/// on the internet, whose Function then is the older one.
+#[must_use]
+pub fn short(function: &FunctionId) -> String {
+    format!("{}.{}", function.name(), function.namespace())
 }
 
 /// The names by which pods reach the gateways, whose Service that is.
@@ -67,11 +76,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_of_a_function_is_known_below_every_domain_and_alone() {
+    fn a_name_of_a_function_is_known_below_every_domain() {
         let domains = all_domains(&["Fn.Example.com".to_owned()], "cluster.local");
         let names = OwnNames::new(&domains, &[]);
         for host in [
-            "digits.vision",
             "digits.vision.svc",
             "digits.vision.svc.cluster.local",
             "digits.vision.fn.example.com",
@@ -81,6 +89,7 @@ mod tests {
         }
         for host in [
             "digits",
+            "digits.vision",
             "a.digits.vision.svc",
             "fn.example.com.",
             "vision.svc.cluster.local",

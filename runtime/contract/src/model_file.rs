@@ -27,6 +27,9 @@ pub const HEAD: usize = 32;
 /// The field of [`ModelProto`](https://github.com/onnx/onnx/blob/main/onnx/onnx.proto) that no model lacks.
 const GRAPH: u64 = 7;
 
+/// Models have a few: a file that has more is made to take time.
+const MOST_FIELDS: usize = 1 << 16;
+
 /// Says what a file is that is no ONNX model, where its first bytes tell.
 ///
 /// # Errors
@@ -69,7 +72,12 @@ pub fn check_whole(
     let none = || Ok(Err("no ONNX model, or only a part of one".to_owned()));
     let mut at = 0;
     let mut has_graph = false;
+    let mut fields = 0;
     while at < length {
+        fields += 1;
+        if fields > MOST_FIELDS {
+            return none();
+        }
         file.seek(SeekFrom::Start(at))?;
         let mut field = Vec::new();
         file.by_ref().take(20).read_to_end(&mut field)?;
@@ -162,6 +170,8 @@ mod tests {
         for text in texts {
             judge(text).unwrap_err();
         }
+        let many = [0x08, 0].repeat(MOST_FIELDS + 1);
+        judge(&[&model[..], &many].concat()).unwrap_err();
         assert!(judge(b"\x89HDF\r\n").unwrap_err().contains("Keras"));
         assert_eq!(judge(b"\x18\0\0\0ORTM...."), Ok(()));
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod as KubePod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use wisp_api::Function;
+use wisp_contract::hosts;
 use wisp_contract::operator::pod;
 use wisp_contract::{FunctionId, FunctionIdError};
 use wisp_gateway::FunctionRoute;
@@ -33,10 +34,12 @@ pub(crate) fn function(function: &Function, id: &FunctionId) -> Option<Known> {
     if function.metadata.deletion_timestamp.is_some() {
         return None;
     }
+    let mut hosts = vec![hosts::short(id)];
+    hosts.extend(function.spec.hosts.iter().cloned());
     Some(Known {
         route: FunctionRoute {
             id: id.clone(),
-            hosts: function.spec.hosts.clone(),
+            hosts,
             created: created(&function.metadata),
             limits: function.limits(),
         },
@@ -237,7 +240,7 @@ mod tests {
         let mut object: Function = serde_json::from_value(json!({
             "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
             "metadata": {"name": "digits", "namespace": "vision", "uid": "u", "creationTimestamp": "2026-01-01T00:00:01Z"},
-            "spec": {"component": {"image": "x/y:1"}, "hosts": ["digits.example.com"], "limits": {"timeout": "3s", "queue": 5}},
+            "spec": {"component": {"image": "x/y:1"}, "hosts": ["digits.vision", "digits.example.com"], "limits": {"timeout": "3s", "queue": 5}},
         }))
         .unwrap();
         let id = id(&object.metadata).unwrap();

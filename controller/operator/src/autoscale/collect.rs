@@ -24,6 +24,8 @@ pub(super) struct Collector {
 struct Gateway {
     at: Instant,
     functions: BTreeMap<FunctionId, FunctionStats>,
+    /// When it told of a function, for as long as that may be missed.
+    told: BTreeMap<FunctionId, Instant>,
 }
 
 impl Gateway {
@@ -47,9 +49,15 @@ impl Collector {
             self.gateways.remove(&report.gateway);
             return;
         }
+        let functions: BTreeMap<_, _> = functions.collect();
+        let before = self.gateways.remove(&report.gateway);
+        let mut told = before.map(|gateway| gateway.told).unwrap_or_default();
+        told.retain(|_, at| now.saturating_duration_since(*at) < MISSED);
+        told.extend(functions.keys().map(|id| (id.clone(), now)));
         let gateway = Gateway {
             at: now,
-            functions: functions.collect(),
+            functions,
+            told,
         };
         self.gateways.insert(report.gateway, gateway);
     }
@@ -60,11 +68,11 @@ impl Collector {
             .retain(|_, gateway| now.saturating_duration_since(gateway.at) < MISSED);
     }
 
-    /// Whether a gateway that isn't heard any more had requests for the function when it was.
+    /// Whether a gateway that isn't heard any more had requests for the function not long before.
     pub(super) fn is_missed(&self, now: Instant, function: &FunctionId) -> bool {
         self.gateways
             .values()
-            .any(|gateway| gateway.is_silent(now) && gateway.functions.contains_key(function))
+            .any(|gateway| gateway.is_silent(now) && gateway.told.contains_key(function))
     }
 
     /// The load of a function, with the requests that came since this was last asked.
@@ -137,6 +145,12 @@ mod tests {
         let (f, g): (FunctionId, FunctionId) = ("n/f".parse().unwrap(), "n/g".parse().unwrap());
         let at = |seconds| start + Duration::from_secs(seconds);
         collector.take(start, report("a", "n/f", 2.0, 0));
+        // It has a request now and then.
+        let nothing = Report {
+            functions: Vec::new(),
+            ..report("a", "n/f", 0.0, 0)
+        };
+        collector.take(start, nothing);
         collector.take(start, report("b", "n/g", 2.0, 0));
         assert!(!collector.is_missed(at(4), &f));
         let farewell = Report {

@@ -13,39 +13,41 @@ const MOST: usize = 4096;
 
 /// When functions were woken that could have taken a pod of a pool, whether or not there was one.
 #[derive(Debug, Default)]
-pub(super) struct Wakes(VecDeque<Instant>);
+pub(super) struct Wakes {
+    at: VecDeque<Instant>,
+    /// How many stood by when nothing else was known.
+    assumed: Option<(Instant, u32)>,
+}
 
 impl Wakes {
     /// A function was woken.
     pub(super) fn record(&mut self, now: Instant) {
-        if self.0.len() == MOST {
-            self.0.pop_front();
+        if self.at.len() == MOST {
+            self.at.pop_front();
         }
-        self.0.push_back(now);
+        self.at.push_back(now);
     }
 
-    /// So many stood by at `now`, when nothing else was known.
-    pub(super) fn assume(&mut self, now: Instant, standing: i32) {
-        for _ in 0..standing.clamp(0, i32::try_from(MOST).unwrap_or(i32::MAX)) {
-            self.record(now);
-        }
+    /// So many stood by at `now`, and nothing else is known.
+    pub(super) fn assume(&mut self, now: Instant, standing: u32) {
+        self.assumed = Some((now, standing));
     }
 
-    /// The pods that should stand by at `now`: the most wake-ups in any [`REFILL`] of the last [`HORIZON`], at least
-    /// `min` and at most `max`.
+    /// The pods that should stand by at `now`: the most wake-ups in any [`REFILL`] of the last [`HORIZON`], or what was
+    /// assumed in it, at least `min` and at most `max`.
     pub(super) fn size(&mut self, now: Instant, min: u32, max: u32) -> u32 {
         while self
-            .0
+            .at
             .front()
             .is_some_and(|at| now.saturating_duration_since(*at) > HORIZON)
         {
-            self.0.pop_front();
+            self.at.pop_front();
         }
         let mut most = 0_usize;
         let mut first = 0_usize;
-        for (index, at) in self.0.iter().enumerate() {
+        for (index, at) in self.at.iter().enumerate() {
             while self
-                .0
+                .at
                 .get(first)
                 .is_some_and(|begin| at.saturating_duration_since(*begin) >= REFILL)
             {
@@ -53,8 +55,13 @@ impl Wakes {
             }
             most = most.max(index - first + 1);
         }
+        let assumed = self
+            .assumed
+            .filter(|(at, _)| now.saturating_duration_since(*at) <= HORIZON)
+            .map_or(0, |(_, standing)| standing);
         u32::try_from(most)
             .unwrap_or(u32::MAX)
+            .max(assumed)
             .clamp(min, max.max(min))
     }
 }
@@ -90,9 +97,9 @@ mod tests {
     #[test]
     fn what_stood_by_is_kept_for_as_long_as_if_it_had_been_seen() {
         let (mut wakes, start) = (Wakes::default(), Instant::now());
-        wakes.assume(start, -1);
-        assert_eq!(wakes.size(start, 0, 10), 0);
         wakes.assume(start, 4);
+        // They are no more than were wanted.
+        wakes.record(start);
         let at = |seconds| start + Duration::from_secs(seconds);
         assert_eq!(wakes.size(at(600), 1, 10), 4);
         assert_eq!(wakes.size(at(601), 1, 10), 1);

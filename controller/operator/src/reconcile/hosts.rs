@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use wisp_api::Function;
 use wisp_contract::FunctionId;
-use wisp_contract::hosts::OwnNames;
+use wisp_contract::hosts::{OwnNames, short};
 
 /// A host that a Function claims and does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,20 +58,25 @@ pub fn taken(function: &Function, all: &[Arc<Function>], names: &OwnNames) -> Ve
         if let Some(id) = named.next() {
             return (Some(&id) != own.as_ref()).then_some(Owner::Named(id));
         }
-        let claims = all.iter().filter(|other| other.spec.hosts.contains(host));
+        let claims = all
+            .iter()
+            .filter(|other| claimed(other).any(|other| other == *host));
         let oldest = claims.min_by_key(|other| age(other))?;
         let is_older = age(oldest) < age(function);
         is_older.then(|| oldest.id().ok().map(Owner::Older))?
     };
-    let hosts = function.spec.hosts.iter();
-    hosts
+    claimed(function)
         .filter_map(|host| {
-            Some(Taken {
-                host: host.clone(),
-                owner: owner(host)?,
-            })
+            let owner = owner(&host)?;
+            Some(Taken { host, owner })
         })
         .collect()
+}
+
+/// The hosts that a Function claims, and its short name.
+fn claimed(function: &Function) -> impl Iterator<Item = String> {
+    let own = function.id().ok().map(|id| short(&id));
+    own.into_iter().chain(function.spec.hosts.iter().cloned())
 }
 
 /// The Functions that claim one of `hosts`, or a name of `id`.
@@ -81,13 +86,13 @@ pub fn rivals<'a>(
     all: &'a [Arc<Function>],
     names: &'a OwnNames,
 ) -> impl Iterator<Item = FunctionId> + 'a {
-    let is_name = |host: &str| {
+    let own = short(id);
+    let is_name = move |host: &str| {
         let mut functions = names.functions(host);
-        functions.any(|named| named == (id.namespace(), id.name()))
+        host == own || functions.any(|named| named == (id.namespace(), id.name()))
     };
     let shares = move |other: &&Arc<Function>| {
-        let mut claimed = other.spec.hosts.iter();
-        claimed.any(|host| hosts.contains(host) || is_name(host))
+        claimed(other).any(|host| hosts.contains(&host) || is_name(&host))
     };
     all.iter()
         .filter(shares)
@@ -153,7 +158,6 @@ mod tests {
                 "thief",
                 "2026-01-01T00:00:00Z",
                 &[
-                    "digits.n",
                     "digits.n.fn.example",
                     "later.n.svc",
                     "thief.n",
@@ -172,7 +176,6 @@ mod tests {
         assert_eq!(
             taken,
             [
-                "digits.n is n/digits's: it is named so",
                 "digits.n.fn.example is n/digits's: it is named so",
                 "localhost leads to the gateways themselves",
                 "wisp-gateway.sys leads to the gateways themselves",
@@ -180,5 +183,30 @@ mod tests {
         );
         let rivals: Vec<_> = rivals(&"n/later".parse().unwrap(), &[], &all, &names).collect();
         assert_eq!(rivals, ["n/thief".parse().unwrap()]);
+    }
+
+    /// Would fail if whoever may name a Function had a host of the same name that somebody had before, or its owner
+    /// weren't told who has its short name.
+    #[test]
+    fn a_short_name_is_the_older_ones_too() {
+        let all = [
+            function("site", "2026-01-01T00:00:00Z", &["acme.n"]),
+            function("acme", "2026-01-02T00:00:00Z", &[]),
+        ];
+        let names = OwnNames::default();
+        assert!(taken(&all[0], &all, &names).is_empty());
+        let taken = taken(&all[1], &all, &names);
+        assert_eq!(
+            taken,
+            [Taken {
+                host: "acme.n".to_owned(),
+                owner: Owner::Older("n/site".parse().unwrap()),
+            }]
+        );
+        let rivals: Vec<_> = rivals(&"n/acme".parse().unwrap(), &[], &all, &names).collect();
+        assert_eq!(
+            rivals,
+            ["n/site".parse().unwrap(), "n/acme".parse().unwrap()]
+        );
     }
 }
