@@ -98,8 +98,6 @@ struct Known {
     wakes: size::Wakes,
     claims: i32,
     applied: Option<keep::Applied>,
-    /// Whether the pods that there were when this process began are accounted for.
-    is_seeded: bool,
     models: Option<models::Models>,
 }
 

@@ -61,6 +61,8 @@ pub struct Report {
 
 /// Labels and annotations of the pods that serve functions or stand by: what the operator writes and the gateways read.
 pub mod pod {
+    use std::collections::BTreeMap;
+
     /// Label: the function's name; its namespace is the pod's.
     pub const FUNCTION: &str = "wisp.dev/function";
     /// Label: the revision's name.
@@ -76,6 +78,19 @@ pub mod pod {
     pub const CLAIMED_RESTARTS: &str = "wisp.dev/claimed-restarts";
     /// Annotation: the RuntimePool object's uid, which the key of the pod's control port is derived from.
     pub const POOL_UID: &str = "wisp.dev/pool-uid";
+    /// Whether a pod with these labels and annotations was taken from a pool and has lost its function since: its container
+    /// was started anew, `restarts` times in all.
+    #[must_use]
+    pub fn has_forgotten(
+        labels: &BTreeMap<String, String>,
+        annotations: &BTreeMap<String, String>,
+        restarts: i32,
+    ) -> bool {
+        let before = annotations.get(CLAIMED_RESTARTS);
+        let before = before.and_then(|text| text.parse().ok()).unwrap_or(0);
+        labels.contains_key(CLAIMED_FROM) && restarts > before
+    }
+
     /// The port that requests for the function go to.
     pub const DATA_PORT: u16 = 8080;
     /// The port of the host's health, status and metrics.

@@ -25,48 +25,36 @@ pub enum Cpu {
 #[error("`{0}` is no level of processors: expected `x86-64-v2`, `x86-64-v3` or `native`")]
 pub struct CpuError(String);
 
-/// What [`Cpu::X86_64V2`] and [`Cpu::X86_64V3`] have each beyond the level before, as Cranelift calls it.
-const V2: [&str; 6] = [
-    "has_cmpxchg16b",
-    "has_popcnt",
-    "has_sse3",
-    "has_sse41",
-    "has_sse42",
-    "has_ssse3",
-];
-const V3: [&str; 6] = [
-    "has_avx",
-    "has_avx2",
-    "has_bmi1",
-    "has_bmi2",
-    "has_fma",
-    "has_lzcnt",
-];
+/// What a level has beyond the one below: the flags, as Cranelift calls them, and whether this machine has all of it.
+macro_rules! level {
+    ($flags:ident, $is_here:ident: $($flag:literal $feature:tt),+ $(,)?) => {
+        const $flags: &[&str] = &[$($flag),+];
+
+        #[cfg(target_arch = "x86_64")]
+        fn $is_here() -> bool {
+            [$(std::is_x86_feature_detected!($feature)),+].into_iter().all(|has| has)
+        }
+    };
+}
+
+level!(
+    V2, is_v2: "has_cmpxchg16b" "cmpxchg16b", "has_popcnt" "popcnt", "has_sse3" "sse3", "has_sse41" "sse4.1",
+    "has_sse42" "sse4.2", "has_ssse3" "ssse3",
+);
+level!(
+    V3, is_v3: "has_avx" "avx", "has_avx2" "avx2", "has_bmi1" "bmi1", "has_bmi2" "bmi2", "has_fma" "fma",
+    "has_lzcnt" "lzcnt",
+);
 
 impl Cpu {
     /// The highest level that this machine has.
     #[must_use]
     pub fn here() -> Self {
         #[cfg(target_arch = "x86_64")]
-        {
-            use std::is_x86_feature_detected as has;
-            let is_v2 = has!("cmpxchg16b")
-                && has!("popcnt")
-                && has!("sse3")
-                && has!("sse4.1")
-                && has!("sse4.2")
-                && has!("ssse3");
-            let is_v3 = has!("avx")
-                && has!("avx2")
-                && has!("bmi1")
-                && has!("bmi2")
-                && has!("fma")
-                && has!("lzcnt");
-            match (is_v2, is_v3) {
-                (true, true) => return Self::X86_64V3,
-                (true, false) => return Self::X86_64V2,
-                (false, _) => {}
-            }
+        match (is_v2(), is_v3()) {
+            (true, true) => return Self::X86_64V3,
+            (true, false) => return Self::X86_64V2,
+            (false, _) => {}
         }
         Self::Native
     }
@@ -87,8 +75,8 @@ impl Cpu {
     pub(crate) fn apply(self, config: &mut Config) -> Result<(), wasmtime::Error> {
         let flags: [&[&str]; 2] = match self {
             Self::Native => return Ok(()),
-            Self::X86_64V2 => [&V2, &[]],
-            Self::X86_64V3 => [&V2, &V3],
+            Self::X86_64V2 => [V2, &[]],
+            Self::X86_64V3 => [V2, V3],
         };
         // Naming a target keeps wasmtime from adding what this very processor has.
         config.target(&target_lexicon::HOST.to_string())?;

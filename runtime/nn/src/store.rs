@@ -10,7 +10,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use wisp_contract::config::{self, Batching, Device, Trial};
+use wisp_contract::config::{self, Batching, Device, ModelFormat, Trial};
 use wisp_contract::model_file;
 use wisp_contract::status::ModelStatus;
 
@@ -308,6 +308,9 @@ fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadEr
         source,
     };
     let (file, length, mut bytes) = begin(&config.file).map_err(unread)?;
+    match config.format {
+        ModelFormat::Autodetect | ModelFormat::Onnx => {}
+    }
     model_file::check(&bytes).map_err(|found| LoadError::Format {
         model: model(),
         found,

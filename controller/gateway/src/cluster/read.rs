@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod as KubePod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::ResourceExt as _;
 use wisp_api::Function;
 use wisp_contract::hosts;
 use wisp_contract::operator::pod;
@@ -88,18 +89,11 @@ fn phase(pod: &KubePod) -> Phase {
         return Phase::NotReady;
     };
     let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
-    let labels = pod.metadata.labels.as_ref();
-    let is_claimed = labels.is_some_and(|labels| labels.contains_key(pod::CLAIMED_FROM));
-    let annotations = pod.metadata.annotations.as_ref();
-    let before = annotations
-        .and_then(|annotations| annotations.get(pod::CLAIMED_RESTARTS)?.parse().ok())
-        .unwrap_or(0);
-    let restarts = is_claimed.then_some(before);
-    let is_broken = status
-        .container_statuses
-        .iter()
-        .flatten()
-        .any(|container| container_is_down(container, restarts));
+    let (labels, annotations) = (pod.labels(), pod.annotations());
+    let is_broken = status.container_statuses.iter().flatten().any(|container| {
+        container_is_down(container)
+            || pod::has_forgotten(labels, annotations, container.restart_count)
+    });
     if pod.metadata.deletion_timestamp.is_some() || has_ended || is_broken {
         return Phase::Leaving;
     }
@@ -115,12 +109,8 @@ fn phase(pod: &KubePod) -> Phase {
     }
 }
 
-/// Whether a container ended, or waits to be started again; or was since its pod was taken from a pool, `taken_after` so
-/// many restarts: its host has lost its function.
-fn container_is_down(container: &ContainerStatus, taken_after: Option<i32>) -> bool {
-    if taken_after.is_some_and(|before| container.restart_count > before) {
-        return true;
-    }
+/// Whether a container ended, or waits to be started again.
+fn container_is_down(container: &ContainerStatus) -> bool {
     let Some(state) = &container.state else {
         return false;
     };

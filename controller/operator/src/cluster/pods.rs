@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
-use wisp_contract::operator::pod::{CLAIMED_FROM, CLAIMED_RESTARTS, CONCURRENCY, REVISION};
+use wisp_contract::operator::pod::{CLAIMED_FROM, CONCURRENCY, REVISION, has_forgotten};
 use wisp_contract::problem::Fault;
 
 use crate::names;
@@ -65,7 +65,7 @@ pub fn is_alive(pod: &Pod) -> bool {
         .and_then(|status| status.phase.as_deref());
     pod.metadata.deletion_timestamp.is_none()
         && !matches!(phase, Some("Failed" | "Succeeded"))
-        && !has_forgotten(pod)
+        && !has_forgotten(pod.labels(), pod.annotations(), restarts(pod))
 }
 
 /// Whether it was taken from a pool.
@@ -78,12 +78,6 @@ pub fn is_claimed(pod: &Pod) -> bool {
 #[must_use]
 pub fn is_spent(pod: &Pod) -> bool {
     is_claimed(pod) && pod.metadata.deletion_timestamp.is_none() && !is_alive(pod)
-}
-
-fn has_forgotten(pod: &Pod) -> bool {
-    let before = pod.annotations().get(CLAIMED_RESTARTS);
-    let before = before.and_then(|text| text.parse().ok()).unwrap_or(0);
-    is_claimed(pod) && restarts(pod) > before
 }
 
 /// How often its container was started anew.
@@ -270,6 +264,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use serde_json::{Value, json};
+    use wisp_contract::operator::pod::CLAIMED_RESTARTS;
 
     use super::*;
 

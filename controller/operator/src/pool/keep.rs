@@ -172,13 +172,11 @@ impl Pools {
         let (desired, claims, applied) = {
             let mut all = lock(&self.known);
             let known = all.entry(id.clone()).or_default();
-            if !std::mem::replace(&mut known.is_seeded, true) {
-                // Another operator knew how many are wanted beyond the fewest.
-                let standing = current.and_then(|current| u32::try_from(current).ok());
-                let more = standing.filter(|standing| *standing > pool.spec.min_replicas);
-                known.wakes.assume(now, more.unwrap_or(0));
-            }
             let (min, max) = (pool.spec.min_replicas, pool.spec.max_replicas);
+            // Another operator knew how many are wanted beyond the fewest.
+            let standing = current.and_then(|current| u32::try_from(current).ok());
+            let more = standing.filter(|standing| *standing > min);
+            known.wakes.assume(now, more.unwrap_or(0));
             (known.wakes.size(now, min, max), known.claims, known.applied)
         };
         // Until its models are there, the pool stays as it is.

@@ -28,9 +28,9 @@ impl Wakes {
         self.at.push_back(now);
     }
 
-    /// So many stood by at `now`, and nothing else is known.
+    /// So many stood by at `now`, and nothing else is known: only the first word counts.
     pub(super) fn assume(&mut self, now: Instant, standing: u32) {
-        self.assumed = Some((now, standing));
+        self.assumed.get_or_insert((now, standing));
     }
 
     /// The pods that should stand by at `now`: the most wake-ups in any [`REFILL`] of the last [`HORIZON`], or what was
@@ -101,6 +101,8 @@ mod tests {
         // They are no more than were wanted.
         wakes.record(start);
         let at = |seconds| start + Duration::from_secs(seconds);
+        // What came later was known.
+        wakes.assume(at(1), 9);
         assert_eq!(wakes.size(at(600), 1, 10), 4);
         assert_eq!(wakes.size(at(601), 1, 10), 1);
     }

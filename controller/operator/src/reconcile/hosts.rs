@@ -58,25 +58,27 @@ pub fn taken(function: &Function, all: &[Arc<Function>], names: &OwnNames) -> Ve
         if let Some(id) = named.next() {
             return (Some(&id) != own.as_ref()).then_some(Owner::Named(id));
         }
-        let claims = all
-            .iter()
-            .filter(|other| claimed(other).any(|other| other == *host));
+        let claims = all.iter().filter(|other| claims(other, host));
         let oldest = claims.min_by_key(|other| age(other))?;
         let is_older = age(oldest) < age(function);
         is_older.then(|| oldest.id().ok().map(Owner::Older))?
     };
-    claimed(function)
+    let short = own.as_ref().map(short);
+    short
+        .iter()
+        .chain(&function.spec.hosts)
         .filter_map(|host| {
-            let owner = owner(&host)?;
+            let (host, owner) = (host.clone(), owner(host)?);
             Some(Taken { host, owner })
         })
         .collect()
 }
 
-/// The hosts that a Function claims, and its short name.
-fn claimed(function: &Function) -> impl Iterator<Item = String> {
-    let own = function.id().ok().map(|id| short(&id));
-    own.into_iter().chain(function.spec.hosts.iter().cloned())
+/// Whether a Function claims `host`: by its spec, or as its short name.
+fn claims(function: &Function, host: &str) -> bool {
+    let meta = &function.metadata;
+    let own = meta.name.as_deref().zip(meta.namespace.as_deref());
+    host.split_once('.') == own || function.spec.hosts.iter().any(|claimed| claimed == host)
 }
 
 /// The Functions that claim one of `hosts`, or a name of `id`.
@@ -87,12 +89,13 @@ pub fn rivals<'a>(
     names: &'a OwnNames,
 ) -> impl Iterator<Item = FunctionId> + 'a {
     let own = short(id);
-    let is_name = move |host: &str| {
+    let is_name = move |host: &String| {
         let mut functions = names.functions(host);
-        host == own || functions.any(|named| named == (id.namespace(), id.name()))
+        functions.any(|named| named == (id.namespace(), id.name()))
     };
     let shares = move |other: &&Arc<Function>| {
-        claimed(other).any(|host| hosts.contains(&host) || is_name(&host))
+        let mut wanted = hosts.iter().chain([&own]);
+        wanted.any(|host| claims(other, host)) || other.spec.hosts.iter().any(is_name)
     };
     all.iter()
         .filter(shares)
