@@ -150,6 +150,7 @@ fn held(answer: anyhow::Result<Answer>) -> anyhow::Result<Held> {
 #[tokio::test]
 async fn who_has_no_key_can_ask_a_host_for_its_health_alone() {
     let host = Host::with_control_key("the-key").await.unwrap();
+    stands_by(&host).await;
     let function = serde_json::to_vec(&assignment(&component("fixture-p2"))).unwrap();
     let asks = [
         (Method::POST, "/assign", function.clone()),

@@ -230,12 +230,12 @@ mod tests {
         let mut object: Function = serde_json::from_value(json!({
             "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
             "metadata": {"name": "digits", "namespace": "vision", "uid": "u", "creationTimestamp": "2026-01-01T00:00:01Z"},
-            "spec": {"component": {"image": "x/y:1"}, "hosts": ["digits.vision", "digits.example.com"], "limits": {"timeout": "3s", "queue": 5}},
+            "spec": {"component": {"image": "x/y:1"}, "hosts": ["digits.example.com"], "limits": {"timeout": "3s", "queue": 5}},
         }))
         .unwrap();
         let id = id(&object.metadata).unwrap();
         let known = function(&object, &id).unwrap();
-        assert_eq!(known.route.hosts, ["digits.example.com"]);
+        assert_eq!(known.route.hosts, ["digits.vision", "digits.example.com"]);
         assert_eq!(
             (known.uid.as_str(), known.route.created),
             ("u", 1_767_225_601)
