@@ -154,24 +154,11 @@ struct Operator {
 
 impl Operator {
     fn find(wisp: &'static Installation) -> Result<Self> {
-        let selected = [
-            "pods",
-            "--namespace",
-            NAMESPACE,
-            "--selector=wisp.dev/leader=true",
-        ];
-        let leader = |pods: &wisp_cluster::Objects| {
-            let pod = pods.values().next()?;
-            let text = |pointer| Some(text(pod, pointer).to_owned());
-            Some((text("/metadata/name")?, text("/metadata/uid")?))
-        };
-        let (pod, uid) =
-            wisp.cluster()
-                .wait("an operator that leads", &selected, PATIENCE, leader)?;
+        let pod = leader(wisp, |_| true)?;
         Ok(Self {
             wisp,
-            pod,
-            process: process_of(&uid)?,
+            pod: text(&pod, "/metadata/name").to_owned(),
+            process: process_of(text(&pod, "/metadata/uid"))?,
         })
     }
 
@@ -193,6 +180,17 @@ impl Operator {
         ];
         self.wisp.cluster().kubectl(&delete).map(drop)
     }
+}
+
+/// The pod that the operator's Service leads to, once that is one, and the right one by its name.
+pub(crate) fn leader(wisp: &Installation, is: impl Fn(&str) -> bool) -> Result<Value> {
+    let label = "--selector=wisp.dev/leader=true";
+    let query = ["pods", "--namespace", NAMESPACE, label];
+    wisp.cluster()
+        .wait("an operator that leads", &query, PATIENCE, |pods| {
+            let (name, pod) = pods.iter().next().filter(|_| pods.len() == 1)?;
+            is(name).then(|| pod.clone())
+        })
 }
 
 /// The operator's process in the pod with this uid, where it runs on this machine.

@@ -1,9 +1,10 @@
 //! An operator that stands by for the one that leads.
 
 use anyhow::{Context as _, Result, ensure};
-use wisp_e2e::{Installation, Load, NAMESPACE, PATIENCE, Space, installed};
+use wisp_e2e::{Installation, Load, NAMESPACE, Space, installed};
 
 use crate::life::{STEADY, function, roll_out, system};
+use crate::pools::{leader, text};
 
 /// Has so many operators, and gives their pods.
 fn scale(wisp: &Installation, count: usize) -> Result<Vec<String>> {
@@ -16,21 +17,12 @@ fn scale(wisp: &Installation, count: usize) -> Result<Vec<String>> {
     system(wisp, "operator", &what, |pods| pods.len() == count)
 }
 
-/// The pods that the operator's Service leads to, once that is one.
-fn leader(wisp: &Installation, is: impl Fn(&str) -> bool) -> Result<String> {
-    let label = "--selector=wisp.dev/leader=true";
-    let query = ["pods", "--namespace", NAMESPACE, label];
-    wisp.cluster().wait("the leader", &query, PATIENCE, |pods| {
-        let name = pods.keys().next().filter(|_| pods.len() == 1)?;
-        is(name).then(|| name.clone())
-    })
-}
-
 /// Has the one that leads end, and the other one lead.
 async fn take_over(wisp: &Installation, space: &Space) -> Result<()> {
     let pods = scale(wisp, 2)?;
     let first = leader(wisp, |_| true)?;
-    let mut others = pods.iter().filter(|pod| **pod != first);
+    let first = text(&first, "/metadata/name");
+    let mut others = pods.iter().filter(|pod| *pod != first);
     let other = others.next().context("there is no other")?;
     let path = space.path("awake", "hello");
     let load = Load::start(wisp.gateway(), &path, 2, STEADY, false);
@@ -38,7 +30,7 @@ async fn take_over(wisp: &Installation, space: &Space) -> Result<()> {
 
     // Nobody takes the place of the one that goes but the one that is there.
     let cheap = "controller.kubernetes.io/pod-deletion-cost=-1";
-    let annotate = ["-n", NAMESPACE, "annotate", "pod", &first, cheap];
+    let annotate = ["-n", NAMESPACE, "annotate", "pod", first, cheap];
     wisp.cluster().kubectl(&annotate)?;
     let left = scale(wisp, 1)?;
     ensure!(left == [other.as_str()], "{left:?} instead of {other}");
