@@ -27,7 +27,7 @@ pub struct Compiler {
 struct Inner {
     engines: Engines,
     limits: preinit::Limits,
-    turn: Semaphore,
+    turn: Arc<Semaphore>,
 }
 
 /// A component that was prepared.
@@ -84,7 +84,20 @@ impl Compiler {
             inner: Arc::new(Inner {
                 engines: Engines::for_cpu(cpu),
                 limits,
-                turn: Semaphore::new(1),
+                turn: Arc::new(Semaphore::new(1)),
+            }),
+        }
+    }
+
+    /// One for machines of the level `cpu`. The two take turns.
+    #[must_use]
+    pub fn for_cpu(&self, cpu: Cpu) -> Self {
+        Self {
+            store: self.store.clone(),
+            inner: Arc::new(Inner {
+                engines: Engines::for_cpu(cpu),
+                limits: self.inner.limits,
+                turn: Arc::clone(&self.inner.turn),
             }),
         }
     }

@@ -11,6 +11,7 @@ use futures::future::BoxFuture;
 use futures::{Stream, TryStreamExt as _};
 use hyper::body::Frame;
 use tokio_util::io::ReaderStream;
+use wisp_artifacts::Cpu;
 use wisp_contract::assignment::Facts;
 
 pub use store::StoreArtifacts;
@@ -73,8 +74,8 @@ pub struct Stored {
     pub sha256: String,
     /// For an image: the reference with the digest of its manifest.
     pub pinned: Option<String>,
-    /// For a component: its machine code.
-    pub compiled: Option<Code>,
+    /// For a component: its machine code, for each level of processors that replicas are known to have.
+    pub compiled: Vec<Code>,
 }
 
 /// Machine code in the store.
@@ -122,6 +123,9 @@ pub trait Artifacts: Send + Sync + 'static {
         source: Source,
         known: Option<String>,
     ) -> BoxFuture<'_, Result<Stored, ArtifactError>>;
+    /// From now on components are compiled for these processors, too. Returns whether they weren't before: what was
+    /// compiled lacks that.
+    fn learn(&self, cpu: Cpu) -> bool;
     /// An artifact's or machine code's file and length; `None` where it isn't in the store.
     fn open<'a>(
         &'a self,

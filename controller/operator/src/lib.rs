@@ -16,6 +16,7 @@ pub mod control;
 pub mod events;
 pub mod keys;
 pub mod leader;
+pub mod levels;
 pub mod live;
 pub mod metrics;
 pub mod names;

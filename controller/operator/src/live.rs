@@ -1,6 +1,7 @@
 //! What the operator remembers of functions while it runs: all of it can be had anew from the cluster.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,6 +38,8 @@ pub struct Live {
     pub claims: Mutex<BTreeMap<String, Claim>>,
     /// What turns pods of pools into replicas, of the revisions that serve or are about to.
     pub claimables: Mutex<Vec<Arc<Claimable>>>,
+    /// Whether what turns them was ever told since this process started.
+    knows_claimables: AtomicBool,
     /// Held while its replicas are set.
     pub scaling: tokio::sync::Mutex<()>,
     /// The wake-up that goes on.
@@ -193,6 +196,7 @@ impl Live {
     /// Remembers what turns pods into replicas of the latest revision; the one before serves on for a while.
     pub fn remember(&self, revision: &str, claimable: Option<Claimable>) {
         let mut claimables = lock(&self.claimables);
+        self.knows_claimables.store(true, Ordering::Release);
         if claimables.last().map(Arc::as_ref) == claimable.as_ref() && claimable.is_some() {
             return;
         }
@@ -200,6 +204,12 @@ impl Live {
         claimables.extend(claimable.map(Arc::new));
         let superfluous = claimables.len().saturating_sub(2);
         claimables.drain(..superfluous);
+    }
+
+    /// Whether it is known by now how pods of pools become this function's, if they can.
+    #[must_use]
+    pub fn knows_claimables(&self) -> bool {
+        self.knows_claimables.load(Ordering::Acquire)
     }
 
     /// Which revisions it has, once it has any.

@@ -14,7 +14,6 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
-use wisp_artifacts::Cpu;
 use wisp_contract::FunctionId;
 use wisp_contract::keys::Root;
 use wisp_traces::Traces;
@@ -25,6 +24,7 @@ use crate::cluster::{Change, Cluster, Writers, watch_all};
 use crate::events::Events;
 use crate::keys;
 use crate::leader::Leader;
+use crate::levels::Levels;
 use crate::live::{Functions, lock};
 use crate::metrics::Metrics;
 use crate::options::Options;
@@ -70,7 +70,7 @@ impl Operator {
             options.store_size.0,
             options.insecure_registry.clone(),
             options.signatures.clone(),
-            options.cpu_level.unwrap_or_else(Cpu::here),
+            options.cpu_level,
         )
         .with_context(|| format!("--store {} can't be used", options.store.display()))?;
         let bind = async |address| {
@@ -118,6 +118,11 @@ impl Operator {
             Arc::clone(&live),
             Arc::clone(&metrics),
         ));
+        let levels = Levels::new(
+            Arc::clone(&self.artifacts),
+            Arc::clone(&cluster),
+            Arc::clone(&live),
+        );
         let settings = settings(&self.options, root.clone());
         let pools = Pools::new(
             Around {
@@ -126,6 +131,7 @@ impl Operator {
                 live: Arc::clone(&live),
                 autoscaler: Arc::clone(&autoscaler),
                 artifacts: Arc::clone(&self.artifacts),
+                levels: Arc::clone(&levels),
                 metrics: Arc::clone(&metrics),
             },
             settings.clone(),
@@ -150,6 +156,7 @@ impl Operator {
             waker,
             Arc::clone(&autoscaler),
             Arc::clone(&self.artifacts),
+            levels,
             Arc::clone(&metrics),
             leads,
         ));

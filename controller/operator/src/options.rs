@@ -121,8 +121,8 @@ pub struct Options {
         default_value = "10Gi"
     )]
     pub store_size: Bytes,
-    /// What the processors of all nodes have at least: components are compiled for that. Replicas on a node with less
-    /// compile for themselves, each time they start [default: what this node has, at most x86-64-v3].
+    /// What processors components are compiled for: x86-64-v2 or x86-64-v3. They are compiled for less, too, once a replica
+    /// turns out to have less, and never for more [default: what this node has, and then what any replica has].
     #[arg(long, value_name = "LEVEL", env = "WISP_CPU_LEVEL")]
     pub cpu_level: Option<Cpu>,
     /// A registry that is spoken to by plain HTTP, as HOST[:PORT]. May be repeated, or separated by commas.

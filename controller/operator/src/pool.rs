@@ -28,6 +28,7 @@ use kube::{Client, ResourceExt as _};
 use tokio::sync::watch;
 use wisp_api::RuntimePool;
 use wisp_contract::FunctionId;
+use wisp_contract::assignment::{Assignment, Compiled};
 use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::DATA_PORT;
 use wisp_traces::Span;
@@ -36,6 +37,7 @@ use crate::artifacts::Artifacts;
 use crate::autoscale::{Autoscaler, ScaleError, chain};
 use crate::cluster::{Cluster, pods};
 use crate::control::{self, Connection, ControlError};
+use crate::levels::Levels;
 use crate::live::{Claim, Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
@@ -68,6 +70,8 @@ pub struct Around {
     pub autoscaler: Arc<Autoscaler>,
     /// Holds the pools' models.
     pub artifacts: Arc<dyn Artifacts>,
+    /// Is told what processors pods have.
+    pub levels: Arc<Levels>,
     /// Counts what happens.
     pub metrics: Arc<Metrics>,
 }
@@ -79,6 +83,7 @@ pub struct Pools {
     live: Arc<Functions>,
     autoscaler: Arc<Autoscaler>,
     artifacts: Arc<dyn Artifacts>,
+    levels: Arc<Levels>,
     metrics: Arc<Metrics>,
     settings: Settings,
     defaults: Defaults,
@@ -111,6 +116,7 @@ impl Pools {
             live: around.live,
             autoscaler: around.autoscaler,
             artifacts: around.artifacts,
+            levels: around.levels,
             metrics: around.metrics,
             settings,
             defaults,
@@ -212,9 +218,11 @@ impl Pools {
         // It counts as the function's from now on: nobody makes another meanwhile.
         lock(&live.claims).insert(pod.name_any(), claim(false));
         let kept = self.kept(pool);
-        let (held, open) = self.holds.take(&pods::life(pod));
+        let (stock, open) = self.holds.take(&pods::life(pod));
         let assigned = async {
-            let parts = async { Ok(parts::of(&*self.artifacts, &assignment, &kept, &held).await) };
+            let (held, engines) = (&stock.has, &stock.engines);
+            let parts = parts::of(&*self.artifacts, &assignment, &kept, held, engines);
+            let parts = async { Ok(parts.await) };
             let connection = Connection::kept_or_opened(open, address);
             let (mut connection, parts) = futures::future::try_join(connection, parts).await?;
             connection.assign(&key, body.into(), parts).await
@@ -292,7 +300,7 @@ impl Pools {
         pools: &[Arc<RuntimePool>],
     ) -> Option<(PoolId, Arc<Pod>, Option<Expected<'a>>)> {
         let assignment = claimable.assignment.as_ref();
-        let code = assignment.and_then(|assignment| Some(&*assignment.compiled()?.sha256));
+        let code = assignment.map_or(&[][..], Assignment::compiled);
         if let Some((pool, pod)) = self.take(pools, code) {
             return Some((pool, pod, None));
         }
@@ -303,7 +311,7 @@ impl Pools {
 
     /// A pod that stands by in the first of `pools` that has any, one that has `code` ready if there is one; nobody else
     /// gets it.
-    fn take(&self, pools: &[Arc<RuntimePool>], code: Option<&str>) -> Option<(PoolId, Arc<Pod>)> {
+    fn take(&self, pools: &[Arc<RuntimePool>], code: &[Compiled]) -> Option<(PoolId, Arc<Pod>)> {
         let mut taken = lock(&self.taken);
         for pool in pools {
             let Some(id) = pool_id(pool) else { continue };
@@ -312,8 +320,10 @@ impl Pools {
                 let is_free = !taken.contains_key(&pod.uid().unwrap_or_default());
                 is_free && self.queue.is_standing(pod)
             });
-            let is_ready =
-                |pod: &&Arc<Pod>| code.is_some_and(|code| self.holds.has(&pods::life(pod), code));
+            let is_ready = |pod: &&Arc<Pod>| {
+                let life = pods::life(pod);
+                code.iter().any(|code| self.holds.has(&life, &code.sha256))
+            };
             let pod = standing.iter().find(is_ready).or_else(|| standing.first());
             if let Some(pod) = pod.cloned() {
                 taken.insert(pod.uid().unwrap_or_default(), Instant::now());

@@ -160,6 +160,7 @@ async fn make(
     let settings = &context.settings;
     let claimable = Claimable::of(function, &desired, &settings.operator, &settings.direct);
     live.remember(&desired.revision, claimable);
+    context.cluster.notify(id);
     let before = live
         .plan()
         .map(|plan| plan.serving)

@@ -33,6 +33,9 @@ pub use error::WakeError;
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a trouble is waited out that may pass: a node may be on its way.
 const FORBEARANCE: Duration = Duration::from_secs(15);
+/// How long a pod that stands by is worth waiting for, where an operator that has just started doesn't know yet how it
+/// becomes the function's: a new pod takes longer.
+const RECOLLECTION: Duration = Duration::from_millis(500);
 /// How long after a wake-up the Function's status is written.
 const TOLD_AFTER: Duration = Duration::from_millis(100);
 /// A wake-up; `None` while it goes on. All who ask wait for the same.
@@ -198,12 +201,17 @@ impl Waker {
     /// Waits until there is a revision to wake.
     async fn revision(&self, id: &FunctionId, live: &Live) -> Result<(), WakeError> {
         let mut changes = self.cluster.changes(id);
+        let mut has_waited = false;
+        let recollection = tokio::time::sleep(RECOLLECTION);
+        tokio::pin!(recollection);
         loop {
             changes.borrow_and_update();
-            if live.plan().is_some() {
+            let failure = live.failure();
+            let has_plan = live.plan().is_some();
+            if has_plan && (live.knows_claimables() || failure.is_some() || has_waited) {
                 return Ok(());
             }
-            if let Some(error) = live.failure() {
+            if let Some(error) = failure {
                 return Err(WakeError::Trouble(Trouble {
                     reason: error.reason,
                     message: error.message,
@@ -212,8 +220,13 @@ impl Waker {
                     since: None,
                 }));
             }
-            if changes.changed().await.is_err() {
-                return Err(WakeError::Unknown(id.clone()));
+            tokio::select! {
+                changed = changes.changed() => {
+                    if changed.is_err() {
+                        return Err(WakeError::Unknown(id.clone()));
+                    }
+                }
+                () = &mut recollection, if has_plan => has_waited = true,
             }
         }
     }

@@ -132,9 +132,9 @@ pub struct Artifact {
     /// What is sent in [`crate::headers::KEY`] to get them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,
-    /// The same component as machine code, for hosts whose engine it fits.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub compiled: Option<Compiled>,
+    /// The same component as machine code, for hosts whose engine one of these fits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub compiled: Vec<Compiled>,
 }
 
 /// A component's machine code.
@@ -201,13 +201,15 @@ pub fn artifact_named(file: &Path) -> Option<&str> {
 }
 
 impl Assignment {
-    /// The machine code of its component, where that is an artifact and has some.
+    /// The machine code of its component, one for each kind of engine; none where that is no artifact or has none.
     #[must_use]
-    pub fn compiled(&self) -> Option<&Compiled> {
-        let sha256 = artifact_named(&self.config.component.file)?;
+    pub fn compiled(&self) -> &[Compiled] {
+        let Some(sha256) = artifact_named(&self.config.component.file) else {
+            return &[];
+        };
         let mut artifacts = self.artifacts.iter();
-        let component = artifacts.find(|artifact| artifact.sha256 == sha256)?;
-        component.compiled.as_ref()
+        let component = artifacts.find(|artifact| artifact.sha256 == sha256);
+        component.map_or(&[], |component| &component.compiled)
     }
 }
 
@@ -249,6 +251,12 @@ pub struct Held {
     /// The digests of the models' files.
     #[serde(default)]
     pub models: Vec<String>,
+    /// What its processor is, as in [`crate::headers::CPU`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<String>,
+    /// The engines whose machine code it runs, as [`Compiled::engine`] names them, the best first.
+    #[serde(default)]
+    pub engines: Vec<String>,
 }
 
 /// A shared secret. Its `Debug` doesn't show it.

@@ -3,6 +3,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::OnceLock;
 
 use wasmtime::Config;
 
@@ -46,10 +47,21 @@ level!(
     "has_lzcnt" "lzcnt",
 );
 
+/// What this machine counts as at most.
+static LIMIT: OnceLock<Cpu> = OnceLock::new();
+
 impl Cpu {
-    /// The highest level that this machine has.
+    /// The highest level that this machine has, or is to have.
     #[must_use]
     pub fn here() -> Self {
+        match (Self::detected(), LIMIT.get()) {
+            (Self::Native, _) => Self::Native,
+            (detected, Some(limit)) => detected.min(*limit),
+            (detected, None) => detected,
+        }
+    }
+
+    fn detected() -> Self {
         #[cfg(target_arch = "x86_64")]
         match (is_v2(), is_v3()) {
             (true, true) => return Self::X86_64V3,
@@ -57,6 +69,12 @@ impl Cpu {
             (false, _) => {}
         }
         Self::Native
+    }
+
+    /// Has this machine count as one of at most this level from now on, in the whole process: to be called once, before
+    /// there is any engine.
+    pub fn limit(self) {
+        let _ = LIMIT.set(self);
     }
 
     /// The levels below this one, whose code runs on it, too.

@@ -130,6 +130,10 @@ impl Names {
             Wasi::P3 => code.engine == self.p3,
         }
     }
+
+    fn all(&self) -> [&String; 2] {
+        [&self.p2, &self.p3]
+    }
 }
 
 impl Fitting {
@@ -159,14 +163,21 @@ impl Fitting {
         })
     }
 
-    /// The machine code of the Assignment's component, if it can be run here.
+    /// The machine code of the Assignment's component that is best here, if any can be run.
     pub(crate) fn code<'a>(&self, assignment: &'a Assignment) -> Option<&'a Compiled> {
-        assignment.compiled().filter(|code| self.fits(code))
+        let of = |names: &Names| assignment.compiled().iter().find(|code| names.fit(code));
+        of(&self.own).or_else(|| self.lower().iter().find_map(of))
     }
 
     /// Whether the code can be run here.
-    pub(crate) fn fits(&self, code: &Compiled) -> bool {
+    pub(crate) fn fit(&self, code: &Compiled) -> bool {
         self.own.fit(code) || self.lower().iter().any(|names| names.fit(code))
+    }
+
+    /// The names, the best first.
+    pub(crate) fn names(&self) -> Vec<String> {
+        let all = std::iter::once(&self.own).chain(self.lower());
+        all.flat_map(Names::all).cloned().collect()
     }
 }
 
@@ -185,6 +196,11 @@ impl Artifacts {
         pushed: &mut Pushed,
     ) -> Result<(Self, Option<Code>), FetchError> {
         let compiled = fitting.code(assignment).cloned();
+        if compiled.is_none() && !assignment.compiled().is_empty() {
+            tracing::info!(
+                "the component is compiled here: none of its machine code fits this processor"
+            );
+        }
         let component = assignment.config.component.file.clone();
         let needed = assignment.artifacts.iter().filter(|artifact| {
             let file = artifact.file();
@@ -301,7 +317,9 @@ async fn attempt(url: &str, key: Option<&Key>) -> Result<Sealed, Failure> {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
     let path = uri.path_and_query().map_or("/", |path| path.as_str());
-    let mut request = Request::get(path).header(HOST, authority.as_str());
+    let mut request = Request::get(path)
+        .header(HOST, authority.as_str())
+        .header(headers::CPU, Cpu::here().to_string());
     if let Some(key) = key {
         request = request.header(headers::KEY, &key.0);
     }

@@ -14,6 +14,7 @@ use wisp_contract::config::{
     Outbound,
 };
 use wisp_contract::{FunctionId, FunctionIdError};
+use wisp_engine::Cpu;
 
 use crate::process::Options;
 
@@ -52,6 +53,9 @@ pub struct Cli {
     /// Threads that serve requests [default: one per CPU].
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
+    /// The most that machine code may ask of the processor: x86-64-v2 or x86-64-v3 [default: what it has].
+    #[arg(long, value_name = "LEVEL", env = "WISP_CPU_LEVEL")]
+    pub cpu_level: Option<Cpu>,
     /// How long requests in flight may take to finish after SIGTERM, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,

@@ -32,7 +32,7 @@ pub(crate) fn gather(
     linker: &Linker<Guest>,
     fitting: &Fitting,
 ) -> Shelf {
-    let fitting = hold.code.iter().filter(|code| fitting.fits(code));
+    let fitting = hold.code.iter().filter(|code| fitting.fit(code));
     let new = fitting.filter_map(|compiled| {
         let file = pushed.take(&compiled.sha256)?;
         let pre = link(compiled, &file, engine, linker);

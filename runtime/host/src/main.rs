@@ -21,6 +21,9 @@ fn main() -> ExitCode {
     let began = Instant::now();
     keep_to_ourselves();
     let cli = Cli::parse();
+    if let Some(level) = cli.cpu_level {
+        level.limit();
+    }
     let log = match Writer::spawn(std::io::stdout(), LOG_BUFFER) {
         Ok(log) => log,
         Err(error) => {

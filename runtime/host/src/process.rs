@@ -288,7 +288,8 @@ impl Host {
         });
         let (wanted, mut pushed, code) = gathered.await.ok()?;
         let models = hold::load(&wanted, &mut pushed, &self.models()).await;
-        Some(self.ready().as_mut()?.shelve(&wanted, code, models))
+        let mut ready = self.ready();
+        Some(ready.as_mut()?.shelve(&wanted, code, models, fitting))
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Ready>> {

@@ -9,7 +9,7 @@ use wasmtime::Engine;
 use wasmtime::component::Linker;
 use wisp_contract::assignment::{self as contract, Assignment, Hold, Preload, artifact_named};
 use wisp_contract::config::Limits;
-use wisp_engine::{EngineError, EngineOptions, Engines, Footprint, Wasi};
+use wisp_engine::{Cpu, EngineError, EngineOptions, Engines, Footprint, Wasi};
 use wisp_nn::{Options as ModelOptions, Preloaded};
 
 use crate::artifacts::{self, FetchError, Fitting};
@@ -139,6 +139,7 @@ impl Ready {
         hold: &Hold,
         mut code: Shelf,
         models: Vec<(String, Preloaded)>,
+        fitting: &Fitting,
     ) -> contract::Held {
         let is_named = |sha256: &String| hold.code.iter().any(|code| code.sha256 == *sha256);
         self.code.retain(|sha256, _| is_named(sha256));
@@ -154,6 +155,8 @@ impl Ready {
         contract::Held {
             code: self.code.keys().cloned().collect(),
             models: self.held.iter().map(|(sha256, _)| sha256.clone()).collect(),
+            cpu: Some(Cpu::here().to_string()),
+            engines: fitting.names(),
         }
     }
 

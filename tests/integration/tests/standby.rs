@@ -10,7 +10,7 @@ use wisp_contract::config::Model;
 use wisp_contract::log::event;
 use wisp_contract::parts::Parts;
 use wisp_engine::cache::Source;
-use wisp_engine::{Engines, Loader, compatibility};
+use wisp_engine::{Cpu, Engines, Loader, compatibility};
 use wisp_integration::{
     Answer, Host, PATIENCE, assignment, component, model, onnxruntime, request, small_model,
 };
@@ -96,7 +96,11 @@ async fn a_model_that_cannot_be_had_ends_the_host_with_the_reason() {
 
 /// A component's machine code, and what is said of it. It can't be fetched.
 fn compiled(package: &str) -> anyhow::Result<(Compiled, Vec<u8>)> {
-    let engines = Engines::for_compilation();
+    compiled_for(package, Cpu::here())
+}
+
+fn compiled_for(package: &str, cpu: Cpu) -> anyhow::Result<(Compiled, Vec<u8>)> {
+    let engines = Engines::for_cpu(cpu);
     let source = Source::read(&component(package), None)?;
     let inspection = source.inspection();
     let wasi = match inspection.wasi {
@@ -220,7 +224,7 @@ async fn code_that_is_ready_is_the_functions_without_being_fetched() {
             sha256: "0".repeat(64),
             url: "http://127.0.0.1:9/component".into(),
             key: None,
-            compiled: Some(wanted),
+            compiled: vec![wanted],
         };
         function.config.component.file = artifact.file();
         function.artifacts = vec![artifact];
@@ -243,7 +247,7 @@ async fn a_model_that_was_sent_is_the_functions_until_it_is_forgotten() {
         sha256: digest.clone(),
         url: "http://127.0.0.1:9/model".into(),
         key: None,
-        compiled: None,
+        compiled: Vec::new(),
     };
     let with = Hold {
         code: Vec::new(),
@@ -269,4 +273,38 @@ async fn a_model_that_was_sent_is_the_functions_until_it_is_forgotten() {
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     let computed = sum(&host, "mine").await.unwrap();
     assert_eq!(computed, "y:FP32:1,2:8");
+}
+
+/// Would fail if a host on a lesser processor were believed to run all code, ran what asks for more than it has, or had to
+/// compile what there is code of for it.
+#[tokio::test]
+async fn a_lesser_processor_tells_what_it_runs_and_takes_its_own_code_alone() {
+    let (Cpu::X86_64V3, [lower]) = (Cpu::here(), Cpu::here().below()) else {
+        eprintln!("skipped: code for this machine has no levels");
+        return;
+    };
+    let (code_here, here) = compiled_for("fixture-p2", Cpu::X86_64V3).unwrap();
+    let (code_lower, below) = compiled_for("fixture-p2", *lower).unwrap();
+    let level = lower.to_string();
+    let host = Host::start(None, &["--cpu-level", &level]).await.unwrap();
+    stands_by(&host).await;
+    let both = vec![code_here.clone(), code_lower.clone()];
+    let held = held(hold(&host, both.clone(), &[&here, &below]).await).unwrap();
+    assert_eq!(held.cpu.as_ref(), Some(&level));
+    assert_eq!(held.code, std::slice::from_ref(&code_lower.sha256));
+    assert!(held.engines.contains(&code_lower.engine));
+    assert!(!held.engines.contains(&code_here.engine));
+
+    let mut function = assignment(&component("fixture-p2"));
+    let artifact = Artifact {
+        sha256: "0".repeat(64),
+        url: "http://127.0.0.1:9/component".into(),
+        key: None,
+        compiled: both,
+    };
+    function.config.component.file = artifact.file();
+    function.artifacts = vec![artifact];
+    let answer = assign(&host, &function).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
 }

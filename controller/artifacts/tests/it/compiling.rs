@@ -9,15 +9,11 @@ use wisp_engine::{Engines, Loader};
 use super::registries::{component, sha256, store};
 
 fn compiler(store: &Store) -> Compiler {
-    compiler_for(store, Cpu::here())
-}
-
-fn compiler_for(store: &Store, cpu: Cpu) -> Compiler {
     let limits = Limits {
         timeout: Duration::from_secs(5),
         memory: 1 << 24,
     };
-    Compiler::new(store.clone(), limits, cpu)
+    Compiler::new(store.clone(), limits, Cpu::here())
 }
 
 /// Would fail if hosts could not run what is compiled here, or it were compiled again after every restart.
@@ -59,9 +55,10 @@ async fn machine_code_is_what_a_host_maps_and_is_made_once() {
 async fn every_level_has_code_of_its_own() {
     let (_folder, store) = store();
     let stored = store.put(component(7)).await.unwrap();
-    let here = compiler(&store).prepare(&stored.sha256).await.unwrap();
+    let first = compiler(&store);
+    let here = first.prepare(&stored.sha256).await.unwrap();
     for cpu in Cpu::here().below() {
-        let compiler = compiler_for(&store, *cpu);
+        let compiler = first.for_cpu(*cpu);
         let lower = compiler.prepare(&stored.sha256).await.unwrap();
         assert_eq!(lower.component, here.component);
         assert_ne!(lower.compiled.engine, here.compiled.engine);

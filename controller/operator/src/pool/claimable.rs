@@ -50,7 +50,7 @@ impl Claimable {
         };
         for artifact in &mut assignment.artifacts {
             straight(&mut artifact.url);
-            if let Some(compiled) = &mut artifact.compiled {
+            for compiled in &mut artifact.compiled {
                 straight(&mut compiled.url);
             }
         }

@@ -58,13 +58,24 @@ struct Known {
     has: BTreeSet<String>,
     /// What it was told to have last, whether or not it could be run there: that needn't be sent again.
     named: BTreeSet<String>,
-    /// What was wanted then, whether or not there was room for it.
-    asked: BTreeSet<String>,
+    /// What was wanted then, whether or not there was room for it; `None` before it was first told anything.
+    asked: Option<BTreeSet<String>>,
     /// Nothing is sent before.
     not_before: Option<Instant>,
     is_being_sent: bool,
+    /// The engines whose code it runs, the best first; none until it told.
+    engines: Vec<String>,
     /// How it was sent: whoever takes the pod needn't connect.
     connection: Option<Connection>,
+}
+
+/// What a pod has and is, for whoever takes it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Stock {
+    /// Digests of what it has.
+    pub(super) has: BTreeSet<String>,
+    /// The engines whose code it runs, the best first; none where that isn't known.
+    pub(super) engines: Vec<String>,
 }
 
 /// What became of sending a pod what it was to have.
@@ -72,8 +83,8 @@ struct Known {
 struct Sent {
     /// Digests of what it was told to have.
     named: BTreeSet<String>,
-    /// Digests of what it has now.
-    has: Vec<String>,
+    /// Digests of what it has now, and the engines whose code it runs.
+    stock: Stock,
     /// When to send it the rest, where the store didn't have all just now.
     again: Option<Instant>,
 }
@@ -95,14 +106,26 @@ impl Holds {
             .is_some_and(|known| known.has.contains(sha256))
     }
 
-    /// What the pod has, and a connection to it if there is one: for whoever takes it.
-    pub(super) fn take(&self, life: &str) -> (BTreeSet<String>, Option<Connection>) {
+    /// The engines whose code the pod runs, the best first; none where that isn't known.
+    fn engines(&self, life: &str) -> Vec<String> {
+        let holds = lock(&self.0);
+        holds
+            .get(life)
+            .map_or_else(Vec::new, |known| known.engines.clone())
+    }
+
+    /// What the pod has and is, and a connection to it if there is one: for whoever takes it.
+    pub(super) fn take(&self, life: &str) -> (Stock, Option<Connection>) {
         let mut holds = lock(&self.0);
         let Some(known) = holds.get_mut(life) else {
             return Default::default();
         };
         let open = known.connection.take().filter(Connection::is_open);
-        (known.has.clone(), open)
+        let stock = Stock {
+            has: known.has.clone(),
+            engines: known.engines.clone(),
+        };
+        (stock, open)
     }
 
     /// Forgets pods that are no more.
@@ -115,7 +138,7 @@ impl Holds {
         let mut holds = lock(&self.0);
         let known = holds.entry(life.to_owned()).or_default();
         let may = !known.is_being_sent
-            && known.asked != *wanted
+            && known.asked.as_ref() != Some(wanted)
             && known.not_before.is_none_or(|at| now >= at);
         known.is_being_sent |= may;
         may
@@ -136,11 +159,12 @@ impl Holds {
         known.is_being_sent = false;
         match sent {
             Ok(sent) => {
-                known.has = sent.has.into_iter().collect();
+                known.has = sent.stock.has;
+                known.engines = sent.stock.engines;
                 known.named = sent.named;
                 known.not_before = sent.again;
                 if sent.again.is_none() {
-                    known.asked = wanted;
+                    known.asked = Some(wanted);
                 }
             }
             Err(not_before) => known.not_before = Some(not_before),
@@ -174,14 +198,14 @@ impl Pools {
             let kept = self.kept(&id);
             let limits = Limits::of(pool, &kept);
             let claimables = self.claimables(pool, &kept);
-            let wanted = digests(&claimables, &kept);
             for pod in standing {
                 let life = pods::life(&pod);
+                let wanted = digests(&claimables, &kept, &self.holds.engines(&life));
                 if !self.holds.begin(&life, &wanted, now) {
                     continue;
                 }
                 let (this, claimables) = (Arc::clone(self), claimables.clone());
-                let (wanted, kept) = (wanted.clone(), Arc::clone(&kept));
+                let kept = Arc::clone(&kept);
                 tokio::spawn(async move {
                     let sent = this.send(&pod, &life, &claimables, &kept, limits).await;
                     let sent = sent.map_err(|error| {
@@ -220,13 +244,14 @@ impl Pools {
         let unreached = || ControlError::Unreached(std::io::ErrorKind::NotFound.into());
         let address = pods::address(pod).ok_or_else(unreached)?;
         let key = control::pool_key(&self.settings.root, pod).ok_or_else(unreached)?;
+        let engines = self.holds.engines(life);
         let (mut code, mut models) = (BTreeMap::new(), BTreeMap::new());
         for claimable in claimables {
             let Some(mut assignment) = claimable.assignment.clone() else {
                 continue;
             };
             self.trials.tell(&mut assignment);
-            if let Some(compiled) = assignment.compiled() {
+            if let Some(compiled) = parts::best(assignment.compiled(), &engines) {
                 code.insert(compiled.sha256.clone(), compiled.clone());
             }
             for (sha256, model) in models_to_have(&assignment, kept) {
@@ -257,9 +282,15 @@ impl Pools {
         };
         let held = tokio::time::timeout(PATIENCE, sent).await;
         let held = held.map_err(|elapsed| ControlError::Broken(elapsed.into()))??;
+        if let Some(cpu) = &held.cpu {
+            self.levels.told(cpu);
+        }
         Ok(Sent {
             named,
-            has: [held.code, held.models].concat(),
+            stock: Stock {
+                has: held.code.into_iter().chain(held.models).collect(),
+                engines: held.engines,
+            },
             again: (!is_whole).then(|| Instant::now() + PAUSE),
         })
     }
@@ -287,12 +318,13 @@ fn chosen<T>(mut all: Vec<(u64, T)>, most: u64) -> Vec<T> {
     few.collect()
 }
 
-/// The digests of what functions need, but for the models `kept`.
-fn digests(claimables: &[Arc<Claimable>], kept: &[Kept]) -> BTreeSet<String> {
+/// The digests of what functions need of a pod that runs code of these `engines`, but for the models `kept`.
+fn digests(claimables: &[Arc<Claimable>], kept: &[Kept], engines: &[String]) -> BTreeSet<String> {
     let assignments = claimables.iter().filter_map(|one| one.assignment.as_ref());
     assignments
         .flat_map(|assignment| {
-            let code = assignment.compiled().map(|compiled| &*compiled.sha256);
+            let code = parts::best(assignment.compiled(), engines);
+            let code = code.map(|compiled| &*compiled.sha256);
             let models = models_to_have(assignment, kept).map(|(sha256, _)| sha256);
             code.into_iter().chain(models)
         })
@@ -315,6 +347,8 @@ fn models_to_have<'a>(
 
 #[cfg(test)]
 mod tests {
+    use wisp_contract::assignment::{Compiled, Facts, Wasi};
+
     use super::*;
 
     fn digests(of: &[&str]) -> BTreeSet<String> {
@@ -322,10 +356,12 @@ mod tests {
     }
 
     fn sent(named: &[&str], has: &[&str], again: Option<Instant>) -> Result<Sent, Instant> {
-        let has = digests(has).into_iter().collect();
         Ok(Sent {
             named: digests(named),
-            has,
+            stock: Stock {
+                has: digests(has),
+                engines: Vec::new(),
+            },
             again,
         })
     }
@@ -362,6 +398,47 @@ mod tests {
         assert!(holds.begin("another", &two, now));
         holds.retain(&HashSet::from(["another".to_owned()]));
         assert!(holds.begin("pod", &two, now));
+    }
+
+    /// Would fail if a pod whose processor isn't known were not asked for it, or were sent another's code once it is.
+    #[test]
+    fn what_a_pod_is_sent_fits_its_processor() {
+        let holds = Holds::default();
+        assert!(holds.begin("pod", &digests(&[]), Instant::now()));
+        let stock = Stock {
+            engines: vec!["v3".to_owned(), "v2".to_owned()],
+            ..Stock::default()
+        };
+        let told = Sent {
+            named: digests(&[]),
+            stock,
+            again: None,
+        };
+        holds.end("pod", digests(&[]), Ok(told));
+        let engines = holds.engines("pod");
+        assert_eq!(engines, ["v3", "v2"]);
+        let facts = Facts {
+            wasi: Wasi::P2,
+            core_instances: 1,
+            memories: 1,
+            tables: 1,
+            asks_models: false,
+        };
+        let code = |engine: &str| Compiled {
+            engine: engine.to_owned(),
+            sha256: engine.repeat(2),
+            url: String::new(),
+            key: None,
+            facts,
+        };
+        let best = |compiled: &[Compiled], engines: &[String]| {
+            parts::best(compiled, engines).map(|code| code.engine.clone())
+        };
+        let (all, lower) = ([code("v2"), code("v3")], [code("v2")]);
+        assert_eq!(best(&all, &engines).as_deref(), Some("v3"));
+        assert_eq!(best(&lower, &engines).as_deref(), Some("v2"));
+        assert_eq!(best(&[code("v4")], &engines), None);
+        assert_eq!(best(&all, &[]).as_deref(), Some("v2"), "unknown");
     }
 
     /// Would fail if more were sent than the pod may have, or the large were preferred to the many.

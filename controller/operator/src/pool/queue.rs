@@ -9,6 +9,7 @@ use dashmap::DashMap;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use wisp_api::RuntimePool;
+use wisp_contract::assignment::Compiled;
 use wisp_contract::operator::pod::CONTROL_PORT;
 
 use super::{PoolId, Pools, pool_id};
@@ -133,7 +134,7 @@ impl Pools {
     pub(super) async fn wait(
         &self,
         pools: &[Arc<RuntimePool>],
-        code: Option<&str>,
+        code: &[Compiled],
     ) -> Option<(PoolId, Arc<Pod>)> {
         let wanted = pool_id(pools.first()?)?;
         let turn = Arc::clone(&self.queue.turns.entry(wanted).or_default());

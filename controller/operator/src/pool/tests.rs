@@ -46,7 +46,7 @@ fn resolved() -> Resolved {
         size: 1 << 20,
         sha256: "b".repeat(64),
         pinned: None,
-        compiled: Some(Code {
+        compiled: vec![Code {
             engine: "wasmtime-48".into(),
             sha256: "c".repeat(64),
             facts: Facts {
@@ -56,7 +56,7 @@ fn resolved() -> Resolved {
                 tables: 1,
                 asks_models: true,
             },
-        }),
+        }],
     };
     Resolved {
         component: Bytes::Stored(component),
@@ -269,12 +269,19 @@ mod claiming {
                 Arc::clone(&functions),
                 Arc::clone(&metrics),
             ));
+            let artifacts: Arc<dyn Artifacts> = Arc::new(Store::default());
+            let levels = Levels::new(
+                Arc::clone(&artifacts),
+                Arc::clone(&cluster),
+                Arc::clone(&functions),
+            );
             let around = Around {
                 client: nobody(),
                 cluster,
                 live: functions,
                 autoscaler,
-                artifacts: Arc::new(Store::default()),
+                artifacts,
+                levels,
                 metrics,
             };
             let pools = Pools::new(around, settings(), Defaults { min: 1, max: 5 });
@@ -471,7 +478,7 @@ mod claiming {
                 size: 600 << 20,
                 sha256: "aa".to_owned(),
                 pinned: None,
-                compiled: None,
+                compiled: Vec::new(),
             },
         }];
         assert_eq!(asking.mismatch(&kept), (0, 0));

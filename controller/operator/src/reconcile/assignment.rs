@@ -113,7 +113,7 @@ pub fn artifact(stored: &Stored, root: &Root, operator: &str) -> Artifact {
         )
     };
     let (url, key) = at(&stored.sha256);
-    let compiled = stored.compiled.as_ref().map(|code| {
+    let compiled = stored.compiled.iter().map(|code| {
         let (url, key) = at(&code.sha256);
         Compiled {
             engine: code.engine.clone(),
@@ -127,6 +127,6 @@ pub fn artifact(stored: &Stored, root: &Root, operator: &str) -> Artifact {
         sha256: stored.sha256.clone(),
         url,
         key,
-        compiled,
+        compiled: compiled.collect(),
     }
 }

@@ -70,7 +70,7 @@ impl Artifacts for Store {
                 size: 1,
                 sha256: source.clone(),
                 source,
-                compiled: None,
+                compiled: Vec::new(),
             })
         })
     }
@@ -88,6 +88,10 @@ impl Artifacts for Store {
         _: &'a str,
     ) -> BoxFuture<'a, Result<Option<(std::fs::File, u64)>, ArtifactError>> {
         Box::pin(async { Ok(None) })
+    }
+
+    fn learn(&self, _: wisp_artifacts::Cpu) -> bool {
+        false
     }
 
     fn hold(&self, _: &str, _: Vec<String>) {}

@@ -20,6 +20,7 @@ use super::Answer;
 use super::respond::{Body, Refusal, file, json, nothing};
 use crate::artifacts::Artifacts;
 use crate::autoscale::Autoscaler;
+use crate::levels::Levels;
 use crate::metrics::Metrics;
 use crate::wake::Waker;
 
@@ -47,6 +48,7 @@ pub struct Api {
     waker: Arc<Waker>,
     autoscaler: Arc<Autoscaler>,
     artifacts: Arc<dyn Artifacts>,
+    levels: Arc<Levels>,
     metrics: Arc<Metrics>,
     standing: watch::Receiver<Standing>,
 }
@@ -59,6 +61,7 @@ impl Api {
         waker: Arc<Waker>,
         autoscaler: Arc<Autoscaler>,
         artifacts: Arc<dyn Artifacts>,
+        levels: Arc<Levels>,
         metrics: Arc<Metrics>,
         standing: watch::Receiver<Standing>,
     ) -> Self {
@@ -68,6 +71,7 @@ impl Api {
             waker,
             autoscaler,
             artifacts,
+            levels,
             metrics,
             standing,
         }
@@ -91,6 +95,9 @@ impl Api {
             (Method::GET, path) if path.starts_with(ARTIFACTS) => {
                 let sha256 = path.strip_prefix(ARTIFACTS).unwrap_or_default();
                 check(request.headers(), &self.root.artifact(sha256))?;
+                if let Some(cpu) = request.headers().get(headers::CPU) {
+                    self.levels.told(cpu.to_str().unwrap_or_default());
+                }
                 self.artifact(sha256).await
             }
             (_, path @ (ENSURE | REPORT)) => Err(Refusal::Method {

@@ -88,7 +88,9 @@ impl Bench {
             serving: "f-1".into(),
             scaled_at: None,
         };
-        *lock(&live.enter(&id, "").plan) = Some(plan);
+        let known = live.enter(&id, "");
+        *lock(&known.plan) = Some(plan);
+        known.remember("f-1", None);
         let client = kube::Client::new(Nobody, "n");
         let autoscaler = Autoscaler::new(
             client,
@@ -252,4 +254,41 @@ async fn a_function_that_is_still_being_resolved_is_waited_for() {
         bench.waker.ensure(&nobody, None).await,
         Err(WakeError::Unknown(nobody))
     );
+}
+
+/// Would fail if an operator that has just started made a new pod while it doesn't know yet that one stands by, or waited
+/// for that as long as a registry takes.
+#[tokio::test]
+async fn what_an_operator_that_has_just_started_knows_soon_is_waited_for() {
+    let bench = Bench::new(
+        json!({"phase": "Running", "podIP": "127.0.0.1"}),
+        replica().await,
+    );
+    let forget = || {
+        let plan = bench.live.get(&bench.id).and_then(|live| live.plan());
+        bench.live.forget(&bench.id);
+        let live = bench.live.enter(&bench.id, "");
+        *lock(&live.plan) = plan;
+        live
+    };
+    let live = forget();
+    let (result, asked) = futures::join!(bench.ensure(), async {
+        while lock(&live.waking).is_none() {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let asked = bench.asked.load(Ordering::SeqCst);
+        live.remember("f-1", None);
+        bench.cluster.notify(&bench.id);
+        asked
+    });
+    assert_eq!(result.unwrap().replicas.len(), 1);
+    assert_eq!((asked, bench.asked.load(Ordering::SeqCst)), (0, 1));
+
+    forget();
+    bench.cluster.pods.apply(Event::Delete(
+        serde_json::from_value(pod(json!({}))).unwrap(),
+    ));
+    bench.ensure().await.unwrap();
+    assert_eq!(bench.asked.load(Ordering::SeqCst), 2);
 }

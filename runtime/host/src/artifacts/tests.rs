@@ -55,7 +55,7 @@ fn artifact(base: &str, path: &str, content: &str) -> Artifact {
         sha256: sha256(content.as_bytes()),
         url: format!("{base}/{path}"),
         key: Some(Key("k".into())),
-        compiled: None,
+        compiled: Vec::new(),
     }
 }
 
@@ -97,12 +97,23 @@ async fn fetch_now(
 #[tokio::test]
 async fn what_is_named_is_fetched_and_code_that_fits_stands_for_its_component() {
     let base = operator().await;
-    let component = |engine: &str| {
+    let component = |engines: &[&str]| {
         let mut component = artifact(&base, "component", "component");
-        component.compiled = Some(Compiled {
-            engine: engine.into(),
-            sha256: sha256(b"code"),
-            url: format!("{base}/code"),
+        let code = |engine: &&str| Compiled {
+            engine: (*engine).into(),
+            sha256: sha256(if engine.starts_with('e') {
+                b"code"
+            } else {
+                b"flaky"
+            }),
+            url: format!(
+                "{base}/{}",
+                if engine.starts_with('e') {
+                    "code"
+                } else {
+                    "flaky"
+                }
+            ),
             key: Some(Key("k".into())),
             facts: Facts {
                 wasi: Wasi::P3,
@@ -111,10 +122,11 @@ async fn what_is_named_is_fetched_and_code_that_fits_stands_for_its_component() 
                 tables: 2,
                 asks_models: false,
             },
-        });
+        };
+        component.compiled = engines.iter().map(code).collect();
         component
     };
-    let mut other = assignment(vec![component("another")]);
+    let mut other = assignment(vec![component(&["another"])]);
     let (held, code) = fetch_now(&mut other, &fitting(), &BTreeSet::new())
         .await
         .unwrap();
@@ -124,14 +136,15 @@ async fn what_is_named_is_fetched_and_code_that_fits_stands_for_its_component() 
         b"component"
     );
     drop(held);
-    for engine in ["e3", "l3"] {
-        let mut fits = assignment(vec![component(engine)]);
+    for (engines, length) in [(&["e3"][..], 4), (&["l3"], 5), (&["x", "l3", "e3"], 4)] {
+        let mut fits = assignment(vec![component(engines)]);
         let (_held, code) = fetch_now(&mut fits, &fitting(), &BTreeSet::new())
             .await
             .unwrap();
         let code = code.unwrap();
         assert_eq!(code.component_sha256, sha256(b"component"));
-        assert_eq!((code.facts.tables, code.file.length()), (2, 4));
+        // The best, whichever comes first.
+        assert_eq!((code.facts.tables, code.file.length()), (2, length));
     }
 }
 

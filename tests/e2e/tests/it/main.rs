@@ -10,6 +10,7 @@ mod chart;
 mod events;
 mod examples;
 mod functions;
+mod gpu;
 mod kept;
 mod life;
 mod metrics;

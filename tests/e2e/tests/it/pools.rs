@@ -1,7 +1,7 @@
 //! Pods that stand by, and become a function's when it is woken.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
@@ -142,6 +142,65 @@ async fn more_functions_than_pods_are_all_answered_each_by_pods_of_its_own() -> 
     stands_by(&space, "warm", 3)?;
     let pools = space.kubectl(&["get", "rp", "--output=name"])?;
     ensure!(pools.trim() == "runtimepool.wisp.dev/warm", "{pools}");
+    Ok(())
+}
+
+/// Would fail if a function on a node with a lesser processor than the operator's were compiled in its pod each time it is
+/// woken, or got another revision when it is compiled for that node, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lesser_processor_gets_code_of_its_own() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    if wisp_artifacts::Cpu::here().below().is_empty() {
+        eprintln!("skipped: code for this machine has no levels");
+        return Ok(());
+    }
+    let _stays = wisp.with_operator().await;
+    let space = wisp.space("lesser")?;
+    space.apply(&pool("warm", 1, 1))?;
+    stands_by(&space, "warm", 1)?;
+    let deployment = space.wait("the pool's Deployment", &["deployments"], |all| {
+        all.keys().next().cloned()
+    })?;
+    let deployment = format!("deployment/{deployment}");
+    space.kubectl(&["set", "env", &deployment, "WISP_CPU_LEVEL=x86-64-v2"])?;
+    space.kubectl(&["rollout", "status", &deployment, "--timeout=60s"])?;
+
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
+    space.apply(&Space::function("hello", &image, ""))?;
+    space.condition("hello", "Ready", "True")?;
+    let revision = |space: &Space| {
+        space.kubectl(&["get", "fn", "hello", "--output=jsonpath={.status.revision}"])
+    };
+    let first = revision(&space)?;
+    // Its first pod may come before the operator knows.
+    let began = Instant::now();
+    loop {
+        stands_by(&space, "warm", 1)?;
+        let answer = space.get("hello", "hello").await?;
+        ensure!(answer.status == 200, "{answer:?}");
+        space.pods("hello", 1)?;
+        let log = space.kubectl(&["logs", "--selector=wisp.dev/function=hello", "--tail=-1"])?;
+        ensure!(log.contains("ready after"), "{log}");
+        if !log.contains("compiled here") {
+            break;
+        }
+        ensure!(
+            began.elapsed() < PATIENCE,
+            "it is compiled again and again: {log}"
+        );
+        space.kubectl(&[
+            "delete",
+            "pods",
+            "--selector=wisp.dev/function=hello",
+            "--wait",
+        ])?;
+    }
+    let last = revision(&space)?;
+    ensure!(first == last, "{first}, then {last}");
     Ok(())
 }
 

@@ -37,7 +37,7 @@ fn stored(digit: &str, size: u64) -> Stored {
         size,
         sha256: digit.repeat(64),
         pinned: None,
-        compiled: None,
+        compiled: Vec::new(),
     }
 }
 
@@ -49,7 +49,7 @@ fn resolved() -> Resolved {
                 "registry.example.com/vision/digits@sha256:{}",
                 "d".repeat(64)
             )),
-            compiled: Some(Code {
+            compiled: vec![Code {
                 engine: "wasmtime-48".into(),
                 sha256: "c".repeat(64),
                 facts: Facts {
@@ -59,7 +59,7 @@ fn resolved() -> Resolved {
                     tables: 1,
                     asks_models: true,
                 },
-            }),
+            }],
             ..stored("a", 1 << 20)
         }),
         models: vec![("mnist".into(), Bytes::Stored(stored("e", 5 << 20)))],
@@ -124,7 +124,7 @@ fn a_revision_is_everything_that_alters_pods() {
     let mut anew = resolved.clone();
     if let Bytes::Stored(stored) = &mut anew.component {
         stored.sha256 = "f".repeat(64);
-        stored.compiled = None;
+        stored.compiled.clear();
     }
     assert_eq!(name(&function, &anew), base);
 

@@ -119,6 +119,19 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     if wanted("EfficientNet") {
         rows.extend(photos(bench, baseline).await?);
     }
+    if wanted("operator just restarted") {
+        let mut found = Found::default();
+        for name in hellos.iter().cycle().take(bench.options.plain) {
+            bench.asleep(&hellos, STANDING).await?;
+            bench.restart_operator()?;
+            found.add(bench.ask(name, HELLO).await?);
+        }
+        let of = |percent| {
+            let row = Bench::percentile("operator just restarted", &found.total, percent);
+            row.against(baseline)
+        };
+        rows.extend([50.0, 99.0].map(of));
+    }
     if wanted("8 functions at once, pool of 3") {
         rows.extend(eight(bench, &hellos).await?);
     }

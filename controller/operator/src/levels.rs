@@ -1,0 +1,48 @@
+//! What processors replicas have: components are compiled for each level there is, so that no replica has to.
+
+use std::sync::Arc;
+
+use wisp_artifacts::Cpu;
+
+use crate::artifacts::Artifacts;
+use crate::cluster::Cluster;
+use crate::live::Functions;
+
+/// What is done where a host tells what its processor is.
+pub struct Levels {
+    artifacts: Arc<dyn Artifacts>,
+    cluster: Arc<Cluster>,
+    live: Arc<Functions>,
+}
+
+impl Levels {
+    /// Of the replicas of a cluster.
+    #[must_use]
+    pub fn new(
+        artifacts: Arc<dyn Artifacts>,
+        cluster: Arc<Cluster>,
+        live: Arc<Functions>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            artifacts,
+            cluster,
+            live,
+        })
+    }
+
+    /// A host's processor is `cpu`. Where none was before, all functions' components are compiled for it.
+    pub fn told(&self, cpu: &str) {
+        // A level that this version doesn't know is a newer host's.
+        let Ok(cpu) = cpu.parse::<Cpu>() else { return };
+        if !self.artifacts.learn(cpu) {
+            return;
+        }
+        tracing::info!(%cpu, "a node has another processor: components are compiled for it, too");
+        for id in self.live.ids() {
+            if let Some(live) = self.live.get(&id) {
+                live.inputs_changed();
+            }
+            self.cluster.reconcile(&id);
+        }
+    }
+}
