@@ -30,7 +30,7 @@ fn say(space: &Space, node: &str, count: u32) -> Result<()> {
             .get("status")?
             .get("allocatable")?
             .get(GPU)?;
-        (*gpus == count.to_string()).then_some(())
+        (gpus.as_str()?.parse() == Ok(count)).then_some(())
     })
 }
 
