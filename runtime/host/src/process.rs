@@ -284,12 +284,12 @@ impl Host {
         let fitting = Fitting::here().ok()?;
         let gathered = tokio::task::spawn_blocking(move || {
             let code = hold::gather(&wanted, &mut pushed, &engine, &linker, fitting);
-            (wanted, pushed, code)
+            (wanted, pushed, code, fitting.names())
         });
-        let (wanted, mut pushed, code) = gathered.await.ok()?;
+        let (wanted, mut pushed, code, engines) = gathered.await.ok()?;
         let models = hold::load(&wanted, &mut pushed, &self.models()).await;
         let mut ready = self.ready();
-        Some(ready.as_mut()?.shelve(&wanted, code, models, fitting))
+        Some(ready.as_mut()?.shelve(&wanted, code, models, engines))
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Ready>> {

@@ -139,7 +139,7 @@ impl Ready {
         hold: &Hold,
         mut code: Shelf,
         models: Vec<(String, Preloaded)>,
-        fitting: &Fitting,
+        engines: Vec<String>,
     ) -> contract::Held {
         let is_named = |sha256: &String| hold.code.iter().any(|code| code.sha256 == *sha256);
         self.code.retain(|sha256, _| is_named(sha256));
@@ -156,7 +156,7 @@ impl Ready {
             code: self.code.keys().cloned().collect(),
             models: self.held.iter().map(|(sha256, _)| sha256.clone()).collect(),
             cpu: Some(Cpu::here().to_string()),
-            engines: fitting.names(),
+            engines,
         }
     }
 

@@ -11,7 +11,7 @@ use wisp_contract::assignment::{Assignment, Hold, artifact_named};
 use wisp_contract::config::Model;
 
 use super::models::{self, Kept};
-use super::{Claimable, Pools, parts, pool_id};
+use super::{Claimable, PoolId, Pools, parts, pool_id};
 use crate::autoscale::chain;
 use crate::cluster::pods;
 use crate::control::{self, Connection, ControlError, Part};
@@ -198,6 +198,10 @@ impl Pools {
             let kept = self.kept(&id);
             let limits = Limits::of(pool, &kept);
             let claimables = self.claimables(pool, &kept);
+            // An operator that has just started would have pods forget what they were told by the one before.
+            if claimables.is_empty() && !self.knows_functions_of(&id) {
+                continue;
+            }
             for pod in standing {
                 let life = pods::life(&pod);
                 let wanted = digests(&claimables, &kept, &self.holds.engines(&life));
@@ -216,6 +220,18 @@ impl Pools {
                 });
             }
         }
+    }
+
+    /// Whether it is known of all functions in the pool's namespace how pods become theirs.
+    fn knows_functions_of(&self, pool: &PoolId) -> bool {
+        let functions = self.cluster.functions().state();
+        let ids = functions.iter().filter_map(|function| function.id().ok());
+        let mut near = ids.filter(|id| id.namespace() == pool.namespace());
+        near.all(|id| {
+            self.live
+                .get(&id)
+                .is_some_and(|live| live.knows_claimables())
+        })
     }
 
     /// What turns pods of `pool`, which have the models `kept`, into replicas of the functions that they can become.

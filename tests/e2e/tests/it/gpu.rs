@@ -47,6 +47,10 @@ async fn functions_with_gpus_go_where_they_are_and_say_what_they_compute_on() ->
     let Some(wisp) = installed() else {
         return Ok(());
     };
+    if wisp.cluster().name().is_none() {
+        eprintln!("skipped: the nodes of a cluster that is given are somebody's");
+        return Ok(());
+    }
     let _stays = wisp.with_operator().await;
     let space = wisp.space("gpu")?;
     let digits = space.push_component("digits", &component("digits")).await?;
@@ -60,6 +64,8 @@ async fn functions_with_gpus_go_where_they_are_and_say_what_they_compute_on() ->
         space.condition(device, "Ready", "True")?;
     }
 
+    let node = space.wait("a node", &["nodes"], |nodes| nodes.keys().last().cloned())?;
+    say(&space, &node, 0)?;
     let answer = seven(&space, "auto").await?;
     let problem = answer.problem();
     ensure!(
@@ -67,7 +73,6 @@ async fn functions_with_gpus_go_where_they_are_and_say_what_they_compute_on() ->
         "{answer:?}"
     );
 
-    let node = space.wait("a node", &["nodes"], |nodes| nodes.keys().last().cloned())?;
     say(&space, &node, 2)?;
     // Nobody has to do anything else: the pod that waits is placed.
     let began = Instant::now();

@@ -158,48 +158,49 @@ async fn a_lesser_processor_gets_code_of_its_own() -> Result<()> {
     }
     let _stays = wisp.with_operator().await;
     let space = wisp.space("lesser")?;
-    space.apply(&pool("warm", 1, 1))?;
-    stands_by(&space, "warm", 1)?;
-    let deployment = space.wait("the pool's Deployment", &["deployments"], |all| {
-        all.keys().next().cloned()
-    })?;
-    let deployment = format!("deployment/{deployment}");
-    space.kubectl(&["set", "env", &deployment, "WISP_CPU_LEVEL=x86-64-v2"])?;
-    space.kubectl(&["rollout", "status", &deployment, "--timeout=60s"])?;
-
     let image = space
         .push_component("hello", &component("fixture-p2"))
         .await?;
-    space.apply(&Space::function("hello", &image, ""))?;
+    space.apply(&pool("warm", 1, 1))?;
+    let asleep = "  scaling: {idleTimeout: 5s}\n";
+    space.apply(&Space::function("hello", &image, asleep))?;
     space.condition("hello", "Ready", "True")?;
-    let revision = |space: &Space| {
-        space.kubectl(&["get", "fn", "hello", "--output=jsonpath={.status.revision}"])
-    };
-    let first = revision(&space)?;
-    // Its first pod may come before the operator knows.
+    let revision = ["get", "fn", "hello", "--output=jsonpath={.status.revision}"];
+    let first = space.kubectl(&revision)?;
+    stands_by(&space, "warm", 1)?;
+    let deployment = space.wait("the pool's Deployment", &["deployments"], |all| {
+        let mut names = all.keys().filter(|name| name.contains("warm"));
+        names.next().map(|name| format!("deployment/{name}"))
+    })?;
+    space.kubectl(&["set", "env", &deployment, "WISP_CPU_LEVEL=x86-64-v2"])?;
+    space.kubectl(&["rollout", "status", &deployment, "--timeout=60s"])?;
+
+    // The first pods may come before the operator knows.
     let began = Instant::now();
     loop {
         stands_by(&space, "warm", 1)?;
         let answer = space.get("hello", "hello").await?;
         ensure!(answer.status == 200, "{answer:?}");
-        space.pods("hello", 1)?;
-        let log = space.kubectl(&["logs", "--selector=wisp.dev/function=hello", "--tail=-1"])?;
+        let pod = space.wait("the function's pod", &["pods"], |pods| {
+            let mut ours = pods
+                .iter()
+                .filter(|(_, pod)| text(pod, FUNCTION) == "hello");
+            ours.next().map(|(name, pod)| (name.clone(), pod.clone()))
+        })?;
+        let (name, pod) = pod;
+        ensure!(text(&pod, CLAIMED_FROM) == "warm", "{pod}");
+        let env = pod.pointer("/spec/containers/0/env").map(Value::to_string);
+        ensure!(env.is_some_and(|env| env.contains("x86-64-v2")), "{pod}");
+        let log = space.kubectl(&["logs", &name])?;
         ensure!(log.contains("ready after"), "{log}");
         if !log.contains("compiled here") {
             break;
         }
-        ensure!(
-            began.elapsed() < PATIENCE,
-            "it is compiled again and again: {log}"
-        );
-        space.kubectl(&[
-            "delete",
-            "pods",
-            "--selector=wisp.dev/function=hello",
-            "--wait",
-        ])?;
+        let is_late = began.elapsed() > PATIENCE;
+        ensure!(!is_late, "it is compiled again and again: {log}");
+        space.pods("hello", 0)?;
     }
-    let last = revision(&space)?;
+    let last = space.kubectl(&revision)?;
     ensure!(first == last, "{first}, then {last}");
     Ok(())
 }
