@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use wisp_cluster::images::{self, Programs};
@@ -15,7 +16,7 @@ use crate::collector::Collector;
 use crate::detour::Detour;
 use crate::guard::Guard;
 use crate::signer::Signer;
-use crate::space::Space;
+use crate::space::{PATIENCE, Space};
 
 /// Where wisp is installed.
 pub const NAMESPACE: &str = "wisp-system";
@@ -143,6 +144,20 @@ impl Installation {
     #[must_use]
     pub fn cluster(&self) -> &'static Cluster {
         self.cluster
+    }
+
+    /// The pod that the operator's Service leads to, once that is one, and the right one by its name.
+    ///
+    /// # Errors
+    /// When it takes too long.
+    pub fn leader(&self, is: impl Fn(&str) -> bool) -> Result<Value> {
+        let label = "--selector=wisp.dev/leader=true";
+        let query = ["pods", "--namespace", NAMESPACE, label];
+        self.cluster
+            .wait("an operator that leads", &query, PATIENCE, |pods| {
+                let (name, pod) = pods.iter().next().filter(|_| pods.len() == 1)?;
+                is(name).then(|| pod.clone())
+            })
     }
 
     /// The gateway's address, as this machine reaches it.

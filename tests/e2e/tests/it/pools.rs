@@ -214,7 +214,7 @@ struct Operator {
 
 impl Operator {
     fn find(wisp: &'static Installation) -> Result<Self> {
-        let pod = leader(wisp, |_| true)?;
+        let pod = wisp.leader(|_| true)?;
         Ok(Self {
             wisp,
             pod: text(&pod, "/metadata/name").to_owned(),
@@ -240,17 +240,6 @@ impl Operator {
         ];
         self.wisp.cluster().kubectl(&delete).map(drop)
     }
-}
-
-/// The pod that the operator's Service leads to, once that is one, and the right one by its name.
-pub(crate) fn leader(wisp: &Installation, is: impl Fn(&str) -> bool) -> Result<Value> {
-    let label = "--selector=wisp.dev/leader=true";
-    let query = ["pods", "--namespace", NAMESPACE, label];
-    wisp.cluster()
-        .wait("an operator that leads", &query, PATIENCE, |pods| {
-            let (name, pod) = pods.iter().next().filter(|_| pods.len() == 1)?;
-            is(name).then(|| pod.clone())
-        })
 }
 
 /// The operator's process in the pod with this uid, where it runs on this machine.

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use wisp_e2e::{Installation, Load, NAMESPACE, Space, installed};
 
 use crate::life::{STEADY, function, roll_out, system};
-use crate::pools::{leader, text};
+use crate::pools::text;
 
 /// Has so many operators, and gives their pods.
 fn scale(wisp: &Installation, count: usize) -> Result<Vec<String>> {
@@ -20,7 +20,7 @@ fn scale(wisp: &Installation, count: usize) -> Result<Vec<String>> {
 /// Has the one that leads end, and the other one lead.
 async fn take_over(wisp: &Installation, space: &Space) -> Result<()> {
     let pods = scale(wisp, 2)?;
-    let first = leader(wisp, |_| true)?;
+    let first = wisp.leader(|_| true)?;
     let first = text(&first, "/metadata/name");
     let mut others = pods.iter().filter(|pod| *pod != first);
     let other = others.next().context("there is no other")?;
@@ -34,7 +34,7 @@ async fn take_over(wisp: &Installation, space: &Space) -> Result<()> {
     wisp.cluster().kubectl(&annotate)?;
     let left = scale(wisp, 1)?;
     ensure!(left == [other.as_str()], "{left:?} instead of {other}");
-    leader(wisp, |pod| pod == other)?;
+    wisp.leader(|pod| pod == other)?;
     let holder = "--output=jsonpath={.spec.holderIdentity}";
     let lease = ["-n", NAMESPACE, "get", "lease", "wisp-operator", holder];
     let holder = wisp.cluster().kubectl(&lease)?;

@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
-use wisp_cluster::Objects;
 use wisp_e2e::{Api, Installation, NAMESPACE, PATIENCE, Space};
 use wisp_load::{Row, Sample};
 
@@ -104,19 +103,11 @@ impl Bench<'_> {
 
     /// Has another operator in the place of the one that leads. Returns as soon as it leads.
     pub(crate) fn restart_operator(&self) -> Result<()> {
-        let leaders = [
-            "pods",
-            "--namespace",
-            NAMESPACE,
-            "--selector=wisp.dev/leader=true",
-        ];
-        let cluster = self.wisp.cluster();
-        let leader = |pods: &Objects| pods.keys().next().cloned();
-        let old = cluster.wait("an operator that leads", &leaders, PATIENCE, leader)?;
-        cluster.kubectl(&["delete", "pod", "--namespace", NAMESPACE, &old])?;
-        cluster.wait("another operator that leads", &leaders, PATIENCE, |pods| {
-            pods.keys().any(|name| *name != old).then_some(())
-        })
+        let old = self.wisp.leader(|_| true)?;
+        let old = old["metadata"]["name"].as_str().unwrap_or_default();
+        let delete = ["delete", "pod", "--namespace", NAMESPACE, old];
+        self.wisp.cluster().kubectl(&delete)?;
+        self.wisp.leader(|name| name != old).map(drop)
     }
 
     /// Waits until none of the functions has a pod, and so many stand by; and then for the machine to be quiet.
