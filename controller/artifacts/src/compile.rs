@@ -79,27 +79,33 @@ impl Compiler {
     /// initialisation may use.
     #[must_use]
     pub fn new(store: Store, limits: preinit::Limits, cpu: Cpu) -> Self {
-        Self {
-            store,
-            inner: Arc::new(Inner {
-                engines: Engines::for_cpu(cpu),
-                limits,
-                turn: Arc::new(Semaphore::new(1)),
-            }),
-        }
+        Self::with_turn(store, limits, cpu, Arc::new(Semaphore::new(1)))
     }
 
     /// One for machines of the level `cpu`. The two take turns.
     #[must_use]
     pub fn for_cpu(&self, cpu: Cpu) -> Self {
+        let turn = Arc::clone(&self.inner.turn);
+        Self::with_turn(self.store.clone(), self.inner.limits, cpu, turn)
+    }
+
+    fn with_turn(store: Store, limits: preinit::Limits, cpu: Cpu, turn: Arc<Semaphore>) -> Self {
         Self {
-            store: self.store.clone(),
+            store,
             inner: Arc::new(Inner {
                 engines: Engines::for_cpu(cpu),
-                limits: self.inner.limits,
-                turn: Arc::clone(&self.inner.turn),
+                limits,
+                turn,
             }),
         }
+    }
+
+    /// What [`Compiler::prepare`] gave for `source` before, where the store still has all of it.
+    ///
+    /// # Errors
+    /// When the store can't be read, or this machine can't make the engines.
+    pub async fn prepared(&self, source: &str) -> Result<Option<Prepared>, Error> {
+        self.noted(&self.key(source)?).await
     }
 
     /// Prepares the component `source` (its SHA-256, in lower-case hex) of the store. What was prepared before, by

@@ -2,6 +2,7 @@
 //! digest.
 
 mod admit;
+mod others;
 mod store;
 
 use std::fs::File;
@@ -74,7 +75,8 @@ pub struct Stored {
     pub sha256: String,
     /// For an image: the reference with the digest of its manifest.
     pub pinned: Option<String>,
-    /// For a component: its machine code, for each level of processors that replicas are known to have.
+    /// For a component: its machine code, at first for one level of processors, then for each that replicas are known to
+    /// have.
     pub compiled: Vec<Code>,
 }
 
@@ -126,6 +128,9 @@ pub trait Artifacts: Send + Sync + 'static {
     /// From now on components are compiled for these processors, too. Returns whether they weren't before: what was
     /// compiled lacks that.
     fn learn(&self, cpu: Cpu) -> bool;
+    /// Waits until there is machine code of a component for more processors than before, and gives the digest of what
+    /// replicas load.
+    fn more(&self) -> BoxFuture<'_, String>;
     /// An artifact's or machine code's file and length; `None` where it isn't in the store.
     fn open<'a>(
         &'a self,

@@ -45,4 +45,20 @@ impl Levels {
             self.cluster.reconcile(&id);
         }
     }
+
+    /// Has functions resolved anew whenever there is machine code for more processors of their component.
+    pub async fn run(&self) {
+        loop {
+            let component = self.artifacts.more().await;
+            for id in self.live.ids() {
+                if self
+                    .live
+                    .get(&id)
+                    .is_some_and(|live| live.code_was_made(&component))
+                {
+                    self.cluster.reconcile(&id);
+                }
+            }
+        }
+    }
 }

@@ -13,7 +13,7 @@ use wisp_contract::operator::Replica;
 
 use crate::autoscale::Load;
 use crate::pool::Claimable;
-use crate::resolve::{ResolveError, Resolved};
+use crate::resolve::{Bytes, ResolveError, Resolved};
 use crate::wake::Running;
 
 /// The functions that are remembered.
@@ -94,6 +94,8 @@ pub struct Resolution {
     pub running: Option<(Inputs, AbortHandle)>,
     /// Failures in a row.
     pub failures: u32,
+    /// Whether machine code was made while it went on, which it may have missed.
+    pub has_missed: bool,
 }
 
 /// A result.
@@ -185,6 +187,23 @@ impl Live {
         resolution.failures = 0;
     }
 
+    /// There is machine code of `component` for more processors than before. Who uses it is resolved anew; who may turn
+    /// out to, once that is known. Returns whether the first is so.
+    pub fn code_was_made(&self, component: &str) -> bool {
+        let mut resolution = lock(&self.resolution);
+        resolution.has_missed |= resolution.running.is_some();
+        let last = resolution.last.as_ref();
+        let resolved = last.and_then(|settled| settled.outcome.as_ref().ok());
+        let uses_it = resolved.is_some_and(|resolved| match &resolved.component {
+            Bytes::Stored(stored) => stored.sha256 == component,
+            Bytes::Volume(_) => false,
+        });
+        if uses_it {
+            resolution.change = resolution.change.wrapping_add(1);
+        }
+        uses_it
+    }
+
     /// What turns a pod of a pool into a replica of `revision`, where that is known and pods can be.
     #[must_use]
     pub fn claimable(&self, revision: &str) -> Option<Arc<Claimable>> {
@@ -232,4 +251,52 @@ impl Live {
 /// Locks; what a panic left behind is taken as it is.
 pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifacts::Stored;
+
+    /// Would fail if a function kept code for fewer processors than there is, or one were resolved anew for another's.
+    #[tokio::test]
+    async fn who_uses_a_component_is_resolved_anew_when_there_is_more_code_of_it() {
+        let live = Live::default();
+        assert!(!live.code_was_made("aa"), "nothing is known of it");
+        assert_eq!(lock(&live.resolution).change, 0);
+
+        let inputs = Inputs {
+            generation: 1,
+            change: 0,
+        };
+        let goes_on = tokio::spawn(std::future::pending::<()>());
+        lock(&live.resolution).running = Some((inputs.clone(), goes_on.abort_handle()));
+        assert!(!live.code_was_made("aa"), "it isn't known yet");
+        assert!(lock(&live.resolution).has_missed, "it may turn out so");
+        goes_on.abort();
+
+        let stored = Stored {
+            source: "cc".into(),
+            size: 1,
+            sha256: "aa".into(),
+            pinned: None,
+            compiled: Vec::new(),
+        };
+        *lock(&live.resolution) = Resolution {
+            last: Some(Settled {
+                inputs,
+                outcome: Ok(Arc::new(Resolved {
+                    component: Bytes::Stored(stored),
+                    models: Vec::new(),
+                    env: wisp_contract::config::Env::default(),
+                })),
+                retry_at: None,
+            }),
+            ..Resolution::default()
+        };
+        assert!(!live.code_was_made("bb"), "another's");
+        assert!(live.code_was_made("aa"));
+        let resolution = lock(&live.resolution);
+        assert_eq!((resolution.change, resolution.has_missed), (1, false));
+    }
 }

@@ -156,7 +156,7 @@ impl Operator {
             waker,
             Arc::clone(&autoscaler),
             Arc::clone(&self.artifacts),
-            levels,
+            Arc::clone(&levels),
             Arc::clone(&metrics),
             leads,
         ));
@@ -188,6 +188,7 @@ impl Operator {
             () = lead(context, &pools, dirty, writers, &standing) => Err(anyhow::anyhow!("the watches ended")),
             () = autoscaler.run() => Ok(()),
             () = Arc::clone(&pools).run() => Ok(()),
+            () = levels.run() => Ok(()),
             () = leader.hold() => Err(LostLead.into()),
             () = end.cancelled() => Ok(()),
         };

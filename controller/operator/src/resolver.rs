@@ -172,6 +172,9 @@ impl Resolver {
             retry_at,
         });
         resolution.running = None;
+        if std::mem::take(&mut resolution.has_missed) {
+            resolution.change = resolution.change.wrapping_add(1);
+        }
         drop(resolution);
         self.cluster.notify(id);
         self.cluster.reconcile(id);

@@ -52,11 +52,12 @@ pub(crate) fn to_input(bytes: &[u8]) -> Result<Vec<f32>, PictureError> {
 /// # Errors
 /// When the brightest differs from the darkest by less than `MIN_CONTRAST`.
 pub(crate) fn check_contrast(pixels: &[f32]) -> Result<(), PictureError> {
-    let (darkest, brightest) = pixels
-        .iter()
-        .fold((1.0_f32, 0.0_f32), |(low, high), value| {
-            (low.min(*value), high.max(*value))
-        });
+    let (mut darkest, mut brightest) = (1.0_f32, 0.0_f32);
+    // Rust's `min` and `max` are calls in Wasm, for the sake of NaN.
+    for &value in pixels {
+        darkest = if value < darkest { value } else { darkest };
+        brightest = if value > brightest { value } else { brightest };
+    }
     let contrast = (brightest - darkest).max(0.0);
     if contrast < MIN_CONTRAST {
         return Err(PictureError::Blank(contrast));

@@ -81,6 +81,8 @@ pub enum Trial {
     Joined,
     /// They can't, or it doesn't; with the reason.
     Alone(String),
+    /// Likewise, and one that is alone is answered sooner by all cores together than by one.
+    Spread(String),
 }
 
 /// A model's file format.

@@ -25,6 +25,28 @@ pub struct Loaded {
     pub trial: Option<Trial>,
     /// What computes, each one batch at a time. Every lane gets a thread of its own.
     pub lanes: Vec<Box<dyn Lane>>,
+    /// What computes an item sooner than a lane, with all cores, while there is no other.
+    pub solo: Option<Box<dyn Lane>>,
+    /// Makes the lanes that are missing yet, one by one, while what is there computes.
+    pub more: MoreLanes,
+}
+
+/// Lanes that are made when they are asked for, which takes a while; or why one wasn't.
+pub type MoreLanes = Box<dyn Iterator<Item = Result<Box<dyn Lane>, String>> + Send>;
+
+impl Loaded {
+    /// Makes the lanes that are missing yet.
+    pub(crate) fn complete(&mut self) {
+        let more = std::mem::replace(&mut self.more, Box::new(std::iter::empty()));
+        for lane in more {
+            match lane {
+                Ok(lane) => self.lanes.push(lane),
+                Err(reason) => {
+                    tracing::warn!(reason, "a model computes less at once than it might")
+                }
+            }
+        }
+    }
 }
 
 /// Computes one batch at a time: an inference session here, or a connection to a server elsewhere.

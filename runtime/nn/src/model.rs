@@ -1,5 +1,6 @@
 //! How is a loaded model called?
 
+use std::fmt::Display;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::Arc;
 use std::thread;
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 use wisp_contract::config::{Batching, Trial};
 use wisp_contract::status::ModelStatus;
 
-use crate::backend::{Item, Loaded};
-use crate::batch::{Job, JobError, Key, Queue, ThreadClock, block_on, work};
+use crate::backend::{Item, Lane, Loaded, MoreLanes};
+use crate::batch::{Job, JobError, Key, Queue, Role, ThreadClock, block_on, work};
 use crate::metrics::{Metrics, Snapshot};
 use crate::{NamedTensor, Tensor, TensorInfo, shown};
 
@@ -133,6 +134,7 @@ impl Model {
             max_rows,
             batching.max_delay,
             loaded.lanes.len(),
+            loaded.solo.is_some(),
             Arc::clone(&metrics),
         );
         // Made before the threads: should one not start, dropping it ends those that did.
@@ -149,11 +151,22 @@ impl Model {
             queue: Arc::new(queue),
             metrics,
         };
+        let shared = Shared {
+            name: model.name.clone(),
+            queue: Arc::clone(&model.queue),
+            metrics: Arc::clone(&model.metrics),
+        };
+        if let Some(lane) = loaded.solo {
+            shared.begin("solo", Role::Solo, lane)?;
+        }
+        let made = loaded.lanes.len();
         for (index, lane) in loaded.lanes.into_iter().enumerate() {
-            let (queue, metrics) = (Arc::clone(&model.queue), Arc::clone(&model.metrics));
+            shared.begin(index, Role::Any, lane)?;
+        }
+        if loaded.more.size_hint() != (0, Some(0)) {
             thread::Builder::new()
-                .name(format!("nn-{index}-{}", model.name))
-                .spawn(move || block_on(work(queue, lane, metrics, ThreadClock)))?;
+                .name(format!("nn-more-{}", model.name))
+                .spawn(move || shared.make(loaded.more, made))?;
         }
         Ok(model)
     }
@@ -300,6 +313,47 @@ impl Model {
             },
             JobError::QueueFull { limit } => RunError::QueueFull { model, limit },
             JobError::Stopped => RunError::Stopped { model },
+        }
+    }
+}
+
+/// What a model's threads share.
+struct Shared {
+    name: String,
+    queue: Arc<Queue>,
+    metrics: Arc<Metrics>,
+}
+
+impl Shared {
+    /// Starts a lane's thread.
+    fn begin(&self, what: impl Display, role: Role, lane: Box<dyn Lane>) -> std::io::Result<()> {
+        let (queue, metrics) = (Arc::clone(&self.queue), Arc::clone(&self.metrics));
+        thread::Builder::new()
+            .name(format!("nn-{what}-{}", self.name))
+            .spawn(move || block_on(work(queue, role, lane, metrics, ThreadClock)))?;
+        Ok(())
+    }
+
+    /// Makes the lanes that are missing, for as long as the model is there; `made` are there already.
+    fn make(self, more: MoreLanes, made: usize) {
+        for (index, lane) in more.enumerate() {
+            // Asked only now: to make it took a while.
+            if !self.queue.lane_begins() {
+                return;
+            }
+            let index = made.saturating_add(index);
+            let begun = lane.and_then(|lane| {
+                let begun = self.begin(index, Role::Any, lane);
+                begun.map_err(|error| error.to_string())
+            });
+            if let Err(reason) = begun {
+                self.queue.lane_ended(Role::Any);
+                tracing::warn!(
+                    model = self.name,
+                    reason,
+                    "a model computes less at once than it might"
+                );
+            }
         }
     }
 }

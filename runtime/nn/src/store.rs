@@ -335,15 +335,15 @@ fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadEr
     // Files beside the model are found by its path. Otherwise exactly the bytes whose digest was checked are loaded.
     let outside = by_path || !is_ort_format && onnx::external_data(&bytes) == ExternalData::Some;
     let source = Source {
-        bytes: &bytes,
         length: length.max(bytes.len() as u64),
-        beside: outside.then_some(config.file.as_path()),
+        bytes: bytes.into(),
+        beside: outside.then(|| config.file.clone()),
         max_sessions: usize::MAX,
         trial: config.trial.clone(),
     };
     load_source(
         &config.name,
-        &source,
+        source,
         config.device,
         config.batching,
         options,
@@ -361,18 +361,18 @@ fn begin(path: &Path) -> std::io::Result<(File, u64, Vec<u8>)> {
     Ok((file, length, head))
 }
 
-struct Source<'a> {
+struct Source {
     /// All of it, or only its beginning, where it is read from `beside`.
-    bytes: &'a [u8],
+    bytes: Bytes,
     length: u64,
-    beside: Option<&'a Path>,
+    beside: Option<PathBuf>,
     max_sessions: usize,
     trial: Option<Trial>,
 }
 
 fn load_source(
     model: &str,
-    source: &Source<'_>,
+    source: Source,
     device: Device,
     batching: Batching,
     options: &Options,
@@ -392,7 +392,7 @@ fn load_source(
         cores: options.cores,
         gpu_memory: options.gpu_memory.map(NonZeroU64::get),
         max_sessions: source.max_sessions,
-        trial: source.trial.clone(),
+        trial: source.trial,
     };
     onnx::load(&library, &request).map_err(|refusal| match refusal {
         Refusal::Model(reason) => LoadError::Refused {

@@ -7,12 +7,14 @@
     reason = "what fails here is a failed test"
 )]
 
+use std::collections::BTreeSet;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::future::join_all;
 use sha2::Digest;
-use wisp_contract::config::{Batching, Device, Model as Config, ModelFormat};
+use wisp_contract::config::{Batching, Device, Model as Config, ModelFormat, Trial};
 use wisp_nn::{DType, LoadError, Model, ModelStore, NamedTensor, Options, RunError, Tensor};
 
 fn cache() -> Option<PathBuf> {
@@ -347,6 +349,63 @@ async fn joining_is_off_where_it_would_be_wrong() {
         store.get("add").unwrap().batching(),
         Err("batching.maxSize is 1")
     );
+}
+
+/// The threads of a model in this process, by what its lanes are called.
+fn lanes(model: &str) -> BTreeSet<String> {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let names =
+        threads.filter_map(|thread| std::fs::read_to_string(thread.ok()?.path().join("comm")).ok());
+    names
+        .filter_map(|name| {
+            let lane = name.trim().strip_prefix("nn-")?;
+            Some(lane.strip_suffix(model)?.trim_end_matches('-').to_owned())
+        })
+        .collect()
+}
+
+/// Would fail if a model that is said to gain by all cores got no lane for that, or the lanes that are made while it
+/// computes already were missing, or computed something else.
+#[tokio::test]
+async fn lanes_are_made_as_the_trial_says_while_the_model_computes() {
+    need_onnxruntime!();
+    let options = Options {
+        cores: NonZeroUsize::new(3).unwrap(),
+        ..options()
+    };
+    let why = || "it was tried".to_owned();
+    for (name, trial, expected) in [
+        ("s", Trial::Spread(why()), &["0", "1", "2", "solo"][..]),
+        ("a", Trial::Alone(why()), &["0", "1", "2"]),
+        ("j", Trial::Joined, &["0"]),
+    ] {
+        let config = Config {
+            name: name.to_owned(),
+            trial: Some(trial.clone()),
+            ..config("add")
+        };
+        let store = ModelStore::load(&[config], &options).await.unwrap();
+        let model = store.get(name).unwrap();
+        assert_eq!(model.status().trial, Some(trial));
+        let mut rounds = 0;
+        while lanes(name) != expected.iter().map(|lane| (*lane).to_owned()).collect() {
+            rounds += 1;
+            assert!(rounds < 10_000, "{name} has the lanes {:?}", lanes(name));
+            let calls = (0..8_u8).map(|number| {
+                let model = Arc::clone(&model);
+                async move {
+                    let value = f32::from(number);
+                    let inputs = vec![
+                        named("a", f32s(&[1, 2], &[value, 1.0])),
+                        named("b", f32s(&[1, 2], &[value, 2.0])),
+                    ];
+                    let outputs = model.run(inputs).await.unwrap();
+                    assert_eq!(values(&outputs[0].tensor), [2.0 * value, 3.0]);
+                }
+            });
+            join_all(calls).await;
+        }
+    }
 }
 
 #[tokio::test]

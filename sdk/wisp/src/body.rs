@@ -14,6 +14,9 @@ pub use writer::Writer;
 use crate::platform::body::Incoming;
 use crate::{Bytes, Error, Result};
 
+/// The most memory that is set aside for bytes which are only announced.
+const ANNOUNCED: usize = 16 << 20;
+
 /// A body. What comes from outside is read as it arrives, and what goes out is read only as fast as its receiver takes
 /// it, so a body of any size passes through a small memory.
 ///
@@ -160,12 +163,28 @@ impl Body {
         let Some(second) = self.chunk().await? else {
             return Ok(first);
         };
-        let mut all = Vec::from(first);
+        // The rest is read into one piece of memory where its length was announced, rather than into ever larger ones.
+        let known = first.len().saturating_add(second.len());
+        let announced = usize::try_from(self.left()).unwrap_or(usize::MAX);
+        let mut all = Vec::new();
+        // Where there is no room for all of it, there may be for what really comes.
+        let _ = all.try_reserve_exact(known.saturating_add(announced.min(ANNOUNCED)));
+        all.extend_from_slice(&first);
+        drop(first);
         all.extend_from_slice(&second);
+        drop(second);
         while let Some(chunk) = self.chunk().await? {
             all.extend_from_slice(&chunk);
         }
         Ok(all.into())
+    }
+
+    /// How many bytes the sender says are left; 0 where it doesn't.
+    fn left(&self) -> u64 {
+        match &self.0 {
+            Inner::Incoming(incoming) => incoming.left(),
+            _ => 0,
+        }
     }
 
     /// Everything that is left, where it is in memory.

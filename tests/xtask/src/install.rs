@@ -241,7 +241,7 @@ fn from_wheel(wheel: &Wheel, dir: &Path, members: &[(&str, &str)]) -> Result<()>
 }
 
 /// A cargo subcommand from crates.io, built once into the cache; returns its path.
-pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
+pub(crate) fn cargo_tool(name: &str, version: &str, features: &[&str]) -> Result<PathBuf> {
     let root = cache::dir()?
         .join("tools")
         .join(format!("{name}-{version}"));
@@ -262,6 +262,7 @@ pub(crate) fn cargo_tool(name: &str, version: &str) -> Result<PathBuf> {
                 .arg(&root)
                 .arg("--target-dir")
                 .arg(root.join("target"))
+                .args(features)
                 .arg(name),
         )?;
         std::fs::remove_dir_all(root.join("target"))?;

@@ -5,6 +5,7 @@ mod build;
 mod cache;
 mod command;
 mod demo;
+mod fuzz;
 mod generate;
 mod gpu;
 mod install;
@@ -37,6 +38,8 @@ enum Command {
     /// Measure, with the baseline in the same run.
     #[command(subcommand)]
     Bench(bench::Bench),
+    /// Let libFuzzer look for inputs that do harm.
+    Fuzz(fuzz::Options),
     /// Check on a GPU what was packed here.
     #[command(subcommand)]
     Gpu(gpu::Gpu),
@@ -54,6 +57,7 @@ fn main() -> std::process::ExitCode {
         Command::Images(arguments) => images(arguments),
         Command::Generate => generate::run(),
         Command::Bench(bench) => bench::run(&bench),
+        Command::Fuzz(options) => fuzz::run(&options),
         Command::Gpu(gpu) => gpu::run(&gpu),
         Command::Cache => cache::dir().map(|dir| println!("{}", dir.display())),
     };

@@ -129,7 +129,7 @@ fn virtual_time() -> Result<()> {
 }
 
 fn dependencies() -> Result<()> {
-    let deny = install::cargo_tool("cargo-deny", CARGO_DENY)?;
+    let deny = install::cargo_tool("cargo-deny", CARGO_DENY, &[])?;
     // Its advisory database is a git repository that not every machine reaches; the other checks need no network.
     execute(command(deny).args([
         "--locked",

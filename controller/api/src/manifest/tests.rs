@@ -167,12 +167,26 @@ fn variables_whose_source_is_missing_are_named() {
     insta::assert_snapshot!(manifests[0].locate(error).to_string());
 }
 
-proptest::proptest! {
-    #[test]
-    fn no_text_panics(text in "[ -~\n]{0,300}") {
-        let _ = parse_manifests(&text);
-    }
+/// Would fail if a text that a fuzzer found (`cargo xtask fuzz manifest`) ended the process, or got no sentence.
+#[test]
+fn no_text_harms_its_reader() {
+    bolero::check!().for_each(|bytes: &[u8]| {
+        let text = String::from_utf8_lossy(bytes);
+        match parse_manifests(&text) {
+            Ok(manifests) => {
+                for error in manifests.iter().filter_map(|manifest| {
+                    let place = Place::Cluster;
+                    manifest.validate_for(place).err()
+                }) {
+                    assert!(!error.mistakes().is_empty(), "{error:?}");
+                }
+            }
+            Err(error) => assert!(!error.mistakes().is_empty(), "{error:?}"),
+        }
+    });
+}
 
+proptest::proptest! {
     #[test]
     fn no_spec_panics(spec in "(\\{|\\}|\\[|\\]|,|: |component|models|name|source|file|limits|memory|-1|1e400|64Mi|'x'|null|env|valueFrom|hosts|pod|gpu){0,40}") {
         let _ = parse_manifests(&format!("apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: f}}\nspec: {spec}\n"));

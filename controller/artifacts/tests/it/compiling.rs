@@ -59,7 +59,10 @@ async fn every_level_has_code_of_its_own() {
     let here = first.prepare(&stored.sha256).await.unwrap();
     for cpu in Cpu::here().below() {
         let compiler = first.for_cpu(*cpu);
+        assert_eq!(compiler.prepared(&stored.sha256).await.unwrap(), None);
         let lower = compiler.prepare(&stored.sha256).await.unwrap();
+        let known = compiler.prepared(&stored.sha256).await.unwrap();
+        assert_eq!(known.as_ref(), Some(&lower));
         assert_eq!(lower.component, here.component);
         assert_ne!(lower.compiled.engine, here.compiled.engine);
     }

@@ -1,10 +1,8 @@
 //! The artifact store on this machine's disk.
 
+use futures::future::BoxFuture;
 use std::fs::File;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
-
-use futures::future::BoxFuture;
 use wisp_artifacts::{
     Compiled, Compiler, Cpu, Error, FetchOptions, Fetcher, Kind, Reference, Store,
 };
@@ -12,8 +10,8 @@ use wisp_contract::assignment::{Facts, Wasi};
 use wisp_contract::model_file::check_whole;
 
 use super::admit::{admit, logins};
+use super::others::Others;
 use super::{ArtifactError, Artifacts, Code, Origin, Source, Stored};
-use crate::live::lock;
 use crate::signatures::Policy;
 
 /// The largest component.
@@ -22,15 +20,12 @@ const LARGEST_COMPONENT: u64 = 128 << 20;
 const LARGEST_MODEL: u64 = 2 << 30;
 
 /// The artifact store on this machine's disk, and what fills it.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct StoreArtifacts {
     store: Store,
     fetcher: Fetcher,
-    /// One for each level of processors that replicas are known to have; what components are compiled for from the
-    /// start comes first.
-    compilers: Arc<Mutex<Vec<(Cpu, Compiler)>>>,
-    /// Whether somebody said what comes first: nothing is compiled for more.
-    is_given: bool,
+    compiler: Compiler,
+    others: Others,
     policy: Policy,
 }
 
@@ -64,8 +59,8 @@ impl StoreArtifacts {
         let compiler = Compiler::new(store.clone(), Default::default(), first);
         Ok(Self {
             fetcher: Fetcher::new(options)?,
-            compilers: Arc::new(Mutex::new(vec![(first, compiler)])),
-            is_given: cpu.is_some(),
+            others: Others::new(compiler.clone(), first, cpu.is_some()),
+            compiler,
             store,
             policy,
         })
@@ -134,7 +129,7 @@ impl StoreArtifacts {
     }
 }
 
-fn code(compiled: Compiled) -> Code {
+pub(super) fn code(compiled: Compiled) -> Code {
     let footprint = compiled.footprint;
     Code {
         engine: compiled.engine,
@@ -173,33 +168,6 @@ fn called(source: &Source) -> String {
 }
 
 impl StoreArtifacts {
-    /// What components are compiled by first.
-    fn first(&self) -> Result<Compiler, ArtifactError> {
-        let compilers = lock(&self.compilers);
-        let first = compilers.first().map(|(_, compiler)| compiler.clone());
-        first.ok_or_else(|| Error::Thread.into())
-    }
-
-    /// The machine code of a component that was initialised, for all other processors. Who lacks it compiles for itself.
-    async fn others(&self, component: &str) -> Vec<Code> {
-        let others: Vec<_> = lock(&self.compilers).iter().skip(1).cloned().collect();
-        let mut all = Vec::new();
-        for (cpu, compiler) in others {
-            match compiler.prepare(component).await {
-                Ok(prepared) if prepared.component == component => {
-                    all.push(code(prepared.compiled));
-                }
-                Ok(_) => {
-                    tracing::warn!(component, %cpu, "the component is another once it is initialised anew")
-                }
-                Err(error) => {
-                    tracing::warn!(component, %cpu, error = error.sentence(), "the component isn't compiled for all processors")
-                }
-            }
-        }
-        all
-    }
-
     /// Refuses what is no model, before a replica has to.
     async fn check_model(&self, what: &str, sha256: &str) -> Result<(), ArtifactError> {
         let Some((mut file, length)) = self.store.find(sha256).await? else {
@@ -252,7 +220,7 @@ impl Artifacts for StoreArtifacts {
             let fetched = self
                 .fetch(source, known, Kind::Component, LARGEST_COMPONENT)
                 .await?;
-            let prepared = self.first()?.prepare(&fetched.sha256).await?;
+            let prepared = self.compiler.prepare(&fetched.sha256).await?;
             for caution in &prepared.cautions {
                 tracing::info!(
                     component = fetched.sha256,
@@ -261,7 +229,7 @@ impl Artifacts for StoreArtifacts {
                 );
             }
             let mut compiled = vec![code(prepared.compiled)];
-            compiled.extend(self.others(&prepared.component).await);
+            compiled.extend(self.others.of(&prepared.component).await);
             Ok(Stored {
                 source: fetched.sha256,
                 size: fetched.length,
@@ -294,14 +262,11 @@ impl Artifacts for StoreArtifacts {
     }
 
     fn learn(&self, cpu: Cpu) -> bool {
-        let mut compilers = lock(&self.compilers);
-        let known: Vec<Cpu> = compilers.iter().map(|(known, _)| *known).collect();
-        let is_worthwhile = is_worthwhile(cpu, &known, self.is_given);
-        if let Some((_, compiler)) = compilers.first().filter(|_| is_worthwhile) {
-            let compiler = compiler.for_cpu(cpu);
-            compilers.push((cpu, compiler));
-        }
-        is_worthwhile
+        self.others.learn(cpu)
+    }
+
+    fn more(&self) -> BoxFuture<'_, String> {
+        Box::pin(self.others.more())
     }
 
     fn open<'a>(
@@ -317,43 +282,5 @@ impl Artifacts for StoreArtifacts {
 
     fn release(&self, owner: &str) {
         self.store.release(owner);
-    }
-}
-
-/// Whether to compile for `cpu` beside those `known`, the first of which was chosen, or `is_given` by somebody.
-fn is_worthwhile(cpu: Cpu, known: &[Cpu], is_given: bool) -> bool {
-    let Some(first) = known.first() else {
-        return false;
-    };
-    // Nobody compiles for another family.
-    let is_of_family = cpu != Cpu::Native && *first != Cpu::Native;
-    let is_excluded = is_given && cpu > *first;
-    is_of_family && !is_excluded && !known.contains(&cpu)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Would fail if code were compiled for what nobody has, for what somebody excluded, or not for who has less.
-    #[test]
-    fn code_is_compiled_for_processors_that_were_told_and_not_excluded() {
-        use Cpu::{Native, X86_64V2, X86_64V3};
-        for (cpu, known, is_given, expected) in [
-            (X86_64V2, &[X86_64V3][..], false, true),
-            (X86_64V2, &[X86_64V3], true, true),
-            (X86_64V3, &[X86_64V2], false, true),
-            (X86_64V3, &[X86_64V2], true, false),
-            (X86_64V2, &[X86_64V3, X86_64V2], false, false),
-            (X86_64V3, &[X86_64V3], false, false),
-            (Native, &[X86_64V3], false, false),
-            (X86_64V2, &[Native], false, false),
-        ] {
-            let is_worthwhile = is_worthwhile(cpu, known, is_given);
-            assert_eq!(
-                is_worthwhile, expected,
-                "{cpu} beside {known:?}, {is_given}"
-            );
-        }
     }
 }

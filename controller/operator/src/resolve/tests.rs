@@ -94,6 +94,10 @@ impl Artifacts for Store {
         false
     }
 
+    fn more(&self) -> BoxFuture<'_, String> {
+        Box::pin(std::future::pending())
+    }
+
     fn hold(&self, _: &str, _: Vec<String>) {}
 
     fn release(&self, _: &str) {}

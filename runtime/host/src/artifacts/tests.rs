@@ -99,21 +99,17 @@ async fn what_is_named_is_fetched_and_code_that_fits_stands_for_its_component() 
     let base = operator().await;
     let component = |engines: &[&str]| {
         let mut component = artifact(&base, "component", "component");
+        let at = |engine: &str| {
+            if engine.starts_with('e') {
+                "code"
+            } else {
+                "flaky"
+            }
+        };
         let code = |engine: &&str| Compiled {
             engine: (*engine).into(),
-            sha256: sha256(if engine.starts_with('e') {
-                b"code"
-            } else {
-                b"flaky"
-            }),
-            url: format!(
-                "{base}/{}",
-                if engine.starts_with('e') {
-                    "code"
-                } else {
-                    "flaky"
-                }
-            ),
+            sha256: sha256(at(engine).as_bytes()),
+            url: format!("{base}/{}", at(engine)),
             key: Some(Key("k".into())),
             facts: Facts {
                 wasi: Wasi::P3,

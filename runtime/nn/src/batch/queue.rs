@@ -17,6 +17,8 @@ pub(crate) struct Queue {
     state: Mutex<State>,
     /// An item arrived, for a lane that has nothing to do.
     arrived: Notify,
+    /// An item arrived that is alone, for the lane that takes such.
+    solo: Notify,
     /// A batch is full, for the lane that waits for company.
     full: Notify,
     limit: usize,
@@ -28,12 +30,32 @@ struct State {
     /// Items that may be joined, by key. Each holds at least one.
     groups: Vec<Group>,
     waiting: usize,
+    /// Lanes that take whatever comes.
     lanes: usize,
+    solo: Solo,
     running: usize,
     /// Whether a lane waits for company. One at most does.
     lingering: bool,
     closed: bool,
     linger: Linger,
+}
+
+/// What a lane takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    /// Whatever comes.
+    Any,
+    /// An item that is alone, with nobody computing. It has all cores, which others would miss.
+    Solo,
+}
+
+/// The lane for items that are alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Solo {
+    None,
+    Free,
+    /// It computes, or is about to look for something to.
+    Busy,
 }
 
 struct Group {
@@ -55,12 +77,14 @@ impl Queue {
         max_rows: NonZeroU32,
         max_delay: Duration,
         lanes: usize,
+        has_solo: bool,
         metrics: Arc<Metrics>,
     ) -> Self {
         let state = State {
             groups: Vec::new(),
             waiting: 0,
             lanes,
+            solo: if has_solo { Solo::Busy } else { Solo::None },
             running: 0,
             lingering: false,
             closed: false,
@@ -69,6 +93,7 @@ impl Queue {
         Self {
             state: Mutex::new(state),
             arrived: Notify::new(),
+            solo: Notify::new(),
             full: Notify::new(),
             limit: limit.get(),
             max_rows: u64::from(max_rows.get()),
@@ -92,8 +117,11 @@ impl Queue {
         let rows = state.push(job);
         self.metrics.queued(state.waiting);
         let lingering = state.lingering;
+        let is_solos = state.is_solos();
         drop(state);
-        if !lingering {
+        if is_solos {
+            self.solo.notify_one();
+        } else if !lingering {
             self.arrived.notify_one();
         } else if rows >= self.max_rows {
             self.full.notify_one();
@@ -102,15 +130,16 @@ impl Queue {
     }
 
     /// The next batch, or `None` when there will be none. Follow it by [`Queue::computed`].
-    pub(crate) async fn next(&self, clock: &impl Clock) -> Option<Vec<Job>> {
+    pub(crate) async fn next(&self, role: Role, clock: &impl Clock) -> Option<Vec<Job>> {
         let free_since = clock.now();
         loop {
-            let step = self.step(clock.now(), free_since);
-            match step {
-                Step::Take(jobs) => return Some(jobs),
-                Step::Closed => return None,
-                Step::Idle => self.arrived.notified().await,
-                Step::Linger(until) => {
+            let step = self.step(role, clock.now(), free_since);
+            match (step, role) {
+                (Step::Take(jobs), _) => return Some(jobs),
+                (Step::Closed, _) => return None,
+                (Step::Idle, Role::Any) => self.arrived.notified().await,
+                (Step::Idle, Role::Solo) => self.solo.notified().await,
+                (Step::Linger(until), _) => {
                     tokio::select! {
                         () = self.full.notified() => {}
                         () = clock.sleep_until(until) => {}
@@ -121,8 +150,11 @@ impl Queue {
         }
     }
 
-    fn step(&self, now: Instant, free_since: Instant) -> Step {
+    fn step(&self, role: Role, now: Instant, free_since: Instant) -> Step {
         let mut state = self.lock();
+        if role == Role::Solo {
+            state.solo = Solo::Free;
+        }
         let Some(index) = state.oldest() else {
             return if state.closed {
                 Step::Closed
@@ -130,8 +162,14 @@ impl Queue {
                 Step::Idle
             };
         };
-        if state.lingering {
-            return Step::Idle;
+        match role {
+            Role::Any if state.is_solos() => {
+                self.solo.notify_one();
+                return Step::Idle;
+            }
+            Role::Solo if !state.is_solos() => return Step::Idle,
+            _ if state.lingering => return Step::Idle,
+            _ => {}
         }
         let decision = state.groups.get(index).and_then(|group| {
             let since = group.jobs.front()?.arrived.max(free_since);
@@ -156,6 +194,9 @@ impl Queue {
         let jobs = state.take(index, self.max_rows);
         self.metrics.queued(state.waiting);
         state.running += 1;
+        if role == Role::Solo {
+            state.solo = Solo::Busy;
+        }
         let more = state.waiting > 0;
         drop(state);
         if more {
@@ -179,17 +220,30 @@ impl Queue {
         self.wake_all();
     }
 
-    /// A lane ended. After the last one, nobody computes what waits.
-    pub(crate) fn lane_ended(&self) {
+    /// A lane is about to begin. Returns whether it is of any use.
+    pub(crate) fn lane_begins(&self) -> bool {
         let mut state = self.lock();
-        state.lanes = state.lanes.saturating_sub(1);
-        let orphans = if state.lanes == 0 {
+        if !state.closed {
+            state.lanes = state.lanes.saturating_add(1);
+        }
+        !state.closed
+    }
+
+    /// A lane ended. After the last one, nobody computes what waits.
+    pub(crate) fn lane_ended(&self, role: Role) {
+        let mut state = self.lock();
+        match role {
+            Role::Any => state.lanes = state.lanes.saturating_sub(1),
+            Role::Solo => state.solo = Solo::None,
+        }
+        let orphans = if state.lanes == 0 && state.solo == Solo::None {
             state.closed = true;
             state.waiting = 0;
             std::mem::take(&mut state.groups)
         } else {
             // A lane that was about to wait when the queue was closed has missed that.
             self.arrived.notify_one();
+            self.solo.notify_one();
             Vec::new()
         };
         drop(state);
@@ -202,6 +256,7 @@ impl Queue {
         // A permit is kept for a lane that is about to wait; each lane that ends passes one on.
         self.arrived.notify_one();
         self.arrived.notify_waiters();
+        self.solo.notify_one();
         self.full.notify_one();
     }
 
@@ -211,6 +266,12 @@ impl Queue {
 }
 
 impl State {
+    /// Whether what waits is for the lane that takes what is alone. Where there is no other, everything is.
+    fn is_solos(&self) -> bool {
+        let is_alone = self.running == 0 && self.waiting == 1;
+        self.solo == Solo::Free && (is_alone || self.lanes == 0)
+    }
+
     /// Adds an item to its group, and says how many rows the group has then.
     fn push(&mut self, job: Job) -> u64 {
         self.waiting += 1;

@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, join_all};
 
 use super::clock::Clock;
 use super::job::{Job, JobError, Key, Reply};
-use super::queue::Queue;
+use super::queue::{Queue, Role};
 use super::worker::work;
 use crate::backend::{Abort, BackendError, Item, Lane};
 use crate::metrics::Metrics;
@@ -71,12 +71,18 @@ struct Bench {
 
 impl Bench {
     fn new(lanes: usize, max_rows: u32, limit: usize) -> Self {
+        Self::with_solo(lanes, false, max_rows, limit)
+    }
+
+    /// The lane for items that are alone takes half as long as the others.
+    fn with_solo(lanes: usize, has_solo: bool, max_rows: u32, limit: usize) -> Self {
         let metrics = Arc::new(Metrics::default());
         let queue = Arc::new(Queue::new(
             NonZeroUsize::new(limit).unwrap(),
             NonZeroU32::new(max_rows).unwrap(),
             2 * MS,
             lanes,
+            has_solo,
             Arc::clone(&metrics),
         ));
         let bench = Self {
@@ -85,20 +91,28 @@ impl Bench {
             batches: Arc::default(),
             aborted: Arc::default(),
         };
+        if has_solo {
+            bench.begin(Role::Solo, 16 * MS);
+        }
         for _ in 0..lanes {
-            let lane = Fake {
-                takes: 32 * MS,
-                batches: Arc::clone(&bench.batches),
-                aborted: Arc::clone(&bench.aborted),
-            };
-            tokio::spawn(work(
-                Arc::clone(&bench.queue),
-                Box::new(lane),
-                Arc::clone(&bench.metrics),
-                TestClock,
-            ));
+            bench.begin(Role::Any, 32 * MS);
         }
         bench
+    }
+
+    fn begin(&self, role: Role, takes: Duration) {
+        let lane = Fake {
+            takes,
+            batches: Arc::clone(&self.batches),
+            aborted: Arc::clone(&self.aborted),
+        };
+        tokio::spawn(work(
+            Arc::clone(&self.queue),
+            role,
+            Box::new(lane),
+            Arc::clone(&self.metrics),
+            TestClock,
+        ));
     }
 
     /// One call of `rows` rows of bytes.
@@ -320,6 +334,65 @@ async fn lanes_share_the_work_and_end_when_the_queue_is_closed() {
     assert_eq!(bench.call(0, 1).await, Err(JobError::Stopped));
 }
 
+/// Would fail if a call that is alone were left to one core, or calls that aren't had to share all of them.
+#[tokio::test(start_paused = true)]
+async fn an_item_that_is_alone_gets_all_cores_and_others_the_lanes() {
+    let bench = Bench::with_solo(2, true, 1, 64);
+    settle().await;
+    let started = tokio::time::Instant::now();
+    for byte in 0..3 {
+        bench.call(byte, 1).await.unwrap();
+    }
+    assert_eq!(started.elapsed(), 3 * 16 * MS, "one after another");
+
+    let started = tokio::time::Instant::now();
+    let replies = join_all((0..4).map(|byte| bench.call(byte, 1))).await;
+    assert!(replies.iter().all(Result::is_ok));
+    assert_eq!(started.elapsed(), 2 * 32 * MS, "four at once, in two lanes");
+
+    // One that comes while another is computed doesn't wait for it.
+    let first = tokio::spawn(bench.call(1, 1));
+    settle().await;
+    let started = tokio::time::Instant::now();
+    bench.call(2, 1).await.unwrap();
+    assert_eq!(started.elapsed(), 32 * MS);
+    first.await.unwrap().unwrap();
+
+    // And again the next.
+    let started = tokio::time::Instant::now();
+    bench.call(3, 1).await.unwrap();
+    assert_eq!(started.elapsed(), 16 * MS);
+    bench.queue.close();
+    settle().await;
+    assert_eq!(
+        Arc::strong_count(&bench.queue),
+        1,
+        "every lane must have let go of it"
+    );
+}
+
+/// Would fail if a model whose lanes are still being made kept calls waiting, or lanes that came late had nothing to do.
+#[tokio::test(start_paused = true)]
+async fn until_there_are_lanes_one_computes_everything() {
+    let bench = Bench::with_solo(0, true, 1, 64);
+    let started = tokio::time::Instant::now();
+    let replies = join_all((0..3).map(|byte| bench.call(byte, 1))).await;
+    assert!(replies.iter().all(Result::is_ok));
+    assert_eq!(started.elapsed(), 3 * 16 * MS);
+
+    let calls = tokio::spawn(join_all((0..3).map(|byte| bench.call(byte, 1))));
+    settle().await;
+    let started = tokio::time::Instant::now();
+    for _ in 0..2 {
+        assert!(bench.queue.lane_begins());
+        bench.begin(Role::Any, 32 * MS);
+    }
+    assert!(calls.await.unwrap().iter().all(Result::is_ok));
+    assert_eq!(started.elapsed(), 32 * MS, "the two that waited, at once");
+    bench.queue.close();
+    assert!(!bench.queue.lane_begins(), "the model is gone");
+}
+
 struct Panics;
 
 impl Lane for Panics {
@@ -341,6 +414,7 @@ async fn when_the_last_lane_dies_nobody_waits_for_ever() {
         one,
         MS,
         1,
+        false,
         Arc::clone(&metrics),
     ));
     let bench = Bench {
@@ -353,6 +427,7 @@ async fn when_the_last_lane_dies_nobody_waits_for_ever() {
     settle().await;
     tokio::spawn(work(
         Arc::clone(&bench.queue),
+        Role::Any,
         Box::new(Panics),
         Arc::clone(&bench.metrics),
         TestClock,

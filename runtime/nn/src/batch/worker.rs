@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::job::{Caller, Job};
-use super::queue::Queue;
+use super::queue::{Queue, Role};
 use crate::Tensor;
 use crate::backend::{Abort, BackendError, Item, Lane};
 use crate::metrics::Metrics;
@@ -13,12 +13,13 @@ use crate::metrics::Metrics;
 /// Takes batches, computes them and answers their callers, until the queue is closed and empty.
 pub(crate) async fn work(
     queue: Arc<Queue>,
+    role: Role,
     mut lane: Box<dyn Lane>,
     metrics: Arc<Metrics>,
     clock: impl Clock,
 ) {
-    let _ended = Ended(Arc::clone(&queue));
-    while let Some(jobs) = queue.next(&clock).await {
+    let _ended = Ended(Arc::clone(&queue), role);
+    while let Some(jobs) = queue.next(role, &clock).await {
         let batch = Batch::form(jobs, &metrics, &clock);
         let items = batch.items.len();
         let took = if items == 0 {
@@ -31,11 +32,11 @@ pub(crate) async fn work(
 }
 
 /// However a lane ends, even by a panic, its queue hears of it.
-struct Ended(Arc<Queue>);
+struct Ended(Arc<Queue>, Role);
 
 impl Drop for Ended {
     fn drop(&mut self) {
-        self.0.lane_ended();
+        self.0.lane_ended(self.1);
     }
 }
 

@@ -1,6 +1,7 @@
 //! How many sessions and threads does a model get on the CPU?
 
 use std::num::NonZeroUsize;
+use std::time::Duration;
 
 use super::probe::Pace;
 
@@ -22,8 +23,9 @@ pub struct Plan {
 ///
 /// One thread per session computes most calls per second, because it never waits for another; more threads per
 /// session answer a single call sooner. A model whose calls are joined gets its parallelism from within the batch: one
-/// session with all cores, up to eight. Calls are only joined where a trial shows that it pays. Another gets a session per core, at most eight, and no more than hold 512 MiB
-/// of weights together; the cores are shared out among them.
+/// session with all cores, up to eight. Calls are only joined where a trial shows that it pays. Another gets a session
+/// per core, at most eight, and no more than hold 512 MiB of weights together; the cores are shared out among them. It
+/// gets one more, with all cores, for calls that are alone, where those are answered sooner by it.
 #[must_use]
 pub fn plan(cores: NonZeroUsize, joined: bool, file_bytes: u64) -> Plan {
     let cores = cores.get();
@@ -60,10 +62,14 @@ pub(crate) fn pays(pace: Pace, sessions: usize) -> Result<(), String> {
     }
 }
 
+/// Whether a session with all cores is worth its memory, for rows that are alone. Small models lose by it: their threads
+/// wait for each other longer than they compute.
+pub(crate) fn spreads(all_cores: Duration, one_lane: Duration) -> bool {
+    all_cores.as_secs_f64() <= 0.8 * one_lane.as_secs_f64()
+}
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[test]

@@ -50,6 +50,29 @@ pub(crate) fn probe(lane: &mut OnnxLane) -> Verdict {
     Verdict::Unknown
 }
 
+/// How long a lane takes for one row; `None` where it doesn't take made-up numbers.
+pub(crate) fn one_row(lane: &mut OnnxLane) -> Option<Duration> {
+    let infos = std::sync::Arc::clone(&lane.inputs);
+    SIZES.iter().find_map(|size| {
+        let of_one = |info: &TensorInfo| {
+            let rows = info.dims.first().copied().flatten().unwrap_or(1);
+            made_up(info, rows, *size, 3)
+        };
+        let item = Item {
+            inputs: infos.iter().map(of_one).collect::<Option<_>>()?,
+            rows: 1,
+        };
+        let started = Instant::now();
+        lane.compute(std::slice::from_ref(&item), &Abort::new(1))
+            .ok()?;
+        let first = started.elapsed();
+        if first > PATIENCE {
+            return Some(first);
+        }
+        best(lane, &item)
+    })
+}
+
 fn try_size(lane: &mut OnnxLane, size: u64) -> Verdict {
     let infos = std::sync::Arc::clone(&lane.inputs);
     let item = |rows: u64, seed: u64| {

@@ -2,10 +2,11 @@
 
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use ort::environment::Environment;
 use ort::ep::ExecutionProviderDispatch;
 use ort::session::Session;
@@ -16,19 +17,20 @@ use super::device::{cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
 use super::io::describe;
 use super::lane::OnnxLane;
 use super::library::Library;
-use super::plan::{Plan, pays, plan};
-use super::probe::{Verdict, probe};
+use super::plan::{Plan, pays, plan, spreads};
+use super::probe::{Verdict, one_row, probe};
 use crate::TensorInfo;
-use crate::backend::{Lane, Loaded};
+use crate::backend::{Lane, Loaded, MoreLanes};
 
 /// What to load.
-pub(crate) struct Request<'a> {
+#[derive(Clone)]
+pub(crate) struct Request {
     /// The model, or its beginning, where it is read from `beside`.
-    pub(crate) bytes: &'a [u8],
+    pub(crate) bytes: Bytes,
     /// How many bytes it has.
     pub(crate) length: u64,
     /// Where it is read from, if it is large or some of its numbers lie in files beside it.
-    pub(crate) beside: Option<&'a Path>,
+    pub(crate) beside: Option<PathBuf>,
     pub(crate) device: Device,
     /// Whether calls should be joined if they may be.
     pub(crate) join: bool,
@@ -50,9 +52,10 @@ pub(crate) enum Refusal {
 }
 
 /// Loads a model onto the device it asks for, and never onto another.
-pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, Refusal> {
+pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, Refusal> {
+    let first = || on_cpu(library, request, first_plan(request).threads);
     let (sessions, device, device_reason) = match request.device {
-        Device::Cpu => (vec![on_cpu(library, request, None)?], Place::Cpu, None),
+        Device::Cpu => (vec![first()?], Place::Cpu, None),
         Device::Gpu => (
             on_gpus(library, request).map_err(Refusal::Gpu)?,
             Place::Gpu,
@@ -60,11 +63,7 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
         ),
         Device::Auto => match on_gpus(library, request) {
             Ok(sessions) => (sessions, Place::Gpu, None),
-            Err(reason) => (
-                vec![on_cpu(library, request, None)?],
-                Place::Cpu,
-                Some(reason),
-            ),
+            Err(reason) => (vec![first()?], Place::Cpu, Some(reason)),
         },
     };
     let Some(first) = sessions.first() else {
@@ -74,62 +73,52 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
         describe_all(first.inputs()).map_err(|what| Refusal::Model(format!("its input {what}")))?;
     let (outputs, output_names) = describe_all(first.outputs())
         .map_err(|what| Refusal::Model(format!("its output {what}")))?;
-    let mut lanes: Vec<OnnxLane> = sessions
-        .into_iter()
-        .map(|session| OnnxLane {
-            session,
-            inputs: Arc::clone(&inputs),
-            outputs: Arc::clone(&outputs),
-        })
-        .collect();
+    let outlets = Outlets {
+        inputs: Arc::clone(&inputs),
+        outputs: Arc::clone(&outputs),
+    };
+    let lane = |session| outlets.lane(session);
+    let mut lanes: Vec<OnnxLane> = sessions.into_iter().map(lane).collect();
 
     let mut joinable = looks_joinable(&inputs, &outputs);
-    let mut trial = None;
-    if let (Ok(()), Place::Cpu, Some(known)) = (&joinable, &device, &request.trial) {
-        trial = Some(known.clone());
-        joinable = match known {
-            Trial::Joined => Ok(()),
-            Trial::Alone(why) => Err(why.clone()),
-        };
-    } else if let (Ok(()), true, Some(lane)) = (&joinable, request.join, lanes.first_mut()) {
-        joinable = match probe(lane) {
-            // A GPU computes a batch in little more than the time of a row.
-            Verdict::Independent(_) if matches!(device, Place::Gpu) => Ok(()),
-            Verdict::Independent(pace) => {
-                let alone = plan(request.cores, false, request.length)
-                    .sessions
-                    .min(request.max_sessions);
-                pays(pace, alone)
-            }
-            Verdict::Dependent(why) => Err(format!("dimension 0 is no batch: {why}")),
-            Verdict::Unknown => same_name(&input_names, &output_names),
-        };
-        if let Place::Cpu = device {
-            trial = Some(match &joinable {
-                Ok(()) => Trial::Joined,
-                Err(why) => Trial::Alone(why.clone()),
-            });
+    let on_gpu = matches!(device, Place::Gpu);
+    let known = request.trial.as_ref().filter(|_| !on_gpu);
+    // How long the first session, which has all cores, takes for a row.
+    let mut all_cores = None;
+    match (&joinable, known, lanes.first_mut()) {
+        (Ok(()), Some(Trial::Alone(why) | Trial::Spread(why)), _) => joinable = Err(why.clone()),
+        (Ok(()), None, Some(lane)) if request.join => {
+            joinable = match probe(lane) {
+                // A GPU computes a batch in little more than the time of a row.
+                Verdict::Independent(_) if on_gpu => Ok(()),
+                Verdict::Independent(pace) => {
+                    all_cores = Some(pace.one_row);
+                    pays(pace, sessions_of(request, false).sessions)
+                }
+                Verdict::Dependent(why) => Err(format!("dimension 0 is no batch: {why}")),
+                Verdict::Unknown => same_name(&input_names, &output_names),
+            };
         }
+        _ => {}
     }
-    if let Place::Cpu = device {
-        // The first session was made as if its calls were joined; only now is that known.
-        let plan = plan(
-            request.cores,
-            request.join && joinable.is_ok(),
-            request.length,
-        );
-        if plan.threads != first_plan(request).threads {
-            lanes.clear();
-        }
-        for _ in lanes.len()..plan.sessions.min(request.max_sessions) {
-            let session = on_cpu(library, request, Some(plan))?;
-            lanes.push(OnnxLane {
-                session,
-                inputs: Arc::clone(&inputs),
-                outputs: Arc::clone(&outputs),
-            });
-        }
+    let is_joined = request.join && joinable.is_ok();
+    let mut set = Set {
+        lanes,
+        solo: None,
+        more: Box::new(std::iter::empty()),
+    };
+    if !on_gpu {
+        set = spread_out(library, request, set.lanes, is_joined, all_cores, &outlets)?;
     }
+    let trial = known.cloned().or_else(|| {
+        let is_tried = request.join && !on_gpu;
+        is_tried.then(|| match (&joinable, &set.solo) {
+            (Ok(()), _) => Trial::Joined,
+            (Err(why), Some(_)) => Trial::Spread(why.clone()),
+            (Err(why), None) => Trial::Alone(why.clone()),
+        })
+    });
+    let boxed = |lane: OnnxLane| -> Box<dyn Lane> { Box::new(lane) };
     Ok(Loaded {
         backend: library.name.clone(),
         device: match device {
@@ -143,10 +132,98 @@ pub(crate) fn load(library: &Library, request: &Request<'_>) -> Result<Loaded, R
         outputs: outputs.to_vec(),
         joinable,
         trial,
-        lanes: lanes
-            .into_iter()
-            .map(|lane| -> Box<dyn Lane> { Box::new(lane) })
-            .collect(),
+        lanes: set.lanes.into_iter().map(boxed).collect(),
+        solo: set.solo.map(boxed),
+        more: set.more,
+    })
+}
+
+/// What a model takes and gives.
+#[derive(Clone)]
+struct Outlets {
+    inputs: Arc<[TensorInfo]>,
+    outputs: Arc<[TensorInfo]>,
+}
+
+impl Outlets {
+    fn lane(&self, session: Session) -> OnnxLane {
+        OnnxLane {
+            session,
+            inputs: Arc::clone(&self.inputs),
+            outputs: Arc::clone(&self.outputs),
+        }
+    }
+}
+
+/// What computes a model.
+struct Set {
+    lanes: Vec<OnnxLane>,
+    solo: Option<OnnxLane>,
+    more: MoreLanes,
+}
+
+/// How many sessions a model gets on the CPU, and with how many threads.
+fn sessions_of(request: &Request, is_joined: bool) -> Plan {
+    let Plan { sessions, threads } = plan(request.cores, is_joined, request.length);
+    match sessions.min(request.max_sessions) {
+        // There is nothing to share the cores with.
+        1 => plan(request.cores, true, request.length),
+        sessions => Plan { sessions, threads },
+    }
+}
+
+/// The first session was made before it was known how many there are to be. One is needed to begin with; the others are
+/// made later.
+fn spread_out(
+    library: &Arc<Library>,
+    request: &Request,
+    mut lanes: Vec<OnnxLane>,
+    is_joined: bool,
+    all_cores: Option<Duration>,
+    outlets: &Outlets,
+) -> Result<Set, Refusal> {
+    let plan = sessions_of(request, is_joined);
+    let mut solo = None;
+    if plan.threads < first_plan(request).threads {
+        match &request.trial {
+            Some(Trial::Spread(_)) => solo = lanes.pop(),
+            Some(_) => lanes.clear(),
+            None => {
+                let mut narrow = outlets.lane(on_cpu(library, request, plan.threads)?);
+                // What was measured a while ago may have been disturbed by what is no more.
+                let of_narrow = one_row(&mut narrow);
+                let again = lanes.first_mut().and_then(one_row);
+                let of_all = all_cores.into_iter().chain(again).min();
+                let pays = of_all
+                    .zip(of_narrow)
+                    .is_some_and(|(all, one)| spreads(all, one));
+                tracing::debug!(
+                    ?of_all,
+                    ?of_narrow,
+                    "a row was computed by all cores and by a lane"
+                );
+                solo = lanes.pop().filter(|_| pays);
+                lanes = vec![narrow];
+            }
+        }
+    }
+    if lanes.is_empty() && solo.is_none() {
+        lanes.push(outlets.lane(on_cpu(library, request, plan.threads)?));
+    }
+    let missing = plan.sessions.saturating_sub(lanes.len());
+    let (library, request, outlets) = (Arc::clone(library), request.clone(), outlets.clone());
+    let more = (0..missing).map(move |_| {
+        let session =
+            on_cpu(&library, &request, plan.threads).map_err(|refusal| match refusal {
+                Refusal::Model(reason) | Refusal::Gpu(reason) => reason,
+            })?;
+        let lane: Box<dyn Lane> = Box::new(outlets.lane(session));
+        Ok(lane)
+    });
+    Ok(Set {
+        lanes,
+        solo,
+        more: Box::new(more),
     })
 }
 
@@ -156,22 +233,16 @@ enum Place {
 }
 
 /// The plan of the session that is made first, to ask the model what it is.
-fn first_plan(request: &Request<'_>) -> Plan {
-    let joined = !matches!(request.trial, Some(Trial::Alone(_)));
-    plan(request.cores, joined, request.length)
+fn first_plan(request: &Request) -> Plan {
+    sessions_of(request, !matches!(request.trial, Some(Trial::Alone(_))))
 }
 
-fn on_cpu(
-    library: &Library,
-    request: &Request<'_>,
-    plan: Option<Plan>,
-) -> Result<Session, Refusal> {
-    let threads = plan.unwrap_or_else(|| first_plan(request)).threads;
+fn on_cpu(library: &Library, request: &Request, threads: usize) -> Result<Session, Refusal> {
     session(&library.environment, request, threads, cpu_provider()).map_err(Refusal::Model)
 }
 
 /// One session on each GPU.
-fn on_gpus(library: &Library, request: &Request<'_>) -> Result<Vec<Session>, String> {
+fn on_gpus(library: &Library, request: &Request) -> Result<Vec<Session>, String> {
     gpu_hope()?;
     let provider = |index| gpu_provider(index, request.gpu_memory);
     (0..gpus().min(request.max_sessions))
@@ -181,7 +252,7 @@ fn on_gpus(library: &Library, request: &Request<'_>) -> Result<Vec<Session>, Str
 
 fn session(
     environment: &Environment,
-    request: &Request<'_>,
+    request: &Request,
     threads: usize,
     provider: ExecutionProviderDispatch,
 ) -> Result<Session, String> {
@@ -196,9 +267,9 @@ fn session(
             .with_inter_op_spinning(false)?
             // It keeps a plan for every shape it ever saw, and guests choose the shapes.
             .with_memory_pattern(false)?;
-        match request.beside {
+        match &request.beside {
             Some(path) => builder.commit_from_file(path),
-            None => builder.commit_from_memory(request.bytes),
+            None => builder.commit_from_memory(&request.bytes),
         }
     };
     let began = Instant::now();

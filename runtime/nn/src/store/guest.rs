@@ -117,7 +117,7 @@ impl GuestModels {
 
 fn from_guest(
     digest: [u8; 32],
-    bytes: &[u8],
+    bytes: &Bytes,
     device: Device,
     options: &Options,
 ) -> Result<Model, LoadError> {
@@ -145,13 +145,13 @@ fn from_guest(
     }
     // One session: how many models there are is up to the guests.
     let source = Source {
-        bytes,
+        bytes: bytes.clone(),
         length: bytes.len() as u64,
         beside: None,
         max_sessions: 1,
         trial: None,
     };
     let batching = Batching::default();
-    let loaded = load_source(&name, &source, device, batching, options)?;
+    let loaded = load_source(&name, source, device, batching, options)?;
     start(&name, loaded, batching, options, started)
 }

@@ -40,7 +40,12 @@ impl Preloaded {
         options: &Options,
     ) -> Result<Self, LoadError> {
         let (options, device, name) = (options.clone(), model.device, model.name.clone());
-        let task = tokio::task::spawn_blocking(move || load_file(&model, &options));
+        let task = tokio::task::spawn_blocking(move || {
+            let mut loaded = load_file(&model, &options)?;
+            // There is time: nobody waits for it yet.
+            loaded.complete();
+            Ok(loaded)
+        });
         let loaded = task
             .await
             .map_err(|_| LoadError::Interrupted { model: name })??;

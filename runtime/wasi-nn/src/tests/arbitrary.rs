@@ -1,6 +1,8 @@
 //! Whatever a guest does, in whatever order: no panic, no more bytes than its budget, no error without a sentence of
 //! bounded length, and models that compute as before.
 
+use std::panic::AssertUnwindSafe;
+
 use proptest::prelude::*;
 use tokio::runtime::Runtime;
 use wisp_nn::MAX_RANK;
@@ -58,20 +60,12 @@ fn dimensions() -> impl Strategy<Value = Vec<u32>> {
 }
 
 fn tensor_type() -> impl Strategy<Value = TensorType> {
-    prop::sample::select(vec![
-        TensorType::Fp16,
-        TensorType::Fp32,
-        TensorType::Fp64,
-        TensorType::Bf16,
-        TensorType::U8,
-        TensorType::I32,
-        TensorType::I64,
-    ])
+    prop::sample::select(TYPES.to_vec())
 }
 
 fn name() -> impl Strategy<Value = String> {
     prop_oneof![
-        6 => prop::sample::select(vec!["a", "b", "x", "index", "u8_in", "f32_in"]).prop_map(str::to_owned),
+        6 => prop::sample::select(NAMES.to_vec()).prop_map(str::to_owned),
         1 => ".{0,8}",
         1 => "\\PC{0,2000}",
     ]
@@ -220,19 +214,27 @@ fn sensible((_, sentence): &(ErrorCode, String)) {
     assert!(!sentence.contains("panicked"), "{sentence}");
 }
 
-#[test]
-fn no_sequence_of_calls_harms_the_host() {
-    let runtime = Runtime::new().unwrap();
-    let Some(first) = runtime.block_on(Store::new(&MODELS, BUDGET)) else {
-        return;
-    };
-    let models = first.ctx.models;
-    proptest!(|(calls in prop::collection::vec(call(), 0..40))| {
+/// What calls are made on.
+struct Host {
+    runtime: Runtime,
+    models: ModelStore,
+}
+
+impl Host {
+    /// `None` where there is no ONNX Runtime.
+    fn new() -> Option<Self> {
+        let runtime = Runtime::new().unwrap();
+        let first = runtime.block_on(Store::new(&MODELS, BUDGET))?;
+        let models = first.ctx.models;
+        Some(Self { runtime, models })
+    }
+
+    fn withstands(&self, calls: Vec<Call>) {
         let mut store = Store {
-            ctx: WasiNnCtx::new(models.clone(), NonZeroU64::new(BUDGET).unwrap()),
+            ctx: WasiNnCtx::new(self.models.clone(), NonZeroU64::new(BUDGET).unwrap()),
             table: ResourceTable::new(),
         };
-        runtime.block_on(async {
+        self.runtime.block_on(async {
             let mut guest = Guest::default();
             for call in calls {
                 guest.call(&mut store, call).await;
@@ -240,10 +242,79 @@ fn no_sequence_of_calls_harms_the_host() {
             guest.end(&mut store);
 
             let add = store.open("add").unwrap();
-            let (a, b) = (store.f32s(&[1, 2], &[1., 2.]), store.f32s(&[1, 2], &[3., 4.]));
+            let (a, b) = (
+                store.f32s(&[1, 2], &[1., 2.]),
+                store.f32s(&[1, 2], &[3., 4.]),
+            );
             let outputs = store.compute(&add, vec![("a", a), ("b", b)]).await.unwrap();
-            let sum = HostTensor::data(&mut store.nn(), Resource::new_borrow(outputs[0].1.rep())).unwrap();
+            let sum = HostTensor::data(&mut store.nn(), Resource::new_borrow(outputs[0].1.rep()))
+                .unwrap();
             assert_eq!(sum, [4_f32.to_ne_bytes(), 6_f32.to_ne_bytes()].concat());
         });
-    });
+    }
+}
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    prop::collection::vec(call(), 0..40)
+}
+
+/// What a fuzzer makes up for one call: which, dimensions, a type, bytes, a name, inputs.
+type Raw = (u8, Vec<u32>, u8, Vec<u8>, String, Vec<(u8, usize)>);
+
+const TYPES: [TensorType; 7] = [
+    TensorType::Fp16,
+    TensorType::Fp32,
+    TensorType::Fp64,
+    TensorType::Bf16,
+    TensorType::U8,
+    TensorType::I32,
+    TensorType::I64,
+];
+const NAMES: [&str; 6] = ["a", "b", "x", "index", "u8_in", "f32_in"];
+
+/// The call that it stands for. Most are nearly right: others don't get far.
+fn call_of((which, dimensions, ty, bytes, name, inputs): &Raw) -> Call {
+    let pick = |index: usize, all: &[&str]| match all.get(index % (all.len() + 1)) {
+        Some(known) => (*known).to_owned(),
+        None => name.clone(),
+    };
+    let small = || dimensions.iter().take(3).map(|size| size % 4).collect();
+    let ty = TYPES[usize::from(*ty) % TYPES.len()];
+    let index = dimensions.first().map_or(0, |first| *first as usize);
+    match which % 8 {
+        0 => Call::Tensor(dimensions.clone(), ty, bytes.clone()),
+        1 | 2 => Call::Plausible(small(), ty, (bytes.len() % 3) as i8 - 1),
+        3 => Call::Look(index),
+        4 => Call::Drop(index),
+        5 => Call::Open(pick(index, &MODELS)),
+        6 => {
+            let named = |(which, tensor): &(u8, usize)| (pick((*which).into(), &NAMES), *tensor);
+            Call::Compute(index, inputs.iter().take(4).map(named).collect())
+        }
+        _ => {
+            let mut model = std::fs::read(data("add.onnx")).unwrap();
+            for (byte, at) in inputs {
+                let at = at % model.len();
+                model[at] = *byte;
+            }
+            model.truncate(model.len().saturating_sub(index));
+            Call::Load(vec![model], GraphEncoding::Onnx, ExecutionTarget::Cpu)
+        }
+    }
+}
+
+#[test]
+fn no_sequence_of_calls_harms_the_host() {
+    let Some(host) = Host::new() else { return };
+    proptest!(|(calls in calls())| host.withstands(calls));
+}
+
+/// Would fail if calls that a fuzzer found (`cargo xtask fuzz wasi-nn`) harmed the host.
+#[test]
+fn no_calls_of_a_fuzzer_harm_the_host() {
+    let Some(host) = Host::new() else { return };
+    let host = AssertUnwindSafe(host);
+    bolero::check!()
+        .with_type::<Vec<Raw>>()
+        .for_each(|calls| host.withstands(calls.iter().map(call_of).collect()));
 }

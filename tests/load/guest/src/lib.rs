@@ -3,7 +3,7 @@
 use std::hint::black_box;
 use std::time::Duration;
 
-use wisp::nn::{Model, Tensor};
+use wisp::nn::{DType, Model, Tensor};
 use wisp::prelude::*;
 use wisp::{Request, Response, Result, Router};
 
@@ -55,15 +55,7 @@ async fn logits(req: Request) -> Result<Response> {
 }
 
 async fn classify(mut req: Request) -> Result<Vec<f32>> {
-    let bytes = req.bytes().await?;
-    let pixels: Vec<f32> = bytes
-        .as_chunks()
-        .0
-        .iter()
-        .map(|four| f32::from_le_bytes(*four))
-        .collect();
-    let outputs = Model::open("model")?
-        .run([("input", Tensor::new([1, 3, SIDE, SIDE], &pixels)?)])
-        .await?;
+    let pixels = Tensor::from_bytes(DType::F32, [1, 3, SIDE, SIDE], req.bytes().await?)?;
+    let outputs = Model::open("model")?.run([("input", pixels)]).await?;
     Ok(outputs.get("logits")?.to_vec::<f32>()?)
 }

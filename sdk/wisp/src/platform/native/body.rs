@@ -10,6 +10,10 @@ use crate::body::ReadError;
 pub(crate) struct Incoming(Infallible);
 
 impl Incoming {
+    pub(crate) fn left(&self) -> u64 {
+        match self.0 {}
+    }
+
     pub(crate) fn poll_chunk(
         &mut self,
         _context: &mut Context<'_>,

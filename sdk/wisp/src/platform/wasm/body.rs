@@ -19,6 +19,7 @@ pub(crate) struct Incoming {
     stream: Option<InputStream>,
     body: Option<wasi::IncomingBody>,
     source: Source,
+    left: u64,
 }
 
 enum Source {
@@ -29,22 +30,31 @@ enum Source {
 }
 
 impl Incoming {
-    pub(crate) fn of_request(request: IncomingRequest) -> Self {
+    /// `length` is what the headers say, where they do.
+    pub(crate) fn of_request(request: IncomingRequest, length: u64) -> Self {
         Self {
             waiting: None,
             stream: None,
             body: None,
             source: Source::Request(request),
+            left: length,
         }
     }
 
-    pub(crate) fn of_response(response: IncomingResponse) -> Self {
+    /// Likewise.
+    pub(crate) fn of_response(response: IncomingResponse, length: u64) -> Self {
         Self {
             waiting: None,
             stream: None,
             body: None,
             source: Source::Response(response),
+            left: length,
         }
+    }
+
+    /// How many bytes are left, by the headers; 0 where they don't say.
+    pub(crate) fn left(&self) -> u64 {
+        self.left
     }
 
     /// The next bytes, `None` at the end.
@@ -65,7 +75,11 @@ impl Incoming {
                 Ok(bytes) if bytes.is_empty() => {
                     self.waiting = Some(Ready::new(stream.subscribe()))
                 }
-                Ok(bytes) => return Poll::Ready(Some(Ok(Bytes::from(bytes)))),
+                Ok(bytes) => {
+                    let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                    self.left = self.left.saturating_sub(length);
+                    return Poll::Ready(Some(Ok(Bytes::from(bytes))));
+                }
                 Err(StreamError::Closed) => {
                     self.close();
                     return Poll::Ready(None);

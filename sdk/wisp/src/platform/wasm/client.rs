@@ -58,7 +58,8 @@ pub(crate) async fn send(mut request: Request, timeouts: Timeouts) -> Result<Res
                 .map_err(cause)?;
             let status = response.status();
             let headers = headers::from_fields(&response.headers());
-            let mut answer = Response::new(Body::incoming(Incoming::of_response(response)));
+            let incoming = Incoming::of_response(response, headers::length(&headers));
+            let mut answer = Response::new(Body::incoming(incoming));
             *answer.status_mut() = http::StatusCode::from_u16(status)
                 .map_err(|_| Cause::Failed(format!("its status is {status}")))?;
             *answer.headers_mut() = headers;

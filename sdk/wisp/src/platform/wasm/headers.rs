@@ -18,6 +18,13 @@ pub(crate) fn from_fields(fields: &Fields) -> HeaderMap {
     headers
 }
 
+/// How long the body is, by its `content-length`; 0 where there is none.
+pub(crate) fn length(headers: &HeaderMap) -> u64 {
+    let length = headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    length.unwrap_or(0)
+}
+
 /// Copies what describes the message itself. Headers of one connection (RFC 9110, section 7.6.1) are the host's.
 pub(crate) fn to_fields(headers: &HeaderMap) -> Result<Fields, HeaderError> {
     let entries: Vec<(String, Vec<u8>)> = headers

@@ -43,7 +43,8 @@ fn parse(incoming: IncomingRequest) -> (bool, Result<Request, Error>) {
     let is_head = matches!(method, Ok(Method::HEAD));
     let request = method.and_then(|method| {
         let uri = uri(&incoming)?;
-        let mut request = Request::new(Body::incoming(Incoming::of_request(incoming)));
+        let incoming = Incoming::of_request(incoming, headers::length(&headers));
+        let mut request = Request::new(Body::incoming(incoming));
         *request.method_mut() = method;
         *request.uri_mut() = uri;
         *request.headers_mut() = headers;
