@@ -187,11 +187,15 @@ impl Live {
         resolution.failures = 0;
     }
 
-    /// There is machine code of `component` for more processors than before. Who uses it is resolved anew; who may turn
-    /// out to, once that is known. Returns whether the first is so.
+    /// There is machine code of `component` for more processors than before. Who uses it is resolved anew; who is being
+    /// resolved, thereafter. Returns whether the first is so.
     pub fn code_was_made(&self, component: &str) -> bool {
         let mut resolution = lock(&self.resolution);
-        resolution.has_missed |= resolution.running.is_some();
+        if resolution.running.is_some() {
+            // What it pulls isn't pulled again: it is resolved anew, if need be, once it is known.
+            resolution.has_missed = true;
+            return false;
+        }
         let last = resolution.last.as_ref();
         let resolved = last.and_then(|settled| settled.outcome.as_ref().ok());
         let uses_it = resolved.is_some_and(|resolved| match &resolved.component {

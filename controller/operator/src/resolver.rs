@@ -124,6 +124,7 @@ impl Resolver {
             this.settle(&id, &live, of, outcome);
         });
         resolution.running = Some((inputs.clone(), task.abort_handle()));
+        resolution.has_missed = false;
         Some(inputs)
     }
 
@@ -166,13 +167,16 @@ impl Resolver {
                 Instant::now().checked_add(pause)
             }
         };
+        let is_resolved = outcome.is_ok();
         resolution.last = Some(Settled {
             inputs,
             outcome: outcome.map(Arc::new),
             retry_at,
         });
         resolution.running = None;
-        if std::mem::take(&mut resolution.has_missed) {
+        let has_missed = std::mem::take(&mut resolution.has_missed);
+        // What failed is tried again in its time.
+        if has_missed && is_resolved {
             resolution.change = resolution.change.wrapping_add(1);
         }
         drop(resolution);

@@ -72,7 +72,7 @@ pub(crate) enum Messages {
 }
 
 /// SIMD is part of WebAssembly 2.0, and every wisp host has it. Without it numbers and pixels are handled one by one.
-const SIMD: &str = r#"target.wasm32-wasip2.rustflags = ["-C", "target-feature=+simd128"]"#;
+const SIMD: &str = r#"build.rustflags = ["-C", "target-feature=+simd128"]"#;
 
 /// Builds the project in `dir` in release mode. Blocks.
 ///
@@ -95,7 +95,8 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
             TARGET,
             "--message-format",
             "json-render-diagnostics",
-            // Joined with what the project's configuration says; RUSTFLAGS stands for both.
+            // Joined with the flags that the project's configuration gives to all builds. RUSTFLAGS, and flags for
+            // this target alone, stand for them.
             "--config",
             SIMD,
         ])

@@ -15,7 +15,7 @@ use crate::platform::body::Incoming;
 use crate::{Bytes, Error, Result};
 
 /// The most memory that is set aside for bytes which are only announced.
-const ANNOUNCED: usize = 16 << 20;
+const ANNOUNCED: usize = 4 << 20;
 
 /// A body. What comes from outside is read as it arrives, and what goes out is read only as fast as its receiver takes
 /// it, so a body of any size passes through a small memory.

@@ -25,7 +25,8 @@ pub struct Plan {
 /// session answer a single call sooner. A model whose calls are joined gets its parallelism from within the batch: one
 /// session with all cores, up to eight. Calls are only joined where a trial shows that it pays. Another gets a session
 /// per core, at most eight, and no more than hold 512 MiB of weights together; the cores are shared out among them. It
-/// gets one more, with all cores, for calls that are alone, where those are answered sooner by it.
+/// gets one more, with all cores, for calls that are alone, where those are answered sooner by it and the weights stay
+/// within that bound.
 #[must_use]
 pub fn plan(cores: NonZeroUsize, joined: bool, file_bytes: u64) -> Plan {
     let cores = cores.get();
@@ -62,6 +63,14 @@ pub(crate) fn pays(pace: Pace, sessions: usize) -> Result<(), String> {
     }
 }
 
+/// Whether there is room for one more session than these.
+pub(crate) fn may_spread(sessions: usize, file_bytes: u64) -> bool {
+    let copies = u64::try_from(sessions)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    file_bytes.saturating_mul(copies) <= COPIES
+}
+
 /// Whether a session with all cores is worth its memory, for rows that are alone. Small models lose by it: their threads
 /// wait for each other longer than they compute.
 pub(crate) fn spreads(all_cores: Duration, one_lane: Duration) -> bool {
@@ -86,6 +95,15 @@ mod tests {
         assert_eq!(plan(16, false, 1), (8, 2));
         assert_eq!(plan(8, false, 256), (2, 4));
         assert_eq!(plan(8, false, 4096), (1, 8));
+    }
+
+    #[test]
+    fn all_cores_are_for_those_who_gain_and_fit() {
+        let ms = Duration::from_millis;
+        assert!(spreads(ms(8), ms(14)));
+        assert!(!spreads(ms(12), ms(14)));
+        assert!(may_spread(2, 128 << 20));
+        assert!(!may_spread(2, 256 << 20));
     }
 
     #[test]

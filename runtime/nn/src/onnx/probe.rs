@@ -16,7 +16,7 @@ use crate::{DType, Tensor, TensorInfo, byte_len};
 /// Sizes to try for dimensions that each call chooses: sentences, small images, images.
 const SIZES: [u64; 3] = [8, 64, 224];
 /// A single item that takes longer ends the trial: loading must end, too.
-const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the trial showed.
 #[derive(Debug, Clone, PartialEq, Eq)]

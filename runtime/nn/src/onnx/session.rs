@@ -17,8 +17,8 @@ use super::device::{cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
 use super::io::describe;
 use super::lane::OnnxLane;
 use super::library::Library;
-use super::plan::{Plan, pays, plan, spreads};
-use super::probe::{Verdict, one_row, probe};
+use super::plan::{Plan, may_spread, pays, plan, spreads};
+use super::probe::{PATIENCE, Verdict, one_row, probe};
 use crate::TensorInfo;
 use crate::backend::{Lane, Loaded, MoreLanes};
 
@@ -187,24 +187,25 @@ fn spread_out(
     if plan.threads < first_plan(request).threads {
         match &request.trial {
             Some(Trial::Spread(_)) => solo = lanes.pop(),
-            Some(_) => lanes.clear(),
-            None => {
-                let mut narrow = outlets.lane(on_cpu(library, request, plan.threads)?);
+            None if request.join && may_spread(plan.sessions, request.length) => {
                 // What was measured a while ago may have been disturbed by what is no more.
-                let of_narrow = one_row(&mut narrow);
                 let again = lanes.first_mut().and_then(one_row);
                 let of_all = all_cores.into_iter().chain(again).min();
-                let pays = of_all
-                    .zip(of_narrow)
-                    .is_some_and(|(all, one)| spreads(all, one));
-                tracing::debug!(
-                    ?of_all,
-                    ?of_narrow,
-                    "a row was computed by all cores and by a lane"
-                );
-                solo = lanes.pop().filter(|_| pays);
-                lanes = vec![narrow];
+                let pays = match of_all {
+                    // One core would take longer than loading may.
+                    Some(of_all) if of_all > PATIENCE => true,
+                    Some(of_all) => {
+                        let mut narrow = outlets.lane(on_cpu(library, request, plan.threads)?);
+                        let of_one = one_row(&mut narrow);
+                        lanes.push(narrow);
+                        of_one.is_some_and(|of_one| spreads(of_all, of_one))
+                    }
+                    None => false,
+                };
+                let first = lanes.swap_remove(0);
+                solo = pays.then_some(first);
             }
+            _ => lanes.clear(),
         }
     }
     if lanes.is_empty() && solo.is_none() {
