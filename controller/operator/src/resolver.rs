@@ -186,7 +186,7 @@ impl Resolver {
 }
 
 /// What may pass is tried again soon, what somebody must mend less so; either ever less often.
-fn pause(failures: u32, is_transient: bool) -> Duration {
+pub(crate) fn pause(failures: u32, is_transient: bool) -> Duration {
     let first = if is_transient { 1 } else { 5 };
     Duration::from_secs(first)
         .saturating_mul(2_u32.saturating_pow(failures))

@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
@@ -12,11 +11,8 @@ use wisp_artifacts::{Compiler, Cpu, Error};
 use super::Code;
 use super::store::code;
 use crate::live::lock;
+use crate::resolver::pause;
 
-/// How long after a failure that may pass it is tried again, at first.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is tried.
 const ATTEMPTS: u32 = 20;
 
@@ -116,8 +112,7 @@ impl Others {
 
 /// Compiles, again where a failure may pass. Returns whether there is code now.
 async fn make(compiler: &Compiler, (component, cpu): &(String, Cpu), turn: &Semaphore) -> bool {
-    let mut pause = FIRST_PAUSE;
-    for _ in 0..ATTEMPTS {
+    for failures in 0..ATTEMPTS {
         let result = match turn.acquire().await {
             Ok(_turn) => compiler.prepare(component).await,
             Err(_) => return false,
@@ -137,8 +132,7 @@ async fn make(compiler: &Compiler, (component, cpu): &(String, Cpu), turn: &Sema
                 }
             }
         }
-        tokio::time::sleep(pause).await;
-        pause = pause.saturating_mul(2).min(LONGEST_PAUSE);
+        tokio::time::sleep(pause(failures, true)).await;
     }
     false
 }

@@ -30,13 +30,10 @@ pub struct Plan {
 #[must_use]
 pub fn plan(cores: NonZeroUsize, joined: bool, file_bytes: u64) -> Plan {
     let cores = cores.get();
-    let affordable = usize::try_from(COPIES / file_bytes.max(1))
-        .unwrap_or(usize::MAX)
-        .max(1);
     let sessions = if joined {
         1
     } else {
-        cores.min(SESSIONS).min(affordable)
+        cores.min(SESSIONS).min(affordable(file_bytes).max(1))
     };
     let threads = (cores / sessions).clamp(1, 8);
     Plan { sessions, threads }
@@ -65,10 +62,12 @@ pub(crate) fn pays(pace: Pace, sessions: usize) -> Result<(), String> {
 
 /// Whether there is room for one more session than these.
 pub(crate) fn may_spread(sessions: usize, file_bytes: u64) -> bool {
-    let copies = u64::try_from(sessions)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
-    file_bytes.saturating_mul(copies) <= COPIES
+    sessions < affordable(file_bytes)
+}
+
+/// How many sessions may hold a copy of the weights each.
+fn affordable(file_bytes: u64) -> usize {
+    usize::try_from(COPIES / file_bytes.max(1)).unwrap_or(usize::MAX)
 }
 
 /// Whether a session with all cores is worth its memory, for rows that are alone. Small models lose by it: their threads

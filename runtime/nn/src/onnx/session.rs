@@ -77,8 +77,10 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         inputs: Arc::clone(&inputs),
         outputs: Arc::clone(&outputs),
     };
-    let lane = |session| outlets.lane(session);
-    let mut lanes: Vec<OnnxLane> = sessions.into_iter().map(lane).collect();
+    let mut lanes: Vec<OnnxLane> = sessions
+        .into_iter()
+        .map(|session| outlets.lane(session))
+        .collect();
 
     let mut joinable = looks_joinable(&inputs, &outputs);
     let on_gpu = matches!(device, Place::Gpu);
@@ -102,14 +104,15 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         _ => {}
     }
     let is_joined = request.join && joinable.is_ok();
-    let mut set = Set {
-        lanes,
-        solo: None,
-        more: Box::new(std::iter::empty()),
+    let set = if on_gpu {
+        Set {
+            lanes,
+            solo: None,
+            more: Box::new(std::iter::empty()),
+        }
+    } else {
+        spread_out(library, request, lanes, is_joined, all_cores, &outlets)?
     };
-    if !on_gpu {
-        set = spread_out(library, request, set.lanes, is_joined, all_cores, &outlets)?;
-    }
     let trial = known.cloned().or_else(|| {
         let is_tried = request.join && !on_gpu;
         is_tried.then(|| match (&joinable, &set.solo) {
