@@ -107,6 +107,8 @@ impl Instance {
         head: oneshot::Sender<Head>,
     ) -> wasmtime::Result<()> {
         self.served += 1;
+        // It may have waited since it was made, or since its last call.
+        self.store.set_epoch_deadline(1);
         match &self.exports {
             Exports::P2(proxy) => {
                 let mut view = self.store.data_mut().http();

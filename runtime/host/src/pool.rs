@@ -1,20 +1,33 @@
 //! Instances made fresh, or taken from those that wait for their next request.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
 
 use crate::failure::Failure;
 use crate::instance::{Blueprint, Instance};
 use crate::metrics::Metrics;
+use crate::running::within;
+
+/// Instances that may exist beside those that have a request: one that is to be dropped, one that is being made, and a
+/// fresh one that waits.
+pub(crate) const BESIDE: usize = 3;
+/// How long a fresh instance waits for its request: what it found when it began grows old.
+const UNUSED: Duration = Duration::from_secs(10);
 
 /// One function's instances, each with one request at a time.
 pub(crate) struct Instances {
     blueprint: Arc<Blueprint>,
     reuse: Option<Reuse>,
+    /// Those without a request. Where each serves one, it is one at most, and fresh.
     waiting: Mutex<Vec<(Instant, Instance)>>,
-    /// Whether one waits that served nobody: fresh to whoever takes it.
-    has_unused: AtomicBool,
+    crowd: Crowd,
+    /// One that served its request.
+    used: Mutex<Option<Instance>>,
+    was_used: Notify,
     metrics: Arc<Metrics>,
 }
 
@@ -35,28 +48,21 @@ impl Instances {
             blueprint,
             reuse,
             waiting: Mutex::default(),
-            has_unused: AtomicBool::new(false),
+            crowd: Crowd::default(),
+            used: Mutex::default(),
+            was_used: Notify::new(),
             metrics,
         }
     }
 
-    /// How long an instance waits for its next request; `None` where each serves one.
-    pub(crate) fn idle_timeout(&self) -> Option<Duration> {
-        self.reuse.map(|reuse| reuse.idle_timeout)
+    /// How long an instance waits for its next request.
+    pub(crate) fn idle_timeout(&self) -> Duration {
+        self.reuse.map_or(UNUSED, |reuse| reuse.idle_timeout)
     }
 
     /// Keeps an instance that served nobody yet, for the first who asks.
     pub(crate) fn keep(&self, instance: Instance, now: Instant) {
-        self.waiting().push((now, instance));
-        self.has_unused.store(true, Ordering::Release);
-    }
-
-    /// Drops those that served nobody, where each serves one request: what they found when they began grows old.
-    pub(crate) fn drop_unused(&self) {
-        if self.reuse.is_none() {
-            let unused = std::mem::take(&mut *self.waiting());
-            drop(unused);
-        }
+        lock(&self.waiting).push((now, instance));
     }
 
     /// An instance for the request `id`: the one that waited shortest, else a fresh one.
@@ -64,10 +70,8 @@ impl Instances {
     /// # Errors
     /// As [`Blueprint::instantiate`].
     pub(crate) async fn take(&self, id: &Arc<str>) -> Result<Instance, (Failure, wasmtime::Error)> {
-        let may_wait = self.reuse.is_some()
-            || (self.has_unused.load(Ordering::Relaxed)
-                && self.has_unused.swap(false, Ordering::Acquire));
-        if may_wait && let Some((_, mut instance)) = self.waiting().pop() {
+        let waiting = lock(&self.waiting).pop();
+        if let Some((_, mut instance)) = waiting {
             instance.store.data_mut().begin(Some(Arc::clone(id)));
             return Ok(instance);
         }
@@ -77,31 +81,107 @@ impl Instances {
         Ok(instance)
     }
 
-    /// Takes an instance back whose call ended well, and keeps it where instances are reused.
-    pub(crate) fn give_back(&self, mut instance: Instance, now: Instant) {
-        if self
-            .reuse
-            .is_some_and(|reuse| instance.served < reuse.max_requests)
-        {
-            instance.store.data_mut().begin(None);
-            self.waiting().push((now, instance));
+    /// Takes an instance back whose call ended well: to be kept where instances are reused, else to be dropped. `had_company`
+    /// says whether other requests were served meanwhile.
+    pub(crate) fn give_back(&self, mut instance: Instance, now: Instant, had_company: bool) {
+        if let Some(reuse) = self.reuse {
+            if instance.served < reuse.max_requests {
+                instance.store.data_mut().begin(None);
+                lock(&self.waiting).push((now, instance));
+            }
+            return;
+        }
+        self.crowd.note(had_company);
+        // An instance that one core made and another uses costs more than it saves. So where there are many requests,
+        // each makes and drops its own.
+        if self.crowd.is_there() {
+            return;
+        }
+        let mut used = lock(&self.used);
+        if used.is_none() {
+            *used = Some(instance);
+            drop(used);
+            self.was_used.notify_one();
+        }
+    }
+
+    /// Waits until an instance is given back that isn't used again, drops it and makes a fresh one, so that neither is
+    /// waited for: not by the client, whose answer is being sent, nor by the next one.
+    pub(crate) async fn renew(&self) {
+        self.was_used.notified().await;
+        let used = lock(&self.used).take();
+        drop(used);
+        if !lock(&self.waiting).is_empty() {
+            return;
+        }
+        let began = Instant::now();
+        let deadline = began + self.blueprint.seed.limits.timeout;
+        let made = pin!(self.blueprint.instantiate(None));
+        let made = within(deadline.into(), made).await;
+        // Where none can be made, whoever needs it is told why.
+        if let Ok(Ok(instance)) = made {
+            self.metrics.instance_started(began.elapsed());
+            self.keep(instance, Instant::now());
         }
     }
 
     /// Drops those that waited too long.
     pub(crate) fn evict(&self, now: Instant) {
-        let Some(reuse) = self.reuse else { return };
-        let mut waiting = self.waiting();
+        let idle_timeout = self.idle_timeout();
+        let mut waiting = lock(&self.waiting);
         // The one that waits longest is at the front.
-        let expired = waiting.partition_point(|(since, _)| {
-            now.saturating_duration_since(*since) >= reuse.idle_timeout
-        });
+        let expired = waiting
+            .partition_point(|(since, _)| now.saturating_duration_since(*since) >= idle_timeout);
         let expired: Vec<_> = waiting.drain(..expired).collect();
         drop(waiting);
         drop(expired);
     }
+}
 
-    fn waiting(&self) -> MutexGuard<'_, Vec<(Instant, Instance)>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+/// Whether requests mostly had company of late.
+#[derive(Debug, Default)]
+struct Crowd(AtomicU32);
+
+impl Crowd {
+    /// Each request moves the average by a part of this.
+    const MEMORY: u32 = 16;
+    const ALL: u32 = 1 << 16;
+
+    fn note(&self, had_company: bool) {
+        let average = self.0.load(Ordering::Relaxed);
+        let now = if had_company { Self::ALL } else { 0 };
+        let moved = average - average / Self::MEMORY + now / Self::MEMORY;
+        // Two at once: one of them isn't counted.
+        self.0.store(moved, Ordering::Relaxed);
+    }
+
+    fn is_there(&self) -> bool {
+        self.0.load(Ordering::Relaxed) > Self::ALL / 4
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_crowd_is_there_after_a_few_requests_and_gone_after_some() {
+        let crowd = Crowd::default();
+        crowd.note(true);
+        crowd.note(false);
+        assert!(!crowd.is_there(), "two at once are none");
+        (0..1000).for_each(|_| crowd.note(true));
+        assert!(crowd.is_there());
+        (0..10).for_each(|_| crowd.note(false));
+        assert!(crowd.is_there(), "it was for long");
+        (0..30).for_each(|_| crowd.note(false));
+        assert!(!crowd.is_there());
+        // Two cores serve whoever comes: half of them alone.
+        (0..1000).for_each(|number| crowd.note(number % 2 == 0));
+        assert!(crowd.is_there());
     }
 }

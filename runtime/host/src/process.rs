@@ -26,9 +26,6 @@ use crate::receive::Pushed;
 use crate::standby::Ready;
 use crate::{accept, control};
 
-/// So long the instance that a function was tried with waits for its first request.
-const UNUSED: Duration = Duration::from_secs(10);
-
 /// What the command line decides.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -317,7 +314,7 @@ impl Host {
         match Function::load(assignment, pushed, around, ready).await {
             Ok(function) => {
                 let function = Arc::new(function);
-                tokio::spawn(evict(Arc::clone(&function)));
+                tokio::spawn(tend(Arc::clone(&function)));
                 let _ = self.function.set(function);
                 self.advance(Phase::Ready);
                 let millis = self.options.began.elapsed().as_secs_f64() * 1e3;
@@ -411,20 +408,25 @@ impl Host {
     }
 }
 
-/// Drops instances that nobody asks for.
-async fn evict(function: Arc<Function>) {
+/// Looks after the instances that have no request.
+async fn tend(function: Arc<Function>) {
     let Mode::Single(instances) = &function.instances else {
         return;
     };
-    let Some(idle_timeout) = instances.idle_timeout() else {
-        tokio::time::sleep(UNUSED).await;
-        return instances.drop_unused();
+    let period = (instances.idle_timeout() / 2).max(Duration::from_millis(10));
+    let evict = async {
+        let mut interval = tokio::time::interval(period);
+        loop {
+            interval.tick().await;
+            instances.evict(Instant::now());
+        }
     };
-    let mut interval = tokio::time::interval((idle_timeout / 2).max(Duration::from_millis(10)));
-    loop {
-        interval.tick().await;
-        instances.evict(Instant::now());
-    }
+    let renew = async {
+        loop {
+            instances.renew().await;
+        }
+    };
+    futures::future::join(evict, renew).await;
 }
 
 fn address(listener: &TcpListener) -> String {

@@ -70,7 +70,10 @@ async fn answer(
 
     // The guest, in an instance of its own or in one that it shares.
     let (parts, body) = request.into_parts();
-    let (body, upload) = Limited::new(body, allowed);
+    let (mut body, upload) = Limited::new(body, allowed);
+    if !request::expects_to_be_asked(&parts.headers) {
+        body.read_ahead().await;
+    }
     let call = Call {
         id: Arc::clone(id),
         deadline,
@@ -214,7 +217,8 @@ fn run(
         let failure = match called {
             Ok(Ok(())) => {
                 if let Mode::Single(instances) = &function.instances {
-                    instances.give_back(instance, Instant::now());
+                    let had_company = function.limiter.load().in_flight > 1;
+                    instances.give_back(instance, Instant::now(), had_company);
                 }
                 drop(permit);
                 return Ok(());

@@ -74,7 +74,7 @@ struct Expiration {
     timeout: Duration,
     idle_timeout: Duration,
     outcome: Outcome,
-    timer: Option<(tokio::time::Instant, Pin<Box<Sleep>>)>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl Shared {
@@ -250,20 +250,20 @@ impl WorkerExpiration for Expiration {
             WorkerStatus::Requests | WorkerStatus::PostReturn => self.timeout,
         };
         let until = tokio::time::Instant::from_std(start) + allowed;
-        let timer = match &mut self.timer {
-            Some((at, timer)) if *at == until => timer,
-            Some((at, timer)) => {
-                *at = until;
-                timer.as_mut().reset(until);
-                timer
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
+        if until < timer.deadline() {
+            timer.as_mut().reset(until);
+        }
+        // Each request moves the time on. That is looked at when the timer is up: setting it anew costs more.
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= until {
+                break;
             }
-            none => {
-                &mut none
-                    .insert((until, Box::pin(tokio::time::sleep_until(until))))
-                    .1
-            }
-        };
-        ready!(timer.as_mut().poll(cx));
+            timer.as_mut().reset(until);
+        }
         if status != WorkerStatus::Idle {
             self.outcome.fail(Failure::Timeout { allowed });
         }

@@ -16,13 +16,14 @@ use crate::artifacts::{self, FetchError, Fitting};
 use crate::guest::Guest;
 use crate::hold::{Held, Shelf};
 use crate::linker;
+use crate::pool;
 
 /// The version of WASI that most components are of.
 pub(crate) const READY: Wasi = Wasi::P2;
 
-/// Instances beyond the concurrency limit: the one that is tried before Ready, and those that are being dropped while
-/// their place is taken already.
-const SPARE_INSTANCES: usize = 4;
+/// Instances beyond the concurrency limit: those without a request, and those that were cancelled and are being dropped
+/// while their place is taken already.
+const SPARE_INSTANCES: usize = pool::BESIDE + 3;
 /// What wasn't needed is kept for so long.
 const FORGOTTEN_AFTER: Duration = Duration::from_millis(100);
 /// More than instances of most components are made of: a Rust component has 3 core instances, a memory and a table.

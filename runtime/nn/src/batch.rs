@@ -11,7 +11,7 @@ mod worker;
 
 pub(crate) use clock::{ThreadClock, block_on};
 pub(crate) use job::{Job, JobError, Key};
-pub(crate) use queue::{Queue, Role};
+pub(crate) use queue::{Lanes, Queue, Role};
 pub(crate) use worker::work;
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use wisp_contract::config::{Batching, Trial};
 use wisp_contract::status::ModelStatus;
 
 use crate::backend::{Item, Lane, Loaded, MoreLanes};
-use crate::batch::{Job, JobError, Key, Queue, Role, ThreadClock, block_on, work};
+use crate::batch::{Job, JobError, Key, Lanes, Queue, Role, ThreadClock, block_on, work};
 use crate::metrics::{Metrics, Snapshot};
 use crate::{NamedTensor, Tensor, TensorInfo, shown};
 
@@ -129,12 +129,17 @@ impl Model {
         };
         let max_rows = batched.as_ref().copied().unwrap_or(NonZeroU32::MIN);
         let metrics = Arc::new(Metrics::default());
+        let made = loaded.lanes.len();
+        let lanes = Lanes {
+            any: made,
+            has_solo: loaded.solo.is_some(),
+            growing: loaded.more.size_hint() != (0, Some(0)),
+        };
         let queue = Queue::new(
             queue_limit,
             max_rows,
             batching.max_delay,
-            loaded.lanes.len(),
-            loaded.solo.is_some(),
+            lanes,
             Arc::clone(&metrics),
         );
         // Made before the threads: should one not start, dropping it ends those that did.
@@ -159,11 +164,10 @@ impl Model {
         if let Some(lane) = loaded.solo {
             shared.begin("solo", Role::Solo, lane)?;
         }
-        let made = loaded.lanes.len();
         for (index, lane) in loaded.lanes.into_iter().enumerate() {
             shared.begin(index, Role::Any, lane)?;
         }
-        if loaded.more.size_hint() != (0, Some(0)) {
+        if lanes.growing {
             thread::Builder::new()
                 .name(format!("nn-more-{}", model.name))
                 .spawn(move || shared.make(loaded.more, made))?;
@@ -336,6 +340,7 @@ impl Shared {
 
     /// Makes the lanes that are missing, for as long as the model is there; `made` are there already.
     fn make(self, more: MoreLanes, made: usize) {
+        let _grown = Grown(Arc::clone(&self.queue));
         for (index, lane) in more.enumerate() {
             // Asked only now: to make it took a while.
             if !self.queue.lane_begins() {
@@ -355,6 +360,15 @@ impl Shared {
                 );
             }
         }
+    }
+}
+
+/// However making lanes ends, even by a panic, their queue hears of it.
+struct Grown(Arc<Queue>);
+
+impl Drop for Grown {
+    fn drop(&mut self) {
+        self.0.grown();
     }
 }
 

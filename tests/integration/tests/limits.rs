@@ -251,6 +251,37 @@ async fn who_finds_no_place_waits_and_who_finds_no_room_is_sent_away() {
     assert_eq!(waiting.await.unwrap().unwrap().text(), "hello\n");
 }
 
+/// Would fail if an instance that is made ahead served twice, ran out of its time while it waited, or took the place of a
+/// request.
+#[tokio::test]
+async fn instances_made_ahead_are_fresh_and_take_nobodys_place() {
+    let host = p2(|config| {
+        in_time(config);
+        config.limits.concurrency = NonZeroUsize::new(2).unwrap();
+        config.limits.queue = 0;
+    })
+    .await;
+    let client = host.client();
+    for _ in 0..100 {
+        assert_eq!(client.get("/count").await.unwrap().text(), "1");
+    }
+    // Longer than a request may take.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    let all = ["/sleep?200", "/sleep?200", "/count"].map(async |path| client.get(path).await);
+    let all = futures::future::join_all(all).await;
+    let mut texts: Vec<String> = all
+        .into_iter()
+        .map(|answer| answer.unwrap())
+        .map(|answer| format!("{} {}", answer.status.as_u16(), answer.text()))
+        .filter(|text| !text.starts_with("503"))
+        .collect();
+    texts.sort();
+    assert!(
+        texts == ["200 slept\n", "200 slept\n"] || texts == ["200 1", "200 slept\n"],
+        "two of three have a place: {texts:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_flood_of_output_is_dropped_and_counted() {
     let host = p2(|config| config.limits.log_rate = NonZeroU64::new(10_000).unwrap()).await;

@@ -39,7 +39,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         },
     )?;
     let programs = steps.run(
-        "build the host and the command line (about ten minutes the first time)",
+        "build the host and the command line (ten to fifteen minutes the first time)",
         build::programs,
     )?;
     steps.run("build examples/digits into a component", || {

@@ -94,19 +94,32 @@ impl Others {
         if !lock(&self.going).insert(what.clone()) {
             return;
         }
-        let (going, turn, made) = (
-            Arc::clone(&self.going),
-            Arc::clone(&self.turn),
-            self.made.clone(),
-        );
+        let going = Going {
+            all: Arc::clone(&self.going),
+            what,
+        };
+        let (turn, made) = (Arc::clone(&self.turn), self.made.clone());
         tokio::spawn(async move {
-            let is_made = make(&compiler, &what, &turn).await;
-            lock(&going).remove(&what);
+            let is_made = make(&compiler, &going.what, &turn).await;
+            let component = going.what.0.clone();
+            drop(going);
             if is_made {
                 // Where nobody listens, nobody needs it.
-                let _ = made.send(what.0);
+                let _ = made.send(component);
             }
         });
+    }
+}
+
+/// Something that is being compiled. However that ends, even by a panic, it may be tried again.
+struct Going {
+    all: Arc<Mutex<BTreeSet<(String, Cpu)>>>,
+    what: (String, Cpu),
+}
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        lock(&self.all).remove(&self.what);
     }
 }
 

@@ -12,6 +12,17 @@ use super::job::{Job, JobError, Key};
 use super::linger::{Decision, Linger, View};
 use crate::metrics::Metrics;
 
+/// Who computes what a queue holds, to begin with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Lanes {
+    /// Those that take whatever comes.
+    pub(crate) any: usize,
+    /// Whether there is one for items that are alone.
+    pub(crate) has_solo: bool,
+    /// Whether more are being made: [`Queue::grown`] says when no longer.
+    pub(crate) growing: bool,
+}
+
 /// A model's bounded queue, shared by its callers and its lanes.
 pub(crate) struct Queue {
     state: Mutex<State>,
@@ -32,6 +43,8 @@ struct State {
     waiting: usize,
     /// Lanes that take whatever comes.
     lanes: usize,
+    /// Whether more of them are being made.
+    growing: bool,
     solo: Solo,
     running: usize,
     /// Whether a lane waits for company. One at most does.
@@ -76,15 +89,19 @@ impl Queue {
         limit: NonZeroUsize,
         max_rows: NonZeroU32,
         max_delay: Duration,
-        lanes: usize,
-        has_solo: bool,
+        lanes: Lanes,
         metrics: Arc<Metrics>,
     ) -> Self {
         let state = State {
             groups: Vec::new(),
             waiting: 0,
-            lanes,
-            solo: if has_solo { Solo::Busy } else { Solo::None },
+            lanes: lanes.any,
+            growing: lanes.growing,
+            solo: if lanes.has_solo {
+                Solo::Busy
+            } else {
+                Solo::None
+            },
             running: 0,
             lingering: false,
             closed: false,
@@ -205,7 +222,7 @@ impl Queue {
         Step::Take(jobs)
     }
 
-    /// A lane is done with its batch. `took` is `None` where it was not computed as one.
+    /// A lane is done with the batch that it took. `took` is `None` where it was not computed as one.
     pub(crate) fn computed(&self, items: usize, took: Option<Duration>) {
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
@@ -231,12 +248,22 @@ impl Queue {
 
     /// A lane ended. After the last one, nobody computes what waits.
     pub(crate) fn lane_ended(&self, role: Role) {
-        let mut state = self.lock();
-        match role {
+        self.fewer(|state| match role {
             Role::Any => state.lanes = state.lanes.saturating_sub(1),
             Role::Solo => state.solo = Solo::None,
-        }
-        let orphans = if state.lanes == 0 && state.solo == Solo::None {
+        });
+    }
+
+    /// No more lanes are being made.
+    pub(crate) fn grown(&self) {
+        self.fewer(|state| state.growing = false);
+    }
+
+    fn fewer(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.lock();
+        change(&mut state);
+        let is_left = state.lanes > 0 || state.solo != Solo::None || state.growing;
+        let orphans = if !is_left {
             state.closed = true;
             state.waiting = 0;
             std::mem::take(&mut state.groups)
@@ -266,10 +293,10 @@ impl Queue {
 }
 
 impl State {
-    /// Whether what waits is for the lane that takes what is alone. Where there is no other, everything is.
+    /// Whether what waits is for the lane that takes what is alone. Until there are all others, everything is.
     fn is_solos(&self) -> bool {
         let is_alone = self.running == 0 && self.waiting == 1;
-        self.solo == Solo::Free && (is_alone || self.lanes == 0)
+        self.solo == Solo::Free && (is_alone || self.growing || self.lanes == 0)
     }
 
     /// Adds an item to its group, and says how many rows the group has then.

@@ -11,7 +11,7 @@ use futures::future::{BoxFuture, join_all};
 
 use super::clock::Clock;
 use super::job::{Job, JobError, Key, Reply};
-use super::queue::{Queue, Role};
+use super::queue::{Lanes, Queue, Role};
 use super::worker::work;
 use crate::backend::{Abort, BackendError, Item, Lane};
 use crate::metrics::Metrics;
@@ -71,33 +71,41 @@ struct Bench {
 
 impl Bench {
     fn new(lanes: usize, max_rows: u32, limit: usize) -> Self {
-        Self::with_solo(lanes, false, max_rows, limit)
+        let lanes = Lanes {
+            any: lanes,
+            has_solo: false,
+            growing: false,
+        };
+        Self::with(lanes, max_rows, limit)
     }
 
     /// The lane for items that are alone takes half as long as the others.
-    fn with_solo(lanes: usize, has_solo: bool, max_rows: u32, limit: usize) -> Self {
+    fn with(lanes: Lanes, max_rows: u32, limit: usize) -> Self {
+        let bench = Self::without_workers(lanes, max_rows, limit);
+        if lanes.has_solo {
+            bench.begin(Role::Solo, 16 * MS);
+        }
+        for _ in 0..lanes.any {
+            bench.begin(Role::Any, 32 * MS);
+        }
+        bench
+    }
+
+    fn without_workers(lanes: Lanes, max_rows: u32, limit: usize) -> Self {
         let metrics = Arc::new(Metrics::default());
         let queue = Arc::new(Queue::new(
             NonZeroUsize::new(limit).unwrap(),
             NonZeroU32::new(max_rows).unwrap(),
             2 * MS,
             lanes,
-            has_solo,
             Arc::clone(&metrics),
         ));
-        let bench = Self {
+        Self {
             queue,
             metrics,
             batches: Arc::default(),
             aborted: Arc::default(),
-        };
-        if has_solo {
-            bench.begin(Role::Solo, 16 * MS);
         }
-        for _ in 0..lanes {
-            bench.begin(Role::Any, 32 * MS);
-        }
-        bench
     }
 
     fn begin(&self, role: Role, takes: Duration) {
@@ -106,6 +114,10 @@ impl Bench {
             batches: Arc::clone(&self.batches),
             aborted: Arc::clone(&self.aborted),
         };
+        self.begin_with(role, lane);
+    }
+
+    fn begin_with(&self, role: Role, lane: impl Lane + 'static) {
         tokio::spawn(work(
             Arc::clone(&self.queue),
             role,
@@ -337,7 +349,12 @@ async fn lanes_share_the_work_and_end_when_the_queue_is_closed() {
 /// Would fail if a call that is alone were left to one core, or calls that aren't had to share all of them.
 #[tokio::test(start_paused = true)]
 async fn an_item_that_is_alone_gets_all_cores_and_others_the_lanes() {
-    let bench = Bench::with_solo(2, true, 1, 64);
+    let lanes = Lanes {
+        any: 2,
+        has_solo: true,
+        growing: false,
+    };
+    let bench = Bench::with(lanes, 1, 64);
     settle().await;
     let started = tokio::time::Instant::now();
     for byte in 0..3 {
@@ -374,7 +391,12 @@ async fn an_item_that_is_alone_gets_all_cores_and_others_the_lanes() {
 /// Would fail if a model whose lanes are still being made kept calls waiting, or lanes that came late had nothing to do.
 #[tokio::test(start_paused = true)]
 async fn until_there_are_lanes_one_computes_everything() {
-    let bench = Bench::with_solo(0, true, 1, 64);
+    let lanes = Lanes {
+        any: 0,
+        has_solo: true,
+        growing: true,
+    };
+    let bench = Bench::with(lanes, 1, 64);
     let started = tokio::time::Instant::now();
     let replies = join_all((0..3).map(|byte| bench.call(byte, 1))).await;
     assert!(replies.iter().all(Result::is_ok));
@@ -389,6 +411,16 @@ async fn until_there_are_lanes_one_computes_everything() {
     }
     assert!(calls.await.unwrap().iter().all(Result::is_ok));
     assert_eq!(started.elapsed(), 32 * MS, "the two that waited, at once");
+
+    // In a lane the fourth would wait for one of the others.
+    let four = || join_all((0..4).map(|byte| bench.call(byte, 1)));
+    let started = tokio::time::Instant::now();
+    assert!(four().await.iter().all(Result::is_ok));
+    assert_eq!(started.elapsed(), 32 * MS, "two in lanes, two by the first");
+    bench.queue.grown();
+    let started = tokio::time::Instant::now();
+    assert!(four().await.iter().all(Result::is_ok));
+    assert_eq!(started.elapsed(), 2 * 32 * MS, "all in lanes");
     bench.queue.close();
     assert!(!bench.queue.lane_begins(), "the model is gone");
 }
@@ -405,34 +437,62 @@ impl Lane for Panics {
     }
 }
 
+/// Would fail if those who wait were forgotten, or refused while there are lanes to come.
 #[tokio::test(start_paused = true)]
 async fn when_the_last_lane_dies_nobody_waits_for_ever() {
-    let metrics = Arc::new(Metrics::default());
-    let one = NonZeroU32::MIN;
-    let queue = Arc::new(Queue::new(
-        NonZeroUsize::new(8).unwrap(),
-        one,
-        MS,
-        1,
-        false,
-        Arc::clone(&metrics),
-    ));
-    let bench = Bench {
-        queue,
-        metrics,
-        batches: Arc::default(),
-        aborted: Arc::default(),
+    let of = |growing| {
+        let lanes = Lanes {
+            any: 1,
+            has_solo: false,
+            growing,
+        };
+        Bench::without_workers(lanes, 1, 8)
     };
+    let bench = of(false);
     let calls = [0, 1].map(|byte| tokio::spawn(bench.call(byte, 1)));
     settle().await;
-    tokio::spawn(work(
-        Arc::clone(&bench.queue),
-        Role::Any,
-        Box::new(Panics),
-        Arc::clone(&bench.metrics),
-        TestClock,
-    ));
+    bench.begin_with(Role::Any, Panics);
     for call in calls {
         assert_eq!(call.await.unwrap(), Err(JobError::Stopped));
     }
+
+    let bench = of(true);
+    let [first, second] = [0, 1].map(|byte| tokio::spawn(bench.call(byte, 1)));
+    settle().await;
+    bench.begin_with(Role::Any, Panics);
+    assert_eq!(first.await.unwrap(), Err(JobError::Stopped));
+    assert!(bench.queue.lane_begins());
+    bench.begin(Role::Any, 32 * MS);
+    bench.queue.grown();
+    second.await.unwrap().unwrap();
+
+    let bench = of(true);
+    let calls = [0, 1].map(|byte| tokio::spawn(bench.call(byte, 1)));
+    settle().await;
+    bench.begin_with(Role::Any, Panics);
+    settle().await;
+    bench.queue.grown();
+    for call in calls {
+        assert_eq!(call.await.unwrap(), Err(JobError::Stopped));
+    }
+}
+
+/// Would fail if a lane that died counted as one that computes, next to which nobody is alone.
+#[tokio::test(start_paused = true)]
+async fn what_a_lane_had_when_it_died_is_computed_no_longer() {
+    let lanes = Lanes {
+        any: 2,
+        has_solo: true,
+        growing: false,
+    };
+    let bench = Bench::without_workers(lanes, 1, 8);
+    bench.begin_with(Role::Any, Panics);
+    settle().await;
+    assert_eq!(bench.call(0, 1).await, Err(JobError::Stopped));
+    bench.begin(Role::Any, 32 * MS);
+    bench.begin(Role::Solo, 16 * MS);
+    settle().await;
+    let started = tokio::time::Instant::now();
+    bench.call(1, 1).await.unwrap();
+    assert_eq!(started.elapsed(), 16 * MS);
 }

@@ -21,13 +21,27 @@ pub(crate) async fn work(
     let _ended = Ended(Arc::clone(&queue), role);
     while let Some(jobs) = queue.next(role, &clock).await {
         let batch = Batch::form(jobs, &metrics, &clock);
-        let items = batch.items.len();
-        let took = if items == 0 {
-            None
-        } else {
-            batch.compute(lane.as_mut(), &metrics, &clock).await
+        let mut taken = Taken {
+            queue: &queue,
+            items: batch.items.len(),
+            took: None,
         };
-        queue.computed(items, took);
+        if taken.items > 0 {
+            taken.took = batch.compute(lane.as_mut(), &metrics, &clock).await;
+        }
+    }
+}
+
+/// However computing a batch ends, even by a panic, its queue hears of it.
+struct Taken<'a> {
+    queue: &'a Queue,
+    items: usize,
+    took: Option<Duration>,
+}
+
+impl Drop for Taken<'_> {
+    fn drop(&mut self) {
+        self.queue.computed(self.items, self.took);
     }
 }
 

@@ -77,7 +77,12 @@ impl Incoming {
                 }
                 Ok(bytes) => {
                     let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+                    let was_announced = self.left > 0;
                     self.left = self.left.saturating_sub(length);
+                    if was_announced && self.left == 0 {
+                        // Nothing follows (RFC 9110, section 8.6), so the host needn't be asked.
+                        self.close();
+                    }
                     return Poll::Ready(Some(Ok(Bytes::from(bytes))));
                 }
                 Err(StreamError::Closed) => {
