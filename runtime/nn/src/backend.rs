@@ -29,7 +29,13 @@ pub struct Loaded {
     pub solo: Option<Box<dyn Lane>>,
     /// Makes the lanes that are missing yet, one by one, while what is there computes.
     pub more: MoreLanes,
+    /// Makes a lane that computes an item of the usual size in microseconds, if that turns out to be so. It gets no thread:
+    /// whoever has an item that is alone computes it at once.
+    pub inline: Option<MakeInline>,
 }
+
+/// Makes a lane that needs no thread, which takes a while; `None` where items would take too long.
+pub type MakeInline = Box<dyn FnOnce() -> Option<Box<dyn Lane>> + Send>;
 
 /// Lanes that are made when they are asked for, which takes a while; or why one wasn't.
 pub type MoreLanes = Box<dyn Iterator<Item = Result<Box<dyn Lane>, String>> + Send>;
@@ -46,6 +52,8 @@ impl Loaded {
                 }
             }
         }
+        let inline = self.inline.take().and_then(|make| make());
+        self.inline = inline.map(|lane| -> MakeInline { Box::new(|| Some(lane)) });
     }
 }
 

@@ -4,6 +4,7 @@
 //! every caller alone ([`worker`]). How long a lane waits for company is decided in [`linger`], and nowhere else.
 
 mod clock;
+mod inline;
 mod job;
 mod linger;
 mod queue;

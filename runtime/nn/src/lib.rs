@@ -28,7 +28,7 @@ pub mod onnx;
 mod store;
 mod tensor;
 
-pub use backend::{Abort, BackendError, Item, Lane, Loaded, MoreLanes};
+pub use backend::{Abort, BackendError, Item, Lane, Loaded, MakeInline, MoreLanes};
 pub use dtype::DType;
 pub use info::TensorInfo;
 pub use metrics::{BATCH_SIZE_BUCKETS, Metrics, Snapshot};

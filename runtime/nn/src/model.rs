@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use wisp_contract::config::{Batching, Trial};
 use wisp_contract::status::ModelStatus;
 
-use crate::backend::{Item, Lane, Loaded, MoreLanes};
+use crate::backend::{Item, Lane, Loaded, MakeInline, MoreLanes};
 use crate::batch::{Job, JobError, Key, Lanes, Queue, Role, ThreadClock, block_on, work};
 use crate::metrics::{Metrics, Snapshot};
 use crate::{NamedTensor, Tensor, TensorInfo, shown};
@@ -167,10 +167,10 @@ impl Model {
         for (index, lane) in loaded.lanes.into_iter().enumerate() {
             shared.begin(index, Role::Any, lane)?;
         }
-        if lanes.growing {
+        if lanes.growing || loaded.inline.is_some() {
             thread::Builder::new()
                 .name(format!("nn-more-{}", model.name))
-                .spawn(move || shared.make(loaded.more, made))?;
+                .spawn(move || shared.make(loaded.more, made, loaded.inline))?;
         }
         Ok(model)
     }
@@ -233,10 +233,16 @@ impl Model {
     pub async fn run(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, RunError> {
         let inputs = self.order(inputs)?;
         let (key, rows) = self.key(&inputs);
-        let (job, ticket) = Job::new(Item { inputs, rows }, key, Instant::now());
-        let reply = match self.queue.push(job) {
-            Ok(()) => ticket.wait().await,
-            Err(error) => Err(error),
+        let item = Item { inputs, rows };
+        let inline = self.is_usual(&item).then(|| self.queue.take_inline());
+        let reply = if let Some(Some(inline)) = inline {
+            inline.compute(item, &self.metrics, &ThreadClock).await
+        } else {
+            let (job, ticket) = Job::new(item, key, Instant::now());
+            match self.queue.push(job) {
+                Ok(()) => ticket.wait().await,
+                Err(error) => Err(error),
+            }
         };
         let outputs = reply.map_err(|error| self.explain(error))?;
         let named = self.outputs.iter().zip(outputs);
@@ -308,6 +314,15 @@ impl Model {
         }
     }
 
+    /// Whether it has the size by which the model was tried: one row, where the model doesn't say how many.
+    fn is_usual(&self, item: &Item) -> bool {
+        let mut inputs = self.inputs.iter().zip(&item.inputs);
+        inputs.all(|(info, input)| {
+            let usual = info.dims.first().map(|rows| rows.unwrap_or(1));
+            input.shape().first().copied() == usual
+        })
+    }
+
     fn explain(&self, error: JobError) -> RunError {
         let model = self.name.clone();
         match error {
@@ -339,8 +354,8 @@ impl Shared {
     }
 
     /// Makes the lanes that are missing, for as long as the model is there; `made` are there already.
-    fn make(self, more: MoreLanes, made: usize) {
-        let _grown = Grown(Arc::clone(&self.queue));
+    fn make(self, more: MoreLanes, made: usize, inline: Option<MakeInline>) {
+        let grown = Grown(Arc::clone(&self.queue));
         for (index, lane) in more.enumerate() {
             // Asked only now: to make it took a while.
             if !self.queue.lane_begins() {
@@ -359,6 +374,10 @@ impl Shared {
                     "a model computes less at once than it might"
                 );
             }
+        }
+        drop(grown);
+        if let Some(lane) = inline.and_then(|make| make()) {
+            self.queue.set_inline(lane);
         }
     }
 }

@@ -12,6 +12,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use futures::future::join_all;
 use sha2::Digest;
 use wisp_contract::config::{Batching, Device, Model as Config, ModelFormat, Trial};
@@ -405,6 +406,41 @@ async fn lanes_are_made_as_the_trial_says_while_the_model_computes() {
             });
             join_all(calls).await;
         }
+    }
+}
+
+/// Would fail if a call of a small model were handed to another thread, or a large call computed in place of one.
+#[tokio::test]
+async fn a_call_that_takes_microseconds_is_computed_where_it_is_made() {
+    need_onnxruntime!();
+    let model = load("add").await.unwrap();
+    let call = |rows: u64| {
+        let ones = vec![1.0; 2 * rows as usize];
+        let inputs = vec![
+            named("a", f32s(&[rows, 2], &ones)),
+            named("b", f32s(&[rows, 2], &ones)),
+        ];
+        model.run(inputs)
+    };
+    // It is made after the model is ready.
+    let mut waited = 0;
+    while call(1).now_or_never().is_none() {
+        waited += 1;
+        assert!(waited < 1000, "it always goes to another thread");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    let outputs = call(1).now_or_never().unwrap().unwrap();
+    assert_eq!(values(&outputs[0].tensor), [2.0, 2.0]);
+    let mut other = Box::pin(call(2));
+    assert!((&mut other).now_or_never().is_none());
+    assert_eq!(other.await.unwrap()[0].tensor.shape(), [2, 2]);
+
+    // What takes as long as its numbers say is never.
+    let endless = load("endless").await.unwrap();
+    for _ in 0..100 {
+        let call = endless.run(vec![named("x", f32s(&[1], &[1.]))]);
+        assert!(call.now_or_never().is_none());
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
     }
 }
 

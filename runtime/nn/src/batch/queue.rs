@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use super::clock::Clock;
+use super::inline::Inline;
 use super::job::{Job, JobError, Key};
 use super::linger::{Decision, Linger, View};
+use crate::backend::Lane;
 use crate::metrics::Metrics;
 
 /// Who computes what a queue holds, to begin with.
@@ -46,6 +48,8 @@ struct State {
     /// Whether more of them are being made.
     growing: bool,
     solo: Solo,
+    /// The lane that computes on its caller's thread, while it doesn't.
+    inline: Option<Box<dyn Lane>>,
     running: usize,
     /// Whether a lane waits for company. One at most does.
     lingering: bool,
@@ -102,6 +106,7 @@ impl Queue {
             } else {
                 Solo::None
             },
+            inline: None,
             running: 0,
             lingering: false,
             closed: false,
@@ -144,6 +149,23 @@ impl Queue {
             self.full.notify_one();
         }
         Ok(())
+    }
+
+    /// From now on [`Queue::take_inline`] gives this lane.
+    pub(crate) fn set_inline(&self, lane: Box<dyn Lane>) {
+        self.lock().inline = Some(lane);
+    }
+
+    /// A lane for an item that is alone, to be computed by its caller; `None` where there is none, or it isn't alone.
+    pub(crate) fn take_inline(&self) -> Option<Inline<'_>> {
+        let mut state = self.lock();
+        if state.closed || state.running > 0 || state.waiting > 0 {
+            return None;
+        }
+        let lane = state.inline.take()?;
+        state.running += 1;
+        drop(state);
+        Some(Inline::new(self, lane))
     }
 
     /// The next batch, or `None` when there will be none. Follow it by [`Queue::computed`].

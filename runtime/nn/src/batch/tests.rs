@@ -425,6 +425,49 @@ async fn until_there_are_lanes_one_computes_everything() {
     assert!(!bench.queue.lane_begins(), "the model is gone");
 }
 
+/// Would fail if an item that is alone waited for a thread, or others for one who computes himself.
+#[tokio::test(start_paused = true)]
+async fn who_is_alone_computes_himself_where_that_takes_microseconds() {
+    let bench = Bench::new(1, 8, 64);
+    settle().await;
+    let item = |byte: u8| Item {
+        inputs: vec![Tensor::new(DType::U8, vec![1], vec![byte]).unwrap()],
+        rows: 1,
+    };
+    assert!(bench.queue.take_inline().is_none(), "there is none yet");
+    bench.queue.set_inline(Box::new(Fake {
+        takes: MS,
+        batches: Arc::clone(&bench.batches),
+        aborted: Arc::clone(&bench.aborted),
+    }));
+    let inline = bench.queue.take_inline().unwrap();
+    assert!(bench.queue.take_inline().is_none(), "it is taken");
+    let started = tokio::time::Instant::now();
+    let (alone, other) = futures::join!(
+        inline.compute(item(1), &bench.metrics, &TestClock),
+        bench.call(2, 1)
+    );
+    assert_eq!((byte(&alone), byte(&other)), (1, 2));
+    assert_eq!(started.elapsed(), 32 * MS, "the lane's, at once");
+    assert_eq!(bench.metrics.snapshot().items, 2);
+
+    // It isn't to be had while others wait or are computed, and then again.
+    let call = tokio::spawn(bench.call(3, 1));
+    settle().await;
+    assert!(bench.queue.take_inline().is_none());
+    call.await.unwrap().unwrap();
+    settle().await;
+    let inline = bench.queue.take_inline().unwrap();
+    let failed = inline.compute(item(255), &bench.metrics, &TestClock).await;
+    assert!(matches!(failed, Err(JobError::Backend(_))));
+    // Nor is it lost when nobody waits any more.
+    let call = bench.queue.take_inline().unwrap();
+    drop(call.compute(item(4), &bench.metrics, &TestClock));
+    assert!(bench.queue.take_inline().is_some());
+    bench.queue.close();
+    assert!(bench.queue.take_inline().is_none());
+}
+
 struct Panics;
 
 impl Lane for Panics {

@@ -132,7 +132,7 @@ impl Batch {
     }
 }
 
-async fn run(
+pub(super) async fn run(
     lane: &mut dyn Lane,
     items: &[Item],
     abort: &Abort,

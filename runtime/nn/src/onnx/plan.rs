@@ -76,6 +76,12 @@ pub(crate) fn spreads(all_cores: Duration, one_lane: Duration) -> bool {
     all_cores.as_secs_f64() <= 0.8 * one_lane.as_secs_f64()
 }
 
+/// Whether a row may be computed on the thread that asks for it, which serves others, too: it is done sooner than that
+/// thread would have handed it over and got it back, and a guest may compute for longer without a pause.
+pub(crate) fn is_inline(takes: Duration) -> bool {
+    takes <= Duration::from_micros(200)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -4,19 +4,24 @@
 //! callers along it would mix their numbers. So a model that looks joinable is tried with made-up numbers while it is
 //! loaded: two items computed together must give what they give alone. That warms it up, too.
 
+use std::sync::mpsc::{self, RecvTimeoutError, Sender};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use half::{bf16, f16};
 
 use super::lane::OnnxLane;
-use crate::backend::{Abort, Item};
+use crate::backend::{Abort, BackendError, Item};
 use crate::{DType, Tensor, TensorInfo, byte_len};
 
 /// Sizes to try for dimensions that each call chooses: sentences, small images, images.
 const SIZES: [u64; 3] = [8, 64, 224];
 /// A single item that takes longer ends the trial: loading must end, too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
+
+/// What takes longer than this is broken off: it may never end.
+const LONGEST: Duration = Duration::from_secs(10);
 
 /// What the trial showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,13 +41,55 @@ pub(crate) struct Pace {
     pub(crate) eight_rows: Duration,
 }
 
+/// Runs a lane for a trial, and breaks off what has no end.
+struct Trial<'a> {
+    lane: &'a mut OnnxLane,
+    abort: Abort,
+    ended: Sender<()>,
+}
+
+impl<'a> Trial<'a> {
+    /// `None` where the system has no thread left to watch it.
+    fn of(lane: &'a mut OnnxLane) -> Option<Self> {
+        let abort = Abort::new(1);
+        let (ended, end) = mpsc::channel();
+        let watched = abort.clone();
+        let watch = move || {
+            loop {
+                match end.recv_timeout(LONGEST) {
+                    Ok(()) => {}
+                    Err(RecvTimeoutError::Disconnected) => return,
+                    // From now on everything is broken off at once.
+                    Err(RecvTimeoutError::Timeout) => return watched.leave(),
+                }
+            }
+        };
+        thread::Builder::new()
+            .name("nn-trial".to_owned())
+            .spawn(watch)
+            .ok()?;
+        Some(Self { lane, abort, ended })
+    }
+
+    fn run(&mut self, items: &[Item]) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        let outputs = self.lane.compute(items, &self.abort);
+        // Who watches may have broken it off.
+        let _ = self.ended.send(());
+        outputs
+    }
+}
+
 pub(crate) fn probe(lane: &mut OnnxLane) -> Verdict {
-    let dynamic = lane
+    let Some(mut trial) = Trial::of(lane) else {
+        return Verdict::Unknown;
+    };
+    let dynamic = trial
+        .lane
         .inputs
         .iter()
         .any(|info| info.dims.iter().skip(1).any(Option::is_none));
     for size in SIZES.iter().take(if dynamic { SIZES.len() } else { 1 }) {
-        match try_size(lane, *size) {
+        match try_size(&mut trial, *size) {
             Verdict::Unknown => {}
             verdict => return verdict,
         }
@@ -52,7 +99,8 @@ pub(crate) fn probe(lane: &mut OnnxLane) -> Verdict {
 
 /// How long a lane takes for one row; `None` where it doesn't take made-up numbers.
 pub(crate) fn one_row(lane: &mut OnnxLane) -> Option<Duration> {
-    let infos = std::sync::Arc::clone(&lane.inputs);
+    let mut trial = Trial::of(lane)?;
+    let infos = std::sync::Arc::clone(&trial.lane.inputs);
     SIZES.iter().find_map(|size| {
         let of_one = |info: &TensorInfo| {
             let rows = info.dims.first().copied().flatten().unwrap_or(1);
@@ -63,18 +111,17 @@ pub(crate) fn one_row(lane: &mut OnnxLane) -> Option<Duration> {
             rows: 1,
         };
         let started = Instant::now();
-        lane.compute(std::slice::from_ref(&item), &Abort::new(1))
-            .ok()?;
+        trial.run(std::slice::from_ref(&item)).ok()?;
         let first = started.elapsed();
         if first > PATIENCE {
             return Some(first);
         }
-        best(lane, &item)
+        best(&mut trial, &item)
     })
 }
 
-fn try_size(lane: &mut OnnxLane, size: u64) -> Verdict {
-    let infos = std::sync::Arc::clone(&lane.inputs);
+fn try_size(trial: &mut Trial<'_>, size: u64) -> Verdict {
+    let infos = std::sync::Arc::clone(&trial.lane.inputs);
     let item = |rows: u64, seed: u64| {
         let tensors = infos.iter().map(|info| made_up(info, rows, size, seed));
         Some(Item {
@@ -85,21 +132,20 @@ fn try_size(lane: &mut OnnxLane, size: u64) -> Verdict {
     let (Some(one), Some(two)) = (item(1, 1), item(2, 2)) else {
         return Verdict::Unknown;
     };
-    let outputs = std::sync::Arc::clone(&lane.outputs);
-    let mut run = |items: &[Item]| lane.compute(items, &Abort::new(1));
+    let outputs = std::sync::Arc::clone(&trial.lane.outputs);
 
     let started = Instant::now();
-    let Ok(mut alone) = run(std::slice::from_ref(&one)) else {
+    let Ok(mut alone) = trial.run(std::slice::from_ref(&one)) else {
         return Verdict::Unknown;
     };
     if started.elapsed() > PATIENCE {
         return Verdict::Unknown;
     }
-    let Ok(second) = run(std::slice::from_ref(&two)) else {
+    let Ok(second) = trial.run(std::slice::from_ref(&two)) else {
         return Verdict::Unknown;
     };
     alone.extend(second);
-    let together = match run(&[one, two]) {
+    let together = match trial.run(&[one, two]) {
         Ok(together) => together,
         Err(error) => return Verdict::Dependent(error.0),
     };
@@ -115,19 +161,18 @@ fn try_size(lane: &mut OnnxLane, size: u64) -> Verdict {
     }
     let mut pace = || {
         Some(Pace {
-            one_row: best(lane, &item(1, 3)?)?,
-            eight_rows: best(lane, &item(8, 4)?)?,
+            one_row: best(trial, &item(1, 3)?)?,
+            eight_rows: best(trial, &item(8, 4)?)?,
         })
     };
     pace().map_or(Verdict::Unknown, Verdict::Independent)
 }
 
 /// The shortest of three times: the others were disturbed.
-fn best(lane: &mut OnnxLane, item: &Item) -> Option<Duration> {
+fn best(trial: &mut Trial<'_>, item: &Item) -> Option<Duration> {
     let mut time = || {
         let started = Instant::now();
-        lane.compute(std::slice::from_ref(item), &Abort::new(1))
-            .ok()?;
+        trial.run(std::slice::from_ref(item)).ok()?;
         Some(started.elapsed())
     };
     std::iter::repeat_with(&mut time).take(3).flatten().min()

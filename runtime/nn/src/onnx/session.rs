@@ -17,10 +17,10 @@ use super::device::{cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
 use super::io::describe;
 use super::lane::OnnxLane;
 use super::library::Library;
-use super::plan::{Plan, may_spread, pays, plan, spreads};
+use super::plan::{Plan, is_inline, may_spread, pays, plan, spreads};
 use super::probe::{PATIENCE, Verdict, one_row, probe};
 use crate::TensorInfo;
-use crate::backend::{Lane, Loaded, MoreLanes};
+use crate::backend::{Lane, Loaded, MakeInline, MoreLanes};
 
 /// What to load.
 #[derive(Clone)]
@@ -42,6 +42,9 @@ pub(crate) struct Request {
     /// What it showed before, on a CPU.
     pub(crate) trial: Option<Trial>,
 }
+
+/// The most bytes of a model's file of which an item may take microseconds: all of it is read each time.
+const LARGEST_INLINE: u64 = 4 << 20;
 
 /// Why a model was not loaded.
 pub(crate) enum Refusal {
@@ -121,6 +124,9 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
             (Err(why), None) => Trial::Alone(why.clone()),
         })
     });
+    let inline = (!on_gpu)
+        .then(|| inline(library, request, &outlets))
+        .flatten();
     let boxed = |lane: OnnxLane| -> Box<dyn Lane> { Box::new(lane) };
     Ok(Loaded {
         backend: library.name.clone(),
@@ -138,7 +144,32 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         lanes: set.lanes.into_iter().map(boxed).collect(),
         solo: set.solo.map(boxed),
         more: set.more,
+        inline,
     })
+}
+
+/// Tries whether an item is computed in microseconds, where it looks like that. Each item must take as long as the one
+/// that is tried: nothing about it may depend on its numbers, or be its caller's choice.
+fn inline(library: &Arc<Library>, request: &Request, outlets: &Outlets) -> Option<MakeInline> {
+    let is_small = request.beside.is_none() && request.length <= LARGEST_INLINE;
+    let is_one_of_many = request.max_sessions > 1;
+    let mut infos = outlets.inputs.iter().chain(outlets.outputs.iter());
+    let has_one_size = infos.all(|info| info.dims.iter().skip(1).all(Option::is_some));
+    if !(is_small && is_one_of_many && has_one_size) || may_loop(&request.bytes) {
+        return None;
+    }
+    let (library, request, outlets) = (Arc::clone(library), request.clone(), outlets.clone());
+    Some(Box::new(move || {
+        let mut lane = outlets.lane(on_cpu(&library, &request, 1).ok()?);
+        let takes = one_row(&mut lane)?;
+        is_inline(takes).then(|| -> Box<dyn Lane> { Box::new(lane) })
+    }))
+}
+
+/// Whether one of ONNX's operators that repeat others may be in a model: its name is there somewhere.
+fn may_loop(model: &[u8]) -> bool {
+    let mut names = model.windows(4);
+    names.any(|name| name == b"Loop" || name == b"Scan")
 }
 
 /// What a model takes and gives.
