@@ -175,7 +175,7 @@ impl Store {
     }
 
     /// What [`Store::note`] wrote under `key`; `None` where there is nothing of this type.
-    pub(crate) async fn noted<T: DeserializeOwned + Send + 'static>(&self, key: &str) -> Option<T> {
+    pub async fn noted<T: DeserializeOwned + Send + 'static>(&self, key: &str) -> Option<T> {
         let path = self.folder.note(key);
         blocking(move || {
             Ok(std::fs::read(path)
@@ -188,7 +188,10 @@ impl Store {
     }
 
     /// Notes something small about artifacts, for later processes. `key` is a file's name.
-    pub(crate) async fn note(&self, key: &str, value: &impl Serialize) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub async fn note(&self, key: &str, value: &impl Serialize) -> Result<(), Error> {
         let path = self.folder.note(key);
         let folder = Arc::clone(&self.folder);
         let bytes = serde_json::to_vec(value).unwrap_or_default();

@@ -5,20 +5,32 @@ mod admit;
 mod others;
 mod store;
 
+use std::collections::HashMap;
 use std::fs::File;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{Stream, TryStreamExt as _};
 use hyper::body::Frame;
+use serde::{Deserialize, Serialize};
 use tokio_util::io::ReaderStream;
 use wisp_artifacts::Cpu;
 use wisp_contract::assignment::Facts;
+use wisp_contract::config::Trial;
 
 pub use store::StoreArtifacts;
 
 /// How much of a file is read at once.
 const CHUNK: usize = 1 << 20;
+
+/// What a host found out about a model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Tried {
+    /// What it found.
+    pub trial: Trial,
+    /// When it was learned, in seconds since 1970.
+    pub at: u64,
+}
 
 /// A place to fetch bytes from.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -131,6 +143,13 @@ pub trait Artifacts: Send + Sync + 'static {
     /// Waits until there is machine code of a component for more processors than before, and gives the digest of what
     /// replicas load.
     fn more(&self) -> BoxFuture<'_, String>;
+    /// What earlier processes found out about models, by the names of their files.
+    fn trials(&self) -> BoxFuture<'_, HashMap<String, Tried>>;
+    /// Notes what is known of models, for later processes.
+    fn note_trials(
+        &self,
+        trials: HashMap<String, Tried>,
+    ) -> BoxFuture<'_, Result<(), ArtifactError>>;
     /// An artifact's or machine code's file and length; `None` where it isn't in the store.
     fn open<'a>(
         &'a self,

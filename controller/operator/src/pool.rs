@@ -20,7 +20,7 @@ mod trials;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
@@ -212,7 +212,7 @@ impl Pools {
             .assignment
             .clone()
             .ok_or_else(|| unreached("there is no Assignment"))?;
-        self.trials.tell(&mut assignment);
+        self.trials.tell(&mut assignment, SystemTime::now());
         let body =
             serde_json::to_vec(&assignment).map_err(|error| ControlError::Broken(error.into()))?;
         // It counts as the function's from now on: nobody makes another meanwhile.
@@ -235,7 +235,7 @@ impl Pools {
             .map_err(|elapsed| ControlError::Broken(elapsed.into()))??;
         let now = Instant::now();
         self.metrics.wake_phase("assigned", began.elapsed());
-        self.trials.learn(&assignment, &status);
+        self.trials.learn(&assignment, &status, SystemTime::now());
         if let Some(startup) = status.startup {
             let seconds =
                 |millis: f64| Duration::try_from_secs_f64(millis / 1e3).unwrap_or_default();

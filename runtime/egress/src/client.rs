@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::header::{CONNECTION, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE};
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE,
+};
 use http::{Method, Request, Response, Uri, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -136,6 +138,10 @@ impl Egress {
         let patience = options.and_then(|options| options.between_bytes_timeout);
         let (mut parts, body) = response.into_parts();
         parts.extensions.clear();
+        // RFC 9112, section 6.3: the length that is said beside an encoding is none.
+        if parts.headers.contains_key(TRANSFER_ENCODING) {
+            parts.headers.remove(CONTENT_LENGTH);
+        }
         remove_hop_by_hop(&mut parts.headers);
         Ok(Response::from_parts(
             parts,

@@ -31,6 +31,11 @@ impl Meter {
         }
     }
 
+    /// Bytes of all its linear memories.
+    pub(crate) fn memory(&self) -> usize {
+        self.memory
+    }
+
     /// What was refused last, forgotten by asking.
     pub(crate) fn take_refusal(&mut self) -> Option<Refusal> {
         self.refused.take()

@@ -1,7 +1,7 @@
 //! Instances made fresh, or taken from those that wait for their next request.
 
 use std::pin::pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,8 @@ use crate::running::within;
 /// Instances that may exist beside those that have a request: one that is to be dropped, one that is being made, and a
 /// fresh one that waits.
 pub(crate) const BESIDE: usize = 3;
+/// Bytes of an instance's memory beyond which it is dropped at once.
+const LARGE: usize = 8 << 20;
 /// How long a fresh instance waits for its request: what it found when it began grows old.
 const UNUSED: Duration = Duration::from_secs(10);
 
@@ -28,6 +30,7 @@ pub(crate) struct Instances {
     /// One that served its request.
     used: Mutex<Option<Instance>>,
     was_used: Notify,
+    is_making: AtomicBool,
     metrics: Arc<Metrics>,
 }
 
@@ -51,6 +54,7 @@ impl Instances {
             crowd: Crowd::default(),
             used: Mutex::default(),
             was_used: Notify::new(),
+            is_making: AtomicBool::new(false),
             metrics,
         }
     }
@@ -82,7 +86,7 @@ impl Instances {
     }
 
     /// Takes an instance back whose call ended well: to be kept where instances are reused, else to be dropped. `had_company`
-    /// says whether other requests were served meanwhile.
+    /// says whether other requests are being served.
     pub(crate) fn give_back(&self, mut instance: Instance, now: Instant, had_company: bool) {
         if let Some(reuse) = self.reuse {
             if instance.served < reuse.max_requests {
@@ -93,10 +97,14 @@ impl Instances {
         }
         self.crowd.note(had_company);
         // An instance that one core made and another uses costs more than it saves. So where there are many requests,
-        // each makes and drops its own.
-        if self.crowd.is_there() {
+        // each makes and drops its own. What is large doesn't wait beside the next one either, nor behind one that takes
+        // long to make.
+        let is_large = instance.store.data().meter.memory() > LARGE;
+        if self.crowd.is_there() || is_large || self.is_making.load(Ordering::Relaxed) {
             return;
         }
+        // Lines without an end are logged now.
+        instance.store.data_mut().begin(None);
         let mut used = lock(&self.used);
         if used.is_none() {
             *used = Some(instance);
@@ -117,7 +125,9 @@ impl Instances {
         let began = Instant::now();
         let deadline = began + self.blueprint.seed.limits.timeout;
         let made = pin!(self.blueprint.instantiate(None));
+        self.is_making.store(true, Ordering::Relaxed);
         let made = within(deadline.into(), made).await;
+        self.is_making.store(false, Ordering::Relaxed);
         // Where none can be made, whoever needs it is told why.
         if let Ok(Ok(instance)) = made {
             self.metrics.instance_started(began.elapsed());
@@ -138,7 +148,7 @@ impl Instances {
     }
 }
 
-/// Whether requests mostly had company of late.
+/// Whether at least a quarter of the requests had company of late.
 #[derive(Debug, Default)]
 struct Crowd(AtomicU32);
 

@@ -172,6 +172,9 @@ impl Host {
             self.drain(data).await;
         }
         control.abort();
+        if let Some(function) = self.function() {
+            function.stop_models();
+        }
         Ok(end)
     }
 

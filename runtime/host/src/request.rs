@@ -1,13 +1,12 @@
 //! From what a client sent to what a guest receives.
 
-use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::header::{CONTENT_LENGTH, EXPECT, HOST};
+use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderMap, HeaderValue, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
@@ -114,8 +113,6 @@ impl Upload {
 #[derive(Debug)]
 pub(crate) struct Limited<B> {
     body: B,
-    /// What was read before the guest asked for it: a frame, or the end.
-    ahead: Option<Option<Result<Frame<Bytes>, Error>>>,
     left: u64,
     allowed: u64,
     upload: Upload,
@@ -130,7 +127,6 @@ impl<B> Limited<B> {
         (
             Self {
                 body,
-                ahead: None,
                 left: allowed,
                 allowed,
                 upload: upload.clone(),
@@ -140,37 +136,14 @@ impl<B> Limited<B> {
     }
 }
 
-/// Whether the client waits to be asked for the body.
-pub(crate) fn expects_to_be_asked(headers: &HeaderMap) -> bool {
-    headers.contains_key(EXPECT)
-}
+impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
+    type Data = Bytes;
+    type Error = Error;
 
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Limited<B> {
-    /// Reads what came together with the head, which the connection hands over when it is asked. The guest finds it at
-    /// once then, where it would be suspended. What hasn't come isn't waited for.
-    pub(crate) async fn read_ahead(&mut self) {
-        if self.is_end_stream() {
-            return;
-        }
-        let mut is_asked = false;
-        let ahead = poll_fn(|cx| match self.poll(cx) {
-            Poll::Ready(frame) => Poll::Ready(Some(frame)),
-            Poll::Pending if is_asked => Poll::Ready(None),
-            Poll::Pending => {
-                is_asked = true;
-                cx.waker().wake_by_ref();
-                Poll::Pending
-            }
-        })
-        .await;
-        if ahead.is_none() {
-            // Nobody but this has asked yet.
-            self.upload.set(Upload::FLOWS);
-        }
-        self.ahead = ahead;
-    }
-
-    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         if self.upload.is_too_large() {
             return Poll::Ready(None);
         }
@@ -199,32 +172,13 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Limited<B> {
             }
         }
     }
-}
-
-impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
-    type Data = Bytes;
-    type Error = Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        match self.ahead.take() {
-            Some(frame) => Poll::Ready(frame),
-            None => self.poll(cx),
-        }
-    }
 
     fn is_end_stream(&self) -> bool {
-        self.ahead.is_none() && self.body.is_end_stream()
+        self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        let ahead = match &self.ahead {
-            Some(Some(Ok(frame))) => frame.data_ref().map_or(0, |data| data.len() as u64),
-            _ => 0,
-        };
-        self.body.size_hint() + SizeHint::with_exact(ahead)
+        self.body.size_hint()
     }
 }
 
@@ -307,42 +261,5 @@ mod tests {
             assert_eq!(limited.collect().await.is_ok(), fits);
             assert_eq!(upload.is_too_large(), !fits);
         }
-    }
-    /// Would fail if what was read ahead were lost or given twice, or if what doesn't come were waited for.
-    #[tokio::test]
-    async fn what_has_come_is_read_ahead_and_no_more() {
-        // As a connection does: it has a frame once it was asked.
-        let asked = |frames: Vec<&'static str>, waits: usize| {
-            let mut frames = VecDeque::from(frames);
-            let mut waits = waits;
-            let frames = futures::stream::poll_fn(move |cx| {
-                if waits > 0 {
-                    waits -= 1;
-                    cx.waker().wake_by_ref();
-                    return Poll::Pending;
-                }
-                let frame = frames.pop_front();
-                Poll::Ready(frame.map(|text| Ok::<_, Infallible>(Frame::data(Bytes::from(text)))))
-            });
-            StreamBody::new(frames).map_err(|never| match never {})
-        };
-        for (waits, is_read) in [(0, true), (1, true), (2, false)] {
-            let (mut limited, upload) = Limited::new(asked(vec!["ab", "c"], waits), 3);
-            limited.read_ahead().await;
-            let ahead = limited.size_hint().lower();
-            assert_eq!(ahead, if is_read { 2 } else { 0 }, "{waits}");
-            assert!(!limited.is_end_stream() && !upload.is_awaited(), "{waits}");
-            assert_eq!(
-                limited.collect().await.unwrap().to_bytes(),
-                "abc",
-                "{waits}"
-            );
-        }
-        let (mut limited, upload) = Limited::new(asked(vec!["abcd"], 1), 3);
-        limited.read_ahead().await;
-        assert!(limited.collect().await.is_err() && upload.is_too_large());
-        let (mut limited, _) = Limited::new(asked(vec![], 1), 3);
-        limited.read_ahead().await;
-        assert!(limited.collect().await.unwrap().to_bytes().is_empty());
     }
 }

@@ -70,10 +70,7 @@ async fn answer(
 
     // The guest, in an instance of its own or in one that it shares.
     let (parts, body) = request.into_parts();
-    let (mut body, upload) = Limited::new(body, allowed);
-    if !request::expects_to_be_asked(&parts.headers) {
-        body.read_ahead().await;
-    }
+    let (body, upload) = Limited::new(body, allowed);
     let call = Call {
         id: Arc::clone(id),
         deadline,

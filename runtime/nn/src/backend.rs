@@ -60,7 +60,7 @@ impl Loaded {
 /// Computes one batch at a time: an inference session here, or a connection to a server elsewhere.
 ///
 /// Nothing but the items crosses this line, so an implementation may send them over a network. It runs on a thread of
-/// its own and may block it. Its future is polled there without a tokio runtime: what needs one brings a handle.
+/// its own and may block it, save for that of [`Loaded::inline`], which blocks whoever calls for microseconds. Its future is polled there without a tokio runtime: what needs one brings a handle.
 pub trait Lane: Send {
     /// Computes the items together where there are several. They agree in everything but dimension 0, which is each
     /// item's `rows`. Gives back each item's outputs, in the order of [`Loaded::outputs`].

@@ -2,8 +2,8 @@
 
 use std::fmt::Display;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::Arc;
-use std::thread;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use wisp_contract::config::{Batching, Trial};
@@ -27,6 +27,8 @@ pub struct Model {
     load_time: Duration,
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
+    /// The thread that makes what is missing yet.
+    maker: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// Why a model gave no outputs.
@@ -143,7 +145,7 @@ impl Model {
             Arc::clone(&metrics),
         );
         // Made before the threads: should one not start, dropping it ends those that did.
-        let model = Self {
+        let mut model = Self {
             name,
             backend: loaded.backend,
             device: loaded.device,
@@ -155,6 +157,7 @@ impl Model {
             load_time,
             queue: Arc::new(queue),
             metrics,
+            maker: Mutex::default(),
         };
         let shared = Shared {
             name: model.name.clone(),
@@ -168,9 +171,15 @@ impl Model {
             shared.begin(index, Role::Any, lane)?;
         }
         if lanes.growing || loaded.inline.is_some() {
-            thread::Builder::new()
+            let maker = thread::Builder::new()
                 .name(format!("nn-more-{}", model.name))
-                .spawn(move || shared.make(loaded.more, made, loaded.inline))?;
+                .spawn(move || shared.make(loaded.more, made, loaded.inline));
+            match maker {
+                Ok(maker) => model.maker = Mutex::new(Some(maker)),
+                Err(error) if lanes.growing => return Err(error),
+                // What isn't made then is missed by nobody.
+                Err(_) => {}
+            }
         }
         Ok(model)
     }
@@ -223,9 +232,10 @@ impl Model {
         }
     }
 
-    /// Computes all outputs, in the model's order. The inputs may come in any order. Never blocks.
+    /// Computes all outputs, in the model's order. The inputs may come in any order. It blocks for no longer than a small
+    /// model takes for a call that is alone, microseconds; all else is computed by other threads.
     ///
-    /// Dropping the future takes the call out of the queue or, once it is being computed and nobody else waits for the
+    /// Dropping the future takes the call out of the queue or, once such a thread computes it and nobody else waits for the
     /// same batch, asks the backend to stop.
     ///
     /// # Errors
@@ -249,6 +259,17 @@ impl Model {
         Ok(named
             .map(|(info, tensor)| NamedTensor::new(info.name.clone(), tensor))
             .collect())
+    }
+
+    /// Takes no more calls, and waits until no session is being made, which blocks for as long as making one takes: a
+    /// process that ended meanwhile would crash in ONNX Runtime.
+    pub fn stop(&self) {
+        self.queue.close();
+        let mut maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(maker) = maker.take() {
+            // Lanes that were not made are missed by nobody any more.
+            let _ = maker.join();
+        }
     }
 
     /// Checks the inputs and brings them into the model's order.
@@ -376,6 +397,7 @@ impl Shared {
             }
         }
         drop(grown);
+        let inline = inline.filter(|_| !self.queue.is_closed());
         if let Some(lane) = inline.and_then(|make| make()) {
             self.queue.set_inline(lane);
         }
@@ -393,6 +415,6 @@ impl Drop for Grown {
 
 impl Drop for Model {
     fn drop(&mut self) {
-        self.queue.close();
+        self.stop();
     }
 }

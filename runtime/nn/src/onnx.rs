@@ -5,8 +5,10 @@ mod external;
 mod io;
 mod lane;
 mod library;
+mod operators;
 mod plan;
 mod probe;
+mod protobuf;
 mod session;
 
 pub use library::LibraryError;

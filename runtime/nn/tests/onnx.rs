@@ -434,14 +434,19 @@ async fn a_call_that_takes_microseconds_is_computed_where_it_is_made() {
     let mut other = Box::pin(call(2));
     assert!((&mut other).now_or_never().is_none());
     assert_eq!(other.await.unwrap()[0].tensor.shape(), [2, 2]);
+}
 
-    // What takes as long as its numbers say is never.
-    let endless = load("endless").await.unwrap();
-    for _ in 0..100 {
-        let call = endless.run(vec![named("x", f32s(&[1], &[1.]))]);
-        assert!(call.now_or_never().is_none());
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+/// Would fail if a model that computes without end were tried without end: it would never be ready.
+#[tokio::test]
+async fn a_trial_without_end_is_broken_off() {
+    need_onnxruntime!();
+    let two = Options {
+        cores: 2.try_into().unwrap(),
+        ..options()
+    };
+    let store = ModelStore::load(&[config("endless")], &two).await.unwrap();
+    let trial = store.get("endless").unwrap().status().trial;
+    assert!(matches!(trial, Some(Trial::Spread(_))), "{trial:?}");
 }
 
 #[tokio::test]

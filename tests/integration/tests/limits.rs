@@ -251,8 +251,7 @@ async fn who_finds_no_place_waits_and_who_finds_no_room_is_sent_away() {
     assert_eq!(waiting.await.unwrap().unwrap().text(), "hello\n");
 }
 
-/// Would fail if an instance that is made ahead served twice, ran out of its time while it waited, or took the place of a
-/// request.
+/// Would fail if an instance that is made ahead served twice, or its making or its predecessor's end took a place.
 #[tokio::test]
 async fn instances_made_ahead_are_fresh_and_take_nobodys_place() {
     let host = p2(|config| {

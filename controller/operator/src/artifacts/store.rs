@@ -1,8 +1,10 @@
 //! The artifact store on this machine's disk.
 
-use futures::future::BoxFuture;
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
+
+use futures::future::BoxFuture;
 use wisp_artifacts::{
     Compiled, Compiler, Cpu, Error, FetchOptions, Fetcher, Kind, Reference, Store,
 };
@@ -11,11 +13,13 @@ use wisp_contract::model_file::check_whole;
 
 use super::admit::{admit, logins};
 use super::others::Others;
-use super::{ArtifactError, Artifacts, Code, Origin, Source, Stored};
+use super::{ArtifactError, Artifacts, Code, Origin, Source, Stored, Tried};
 use crate::signatures::Policy;
 
 /// The largest component.
 const LARGEST_COMPONENT: u64 = 128 << 20;
+/// Under which key it is noted what is known of models.
+const TRIALS: &str = "trials.json";
 /// The largest model.
 const LARGEST_MODEL: u64 = 2 << 30;
 
@@ -267,6 +271,17 @@ impl Artifacts for StoreArtifacts {
 
     fn more(&self) -> BoxFuture<'_, String> {
         Box::pin(self.others.more())
+    }
+
+    fn trials(&self) -> BoxFuture<'_, HashMap<String, Tried>> {
+        Box::pin(async { self.store.noted(TRIALS).await.unwrap_or_default() })
+    }
+
+    fn note_trials(
+        &self,
+        trials: HashMap<String, Tried>,
+    ) -> BoxFuture<'_, Result<(), ArtifactError>> {
+        Box::pin(async move { Ok(self.store.note(TRIALS, &trials).await?) })
     }
 
     fn open<'a>(

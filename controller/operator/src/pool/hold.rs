@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
@@ -266,7 +266,7 @@ impl Pools {
             let Some(mut assignment) = claimable.assignment.clone() else {
                 continue;
             };
-            self.trials.tell(&mut assignment);
+            self.trials.tell(&mut assignment, SystemTime::now());
             if let Some(compiled) = parts::best(assignment.compiled(), &engines) {
                 code.insert(compiled.sha256.clone(), compiled.clone());
             }

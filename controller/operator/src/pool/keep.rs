@@ -94,6 +94,8 @@ impl Pools {
         self.cluster.listed().await;
         let recovery = Arc::clone(&self);
         tokio::spawn(async move { recovery.recover_all().await });
+        let trials = Arc::clone(&self);
+        tokio::spawn(async move { trials.trials.keep(&*trials.artifacts).await });
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {

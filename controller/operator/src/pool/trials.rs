@@ -2,64 +2,99 @@
 
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use tokio::sync::Notify;
 use wisp_contract::assignment::{Assignment, artifact_named};
-use wisp_contract::config::{Model, Trial};
+use wisp_contract::config::Model;
 use wisp_contract::status::HostStatus;
 
+use crate::artifacts::{Artifacts, Tried};
 use crate::live::lock;
 
 /// The most models that are remembered.
 const MOST: usize = 4096;
+/// How long it counts. What was measured in a bad moment, or on a machine that is no more, shouldn't count for ever.
+const COUNTS: Duration = Duration::from_hours(24);
 
 /// What is known of models, by the names of their files: those of artifacts hold their digests.
 #[derive(Debug, Default)]
-pub(super) struct Trials(Mutex<HashMap<String, Trial>>);
+pub(super) struct Trials {
+    known: Mutex<HashMap<String, Tried>>,
+    changed: Notify,
+}
 
 impl Trials {
-    /// Remembers what a host says that took `assignment`.
-    pub(super) fn learn(&self, assignment: &Assignment, status: &HostStatus) {
-        let mut known = lock(&self.0);
-        for model in assignment
-            .config
-            .models
-            .iter()
-            .filter(|model| is_stored(model))
-        {
-            let told = status.models.iter().find(|told| told.name == model.name);
-            if let Some(trial) = told.and_then(|told| told.trial.clone()) {
-                if known.len() >= MOST {
-                    known.clear();
-                }
-                known.insert(model.file.display().to_string(), trial);
+    /// Brings back what earlier processes knew, and has what is learned from now on noted for later ones. Never returns.
+    pub(super) async fn keep(&self, artifacts: &dyn Artifacts) {
+        for (file, tried) in artifacts.trials().await {
+            // What was learned meanwhile is newer.
+            lock(&self.known).entry(file).or_insert(tried);
+        }
+        loop {
+            self.changed.notified().await;
+            let known = lock(&self.known).clone();
+            if let Err(error) = artifacts.note_trials(known).await {
+                let error = error.message;
+                tracing::warn!(error, "what hosts found out about models isn't kept");
             }
         }
     }
 
+    /// Remembers what a host says that took `assignment`.
+    pub(super) fn learn(&self, assignment: &Assignment, status: &HostStatus, now: SystemTime) {
+        let at = seconds(now);
+        for model in assignment.config.models.iter().filter(is_stored) {
+            let told = status.models.iter().find(|told| told.name == model.name);
+            let Some(trial) = told.and_then(|told| told.trial.clone()) else {
+                continue;
+            };
+            // It says what it was told, too.
+            if model.trial.as_ref() == Some(&trial) {
+                continue;
+            }
+            let mut known = lock(&self.known);
+            if known.len() >= MOST {
+                known.clear();
+            }
+            known.insert(model.file.display().to_string(), Tried { trial, at });
+            drop(known);
+            self.changed.notify_one();
+        }
+    }
+
     /// Tells the host that takes `assignment` what is known.
-    pub(super) fn tell(&self, assignment: &mut Assignment) {
-        let known = lock(&self.0);
-        for model in assignment
-            .config
-            .models
-            .iter_mut()
-            .filter(|model| is_stored(model))
-        {
-            model.trial = known.get(&model.file.display().to_string()).cloned();
+    pub(super) fn tell(&self, assignment: &mut Assignment, now: SystemTime) {
+        let known = lock(&self.known);
+        let oldest = seconds(now).saturating_sub(COUNTS.as_secs());
+        for model in &mut assignment.config.models {
+            if is_stored(&&*model) {
+                let tried = known.get(&model.file.display().to_string());
+                let tried = tried.filter(|tried| tried.at >= oldest);
+                model.trial = tried.map(|tried| tried.trial.clone());
+            }
         }
     }
 }
 
 /// Whether it has the same bytes wherever its file has the same name.
-fn is_stored(model: &Model) -> bool {
+fn is_stored(model: &&Model) -> bool {
     artifact_named(&model.file).is_some()
+}
+
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+    use wisp_contract::config::Trial;
 
     use super::*;
+    use crate::artifacts::StoreArtifacts;
+    use crate::signatures::Policy;
 
     fn assignment(file: &str) -> Assignment {
         serde_json::from_value(json!({
@@ -69,32 +104,80 @@ mod tests {
         .unwrap()
     }
 
-    /// Would fail if a model were tried by every host, or what was found out of one were told of another.
-    #[test]
-    fn what_one_host_found_is_told_to_those_that_load_the_same_bytes() {
-        let trials = Trials::default();
-        let status: HostStatus = serde_json::from_value(json!({
+    fn status() -> HostStatus {
+        serde_json::from_value(json!({
             "phase": "ready", "inFlight": 0, "queued": 0,
             "models": [{
                 "name": "m", "backend": "onnxruntime", "device": "cpu", "batched": false,
                 "trial": {"alone": "it doesn't pay"}, "inputs": [], "outputs": [], "loadMillis": 3,
             }],
         }))
-        .unwrap();
-        let told = |file: &str| {
-            let mut assignment = assignment(file);
-            trials.tell(&mut assignment);
-            assignment.config.models.remove(0).trial
-        };
-        assert_eq!(told("artifact:1"), None);
-        trials.learn(&assignment("artifact:1"), &status);
-        trials.learn(&assignment("/mnt/models/0/m.onnx"), &status);
-        assert_eq!(
-            told("artifact:1"),
-            Some(Trial::Alone("it doesn't pay".to_owned()))
-        );
-        assert_eq!(told("artifact:2"), None);
+        .unwrap()
+    }
+
+    fn told(trials: &Trials, file: &str, now: SystemTime) -> Option<Trial> {
+        let mut assignment = assignment(file);
+        trials.tell(&mut assignment, now);
+        assignment.config.models.remove(0).trial
+    }
+
+    fn alone() -> Option<Trial> {
+        Some(Trial::Alone("it doesn't pay".to_owned()))
+    }
+
+    /// Would fail if a model were tried by every host, never again, or what was found out of one were told of another.
+    #[test]
+    fn what_one_host_found_is_told_to_those_that_load_the_same_bytes() {
+        let trials = Trials::default();
+        let now = UNIX_EPOCH + 2 * COUNTS;
+        assert_eq!(told(&trials, "artifact:1", now), None);
+        trials.learn(&assignment("artifact:1"), &status(), now);
+        trials.learn(&assignment("/mnt/models/0/m.onnx"), &status(), now);
+        assert_eq!(told(&trials, "artifact:1", now), alone());
+        assert_eq!(told(&trials, "artifact:2", now), None);
         // What a volume holds may change.
-        assert_eq!(told("/mnt/models/0/m.onnx"), None);
+        assert_eq!(told(&trials, "/mnt/models/0/m.onnx", now), None);
+
+        // Who was told says it again, which is nothing new.
+        let mut again = assignment("artifact:1");
+        trials.tell(&mut again, now);
+        trials.learn(&again, &status(), now + COUNTS);
+        assert_eq!(told(&trials, "artifact:1", now + COUNTS), alone());
+        let second = Duration::from_secs(1);
+        assert_eq!(told(&trials, "artifact:1", now + COUNTS + second), None);
+    }
+
+    /// Would fail if an operator forgot what it knew when it is restarted.
+    #[tokio::test]
+    async fn what_is_known_outlives_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = || {
+            let policy = Policy::default();
+            StoreArtifacts::open(folder.path(), 1 << 20, Vec::new(), policy, None).unwrap()
+        };
+        let now = SystemTime::now();
+        let (first, second) = (Trials::default(), Trials::default());
+        first.learn(&assignment("artifact:1"), &status(), now);
+        let store = open();
+        let is_noted = async {
+            while store.trials().await.is_empty() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = first.keep(&store) => {}
+            () = is_noted => {}
+        }
+        drop(store);
+        let store = open();
+        let is_told = async {
+            while told(&second, "artifact:1", now) != alone() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::select! {
+            () = second.keep(&store) => {}
+            () = is_told => {}
+        }
     }
 }

@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Mutex;
 
 use futures::future::BoxFuture;
@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::artifacts::{ArtifactError, Origin, Source};
+use crate::artifacts::{ArtifactError, Origin, Source, Tried};
 
 /// A store that has what it is told, and remembers what it was asked for.
 #[derive(Default)]
@@ -88,6 +88,14 @@ impl Artifacts for Store {
         _: &'a str,
     ) -> BoxFuture<'a, Result<Option<(std::fs::File, u64)>, ArtifactError>> {
         Box::pin(async { Ok(None) })
+    }
+
+    fn trials(&self) -> BoxFuture<'_, HashMap<String, Tried>> {
+        Box::pin(async { HashMap::new() })
+    }
+
+    fn note_trials(&self, _: HashMap<String, Tried>) -> BoxFuture<'_, Result<(), ArtifactError>> {
+        Box::pin(async { Ok(()) })
     }
 
     fn learn(&self, _: wisp_artifacts::Cpu) -> bool {

@@ -14,7 +14,6 @@ use crate::metrics::Metrics;
 pub(crate) struct Inline<'a> {
     queue: &'a Queue,
     lane: Option<Box<dyn Lane>>,
-    took: Option<Duration>,
 }
 
 impl<'a> Inline<'a> {
@@ -22,7 +21,6 @@ impl<'a> Inline<'a> {
         Self {
             queue,
             lane: Some(lane),
-            took: None,
         }
     }
 
@@ -37,9 +35,8 @@ impl<'a> Inline<'a> {
         };
         metrics.waited(Duration::ZERO);
         let items = std::slice::from_ref(&item);
-        let (result, took) = run(lane.as_mut(), items, &Abort::new(1), metrics, clock).await;
+        let (result, _) = run(lane.as_mut(), items, &Abort::new(1), metrics, clock).await;
         metrics.done(result.is_ok());
-        self.took = result.is_ok().then_some(took);
         let mut outputs = result?;
         Ok(outputs.pop().unwrap_or_default())
     }
@@ -50,6 +47,7 @@ impl Drop for Inline<'_> {
         if let Some(lane) = self.lane.take() {
             self.queue.set_inline(lane);
         }
-        self.queue.computed(1, self.took);
+        // It says nothing about how long batches take, or whether others are to be expected.
+        self.queue.computed(1, None);
     }
 }

@@ -259,6 +259,11 @@ impl Queue {
         self.wake_all();
     }
 
+    /// Whether no more items are taken.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.lock().closed
+    }
+
     /// A lane is about to begin. Returns whether it is of any use.
     pub(crate) fn lane_begins(&self) -> bool {
         let mut state = self.lock();

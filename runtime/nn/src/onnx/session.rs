@@ -17,6 +17,7 @@ use super::device::{cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
 use super::io::describe;
 use super::lane::OnnxLane;
 use super::library::Library;
+use super::operators::are_steady;
 use super::plan::{Plan, is_inline, may_spread, pays, plan, spreads};
 use super::probe::{PATIENCE, Verdict, one_row, probe};
 use crate::TensorInfo;
@@ -155,7 +156,7 @@ fn inline(library: &Arc<Library>, request: &Request, outlets: &Outlets) -> Optio
     let is_one_of_many = request.max_sessions > 1;
     let mut infos = outlets.inputs.iter().chain(outlets.outputs.iter());
     let has_one_size = infos.all(|info| info.dims.iter().skip(1).all(Option::is_some));
-    if !(is_small && is_one_of_many && has_one_size) || may_loop(&request.bytes) {
+    if !(is_small && is_one_of_many && has_one_size && are_steady(&request.bytes)) {
         return None;
     }
     let (library, request, outlets) = (Arc::clone(library), request.clone(), outlets.clone());
@@ -164,12 +165,6 @@ fn inline(library: &Arc<Library>, request: &Request, outlets: &Outlets) -> Optio
         let takes = one_row(&mut lane)?;
         is_inline(takes).then(|| -> Box<dyn Lane> { Box::new(lane) })
     }))
-}
-
-/// Whether one of ONNX's operators that repeat others may be in a model: its name is there somewhere.
-fn may_loop(model: &[u8]) -> bool {
-    let mut names = model.windows(4);
-    names.any(|name| name == b"Loop" || name == b"Scan")
 }
 
 /// What a model takes and gives.
