@@ -467,6 +467,23 @@ async fn a_server_that_breaks_off_or_talks_nonsense_is_told_apart() {
     );
 }
 
+/// Would fail if a guest were told a length that the body doesn't have: it would stop reading there.
+#[tokio::test]
+async fn a_length_beside_an_encoding_is_none() {
+    let both = raw(
+        b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\ntransfer-encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n",
+        true,
+    )
+    .await;
+    let response = to(&both)
+        .send(get(&format!("http://{}/", both.address)), None)
+        .await
+        .ok()
+        .unwrap();
+    assert!(!response.headers().contains_key("content-length"));
+    assert_eq!(text(response).await, "whole");
+}
+
 #[tokio::test]
 async fn connections_are_bounded() {
     let server = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", true).await;
