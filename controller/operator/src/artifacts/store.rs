@@ -18,10 +18,10 @@ use crate::signatures::Policy;
 
 /// The largest component.
 const LARGEST_COMPONENT: u64 = 128 << 20;
-/// Under which key it is noted what is known of models.
-const TRIALS: &str = "trials.json";
 /// The largest model.
 const LARGEST_MODEL: u64 = 2 << 30;
+/// Under which key it is noted what is known of models.
+const TRIALS: &str = "trials.json";
 
 /// The artifact store on this machine's disk, and what fills it.
 #[derive(Debug)]

@@ -44,7 +44,8 @@ impl Trials {
     /// Remembers what a host says that took `assignment`.
     pub(super) fn learn(&self, assignment: &Assignment, status: &HostStatus, now: SystemTime) {
         let at = seconds(now);
-        for model in assignment.config.models.iter().filter(is_stored) {
+        let models = &assignment.config.models;
+        for model in models.iter().filter(|model| is_stored(model)) {
             let told = status.models.iter().find(|told| told.name == model.name);
             let Some(trial) = told.and_then(|told| told.trial.clone()) else {
                 continue;
@@ -67,18 +68,17 @@ impl Trials {
     pub(super) fn tell(&self, assignment: &mut Assignment, now: SystemTime) {
         let known = lock(&self.known);
         let oldest = seconds(now).saturating_sub(COUNTS.as_secs());
-        for model in &mut assignment.config.models {
-            if is_stored(&&*model) {
-                let tried = known.get(&model.file.display().to_string());
-                let tried = tried.filter(|tried| tried.at >= oldest);
-                model.trial = tried.map(|tried| tried.trial.clone());
-            }
+        let models = &mut assignment.config.models;
+        for model in models.iter_mut().filter(|model| is_stored(model)) {
+            let tried = known.get(&model.file.display().to_string());
+            let tried = tried.filter(|tried| tried.at >= oldest);
+            model.trial = tried.map(|tried| tried.trial.clone());
         }
     }
 }
 
 /// Whether it has the same bytes wherever its file has the same name.
-fn is_stored(model: &&Model) -> bool {
+fn is_stored(model: &Model) -> bool {
     artifact_named(&model.file).is_some()
 }
 

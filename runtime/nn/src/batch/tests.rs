@@ -62,6 +62,14 @@ impl Lane for Fake {
     }
 }
 
+fn lanes(any: usize, has_solo: bool, growing: bool) -> Lanes {
+    Lanes {
+        any,
+        has_solo,
+        growing,
+    }
+}
+
 struct Bench {
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
@@ -71,12 +79,7 @@ struct Bench {
 
 impl Bench {
     fn new(lanes: usize, max_rows: u32, limit: usize) -> Self {
-        let lanes = Lanes {
-            any: lanes,
-            has_solo: false,
-            growing: false,
-        };
-        Self::with(lanes, max_rows, limit)
+        Self::with(self::lanes(lanes, false, false), max_rows, limit)
     }
 
     /// The lane for items that are alone takes half as long as the others.
@@ -349,11 +352,7 @@ async fn lanes_share_the_work_and_end_when_the_queue_is_closed() {
 /// Would fail if a call that is alone were left to one core, or calls that aren't had to share all of them.
 #[tokio::test(start_paused = true)]
 async fn an_item_that_is_alone_gets_all_cores_and_others_the_lanes() {
-    let lanes = Lanes {
-        any: 2,
-        has_solo: true,
-        growing: false,
-    };
+    let lanes = lanes(2, true, false);
     let bench = Bench::with(lanes, 1, 64);
     settle().await;
     let started = tokio::time::Instant::now();
@@ -391,11 +390,7 @@ async fn an_item_that_is_alone_gets_all_cores_and_others_the_lanes() {
 /// Would fail if a model whose lanes are still being made kept calls waiting, or lanes that came late had nothing to do.
 #[tokio::test(start_paused = true)]
 async fn until_there_are_lanes_one_computes_everything() {
-    let lanes = Lanes {
-        any: 0,
-        has_solo: true,
-        growing: true,
-    };
+    let lanes = lanes(0, true, true);
     let bench = Bench::with(lanes, 1, 64);
     let started = tokio::time::Instant::now();
     let replies = join_all((0..3).map(|byte| bench.call(byte, 1))).await;
@@ -484,11 +479,7 @@ impl Lane for Panics {
 #[tokio::test(start_paused = true)]
 async fn when_the_last_lane_dies_nobody_waits_for_ever() {
     let of = |growing| {
-        let lanes = Lanes {
-            any: 1,
-            has_solo: false,
-            growing,
-        };
+        let lanes = lanes(1, false, growing);
         Bench::without_workers(lanes, 1, 8)
     };
     let bench = of(false);
@@ -523,11 +514,7 @@ async fn when_the_last_lane_dies_nobody_waits_for_ever() {
 /// Would fail if a lane that died counted as one that computes, next to which nobody is alone.
 #[tokio::test(start_paused = true)]
 async fn what_a_lane_had_when_it_died_is_computed_no_longer() {
-    let lanes = Lanes {
-        any: 2,
-        has_solo: true,
-        growing: false,
-    };
+    let lanes = lanes(2, true, false);
     let bench = Bench::without_workers(lanes, 1, 8);
     bench.begin_with(Role::Any, Panics);
     settle().await;

@@ -4,7 +4,7 @@
 //! the host's files. ONNX is protobuf, <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>; this walks the few
 //! messages that lead to tensors.
 
-use super::protobuf::{Value, next};
+use super::protobuf::{Fields, Value};
 
 /// What a model says about other files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +53,9 @@ impl Message {
 /// Looks through a whole model. Takes time and memory proportional to its length, however deep it nests.
 pub(crate) fn external_data(model: &[u8]) -> ExternalData {
     let mut open = vec![(Message::Model, model)];
-    while let Some((message, mut bytes)) = open.pop() {
-        while !bytes.is_empty() {
-            let Some((field, value)) = next(&mut bytes) else {
+    while let Some((message, bytes)) = open.pop() {
+        for field in Fields(bytes) {
+            let Some((field, value)) = field else {
                 return ExternalData::Malformed;
             };
             match (message, field, value) {

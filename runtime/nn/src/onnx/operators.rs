@@ -4,7 +4,7 @@
 //! the inputs' sizes. Others repeat a part as often as a number says, choose between parts, or make a tensor as large as
 //! it says. <https://onnx.ai/onnx/operators/> and, for the second list, <https://onnx.ai/onnx/operators/#ai-onnx-ml>.
 
-use super::protobuf::{Value, next};
+use super::protobuf::{Fields, Value};
 
 const STEADY: &[&str] = &[
     "Abs",
@@ -152,24 +152,6 @@ fn is_node_steady(node: &[u8]) -> bool {
         _ => return false,
     };
     steady.iter().any(|name| name.as_bytes() == operator)
-}
-
-/// A message's fields; `None` where the bytes are none.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Option<(u64, Value<'a>)>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = next(&mut self.0);
-        if field.is_none() {
-            self.0 = &[];
-        }
-        Some(field)
-    }
 }
 
 #[cfg(test)]

@@ -1,15 +1,31 @@
 //! How are protobuf's messages read? Field by field, <https://protobuf.dev/programming-guides/encoding/>.
 
 /// A field's value.
-#[derive(Debug, Clone, Copy)]
 pub(super) enum Value<'a> {
     Number(u64),
     Bytes(&'a [u8]),
     Fixed,
 }
 
-/// Takes one field off the front: its number and value.
-pub(super) fn next<'a>(bytes: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
+/// A message's fields, each with its number; `None`, and no more, where the bytes are none.
+pub(super) struct Fields<'a>(pub(super) &'a [u8]);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = Option<(u64, Value<'a>)>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.0.is_empty() {
+            return None;
+        }
+        let field = next(&mut self.0);
+        if field.is_none() {
+            self.0 = &[];
+        }
+        Some(field)
+    }
+}
+
+fn next<'a>(bytes: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
     let tag = varint(bytes)?;
     let value = match tag & 7 {
         0 => Value::Number(varint(bytes)?),
