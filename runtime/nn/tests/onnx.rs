@@ -431,9 +431,13 @@ async fn a_call_that_takes_microseconds_is_computed_where_it_is_made() {
     }
     let outputs = call(1).now_or_never().unwrap().unwrap();
     assert_eq!(values(&outputs[0].tensor), [2.0, 2.0]);
-    let mut other = Box::pin(call(2));
-    assert!((&mut other).now_or_never().is_none());
-    assert_eq!(other.await.unwrap()[0].tensor.shape(), [2, 2]);
+    // The other thread may answer before this one looks, but not every time.
+    let mut calls = 0;
+    while call(2).now_or_never().is_some() {
+        calls += 1;
+        assert!(calls < 1000, "it never goes to another thread");
+    }
+    assert_eq!(call(2).await.unwrap()[0].tensor.shape(), [2, 2]);
 }
 
 /// Would fail if a model that computes without end were tried without end: it would never be ready.
