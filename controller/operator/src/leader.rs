@@ -19,6 +19,8 @@ const LEASE_SECONDS: i32 = 15;
 const RENEW: Duration = Duration::from_secs(2);
 /// So long the API server has to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// What no pod's name has in it.
+const AFTER_POD: char = '_';
 /// How often it is told again that it doesn't.
 const REMINDER: Duration = Duration::from_secs(30);
 
@@ -35,11 +37,11 @@ impl Leader {
     #[must_use]
     pub fn new(client: Client, namespace: &str, pod: Option<String>) -> Self {
         // A restarted container is another candidate than it was before: nobody may lead twice.
-        let identity = format!(
-            "{}_{}",
-            pod.as_deref().unwrap_or("operator"),
-            Uuid::new_v4().simple()
-        );
+        let id = Uuid::new_v4().simple();
+        let identity = match &pod {
+            Some(pod) => format!("{pod}{AFTER_POD}{id}"),
+            None => id.to_string(),
+        };
         Self {
             leases: Api::namespaced(client.clone(), namespace),
             pods: Api::namespaced(client, namespace),
@@ -136,7 +138,9 @@ impl Leader {
                 self.leases.create(&PostParams::default(), &lease).await
             }
             Some(mut lease) => {
-                if !is_free(lease.spec.as_ref(), &self.identity, now) {
+                if !is_free(lease.spec.as_ref(), &self.identity, now)
+                    && !self.is_over(&lease).await?
+                {
                     return Ok(false);
                 }
                 lease.spec = Some(next(lease.spec.as_ref(), &self.identity, now));
@@ -150,6 +154,25 @@ impl Leader {
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }
+    }
+
+    /// Whether the one that holds the Lease has ended and only could not say so: it was killed. The kubelet starts a container
+    /// anew when the one before it has ended, and a pod is gone when its containers have. Whoever forces a pod away may leave
+    /// them running for a while, which [`Self::hold`] bears.
+    async fn is_over(&self, lease: &Lease) -> Result<bool, kube::Error> {
+        let holder = lease
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.holder_identity.as_deref());
+        let Some(pod) = holder.and_then(pod_of) else {
+            return Ok(false);
+        };
+        if Some(pod) == self.pod.as_deref() {
+            return Ok(true);
+        }
+        let it = ListParams::default().fields(&format!("metadata.name={pod}"));
+        let pods = self.pods.list(&it).await?;
+        Ok(pods.items.iter().all(has_ended))
     }
 
     /// A leader that died left its label behind.
@@ -191,7 +214,21 @@ impl Leader {
     }
 }
 
-/// Whether `identity` may take the Lease.
+/// The pod of a candidate that is one.
+fn pod_of(identity: &str) -> Option<&str> {
+    identity.rsplit_once(AFTER_POD).map(|(pod, _)| pod)
+}
+
+/// Whether no container of the pod runs, or ever will.
+fn has_ended(pod: &Pod) -> bool {
+    let phase = pod
+        .status
+        .as_ref()
+        .and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Whether the time has come at which `identity` may take the Lease.
 fn is_free(lease: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> bool {
     let Some(lease) = lease else { return true };
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
@@ -240,6 +277,13 @@ mod tests {
         assert_eq!(
             next(Some(&taken), "b", at(122)).acquire_time,
             taken.acquire_time
+        );
+        let pod =
+            |identity: &LeaseSpec| pod_of(identity.holder_identity.as_deref()?).map(str::to_owned);
+        assert_eq!(pod(&taken), None);
+        assert_eq!(
+            pod(&next(None, "wisp-operator-1_2", at(1))).as_deref(),
+            Some("wisp-operator-1")
         );
         let mut released = taken;
         released.holder_identity = Some(String::new());

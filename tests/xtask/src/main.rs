@@ -10,6 +10,7 @@ mod generate;
 mod gpu;
 mod install;
 mod javascript;
+mod lanes;
 mod models;
 mod steps;
 mod test;

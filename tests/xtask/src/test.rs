@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::command::{cargo, command, execute, output, workspace};
 use crate::steps::Steps;
-use crate::{build, generate, install, models};
+use crate::{build, generate, install, lanes, models};
 
 /// Which checks run.
 #[derive(clap::Args)]
@@ -77,15 +77,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     steps.run("generated files", generate::run)?;
     steps.run("tests", || {
         let of_nn = virtual_time();
-        let others = execute(cargo().args([
-            "test",
-            "--workspace",
-            "--exclude",
-            VIRTUAL_TIME,
-            "--features",
-            build::CLUSTER,
-            "--no-fail-fast",
-        ]));
+        let others = lanes::run(VIRTUAL_TIME);
         of_nn.and(others)
     })?;
     steps.run("documentation", || {

@@ -1,0 +1,187 @@
+//! Running the tests' programs, in two lanes: those that mostly wait for pods to start run beside all others. `cargo test`
+//! runs one program after another.
+
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::thread;
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::Value;
+
+use crate::build::CLUSTER;
+use crate::command::{cargo, command, execute, output};
+
+/// The programs of the second lane, by package and target: each has a cluster of its own, or shares one with its like, and
+/// leaves half of the processor idle.
+const WAITING: [(&str, &str); 2] = [("wisp-e2e", "it"), ("wisp-e2e", "outage")];
+
+/// A program of tests, as cargo built it.
+struct Program {
+    package: String,
+    target: String,
+    /// The package's, where cargo would run it.
+    folder: PathBuf,
+    file: PathBuf,
+}
+
+/// Builds and runs all tests of the workspace but those of `without`. All run, also where some fail.
+pub(crate) fn run(without: &str) -> Result<()> {
+    let programs = build(without)?;
+    let (waiting, others): (Vec<_>, Vec<_>) =
+        programs.into_iter().partition(|program| program.waits());
+    if waiting.len() != WAITING.len() {
+        bail!("of {WAITING:?} only {} are there", waiting.len());
+    }
+    let failures = thread::scope(|scope| {
+        let beside = scope.spawn(|| run_all(&waiting));
+        let mut failures = run_all(&others);
+        match beside.join() {
+            Ok(theirs) => failures.extend(theirs),
+            Err(_) => failures.push(anyhow!("the second lane ended early")),
+        }
+        failures
+    });
+    let documentation = execute(tests(without).arg("--doc"));
+    let failures: Vec<_> = failures.into_iter().chain(documentation.err()).collect();
+    if failures.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<_> = failures.iter().map(|error| format!("{error:#}")).collect();
+    bail!("{}", lines.join("\n"))
+}
+
+fn tests(without: &str) -> std::process::Command {
+    let mut tests = cargo();
+    tests.args(["test", "--workspace", "--exclude", without]);
+    tests.args(["--features", CLUSTER, "--no-fail-fast"]);
+    tests
+}
+
+/// Builds the programs, and gives them in cargo's order.
+fn build(without: &str) -> Result<Vec<Program>> {
+    let format = "--message-format=json-render-diagnostics";
+    let messages = output(tests(without).args(["--no-run", format]))?;
+    let mut programs = Vec::new();
+    for line in messages.lines() {
+        let message: Value = serde_json::from_str(line)
+            .with_context(|| format!("cargo said what is no JSON: {line}"))?;
+        programs.extend(Program::of(&message));
+    }
+    programs.sort_by(|a, b| a.folder.cmp(&b.folder).then(a.target.cmp(&b.target)));
+    Ok(programs)
+}
+
+/// Runs the programs one after another, and gives which failed.
+fn run_all(programs: &[Program]) -> Vec<anyhow::Error> {
+    programs
+        .iter()
+        .filter_map(|program| program.run().err())
+        .collect()
+}
+
+impl Program {
+    /// The program that one of cargo's messages tells of, if it is one of tests:
+    /// <https://doc.rust-lang.org/cargo/reference/external-tools.html#artifact-messages>.
+    fn of(message: &Value) -> Option<Self> {
+        let is_test = message.pointer("/profile/test") == Some(&Value::Bool(true));
+        let text = |pointer: &str| message.pointer(pointer)?.as_str().map(str::to_owned);
+        let file = text("/executable").filter(|_| is_test)?;
+        let manifest = PathBuf::from(text("/manifest_path")?);
+        let folder = manifest.parent()?.to_path_buf();
+        // path+file:///…/tests/e2e#wisp-e2e@0.1.0, or without the name where the folder is called so.
+        let id = text("/package_id")?;
+        let (_, end) = id.rsplit_once('#')?;
+        let package = match end.split_once('@') {
+            Some((name, _)) => name.to_owned(),
+            None => folder.file_name()?.to_str()?.to_owned(),
+        };
+        Some(Self {
+            package,
+            target: text("/target/name")?,
+            folder,
+            file: file.into(),
+        })
+    }
+
+    fn waits(&self) -> bool {
+        WAITING.contains(&(self.package.as_str(), self.target.as_str()))
+    }
+
+    /// Runs it. What it prints comes line by line, behind its name where it runs beside others.
+    fn run(&self) -> Result<()> {
+        let name = format!("{} {}", self.package, self.target);
+        let began = Instant::now();
+        println!("\n── {name}");
+        let (reader, writer) = std::io::pipe()?;
+        let mut run = command(&self.file);
+        run.current_dir(&self.folder)
+            .env("CARGO_MANIFEST_DIR", &self.folder)
+            .env("CARGO_MANIFEST_PATH", self.folder.join("Cargo.toml"))
+            .env("CARGO_PKG_NAME", &self.package)
+            .stdin(std::process::Stdio::null())
+            .stdout(writer.try_clone()?)
+            .stderr(writer);
+        let mut child = run
+            .spawn()
+            .with_context(|| format!("cannot start {}", self.file.display()))?;
+        // It has the pipe's ends, too.
+        drop(run);
+        let mut failed = Vec::new();
+        for line in BufReader::new(reader).split(b'\n') {
+            let line = line?;
+            let line = String::from_utf8_lossy(&line);
+            if let Some(test) = failed_test(&line) {
+                failed.push(test.to_owned());
+            }
+            if self.waits() {
+                println!("{name} │ {line}");
+            } else {
+                println!("{line}");
+            }
+        }
+        let status = child.wait()?;
+        let seconds = began.elapsed().as_secs_f64();
+        println!("── {name} took {seconds:.1} s");
+        if !status.success() {
+            bail!("{name} failed: {status}: {}", failed.join(", "));
+        }
+        Ok(())
+    }
+}
+
+/// The test that failed by this line.
+fn failed_test(line: &str) -> Option<&str> {
+    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a test's program were overlooked, or one that is no test run.
+    #[test]
+    fn cargo_says_what_a_program_of_tests_is() {
+        let message = |test: bool, id: &str| {
+            serde_json::json!({
+                "reason": "compiler-artifact", "package_id": id, "manifest_path": "/w/tests/e2e/Cargo.toml",
+                "target": {"name": "it"}, "profile": {"test": test}, "executable": "/t/it-1",
+            })
+        };
+        let full = "path+file:///w/tests/e2e#wisp-e2e@0.1.0";
+        let found = Program::of(&message(true, full)).unwrap();
+        assert!(found.waits());
+        assert_eq!(found.folder, PathBuf::from("/w/tests/e2e"));
+        assert!(Program::of(&message(false, full)).is_none());
+        let short = Program::of(&message(true, "path+file:///w/tests/e2e#0.1.0")).unwrap();
+        assert_eq!(short.package, "e2e");
+        let finished = serde_json::json!({"reason": "build-finished", "success": true});
+        assert!(Program::of(&finished).is_none());
+    }
+
+    #[test]
+    fn a_line_says_which_test_failed() {
+        assert_eq!(failed_test("test a::b ... FAILED"), Some("a::b"));
+        assert_eq!(failed_test("test a::b ... ok"), None);
+    }
+}
