@@ -19,6 +19,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
+use wisp_deadline::ConnectionTimer;
 
 use crate::body::Outgoing;
 use crate::forward::Peer;
@@ -169,7 +170,7 @@ impl Client {
         } else {
             let mut builder = http1::Builder::new();
             builder
-                .timer(TokioTimer::new())
+                .timer(ConnectionTimer::default())
                 .header_read_timeout(HEAD_TIMEOUT)
                 .max_header_size(MAX_HEAD);
             let this = &self;

@@ -186,7 +186,6 @@ impl Gateway {
                 answer,
                 lease,
                 admitted,
-                deadline,
                 upload,
             }) => {
                 let mut response = answer.response;
@@ -194,7 +193,6 @@ impl Gateway {
                 let (queue, activate) = (visit.queue, visit.activate);
                 let exchange = Box::new(Exchange::new(
                     answer.connection,
-                    deadline,
                     upload,
                     visit,
                     lease,
@@ -284,11 +282,10 @@ impl Gateway {
                     function: function.id.clone(),
                 })
             }
-            Ok((answer, lease, admitted, deadline)) => Ok(Passage {
+            Ok((answer, lease, admitted)) => Ok(Passage {
                 answer,
                 lease,
                 admitted,
-                deadline,
                 upload,
             }),
             Err(failure) => Err(match &upload {
@@ -319,7 +316,7 @@ impl Gateway {
         declared: u64,
         mut request: Request<RequestBody>,
         visit: &mut Visit,
-    ) -> Result<(Answer, Lease, Admitted, tokio::time::Instant), Failure> {
+    ) -> Result<(Answer, Lease, Admitted), Failure> {
         let mut tried = Vec::new();
         let mut may_repeat = true;
         let mut give_up: Option<Instant> = None;
@@ -341,7 +338,7 @@ impl Gateway {
                     None
                 };
                 match (proxy::send(&lease, request, now, deadline).await, spare) {
-                    (Ok(answer), _) => return Ok((answer, lease, admitted, deadline)),
+                    (Ok(answer), _) => return Ok((answer, lease, admitted)),
                     (Err(SendError::Unsent(back)), _) => {
                         lease.quarantine();
                         tried.push(lease.address());
@@ -388,6 +385,5 @@ struct Passage {
     answer: Answer,
     lease: Lease,
     admitted: Admitted,
-    deadline: tokio::time::Instant,
     upload: Option<Arc<crate::body::UploadState>>,
 }

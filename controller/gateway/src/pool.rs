@@ -14,6 +14,7 @@ use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
+use wisp_deadline::Deadline;
 
 use crate::body::RequestBody;
 
@@ -24,15 +25,18 @@ pub(crate) struct Connection {
     sender: http1::SendRequest<RequestBody>,
     /// `None` where a task of its own does it, or where it ended.
     driver: Option<Driver>,
+    /// Until when its response must have ended.
+    deadline: Deadline,
 }
 
 type Driver = Pin<Box<dyn Future<Output = hyper::Result<()>> + Send>>;
 
 impl Connection {
-    /// Sends a request; the answer comes while the connection is driven.
+    /// Sends a request; the answer comes while the connection is driven, and should end before the deadline.
     pub(crate) fn send(
         &mut self,
         request: Request<RequestBody>,
+        deadline: tokio::time::Instant,
     ) -> impl Future<
         Output = Result<http::Response<hyper::body::Incoming>, TrySendError<Request<RequestBody>>>,
     > + use<> {
@@ -41,7 +45,13 @@ impl Connection {
         if !matches!(request.body(), RequestBody::Empty) {
             self.detach();
         }
+        self.deadline.set(deadline);
         self.sender.try_send_request(request)
+    }
+
+    /// Ready when the last request's deadline is over.
+    pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        self.deadline.poll(cx)
     }
 
     /// Reads and writes what can be.
@@ -200,5 +210,6 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Connection, ConnectEr
     Ok(Connection {
         sender,
         driver: Some(Box::pin(connection.with_upgrades())),
+        deadline: Deadline::new(tokio::time::Instant::now() + IDLE),
     })
 }

@@ -1,14 +1,12 @@
 //! One request to one replica, and its response back.
 
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
 use http::{Method, Request, Response};
 use hyper::body::Incoming;
-use tokio::time::Sleep;
 use wisp_admit::Permit;
 
 use crate::balance::Lease;
@@ -81,20 +79,23 @@ pub(crate) async fn send(
                 Err(error) => return Err(unsent(address, &error, request)),
             },
         };
-        let mut answer = std::pin::pin!(connection.send(request));
+        let mut answer = std::pin::pin!(connection.send(request, deadline));
         let answered = std::future::poll_fn(|cx| {
             connection.drive(cx);
-            answer.as_mut().poll(cx)
+            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
+                return Poll::Ready(Some(answer));
+            }
+            connection.poll_deadline(cx).map(|()| None)
         });
-        match tokio::time::timeout_at(deadline, answered).await {
-            Ok(Ok(response)) => {
+        match answered.await {
+            Some(Ok(response)) => {
                 lease.reached();
                 return Ok(Answer {
                     response,
                     connection,
                 });
             }
-            Ok(Err(mut error)) => match error.take_message() {
+            Some(Err(mut error)) => match error.take_message() {
                 // The replica closed an idle connection in this moment.
                 Some(back) if reused => request = back,
                 Some(back) => {
@@ -106,7 +107,7 @@ pub(crate) async fn send(
                 }
                 None => return Err(SendError::Broken(error.into_error())),
             },
-            Err(_elapsed) => return Err(SendError::TooSlow),
+            None => return Err(SendError::TooSlow),
         }
     }
 }
@@ -120,8 +121,6 @@ fn unsent(address: SocketAddr, error: &ConnectError, request: Request<RequestBod
 pub(crate) struct Exchange {
     connection: Option<Connection>,
     address: SocketAddr,
-    deadline: tokio::time::Instant,
-    sleep: Option<Pin<Box<Sleep>>>,
     upload: Option<Arc<UploadState>>,
     is_finished: bool,
     visit: Visit,
@@ -133,7 +132,6 @@ pub(crate) struct Exchange {
 impl Exchange {
     pub(crate) fn new(
         connection: Connection,
-        deadline: tokio::time::Instant,
         upload: Option<Arc<UploadState>>,
         visit: Visit,
         lease: Lease,
@@ -143,8 +141,6 @@ impl Exchange {
         Self {
             connection: Some(connection),
             address,
-            deadline,
-            sleep: None,
             upload,
             is_finished: false,
             visit,
@@ -199,11 +195,10 @@ impl Exchange {
 
     /// Ready when the response has taken longer than it may.
     pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let deadline = self.deadline;
-        self.sleep
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)))
-            .as_mut()
-            .poll(cx)
+        match &mut self.connection {
+            Some(connection) => connection.poll_deadline(cx),
+            None => Poll::Pending,
+        }
     }
 }
 

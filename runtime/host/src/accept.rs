@@ -9,6 +9,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use wisp_deadline::ConnectionTimer;
 
 use crate::process::Host;
 use crate::serve::serve as answer;
@@ -28,10 +29,7 @@ pub(crate) async fn serve(
     drain: CancellationToken,
 ) -> GracefulShutdown {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT);
+    builder.http1().header_read_timeout(HEAD_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -63,6 +61,8 @@ fn connect(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "TCP_NODELAY could not be set");
     }
+    let mut builder = builder.clone();
+    builder.http1().timer(ConnectionTimer::default());
     let host = Arc::clone(host);
     let service = service_fn(move |request| answer(Arc::clone(&host), request));
     let connection = connections.watch(

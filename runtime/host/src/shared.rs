@@ -10,7 +10,6 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::time::Sleep;
 use wasmtime::component::GuestTaskId;
 use wasmtime::{CallHook, Store, StoreContextMut};
 use wasmtime_wasi_http::WasiHttpView as _;
@@ -20,6 +19,7 @@ use wasmtime_wasi_http::handler::{
 };
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 use wisp_admit::Permit;
+use wisp_deadline::Deadline;
 
 use crate::failure::Failure;
 use crate::guest::Guest;
@@ -74,7 +74,7 @@ struct Expiration {
     timeout: Duration,
     idle_timeout: Duration,
     outcome: Outcome,
-    timer: Option<Pin<Box<Sleep>>>,
+    deadline: Option<Deadline>,
 }
 
 impl Shared {
@@ -167,7 +167,7 @@ impl HandlerState for Maker {
                 timeout,
                 idle_timeout,
                 outcome: outcome.clone(),
-                timer: None,
+                deadline: None,
             },
             state: State {
                 sharing: self.sharing,
@@ -250,20 +250,10 @@ impl WorkerExpiration for Expiration {
             WorkerStatus::Requests | WorkerStatus::PostReturn => self.timeout,
         };
         let until = tokio::time::Instant::from_std(start) + allowed;
-        let timer = self
-            .timer
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(until)));
-        if until < timer.deadline() {
-            timer.as_mut().reset(until);
-        }
-        // Each request moves the time on. That is looked at when the timer is up: setting it anew costs more.
-        loop {
-            ready!(timer.as_mut().poll(cx));
-            if timer.deadline() >= until {
-                break;
-            }
-            timer.as_mut().reset(until);
-        }
+        // Each request moves it on.
+        let deadline = self.deadline.get_or_insert_with(|| Deadline::new(until));
+        deadline.set(until);
+        ready!(deadline.poll(cx));
         if status != WorkerStatus::Idle {
             self.outcome.fail(Failure::Timeout { allowed });
         }
