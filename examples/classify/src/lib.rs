@@ -90,7 +90,7 @@ fn refuse(error: PhotoError) -> wisp::Error {
             "unsupported-image",
             error.to_string(),
         ),
-        PhotoError::Decode(_) | PhotoError::Truncated => {
+        PhotoError::Decode(_) | PhotoError::Scale(_) | PhotoError::Truncated => {
             wisp::Error::bad_request(error.to_string())
         }
     }

@@ -2,7 +2,9 @@
 
 use std::io::Cursor;
 
-use image::imageops::{FilterType, crop_imm, resize};
+use fast_image_resize::images::{TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ResizeAlg, ResizeOptions, Resizer};
 use image::{
     DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader, Limits, Rgb, RgbImage,
 };
@@ -11,8 +13,8 @@ use thiserror::Error;
 /// Pixels on each side of the model's input.
 pub(crate) const SIDE: u32 = 224;
 
-/// The shorter side that the photograph is scaled to before its middle is cut out: what the model was evaluated with.
-const SHORTER: u32 = 256;
+/// How much of the photograph's shorter side the model sees: 224 of 256 pixels, as it was evaluated.
+const SEEN: f64 = 224.0 / 256.0;
 
 /// The longest side that is decoded.
 const MAX_SIDE: u32 = 8192;
@@ -27,6 +29,8 @@ pub(crate) enum PhotoError {
     Format,
     #[error("the image can't be decoded, or is larger than {MAX_SIDE} pixels on a side or {} MiB in memory", MAX_PIXEL_BYTES >> 20)]
     Decode(#[source] ImageError),
+    #[error("the image can't be scaled")]
+    Scale(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("the JPEG image ends before its last pixel: the file was cut off")]
     Truncated,
 }
@@ -37,34 +41,35 @@ pub(crate) enum PhotoError {
 /// When the bytes are no such image.
 pub(crate) fn to_input(bytes: &[u8]) -> Result<Vec<f32>, PhotoError> {
     let photo = on_white(decode(bytes)?);
-    let (width, height) = photo.dimensions();
-    let scaled = |side: u32| {
-        let side = u64::from(side) * u64::from(SHORTER) * 2 / u64::from(width.min(height).max(1));
-        u32::try_from(side.div_ceil(2)).unwrap_or(u32::MAX)
-    };
-    // A strip a thousand times longer than wide would be scaled to gigabytes: only the middle square counts anyway.
-    let longest = width.min(height).saturating_mul(4);
-    let (kept_width, kept_height) = (width.min(longest), height.min(longest));
-    let middle = crop_imm(
-        &photo,
-        (width - kept_width) / 2,
-        (height - kept_height) / 2,
-        kept_width,
-        kept_height,
-    )
-    .to_image();
-    let (width, height) = (scaled(kept_width), scaled(kept_height));
-    let small = resize(&middle, width, height, FilterType::CatmullRom);
-    let square = crop_imm(&small, (width - SIDE) / 2, (height - SIDE) / 2, SIDE, SIDE).to_image();
+    let square = middle(&photo)?;
     let channel = |index: usize| {
-        square
-            .pixels()
-            .filter_map(move |pixel| pixel.0.get(index).copied())
+        let pixels = square.pixels().iter();
+        pixels.filter_map(move |pixel| pixel.0.get(index).copied())
     };
     Ok((0..3)
         .flat_map(channel)
         .map(|value| (f32::from(value) - 127.0) / 128.0)
         .collect())
+}
+
+/// The middle that the model sees, as RGB, with bicubic filtering.
+fn middle(photo: &RgbImage) -> Result<TypedImage<'static, U8x3>, PhotoError> {
+    let (width, height) = photo.dimensions();
+    let seen = f64::from(width.min(height)) * SEEN;
+    let before = |side: u32| (f64::from(side) - seen) / 2.0;
+    let options = ResizeOptions::new()
+        .resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom))
+        .crop(before(width), before(height), seen, seen);
+    let whole = TypedImageRef::<U8x3>::from_buffer(width, height, photo).map_err(scaling)?;
+    let mut square = TypedImage::new(SIDE, SIDE);
+    Resizer::new()
+        .resize_typed(&whole, &mut square, &options)
+        .map_err(scaling)?;
+    Ok(square)
+}
+
+fn scaling(error: impl std::error::Error + Send + Sync + 'static) -> PhotoError {
+    PhotoError::Scale(error.into())
 }
 
 fn decode(bytes: &[u8]) -> Result<DynamicImage, PhotoError> {
