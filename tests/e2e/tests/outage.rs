@@ -3,46 +3,13 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
+use anyhow::{Result, ensure};
 use wisp_cluster::{Cluster, Owned};
-use wisp_e2e::{Installation, PATIENCE};
+use wisp_e2e::{Installation, PATIENCE, Stopped};
 use wisp_integration::binary;
 
 /// Longer than the operator's Lease lasts.
 const OUTAGE: Duration = Duration::from_secs(16);
-
-/// Parts of a cluster that don't answer, as long as this lives.
-struct Stopped(Vec<Pid>);
-
-impl Stopped {
-    fn of(cluster: &Cluster, components: &[&str]) -> Result<Self> {
-        let status = cluster.drive(&["status"])?;
-        let pid = |component: &&str| {
-            // etcd                 pid 20835      120 MiB
-            let mut lines = status.lines().map(str::split_whitespace);
-            let pid = lines.find_map(|mut words| {
-                let is_it = words.next() == Some(component) && words.next() == Some("pid");
-                is_it.then(|| words.next()?.parse().ok()).flatten()
-            });
-            pid.and_then(Pid::from_raw)
-                .with_context(|| format!("there is no {component} in {status}"))
-        };
-        let stopped = Self(components.iter().map(pid).collect::<Result<_>>()?);
-        for pid in &stopped.0 {
-            kill_process(*pid, Signal::STOP)?;
-        }
-        Ok(stopped)
-    }
-}
-
-impl Drop for Stopped {
-    fn drop(&mut self) {
-        for pid in &self.0 {
-            let _ = kill_process(*pid, Signal::CONT);
-        }
-    }
-}
 
 /// Would fail if a wake-up asked the API server or the registry for anything, if the operator stepped down without
 /// another that leads, if a request were left without an answer, or if what happened meanwhile were not made good.

@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
-use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
-use wisp_e2e::{Installation, NAMESPACE, PATIENCE, Space, installed};
+use wisp_e2e::{Operator, PATIENCE, Space, installed};
 use wisp_integration::component;
 
 const POOL: &str = "/metadata/labels/wisp.dev~1pool";
@@ -203,58 +202,6 @@ async fn a_lesser_processor_gets_code_of_its_own() -> Result<()> {
     let last = space.kubectl(&revision)?;
     ensure!(first == last, "{first}, then {last}");
     Ok(())
-}
-
-/// The operator that leads.
-struct Operator {
-    wisp: &'static Installation,
-    pod: String,
-    process: Option<Pid>,
-}
-
-impl Operator {
-    fn find(wisp: &'static Installation) -> Result<Self> {
-        let pod = wisp.leader(|_| true)?;
-        Ok(Self {
-            wisp,
-            pod: text(&pod, "/metadata/name").to_owned(),
-            process: process_of(text(&pod, "/metadata/uid"))?,
-        })
-    }
-
-    /// Kills it without a warning; on a cluster elsewhere, as quickly as that can be asked for. Another pod takes its place
-    /// at once, where its own would be started anew ever more slowly.
-    fn kill(&self) -> Result<()> {
-        if let Some(process) = self.process {
-            kill_process(process, Signal::KILL)?;
-        }
-        let delete = [
-            "-n",
-            NAMESPACE,
-            "delete",
-            "pod",
-            &self.pod,
-            "--force",
-            "--grace-period=0",
-            "--wait=false",
-        ];
-        self.wisp.cluster().kubectl(&delete).map(drop)
-    }
-}
-
-/// The operator's process in the pod with this uid, where it runs on this machine.
-fn process_of(uid: &str) -> Result<Option<Pid>> {
-    for entry in std::fs::read_dir("/proc")? {
-        let folder = entry?.path();
-        let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        if read("comm").trim() == "wisp-operator" && read("cgroup").contains(uid) {
-            let id = folder
-                .file_name()
-                .and_then(|name| name.to_str()?.parse().ok());
-            return Ok(id.and_then(Pid::from_raw));
-        }
-    }
-    Ok(None)
 }
 
 /// When the operator dies.

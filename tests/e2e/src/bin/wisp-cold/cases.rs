@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde_json::json;
-use wisp_e2e::repository;
+use wisp_e2e::{Operator, Stopped, repository};
 use wisp_load::{Aim, Row, Sample};
 
 use crate::ask::{Found, Question, Verb};
@@ -119,18 +119,21 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     if wanted("EfficientNet") {
         rows.extend(photos(bench, baseline).await?);
     }
-    if wanted("operator just restarted") {
-        let mut found = Found::default();
-        for name in hellos.iter().cycle().take(bench.options.plain) {
-            bench.asleep(&hellos, STANDING).await?;
-            bench.restart_operator()?;
-            found.add(bench.ask(name, HELLO).await?);
-        }
-        let of = |percent| {
-            let row = Bench::percentile("operator just restarted", &found.total, percent);
-            row.against(baseline)
-        };
-        rows.extend([50.0, 99.0].map(of));
+    let cluster = bench.wisp.cluster();
+    let case = "operator just restarted";
+    if wanted(case) {
+        let trouble = || bench.restart_operator();
+        rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
+    }
+    let case = "operator just killed";
+    if wanted(case) {
+        let trouble = || Operator::find(bench.wisp)?.kill();
+        rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
+    }
+    let case = "API server and registry down";
+    if wanted(case) && cluster.name().is_some() {
+        let trouble = || Stopped::of(cluster, &["apiserver", "registry"]);
+        rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
     }
     if wanted("8 functions at once, pool of 3") {
         rows.extend(eight(bench, &hellos).await?);
@@ -152,6 +155,26 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     }
     rows.extend(crate::idle::rows(bench).await?);
     Ok(rows.0)
+}
+
+/// Wakes functions in turns, each just after `trouble` came and as long as what it gives lives.
+async fn troubled<T>(
+    bench: &Bench<'_>,
+    case: &str,
+    hellos: &[String],
+    baseline: f64,
+    trouble: impl Fn() -> Result<T>,
+) -> Result<[Row; 2]> {
+    let mut found = Found::default();
+    for name in hellos.iter().cycle().take(bench.options.plain) {
+        bench.asleep(hellos, STANDING).await?;
+        let _trouble = trouble()?;
+        found.add(bench.ask(name, HELLO).await?);
+    }
+    Ok(
+        [50.0, 99.0]
+            .map(|percent| Bench::percentile(case, &found.total, percent).against(baseline)),
+    )
 }
 
 impl Case<'_> {
