@@ -210,6 +210,7 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Connection, ConnectEr
     Ok(Connection {
         sender,
         driver: Some(Box::pin(connection.with_upgrades())),
+        // There is no request yet.
         deadline: Deadline::new(tokio::time::Instant::now() + IDLE),
     })
 }

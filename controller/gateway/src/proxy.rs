@@ -81,11 +81,12 @@ pub(crate) async fn send(
         };
         let mut answer = std::pin::pin!(connection.send(request, deadline));
         let answered = std::future::poll_fn(|cx| {
-            connection.drive(cx);
-            if let Poll::Ready(answer) = answer.as_mut().poll(cx) {
-                return Poll::Ready(Some(answer));
+            // First: a replica that sends without end leaves none of tokio's budget to it.
+            if connection.poll_deadline(cx).is_ready() {
+                return Poll::Ready(None);
             }
-            connection.poll_deadline(cx).map(|()| None)
+            connection.drive(cx);
+            answer.as_mut().poll(cx).map(Some)
         });
         match answered.await {
             Some(Ok(response)) => {

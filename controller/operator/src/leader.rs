@@ -54,7 +54,7 @@ impl Leader {
     pub async fn acquire(&self) {
         self.label_own(false).await;
         loop {
-            match self.attempt().await {
+            match self.take().await {
                 Ok(true) => break,
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, "the Lease can't be had"),
@@ -76,7 +76,7 @@ impl Leader {
         let mut told = None::<Instant>;
         loop {
             tokio::time::sleep(RENEW).await;
-            let error = match tokio::time::timeout(PATIENCE, self.attempt()).await {
+            let error = match tokio::time::timeout(PATIENCE, self.renew()).await {
                 Ok(Ok(true)) => {
                     if told.take().is_some() {
                         tracing::info!(
@@ -123,10 +123,31 @@ impl Leader {
         }
     }
 
-    /// Takes or renews the Lease. The API server refuses all but one of those who try at once.
-    async fn attempt(&self) -> Result<bool, kube::Error> {
+    /// Takes the Lease, where it is free.
+    async fn take(&self) -> Result<bool, kube::Error> {
+        let lease = self.leases.get_opt(LEASE).await?;
+        if let Some(spec) = lease.as_ref().and_then(|lease| lease.spec.as_ref())
+            && !self.may_take(spec).await
+        {
+            return Ok(false);
+        }
+        self.write(lease).await
+    }
+
+    /// Renews it. What another took meanwhile isn't taken back, even where that one is gone: this process has to begin anew.
+    async fn renew(&self) -> Result<bool, kube::Error> {
+        let lease = self.leases.get_opt(LEASE).await?;
+        let spec = lease.as_ref().and_then(|lease| lease.spec.as_ref());
+        if spec.is_some_and(|spec| spec.holder_identity.as_ref() != Some(&self.identity)) {
+            return Ok(false);
+        }
+        self.write(lease).await
+    }
+
+    /// Writes it as this candidate's. The API server refuses all but one of those who try at once.
+    async fn write(&self, lease: Option<Lease>) -> Result<bool, kube::Error> {
         let now = Timestamp::now();
-        let result = match self.leases.get_opt(LEASE).await? {
+        let result = match lease {
             None => {
                 let lease = Lease {
                     metadata: ObjectMeta {
@@ -138,11 +159,6 @@ impl Leader {
                 self.leases.create(&PostParams::default(), &lease).await
             }
             Some(mut lease) => {
-                if !is_free(lease.spec.as_ref(), &self.identity, now)
-                    && !self.is_over(&lease).await?
-                {
-                    return Ok(false);
-                }
                 lease.spec = Some(next(lease.spec.as_ref(), &self.identity, now));
                 self.leases
                     .replace(LEASE, &PostParams::default(), &lease)
@@ -156,23 +172,22 @@ impl Leader {
         }
     }
 
-    /// Whether the one that holds the Lease has ended and only could not say so: it was killed. The kubelet starts a container
-    /// anew when the one before it has ended, and a pod is gone when its containers have. Whoever forces a pod away may leave
-    /// them running for a while, which [`Self::hold`] bears.
-    async fn is_over(&self, lease: &Lease) -> Result<bool, kube::Error> {
-        let holder = lease
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.holder_identity.as_deref());
-        let Some(pod) = holder.and_then(pod_of) else {
-            return Ok(false);
-        };
-        if Some(pod) == self.pod.as_deref() {
-            return Ok(true);
+    /// Whether this candidate may hold the Lease from now on.
+    async fn may_take(&self, lease: &LeaseSpec) -> bool {
+        if is_free(lease, &self.identity, Timestamp::now()) {
+            return true;
         }
+        let Some(pod) = lease.holder_identity.as_deref().and_then(pod_of) else {
+            return false;
+        };
         let it = ListParams::default().fields(&format!("metadata.name={pod}"));
-        let pods = self.pods.list(&it).await?;
-        Ok(pods.items.iter().all(has_ended))
+        match self.pods.list(&it).await {
+            Ok(pods) => is_over(pod, self.pod.as_deref(), &pods.items),
+            Err(error) => {
+                tracing::warn!(pod, %error, "whether the leader's pod is there can't be found out");
+                false
+            }
+        }
     }
 
     /// A leader that died left its label behind.
@@ -219,18 +234,24 @@ fn pod_of(identity: &str) -> Option<&str> {
     identity.rsplit_once(AFTER_POD).map(|(pod, _)| pod)
 }
 
-/// Whether no container of the pod runs, or ever will.
-fn has_ended(pod: &Pod) -> bool {
-    let phase = pod
-        .status
-        .as_ref()
-        .and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
+/// Whether the leader in `pod` has ended and could not say so: it was killed. `own` is the candidate's pod, `found` the pods
+/// of the leader's name.
+///
+/// The kubelet starts a container anew when the one before it has ended, and a pod is gone when its containers have. Where
+/// somebody forces a pod away, or its node isn't heard of any more, they may run for a while; [`Leader::hold`] bears that.
+fn is_over(pod: &str, own: Option<&str>, found: &[Pod]) -> bool {
+    let has_ended = |pod: &Pod| {
+        let phase = pod
+            .status
+            .as_ref()
+            .and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    };
+    own == Some(pod) || found.iter().all(has_ended)
 }
 
 /// Whether the time has come at which `identity` may take the Lease.
-fn is_free(lease: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> bool {
-    let Some(lease) = lease else { return true };
+fn is_free(lease: &LeaseSpec, identity: &str, now: Timestamp) -> bool {
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
     if holder.is_empty() || holder == identity {
         return true;
@@ -260,6 +281,8 @@ fn next(lease: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> LeaseSpec 
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::api::core::v1::PodStatus;
+
     use super::*;
 
     /// Would fail if two could lead at once, or nobody could follow a leader that died.
@@ -267,11 +290,11 @@ mod tests {
     fn a_lease_is_free_once_its_holder_was_silent_for_its_length() {
         let at = |second| Timestamp::from_second(second).unwrap();
         let lease = next(None, "a", at(100));
-        assert!(is_free(None, "b", at(100)));
-        assert!(is_free(Some(&lease), "a", at(101)));
+        assert!(is_free(&LeaseSpec::default(), "b", at(100)));
+        assert!(is_free(&lease, "a", at(101)));
         let length = i64::from(LEASE_SECONDS);
-        assert!(!is_free(Some(&lease), "b", at(100 + length)));
-        assert!(is_free(Some(&lease), "b", at(101 + length)));
+        assert!(!is_free(&lease, "b", at(100 + length)));
+        assert!(is_free(&lease, "b", at(101 + length)));
         let taken = next(Some(&lease), "b", at(120));
         assert_eq!(taken.lease_transitions, Some(2));
         assert_eq!(
@@ -287,6 +310,30 @@ mod tests {
         );
         let mut released = taken;
         released.holder_identity = Some(String::new());
-        assert!(is_free(Some(&released), "a", at(121)));
+        assert!(is_free(&released, "a", at(121)));
+    }
+
+    /// Would fail if a leader that was killed were waited for, or one that lives were not.
+    #[test]
+    fn a_leader_is_over_when_its_pod_is() {
+        let pod = |phase: &str| Pod {
+            status: Some(PodStatus {
+                phase: Some(phase.to_owned()),
+                ..PodStatus::default()
+            }),
+            ..Pod::default()
+        };
+        for (own, found, over) in [
+            (Some("b"), vec![], true),
+            (Some("b"), vec![pod("Failed")], true),
+            (Some("b"), vec![pod("Succeeded")], true),
+            (Some("b"), vec![pod("Running")], false),
+            (Some("b"), vec![Pod::default()], false),
+            (None, vec![pod("Running")], false),
+            // An earlier container of the candidate's own pod.
+            (Some("a"), vec![pod("Running")], true),
+        ] {
+            assert_eq!(is_over("a", own, &found), over, "{own:?} {found:?}");
+        }
     }
 }

@@ -90,9 +90,10 @@ fn refuse(error: PhotoError) -> wisp::Error {
             "unsupported-image",
             error.to_string(),
         ),
-        PhotoError::Decode(_) | PhotoError::Scale(_) | PhotoError::Truncated => {
+        PhotoError::Decode(_) | PhotoError::Truncated => {
             wisp::Error::bad_request(error.to_string())
         }
+        PhotoError::Scale(_) => wisp::Error::internal(error),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Deadlines that are nearly never reached, one after the other: of the requests of one connection, say.
 //!
-//! A timer of tokio's goes into a wheel and out of it again for each of them. A [`Deadline`] that is moved to later leaves
-//! its timer where it is, and moves it when it ends:
+//! A timer of tokio's that is made for each of them goes into a wheel and out of it again. A [`Deadline`] keeps one, which is
+//! moved to later only when it ends:
 //!
 //! ```
 //! use std::future::poll_fn;

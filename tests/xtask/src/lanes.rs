@@ -3,8 +3,9 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
@@ -15,6 +16,9 @@ use crate::command::{cargo, command, execute, output};
 /// The programs of the second lane, by package and target: each has a cluster of its own, or shares one with its like, and
 /// leaves half of the processor idle.
 const WAITING: [(&str, &str); 2] = [("wisp-e2e", "it"), ("wisp-e2e", "outage")];
+
+/// How long the last lines of a program that ended may take.
+const LEFT_BEHIND: Duration = Duration::from_secs(10);
 
 /// A program of tests, as cargo built it.
 struct Program {
@@ -58,7 +62,7 @@ fn tests(without: &str) -> std::process::Command {
     tests
 }
 
-/// Builds the programs, and gives them in cargo's order.
+/// Builds the programs, and gives them in an order of their own.
 fn build(without: &str) -> Result<Vec<Program>> {
     let format = "--message-format=json-render-diagnostics";
     let messages = output(tests(without).args(["--no-run", format]))?;
@@ -115,6 +119,7 @@ impl Program {
         println!("\n── {name}");
         let (reader, writer) = std::io::pipe()?;
         let mut run = command(&self.file);
+        // All else that cargo would set, such as where the compiler's libraries are, this program has from cargo itself.
         run.current_dir(&self.folder)
             .env("CARGO_MANIFEST_DIR", &self.folder)
             .env("CARGO_MANIFEST_PATH", self.folder.join("Cargo.toml"))
@@ -127,24 +132,36 @@ impl Program {
             .with_context(|| format!("cannot start {}", self.file.display()))?;
         // It has the pipe's ends, too.
         drop(run);
-        let mut failed = Vec::new();
-        for line in BufReader::new(reader).split(b'\n') {
-            let line = line?;
-            let line = String::from_utf8_lossy(&line);
-            if let Some(test) = failed_test(&line) {
-                failed.push(test.to_owned());
+        let prefix = self.waits().then(|| format!("{name} │ "));
+        let (sender, failed) = mpsc::channel();
+        let print = move || {
+            for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
+                let line = String::from_utf8_lossy(&line);
+                if let Some(test) = failed_test(&line) {
+                    let _ = sender.send(test.to_owned());
+                }
+                println!("{}{line}", prefix.as_deref().unwrap_or_default());
             }
-            if self.waits() {
-                println!("{name} │ {line}");
-            } else {
-                println!("{line}");
-            }
-        }
+        };
+        thread::spawn(print);
         let status = child.wait()?;
+        // What it left running holds the pipe as long as it lives: that isn't waited for.
+        let rest = Instant::now() + LEFT_BEHIND;
+        let mut tests = Vec::new();
+        let left_behind = loop {
+            match failed.recv_timeout(rest.saturating_duration_since(Instant::now())) {
+                Ok(test) => tests.push(test),
+                Err(RecvTimeoutError::Disconnected) => break false,
+                Err(RecvTimeoutError::Timeout) => break true,
+            }
+        };
+        if left_behind {
+            println!("── {name} left a process behind that writes to its output");
+        }
         let seconds = began.elapsed().as_secs_f64();
         println!("── {name} took {seconds:.1} s");
         if !status.success() {
-            bail!("{name} failed: {status}: {}", failed.join(", "));
+            bail!("{name} failed: {status}: {}", tests.join(", "));
         }
         Ok(())
     }

@@ -177,17 +177,19 @@ fn try_size(trial: &mut Trial<'_>, size: u64) -> Verdict {
 }
 
 /// The shortest of three times each: the others were disturbed. They take turns, so that what disturbs one for long disturbs
-/// them all.
+/// them all. `None` where an item never succeeded, or the trial was broken off.
 fn best<const N: usize>(trial: &mut Trial<'_>, items: [&Item; N]) -> Option<[Duration; N]> {
     let mut best = [Duration::MAX; N];
     for _ in 0..3 {
         for (best, item) in best.iter_mut().zip(items) {
             let started = Instant::now();
-            trial.run(std::slice::from_ref(item)).ok()?;
-            *best = started.elapsed().min(*best);
+            if trial.run(std::slice::from_ref(item)).is_ok() {
+                *best = started.elapsed().min(*best);
+            }
         }
     }
-    Some(best)
+    let is_whole = !trial.abort.is_aborted() && !best.contains(&Duration::MAX);
+    is_whole.then_some(best)
 }
 
 /// Floats between -1 and 1; whole numbers 0 and 1, which most indices and masks may be.

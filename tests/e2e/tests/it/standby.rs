@@ -94,6 +94,9 @@ async fn who_stands_by_leads_when_the_leader_goes() -> Result<()> {
         result = succeed(wisp, &space).await;
     }
     // Also where it failed: others need the installation as it was.
+    wisp.cluster()
+        .kubectl(&["-n", NAMESPACE, "delete", "lease", "wisp-operator"])?;
     scale(wisp, 1)?;
+    wisp.leader(|_| true)?;
     result
 }
