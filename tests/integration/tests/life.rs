@@ -235,8 +235,12 @@ async fn metrics_tell_what_happened() {
     let started = text
         .lines()
         .find_map(|line| line.strip_prefix("wisp_host_instance_start_seconds_count "));
-    // One for each request, and maybe one ahead by now.
-    assert!(matches!(started, Some("2" | "3")), "{text}");
+    // One for each request, and maybe more ahead by now.
+    let started: Option<u32> = started.and_then(|count| count.parse().ok());
+    assert!(
+        started.is_some_and(|count| (2..5).contains(&count)),
+        "{text}"
+    );
     assert!(text.ends_with("# EOF\n"));
 }
 
