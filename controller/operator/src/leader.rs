@@ -19,10 +19,10 @@ const LEASE_SECONDS: i32 = 15;
 const RENEW: Duration = Duration::from_secs(2);
 /// So long the API server has to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What no pod's name has in it.
-const AFTER_POD: char = '_';
 /// How often it is told again that it doesn't.
 const REMINDER: Duration = Duration::from_secs(30);
+/// What no pod's name has in it.
+const AFTER_POD: char = '_';
 
 /// A candidate, and the leader once it is.
 pub struct Leader {
