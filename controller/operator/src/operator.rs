@@ -205,8 +205,10 @@ impl Operator {
 }
 
 fn settings(options: &Options, root: Root) -> Settings {
+    let cuda_image = options.runtime_cuda_image.as_ref();
     Settings {
         runtime_image: options.runtime_image.clone(),
+        runtime_cuda_image: cuda_image.unwrap_or(&options.runtime_image).clone(),
         runtime_pull_policy: options.runtime_pull_policy.clone(),
         runtime_pull_secrets: options.runtime_pull_secrets.clone(),
         operator: options.advertised(),

@@ -43,6 +43,9 @@ pub struct Options {
     /// The image of the replicas.
     #[arg(long, value_name = "IMAGE", env = "WISP_RUNTIME_IMAGE")]
     pub runtime_image: String,
+    /// The image of the replicas that ask for GPUs [default: that of the others].
+    #[arg(long, value_name = "IMAGE", env = "WISP_RUNTIME_CUDA_IMAGE")]
+    pub runtime_cuda_image: Option<String>,
     /// When nodes pull the image of the replicas.
     #[arg(long, value_name = "POLICY", env = "WISP_RUNTIME_PULL_POLICY", default_value = "IfNotPresent", value_parser = ["Always", "IfNotPresent", "Never"])]
     pub runtime_pull_policy: String,

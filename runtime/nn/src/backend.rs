@@ -62,6 +62,15 @@ impl Loaded {
 /// Nothing but the items crosses this line, so an implementation may send them over a network. It runs on a thread of
 /// its own and may block it, save for that of [`Loaded::inline`], which blocks whoever calls for microseconds. Its future is polled there without a tokio runtime: what needs one brings a handle.
 pub trait Lane: Send {
+    /// Whether [`Lane::prepare`] has something to do.
+    fn prepares(&self) -> bool {
+        false
+    }
+
+    /// Called once, on the thread that will compute, before the first batch. It may take seconds: a model is ready once its
+    /// first lanes are.
+    fn prepare(&mut self) {}
+
     /// Computes the items together where there are several. They agree in everything but dimension 0, which is each
     /// item's `rows`. Gives back each item's outputs, in the order of [`Loaded::outputs`].
     ///

@@ -8,12 +8,14 @@ mod inline;
 mod job;
 mod linger;
 mod queue;
+mod thread;
 mod worker;
 
 pub(crate) use clock::{ThreadClock, block_on};
 pub(crate) use job::{Job, JobError, Key};
 pub(crate) use queue::{Lanes, Queue, Role};
-pub(crate) use worker::work;
+pub(crate) use thread::LaneThread;
+pub(crate) use worker::{Ended, work};
 
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,8 @@
 //! don't load. A place without the shared library gets an error that says how to install it.
 //!
 //! # Threads
-//! [`onnx::plan`] says how many sessions and threads a model gets, and why.
+//! [`onnx::plan`] says how many sessions and threads a model gets on the CPU, and why. On each GPU it gets two, or one where
+//! the memory that it may have there is bounded.
 
 mod backend;
 mod batch;

@@ -2,6 +2,7 @@
 
 use std::fmt::Display;
 use std::num::{NonZeroU32, NonZeroUsize};
+use std::sync::mpsc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -10,7 +11,9 @@ use wisp_contract::config::{Batching, Trial};
 use wisp_contract::status::ModelStatus;
 
 use crate::backend::{Item, Lane, Loaded, MakeInline, MoreLanes};
-use crate::batch::{Job, JobError, Key, Lanes, Queue, Role, ThreadClock, block_on, work};
+use crate::batch::{
+    Ended, Job, JobError, Key, LaneThread, Lanes, Queue, Role, ThreadClock, block_on, work,
+};
 use crate::metrics::{Metrics, Snapshot};
 use crate::{NamedTensor, Tensor, TensorInfo, shown};
 
@@ -113,16 +116,18 @@ impl RunError {
 }
 
 impl Model {
-    /// Starts a thread for each lane.
+    /// Starts a thread for each lane that hasn't one of `threads`, and waits until those that prepare are done. It began to
+    /// be loaded at `started`.
     ///
     /// # Errors
     /// When the system has no thread left.
-    pub fn start(
+    pub(crate) fn start(
         name: String,
         loaded: Loaded,
+        threads: Vec<LaneThread>,
         batching: Batching,
         queue_limit: NonZeroUsize,
-        load_time: Duration,
+        started: Instant,
     ) -> std::io::Result<Self> {
         let batched = match loaded.joinable {
             Ok(()) if batching.max_size.get() > 1 => Ok(batching.max_size),
@@ -131,7 +136,7 @@ impl Model {
         };
         let max_rows = batched.as_ref().copied().unwrap_or(NonZeroU32::MIN);
         let metrics = Arc::new(Metrics::default());
-        let made = loaded.lanes.len();
+        let made = loaded.lanes.len() + threads.len();
         let lanes = Lanes {
             any: made,
             has_solo: loaded.solo.is_some(),
@@ -154,7 +159,7 @@ impl Model {
             outputs: loaded.outputs,
             batching: batched,
             trial: loaded.trial,
-            load_time,
+            load_time: Duration::ZERO,
             queue: Arc::new(queue),
             metrics,
             maker: Mutex::default(),
@@ -164,12 +169,22 @@ impl Model {
             queue: Arc::clone(&model.queue),
             metrics: Arc::clone(&model.metrics),
         };
+        let (preparing, prepared) = mpsc::channel();
+        for thread in threads {
+            shared.begin(Role::Any, thread);
+        }
         if let Some(lane) = loaded.solo {
-            shared.begin("solo", Role::Solo, lane)?;
+            let name = lane_name("solo", &model.name);
+            shared.begin(Role::Solo, LaneThread::start(name, lane, &preparing)?);
         }
         for (index, lane) in loaded.lanes.into_iter().enumerate() {
-            shared.begin(index, Role::Any, lane)?;
+            let name = lane_name(index, &model.name);
+            shared.begin(Role::Any, LaneThread::start(name, lane, &preparing)?);
         }
+        drop(preparing);
+        // Nobody sends anything: it ends once nobody could any more.
+        let _ = prepared.recv();
+        model.load_time = started.elapsed();
         if lanes.growing || loaded.inline.is_some() {
             let maker = thread::Builder::new()
                 .name(format!("nn-more-{}", model.name))
@@ -357,6 +372,31 @@ impl Model {
     }
 }
 
+/// What the thread of a lane is called.
+fn lane_name(what: impl Display, model: &str) -> String {
+    format!("nn-{what}-{model}")
+}
+
+impl Loaded {
+    /// Prepares those of its lanes that want it, each on the thread that will compute.
+    pub(crate) fn prepare(&mut self, model: &str) -> std::io::Result<Vec<LaneThread>> {
+        let (preparing, prepared) = mpsc::channel();
+        let (wanting, rest) = std::mem::take(&mut self.lanes)
+            .into_iter()
+            .partition(|lane| lane.prepares());
+        self.lanes = rest;
+        let wanting: Vec<Box<dyn Lane>> = wanting;
+        let threads = wanting.into_iter().enumerate().map(|(index, lane)| {
+            let name = lane_name(format_args!("warm-{index}"), model);
+            LaneThread::start(name, lane, &preparing)
+        });
+        let threads = threads.collect::<std::io::Result<_>>()?;
+        drop(preparing);
+        let _ = prepared.recv();
+        Ok(threads)
+    }
+}
+
 /// What a model's threads share.
 struct Shared {
     name: String,
@@ -365,18 +405,18 @@ struct Shared {
 }
 
 impl Shared {
-    /// Starts a lane's thread.
-    fn begin(&self, what: impl Display, role: Role, lane: Box<dyn Lane>) -> std::io::Result<()> {
+    /// Has a lane take from the queue.
+    fn begin(&self, role: Role, thread: LaneThread) {
+        let ended = Ended::new(&self.queue, role);
         let (queue, metrics) = (Arc::clone(&self.queue), Arc::clone(&self.metrics));
-        thread::Builder::new()
-            .name(format!("nn-{what}-{}", self.name))
-            .spawn(move || block_on(work(queue, role, lane, metrics, ThreadClock)))?;
-        Ok(())
+        thread.work(move |lane| block_on(work(queue, ended, lane, metrics, ThreadClock)));
     }
 
     /// Makes the lanes that are missing, for as long as the model is there; `made` are there already.
     fn make(self, more: MoreLanes, made: usize, inline: Option<MakeInline>) {
         let grown = Grown(Arc::clone(&self.queue));
+        // Nobody waits for these.
+        let (preparing, _) = mpsc::channel();
         for (index, lane) in more.enumerate() {
             // Asked only now: to make it took a while.
             if !self.queue.lane_begins() {
@@ -384,8 +424,10 @@ impl Shared {
             }
             let index = made.saturating_add(index);
             let begun = lane.and_then(|lane| {
-                let begun = self.begin(index, Role::Any, lane);
-                begun.map_err(|error| error.to_string())
+                let name = lane_name(index, &self.name);
+                let thread = LaneThread::start(name, lane, &preparing);
+                self.begin(Role::Any, thread.map_err(|error| error.to_string())?);
+                Ok(())
             });
             if let Err(reason) = begun {
                 self.queue.lane_ended(Role::Any);
@@ -418,3 +460,6 @@ impl Drop for Model {
         self.stop();
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,7 @@ mod plan;
 mod probe;
 mod protobuf;
 mod session;
+mod sized;
 
 pub use library::LibraryError;
 pub use plan::{Plan, plan};

@@ -14,6 +14,7 @@ use wisp_contract::config::{self, Batching, Device, ModelFormat, Trial};
 use wisp_contract::model_file;
 use wisp_contract::status::ModelStatus;
 
+use crate::batch::LaneThread;
 use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
 use crate::{Loaded, Model, shown};
 
@@ -296,7 +297,14 @@ const LARGE: u64 = 64 << 20;
 fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadError> {
     let started = Instant::now();
     let loaded = load_file(config, options)?;
-    start(&config.name, loaded, config.batching, options, started)
+    start(
+        &config.name,
+        loaded,
+        Vec::new(),
+        config.batching,
+        options,
+        started,
+    )
 }
 
 fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadError> {
@@ -388,7 +396,7 @@ fn load_source(
         length: source.length,
         beside: source.beside,
         device,
-        join: batching.max_size.get() > 1,
+        max_rows: batching.max_size,
         cores: options.cores,
         gpu_memory: options.gpu_memory.map(NonZeroU64::get),
         max_sessions: source.max_sessions,
@@ -409,12 +417,13 @@ fn load_source(
 fn start(
     model: &str,
     loaded: Loaded,
+    threads: Vec<LaneThread>,
     batching: Batching,
     options: &Options,
     started: Instant,
 ) -> Result<Model, LoadError> {
     let name = model.to_owned();
-    let started = Model::start(name, loaded, batching, options.queue, started.elapsed());
+    let started = Model::start(name, loaded, threads, batching, options.queue, started);
     started.map_err(|source| LoadError::Thread {
         model: model.to_owned(),
         source,

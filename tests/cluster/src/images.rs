@@ -21,7 +21,7 @@ pub use registry::{load, push_to};
 /// Build the product's images
 #[derive(Clone, Debug, Args)]
 pub struct Arguments {
-    /// Folders under deploy/images; all of them when left out
+    /// Folders under deploy/images; all of them but runtime-cuda when left out
     images: Vec<String>,
     /// A program for an image, such as wisp-runtime=PATH, instead of one that cargo builds
     #[arg(long = "program", value_name = "NAME=PATH")]
@@ -74,7 +74,7 @@ impl Arguments {
         let mut folders = Vec::new();
         for entry in fs::read_dir(&all).with_context(|| format!("cannot read {}", all.display()))? {
             let folder = entry?.path();
-            if folder.join("image.toml").exists() {
+            if folder.join("image.toml").exists() && !context::Manifest::read(&folder)?.optional {
                 folders.push(folder);
             }
         }
@@ -142,4 +142,31 @@ pub fn build(folder: &Path, programs: &Programs, tag: &str, output: &Path) -> Re
         archive,
         digest,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    /// Would fail if gigabytes were built for everybody, or for nobody.
+    #[test]
+    fn the_image_with_cuda_is_built_where_it_is_named() {
+        let folders = |line: &[&str]| -> Vec<String> {
+            let Line { arguments } = Line::parse_from([&["images"], line].concat());
+            let folders = arguments.folders().unwrap().into_iter();
+            folders
+                .map(|folder| folder.file_name().unwrap().to_string_lossy().into_owned())
+                .collect()
+        };
+        assert_eq!(folders(&[]), ["gateway", "operator", "runtime"]);
+        assert_eq!(folders(&["runtime-cuda"]), ["runtime-cuda"]);
+    }
 }

@@ -101,7 +101,10 @@ impl Installation {
             values.path().to_str().context("a path of UTF-8")?,
             // A digest's first digits may well be a number.
             "--set-string",
-            &format!("image.registry={registry},image.tag={tag}"),
+            // The image with CUDA has gigabytes, and there is no GPU.
+            &format!(
+                "image.registry={registry},image.tag={tag},image.cuda={registry}/wisp-runtime:{tag}"
+            ),
             "--set",
             &format!(
                 "operator.insecureRegistries={{{}}},operator.log={log}",

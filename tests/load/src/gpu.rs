@@ -68,7 +68,10 @@ pub fn run(options: &Options) -> Result<Report> {
     if !status.device.starts_with(wanted) {
         bail!("it asked for {wanted}");
     }
-    println!("Calls are joined into batches: {}", status.batched);
+    println!(
+        "Calls are joined into batches: {}; it was loaded in {} ms",
+        status.batched, status.load_millis
+    );
     let library = options
         .folder
         .join("onnxruntime")

@@ -1,11 +1,17 @@
 //! What the other commands need, installed where it is missing.
 
+mod wheels;
+
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 use crate::cache;
 use crate::command::{command, execute, output, succeeds};
+
+pub(crate) use wheels::{
+    LIBRARY, ONNXRUNTIME_VERSION, PROVIDERS, cuda, onnxruntime, onnxruntime_gpu,
+};
 
 /// Installs all of it.
 pub(crate) fn everything() -> Result<()> {
@@ -98,146 +104,6 @@ pub(crate) fn environment(name: &str, packages: &[&str]) -> Result<PathBuf> {
     )?;
     std::fs::write(&stamp, wanted)?;
     Ok(dir)
-}
-
-/// ONNX Runtime's version. The host accepts any from 1.24 on.
-pub(crate) const ONNXRUNTIME_VERSION: &str = "1.31.1";
-
-/// ONNX Runtime's shared library from its wheel on PyPI, in the cache; returns its path.
-pub(crate) fn onnxruntime() -> Result<PathBuf> {
-    let (platform, sha256) = match std::env::consts::ARCH {
-        "x86_64" => (
-            "manylinux_2_28_x86_64",
-            "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536",
-        ),
-        "aarch64" => (
-            "manylinux_2_28_aarch64",
-            "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc",
-        ),
-        other => bail!(
-            "no ONNX Runtime wheel is known for the processor {other}: name a library in WISP_ONNXRUNTIME"
-        ),
-    };
-    let dir = cache::dir()?.join("onnxruntime").join(ONNXRUNTIME_VERSION);
-    let wheel = Wheel {
-        package: "onnxruntime",
-        platform,
-        sha256,
-    };
-    from_wheel(&wheel, &dir, &[(&library_in_wheel(), LIBRARY)])?;
-    Ok(dir.join(LIBRARY))
-}
-
-/// What the host calls ONNX Runtime's library.
-pub(crate) const LIBRARY: &str = "libonnxruntime.so";
-/// What ONNX Runtime loads beside itself to compute on NVIDIA's GPUs.
-pub(crate) const PROVIDERS: [&str; 2] = [
-    "libonnxruntime_providers_shared.so",
-    "libonnxruntime_providers_cuda.so",
-];
-
-/// ONNX Runtime with CUDA 13, in a folder of the cache where no host looks for it; returns that folder.
-pub(crate) fn onnxruntime_gpu() -> Result<PathBuf> {
-    if std::env::consts::ARCH != "x86_64" {
-        bail!("ONNX Runtime's wheel with CUDA is for x86-64");
-    }
-    let dir = cache::dir()?
-        .join("onnxruntime-gpu")
-        .join(ONNXRUNTIME_VERSION);
-    let wheel = Wheel {
-        package: "onnxruntime-gpu",
-        platform: "manylinux_2_28_x86_64",
-        sha256: "05d548956197b9d01f59b625de740e0d6be3593f874e241a12dc0362650ecdf7",
-    };
-    let [shared, cuda] = PROVIDERS.map(|name| (format!("onnxruntime/capi/{name}"), name));
-    let notices = ["LICENSE", "ThirdPartyNotices.txt"];
-    let [licence, third] = notices.map(|name| (format!("onnxruntime/{name}"), name));
-    from_wheel(
-        &wheel,
-        &dir,
-        &[
-            (&licence.0, licence.1),
-            (&third.0, third.1),
-            (&shared.0, shared.1),
-            (&cuda.0, cuda.1),
-            (&library_in_wheel(), LIBRARY),
-        ],
-    )?;
-    Ok(dir)
-}
-
-fn library_in_wheel() -> String {
-    format!("onnxruntime/capi/{LIBRARY}.{ONNXRUNTIME_VERSION}")
-}
-
-/// A wheel of ONNX Runtime's on PyPI.
-struct Wheel {
-    package: &'static str,
-    platform: &'static str,
-    sha256: &'static str,
-}
-
-/// Puts members of a wheel into `dir` under other names, unless they are there.
-fn from_wheel(wheel: &Wheel, dir: &Path, members: &[(&str, &str)]) -> Result<()> {
-    // The files get their names by a rename, after the wheel was checked: a file of such a name is whole.
-    if members.iter().all(|(_, name)| dir.join(name).exists()) {
-        return Ok(());
-    }
-    let Wheel {
-        package,
-        platform,
-        sha256,
-    } = wheel;
-    if !succeeds(command("python3").args(["-m", "pip", "--version"])) {
-        debian(&["python3", "python3-pip"])?;
-    }
-    std::fs::create_dir_all(dir)?;
-    let scratch = tempfile::tempdir_in(dir)?;
-    execute(
-        command("python3")
-            .args([
-                "-m",
-                "pip",
-                "download",
-                "--quiet",
-                "--disable-pip-version-check",
-                "--no-deps",
-                "--only-binary=:all:",
-            ])
-            .args([
-                "--python-version",
-                "3.12",
-                "--implementation",
-                "cp",
-                "--abi",
-                "cp312",
-                "--platform",
-                platform,
-                "--dest",
-            ])
-            .arg(scratch.path())
-            .arg(format!("{package}=={ONNXRUNTIME_VERSION}")),
-    )?;
-    let file = scratch.path().join(format!(
-        "{}-{ONNXRUNTIME_VERSION}-cp312-cp312-{platform}.whl",
-        package.replace('-', "_")
-    ));
-    let got = cache::sha256(&file).context("pip downloaded no wheel of the expected name")?;
-    if got != *sha256 {
-        bail!("{} has sha256 {got}, expected {sha256}", file.display());
-    }
-    execute(
-        command("python3")
-            .args(["-m", "zipfile", "-e"])
-            .arg(&file)
-            .arg(scratch.path()),
-    )?;
-    for (member, name) in members {
-        let member = scratch.path().join(member);
-        std::fs::rename(&member, dir.join(name))
-            .with_context(|| format!("the wheel holds no {}", member.display()))?;
-    }
-    Ok(())
 }
 
 /// A cargo subcommand from crates.io, built once into the cache; returns its path.

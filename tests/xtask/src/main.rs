@@ -72,9 +72,13 @@ fn main() -> std::process::ExitCode {
 }
 
 fn images(mut arguments: wisp_cluster::images::Arguments) -> anyhow::Result<()> {
-    const ONNXRUNTIME: &str = "libonnxruntime.so";
-    if arguments.lack(ONNXRUNTIME)? {
-        arguments.give(ONNXRUNTIME, &install::onnxruntime()?);
+    if arguments.lack(install::LIBRARY)? {
+        arguments.give(install::LIBRARY, &install::onnxruntime()?);
+    }
+    if arguments.lack(install::PROVIDERS[1])? {
+        // The image finds them in the cache.
+        install::onnxruntime_gpu()?;
+        install::cuda()?;
     }
     wisp_cluster::images::run(&arguments)
 }

@@ -14,6 +14,7 @@ use crate::resolve::{Bytes, Resolved};
 fn settings() -> Settings {
     Settings {
         runtime_image: "wisp-runtime:1".into(),
+        runtime_cuda_image: "wisp-runtime-cuda:1".into(),
         runtime_pull_policy: "IfNotPresent".into(),
         runtime_pull_secrets: Vec::new(),
         operator: "http://wisp-operator.wisp-system.svc.cluster.local.:8090".into(),

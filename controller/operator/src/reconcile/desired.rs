@@ -32,9 +32,11 @@ pub const PINS_ANNOTATION: &str = "wisp.dev/pins";
 pub struct Settings {
     /// The image of the replicas.
     pub runtime_image: String,
-    /// When nodes pull it.
+    /// The image of those that ask for GPUs.
+    pub runtime_cuda_image: String,
+    /// When nodes pull them.
     pub runtime_pull_policy: String,
-    /// The Secrets they pull it with, which each Function's namespace has by these names.
+    /// The Secrets they pull them with, which each Function's namespace has by these names.
     pub runtime_pull_secrets: Vec<String>,
     /// Where replicas reach the operator.
     pub operator: String,

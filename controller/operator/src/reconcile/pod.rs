@@ -20,7 +20,7 @@ use wisp_contract::operator::pod::{CONCURRENCY, CONTROL_PORT, DATA_PORT, POOL_UI
 
 use super::assignment::{COMPONENT_MOUNT, KEY_VALUE_MOUNT, MODELS_MOUNT};
 use super::desired::Settings;
-use super::resources::{pool_resources, resources};
+use super::resources::{asks_for_gpus, pool_resources, resources};
 use crate::names;
 use crate::resolve::{self, Bytes, Resolved};
 
@@ -141,9 +141,14 @@ fn container(
         value: Some(TERMINATION_LOG.to_owned()),
         ..EnvVar::default()
     });
+    let image = if asks_for_gpus(&resources) {
+        &settings.runtime_cuda_image
+    } else {
+        &settings.runtime_image
+    };
     Container {
         name: names::CONTAINER.to_owned(),
-        image: Some(settings.runtime_image.clone()),
+        image: Some(image.clone()),
         image_pull_policy: Some(settings.runtime_pull_policy.clone()),
         args: Some(vec![
             format!("--data=0.0.0.0:{DATA_PORT}"),

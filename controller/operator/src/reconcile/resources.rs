@@ -20,6 +20,10 @@ const INSTANCES: u64 = 8;
 const UNKNOWN_MODEL: u64 = 512 << 20;
 /// The resource of GPUs.
 const GPU: &str = "nvidia.com/gpu";
+/// What the resources of NVIDIA's GPUs, and of parts of them, begin with.
+const GPUS: &str = "nvidia.com/";
+/// What CUDA needs of the host's memory, in a process that uses it.
+const CUDA: u64 = 2 << 30;
 
 /// Requests and limits of the container: what the spec says, else
 ///
@@ -28,7 +32,7 @@ const GPU: &str = "nvidia.com/gpu";
 /// * memory request = base + `limits.memory`, at most the limit,
 /// * CPU request = 100m, and no CPU limit.
 ///
-/// Memory is rounded up to whole Mi. GPUs are added to either.
+/// Memory is rounded up to whole Mi. GPUs are added to either; with GPUs, base has 2Gi more for CUDA.
 #[must_use]
 pub fn resources(function: &Function, resolved: &Resolved) -> ResourceRequirements {
     let pod = function.spec.pod.clone().unwrap_or_default();
@@ -38,11 +42,13 @@ pub fn resources(function: &Function, resolved: &Resolved) -> ResourceRequiremen
 }
 
 /// Requests and limits of a pod that stands by: what the spec says, else 10m of a CPU and 32Mi of memory, at most 512Mi;
-/// and of memory twice what its models have, in bytes.
+/// and of memory twice what its models have, in bytes, and 2Gi with GPUs.
 #[must_use]
 pub fn pool_resources(pool: &RuntimePool, models: u64) -> ResourceRequirements {
-    let models = models.saturating_mul(MODEL_FACTOR);
     let pod = pool.spec.pod.clone().unwrap_or_default();
+    let models = models
+        .saturating_mul(MODEL_FACTOR)
+        .saturating_add(cuda(pod.gpu));
     let mut resources = pod.resources.unwrap_or_else(|| ResourceRequirements {
         claims: None,
         limits: Some(BTreeMap::from([(
@@ -76,6 +82,16 @@ pub fn memory(quantities: Option<&BTreeMap<String, Quantity>>) -> Option<u64> {
     Some(bytes)
 }
 
+/// Whether a container gets GPUs of NVIDIA's, or parts of them.
+pub(super) fn asks_for_gpus(resources: &ResourceRequirements) -> bool {
+    let mut limits = resources.limits.iter().flatten();
+    limits.any(|(name, count)| name.starts_with(GPUS) && count.0 != "0")
+}
+
+fn cuda(gpus: Option<u32>) -> u64 {
+    if gpus.unwrap_or(0) > 0 { CUDA } else { 0 }
+}
+
 fn add_gpus(resources: &mut ResourceRequirements, count: Option<u32>) {
     if let Some(count) = count.filter(|count| *count > 0) {
         let limits = resources.limits.get_or_insert_default();
@@ -98,7 +114,11 @@ fn derived(function: &Function, resolved: &Resolved) -> ResourceRequirements {
         };
         sum.saturating_add(size.saturating_mul(MODEL_FACTOR))
     });
-    let base = HOST.saturating_add(component).saturating_add(models);
+    let gpus = function.spec.pod.as_ref().and_then(|pod| pod.gpu);
+    let base = HOST
+        .saturating_add(component)
+        .saturating_add(models)
+        .saturating_add(cuda(gpus));
     let instances = u64::from(limits.concurrency).min(INSTANCES);
     let Size(memory) = limits.memory;
     let tensors = if resolved.models.is_empty() {

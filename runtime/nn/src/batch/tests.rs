@@ -12,7 +12,7 @@ use futures::future::{BoxFuture, join_all};
 use super::clock::Clock;
 use super::job::{Job, JobError, Key, Reply};
 use super::queue::{Lanes, Queue, Role};
-use super::worker::work;
+use super::worker::{Ended, work};
 use crate::backend::{Abort, BackendError, Item, Lane};
 use crate::metrics::Metrics;
 use crate::{DType, Tensor};
@@ -123,7 +123,7 @@ impl Bench {
     fn begin_with(&self, role: Role, lane: impl Lane + 'static) {
         tokio::spawn(work(
             Arc::clone(&self.queue),
-            role,
+            Ended::new(&self.queue, role),
             Box::new(lane),
             Arc::clone(&self.metrics),
             TestClock,

@@ -13,13 +13,12 @@ use crate::metrics::Metrics;
 /// Takes batches, computes them and answers their callers, until the queue is closed and empty.
 pub(crate) async fn work(
     queue: Arc<Queue>,
-    role: Role,
+    ended: Ended,
     mut lane: Box<dyn Lane>,
     metrics: Arc<Metrics>,
     clock: impl Clock,
 ) {
-    let _ended = Ended(Arc::clone(&queue), role);
-    while let Some(jobs) = queue.next(role, &clock).await {
+    while let Some(jobs) = queue.next(ended.1, &clock).await {
         let batch = Batch::form(jobs, &metrics, &clock);
         let mut taken = Taken {
             queue: &queue,
@@ -45,8 +44,14 @@ impl Drop for Taken<'_> {
     }
 }
 
-/// However a lane ends, even by a panic, its queue hears of it.
-struct Ended(Arc<Queue>, Role);
+/// However a lane ends, even by a panic or before it began, its queue hears of it.
+pub(crate) struct Ended(Arc<Queue>, Role);
+
+impl Ended {
+    pub(crate) fn new(queue: &Arc<Queue>, role: Role) -> Self {
+        Self(Arc::clone(queue), role)
+    }
+}
 
 impl Drop for Ended {
     fn drop(&mut self) {

@@ -1,8 +1,9 @@
 //! How do tensors pass to ONNX Runtime and back?
 
 use half::{bf16, f16};
+use ort::memory::Allocator;
 use ort::session::SessionInputValue;
-use ort::value::{DynValue, Outlet, TensorElementType, TensorRef, ValueType};
+use ort::value::{DynTensor, DynValue, Outlet, TensorElementType, TensorRef, ValueType};
 
 use crate::backend::BackendError;
 use crate::{DType, TensorInfo};
@@ -107,6 +108,47 @@ pub(crate) fn read<'a>(
     with_type!(dtype, T => {
         let (_, elements) = value.try_extract_tensor::<T>().map_err(|error| fail(&error))?;
         Ok((dtype, shape, bytemuck::cast_slice::<T, u8>(elements)))
+    })
+}
+
+/// A tensor whose numbers nobody has given yet.
+pub(crate) fn allocate(
+    allocator: &Allocator,
+    dtype: DType,
+    shape: &[i64],
+) -> ort::Result<DynTensor> {
+    with_type!(dtype, T => ort::value::Tensor::<T>::new(allocator, shape.to_vec()).map(ort::value::Tensor::upcast))
+}
+
+/// Writes the parts, one after another, and zeros behind them. Each is as aligned as [`is_aligned`] wants it.
+pub(crate) fn fill<'a>(
+    tensor: &mut DynTensor,
+    dtype: DType,
+    parts: impl Iterator<Item = &'a [u8]>,
+) -> Result<(), BackendError> {
+    let fail = |error: &dyn std::fmt::Display| BackendError(error.to_string());
+    with_type!(dtype, T => {
+        let (_, mut rest) = tensor.try_extract_tensor_mut::<T>().map_err(|error| fail(&error))?;
+        for part in parts {
+            let part = bytemuck::checked::try_cast_slice::<u8, T>(part).map_err(|error| fail(&error))?;
+            let (place, after) = rest
+                .split_at_mut_checked(part.len())
+                .ok_or_else(|| fail(&"a batch is larger than its buffer"))?;
+            place.copy_from_slice(part);
+            rest = after;
+        }
+        rest.fill(T::default());
+        Ok(())
+    })
+}
+
+/// The bytes of a tensor in memory.
+pub(crate) fn bytes(tensor: &DynTensor, dtype: DType) -> Result<&[u8], BackendError> {
+    with_type!(dtype, T => {
+        let (_, elements) = tensor
+            .try_extract_tensor::<T>()
+            .map_err(|error| BackendError(error.to_string()))?;
+        Ok(bytemuck::cast_slice::<T, u8>(elements))
     })
 }
 

@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use ort::session::{RunOptions, Session, SessionInputs};
 
+use super::device::{OnDevice, Place};
 use super::io;
 use crate::backend::{Abort, BackendError, Item, Lane};
 use crate::buffer::{Buffer, split};
@@ -15,7 +16,7 @@ use crate::{Tensor, TensorInfo};
 
 /// One session. It computes on the thread that polls it.
 pub(crate) struct OnnxLane {
-    pub(crate) session: Session,
+    pub(crate) session: OnDevice<Session>,
     pub(crate) inputs: Arc<[TensorInfo]>,
     pub(crate) outputs: Arc<[TensorInfo]>,
 }
@@ -36,9 +37,7 @@ impl OnnxLane {
         items: &[Item],
         abort: &Abort,
     ) -> Result<Vec<Vec<Tensor>>, BackendError> {
-        // The binding asserts what it believes of ONNX Runtime. Where it is wrong, one call fails, not the model.
-        catch_unwind(AssertUnwindSafe(|| self.try_compute(items, abort)))
-            .unwrap_or_else(|_| Err(BackendError("the ONNX Runtime binding panicked".to_owned())))
+        guarded(|| self.try_compute(items, abort))
     }
 
     fn try_compute(
@@ -46,13 +45,8 @@ impl OnnxLane {
         items: &[Item],
         abort: &Abort,
     ) -> Result<Vec<Vec<Tensor>>, BackendError> {
-        let options = Arc::new(RunOptions::new().map_err(told)?);
-        let running = Arc::clone(&options);
-        abort.on_abort(move || {
-            // It ends between two operators. Where it can't be told, its result is dropped.
-            let _ = running.terminate();
-        });
-
+        let place = self.session.place;
+        let options = run_options(place, None, abort)?;
         let mut inputs = Vec::with_capacity(self.inputs.len());
         for index in 0..self.inputs.len() {
             inputs.push(Input::of(items, index)?);
@@ -64,6 +58,7 @@ impl OnnxLane {
             )?;
             lent.push((Cow::Borrowed(info.name.as_str()), value));
         }
+        let _using = place.using();
         let values = self
             .session
             .run_with_options(SessionInputs::<0>::ValueMap(lent), &options)
@@ -87,6 +82,14 @@ impl OnnxLane {
         }
         Ok(answers)
     }
+}
+
+/// The binding asserts what it believes of ONNX Runtime. Where it is wrong, one call fails, not the model.
+pub(super) fn guarded<T>(
+    compute: impl FnOnce() -> Result<T, BackendError>,
+) -> Result<T, BackendError> {
+    catch_unwind(AssertUnwindSafe(compute))
+        .unwrap_or_else(|_| Err(BackendError("the ONNX Runtime binding panicked".to_owned())))
 }
 
 /// One input of all items: a single caller's own bytes, or a copy of several callers'.
@@ -133,7 +136,29 @@ impl<'a> Input<'a> {
     }
 }
 
+/// For one run, which ends where nobody waits for it any more. `graph` is the number of the CUDA graph that it is recorded
+/// as, or that is launched.
+pub(super) fn run_options(
+    place: Place,
+    graph: Option<u64>,
+    abort: &Abort,
+) -> Result<Arc<RunOptions>, BackendError> {
+    let mut options = RunOptions::new().map_err(told)?;
+    if place.has_graphs() {
+        // -1 is for a run that isn't recorded: `kOrtRunOptionsConfigCudaGraphAnnotation` in ONNX Runtime's headers.
+        let graph = graph.map_or_else(|| "-1".to_owned(), |graph| graph.to_string());
+        options.set("gpu_graph_id", graph).map_err(told)?;
+    }
+    let options = Arc::new(options);
+    let running = Arc::clone(&options);
+    abort.on_abort(move || {
+        // It ends between two operators. Where it can't be told, its result is dropped.
+        let _ = running.terminate();
+    });
+    Ok(options)
+}
+
 #[expect(clippy::needless_pass_by_value, reason = "map_err passes it by value")]
-fn told(error: ort::Error) -> BackendError {
+pub(super) fn told(error: ort::Error) -> BackendError {
     BackendError(error.message().to_owned())
 }

@@ -60,6 +60,22 @@ pub(crate) fn pays(pace: Pace, sessions: usize) -> Result<(), String> {
     }
 }
 
+/// The most rows that a GPU gets at once where each size has buffers of its own.
+const MOST_ROWS: u64 = 64;
+/// Buffers of one size, in bytes.
+const LARGEST_BUFFERS: u64 = 64 << 20;
+
+/// The sizes of batches that a GPU computes, in rows: powers of two, and `max_rows`, unless that is many or a row is large.
+/// Others are filled up to the next. A row has so many bytes, inputs and outputs together.
+pub(crate) fn sizes(max_rows: u64, row_bytes: u64) -> Vec<u64> {
+    let fit = LARGEST_BUFFERS / row_bytes.max(1);
+    let most = max_rows.min(MOST_ROWS).min(fit).max(1);
+    let mut sizes: Vec<u64> = (0..7).map(|power| 1 << power).collect();
+    sizes.retain(|size| *size < most);
+    sizes.push(most);
+    sizes
+}
+
 /// Whether there is room for one more session than these.
 pub(crate) fn may_spread(sessions: usize, file_bytes: u64) -> bool {
     sessions < affordable(file_bytes)
@@ -100,6 +116,17 @@ mod tests {
         assert_eq!(plan(16, false, 1), (8, 2));
         assert_eq!(plan(8, false, 256), (2, 4));
         assert_eq!(plan(8, false, 4096), (1, 8));
+    }
+
+    #[test]
+    fn a_gpu_computes_batches_of_few_sizes() {
+        assert_eq!(sizes(1, 4), [1]);
+        assert_eq!(sizes(16, 602_112), [1, 2, 4, 8, 16]);
+        assert_eq!(sizes(12, 4), [1, 2, 4, 8, 12]);
+        assert_eq!(sizes(1000, 4), [1, 2, 4, 8, 16, 32, 64]);
+        assert_eq!(sizes(1000, 20 << 20), [1, 2, 3]);
+        assert_eq!(sizes(1000, u64::MAX), [1]);
+        assert_eq!(sizes(0, 0), [1]);
     }
 
     #[test]

@@ -26,8 +26,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// What the trial showed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Verdict {
-    /// Items don't see each other.
-    Independent(Pace),
+    /// Items don't see each other. How long they take is measured where it was asked for.
+    Independent(Option<Pace>),
     /// They do, or the model is random.
     Dependent(String),
     /// It didn't take made-up numbers.
@@ -79,7 +79,8 @@ impl<'a> Trial<'a> {
     }
 }
 
-pub(crate) fn probe(lane: &mut OnnxLane) -> Verdict {
+/// Tries whether items see each other; and how long they take, where that `is_timed`.
+pub(crate) fn probe(lane: &mut OnnxLane, is_timed: bool) -> Verdict {
     let Some(mut trial) = Trial::of(lane) else {
         return Verdict::Unknown;
     };
@@ -89,7 +90,7 @@ pub(crate) fn probe(lane: &mut OnnxLane) -> Verdict {
         .iter()
         .any(|info| info.dims.iter().skip(1).any(Option::is_none));
     for size in SIZES.iter().take(if dynamic { SIZES.len() } else { 1 }) {
-        match try_size(&mut trial, *size) {
+        match try_size(&mut trial, *size, is_timed) {
             Verdict::Unknown => {}
             verdict => return verdict,
         }
@@ -126,7 +127,7 @@ pub(crate) fn one_row(lane: &mut OnnxLane) -> Option<Duration> {
     })
 }
 
-fn try_size(trial: &mut Trial<'_>, size: u64) -> Verdict {
+fn try_size(trial: &mut Trial<'_>, size: u64, is_timed: bool) -> Verdict {
     let infos = std::sync::Arc::clone(&trial.lane.inputs);
     let item = |rows: u64, seed: u64| {
         let tensors = infos.iter().map(|info| made_up(info, rows, size, seed));
@@ -165,14 +166,17 @@ fn try_size(trial: &mut Trial<'_>, size: u64) -> Verdict {
             }
         }
     }
+    if !is_timed {
+        return Verdict::Independent(None);
+    }
     let (Some(one), Some(eight)) = (item(1, 3), item(8, 4)) else {
         return Verdict::Unknown;
     };
     match best(trial, [&one, &eight]) {
-        Some([one_row, eight_rows]) => Verdict::Independent(Pace {
+        Some([one_row, eight_rows]) => Verdict::Independent(Some(Pace {
             one_row,
             eight_rows,
-        }),
+        })),
         None => Verdict::Unknown,
     }
 }

@@ -1,6 +1,6 @@
 //! How is a model loaded?
 
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,13 +13,14 @@ use ort::session::Session;
 use ort::session::builder::GraphOptimizationLevel;
 use wisp_contract::config::{Device, Trial};
 
-use super::device::{cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
+use super::device::{Gpu, OnDevice, Place, cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
 use super::io::describe;
 use super::lane::OnnxLane;
 use super::library::Library;
 use super::operators::are_steady;
 use super::plan::{Plan, is_inline, may_spread, pays, plan, spreads};
 use super::probe::{PATIENCE, Verdict, one_row, probe};
+use super::sized::{SizedLane, sizes};
 use crate::TensorInfo;
 use crate::backend::{Lane, Loaded, MakeInline, MoreLanes};
 
@@ -33,8 +34,8 @@ pub(crate) struct Request {
     /// Where it is read from, if it is large or some of its numbers lie in files beside it.
     pub(crate) beside: Option<PathBuf>,
     pub(crate) device: Device,
-    /// Whether calls should be joined if they may be.
-    pub(crate) join: bool,
+    /// The most rows of calls that are joined, if they may be.
+    pub(crate) max_rows: NonZeroU32,
     pub(crate) cores: NonZeroUsize,
     /// Device memory of one model on one GPU, in bytes.
     pub(crate) gpu_memory: Option<u64>,
@@ -42,6 +43,13 @@ pub(crate) struct Request {
     pub(crate) max_sessions: usize,
     /// What it showed before, on a CPU.
     pub(crate) trial: Option<Trial>,
+}
+
+impl Request {
+    /// Whether calls should be joined if they may be.
+    fn joins(&self) -> bool {
+        self.max_rows.get() > 1
+    }
 }
 
 /// The most bytes of a model's file of which an item may take microseconds: all of it is read each time.
@@ -58,21 +66,18 @@ pub(crate) enum Refusal {
 /// Loads a model onto the device it asks for, and never onto another.
 pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, Refusal> {
     let first = || on_cpu(library, request, first_plan(request).threads);
-    let (sessions, device, device_reason) = match request.device {
-        Device::Cpu => (vec![first()?], Place::Cpu, None),
-        Device::Gpu => (
-            on_gpus(library, request).map_err(Refusal::Gpu)?,
-            Place::Gpu,
-            None,
-        ),
+    let (sessions, device_reason) = match request.device {
+        Device::Cpu => (vec![first()?], None),
+        Device::Gpu => (on_gpus(library, request).map_err(Refusal::Gpu)?, None),
         Device::Auto => match on_gpus(library, request) {
-            Ok(sessions) => (sessions, Place::Gpu, None),
-            Err(reason) => (vec![first()?], Place::Cpu, Some(reason)),
+            Ok(sessions) => (sessions, None),
+            Err(reason) => (vec![first()?], Some(reason)),
         },
     };
     let Some(first) = sessions.first() else {
         return Err(Refusal::Model("no session was made".to_owned()));
     };
+    let on_gpu = first.place.is_gpu();
     let (inputs, input_names) =
         describe_all(first.inputs()).map_err(|what| Refusal::Model(format!("its input {what}")))?;
     let (outputs, output_names) = describe_all(first.outputs())
@@ -87,17 +92,16 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         .collect();
 
     let mut joinable = looks_joinable(&inputs, &outputs);
-    let on_gpu = matches!(device, Place::Gpu);
     let known = request.trial.as_ref().filter(|_| !on_gpu);
     // How long the first session, which has all cores, takes for a row.
     let mut all_cores = None;
     match (&joinable, known, lanes.first_mut()) {
         (Ok(()), Some(Trial::Alone(why) | Trial::Spread(why)), _) => joinable = Err(why.clone()),
-        (Ok(()), None, Some(lane)) if request.join => {
-            joinable = match probe(lane) {
-                // A GPU computes a batch in little more than the time of a row.
-                Verdict::Independent(_) if on_gpu => Ok(()),
-                Verdict::Independent(pace) => {
+        (Ok(()), None, Some(lane)) if request.joins() => {
+            // A GPU computes a batch in little more than the time of a row.
+            joinable = match probe(lane, !on_gpu) {
+                Verdict::Independent(None) => Ok(()),
+                Verdict::Independent(Some(pace)) => {
                     all_cores = Some(pace.one_row);
                     pays(pace, sessions_of(request, false).sessions)
                 }
@@ -107,18 +111,14 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         }
         _ => {}
     }
-    let is_joined = request.join && joinable.is_ok();
+    let is_joined = request.joins() && joinable.is_ok();
     let set = if on_gpu {
-        Set {
-            lanes,
-            solo: None,
-            more: Box::new(std::iter::empty()),
-        }
+        side_by_side(library, request, lanes, is_joined, &outlets)
     } else {
         spread_out(library, request, lanes, is_joined, all_cores, &outlets)?
     };
     let trial = known.cloned().or_else(|| {
-        let is_tried = request.join && !on_gpu;
+        let is_tried = request.joins() && !on_gpu;
         is_tried.then(|| match (&joinable, &set.solo) {
             (Ok(()), _) => Trial::Joined,
             (Err(why), Some(_)) => Trial::Spread(why.clone()),
@@ -128,22 +128,20 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
     let inline = (!on_gpu)
         .then(|| inline(library, request, &outlets))
         .flatten();
-    let boxed = |lane: OnnxLane| -> Box<dyn Lane> { Box::new(lane) };
     Ok(Loaded {
         backend: library.name.clone(),
-        device: match device {
-            Place::Cpu => "cpu".to_owned(),
-            Place::Gpu => {
-                gpu_name().map_or_else(|| "gpu".to_owned(), |name| format!("gpu ({name})"))
-            }
+        device: if on_gpu {
+            gpu_name().map_or_else(|| "gpu".to_owned(), |name| format!("gpu ({name})"))
+        } else {
+            "cpu".to_owned()
         },
         device_reason,
         inputs: inputs.to_vec(),
         outputs: outputs.to_vec(),
         joinable,
         trial,
-        lanes: set.lanes.into_iter().map(boxed).collect(),
-        solo: set.solo.map(boxed),
+        lanes: set.lanes,
+        solo: set.solo,
         more: set.more,
         inline,
     })
@@ -175,7 +173,7 @@ struct Outlets {
 }
 
 impl Outlets {
-    fn lane(&self, session: Session) -> OnnxLane {
+    fn lane(&self, session: OnDevice<Session>) -> OnnxLane {
         OnnxLane {
             session,
             inputs: Arc::clone(&self.inputs),
@@ -186,9 +184,13 @@ impl Outlets {
 
 /// What computes a model.
 struct Set {
-    lanes: Vec<OnnxLane>,
-    solo: Option<OnnxLane>,
+    lanes: Vec<Box<dyn Lane>>,
+    solo: Option<Box<dyn Lane>>,
     more: MoreLanes,
+}
+
+fn boxed(lane: OnnxLane) -> Box<dyn Lane> {
+    Box::new(lane)
 }
 
 /// How many sessions a model gets on the CPU, and with how many threads.
@@ -216,7 +218,7 @@ fn spread_out(
     if plan.threads < first_plan(request).threads {
         match &request.trial {
             Some(Trial::Spread(_)) => solo = lanes.pop(),
-            None if request.join && may_spread(plan.sessions, request.length) => {
+            None if request.joins() && may_spread(plan.sessions, request.length) => {
                 // What was measured a while ago may have been disturbed by what is no more.
                 let again = lanes.first_mut().and_then(one_row);
                 let of_all = all_cores.into_iter().chain(again).min();
@@ -247,19 +249,55 @@ fn spread_out(
             on_cpu(&library, &request, plan.threads).map_err(|refusal| match refusal {
                 Refusal::Model(reason) | Refusal::Gpu(reason) => reason,
             })?;
-        let lane: Box<dyn Lane> = Box::new(outlets.lane(session));
-        Ok(lane)
+        Ok(boxed(outlets.lane(session)))
     });
     Ok(Set {
-        lanes,
-        solo,
+        lanes: lanes.into_iter().map(boxed).collect(),
+        solo: solo.map(boxed),
         more: Box::new(more),
     })
 }
 
-enum Place {
-    Cpu,
-    Gpu,
+/// Each GPU gets a second session, so that one computes while the other brings its numbers over; unless the memory that a
+/// model may have is bounded.
+fn side_by_side(
+    library: &Arc<Library>,
+    request: &Request,
+    lanes: Vec<OnnxLane>,
+    is_joined: bool,
+    outlets: &Outlets,
+) -> Set {
+    let max_rows = is_joined.then(|| u64::from(request.max_rows.get()));
+    let sizes = is_kept(request)
+        .then(|| sizes(&outlets.inputs, &outlets.outputs, max_rows))
+        .flatten();
+    let (again, kept) = (Arc::clone(library), request.clone());
+    let finish = move |lane: OnnxLane| -> Box<dyn Lane> {
+        let Some(sizes) = sizes.clone() else {
+            return boxed(lane);
+        };
+        let (library, request) = (Arc::clone(&again), kept.clone());
+        let make = move |place| on(&library, &request, place);
+        Box::new(SizedLane::new(lane, sizes, Box::new(make)))
+    };
+    let free = request.max_sessions.saturating_sub(lanes.len());
+    let more = if request.gpu_memory.is_none() {
+        free
+    } else {
+        0
+    };
+    let places: Vec<Place> = lanes.iter().map(|lane| lane.session.place).collect();
+    let lanes = lanes.into_iter().map(&finish).collect();
+    let (library, request, outlets) = (Arc::clone(library), request.clone(), outlets.clone());
+    let more = places.into_iter().take(more).map(move |place| {
+        let session = on(&library, &request, place)?;
+        Ok(finish(outlets.lane(OnDevice::new(session, place))))
+    });
+    Set {
+        lanes,
+        solo: None,
+        more: Box::new(more),
+    }
 }
 
 /// The plan of the session that is made first, to ask the model what it is.
@@ -267,17 +305,63 @@ fn first_plan(request: &Request) -> Plan {
     sessions_of(request, !matches!(request.trial, Some(Trial::Alone(_))))
 }
 
-fn on_cpu(library: &Library, request: &Request, threads: usize) -> Result<Session, Refusal> {
-    session(&library.environment, request, threads, cpu_provider()).map_err(Refusal::Model)
+fn on_cpu(
+    library: &Library,
+    request: &Request,
+    threads: usize,
+) -> Result<OnDevice<Session>, Refusal> {
+    let session = session(&library.environment, request, threads, cpu_provider());
+    let session = session.map_err(Refusal::Model)?;
+    Ok(OnDevice::new(session, Place::Cpu))
+}
+
+/// A session with nothing around it.
+#[cfg(test)]
+pub(super) fn plain(library: &Library, request: &Request) -> OnnxLane {
+    let session = on(library, request, Place::Cpu).unwrap();
+    let (inputs, _) = describe_all(session.inputs()).unwrap();
+    let (outputs, _) = describe_all(session.outputs()).unwrap();
+    Outlets { inputs, outputs }.lane(OnDevice::new(session, Place::Cpu))
 }
 
 /// One session on each GPU.
-fn on_gpus(library: &Library, request: &Request) -> Result<Vec<Session>, String> {
+fn on_gpus(library: &Library, request: &Request) -> Result<Vec<OnDevice<Session>>, String> {
     gpu_hope()?;
-    let provider = |index| gpu_provider(index, request.gpu_memory);
     (0..gpus().min(request.max_sessions))
-        .map(|index| session(&library.environment, request, 1, provider(index)))
+        .map(|index| {
+            let graphs = Place::Gpu(Gpu {
+                index,
+                // What repeats as often as a number says can't be recorded.
+                graphs: is_kept(request) && request.beside.is_none() && are_steady(&request.bytes),
+            });
+            let plain = graphs.without_graphs();
+            // ONNX Runtime refuses to where a part of it is computed on the CPU.
+            let recorded = if graphs == plain {
+                None
+            } else {
+                on(library, request, graphs).ok()
+            };
+            Ok(match recorded {
+                Some(session) => OnDevice::new(session, graphs),
+                None => OnDevice::new(on(library, request, plain)?, plain),
+            })
+        })
         .collect()
+}
+
+/// Whether it is worth to prepare for it: a guest's own model may be gone soon, and there may be many.
+fn is_kept(request: &Request) -> bool {
+    request.max_sessions > 1
+}
+
+/// A session with one thread.
+pub(super) fn on(library: &Library, request: &Request, place: Place) -> Result<Session, String> {
+    let provider = match place {
+        Place::Cpu => cpu_provider(),
+        Place::Gpu(gpu) => gpu_provider(gpu, request.gpu_memory),
+    };
+    let _using = place.using();
+    session(&library.environment, request, 1, provider)
 }
 
 fn session(

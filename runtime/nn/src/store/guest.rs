@@ -153,5 +153,5 @@ fn from_guest(
     };
     let batching = Batching::default();
     let loaded = load_source(&name, source, device, batching, options)?;
-    start(&name, loaded, batching, options, started)
+    start(&name, loaded, Vec::new(), batching, options, started)
 }

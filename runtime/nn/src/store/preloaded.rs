@@ -6,6 +6,7 @@ use std::time::Instant;
 use wisp_contract::config::{self, Device};
 
 use super::{LoadError, Options, load_file, start};
+use crate::batch::LaneThread;
 use crate::onnx::{self, LibraryError};
 use crate::{Loaded, Model};
 
@@ -14,6 +15,8 @@ pub struct Preloaded {
     file: PathBuf,
     device: Device,
     loaded: Loaded,
+    /// Of its lanes those that took a while to be prepared.
+    threads: Vec<LaneThread>,
 }
 
 /// Loads ONNX Runtime, on a thread where that may block.
@@ -44,15 +47,21 @@ impl Preloaded {
             let mut loaded = load_file(&model, &options)?;
             // There is time: nobody waits for it yet.
             loaded.complete();
-            Ok(loaded)
+            let threads = loaded.prepare(&model.name);
+            let threads = threads.map_err(|source| LoadError::Thread {
+                model: model.name.clone(),
+                source,
+            })?;
+            Ok((loaded, threads))
         });
-        let loaded = task
+        let (loaded, threads) = task
             .await
             .map_err(|_| LoadError::Interrupted { model: name })??;
         Ok(Self {
             file,
             device,
             loaded,
+            threads,
         })
     }
 
@@ -70,6 +79,7 @@ impl Preloaded {
         start(
             &model.name,
             self.loaded,
+            self.threads,
             model.batching,
             options,
             Instant::now(),

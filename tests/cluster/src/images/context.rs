@@ -17,6 +17,9 @@ use crate::{files, shell};
 pub(super) struct Manifest {
     /// The image's name, without a registry and tag.
     pub(super) name: String,
+    /// Whether it is built only where it is named.
+    #[serde(default)]
+    pub(super) optional: bool,
     #[serde(default)]
     debian: Vec<Package>,
     #[serde(default)]

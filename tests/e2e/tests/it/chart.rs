@@ -356,6 +356,10 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
     }
     for (name, value) in [
         ("WISP_RUNTIME_IMAGE", "r.example.com/w/wisp-runtime:2"),
+        (
+            "WISP_RUNTIME_CUDA_IMAGE",
+            "r.example.com/w/wisp-runtime-cuda:2",
+        ),
         ("WISP_RUNTIME_PULL_POLICY", "Always"),
         ("WISP_RUNTIME_PULL_SECRETS", "one,two"),
     ] {

@@ -10,6 +10,7 @@ use crate::artifacts::{Code, Stored};
 fn settings() -> Settings {
     Settings {
         runtime_image: "ghcr.io/wisp-dev/wisp-runtime:1".into(),
+        runtime_cuda_image: "ghcr.io/wisp-dev/wisp-runtime-cuda:1".into(),
         runtime_pull_policy: "IfNotPresent".into(),
         runtime_pull_secrets: Vec::new(),
         operator: "http://wisp-operator.wisp-system.svc.cluster.local.:8090".into(),
@@ -251,6 +252,8 @@ fn what_the_spec_says_of_pods_is_passed_through() {
     let resources = spec.containers[0].resources.clone().unwrap();
     assert_eq!(resources.requests.unwrap()["cpu"].0, "2");
     assert_eq!(resources.limits.unwrap()["nvidia.com/gpu"].0, "1");
+    let image = spec.containers[0].image.as_deref();
+    assert_eq!(image, Some("ghcr.io/wisp-dev/wisp-runtime-cuda:1"));
     assert_eq!(spec.service_account_name.as_deref(), Some("sa"));
     assert_eq!(spec.priority_class_name.as_deref(), Some("high"));
     assert_eq!(spec.runtime_class_name.as_deref(), Some("kata"));

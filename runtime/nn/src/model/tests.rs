@@ -1,0 +1,109 @@
+//! How a model begins, with lanes that compute nothing.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::ThreadId;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use futures::stream::{FuturesUnordered, StreamExt};
+
+use super::*;
+use crate::backend::{Abort, BackendError};
+use crate::{DType, TensorInfo};
+
+/// Gives back what it is given, and remembers where it was prepared and where it computed.
+struct Echo {
+    prepared: Option<ThreadId>,
+    ready: Arc<AtomicUsize>,
+    elsewhere: Arc<AtomicUsize>,
+}
+
+impl Lane for Echo {
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    fn prepare(&mut self) {
+        // Whoever didn't wait for it would be gone by then.
+        thread::sleep(Duration::from_millis(20));
+        self.prepared = Some(thread::current().id());
+        self.ready.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn run<'a>(
+        &'a mut self,
+        items: &'a [Item],
+        _abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        if self.prepared != Some(thread::current().id()) {
+            self.elsewhere.fetch_add(1, Ordering::SeqCst);
+        }
+        ready(Ok(items.iter().map(|item| item.inputs.clone()).collect())).boxed()
+    }
+}
+
+/// Would fail if a model were ready before its first lanes are, or if a lane were prepared on another thread than it
+/// computes on: CUDA's graphs are kept by thread.
+#[test]
+fn a_model_is_ready_once_its_first_lanes_are_prepared() {
+    begins(false);
+    begins(true);
+}
+
+fn begins(is_preloaded: bool) {
+    let (ready, elsewhere) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let lane = || -> Box<dyn Lane> {
+        Box::new(Echo {
+            prepared: None,
+            ready: Arc::clone(&ready),
+            elsewhere: Arc::clone(&elsewhere),
+        })
+    };
+    let info = TensorInfo {
+        name: "x".to_owned(),
+        dtype: DType::U8,
+        dims: vec![Some(1)],
+    };
+    let later = lane();
+    let mut loaded = Loaded {
+        backend: "echo".to_owned(),
+        device: "here".to_owned(),
+        device_reason: None,
+        inputs: vec![info.clone()],
+        outputs: vec![info],
+        joinable: Err("it is one item".to_owned()),
+        trial: None,
+        lanes: vec![lane(), lane()],
+        solo: None,
+        more: Box::new(std::iter::once(Ok(later))),
+        inline: None,
+    };
+    let began = Instant::now();
+    let limit = NonZeroUsize::MIN.saturating_add(99);
+    let name = "echo".to_owned();
+    let threads = if is_preloaded {
+        loaded.complete();
+        let threads = loaded.prepare(&name).unwrap();
+        assert_eq!((ready.load(Ordering::SeqCst), threads.len()), (3, 3));
+        threads
+    } else {
+        Vec::new()
+    };
+    let model = Model::start(name, loaded, threads, Batching::default(), limit, began).unwrap();
+    assert!(ready.load(Ordering::SeqCst) >= 2);
+    assert!(model.status().load_millis >= 20);
+    let calls: FuturesUnordered<_> = (0..100_u8)
+        .map(|number| {
+            let tensor = Tensor::new(DType::U8, [1], vec![number]).unwrap();
+            model.run(vec![NamedTensor::new("x", tensor)])
+        })
+        .collect();
+    let answers: Vec<_> = crate::batch::block_on(calls.collect());
+    let mut numbers: Vec<u8> = answers
+        .into_iter()
+        .map(|answer| answer.unwrap()[0].tensor.data()[0])
+        .collect();
+    numbers.sort_unstable();
+    assert!(numbers.into_iter().eq(0..100));
+    assert_eq!(elsewhere.load(Ordering::SeqCst), 0);
+}

@@ -1,0 +1,430 @@
+//! How is a batch computed where another size costs time to prepare?
+//!
+//! On a GPU it does: ONNX Runtime plans each convolution anew where a batch has another size than the one before, which
+//! takes EfficientNet 60 to 900 ms, for 1 to 3 ms of computing. So batches are filled up to one of a few sizes, each with
+//! buffers of its own, and what is computed with these is recorded as a CUDA graph, which is then launched as one piece:
+//! <https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-preview>. Where that can't
+//! be, each size gets a session.
+
+use std::time::Instant;
+
+use futures::FutureExt;
+use futures::future::{BoxFuture, ready};
+use ort::memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType};
+use ort::session::{IoBinding, Session};
+use ort::value::DynTensor;
+
+use super::device::{OnDevice, Place, recording};
+use super::io;
+use super::lane::{OnnxLane, guarded, run_options, told};
+use super::plan;
+use crate::backend::{Abort, BackendError, Item, Lane};
+use crate::buffer::{Buffer, split};
+use crate::{DType, Tensor, TensorInfo, byte_len};
+
+/// The most bytes of a row, inputs and outputs together: larger ones take so long that nothing is gained.
+const LARGEST: u64 = 64 << 20;
+
+/// Makes one more session of the same model.
+pub(crate) type MakeSession = Box<dyn Fn(Place) -> Result<Session, String> + Send>;
+
+/// A model whose batches have few sizes.
+pub(crate) struct SizedLane {
+    /// In the order of their sizes; none until they are made. They go before what they were made of.
+    seats: Vec<OnDevice<Seat>>,
+    /// Computes what has none of the sizes.
+    whole: OnnxLane,
+    sizes: Sizes,
+    make: MakeSession,
+}
+
+/// Which sizes there are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    /// The one that the model says.
+    Fixed,
+    /// So many rows, the fewest first: items may be joined.
+    Rows(Vec<u64>),
+}
+
+impl SizedLane {
+    pub(crate) fn new(whole: OnnxLane, sizes: Sizes, make: MakeSession) -> Self {
+        Self {
+            seats: Vec::new(),
+            whole,
+            sizes,
+            make,
+        }
+    }
+
+    /// Seats for all sizes. Where they aren't recorded, each has a session of its own.
+    fn take_seats(&mut self, place: Place) -> Result<(), BackendError> {
+        let began = Instant::now();
+        let sizes = match &self.sizes {
+            Sizes::Fixed => vec![None],
+            Sizes::Rows(sizes) => sizes.iter().copied().map(Some).collect(),
+        };
+        for rows in sizes {
+            let own = if place.has_graphs() {
+                None
+            } else {
+                Some((self.make)(place).map_err(BackendError)?)
+            };
+            let mut seat = OnDevice::new(Seat::new(own, place, rows, &self.whole)?, place);
+            for index in 0..self.whole.inputs.len() {
+                seat.fill(index, &[])?;
+            }
+            // It plans first, which takes a while; nobody else may use the GPU while something is recorded.
+            seat.run(&mut self.whole.session, None, &Abort::new(1))?;
+            if let Some(graph) = seat.graph() {
+                let _recording = recording();
+                seat.launch(&mut self.whole.session, Some(graph), &Abort::new(1))?;
+            }
+            seat.fetch()?;
+            self.seats.push(seat);
+        }
+        tracing::debug!(
+            millis = began.elapsed().as_secs_f64() * 1e3,
+            recorded = place.has_graphs(),
+            sizes = ?self.sizes,
+            "a model is prepared for the sizes of its batches"
+        );
+        Ok(())
+    }
+
+    fn try_compute(
+        &mut self,
+        items: &[Item],
+        abort: &Abort,
+    ) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        let mut answers = Vec::with_capacity(items.len());
+        let mut rest = items;
+        while !rest.is_empty() {
+            let (now, later) = rest.split_at(self.first_group(rest));
+            rest = later;
+            answers.extend(self.compute_group(now, abort)?);
+        }
+        Ok(answers)
+    }
+
+    /// How many items are computed together, of the first: as many as fit the largest size.
+    fn first_group(&self, items: &[Item]) -> usize {
+        let Sizes::Rows(sizes) = &self.sizes else {
+            return 1;
+        };
+        let most = sizes.last().copied().unwrap_or(0);
+        let mut rows = 0_u64;
+        let fit = |item: &&Item| {
+            rows = rows.saturating_add(item.rows);
+            rows <= most
+        };
+        items.iter().take_while(fit).count().max(1)
+    }
+
+    fn compute_group(
+        &mut self,
+        items: &[Item],
+        abort: &Abort,
+    ) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        let rows = items
+            .iter()
+            .fold(0_u64, |rows, item| rows.saturating_add(item.rows));
+        let seat = self.seats.iter_mut().find(|seat| match seat.rows {
+            None => true,
+            Some(size) => rows > 0 && rows <= size && items.iter().all(has_rows),
+        });
+        let Some(seat) = seat else {
+            return self.whole.compute(items, abort);
+        };
+        for index in 0..self.whole.inputs.len() {
+            seat.fill(index, items)?;
+        }
+        let graph = seat.graph();
+        seat.run(&mut self.whole.session, graph, abort)?;
+        seat.fetch()?;
+        seat.read(&self.whole.outputs, items)
+    }
+}
+
+/// Whether all inputs have the rows that the item says.
+fn has_rows(item: &Item) -> bool {
+    let mut inputs = item.inputs.iter();
+    inputs.all(|input| input.shape().first() == Some(&item.rows))
+}
+
+impl Lane for SizedLane {
+    fn prepares(&self) -> bool {
+        true
+    }
+
+    /// On the thread that computes, because ONNX Runtime keeps a recorded graph for the thread that recorded it.
+    fn prepare(&mut self) {
+        let place = self.whole.session.place;
+        let mut places = vec![place];
+        if place.has_graphs() {
+            places.push(place.without_graphs());
+        }
+        for place in places {
+            let Err(BackendError(reason)) = guarded(|| self.take_seats(place)) else {
+                return;
+            };
+            self.seats.clear();
+            tracing::warn!(
+                reason,
+                recorded = place.has_graphs(),
+                "a model is not prepared for the sizes of its batches"
+            );
+            // A session that failed to record something won't compute anything else either.
+            if place.has_graphs()
+                && let Ok(session) = (self.make)(place.without_graphs())
+            {
+                self.whole.session = OnDevice::new(session, place.without_graphs());
+            }
+        }
+    }
+
+    fn run<'a>(
+        &'a mut self,
+        items: &'a [Item],
+        abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        ready(guarded(|| self.try_compute(items, abort))).boxed()
+    }
+}
+
+/// Buffers for batches of one size, and what computes with them.
+struct Seat {
+    /// `None` where the model says it.
+    rows: Option<u64>,
+    place: Place,
+    /// `None` where it is the lane's.
+    own: Option<Session>,
+    binding: IoBinding,
+    inputs: Vec<Outlet>,
+    outputs: Vec<Outlet>,
+}
+
+/// A tensor that stays where it is.
+struct Outlet {
+    host: DynTensor,
+    /// `None` where the session takes it from the host's memory.
+    device: Option<DynTensor>,
+    dtype: DType,
+    shape: Vec<u64>,
+}
+
+impl Seat {
+    /// Allocates the buffers, and binds them to `own`, or to the lane's session.
+    fn new(
+        own: Option<Session>,
+        place: Place,
+        rows: Option<u64>,
+        lane: &OnnxLane,
+    ) -> Result<Self, BackendError> {
+        let _using = place.using();
+        let session = own.as_ref().unwrap_or(&lane.session);
+        let memory = Memory::of(session, place).map_err(told)?;
+        let outlets = |infos: &[TensorInfo], host| -> Result<Vec<Outlet>, BackendError> {
+            let outlet = |info| Outlet::new(info, rows, host, memory.device.as_ref());
+            infos.iter().map(outlet).collect()
+        };
+        let inputs = outlets(&lane.inputs, &memory.inputs)?;
+        let mut outputs = outlets(&lane.outputs, &memory.outputs)?;
+        let mut binding = session.create_binding().map_err(told)?;
+        for (info, input) in lane.inputs.iter().zip(&inputs) {
+            let bound = input.device.as_ref().unwrap_or(&input.host);
+            binding
+                .bind_input(info.name.as_str(), bound)
+                .map_err(told)?;
+        }
+        for (info, output) in lane.outputs.iter().zip(&mut outputs) {
+            let Outlet { host, device, .. } = output;
+            let bound = device.as_mut().unwrap_or(host);
+            binding
+                .bind_output(info.name.as_str(), bound)
+                .map_err(told)?;
+        }
+        Ok(Self {
+            rows,
+            place,
+            own,
+            binding,
+            inputs,
+            outputs,
+        })
+    }
+
+    /// The number of its CUDA graph.
+    fn graph(&self) -> Option<u64> {
+        self.place.has_graphs().then(|| self.rows.unwrap_or(1))
+    }
+
+    /// Brings an input of all items to where it is computed, with zeros for the rows that are missing.
+    fn fill(&mut self, index: usize, items: &[Item]) -> Result<(), BackendError> {
+        let missing = || BackendError(format!("input {index} is missing"));
+        let outlet = self.inputs.get_mut(index).ok_or_else(missing)?;
+        let parts = items.iter().map(|item| {
+            let tensor = item.inputs.get(index).ok_or_else(missing)?;
+            Ok(tensor.data().as_ref())
+        });
+        let parts = parts.collect::<Result<Vec<&[u8]>, BackendError>>()?;
+        let dtype = outlet.dtype;
+        if parts.iter().all(|part| io::is_aligned(dtype, part)) {
+            io::fill(&mut outlet.host, dtype, parts.into_iter())?;
+        } else {
+            let aligned = Buffer::concat(parts.into_iter());
+            io::fill(&mut outlet.host, dtype, std::iter::once(aligned.bytes()))?;
+        }
+        let _using = self.place.using();
+        match &mut outlet.device {
+            Some(device) => outlet.host.copy_into(device).map_err(told),
+            None => Ok(()),
+        }
+    }
+
+    /// Computes what was filled in, while nobody records.
+    fn run(
+        &mut self,
+        lanes: &mut Session,
+        graph: Option<u64>,
+        abort: &Abort,
+    ) -> Result<(), BackendError> {
+        let _using = self.place.using();
+        self.launch(lanes, graph, abort)
+    }
+
+    /// Computes what was filled in: as the graph of this number, which the first time records it.
+    fn launch(
+        &mut self,
+        lanes: &mut Session,
+        graph: Option<u64>,
+        abort: &Abort,
+    ) -> Result<(), BackendError> {
+        let options = run_options(self.place, graph, abort)?;
+        let session = self.own.as_mut().unwrap_or(lanes);
+        let run = session.run_binding_with_options(&self.binding, &options);
+        run.map(drop).map_err(told)
+    }
+
+    /// Brings the outputs to the host's memory.
+    fn fetch(&mut self) -> Result<(), BackendError> {
+        let _using = self.place.using();
+        for output in &mut self.outputs {
+            if let Some(device) = &output.device {
+                device.copy_into(&mut output.host).map_err(told)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The outputs of each item.
+    fn read(&self, infos: &[TensorInfo], items: &[Item]) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        let rows: Vec<u64> = items.iter().map(|item| item.rows).collect();
+        let used = rows
+            .iter()
+            .fold(0_u64, |all, rows| all.saturating_add(*rows));
+        let mut answers: Vec<Vec<Tensor>> = Vec::new();
+        answers.resize_with(items.len(), || Vec::with_capacity(infos.len()));
+        for (info, outlet) in infos.iter().zip(&self.outputs) {
+            let dtype = outlet.dtype;
+            let mut bytes = io::bytes(&outlet.host, dtype)?;
+            let mut shape = outlet.shape.clone();
+            if let (Some(rows), Some(dim)) = (self.rows, shape.first_mut()) {
+                *dim = used;
+                let row = bytes.len() as u64 / rows.max(1);
+                let len = usize::try_from(row.saturating_mul(used)).unwrap_or(usize::MAX);
+                bytes = bytes.get(..len).unwrap_or(bytes);
+            }
+            let parts = split(&info.name, dtype, &shape, bytes, &rows)?;
+            for (answer, part) in answers.iter_mut().zip(parts) {
+                answer.push(part);
+            }
+        }
+        Ok(answers)
+    }
+}
+
+impl Outlet {
+    fn new(
+        info: &TensorInfo,
+        rows: Option<u64>,
+        host: &Allocator,
+        device: Option<&Allocator>,
+    ) -> Result<Self, BackendError> {
+        let shape = shape(info, rows)
+            .ok_or_else(|| BackendError(format!("`{info}` has no size of its own")))?;
+        let dims = shape.iter().map(|dim| i64::try_from(*dim));
+        let dims = dims
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|_| BackendError(format!("`{info}` has a dimension above 2^63")))?;
+        let allocate = |allocator| io::allocate(allocator, info.dtype, &dims).map_err(told);
+        Ok(Self {
+            host: allocate(host)?,
+            device: device.map(allocate).transpose()?,
+            dtype: info.dtype,
+            shape,
+        })
+    }
+}
+
+/// The shape of a tensor with so many rows, where the model leaves that open; `None` where it leaves more open.
+fn shape(info: &TensorInfo, rows: Option<u64>) -> Option<Vec<u64>> {
+    let dims = info.dims.iter().enumerate();
+    dims.map(|(index, dim)| dim.or(rows.filter(|_| index == 0)))
+        .collect()
+}
+
+/// The sizes to prepare for, where there are few; joined items come up to `max_rows`.
+pub(crate) fn sizes(
+    inputs: &[TensorInfo],
+    outputs: &[TensorInfo],
+    max_rows: Option<u64>,
+) -> Option<Sizes> {
+    let rows = max_rows.map(|_| 1);
+    let mut bytes = 0_u64;
+    for info in inputs.iter().chain(outputs) {
+        let len = byte_len(info.dtype, &shape(info, rows)?).ok()?;
+        // There is nothing to compute, or not to be copied in one piece.
+        if len == 0 {
+            return None;
+        }
+        bytes = bytes.saturating_add(len);
+    }
+    if bytes > LARGEST {
+        return None;
+    }
+    Some(match max_rows {
+        Some(max_rows) => Sizes::Rows(plan::sizes(max_rows, bytes)),
+        None => Sizes::Fixed,
+    })
+}
+
+/// Where a seat's tensors are.
+struct Memory {
+    /// The GPU reads it by itself, at the full speed of its bus.
+    inputs: Allocator,
+    /// No such memory: ONNX Runtime takes that for the GPU's own, and copies nothing to there.
+    outputs: Allocator,
+    device: Option<Allocator>,
+}
+
+impl Memory {
+    fn of(session: &Session, place: Place) -> ort::Result<Self> {
+        let allocator = |device, kind| {
+            let Place::Gpu(gpu) = place else {
+                return Ok(None);
+            };
+            let info = MemoryInfo::new(device, gpu.number(), AllocatorType::Device, kind)?;
+            Allocator::new(session, info).map(Some)
+        };
+        let pinned = allocator(AllocationDevice::CUDA_PINNED, MemoryType::CPUInput)?;
+        Ok(Self {
+            inputs: pinned.unwrap_or_default(),
+            outputs: Allocator::default(),
+            device: allocator(AllocationDevice::CUDA, MemoryType::Default)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

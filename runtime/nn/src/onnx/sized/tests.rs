@@ -1,0 +1,189 @@
+//! On the CPU, where all of it works but what a GPU alone has: its memory, and CUDA graphs.
+
+use std::num::{NonZeroU32, NonZeroUsize};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use wisp_contract::config::Device;
+
+use super::*;
+use crate::onnx::session::{Request, on, plain};
+
+/// A model of `tests/data`, computed as a whole and in seats of these sizes; `None` where there is no ONNX Runtime.
+fn lanes(model: &str, max_rows: Option<u64>) -> Option<(OnnxLane, SizedLane)> {
+    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cache =
+        variable("WISP_CACHE").or_else(|| variable("HOME").map(|home| home.join(".cache/wisp")));
+    let library = crate::onnx::library(variable("WISP_ONNXRUNTIME").as_deref(), cache.as_deref());
+    let library = match library {
+        Ok(library) => library,
+        Err(error) => {
+            assert!(
+                std::env::var("CI").as_deref() != Ok("true"),
+                "CI=true asks for ONNX Runtime: {error}"
+            );
+            eprintln!("skipped: {error}");
+            return None;
+        }
+    };
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/{model}.onnx"));
+    let bytes = Bytes::from(std::fs::read(file).unwrap());
+    let request = Request {
+        length: bytes.len() as u64,
+        bytes,
+        beside: None,
+        device: Device::Cpu,
+        max_rows: NonZeroU32::MIN,
+        cores: NonZeroUsize::MIN,
+        gpu_memory: None,
+        max_sessions: 1,
+        trial: None,
+    };
+    let make = || plain(&library, &request);
+    let (whole, again) = (make(), make());
+    let sizes = sizes(&whole.inputs, &whole.outputs, max_rows).unwrap();
+    let more = {
+        let (library, request) = (library.clone(), request.clone());
+        move |place| on(&library, &request, place)
+    };
+    let mut sized = SizedLane::new(again, sizes, Box::new(more));
+    sized.prepare();
+    assert!(!sized.seats.is_empty());
+    Some((whole, sized))
+}
+
+/// An item whose numbers are all others than those of another `seed`.
+fn item(infos: &[TensorInfo], rows: u64, seed: u64) -> Item {
+    let tensor = |info: &TensorInfo| {
+        let shape = shape(info, Some(rows)).unwrap();
+        let len = byte_len(info.dtype, &shape).unwrap();
+        let value = |index: u64| (index * 7 + seed * 31) % 97;
+        let data: Vec<u8> = match info.dtype {
+            DType::F32 => (0..len / 4)
+                .flat_map(|index| (value(index) as f32 / 97.0).to_ne_bytes())
+                .collect(),
+            DType::Bool => (0..len).map(|index| (value(index) % 2) as u8).collect(),
+            _ => (0..len).map(|index| value(index) as u8).collect(),
+        };
+        Tensor::new(info.dtype, shape, data).unwrap()
+    };
+    Item {
+        inputs: infos.iter().map(tensor).collect(),
+        rows,
+    }
+}
+
+/// The same numbers at an address that suits nothing but bytes.
+fn misaligned(item: &Item) -> Item {
+    let tensor = |tensor: &Tensor| {
+        let mut bytes = vec![0; tensor.data().len() + 16];
+        let at = (0..16)
+            .find(|at| bytes.as_ptr().addr().wrapping_add(*at) % 8 == 1)
+            .unwrap();
+        bytes[at..at + tensor.data().len()].copy_from_slice(tensor.data());
+        let data = Bytes::from(bytes).slice(at..at + tensor.data().len());
+        Tensor::new(tensor.dtype(), tensor.shape().to_vec(), data).unwrap()
+    };
+    Item {
+        inputs: item.inputs.iter().map(tensor).collect(),
+        rows: item.rows,
+    }
+}
+
+fn run(lane: &mut SizedLane, items: &[Item]) -> Vec<Vec<Tensor>> {
+    let abort = Abort::new(1);
+    let answers = lane.run(items, &abort).now_or_never().unwrap();
+    answers.unwrap()
+}
+
+/// Would fail if an item got another's rows, or rows that were made up, or if a type's bytes came through changed.
+#[test]
+fn whatever_the_size_each_item_gets_what_it_gets_alone() {
+    let Some((mut whole, mut sized)) = lanes("types", Some(4)) else {
+        return;
+    };
+    assert_eq!(sized.sizes, Sizes::Rows(vec![1, 2, 4]));
+    let infos = std::sync::Arc::clone(&whole.inputs);
+    // Exact, filled up, in several groups, larger than any size, and without rows.
+    for rows in [
+        &[1][..],
+        &[2],
+        &[3],
+        &[1, 1, 2],
+        &[2, 1],
+        &[3, 3, 1, 1],
+        &[4, 1],
+        &[9],
+        &[1, 9, 2],
+        &[0],
+    ] {
+        let items: Vec<Item> = (0..)
+            .zip(rows)
+            .map(|(seed, rows)| item(&infos, *rows, seed))
+            .collect();
+        let alone = |item: &Item| {
+            let answers = whole.compute(std::slice::from_ref(item), &Abort::new(1));
+            answers.unwrap().remove(0)
+        };
+        let expected: Vec<Vec<Tensor>> = items.iter().map(alone).collect();
+        assert_eq!(run(&mut sized, &items), expected, "{rows:?}");
+        let moved: Vec<Item> = items.iter().map(misaligned).collect();
+        assert_eq!(run(&mut sized, &moved), expected, "{rows:?}, misaligned");
+    }
+}
+
+/// Would fail if what was computed before were still in a buffer.
+#[test]
+fn a_larger_batch_leaves_nothing_behind() {
+    let Some((_, mut sized)) = lanes("types", Some(4)) else {
+        return;
+    };
+    let infos = std::sync::Arc::clone(&sized.whole.inputs);
+    run(&mut sized, &[item(&infos, 4, 1)]);
+    run(&mut sized, &[item(&infos, 3, 2)]);
+    for (info, input) in infos.iter().zip(&sized.seats[2].inputs) {
+        let bytes = io::bytes(&input.host, info.dtype).unwrap();
+        let (_, last) = bytes.split_at(bytes.len() / 4 * 3);
+        assert!(last.iter().all(|byte| *byte == 0), "{info}");
+    }
+}
+
+/// Would fail if a model that says its size were filled up, or asked for one.
+#[test]
+fn a_model_with_a_size_of_its_own_has_one_seat() {
+    let Some((mut whole, mut sized)) = lanes("fixed", None) else {
+        return;
+    };
+    assert_eq!((&sized.sizes, sized.seats.len()), (&Sizes::Fixed, 1));
+    let infos = std::sync::Arc::clone(&whole.inputs);
+    for seed in 0..3 {
+        let item = item(&infos, 1, seed);
+        let expected = whole.compute(std::slice::from_ref(&item), &Abort::new(1));
+        assert_eq!(run(&mut sized, &[item]), expected.unwrap());
+    }
+}
+
+#[test]
+fn a_model_that_leaves_more_open_has_no_sizes() {
+    let info = |dims: &[Option<u64>]| TensorInfo {
+        name: "x".to_owned(),
+        dtype: DType::F32,
+        dims: dims.to_vec(),
+    };
+    let images = [info(&[None, Some(3)])];
+    let words = [info(&[None, None])];
+    let sizes = |inputs: &[TensorInfo], outputs: &[TensorInfo], rows| sizes(inputs, outputs, rows);
+    assert_eq!(
+        sizes(&images, &images, Some(3)),
+        Some(Sizes::Rows(vec![1, 2, 3]))
+    );
+    assert_eq!(sizes(&images, &images, None), None);
+    assert_eq!(sizes(&images, &words, Some(3)), None);
+    assert_eq!(sizes(&words, &images, Some(3)), None);
+    assert_eq!(sizes(&[info(&[Some(1), Some(0)])], &images, Some(3)), None);
+    assert_eq!(
+        sizes(&[info(&[None, Some(1 << 40)])], &images, Some(3)),
+        None
+    );
+    assert_eq!(sizes(&[info(&[])], &[info(&[])], None), Some(Sizes::Fixed));
+}
