@@ -15,7 +15,7 @@ pub struct Pod {
     /// Requests and limits of the container; derived from the Function's limits where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,
-    /// Whole GPUs per replica, as the resource nvidia.com/gpu.
+    /// Whole GPUs per replica, as the resource nvidia.com/gpu. Pods with any of NVIDIA's resources have the image with CUDA.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 16))]
     pub gpu: Option<u32>,

@@ -259,7 +259,7 @@ fn spread_out(
 }
 
 /// Each GPU gets a second session, so that one computes while the other brings its numbers over; unless the memory that a
-/// model may have is bounded.
+/// model may have is bounded, or it is large.
 fn side_by_side(
     library: &Arc<Library>,
     request: &Request,
@@ -276,16 +276,15 @@ fn side_by_side(
         let Some(sizes) = sizes.clone() else {
             return boxed(lane);
         };
+        // One size is no reason for another session.
+        let may_copy = sizes.count() > 1 && may_copy(&kept, sizes.count());
         let (library, request) = (Arc::clone(&again), kept.clone());
         let make = move |place| on(&library, &request, place);
-        Box::new(SizedLane::new(lane, sizes, Box::new(make)))
+        Box::new(SizedLane::new(lane, sizes, may_copy, Box::new(make)))
     };
     let free = request.max_sessions.saturating_sub(lanes.len());
-    let more = if request.gpu_memory.is_none() {
-        free
-    } else {
-        0
-    };
+    let is_free = request.gpu_memory.is_none() && may_copy(request, 1);
+    let more = if is_free { free } else { 0 };
     let places: Vec<Place> = lanes.iter().map(|lane| lane.session.place).collect();
     let lanes = lanes.into_iter().map(&finish).collect();
     let (library, request, outlets) = (Arc::clone(library), request.clone(), outlets.clone());
@@ -347,6 +346,11 @@ fn on_gpus(library: &Library, request: &Request) -> Result<Vec<OnDevice<Session>
             })
         })
         .collect()
+}
+
+/// Whether a GPU may hold so many more copies of the weights. What lies in other files is taken for much.
+fn may_copy(request: &Request, copies: usize) -> bool {
+    request.beside.is_none() && may_spread(copies, request.length)
 }
 
 /// Whether it is worth to prepare for it: a guest's own model may be gone soon, and there may be many.

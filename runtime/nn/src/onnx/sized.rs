@@ -35,6 +35,7 @@ pub(crate) struct SizedLane {
     /// Computes what has none of the sizes.
     whole: OnnxLane,
     sizes: Sizes,
+    may_copy: bool,
     make: MakeSession,
 }
 
@@ -47,12 +48,24 @@ pub(crate) enum Sizes {
     Rows(Vec<u64>),
 }
 
+impl Sizes {
+    /// How many.
+    pub(crate) fn count(&self) -> usize {
+        match self {
+            Self::Fixed => 1,
+            Self::Rows(rows) => rows.len(),
+        }
+    }
+}
+
 impl SizedLane {
-    pub(crate) fn new(whole: OnnxLane, sizes: Sizes, make: MakeSession) -> Self {
+    /// Without graphs, each size gets a session if the weights may be copied so often.
+    pub(crate) fn new(whole: OnnxLane, sizes: Sizes, may_copy: bool, make: MakeSession) -> Self {
         Self {
             seats: Vec::new(),
             whole,
             sizes,
+            may_copy,
             make,
         }
     }
@@ -159,12 +172,10 @@ impl Lane for SizedLane {
 
     /// On the thread that computes, because ONNX Runtime keeps a recorded graph for the thread that recorded it.
     fn prepare(&mut self) {
-        let place = self.whole.session.place;
-        let mut places = vec![place];
-        if place.has_graphs() {
-            places.push(place.without_graphs());
-        }
-        for place in places {
+        let wanted = self.whole.session.place;
+        let plain = wanted.without_graphs();
+        let recorded = wanted.has_graphs().then_some(wanted);
+        for place in recorded.into_iter().chain(self.may_copy.then_some(plain)) {
             let Err(BackendError(reason)) = guarded(|| self.take_seats(place)) else {
                 return;
             };

@@ -46,7 +46,7 @@ fn lanes(model: &str, max_rows: Option<u64>) -> Option<(OnnxLane, SizedLane)> {
         let (library, request) = (library.clone(), request.clone());
         move |place| on(&library, &request, place)
     };
-    let mut sized = SizedLane::new(again, sizes, Box::new(more));
+    let mut sized = SizedLane::new(again, sizes, true, Box::new(more));
     sized.prepare();
     assert!(!sized.seats.is_empty());
     Some((whole, sized))
