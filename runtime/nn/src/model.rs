@@ -415,12 +415,11 @@ impl Shared {
     /// Makes the lanes that are missing, for as long as the model is there; `made` are there already.
     fn make(self, more: MoreLanes, made: usize, inline: Option<MakeInline>) {
         let grown = Grown(Arc::clone(&self.queue));
-        // Nobody waits for these.
-        let (preparing, _) = mpsc::channel();
+        let (preparing, prepared) = mpsc::channel();
         for (index, lane) in more.enumerate() {
             // Asked only now: to make it took a while.
             if !self.queue.lane_begins() {
-                return;
+                break;
             }
             let index = made.saturating_add(index);
             let begun = lane.and_then(|lane| {
@@ -439,6 +438,9 @@ impl Shared {
             }
         }
         drop(grown);
+        drop(preparing);
+        // Sessions are made for them; whoever stops the model waits for this thread.
+        let _ = prepared.recv();
         let inline = inline.filter(|_| !self.queue.is_closed());
         if let Some(lane) = inline.and_then(|make| make()) {
             self.queue.set_inline(lane);

@@ -106,4 +106,7 @@ fn begins(is_preloaded: bool) {
     numbers.sort_unstable();
     assert!(numbers.into_iter().eq(0..100));
     assert_eq!(elsewhere.load(Ordering::SeqCst), 0);
+    // A process that ended while a lane is prepared would crash.
+    model.stop();
+    assert_eq!(ready.load(Ordering::SeqCst), 3);
 }

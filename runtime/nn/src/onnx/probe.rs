@@ -198,7 +198,7 @@ fn best<const N: usize>(trial: &mut Trial<'_>, items: [&Item; N]) -> Option<[Dur
 }
 
 /// Floats between -1 and 1; whole numbers 0 and 1, which most indices and masks may be.
-fn made_up(info: &TensorInfo, rows: u64, size: u64, seed: u64) -> Option<Tensor> {
+pub(super) fn made_up(info: &TensorInfo, rows: u64, size: u64, seed: u64) -> Option<Tensor> {
     let shape: Vec<u64> = info
         .dims
         .iter()
@@ -240,7 +240,7 @@ fn made_up(info: &TensorInfo, rows: u64, size: u64, seed: u64) -> Option<Tensor>
 }
 
 /// Equal but for what another order of additions does to floats.
-fn alike(one: &Tensor, other: &Tensor) -> bool {
+pub(super) fn alike(one: &Tensor, other: &Tensor) -> bool {
     if one.shape() != other.shape() || one.dtype() != other.dtype() {
         return false;
     }

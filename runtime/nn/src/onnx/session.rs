@@ -268,7 +268,7 @@ fn side_by_side(
     outlets: &Outlets,
 ) -> Set {
     let max_rows = is_joined.then(|| u64::from(request.max_rows.get()));
-    let sizes = is_kept(request)
+    let sizes = is_prepared(request)
         .then(|| sizes(&outlets.inputs, &outlets.outputs, max_rows))
         .flatten();
     let (again, kept) = (Arc::clone(library), request.clone());
@@ -277,7 +277,8 @@ fn side_by_side(
             return boxed(lane);
         };
         // One size is no reason for another session.
-        let may_copy = sizes.count() > 1 && may_copy(&kept, sizes.count());
+        let is_free = kept.gpu_memory.is_none() && sizes.count() > 1;
+        let may_copy = is_free && may_copy(&kept, sizes.count());
         let (library, request) = (Arc::clone(&again), kept.clone());
         let make = move |place| on(&library, &request, place);
         Box::new(SizedLane::new(lane, sizes, may_copy, Box::new(make)))
@@ -331,7 +332,7 @@ fn on_gpus(library: &Library, request: &Request) -> Result<Vec<OnDevice<Session>
             let graphs = Place::Gpu(Gpu {
                 index,
                 // What repeats as often as a number says can't be recorded.
-                graphs: is_kept(request) && request.beside.is_none() && are_steady(&request.bytes),
+                graphs: is_prepared(request),
             });
             let plain = graphs.without_graphs();
             // ONNX Runtime refuses to where a part of it is computed on the CPU.
@@ -353,9 +354,9 @@ fn may_copy(request: &Request, copies: usize) -> bool {
     request.beside.is_none() && may_spread(copies, request.length)
 }
 
-/// Whether it is worth to prepare for it: a guest's own model may be gone soon, and there may be many.
-fn is_kept(request: &Request) -> bool {
-    request.max_sessions > 1
+/// Whether it is prepared for: a guest's own model may be gone soon, and there may be many; another may never end.
+fn is_prepared(request: &Request) -> bool {
+    request.max_sessions > 1 && request.beside.is_none() && are_steady(&request.bytes)
 }
 
 /// A session with one thread.

@@ -4,7 +4,8 @@
 //! takes EfficientNet 60 to 900 ms, for 1 to 3 ms of computing. So batches are filled up to one of a few sizes, each with
 //! buffers of its own, and what is computed with these is recorded as a CUDA graph, which is then launched as one piece:
 //! <https://onnxruntime.ai/docs/execution-providers/CUDA-ExecutionProvider.html#using-cuda-graphs-preview>. Where that can't
-//! be, each size gets a session.
+//! be, each size gets a session, unless the model is large. Only models whose operators take as long whatever their numbers are
+//! are prepared so.
 
 use std::time::Instant;
 
@@ -18,6 +19,7 @@ use super::device::{OnDevice, Place, recording};
 use super::io;
 use super::lane::{OnnxLane, guarded, run_options, told};
 use super::plan;
+use super::probe::{alike, made_up};
 use crate::backend::{Abort, BackendError, Item, Lane};
 use crate::buffer::{Buffer, split};
 use crate::{DType, Tensor, TensorInfo, byte_len};
@@ -94,6 +96,9 @@ impl SizedLane {
                 seat.launch(&mut self.whole.session, Some(graph), &Abort::new(1))?;
             }
             seat.fetch()?;
+            for seed in [1, 2] {
+                self.try_seat(&mut seat, seed)?;
+            }
             self.seats.push(seat);
         }
         tracing::debug!(
@@ -103,6 +108,36 @@ impl SizedLane {
             "a model is prepared for the sizes of its batches"
         );
         Ok(())
+    }
+
+    /// Whether a seat computes what the session does without it. It doesn't where what is taken of an input before, or while
+    /// something is recorded, counts from then on: numbers that ONNX Runtime wants in the host's memory, say.
+    fn try_seat(&mut self, seat: &mut Seat, seed: u64) -> Result<(), BackendError> {
+        let rows = seat.rows.unwrap_or(1);
+        let inputs = self.whole.inputs.iter().map(|info| {
+            let rows = info.dims.first().copied().flatten().unwrap_or(rows);
+            made_up(info, rows, 1, seed)
+        });
+        let inputs: Option<Vec<Tensor>> = inputs.collect();
+        let inputs =
+            inputs.ok_or_else(|| BackendError("it is too large to be tried".to_owned()))?;
+        let items = [Item { inputs, rows }];
+        for index in 0..self.whole.inputs.len() {
+            seat.fill(index, &items)?;
+        }
+        let (graph, abort) = (seat.graph(), Abort::new(1));
+        seat.run(&mut self.whole.session, graph, &abort)?;
+        seat.fetch()?;
+        let found = seat.read(&self.whole.outputs, &items)?;
+        let expected = self.whole.compute(&items, &abort)?;
+        let mut both = found.iter().flatten().zip(expected.iter().flatten());
+        if both.all(|(found, expected)| alike(found, expected)) {
+            Ok(())
+        } else {
+            Err(BackendError(
+                "its outputs are others than those of a call that is alone".to_owned(),
+            ))
+        }
     }
 
     fn try_compute(
@@ -185,11 +220,13 @@ impl Lane for SizedLane {
                 recorded = place.has_graphs(),
                 "a model is not prepared for the sizes of its batches"
             );
-            // A session that failed to record something won't compute anything else either.
-            if place.has_graphs()
-                && let Ok(session) = (self.make)(place.without_graphs())
-            {
-                self.whole.session = OnDevice::new(session, place.without_graphs());
+            if !place.has_graphs() {
+                continue;
+            }
+            // A session that failed to record something may compute nothing else either.
+            match (self.make)(plain) {
+                Ok(session) => self.whole.session = OnDevice::new(session, plain),
+                Err(reason) => tracing::error!(reason, "a model's session can't be made anew"),
             }
         }
     }
@@ -233,6 +270,16 @@ impl Seat {
         lane: &OnnxLane,
     ) -> Result<Self, BackendError> {
         let _using = place.using();
+        Self::bound(own, place, rows, lane)
+    }
+
+    /// Its own session, where this fails, goes while the lock is held.
+    fn bound(
+        own: Option<Session>,
+        place: Place,
+        rows: Option<u64>,
+        lane: &OnnxLane,
+    ) -> Result<Self, BackendError> {
         let session = own.as_ref().unwrap_or(&lane.session);
         let memory = Memory::of(session, place).map_err(told)?;
         let outlets = |infos: &[TensorInfo], host| -> Result<Vec<Outlet>, BackendError> {
