@@ -124,7 +124,7 @@ impl Model {
     pub(crate) fn start(
         name: String,
         loaded: Loaded,
-        threads: Vec<LaneThread>,
+        mut threads: Vec<LaneThread>,
         batching: Batching,
         queue_limit: NonZeroUsize,
         started: Instant,
@@ -169,21 +169,16 @@ impl Model {
             queue: Arc::clone(&model.queue),
             metrics: Arc::clone(&model.metrics),
         };
-        let (preparing, prepared) = mpsc::channel();
+        if let Some(lane) = loaded.solo {
+            let name = lane_name("solo", &model.name);
+            // It has nothing to prepare.
+            let thread = LaneThread::start(name, lane, &mpsc::channel().0)?;
+            shared.begin(Role::Solo, thread);
+        }
+        threads.extend(start_lanes(loaded.lanes, &model.name)?);
         for thread in threads {
             shared.begin(Role::Any, thread);
         }
-        if let Some(lane) = loaded.solo {
-            let name = lane_name("solo", &model.name);
-            shared.begin(Role::Solo, LaneThread::start(name, lane, &preparing)?);
-        }
-        for (index, lane) in loaded.lanes.into_iter().enumerate() {
-            let name = lane_name(index, &model.name);
-            shared.begin(Role::Any, LaneThread::start(name, lane, &preparing)?);
-        }
-        drop(preparing);
-        // Nobody sends anything: it ends once nobody could any more.
-        let _ = prepared.recv();
         model.load_time = started.elapsed();
         if lanes.growing || loaded.inline.is_some() {
             let maker = thread::Builder::new()
@@ -377,23 +372,25 @@ fn lane_name(what: impl Display, model: &str) -> String {
     format!("nn-{what}-{model}")
 }
 
+/// Starts a thread for each of the lanes, and waits until those that prepare are done.
+fn start_lanes(lanes: Vec<Box<dyn Lane>>, model: &str) -> std::io::Result<Vec<LaneThread>> {
+    let (preparing, prepared) = mpsc::channel();
+    let threads = lanes
+        .into_iter()
+        .enumerate()
+        .map(|(index, lane)| LaneThread::start(lane_name(index, model), lane, &preparing));
+    let threads = threads.collect::<std::io::Result<_>>()?;
+    drop(preparing);
+    // Nobody sends anything: it ends once nobody could any more.
+    let _ = prepared.recv();
+    Ok(threads)
+}
+
 impl Loaded {
     /// Prepares those of its lanes that want it, each on the thread that will compute.
     pub(crate) fn prepare(&mut self, model: &str) -> std::io::Result<Vec<LaneThread>> {
-        let (preparing, prepared) = mpsc::channel();
-        let (wanting, rest) = std::mem::take(&mut self.lanes)
-            .into_iter()
-            .partition(|lane| lane.prepares());
-        self.lanes = rest;
-        let wanting: Vec<Box<dyn Lane>> = wanting;
-        let threads = wanting.into_iter().enumerate().map(|(index, lane)| {
-            let name = lane_name(format_args!("warm-{index}"), model);
-            LaneThread::start(name, lane, &preparing)
-        });
-        let threads = threads.collect::<std::io::Result<_>>()?;
-        drop(preparing);
-        let _ = prepared.recv();
-        Ok(threads)
+        let prepares = |lane: &mut Box<dyn Lane>| lane.prepares();
+        start_lanes(self.lanes.extract_if(.., prepares).collect(), model)
     }
 }
 

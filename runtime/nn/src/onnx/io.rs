@@ -3,7 +3,10 @@
 use half::{bf16, f16};
 use ort::memory::Allocator;
 use ort::session::SessionInputValue;
-use ort::value::{DynTensor, DynValue, Outlet, TensorElementType, TensorRef, ValueType};
+use ort::value::{
+    DynTensor, DynValue, Outlet, TensorElementType, TensorRef, TensorValueTypeMarker, Value,
+    ValueType,
+};
 
 use crate::backend::BackendError;
 use crate::{DType, TensorInfo};
@@ -105,10 +108,8 @@ pub(crate) fn read<'a>(
         .map(|dim| u64::try_from(*dim))
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| fail(&error))?;
-    with_type!(dtype, T => {
-        let (_, elements) = value.try_extract_tensor::<T>().map_err(|error| fail(&error))?;
-        Ok((dtype, shape, bytemuck::cast_slice::<T, u8>(elements)))
-    })
+    let bytes = bytes(value, dtype).map_err(|error| fail(&error))?;
+    Ok((dtype, shape, bytes))
 }
 
 /// A tensor whose numbers nobody has given yet.
@@ -143,7 +144,10 @@ pub(crate) fn fill<'a>(
 }
 
 /// The bytes of a tensor in memory.
-pub(crate) fn bytes(tensor: &DynTensor, dtype: DType) -> Result<&[u8], BackendError> {
+pub(crate) fn bytes<T: TensorValueTypeMarker + ?Sized>(
+    tensor: &Value<T>,
+    dtype: DType,
+) -> Result<&[u8], BackendError> {
     with_type!(dtype, T => {
         let (_, elements) = tensor
             .try_extract_tensor::<T>()

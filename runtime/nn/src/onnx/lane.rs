@@ -92,6 +92,13 @@ pub(super) fn guarded<T>(
         .unwrap_or_else(|_| Err(BackendError("the ONNX Runtime binding panicked".to_owned())))
 }
 
+/// The rows of all items.
+pub(super) fn rows(items: &[Item]) -> u64 {
+    items
+        .iter()
+        .fold(0, |rows, item| rows.saturating_add(item.rows))
+}
+
 /// One input of all items: a single caller's own bytes, or a copy of several callers'.
 struct Input<'a> {
     shape: Vec<i64>,
@@ -110,9 +117,7 @@ impl<'a> Input<'a> {
         };
         let mut shape = first.shape().to_vec();
         if let (Some(dim), true) = (shape.first_mut(), tensors.len() > 1) {
-            *dim = items
-                .iter()
-                .fold(0, |rows, item| rows.saturating_add(item.rows));
+            *dim = rows(items);
         }
         let shape = shape
             .into_iter()

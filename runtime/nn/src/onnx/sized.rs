@@ -17,7 +17,7 @@ use ort::value::DynTensor;
 
 use super::device::{OnDevice, Place, recording};
 use super::io;
-use super::lane::{OnnxLane, guarded, run_options, told};
+use super::lane::{OnnxLane, guarded, rows, run_options, told};
 use super::plan;
 use super::probe::{alike, made_up};
 use crate::backend::{Abort, BackendError, Item, Lane};
@@ -86,16 +86,13 @@ impl SizedLane {
                 Some((self.make)(place).map_err(BackendError)?)
             };
             let mut seat = OnDevice::new(Seat::new(own, place, rows, &self.whole)?, place);
-            for index in 0..self.whole.inputs.len() {
-                seat.fill(index, &[])?;
-            }
+            seat.fill(&[])?;
             // It plans first, which takes a while; nobody else may use the GPU while something is recorded.
             seat.run(&mut self.whole.session, None, &Abort::new(1))?;
             if let Some(graph) = seat.graph() {
                 let _recording = recording();
                 seat.launch(&mut self.whole.session, Some(graph), &Abort::new(1))?;
             }
-            seat.fetch()?;
             for seed in [1, 2] {
                 self.try_seat(&mut seat, seed)?;
             }
@@ -122,13 +119,8 @@ impl SizedLane {
         let inputs =
             inputs.ok_or_else(|| BackendError("it is too large to be tried".to_owned()))?;
         let items = [Item { inputs, rows }];
-        for index in 0..self.whole.inputs.len() {
-            seat.fill(index, &items)?;
-        }
-        let (graph, abort) = (seat.graph(), Abort::new(1));
-        seat.run(&mut self.whole.session, graph, &abort)?;
-        seat.fetch()?;
-        let found = seat.read(&self.whole.outputs, &items)?;
+        let abort = Abort::new(1);
+        let found = seat.compute(&mut self.whole, &items, &abort)?;
         let expected = self.whole.compute(&items, &abort)?;
         let mut both = found.iter().flatten().zip(expected.iter().flatten());
         if both.all(|(found, expected)| alike(found, expected)) {
@@ -174,9 +166,7 @@ impl SizedLane {
         items: &[Item],
         abort: &Abort,
     ) -> Result<Vec<Vec<Tensor>>, BackendError> {
-        let rows = items
-            .iter()
-            .fold(0_u64, |rows, item| rows.saturating_add(item.rows));
+        let rows = rows(items);
         let seat = self.seats.iter_mut().find(|seat| match seat.rows {
             None => true,
             Some(size) => rows > 0 && rows <= size && items.iter().all(has_rows),
@@ -184,13 +174,7 @@ impl SizedLane {
         let Some(seat) = seat else {
             return self.whole.compute(items, abort);
         };
-        for index in 0..self.whole.inputs.len() {
-            seat.fill(index, items)?;
-        }
-        let graph = seat.graph();
-        seat.run(&mut self.whole.session, graph, abort)?;
-        seat.fetch()?;
-        seat.read(&self.whole.outputs, items)
+        seat.compute(&mut self.whole, items, abort)
     }
 }
 
@@ -317,27 +301,42 @@ impl Seat {
         self.place.has_graphs().then(|| self.rows.unwrap_or(1))
     }
 
-    /// Brings an input of all items to where it is computed, with zeros for the rows that are missing.
-    fn fill(&mut self, index: usize, items: &[Item]) -> Result<(), BackendError> {
-        let missing = || BackendError(format!("input {index} is missing"));
-        let outlet = self.inputs.get_mut(index).ok_or_else(missing)?;
-        let parts = items.iter().map(|item| {
-            let tensor = item.inputs.get(index).ok_or_else(missing)?;
-            Ok(tensor.data().as_ref())
-        });
-        let parts = parts.collect::<Result<Vec<&[u8]>, BackendError>>()?;
-        let dtype = outlet.dtype;
-        if parts.iter().all(|part| io::is_aligned(dtype, part)) {
-            io::fill(&mut outlet.host, dtype, parts.into_iter())?;
-        } else {
-            let aligned = Buffer::concat(parts.into_iter());
-            io::fill(&mut outlet.host, dtype, std::iter::once(aligned.bytes()))?;
+    /// The outputs of each item; no more of them than there is room for.
+    fn compute(
+        &mut self,
+        lane: &mut OnnxLane,
+        items: &[Item],
+        abort: &Abort,
+    ) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        self.fill(items)?;
+        self.run(&mut lane.session, self.graph(), abort)?;
+        self.fetch()?;
+        self.read(&lane.outputs, items)
+    }
+
+    /// Brings the inputs of all items to where they are computed, with zeros for the rows that are missing.
+    fn fill(&mut self, items: &[Item]) -> Result<(), BackendError> {
+        for (index, outlet) in self.inputs.iter_mut().enumerate() {
+            let parts = items.iter().map(|item| {
+                let tensor = item.inputs.get(index);
+                let tensor =
+                    tensor.ok_or_else(|| BackendError(format!("input {index} is missing")))?;
+                Ok(tensor.data().as_ref())
+            });
+            let parts = parts.collect::<Result<Vec<&[u8]>, BackendError>>()?;
+            let dtype = outlet.dtype;
+            if parts.iter().all(|part| io::is_aligned(dtype, part)) {
+                io::fill(&mut outlet.host, dtype, parts.into_iter())?;
+            } else {
+                let aligned = Buffer::concat(parts.into_iter());
+                io::fill(&mut outlet.host, dtype, std::iter::once(aligned.bytes()))?;
+            }
+            if let Some(device) = &mut outlet.device {
+                let _using = self.place.using();
+                outlet.host.copy_into(device).map_err(told)?;
+            }
         }
-        let _using = self.place.using();
-        match &mut outlet.device {
-            Some(device) => outlet.host.copy_into(device).map_err(told),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Computes what was filled in, while nobody records.
@@ -377,10 +376,8 @@ impl Seat {
 
     /// The outputs of each item.
     fn read(&self, infos: &[TensorInfo], items: &[Item]) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        let used = rows(items);
         let rows: Vec<u64> = items.iter().map(|item| item.rows).collect();
-        let used = rows
-            .iter()
-            .fold(0_u64, |all, rows| all.saturating_add(*rows));
         let mut answers: Vec<Vec<Tensor>> = Vec::new();
         answers.resize_with(items.len(), || Vec::with_capacity(infos.len()));
         for (info, outlet) in infos.iter().zip(&self.outputs) {
