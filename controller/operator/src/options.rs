@@ -124,8 +124,9 @@ pub struct Options {
         default_value = "10Gi"
     )]
     pub store_size: Bytes,
-    /// What processors components are compiled for: x86-64-v2 or x86-64-v3. They are compiled for less, too, once a replica
-    /// turns out to have less, and never for more [default: what this node has, and then what any replica has].
+    /// What processors components are compiled for first: x86-64-v2, x86-64-v3 or arm64. They are compiled for others, too,
+    /// once a replica turns out to have one, and never for more of the same family [default: what this node has, and then
+    /// what any replica has].
     #[arg(long, value_name = "LEVEL", env = "WISP_CPU_LEVEL")]
     pub cpu_level: Option<Cpu>,
     /// A registry that is spoken to by plain HTTP, as HOST[:PORT]. May be repeated, or separated by commas.

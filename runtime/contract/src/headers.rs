@@ -11,8 +11,8 @@ pub const KEY: &str = "wisp-key";
 /// What the body of `POST /assign` consists of, where artifacts come with the Assignment: [`crate::parts::Parts`].
 pub const PARTS: &str = "wisp-parts";
 
-/// What the processor is of a host that fetches an artifact: `x86-64-v2`, `x86-64-v3` or `native`. Code that it could have
-/// run is compiled for whoever asks next.
+/// What the processor is of a host that fetches an artifact: `x86-64-v2`, `x86-64-v3`, `arm64` or `native`. Code that
+/// it could have run is compiled for whoever asks next.
 pub const CPU: &str = "wisp-cpu";
 
 /// W3C Trace Context, <https://www.w3.org/TR/trace-context/>.

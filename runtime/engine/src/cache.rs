@@ -341,8 +341,6 @@ fn map(store: &Store, key: &str, engine: &Engine) -> Result<Option<Component>, R
 #[must_use]
 pub fn compatibility(engine: &Engine) -> String {
     let mut hasher = DigestHasher(Sha256::new());
-    std::env::consts::ARCH.hash(&mut hasher);
-    std::env::consts::OS.hash(&mut hasher);
     engine.precompile_compatibility_hash().hash(&mut hasher);
     hex::encode(hasher.0.finalize()).chars().take(16).collect()
 }

@@ -5,25 +5,31 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+use target_lexicon::{Aarch64Architecture, Architecture, HOST};
 use wasmtime::Config;
 
-/// A level of x86-64, as the [psABI](https://gitlab.com/x86-psABIs/x86-64-ABI) defines them, or exactly this processor.
+/// A level of x86-64, as the [psABI](https://gitlab.com/x86-psABIs/x86-64-ABI) defines them, 64-bit Arm, or exactly this
+/// processor.
 ///
 /// Code of a level runs on all processors of that level or a higher one. There is none for more than
-/// [`Cpu::X86_64V3`]: Cranelift makes next to nothing of AVX-512, and few machines have the same parts of it.
+/// [`Cpu::X86_64V3`]: Cranelift makes next to nothing of AVX-512, and few machines have the same parts of it. Nor is there
+/// one for more than the first 64-bit Arm: what came later are atomics, which components have no use for, and pointer
+/// authentication.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cpu {
     /// SSE4.2 and POPCNT: since 2009, and Atoms of today.
     X86_64V2,
     /// AVX2, BMI2 and FMA: since 2013.
     X86_64V3,
-    /// What this processor has, where it is of neither level.
+    /// Armv8.0-A, which has NEON: every 64-bit Arm that runs Linux. Kubernetes' name for it.
+    Arm64,
+    /// What this processor has, where it is of none of these.
     Native,
 }
 
 /// Why a text is no [`Cpu`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no level of processors: expected `x86-64-v2`, `x86-64-v3` or `native`")]
+#[error("`{0}` is no level of processors: expected `x86-64-v2`, `x86-64-v3`, `arm64` or `native`")]
 pub struct CpuError(String);
 
 /// What a level has beyond the one below: the flags, as Cranelift calls them, and whether this machine has all of it.
@@ -51,13 +57,16 @@ level!(
 static LIMIT: OnceLock<Cpu> = OnceLock::new();
 
 impl Cpu {
+    /// All there are.
+    const ALL: [Self; 4] = [Self::X86_64V2, Self::X86_64V3, Self::Arm64, Self::Native];
+
     /// The highest level that this machine has, or is to have.
     #[must_use]
     pub fn here() -> Self {
-        match (Self::detected(), LIMIT.get()) {
-            (Self::Native, _) => Self::Native,
-            (detected, Some(limit)) => detected.min(*limit),
-            (detected, None) => detected,
+        let detected = Self::detected();
+        match LIMIT.get() {
+            Some(limit) if detected.below().contains(limit) => *limit,
+            _ => detected,
         }
     }
 
@@ -68,11 +77,14 @@ impl Cpu {
             (true, false) => return Self::X86_64V2,
             (false, _) => {}
         }
+        if cfg!(target_arch = "aarch64") {
+            return Self::Arm64;
+        }
         Self::Native
     }
 
     /// Has this machine count as one of at most this level from now on, in the whole process: to be called once, before
-    /// there is any engine.
+    /// there is any engine. A level that isn't below what it has changes nothing.
     pub fn limit(self) {
         let _ = LIMIT.set(self);
     }
@@ -82,22 +94,31 @@ impl Cpu {
     pub fn below(self) -> &'static [Self] {
         match self {
             Self::X86_64V3 => &[Self::X86_64V2],
-            Self::X86_64V2 | Self::Native => &[],
+            Self::X86_64V2 | Self::Arm64 | Self::Native => &[],
         }
     }
 
-    /// Has `config` make code for this level.
+    /// Has `config` make code for this level, on whatever machine.
     ///
     /// # Errors
-    /// When this machine is none whose code has levels.
+    /// When the compiler was built without that family.
     pub(crate) fn apply(self, config: &mut Config) -> Result<(), wasmtime::Error> {
-        let flags: [&[&str]; 2] = match self {
+        let (family, flags): (_, [&[&str]; 2]) = match self {
             Self::Native => return Ok(()),
-            Self::X86_64V2 => [V2, &[]],
-            Self::X86_64V3 => [V2, V3],
+            Self::X86_64V2 => (Architecture::X86_64, [V2, &[]]),
+            Self::X86_64V3 => (Architecture::X86_64, [V2, V3]),
+            Self::Arm64 => (
+                Architecture::Aarch64(Aarch64Architecture::Aarch64),
+                [&[], &[]],
+            ),
+        };
+        let target = if family == HOST.architecture {
+            HOST.to_string()
+        } else {
+            format!("{family}-unknown-linux-gnu")
         };
         // Naming a target keeps wasmtime from adding what this very processor has.
-        config.target(&target_lexicon::HOST.to_string())?;
+        config.target(&target)?;
         for flag in flags.into_iter().flatten() {
             // SAFETY: what wasmtime asks of a flag is that code made with it is run only where the processor has what
             // it stands for, which wasmtime checks itself for all of these when it loads code.
@@ -115,6 +136,7 @@ impl fmt::Display for Cpu {
         f.write_str(match self {
             Self::X86_64V2 => "x86-64-v2",
             Self::X86_64V3 => "x86-64-v3",
+            Self::Arm64 => "arm64",
             Self::Native => "native",
         })
     }
@@ -124,7 +146,7 @@ impl FromStr for Cpu {
     type Err = CpuError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        [Self::X86_64V2, Self::X86_64V3, Self::Native]
+        Self::ALL
             .into_iter()
             .find(|cpu| cpu.to_string() == text)
             .ok_or_else(|| CpuError(text.to_owned()))
@@ -137,12 +159,12 @@ mod tests {
 
     #[test]
     fn a_level_is_read_as_it_is_written() {
-        for cpu in [Cpu::X86_64V2, Cpu::X86_64V3, Cpu::Native] {
+        for cpu in Cpu::ALL {
             assert_eq!(cpu.to_string().parse(), Ok(cpu));
         }
         let error = "x86-64-v4".parse::<Cpu>().unwrap_err().to_string();
         assert!(
-            error.contains("`x86-64-v4`") && error.contains("`x86-64-v3`"),
+            error.contains("`x86-64-v4`") && error.contains("`arm64`"),
             "{error}"
         );
     }

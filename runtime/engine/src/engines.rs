@@ -263,6 +263,24 @@ mod tests {
         );
     }
 
+    fn compile(engines: &Engines) -> Vec<u8> {
+        let bytes = wat::parse_str(
+            r#"(component
+                (core module $m (func (export "f") (param i32) (result i32) local.get 0 i32.popcnt))
+                (core instance (instantiate $m)))"#,
+        )
+        .unwrap();
+        let engine = engines.get(Wasi::P2).unwrap();
+        engine.precompile_component(&bytes).unwrap()
+    }
+
+    #[expect(unsafe_code, reason = "loading what was just compiled")]
+    fn load(engines: &Engines, code: &[u8]) -> Result<(), wasmtime::Error> {
+        let engine = engines.get(Wasi::P2).unwrap();
+        // SAFETY: wasmtime made it, just now.
+        unsafe { wasmtime::component::Component::deserialize(engine, code) }.map(drop)
+    }
+
     /// Would fail if code made for lesser processors didn't run on this one, or code for this one were taken for such.
     #[test]
     #[cfg(target_arch = "x86_64")]
@@ -270,19 +288,23 @@ mod tests {
         let here = Engines::new(&options(1, 1 << 20));
         for cpu in Cpu::here().below() {
             let lower = Engines::for_cpu(*cpu);
-            let (lower, here) = (lower.get(Wasi::P2).unwrap(), here.get(Wasi::P2).unwrap());
-            assert_ne!(compatibility(lower), compatibility(here));
-            let bytes = wat::parse_str(
-                r#"(component
-                    (core module $m (func (export "f") (param i32) (result i32) local.get 0 i32.popcnt))
-                    (core instance (instantiate $m)))"#,
-            )
-            .unwrap();
-            let code = lower.precompile_component(&bytes).unwrap();
-            // SAFETY: wasmtime made it, just now.
-            #[expect(unsafe_code, reason = "running what was just compiled")]
-            let component = unsafe { wasmtime::component::Component::deserialize(here, &code) };
-            component.unwrap();
+            let name = |engines: &Engines| compatibility(engines.get(Wasi::P2).unwrap());
+            assert_ne!(name(&lower), name(&here));
+            load(&here, &compile(&lower)).unwrap();
+        }
+    }
+
+    /// Would fail if machine code could be made only for the family of processors that makes it, or code of one were
+    /// taken for another's.
+    #[test]
+    fn code_is_made_for_every_family_and_runs_on_no_other() {
+        let here = Engines::new(&options(1, 1 << 20));
+        for (cpu, machine) in [(Cpu::X86_64V2, 0x3e), (Cpu::Arm64, 0xb7)] {
+            let code = compile(&Engines::for_cpu(cpu));
+            // The gABI's e_machine.
+            assert_eq!(code[18], machine, "{cpu}");
+            let is_of_here = Cpu::here() == cpu || Cpu::here().below().contains(&cpu);
+            assert_eq!(load(&here, &code).is_ok(), is_of_here, "{cpu}");
         }
     }
 

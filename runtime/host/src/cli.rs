@@ -53,7 +53,8 @@ pub struct Cli {
     /// Threads that serve requests [default: one per CPU].
     #[arg(long, value_name = "N")]
     pub threads: Option<NonZeroUsize>,
-    /// The most that machine code may ask of the processor: x86-64-v2 or x86-64-v3 [default: what it has].
+    /// The most that machine code may ask of the processor, where that is x86-64: x86-64-v2 or x86-64-v3 [default: what it
+    /// has].
     #[arg(long, value_name = "LEVEL", env = "WISP_CPU_LEVEL")]
     pub cpu_level: Option<Cpu>,
     /// How long requests in flight may take to finish after SIGTERM, in seconds.

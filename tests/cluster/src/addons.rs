@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
-use crate::images::Builder;
+use crate::images::{Builder, Platform};
 use crate::kubectl::Kubectl;
 use crate::layout::Layout;
 use crate::programs::Programs;
@@ -27,7 +27,8 @@ pub(crate) fn base_image() -> Result<PathBuf> {
             context.path().join("Dockerfile"),
             "FROM scratch\nCOPY catatonit /catatonit\nUSER 65535:65535\nENTRYPOINT [\"/catatonit\", \"-P\"]\n",
         )?;
-        Builder::new()?.build(context.path(), BASE_IMAGE, &archive)?;
+        let contexts = [(Platform::HERE, context.path())];
+        Builder::new()?.build(&contexts, BASE_IMAGE, &archive)?;
     }
     Ok(archive)
 }

@@ -6,21 +6,32 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::{files, shell};
+use crate::images::Platform;
+use crate::{files, machine, shell};
 
-/// Builds a program of a package with these features beside its default ones, and gives its path.
+/// Builds a program of a package with these features beside its default ones, for a platform, and gives its path.
 ///
 /// # Errors
-/// When it does not build; cargo has said why.
+/// When what builds for the platform is missing, or the program does not build; cargo has said why.
 pub(crate) fn build(
     package: &str,
     program: &str,
     features: &[String],
     profile: &str,
+    platform: Platform,
 ) -> Result<PathBuf> {
     let mut command = cargo();
+    if platform != Platform::HERE {
+        machine::ensure_compiler(platform)?;
+        let (compiler, _) = platform.compiler();
+        command.args([
+            "--config",
+            &format!("target.{}.linker={compiler:?}", platform.target()),
+        ]);
+    }
     command
         .args(["build", "--message-format=json-render-diagnostics"])
+        .args((platform != Platform::HERE).then(|| format!("--target={}", platform.target())))
         .args(["--package", package, "--bin", program, "--profile", profile])
         .args(
             features

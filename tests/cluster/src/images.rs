@@ -4,17 +4,19 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 
 use crate::{files, lifecycle, machine};
 
 mod builder;
 mod context;
+mod platform;
 mod programs;
 mod registry;
 
 pub(crate) use builder::Builder;
+pub use platform::{Platform, PlatformError};
 pub use programs::Programs;
 pub use registry::{load, push_to};
 
@@ -23,7 +25,10 @@ pub use registry::{load, push_to};
 pub struct Arguments {
     /// Folders under deploy/images; all of them but runtime-cuda when left out
     images: Vec<String>,
-    /// A program for an image, such as wisp-runtime=PATH, instead of one that cargo builds
+    /// The machines they are for: linux/amd64, linux/arm64, or both, separated by a comma [default: what this machine is]
+    #[arg(long = "platform", value_name = "PLATFORM", value_delimiter = ',')]
+    platforms: Vec<Platform>,
+    /// A program for an image, such as wisp-runtime=PATH, instead of one that cargo builds; for one platform
     #[arg(long = "program", value_name = "NAME=PATH")]
     programs: Vec<String>,
     /// The profile that cargo builds programs with
@@ -41,28 +46,61 @@ pub struct Arguments {
     /// Push them to this registry, such as ghcr.io/wisp-dev
     #[arg(long, value_name = "REGISTRY")]
     push: Option<String>,
+    /// Programs that were given by [`Arguments::give`].
+    #[arg(skip)]
+    given: Programs,
 }
 
 impl Arguments {
-    /// Whether an image that shall be built needs the program called `name` and none is given.
+    /// The machines that images shall be built for.
+    #[must_use]
+    pub fn platforms(&self) -> Vec<Platform> {
+        if self.platforms.is_empty() {
+            return vec![Platform::HERE];
+        }
+        let mut all = self.platforms.clone();
+        all.sort_unstable();
+        all.dedup();
+        all
+    }
+
+    /// Whether an image that shall be built needs the program called `name` and the command line gives none.
     ///
     /// # Errors
-    /// When an `image.toml` can't be read.
+    /// When an `image.toml` can't be read, or an image can't be built for a platform.
     pub fn lack(&self, name: &str) -> Result<bool> {
-        let given = Programs::parse(&self.programs)?;
+        let is_given = |given: &String| given.split_once('=').is_some_and(|(n, _)| n == name);
+        if self.programs.iter().any(is_given) {
+            return Ok(false);
+        }
         for folder in self.folders()? {
             let manifest = context::Manifest::read(&folder)?;
-            let needs = manifest.program.iter().any(|program| program.name == name);
-            if needs && !given.has(name) {
+            for platform in self.platforms() {
+                manifest.ensure_for(platform)?;
+            }
+            if manifest.program.iter().any(|program| program.name == name) {
                 return Ok(true);
             }
         }
         Ok(false)
     }
 
-    /// Gives the program called `name`.
-    pub fn give(&mut self, name: &str, path: &Path) {
-        self.programs.push(format!("{name}={}", path.display()));
+    /// Gives the program called `name` for a platform.
+    pub fn give(&mut self, platform: Platform, name: &str, path: &Path) {
+        self.given = std::mem::take(&mut self.given).with_for(platform, name, path);
+    }
+
+    /// All programs that are given.
+    fn given(&self) -> Result<Programs> {
+        let platforms = self.platforms();
+        let (true, Some(platform)) = (platforms.len() == 1, platforms.first()) else {
+            ensure!(
+                self.programs.is_empty(),
+                "--program gives a program for one platform: name one with --platform"
+            );
+            return Ok(self.given.clone());
+        };
+        self.given.clone().parse(&self.programs, *platform)
     }
 
     /// The folders of the images that shall be built.
@@ -99,9 +137,10 @@ pub struct Image {
 /// # Errors
 /// When an image cannot be built or does not get where it should.
 pub fn run(arguments: &Arguments) -> Result<()> {
-    let programs = Programs::parse(&arguments.programs)?.profile(&arguments.profile);
+    let programs = arguments.given()?.profile(&arguments.profile);
+    let (platforms, output) = (arguments.platforms(), &arguments.output);
     for folder in arguments.folders()? {
-        let image = build(&folder, &programs, &arguments.tag, &arguments.output)?;
+        let image = build_for(&platforms, &folder, &programs, &arguments.tag, output)?;
         let size = fs::metadata(&image.archive)?.len();
         println!(
             "{} {} {:.1} MB {}",
@@ -125,18 +164,41 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Builds the image of `folder` (its `Dockerfile` and `image.toml`) into an archive in `output`.
+/// Builds the image of `folder` (its `Dockerfile` and `image.toml`) for this machine into an archive in `output`.
 ///
 /// # Errors
 /// When a program it needs was not given, or a step of the build fails.
 pub fn build(folder: &Path, programs: &Programs, tag: &str, output: &Path) -> Result<Image> {
+    build_for(&[Platform::HERE], folder, programs, tag, output)
+}
+
+/// The same for other machines: for several, the archive holds an image of each, and an index, which is what the digest is
+/// of.
+///
+/// # Errors
+/// As [`build`], and when the image is for none of them.
+pub fn build_for(
+    platforms: &[Platform],
+    folder: &Path,
+    programs: &Programs,
+    tag: &str,
+    output: &Path,
+) -> Result<Image> {
     machine::ensure_image_tools()?;
     let manifest = context::Manifest::read(folder)?;
-    let prepared = context::prepare(folder, &manifest, programs)?;
+    let mut contexts = Vec::new();
+    for platform in platforms {
+        let context = context::prepare(folder, &manifest, programs, *platform)?;
+        contexts.push((*platform, context));
+    }
     fs::create_dir_all(output).with_context(|| format!("cannot make {}", output.display()))?;
     let archive = std::path::absolute(output.join(format!("{}-{tag}.tar", manifest.name)))?;
     let name = format!("{}:{tag}", manifest.name);
-    let digest = Builder::new()?.build(prepared.path(), &name, &archive)?;
+    let folders: Vec<(Platform, &Path)> = contexts
+        .iter()
+        .map(|(platform, context)| (*platform, context.path()))
+        .collect();
+    let digest = Builder::new()?.build(&folders, &name, &archive)?;
     Ok(Image {
         name,
         archive,
@@ -168,5 +230,20 @@ mod tests {
         };
         assert_eq!(folders(&[]), ["gateway", "operator", "runtime"]);
         assert_eq!(folders(&["runtime-cuda"]), ["runtime-cuda"]);
+    }
+
+    /// Would fail if a program that was given for one kind of machine got into the image of another.
+    #[test]
+    fn a_program_is_given_for_one_platform() {
+        let Line { arguments } = Line::parse_from([
+            "images",
+            "--platform",
+            "linux/arm64,linux/amd64,linux/arm64",
+            "--program",
+            "wisp-runtime=/dev/null",
+        ]);
+        assert_eq!(arguments.platforms(), [Platform::Amd64, Platform::Arm64]);
+        let error = arguments.given().unwrap_err().to_string();
+        assert!(error.contains("--platform"), "{error}");
     }
 }

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::images::Platform;
 use crate::shell;
 
 /// A program or file that a cluster needs, and the Debian package that has it.
@@ -104,6 +105,24 @@ pub(crate) fn reasons() -> Vec<String> {
 /// What [`ensure`] does, for the image builder alone, which needs no namespaces of its own.
 pub(crate) fn ensure_image_tools() -> Result<()> {
     install(&IMAGES)
+}
+
+/// Sees to it that programs for a platform can be built here: its C compiler, which links them, and Rust's standard library.
+///
+/// # Errors
+/// When one is missing and can't be installed.
+pub(crate) fn ensure_compiler(platform: Platform) -> Result<()> {
+    let (compiler, package) = platform.compiler();
+    install(&[(package, &[&format!("/usr/bin/{compiler}")])])?;
+    let target = platform.target();
+    let sysroot = shell::run(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let library = Path::new(sysroot.trim()).join("lib/rustlib").join(target);
+    if !library.join("lib").is_dir() {
+        shell::run(Command::new("rustup").args(["target", "add", target])).with_context(|| {
+            format!("Rust's target {target} is missing: install it the way this Rust was installed")
+        })?;
+    }
+    Ok(())
 }
 
 fn refuse(reasons: Vec<String>) -> Result<()> {

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
-use wisp_cluster::images::{self, Programs};
+use wisp_cluster::images::{self, Platform, Programs};
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
@@ -148,5 +148,76 @@ fn the_runtime_image_has_all_that_its_program_needs_and_runs_as_nobody() -> Resu
     let mut size = fs::metadata(&image.archive)?.len();
     size = size.saturating_sub(fs::metadata(&program)?.len());
     ensure!(size < 10_000_000, "{size} bytes beside the program itself");
+    Ok(())
+}
+
+/// Would fail if an image for several platforms lacked one, had one's libraries or program in another's, or a program found
+/// no loader where Arm's is.
+#[test]
+fn an_image_for_several_platforms_has_each_ones_own() -> Result<()> {
+    if !can_build() {
+        return Ok(());
+    }
+    let output = tempfile::tempdir()?;
+    let platforms = [
+        (Platform::Amd64, 0x3e, "lib64/ld-linux-x86-64.so.2"),
+        (Platform::Arm64, 0xb7, "lib/ld-linux-aarch64.so.1"),
+    ];
+    let mut programs = Programs::default();
+    for (platform, ..) in platforms {
+        let program = output.path().join(platform.architecture());
+        fs::write(&program, platform.to_string())?;
+        programs = programs.with_for(platform, "wisp-gateway", program);
+    }
+    let build = || {
+        images::build_for(
+            &platforms.map(|(platform, ..)| platform),
+            &repository().join("deploy/images/gateway"),
+            &programs,
+            "both",
+            output.path(),
+        )
+    };
+    let image = build()?;
+    assert_eq!(build()?.digest, image.digest);
+    for (platform, machine, loader) in platforms {
+        let one = output.path().join("one.tar");
+        let _ = fs::remove_file(&one);
+        let status = Command::new("skopeo")
+            .args(["--insecure-policy", "--override-arch"])
+            .args([platform.architecture(), "copy", "--quiet"])
+            .arg(format!("oci-archive:{}", image.archive.display()))
+            .arg(format!("oci-archive:{}", one.display()))
+            .status()?;
+        ensure!(status.success(), "{platform}: {status}");
+        let (folder, config) = unpack(&one)?;
+        assert_eq!(config["architecture"], platform.architecture());
+        let root = folder.path().join("root");
+        let program = fs::read_to_string(root.join("usr/bin/wisp-gateway"))?;
+        assert_eq!(program, platform.to_string());
+        for library in ["usr/lib/libc.so.6", loader] {
+            // The gABI's e_machine.
+            let bytes = fs::read(root.join(library))?;
+            assert_eq!(bytes[18], machine, "{platform}: {library}");
+        }
+    }
+    Ok(())
+}
+
+/// Would fail if gigabytes of libraries for x86-64 were packed for Arm.
+#[test]
+fn an_image_is_built_for_no_platform_that_it_is_not_for() -> Result<()> {
+    if !can_build() {
+        return Ok(());
+    }
+    let output = tempfile::tempdir()?;
+    let cuda = repository().join("deploy/images/runtime-cuda");
+    let programs = Programs::default();
+    let built = images::build_for(&[Platform::Arm64], &cuda, &programs, "no", output.path());
+    let error = built.err().context("it was built")?.to_string();
+    ensure!(
+        error.contains("wisp-runtime-cuda") && error.contains("linux/arm64"),
+        "{error}"
+    );
     Ok(())
 }

@@ -7,6 +7,7 @@
 mod api;
 mod collector;
 mod detour;
+mod emulated;
 mod exposition;
 mod foreign;
 mod guard;
@@ -20,6 +21,7 @@ mod space;
 pub use api::{Api, Verdict};
 pub use collector::{Collector, Span};
 pub use detour::Detour;
+pub use emulated::Emulated;
 pub use exposition::Exposition;
 pub use foreign::{Foreign, HTTP_ROUTE, POD_MONITOR};
 pub use guard::Guard;

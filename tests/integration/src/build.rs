@@ -60,6 +60,18 @@ pub fn binary(name: &str) -> PathBuf {
     target_folder().join("debug").join(name)
 }
 
+/// The program of the workspace's package `package`, built for the Linux `target`, whose linker is Debian's.
+///
+/// # Panics
+/// When it doesn't build.
+pub(crate) fn cross(package: &str, target: &str) -> PathBuf {
+    let compiler = target.replace("-unknown-", "-");
+    let linker = format!("target.{target}.linker=\"{compiler}-gcc\"");
+    let selection = ["--package", package, "--target", target];
+    build(&[&selection[..], &["--config", &linker]].concat());
+    target_folder().join(target).join("debug").join(package)
+}
+
 fn build(arguments: &[&str]) {
     static BUILT: Mutex<BTreeMap<String, Result<(), String>>> = Mutex::new(BTreeMap::new());
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);

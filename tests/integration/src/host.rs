@@ -15,7 +15,7 @@ use wisp_contract::log::{Line, event};
 use wisp_contract::status::HostStatus;
 use wisp_contract::{FunctionConfig as Config, FunctionId};
 
-use crate::{Client, PATIENCE, binary};
+use crate::{Arm64, Client, PATIENCE, binary};
 
 /// An Assignment of `component` with default limits.
 ///
@@ -115,9 +115,26 @@ impl Host {
     /// # Errors
     /// When it doesn't.
     pub async fn standing_by(preload: &Preload, library: &Path) -> anyhow::Result<Self> {
+        let program = Command::new(binary("wisp-runtime"));
+        Self::standing_by_as(program, preload, library).await
+    }
+
+    /// The same on an emulated Arm.
+    ///
+    /// # Errors
+    /// When it doesn't.
+    pub async fn standing_by_on(arm: &Arm64, preload: &Preload) -> anyhow::Result<Self> {
+        Self::standing_by_as(arm.command(), preload, &arm.onnxruntime).await
+    }
+
+    async fn standing_by_as(
+        program: Command,
+        preload: &Preload,
+        library: &Path,
+    ) -> anyhow::Result<Self> {
         let variable = (assignment::PRELOAD_ENV, serde_json::to_string(preload)?);
         let library = library.to_str().context("a path that is no text")?;
-        Self::start_with(Some(variable), &["--onnxruntime", library]).await
+        Self::start_as(program, Some(variable), &["--onnxruntime", library]).await
     }
 
     /// One without a function whose control port demands `key`.
@@ -133,8 +150,15 @@ impl Host {
         variable: Option<(&str, String)>,
         arguments: &[&str],
     ) -> anyhow::Result<Self> {
+        Self::start_as(Command::new(binary("wisp-runtime")), variable, arguments).await
+    }
+
+    async fn start_as(
+        mut command: Command,
+        variable: Option<(&str, String)>,
+        arguments: &[&str],
+    ) -> anyhow::Result<Self> {
         let cache = tempfile::tempdir()?;
-        let mut command = Command::new(binary("wisp-runtime"));
         command
             .args(["--data", "127.0.0.1:0", "--control", "127.0.0.1:0"])
             .args(arguments)

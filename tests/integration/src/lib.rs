@@ -1,5 +1,6 @@
 //! Processes on loopback, driven as a user drives them: what the tests in `tests/` share.
 
+mod arm64;
 mod build;
 mod client;
 mod host;
@@ -9,6 +10,7 @@ mod refusal;
 mod terminal;
 mod wisp;
 
+pub use arm64::{Arm64, arm64};
 pub use build::{binary, component, target_folder};
 pub use client::{Answer, Body, Client, Opened, request};
 pub use host::{Host, assignment};

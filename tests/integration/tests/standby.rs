@@ -12,7 +12,7 @@ use wisp_contract::parts::Parts;
 use wisp_engine::cache::Source;
 use wisp_engine::{Cpu, Engines, Loader, compatibility};
 use wisp_integration::{
-    Answer, Host, PATIENCE, assignment, component, model, onnxruntime, request, small_model,
+    Answer, Host, PATIENCE, arm64, assignment, component, model, onnxruntime, request, small_model,
 };
 
 fn preload(models: Vec<Model>) -> Preload {
@@ -124,6 +124,20 @@ fn compiled_for(package: &str, cpu: Cpu) -> anyhow::Result<(Compiled, Vec<u8>)> 
     Ok((compiled, code))
 }
 
+/// An Assignment of a component that can't be fetched, and of which there is machine code.
+fn assignment_of(package: &str, compiled: Vec<Compiled>) -> Assignment {
+    let mut function = assignment(&component(package));
+    let artifact = Artifact {
+        sha256: "0".repeat(64),
+        url: "http://127.0.0.1:9/component".into(),
+        key: None,
+        compiled,
+    };
+    function.config.component.file = artifact.file();
+    function.artifacts = vec![artifact];
+    function
+}
+
 async fn hold(host: &Host, code: Vec<Compiled>, parts: &[&[u8]]) -> anyhow::Result<Answer> {
     let models = Vec::new();
     send(host, &Hold { code, models }, parts).await
@@ -219,15 +233,7 @@ async fn code_that_is_ready_is_the_functions_without_being_fetched() {
             std::slice::from_ref(&wanted.sha256)
         );
 
-        let mut function = assignment(&component(package));
-        let artifact = Artifact {
-            sha256: "0".repeat(64),
-            url: "http://127.0.0.1:9/component".into(),
-            key: None,
-            compiled: vec![wanted],
-        };
-        function.config.component.file = artifact.file();
-        function.artifacts = vec![artifact];
+        let function = assignment_of(package, vec![wanted]);
         let answer = assign(&host, &function).await.unwrap();
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
         let answer = host.client().get("/hello").await.unwrap();
@@ -295,16 +301,34 @@ async fn a_lesser_processor_tells_what_it_runs_and_takes_its_own_code_alone() {
     assert!(held.engines.contains(&code_lower.engine));
     assert!(!held.engines.contains(&code_here.engine));
 
-    let mut function = assignment(&component("fixture-p2"));
-    let artifact = Artifact {
-        sha256: "0".repeat(64),
-        url: "http://127.0.0.1:9/component".into(),
-        key: None,
-        compiled: both,
-    };
-    function.config.component.file = artifact.file();
-    function.artifacts = vec![artifact];
+    let function = assignment_of("fixture-p2", both);
     let answer = assign(&host, &function).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+}
+
+/// Would fail if code that is made here for Arm didn't run there, a host there had to compile it or took another family's,
+/// or a model were computed otherwise.
+#[tokio::test]
+async fn a_host_on_arm_runs_the_code_that_was_made_for_it_here() {
+    let Some(arm) = arm64() else { return };
+    let (code_here, here) = compiled("fixture-nn").unwrap();
+    let (code_arm, made) = compiled_for("fixture-nn", Cpu::Arm64).unwrap();
+    let add = small_model("add");
+    let host = Host::standing_by_on(&arm, &preload(vec![add.clone()]))
+        .await
+        .unwrap();
+    stands_by(&host).await;
+    let both = vec![code_here.clone(), code_arm.clone()];
+    let held = held(hold(&host, both.clone(), &[&here, &made]).await).unwrap();
+    assert_eq!(held.cpu.as_deref(), Some("arm64"));
+    assert_eq!(held.code, std::slice::from_ref(&code_arm.sha256));
+    assert!(held.engines.contains(&code_arm.engine));
+    assert!(!held.engines.contains(&code_here.engine));
+
+    let mut function = assignment_of("fixture-nn", both);
+    function.config.models = vec![add];
+    let answer = assign(&host, &function).await.unwrap();
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+    assert_eq!(sum(&host, "add").await.unwrap(), "y:FP32:1,2:8");
 }

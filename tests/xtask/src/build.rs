@@ -57,6 +57,19 @@ pub(crate) fn programs() -> Result<Programs> {
     })
 }
 
+/// Builds `wisp-runtime` for 64-bit Arm, on a machine that is none, as the tests that emulate it do.
+pub(crate) fn arm64() -> Result<()> {
+    execute(
+        cargo()
+            .args(["build", "--package", "wisp-runtime"])
+            .args(["--target", "aarch64-unknown-linux-gnu"])
+            .args([
+                "--config",
+                "target.aarch64-unknown-linux-gnu.linker=\"aarch64-linux-gnu-gcc\"",
+            ]),
+    )
+}
+
 /// Builds the host and what loads it as they are released, and `guests` to serve.
 pub(crate) fn released(guests: &[&str]) -> Result<()> {
     execute(cargo().args([

@@ -5,12 +5,13 @@ mod wheels;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
+use wisp_cluster::images::Platform;
 
 use crate::cache;
 use crate::command::{command, execute, output, succeeds};
 
 pub(crate) use wheels::{
-    LIBRARY, ONNXRUNTIME_VERSION, PROVIDERS, cuda, onnxruntime, onnxruntime_gpu,
+    LIBRARY, ONNXRUNTIME_VERSION, PROVIDERS, cuda, onnxruntime, onnxruntime_for, onnxruntime_gpu,
 };
 
 /// Installs all of it.
@@ -23,11 +24,15 @@ pub(crate) fn everything() -> Result<()> {
 
 /// Rust's target for Wasm components.
 pub(crate) fn wasm_target() -> Result<()> {
-    const TARGET: &str = "wasm32-wasip2";
+    rust_target("wasm32-wasip2")
+}
+
+/// One of Rust's targets.
+fn rust_target(target: &str) -> Result<()> {
     let sysroot = output(command("rustc").args(["--print", "sysroot"]))?;
     if Path::new(sysroot.trim())
         .join("lib/rustlib")
-        .join(TARGET)
+        .join(target)
         .join("lib")
         .is_dir()
     {
@@ -35,10 +40,33 @@ pub(crate) fn wasm_target() -> Result<()> {
     }
     if !succeeds(command("rustup").arg("--version")) {
         bail!(
-            "Rust's target {TARGET} is missing and there is no rustup to add it: install the target the way this Rust was installed"
+            "Rust's target {target} is missing and there is no rustup to add it: install the target the way this Rust was installed"
         );
     }
-    execute(command("rustup").args(["target", "add", TARGET]))
+    execute(command("rustup").args(["target", "add", target]))
+}
+
+/// What builds a host for 64-bit Arm, and emulates it, on a machine that is none.
+pub(crate) fn arm64() -> Result<()> {
+    let needed = [
+        ("gcc-aarch64-linux-gnu", "/usr/bin/aarch64-linux-gnu-gcc"),
+        (
+            "libstdc++6-arm64-cross",
+            "/usr/aarch64-linux-gnu/lib/libstdc++.so.6",
+        ),
+        ("qemu-user-static", "/usr/bin/qemu-aarch64-static"),
+    ];
+    let missing: Vec<&str> = needed
+        .iter()
+        .filter(|(_, file)| !Path::new(file).exists())
+        .map(|(package, _)| *package)
+        .collect();
+    if !missing.is_empty() {
+        debian(&missing)?;
+    }
+    rust_target(Platform::Arm64.target())?;
+    onnxruntime_for(Platform::Arm64)?;
+    Ok(())
 }
 
 /// Debian packages, by `apt-get` as root; else an error with the line to run.

@@ -73,7 +73,10 @@ fn main() -> std::process::ExitCode {
 
 fn images(mut arguments: wisp_cluster::images::Arguments) -> anyhow::Result<()> {
     if arguments.lack(install::LIBRARY)? {
-        arguments.give(install::LIBRARY, &install::onnxruntime()?);
+        for platform in arguments.platforms() {
+            let library = install::onnxruntime_for(platform)?;
+            arguments.give(platform, install::LIBRARY, &library);
+        }
     }
     if arguments.lack(install::PROVIDERS[1])? {
         // The image finds them in the cache.

@@ -74,6 +74,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     steps.run("licences, bans and sources of dependencies", dependencies)?;
     steps.run("models", models::run)?;
     steps.run("a Kubernetes for the tests", wisp_cluster::prepare)?;
+    steps.run("a host for 64-bit Arm", arm64)?;
     steps.run("generated files", generate::run)?;
     steps.run("tests", || {
         let of_nn = virtual_time();
@@ -118,6 +119,22 @@ pub(crate) fn run(options: &Options) -> Result<()> {
 /// The tests of the crate whose tests have a clock of their own, tokio's.
 fn virtual_time() -> Result<()> {
     execute(cargo().args(["test", "--package", VIRTUAL_TIME, "--no-fail-fast"]))
+}
+
+/// What the tests that emulate an Arm start.
+fn arm64() -> Result<()> {
+    if cfg!(target_arch = "aarch64") {
+        eprintln!("skipped: this machine is an Arm itself");
+        return Ok(());
+    }
+    match install::arm64() {
+        Ok(()) => build::arm64(),
+        Err(error) if std::env::var_os("CI").is_none() => {
+            eprintln!("skipped: {error:#}");
+            Ok(())
+        }
+        Err(error) => Err(error),
+    }
 }
 
 fn dependencies() -> Result<()> {

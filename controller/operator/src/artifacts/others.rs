@@ -152,10 +152,9 @@ async fn make(compiler: &Compiler, (component, cpu): &(String, Cpu), turn: &Sema
 
 /// Whether to compile for `cpu` beside `first`, which was chosen, or `is_given` by somebody.
 fn is_worthwhile(cpu: Cpu, first: Cpu, is_given: bool) -> bool {
-    // Nobody compiles for another family.
-    let is_of_family = cpu != Cpu::Native && first != Cpu::Native;
-    let is_excluded = is_given && cpu > first;
-    is_of_family && !is_excluded && cpu != first
+    let is_excluded = is_given && cpu.below().contains(&first);
+    // Only who has such a processor can compile for it.
+    cpu != Cpu::Native && cpu != first && !is_excluded
 }
 
 #[cfg(test)]
@@ -167,7 +166,7 @@ mod tests {
     /// Would fail if code were compiled for what nobody has, for what somebody excluded, or not for who has less.
     #[test]
     fn code_is_compiled_for_processors_that_were_told_and_not_excluded() {
-        use Cpu::{Native, X86_64V2, X86_64V3};
+        use Cpu::{Arm64, Native, X86_64V2, X86_64V3};
         for (cpu, first, is_given, expected) in [
             (X86_64V2, X86_64V3, false, true),
             (X86_64V2, X86_64V3, true, true),
@@ -175,7 +174,10 @@ mod tests {
             (X86_64V3, X86_64V2, true, false),
             (X86_64V3, X86_64V3, false, false),
             (Native, X86_64V3, false, false),
-            (X86_64V2, Native, false, false),
+            (X86_64V2, Native, false, true),
+            (Arm64, X86_64V3, false, true),
+            (Arm64, X86_64V2, true, true),
+            (X86_64V3, Arm64, true, true),
         ] {
             let is_worthwhile = is_worthwhile(cpu, first, is_given);
             assert_eq!(

@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 
+use super::Platform;
 use crate::{files, shell};
 
 /// buildah with a storage of its own.
@@ -33,11 +34,41 @@ impl Builder {
         command
     }
 
-    /// Builds the Dockerfile in `context`, writes `archive`, and gives the manifest's digest.
-    pub(crate) fn build(&self, context: &Path, name: &str, archive: &Path) -> Result<String> {
+    /// Builds the Dockerfile in each folder for its platform, writes `archive`, and gives the digest of the manifest, or of
+    /// the index where there are several.
+    pub(crate) fn build(
+        &self,
+        contexts: &[(Platform, &Path)],
+        name: &str,
+        archive: &Path,
+    ) -> Result<String> {
         // Two builds of one name at a time would take each other's image away.
         let lock = fs::File::create(self.storage.with_file_name("lock"))?;
         lock.lock()?;
+        if let [(platform, context)] = contexts {
+            self.build_one(*platform, context, name)?;
+            let digest = self.write(&["push"], name, archive)?;
+            // The archive is what counts; a copy of every version in the storage would only fill the disk.
+            shell::run(self.command().args(["rmi", "--force", name]))?;
+            return Ok(digest);
+        }
+        // What a build that was broken off left would be in the index, too.
+        let _ = self.command().args(["manifest", "rm", name]).output();
+        shell::run(self.command().args(["manifest", "create", name]))?;
+        let mut built = Vec::new();
+        for (platform, context) in contexts {
+            let one = format!("{name}-{}", platform.architecture());
+            self.build_one(*platform, context, &one)?;
+            shell::run(self.command().args(["manifest", "add", name, &one]))?;
+            built.push(one);
+        }
+        let digest = self.write(&["manifest", "push", "--all"], name, archive)?;
+        shell::run(self.command().args(["manifest", "rm", name]))?;
+        shell::run(self.command().args(["rmi", "--force"]).args(&built))?;
+        Ok(digest)
+    }
+
+    fn build_one(&self, platform: Platform, context: &Path, name: &str) -> Result<()> {
         shell::run(
             self.command()
                 .args([
@@ -49,6 +80,7 @@ impl Builder {
                     "--layers=false",
                     "--quiet",
                 ])
+                .args(["--platform", &platform.to_string()])
                 // Nothing of this machine or hour goes into the image.
                 .args([
                     "--timestamp",
@@ -60,7 +92,12 @@ impl Builder {
                 .args(["--tag", name])
                 .arg(context),
         )
-        .with_context(|| format!("cannot build {name}"))?;
+        .with_context(|| format!("cannot build {name} for {platform}"))?;
+        Ok(())
+    }
+
+    /// Writes an image or an index to `archive` with one of buildah's commands, and gives its digest.
+    fn write(&self, push: &[&str], name: &str, archive: &Path) -> Result<String> {
         let fresh = archive.with_extension("new");
         let _ = fs::remove_file(&fresh);
         let digest = tempfile::NamedTempFile::new()?;
@@ -72,7 +109,8 @@ impl Builder {
         };
         shell::run(
             self.command()
-                .args(["push", "--quiet", "--digestfile"])
+                .args(push)
+                .args(["--quiet", "--digestfile"])
                 .arg(digest.path())
                 .arg(name)
                 .arg(format!("oci-archive:{}:{in_archive}", fresh.display())),
@@ -84,8 +122,6 @@ impl Builder {
             digest.starts_with("sha256:"),
             "buildah gave no digest of {name}"
         );
-        // The archive is what counts; a copy of every version in the storage would only fill the disk.
-        shell::run(self.command().args(["rmi", "--force", name]))?;
         Ok(digest)
     }
 }

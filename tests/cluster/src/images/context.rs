@@ -1,5 +1,6 @@
 //! What goes into an image? A root folder put together from Debian packages and from programs that were just built.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
 
+use super::Platform;
 use super::programs::{Program, Programs};
 use crate::{files, shell};
 
@@ -20,6 +22,9 @@ pub(super) struct Manifest {
     /// Whether it is built only where it is named.
     #[serde(default)]
     pub(super) optional: bool,
+    /// The machines that it can be built for: all, where none is named.
+    #[serde(default)]
+    platforms: Vec<Platform>,
     #[serde(default)]
     debian: Vec<Package>,
     #[serde(default)]
@@ -31,7 +36,7 @@ pub(super) struct Manifest {
 #[serde(deny_unknown_fields)]
 struct Package {
     package: String,
-    /// Libraries, by name.
+    /// Libraries, by name, in which one `*` stands for what differs between machines.
     #[serde(default)]
     files: Vec<String>,
     /// The certificates of the public authorities, in one file.
@@ -47,6 +52,16 @@ impl Manifest {
             fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
         toml::from_str(&text).with_context(|| format!("{} is not understood", path.display()))
     }
+
+    /// Sees to it that the image can be built for `platform`.
+    pub(super) fn ensure_for(&self, platform: Platform) -> Result<()> {
+        ensure!(
+            self.platforms.is_empty() || self.platforms.contains(&platform),
+            "image {} can't be built for {platform}",
+            self.name
+        );
+        Ok(())
+    }
 }
 
 /// Puts the build context together in a fresh folder.
@@ -54,18 +69,20 @@ pub(super) fn prepare(
     folder: &Path,
     manifest: &Manifest,
     programs: &Programs,
+    platform: Platform,
 ) -> Result<tempfile::TempDir> {
+    manifest.ensure_for(platform)?;
     let context = tempfile::tempdir()?;
     let root = context.path().join("rootfs");
     fs::create_dir(&root)?;
     fs::copy(folder.join("Dockerfile"), context.path().join("Dockerfile"))
         .with_context(|| format!("cannot read the Dockerfile of {}", folder.display()))?;
     for package in &manifest.debian {
-        unpack(package, &root)?;
+        unpack(package, platform, &root)?;
     }
     for program in &manifest.program {
         let from = programs
-            .find(program)
+            .find(program, platform)
             .with_context(|| format!("image {} lacks a program", manifest.name))?;
         let to = root.join(&program.to);
         make_parent(&to)?;
@@ -83,7 +100,7 @@ fn make_parent(path: &Path) -> Result<()> {
 }
 
 /// Fetches a package with apt, which checks its signature, and takes what is asked for out of it.
-fn unpack(package: &Package, root: &Path) -> Result<()> {
+fn unpack(package: &Package, platform: Platform, root: &Path) -> Result<()> {
     ensure!(
         Path::new("/usr/bin/dpkg-deb").exists() && Path::new("/usr/bin/apt-get").exists(),
         "images take their libraries from Debian packages: build them on Debian or Ubuntu"
@@ -92,23 +109,26 @@ fn unpack(package: &Package, root: &Path) -> Result<()> {
     shell::run(
         Command::new("dpkg-deb")
             .arg("--extract")
-            .arg(deb(&package.package)?)
+            .arg(deb(&package.package, platform)?)
             .arg(all.path()),
     )?;
     let found = walk(all.path())?;
     for name in &package.files {
         let library = found
             .iter()
-            .find(|path| path.file_name().is_some_and(|file| file == name.as_str()))
+            .find(|path| path.file_name().is_some_and(|file| is_named(file, name)))
             .with_context(|| format!("package {} has no {name}", package.package))?;
-        let to = root.join("usr/lib").join(name);
+        let to = root
+            .join("usr/lib")
+            .join(library.file_name().unwrap_or_default());
         make_parent(&to)?;
         // Follows libstdc++.so.6 → libstdc++.so.6.0.30: the name that programs ask for is the file.
         fs::copy(library, &to).with_context(|| format!("cannot copy {}", library.display()))?;
         if name.starts_with("ld-linux") {
-            // Every program has its loader's path in it.
-            make_parent(&root.join("lib64"))?;
-            symlink("usr/lib", root.join("lib64"))?;
+            // Every program has its loader's path in it: /lib64 on x86-64, /lib on Arm.
+            for link in ["lib64", "lib"] {
+                symlink("usr/lib", root.join(link))?;
+            }
         }
     }
     if package.certificates {
@@ -132,16 +152,29 @@ fn unpack(package: &Package, root: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Whether a file is called `name`, in which one `*` may stand for anything.
+fn is_named(file: &OsStr, name: &str) -> bool {
+    let file = file.to_string_lossy();
+    match name.split_once('*') {
+        Some((start, end)) => file
+            .strip_prefix(start)
+            .is_some_and(|rest| rest.ends_with(end)),
+        None => file == name,
+    }
+}
+
 /// The file of a package, of the version that the machine's sources offer; kept, so that a second build needs no network.
-fn deb(package: &str) -> Result<PathBuf> {
+fn deb(package: &str, platform: Platform) -> Result<PathBuf> {
     let folder = files::cache()?.join("images/debian");
     fs::create_dir_all(&folder)?;
-    let file = match deb_name(package)? {
+    let apt = Apt::of(platform, &folder)?;
+    let file = match apt.name(package)? {
         Some(file) => file,
         None => {
             // A fresh machine, or a container image, has no lists of packages yet.
-            shell::run(Command::new("apt-get").args(["update", "-qq"]))?;
-            deb_name(package)?.with_context(|| format!("apt knows no package {package}"))?
+            shell::run(apt.command().args(["update", "-qq"]))?;
+            apt.name(package)?
+                .with_context(|| format!("apt knows no package {package} for {platform}"))?
         }
     };
     let path = folder.join(&file);
@@ -149,7 +182,7 @@ fn deb(package: &str) -> Result<PathBuf> {
         // Next to its place and then moved: a file of this name is whole.
         let fresh = tempfile::tempdir_in(&folder)?;
         shell::run(
-            Command::new("apt-get")
+            apt.command()
                 .args(["download", "-qq", package])
                 .current_dir(fresh.path()),
         )?;
@@ -159,18 +192,48 @@ fn deb(package: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// The name of the file that apt would download.
-fn deb_name(package: &str) -> Result<Option<String>> {
-    // What lies in the folder already, apt would not name.
-    let empty = tempfile::tempdir()?;
-    let output = Command::new("apt-get")
-        .args(["download", "--print-uris", package])
-        .current_dir(empty.path())
-        .output()
-        .context("cannot start apt-get")?;
-    // 'URI' FILE SIZE HASH
-    let line = String::from_utf8_lossy(&output.stdout).into_owned();
-    Ok(line.split_whitespace().nth(1).map(str::to_owned))
+/// apt-get as a machine of some platform would ask it.
+struct Apt(Vec<String>);
+
+impl Apt {
+    fn of(platform: Platform, folder: &Path) -> Result<Apt> {
+        if platform == Platform::HERE {
+            return Ok(Apt(Vec::new()));
+        }
+        // Lists of its own: what this machine knows of packages stays as it is.
+        let lists = folder.join(format!("lists-{}", platform.architecture()));
+        fs::create_dir_all(lists.join("partial"))?;
+        Ok(Apt(vec![
+            format!("APT::Architecture={}", platform.architecture()),
+            format!("APT::Architectures={}", platform.architecture()),
+            format!("Dir::State::lists={}", lists.display()),
+            "Dir::Cache::pkgcache=".to_owned(),
+            "Dir::Cache::srcpkgcache=".to_owned(),
+        ]))
+    }
+
+    fn command(&self) -> Command {
+        let mut command = Command::new("apt-get");
+        for option in &self.0 {
+            command.args(["--option", option]);
+        }
+        command
+    }
+
+    /// The name of the file that would be downloaded.
+    fn name(&self, package: &str) -> Result<Option<String>> {
+        // What lies in the folder already, apt would not name.
+        let empty = tempfile::tempdir()?;
+        let output = self
+            .command()
+            .args(["download", "--print-uris", package])
+            .current_dir(empty.path())
+            .output()
+            .context("cannot start apt-get")?;
+        // 'URI' FILE SIZE HASH
+        let line = String::from_utf8_lossy(&output.stdout).into_owned();
+        Ok(line.split_whitespace().nth(1).map(str::to_owned))
+    }
 }
 
 /// All files below `folder`, in a fixed order.

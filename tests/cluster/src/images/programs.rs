@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
+use super::Platform;
 use crate::{cargo, files};
 
 /// A program or library that goes into an image, as `image.toml` lists it.
@@ -28,7 +29,7 @@ pub(super) struct Program {
 /// Where the programs are that go into images: those that the caller gives, by name, and how the others are built.
 #[derive(Clone, Debug)]
 pub struct Programs {
-    given: BTreeMap<String, PathBuf>,
+    given: BTreeMap<(Platform, String), PathBuf>,
     profile: String,
 }
 
@@ -43,12 +44,11 @@ impl Default for Programs {
 }
 
 impl Programs {
-    /// Reads `NAME=PATH` of each.
+    /// These and the `NAME=PATH` of each of `given`, which are for `platform`.
     ///
     /// # Errors
     /// When one has another form or its file does not exist.
-    pub fn parse(given: &[String]) -> Result<Programs> {
-        let mut programs = Programs::default();
+    pub(super) fn parse(mut self, given: &[String], platform: Platform) -> Result<Programs> {
         for entry in given {
             let (name, path) = entry
                 .split_once('=')
@@ -57,15 +57,26 @@ impl Programs {
                 Path::new(path).is_file(),
                 "--program {entry:?}: there is no file {path}"
             );
-            programs = programs.with(name, path);
+            self = self.with_for(platform, name, path);
         }
-        Ok(programs)
+        Ok(self)
     }
 
-    /// The same and one more.
+    /// The same and one more, for this machine.
     #[must_use]
-    pub fn with(mut self, name: impl Into<String>, path: impl Into<PathBuf>) -> Programs {
-        self.given.insert(name.into(), path.into());
+    pub fn with(self, name: impl Into<String>, path: impl Into<PathBuf>) -> Programs {
+        self.with_for(Platform::HERE, name, path)
+    }
+
+    /// The same and one more, for machines of `platform`.
+    #[must_use]
+    pub fn with_for(
+        mut self,
+        platform: Platform,
+        name: impl Into<String>,
+        path: impl Into<PathBuf>,
+    ) -> Programs {
+        self.given.insert((platform, name.into()), path.into());
         self
     }
 
@@ -76,28 +87,23 @@ impl Programs {
         self
     }
 
-    /// Whether the caller gives the program called `name`.
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.given.contains_key(name)
-    }
-
-    /// The file of a program, built if need be.
-    pub(super) fn find(&self, program: &Program) -> Result<PathBuf> {
+    /// The file of a program for a platform, built if need be.
+    pub(super) fn find(&self, program: &Program, platform: Platform) -> Result<PathBuf> {
         let name = &program.name;
-        if let Some(path) = self.given.get(name) {
+        if let Some(path) = self.given.get(&(platform, name.clone())) {
             return Ok(path.clone());
         }
         if let Some(package) = &program.package {
-            return cargo::build(package, name, &program.features, &self.profile);
+            return cargo::build(package, name, &program.features, &self.profile, platform);
         }
-        if let Some(pattern) = &program.cached {
-            return cached(pattern).with_context(|| {
+        match &program.cached {
+            Some(pattern) if platform == Platform::HERE => cached(pattern).with_context(|| {
                 format!(
                     "{name} is not given (--program {name}=PATH), and the cache folder has no {pattern}: cargo xtask setup"
                 )
-            });
+            }),
+            _ => bail!("{name} is not given for {platform}: --program {name}=PATH"),
         }
-        bail!("{name} is not given: --program {name}=PATH")
     }
 }
 

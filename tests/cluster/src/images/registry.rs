@@ -131,11 +131,17 @@ fn inspect_name(source: &str) -> Result<String> {
     }
 }
 
-/// Copies an image to `registry/name`, as it is: its digest stays.
+/// Copies an image, for all platforms that it is for, to `registry/name`, as it is: its digest stays.
 fn push(source: &str, registry: &str, name: &str, verify: bool) -> Result<String> {
     let reference = format!("{registry}/{name}");
     let mut command = Command::new("skopeo");
-    command.args(["copy", "--quiet", "--preserve-digests", "--insecure-policy"]);
+    command.args([
+        "copy",
+        "--all",
+        "--quiet",
+        "--preserve-digests",
+        "--insecure-policy",
+    ]);
     command.arg(format!("--dest-tls-verify={verify}"));
     shell::run(command.arg(source).arg(format!("docker://{reference}")))
         .with_context(|| format!("cannot push {reference}"))?;

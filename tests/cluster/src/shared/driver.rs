@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::images::Platform;
 use crate::{cargo, layout, locks, shell};
 
 /// A use of a cluster of ours: `linger` after the last process that holds one of the same name is gone, the cluster is
@@ -72,7 +73,7 @@ fn program() -> Result<PathBuf> {
     }
     let path = match std::env::var_os("WISP_CLUSTER_DRIVER") {
         Some(path) => PathBuf::from(path),
-        None => cargo::build("wisp-cluster", "wisp-cluster", &[], "dev")?,
+        None => cargo::build("wisp-cluster", "wisp-cluster", &[], "dev", Platform::HERE)?,
     };
     Ok(DRIVER.get_or_init(|| path).clone())
 }

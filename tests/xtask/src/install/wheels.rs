@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
+use wisp_cluster::images::Platform;
+
 use super::debian;
 use crate::cache;
 use crate::command::{command, execute, succeeds};
@@ -11,26 +13,32 @@ use crate::command::{command, execute, succeeds};
 /// ONNX Runtime's version. The host accepts any from 1.24 on.
 pub(crate) const ONNXRUNTIME_VERSION: &str = "1.31.1";
 
-/// ONNX Runtime's shared library from its wheel on PyPI, in the cache; returns its path.
+/// ONNX Runtime's shared library for this machine from its wheel on PyPI, in the cache; returns its path.
 pub(crate) fn onnxruntime() -> Result<PathBuf> {
-    let (platform, sha256) = match std::env::consts::ARCH {
-        "x86_64" => (
-            "manylinux_2_28_x86_64",
+    onnxruntime_for(Platform::HERE)
+}
+
+/// The same for machines of `platform`. Another's than this one's is where no host looks for it.
+pub(crate) fn onnxruntime_for(platform: Platform) -> Result<PathBuf> {
+    let (tag, sha256) = match platform {
+        Platform::Amd64 => (
+            "cp312-cp312-manylinux_2_28_x86_64",
             "1f3dea47f2f0e5117c2404cea7d21fd253ae7836a3bf167a501cdfbb2600d536",
         ),
-        "aarch64" => (
-            "manylinux_2_28_aarch64",
+        Platform::Arm64 => (
+            "cp312-cp312-manylinux_2_28_aarch64",
             "0b9a492176886992e0e875f06bc0367e333f5fff11711a2d642e18b02f3009cc",
         ),
-        other => bail!(
-            "no ONNX Runtime wheel is known for the processor {other}: name a library in WISP_ONNXRUNTIME"
-        ),
     };
-    let dir = cache::dir()?.join("onnxruntime").join(ONNXRUNTIME_VERSION);
+    let mut dir = cache::dir()?;
+    if platform != Platform::HERE {
+        dir.push(platform.architecture());
+    }
+    let dir = dir.join("onnxruntime").join(ONNXRUNTIME_VERSION);
     let wheel = Wheel {
         package: "onnxruntime",
         version: ONNXRUNTIME_VERSION,
-        tag: &format!("cp312-cp312-{platform}"),
+        tag,
         sha256,
     };
     from_wheel(&wheel, &dir, &[(&library_in_wheel(), LIBRARY)])?;
@@ -47,7 +55,7 @@ pub(crate) const PROVIDERS: [&str; 2] = [
 
 /// ONNX Runtime with CUDA 13, in a folder of the cache where no host looks for it; returns that folder.
 pub(crate) fn onnxruntime_gpu() -> Result<PathBuf> {
-    if std::env::consts::ARCH != "x86_64" {
+    if Platform::HERE != Platform::Amd64 {
         bail!("ONNX Runtime's wheel with CUDA is for x86-64");
     }
     let dir = cache::dir()?

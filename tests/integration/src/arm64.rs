@@ -1,0 +1,73 @@
+//! A host for 64-bit Arm on a machine that is none: emulated by qemu.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::build::cross;
+use crate::models::cache;
+
+/// The host, and what it runs on.
+#[derive(Debug)]
+pub struct Arm64 {
+    program: PathBuf,
+    /// ONNX Runtime for it.
+    pub onnxruntime: PathBuf,
+}
+
+const QEMU: &str = "/usr/bin/qemu-aarch64-static";
+/// Where Debian's cross compiler has Arm's C library.
+const LIBRARIES: &str = "/usr/aarch64-linux-gnu";
+
+/// ONNX Runtime reads of the processor in sysfs, where qemu shows that of this machine; of an x86-64 it expects what an
+/// Arm has, and ends by a fault. So it sees two processors of which nothing is known.
+const HIDE: &str = "cpu=/sys/devices/system/cpu && mount -t tmpfs none $cpu && \
+    for list in possible present online; do echo 0-1 > $cpu/$list; done && exec \"$@\"";
+
+/// A host for Arm, where there is what emulates one: `cargo xtask test` installs it. Elsewhere there is nothing to test,
+/// which CI doesn't accept.
+///
+/// # Panics
+/// When something is missing and this is CI, or the host doesn't build.
+#[must_use]
+pub fn arm64() -> Option<Arm64> {
+    if cfg!(target_arch = "aarch64") {
+        eprintln!("skipped: this machine is an Arm itself");
+        return None;
+    }
+    let onnxruntime = cache()?.join("arm64/onnxruntime/1.31.1/libonnxruntime.so");
+    let libraries = Path::new(LIBRARIES).join("lib/libstdc++.so.6");
+    let compiler = Path::new("/usr/bin/aarch64-linux-gnu-gcc");
+    for file in [Path::new(QEMU), &libraries, compiler, &onnxruntime] {
+        if !file.exists() {
+            assert!(
+                std::env::var_os("CI").is_none(),
+                "{} is missing: run cargo xtask test",
+                file.display()
+            );
+            eprintln!("skipped: {} is missing", file.display());
+            return None;
+        }
+    }
+    Some(Arm64 {
+        program: cross("wisp-runtime", "aarch64-unknown-linux-gnu"),
+        onnxruntime,
+    })
+}
+
+impl Arm64 {
+    /// The host's program.
+    #[must_use]
+    pub fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// The command that starts it.
+    pub(crate) fn command(&self) -> Command {
+        let mut command = Command::new("unshare");
+        command
+            .args(["--map-root-user", "--mount", "sh", "-c", HIDE, "sh"])
+            .args([QEMU, "-L", LIBRARIES])
+            .arg(&self.program);
+        command
+    }
+}
