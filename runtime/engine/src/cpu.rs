@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
-use target_lexicon::{Aarch64Architecture, Architecture, HOST};
+use target_lexicon::{Aarch64Architecture, Architecture, HOST, Triple};
 use wasmtime::Config;
 
 /// A level of x86-64, as the [psABI](https://gitlab.com/x86-psABIs/x86-64-ABI) defines them, 64-bit Arm, or exactly this
@@ -13,8 +13,8 @@ use wasmtime::Config;
 ///
 /// Code of a level runs on all processors of that level or a higher one. There is none for more than
 /// [`Cpu::X86_64V3`]: Cranelift makes next to nothing of AVX-512, and few machines have the same parts of it. Nor is there
-/// one for more than the first 64-bit Arm: what came later are atomics, which components have no use for, and pointer
-/// authentication.
+/// one for more than the first 64-bit Arm: of what came later Cranelift uses atomics, which components have no use for,
+/// pointer authentication, and dot products of bytes, for relaxed SIMD alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Cpu {
     /// SSE4.2 and POPCNT: since 2009, and Atoms of today.
@@ -112,13 +112,12 @@ impl Cpu {
                 [&[], &[]],
             ),
         };
-        let target = if family == HOST.architecture {
-            HOST.to_string()
-        } else {
-            format!("{family}-unknown-linux-gnu")
+        let target = Triple {
+            architecture: family,
+            ..HOST
         };
         // Naming a target keeps wasmtime from adding what this very processor has.
-        config.target(&target)?;
+        config.target(&target.to_string())?;
         for flag in flags.into_iter().flatten() {
             // SAFETY: what wasmtime asks of a flag is that code made with it is run only where the processor has what
             // it stands for, which wasmtime checks itself for all of these when it loads code.

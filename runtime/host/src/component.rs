@@ -41,6 +41,17 @@ impl Component {
         }
     }
 
+    /// The version of WASI that it serves HTTP by.
+    pub(crate) fn wasi(&self) -> Wasi {
+        match self {
+            Self::Source(source) => source.inspection().wasi,
+            Self::Code(code) => match code.facts.wasi {
+                Version::P2 => Wasi::P2,
+                Version::P3 => Wasi::P3,
+            },
+        }
+    }
+
     /// Whether it imports `wasi:nn`.
     pub(crate) fn asks_models(&self) -> bool {
         match self {
@@ -65,10 +76,7 @@ impl Component {
         match self {
             Self::Source(source) => loader.load(source, engines),
             Self::Code(code) => {
-                let wasi = match code.facts.wasi {
-                    Version::P2 => Wasi::P2,
-                    Version::P3 => Wasi::P3,
-                };
+                let wasi = self.wasi();
                 // SAFETY: the digest is the Assignment's, and whoever assigns a function decides what this process
                 // does: the operator, which compiled the code.
                 #[expect(

@@ -29,7 +29,7 @@ use crate::metrics::{Metrics, Reading};
 use crate::pool::{Instances, Reuse};
 use crate::receive::Pushed;
 use crate::shared::{Shared, Sharing};
-use crate::standby::{READY, Ready};
+use crate::standby::Ready;
 
 /// How requests meet instances.
 pub(crate) enum Mode {
@@ -117,20 +117,21 @@ impl Prepared {
             Some(code) => Component::Code(code),
             None => Component::read(&config.component, function)?,
         };
-        let engines = ready.engines(&config.limits, component.footprint());
-        let engine = engines.get(READY).map_err(LoadError::from)?;
-        let linked = linked.filter(|pre| Engine::same(pre.engine(), engine));
-        let (wasi, pre) = match linked {
-            Some(pre) => (READY, Pre::P2(pre)),
+        let (engines, linked) = engines(ready, linked, &config.limits, &component)?;
+        let wasi = component.wasi();
+        let engine = engines.get(wasi).map_err(LoadError::from)?.clone();
+        let linked = linked.filter(|pre| Engine::same(pre.engine(), &engine));
+        let pre = match linked {
+            Some(pre) => Pre::P2(pre),
             None => {
                 let loader = cache.map_or_else(Loader::without_cache, Loader::new);
                 let loaded = component.load(&loader, &engines)?;
                 tracing::info!(function = %function, cached = loaded.cached, millis = loaded.took.as_secs_f64() * 1e3, "component loaded");
-                (loaded.wasi, link(&loaded, &engines, ready.linker())?)
+                link(&loaded, &engines, ready.linker())?
             }
         };
         Ok(Self {
-            engine: engines.get(wasi).map_err(LoadError::from)?.clone(),
+            engine,
             pre,
             engines,
             wasi,
@@ -143,6 +144,33 @@ impl Prepared {
             )?,
         })
     }
+}
+
+/// Engines for the component, of which its own is made, and what is `linked` to one, where that is still of use.
+///
+/// A pool reserves hundreds of GiB of addresses, and a process has 512 GiB of them where a kernel has 39 bits for that, as
+/// Raspberry Pi OS has: there the pool that is ready makes room for the one that is needed.
+fn engines(
+    ready: &mut Ready,
+    linked: Option<ProxyPre<Guest>>,
+    limits: &Limits,
+    component: &Component,
+) -> Result<(Engines, Option<ProxyPre<Guest>>), LoadError> {
+    let (wasi, footprint) = (component.wasi(), component.footprint());
+    let engines = ready.engines(limits, wasi, footprint);
+    let Err(error) = engines.get(wasi) else {
+        return Ok((engines, linked));
+    };
+    let error: &dyn std::error::Error = &error;
+    tracing::debug!(
+        error,
+        "what is ready is given up for what the function needs"
+    );
+    drop((engines, linked));
+    ready.forget_engines();
+    let engines = ready.engines(limits, wasi, footprint);
+    engines.get(wasi)?;
+    Ok((engines, None))
 }
 
 /// Resolves the imports of a component, by `linker` where that is one for its engine.

@@ -166,11 +166,20 @@ impl Ready {
         self.code.remove(sha256)
     }
 
-    /// Engines for a component of `footprint`.
-    pub(crate) fn engines(&mut self, limits: &Limits, footprint: Footprint) -> Engines {
+    /// Engines for a component of `wasi` and `footprint`.
+    pub(crate) fn engines(&mut self, limits: &Limits, wasi: Wasi, footprint: Footprint) -> Engines {
         let options = engine_options(limits, footprint);
-        let fitting = self.engines.take_if(|engines| engines.hold(&options));
+        let fitting = self
+            .engines
+            .take_if(|engines| wasi == READY && engines.hold(&options));
         fitting.unwrap_or_else(|| Engines::new(&options))
+    }
+
+    /// Gives back the addresses of the engines that are ready, and what is linked to them.
+    pub(crate) fn forget_engines(&mut self) {
+        self.code = Shelf::default();
+        self.linker = None;
+        self.engines = None;
     }
 
     /// Whether its engines are those of a component of `footprint`.
@@ -221,10 +230,10 @@ mod tests {
             ..Limits::default()
         };
         assert!(!prepared.hold(&engine_options(&many, small)));
-        let others = ready.engines(&many, small);
+        let others = ready.engines(&many, READY, small);
         assert!(others.hold(&engine_options(&many, small)));
         // Those that are ready still are.
-        let engines = ready.engines(&Limits::default(), small);
+        let engines = ready.engines(&Limits::default(), READY, small);
         let linker = ready.linker().unwrap();
         assert!(Engine::same(linker.engine(), engines.get(READY).unwrap()));
         assert!(!Engine::same(linker.engine(), others.get(READY).unwrap()));

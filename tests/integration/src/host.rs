@@ -119,7 +119,7 @@ impl Host {
         Self::standing_by_as(program, preload, library).await
     }
 
-    /// The same on an emulated Arm.
+    /// As [`Host::standing_by`], on an emulated Arm.
     ///
     /// # Errors
     /// When it doesn't.
@@ -144,6 +144,18 @@ impl Host {
     pub async fn with_control_key(key: &str) -> anyhow::Result<Self> {
         let variable = ("WISP_CONTROL_KEY", key.to_owned());
         Self::start_with(Some(variable), &[]).await
+    }
+
+    /// One without a function that may reserve so many bytes of addresses.
+    ///
+    /// # Errors
+    /// As [`Host::start`].
+    pub async fn with_addresses(bytes: u64) -> anyhow::Result<Self> {
+        let mut program = Command::new("prlimit");
+        program
+            .arg(format!("--as={bytes}"))
+            .arg(binary("wisp-runtime"));
+        Self::start_as(program, None, &[]).await
     }
 
     async fn start_with(

@@ -1,5 +1,6 @@
 //! A host that waits for its function, and what it has ready meanwhile.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
@@ -305,6 +306,31 @@ async fn a_lesser_processor_tells_what_it_runs_and_takes_its_own_code_alone() {
     let answer = assign(&host, &function).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
     assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+}
+
+/// Would fail if a host could serve only what it has ready where a process has 39 bits of addresses, as with the kernel of
+/// Raspberry Pi OS.
+#[tokio::test]
+async fn what_is_ready_makes_room_where_addresses_are_few() {
+    let (other, bytes) = compiled("fixture-p2").unwrap();
+    for package in ["fixture-p2", "fixture-p3"] {
+        let host = Host::with_addresses(1 << 39).await.unwrap();
+        stands_by(&host).await;
+        let answer = hold(&host, vec![other.clone()], &[&bytes]).await;
+        assert_eq!(held(answer).unwrap().code.len(), 1);
+        let mut function = assignment(&component(package));
+        // Another pool than the one that is ready.
+        function.config.limits.table_elements = NonZeroUsize::MIN.saturating_add(20_000);
+        let answer = assign(&host, &function).await.unwrap();
+        assert_eq!(
+            answer.status,
+            StatusCode::OK,
+            "{package}: {}",
+            answer.text()
+        );
+        let answer = host.client().get("/hello").await.unwrap();
+        assert_eq!(answer.text(), "hello\n", "{package}");
+    }
 }
 
 /// Would fail if code that is made here for Arm didn't run there, a host there had to compile it or took another family's,
