@@ -12,6 +12,7 @@ use wisp_contract::operator::pod;
 
 use crate::child::Child;
 use crate::cluster::FakeCluster;
+use crate::cores::{Cores, Halves, kept};
 use crate::machine::Machine;
 use crate::nginx;
 use crate::ports::{await_listener, free_port};
@@ -32,6 +33,9 @@ pub struct Options {
     pub rounds: u32,
 }
 
+/// What a reader of the table must know.
+pub const NOTE: &str = "\"Apart\" has the proxies on half of the machine's cores, and the load generator and the server behind them on the others; else all share all.";
+
 const BENCH: &str = "gateway";
 const CONNECTIONS: [u32; 3] = [1, 8, 64];
 const HOST: &str = "hello.load.example.com";
@@ -45,7 +49,10 @@ struct Stage {
 }
 
 impl Stage {
-    fn set(options: &Options, threads: usize) -> Result<Self> {
+    /// On all cores, or the proxies on a half of them, and what asks and answers on the other.
+    fn set(options: &Options, halves: Option<&Halves>) -> Result<Self> {
+        let (proxies, others) = halves.map(|halves| (&halves.server, &halves.load)).unzip();
+        let threads = |cores: Option<&Cores>| cores.map_or(Machine::here().cores, Cores::count);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -54,22 +61,25 @@ impl Stage {
 
         // The pods' port is given: an address of its own in 127.0.0.0/8 is free of others.
         let upstream = SocketAddr::from(([127, 91, 7, 1], pod::DATA_PORT));
-        let (hello, mut output) = Child::start(
-            Command::new(&options.this)
-                .args(["hello", "--listen", &upstream.to_string()])
-                .args(["--threads", &threads.to_string()]),
-        )?;
+        let mut command = Command::new(&options.this);
+        command
+            .args(["hello", "--listen", &upstream.to_string()])
+            .args(["--threads", &threads(others).to_string()]);
+        let (hello, mut output) = Child::start(&mut kept(command, others))?;
         hello.line(&mut output, |line| line.trim().parse::<SocketAddr>().ok())?;
 
         let front = free_port()?;
-        let nginx = nginx::start(cluster.folder(), front, upstream, threads)?;
-        let cases = vec![
+        let mut nginx = nginx::command(cluster.folder(), front, upstream, threads(proxies))?;
+        nginx = kept(nginx, proxies);
+        let (nginx, _) = Child::start(&mut nginx)?;
+        let mut cases = vec![
             Case::new("direct", Target::get(upstream, "/", HOST), None),
-            gateway(options, &cluster, upstream, threads)?,
+            gateway(options, &cluster, upstream, proxies)?,
             Case::new("nginx", Target::get(front, "/", HOST), Some(nginx)),
         ];
         await_listener(front)?;
-        for case in &cases {
+        for case in &mut cases {
+            case.target.ask_from(others);
             // Connections are made, and caches warm.
             wrk::run(&case.target, 64, 1)?;
         }
@@ -87,7 +97,7 @@ impl Stage {
 /// # Errors
 /// When a program is missing.
 pub fn hold(options: &Options) -> Result<()> {
-    let stage = Stage::set(options, Machine::here().cores)?;
+    let stage = Stage::set(options, None)?;
     for case in &stage.cases {
         let id = case.child.as_ref().map_or(0, Child::id);
         println!(
@@ -106,17 +116,26 @@ pub fn hold(options: &Options) -> Result<()> {
 /// When a program is missing, or a request failed.
 pub fn run(options: &Options) -> Result<Report> {
     let machine = Machine::here();
-    let mut stage = Stage::set(options, machine.cores)?;
-    take_turns(
-        &mut stage.cases,
-        &CONNECTIONS,
-        options.rounds,
-        options.seconds,
-    )?;
-    Ok(Report {
-        machine,
-        rows: rows(&stage.cases),
-    })
+    let halves = Halves::here();
+    let turns = |halves: Option<&Halves>, connections: &[u32]| -> Result<Vec<Case>> {
+        let mut stage = Stage::set(options, halves)?;
+        take_turns(
+            &mut stage.cases,
+            connections,
+            options.rounds,
+            options.seconds,
+        )?;
+        Ok(stage.cases)
+    };
+    let shared = turns(None, &CONNECTIONS)?;
+    let mut rows = rows(&shared, &CONNECTIONS, "", halves.is_none());
+    drop(shared);
+    if let Some(halves) = &halves {
+        let most = CONNECTIONS.last_chunk::<1>().map_or(&[][..], |most| most);
+        let apart = turns(Some(halves), most)?;
+        rows.extend(self::rows(&apart, most, ", apart", true));
+    }
+    Ok(Report { machine, rows })
 }
 
 /// The gateway as it is in a cluster: routes, admission, ids, reports and the key's header.
@@ -124,8 +143,9 @@ fn gateway(
     options: &Options,
     cluster: &FakeCluster,
     upstream: SocketAddr,
-    threads: usize,
+    cores: Option<&Cores>,
 ) -> Result<Case> {
+    let threads = cores.map_or(Machine::here().cores, Cores::count);
     let function = FunctionId::new("load", "hello")?;
     cluster.put_function(
         &function,
@@ -141,7 +161,7 @@ fn gateway(
         .args(["--operator", &cluster.operator().to_string()])
         .args(["--domain", "example.com", "--drain-delay", "0"])
         .args(["--threads", &threads.to_string()]);
-    let (child, output) = Child::start(&mut command)?;
+    let (child, output) = Child::start(&mut kept(command, cores))?;
     // Its log is read to the end, or it would wait for its reader.
     std::thread::spawn(move || std::io::copy(&mut { output }, &mut std::io::sink()));
     await_listener(front)?;
@@ -155,13 +175,14 @@ fn gateway(
     Ok(Case::new("wisp-gateway", target, Some(child)))
 }
 
-fn rows(cases: &[Case]) -> Vec<Row> {
+/// What was found at so many connections: `so` says how. The most of them have an aim where these `are_judged`.
+fn rows(cases: &[Case], all: &[u32], so: &str, are_judged: bool) -> Vec<Row> {
     let found = |name: &str, index: usize| {
         let case = cases.iter().find(|case| case.name == name)?;
         case.found(index)
     };
     let mut rows = Vec::new();
-    for (index, connections) in CONNECTIONS.into_iter().enumerate() {
+    for (index, connections) in all.iter().enumerate() {
         let (Some(direct), Some(nginx)) = (found("direct", index), found("nginx", index)) else {
             continue;
         };
@@ -169,7 +190,11 @@ fn rows(cases: &[Case]) -> Vec<Row> {
             let Some(found) = case.found(index) else {
                 continue;
             };
-            let name = format!("{} at {connections}", case.name);
+            // Who answers has the generator's cores.
+            if !so.is_empty() && case.child.is_none() {
+                continue;
+            }
+            let name = format!("{} at {connections}{so}", case.name);
             let row = |metric: &str, sample: &Sample, unit: &str| {
                 Row::new(BENCH, &name, metric, sample, unit)
             };
@@ -196,7 +221,7 @@ fn rows(cases: &[Case]) -> Vec<Row> {
             let per_core = row("requests/s per core", &per_core, "1/s");
             let bound = 1e6 / nginx.cost.median();
             rows.push(match (is_ours, connections) {
-                (true, 64) => per_core.against(bound).aiming(Aim::AtLeast(bound)),
+                (true, 64) if are_judged => per_core.against(bound).aiming(Aim::AtLeast(bound)),
                 (true, _) => per_core.against(bound),
                 (false, _) => per_core,
             });
@@ -210,7 +235,10 @@ fn rows(cases: &[Case]) -> Vec<Row> {
                     .collect(),
             );
             let added = row("added p50", &added, "µs");
-            rows.push(if is_ours && connections == 1 {
+            if !so.is_empty() {
+                continue;
+            }
+            rows.push(if is_ours && *connections == 1 {
                 added.aiming(Aim::Below(60.0))
             } else {
                 added

@@ -10,6 +10,7 @@ use anyhow::{Context as _, Result};
 use wisp_contract::config::Instances;
 
 use crate::child::Child;
+use crate::cores::{Cores, Halves, kept};
 use crate::machine::Machine;
 use crate::report::{Aim, Report, Row, Sample};
 use crate::runtime::{Place, Runtime, config, get};
@@ -48,7 +49,8 @@ const SERVE: &str = "wasmtime serve 0.2 fresh";
 /// What a reader of the table must know.
 pub const NOTE: &str = "load generator: wrk against a server that answers without reading HTTP, so the most that it can ask.\n\
     wasmtime serve: not its binary, but what it does, built of the same parts of wasmtime 48 with the best of its flags.\n\
-    All of them share the machine's cores with the load generator.";
+    \"Apart\" has the servers on half of the machine's cores and the load generator on the others, which\n\
+    bounds what native hyper can show; else they share all.";
 
 /// What each case is held against beside native hyper, and by what factor it is to be faster.
 const PEERS: [(&str, &str, Option<f64>); 3] = [
@@ -64,7 +66,7 @@ const SHARES: [(&str, f64); 2] = [(FRESH, 0.35), (REUSED, 0.6)];
 /// # Errors
 /// When a program is missing.
 pub fn hold(options: &Options) -> Result<()> {
-    for case in cases(options)? {
+    for case in cases(options, None)? {
         let id = case.child.as_ref().map_or(0, Child::id);
         println!("{}: {} process {id}", case.name, case.target.url);
         // Leaked: it is to outlive this loop.
@@ -81,16 +83,26 @@ pub fn hold(options: &Options) -> Result<()> {
 /// When a program is missing, or a request failed.
 pub fn run(options: &Options) -> Result<Report> {
     let machine = Machine::here();
-    let mut cases = cases(options)?;
-    take_turns(&mut cases, &CONNECTIONS, options.rounds, options.seconds)?;
-    let mut rows = rows(&cases);
-    rows.extend(late::rows(&cases, options)?);
-    #[cfg(feature = "baselines")]
-    rows.extend(phases(&cases, options)?);
+    let halves = Halves::here();
+    let mut shared = cases(options, None)?;
+    take_turns(&mut shared, &CONNECTIONS, options.rounds, options.seconds)?;
+    let mut rows = rows(&shared, &CONNECTIONS, "", halves.is_none());
+    rows.extend(late::rows(&shared, options)?);
+    drop(shared);
+    if let Some(halves) = halves {
+        let mut apart = cases(options, Some(&halves))?;
+        let most = CONNECTIONS.last_chunk::<1>().map_or(&[][..], |most| most);
+        take_turns(&mut apart, most, options.rounds, options.seconds)?;
+        rows.extend(self::rows(&apart, most, ", apart", true));
+        #[cfg(feature = "baselines")]
+        rows.extend(phases(&apart, options)?);
+    }
     Ok(Report { machine, rows })
 }
 
-fn cases(options: &Options) -> Result<Vec<Case>> {
+fn cases(options: &Options, halves: Option<&Halves>) -> Result<Vec<Case>> {
+    let on = halves.map(|halves| &halves.server);
+    let threads = on.map_or(2, Cores::count).to_string();
     let reuse = |requests: u32, concurrent: u32| Instances::Reuse {
         max_requests: NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN),
         max_concurrent: NonZeroU32::new(concurrent).unwrap_or(NonZeroU32::MIN),
@@ -99,7 +111,7 @@ fn cases(options: &Options) -> Result<Vec<Case>> {
     let wisp = |name, component: &Path, instances| -> Result<Case> {
         let mut config = config(component);
         config.instances = instances;
-        let runtime = Runtime::start(&options.place, config)?;
+        let runtime = Runtime::start_on(on, &options.place, config)?;
         Ok(Case::new(
             name,
             Target::get(runtime.data, PATH, "load"),
@@ -111,13 +123,13 @@ fn cases(options: &Options) -> Result<Vec<Case>> {
         command.arg("serve").arg("--component").arg(component);
         command.args(["--requests", &requests.to_string()]);
         command.args(["--concurrent", &concurrent.to_string()]);
-        baseline(name, &mut command)
+        baseline(name, on, command)
     };
     let fresh = wisp(FRESH, &options.p2, Instances::Fresh)?;
     let answer = get(fresh.target.address, PATH)?;
     let hello = |name, canned: bool| -> Result<Case> {
         let mut command = Command::new(&options.this);
-        command.args(["hello", "--listen", "127.0.0.1:0", "--threads", "2"]);
+        command.args(["hello", "--listen", "127.0.0.1:0", "--threads", &threads]);
         let (head, body) = answer.split_once("\r\n\r\n").context("no body")?;
         command.args(["--body", body]);
         for header in head.lines().skip(1) {
@@ -129,9 +141,9 @@ fn cases(options: &Options) -> Result<Vec<Case>> {
         if canned {
             command.arg("--canned");
         }
-        baseline(name, &mut command)
+        baseline(name, on, command)
     };
-    let cases = vec![
+    let mut cases = vec![
         hello(CEILING, true)?,
         hello(NATIVE, false)?,
         fresh,
@@ -142,7 +154,8 @@ fn cases(options: &Options) -> Result<Vec<Case>> {
         wisp("wisp-runtime 0.3 reused", &options.p3, reuse(128, 16))?,
         serve("wasmtime serve 0.3 reused", &options.p3, 128, 16)?,
     ];
-    for case in &cases {
+    for case in &mut cases {
+        case.target.ask_from(halves.map(|halves| &halves.load));
         // Connections are made, and caches warm.
         wrk::run(&case.target, 64, 1)?;
     }
@@ -150,8 +163,8 @@ fn cases(options: &Options) -> Result<Vec<Case>> {
 }
 
 /// A server in this program, which says where it listens.
-fn baseline(name: &'static str, command: &mut Command) -> Result<Case> {
-    let (child, mut output) = Child::start(command)?;
+fn baseline(name: &'static str, on: Option<&Cores>, command: Command) -> Result<Case> {
+    let (child, mut output) = Child::start(&mut kept(command, on))?;
     let address = child.line(&mut output, |line| line.trim().parse::<SocketAddr>().ok())?;
     Ok(Case::new(
         name,
@@ -160,21 +173,22 @@ fn baseline(name: &'static str, command: &mut Command) -> Result<Case> {
     ))
 }
 
-fn rows(cases: &[Case]) -> Vec<Row> {
+/// What was found at so many connections: `so` says how. The most of them have aims where these `are_judged`.
+fn rows(cases: &[Case], all: &[u32], so: &str, are_judged: bool) -> Vec<Row> {
     let find = |name: &str, index: usize| -> Option<&Found> {
         cases.iter().find(|case| case.name == name)?.found(index)
     };
     let mut rows = Vec::new();
-    for (index, connections) in CONNECTIONS.into_iter().enumerate() {
+    for (index, connections) in all.iter().enumerate() {
         let Some(native) = find(NATIVE, index) else {
             continue;
         };
-        let is_most = index + 1 == CONNECTIONS.len();
+        let is_most = index + 1 == all.len();
         for case in cases {
             let Some(found) = case.found(index) else {
                 continue;
             };
-            let name = format!("{} at {connections}", case.name);
+            let name = format!("{} at {connections}{so}", case.name);
             let row = |metric: &str, sample: &Sample, unit: &str| {
                 Row::new(BENCH, &name, metric, sample, unit)
             };
@@ -185,7 +199,7 @@ fn rows(cases: &[Case]) -> Vec<Row> {
                 row("processor time per request", &found.cost, "µs").against(native.cost.median()),
             );
             rows.push(row("p50", &found.p50, "µs").against(native.p50.median()));
-            if !is_most {
+            if !is_most || !are_judged {
                 continue;
             }
             if let Some((_, share)) = SHARES.iter().find(|(name, _)| *name == case.name) {
@@ -219,7 +233,7 @@ fn phases(cases: &[Case], options: &Options) -> Result<Vec<Row>> {
         .iter()
         .find(|case| case.name == FRESH)
         .context("a case")?;
-    let found = case.found(CONNECTIONS.len() - 1).context("it ran")?;
+    let found = case.found(0).context("it ran")?;
     let phases = crate::phases::measure(&options.p2, PATH)?;
     let all = found.cost.median();
     let kernel = (found.kernel.median() - phases.kernel).max(0.0);
@@ -231,7 +245,7 @@ fn phases(cases: &[Case], options: &Options) -> Result<Vec<Row>> {
         .copied()
         .chain([("kernel, but for memory", kernel), ("http and host", http)])
         .map(|(name, micros)| {
-            let case = format!("{FRESH} at 64, of which {name}");
+            let case = format!("{FRESH} at 64, apart, of which {name}");
             Row::new(
                 BENCH,
                 &case,

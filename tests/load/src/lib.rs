@@ -5,6 +5,7 @@
 
 mod child;
 mod cluster;
+mod cores;
 mod hello;
 #[cfg(feature = "baselines")]
 mod infer;

@@ -36,11 +36,10 @@ fn run(command: Command) -> anyhow::Result<bool> {
             if common.hold {
                 wisp_load::gateway::hold(&options)?;
             }
-            tell(
-                "gateway",
-                &wisp_load::gateway::run(&options)?,
-                &common.target,
-            )
+            let report = wisp_load::gateway::run(&options)?;
+            let met = tell("gateway", &report, &common.target)?;
+            println!("{}", wisp_load::gateway::NOTE);
+            Ok(met)
         }
         Command::Host {
             hosts,

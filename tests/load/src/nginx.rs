@@ -6,15 +6,13 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result};
 
-use crate::child::Child;
-
-/// Starts it on `listen`, before `upstream`.
-pub(crate) fn start(
+/// What starts it on `listen`, before `upstream`.
+pub(crate) fn command(
     folder: &Path,
     listen: SocketAddr,
     upstream: SocketAddr,
     workers: usize,
-) -> Result<Child> {
+) -> Result<Command> {
     let folder = folder.join("nginx");
     std::fs::create_dir_all(&folder)?;
     let path = folder.display();
@@ -46,5 +44,5 @@ http {{
         .context("nginx is missing: it is a package of Debian's")?;
     let mut command = Command::new(program);
     command.arg("-c").arg(&file).arg("-p").arg(&folder);
-    Ok(Child::start(&mut command)?.0)
+    Ok(command)
 }

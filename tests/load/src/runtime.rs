@@ -13,6 +13,7 @@ use wisp_contract::log::{Line, event};
 use wisp_contract::status::HostStatus;
 
 use crate::child::Child;
+use crate::cores::{Cores, kept};
 
 /// How hosts are started.
 #[derive(Debug, Clone)]
@@ -81,8 +82,18 @@ impl Place {
 impl Runtime {
     /// Starts a host and waits until it serves.
     pub(crate) fn start(place: &Place, config: FunctionConfig) -> Result<Self> {
+        Self::start_on(None, place, config)
+    }
+
+    /// The same on these cores alone, if any are given.
+    pub(crate) fn start_on(
+        cores: Option<&Cores>,
+        place: &Place,
+        config: FunctionConfig,
+    ) -> Result<Self> {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (child, mut output) = Child::start(&mut place.command(Some(config), any, any)?)?;
+        let command = place.command(Some(config), any, any)?;
+        let (child, mut output) = Child::start(&mut kept(command, cores))?;
         let (data, control) = child.line(&mut output, |line| {
             let line: Line<'_> = serde_json::from_str(line).ok()?;
             let address = |name: &str| line.fields.get(name)?.as_str()?.parse().ok();

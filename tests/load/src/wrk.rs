@@ -6,6 +6,8 @@ use std::process::Command;
 
 use anyhow::{Context as _, Result, bail};
 
+use crate::cores::{Cores, kept};
+
 /// What a run found.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) struct Load {
@@ -25,6 +27,8 @@ pub(crate) struct Target {
     host: String,
     /// A script that makes another request than a GET, <https://github.com/wg/wrk/blob/master/SCRIPTING>.
     script: Option<PathBuf>,
+    /// The cores of the generator, where it has some of its own.
+    cores: Option<Cores>,
 }
 
 impl Target {
@@ -34,7 +38,13 @@ impl Target {
             address,
             host: host.to_owned(),
             script: None,
+            cores: None,
         }
+    }
+
+    /// From now on it is asked from these cores alone, if any are given.
+    pub(crate) fn ask_from(&mut self, cores: Option<&Cores>) {
+        self.cores = cores.cloned();
     }
 
     /// A POST of the bytes in `body`; the script is written to `folder`.
@@ -58,23 +68,31 @@ impl Target {
     }
 }
 
-/// Threads of the generator: as many as serve, so that neither waits for the other on its own.
+/// Threads of the generator where it has no cores of its own: as many as serve, so that neither waits for the other on its
+/// own.
 const THREADS: u32 = 2;
 
 /// Asks over so many connections for so many seconds.
 pub(crate) fn run(target: &Target, connections: u32, seconds: u32) -> Result<Load> {
+    let threads = target
+        .cores
+        .as_ref()
+        .and_then(|cores| u32::try_from(cores.count()).ok());
     let mut command = Command::new("wrk");
     command
         // Its own bound of two seconds would count late answers as failures.
         .args(["--latency", "--timeout", "30s"])
         .args(["-H", &format!("Host: {}", target.host)])
-        .args(["-t", &THREADS.min(connections).to_string()])
+        .args([
+            "-t",
+            &threads.unwrap_or(THREADS).min(connections).to_string(),
+        ])
         .args(["-c", &connections.to_string(), "-d", &format!("{seconds}s")]);
     if let Some(script) = &target.script {
         command.arg("-s").arg(script);
     }
-    let output = command
-        .arg(&target.url)
+    command.arg(&target.url);
+    let output = kept(command, target.cores.as_ref())
         .output()
         .context("wrk cannot be started: it is a package of Debian's")?;
     let text = String::from_utf8_lossy(&output.stdout);
