@@ -23,7 +23,7 @@ pub(crate) fn build(
     let mut command = cargo();
     if platform != Platform::HERE {
         machine::ensure_compiler(platform)?;
-        let (compiler, _) = platform.compiler();
+        let compiler = platform.compiler();
         command.args([
             "--config",
             &format!("target.{}.linker={compiler:?}", platform.target()),

@@ -15,6 +15,7 @@ mod platform;
 mod programs;
 mod registry;
 
+pub use crate::machine::ensure_compiler;
 pub(crate) use builder::Builder;
 pub use platform::{Platform, PlatformError};
 pub use programs::Programs;
@@ -73,16 +74,15 @@ impl Arguments {
         if self.programs.iter().any(is_given) {
             return Ok(false);
         }
+        let mut is_needed = false;
         for folder in self.folders()? {
             let manifest = context::Manifest::read(&folder)?;
             for platform in self.platforms() {
                 manifest.ensure_for(platform)?;
             }
-            if manifest.program.iter().any(|program| program.name == name) {
-                return Ok(true);
-            }
+            is_needed |= manifest.program.iter().any(|program| program.name == name);
         }
-        Ok(false)
+        Ok(is_needed)
     }
 
     /// Gives the program called `name` for a platform.

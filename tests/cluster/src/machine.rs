@@ -107,13 +107,13 @@ pub(crate) fn ensure_image_tools() -> Result<()> {
     install(&IMAGES)
 }
 
-/// Sees to it that programs for a platform can be built here: its C compiler, which links them, and Rust's standard library.
+/// Sees to it that programs for another machine's platform can be built here: its C compiler, which links them, its C library
+/// and Rust's standard library.
 ///
 /// # Errors
 /// When one is missing and can't be installed.
-pub(crate) fn ensure_compiler(platform: Platform) -> Result<()> {
-    let (compiler, package) = platform.compiler();
-    install(&[(package, &[&format!("/usr/bin/{compiler}")])])?;
+pub fn ensure_compiler(platform: Platform) -> Result<()> {
+    install(&platform.packages())?;
     let target = platform.target();
     let sysroot = shell::run(Command::new("rustc").args(["--print", "sysroot"]))?;
     let library = Path::new(sysroot.trim()).join("lib/rustlib").join(target);

@@ -14,6 +14,8 @@ pub struct Arm64 {
     pub onnxruntime: PathBuf,
 }
 
+const TARGET: &str = "aarch64-unknown-linux-gnu";
+const NAMESPACES: [&str; 2] = ["--map-root-user", "--mount"];
 const QEMU: &str = "/usr/bin/qemu-aarch64-static";
 /// Where Debian's cross compiler has Arm's C library.
 const LIBRARIES: &str = "/usr/aarch64-linux-gnu";
@@ -35,23 +37,45 @@ pub fn arm64() -> Option<Arm64> {
         return None;
     }
     let onnxruntime = cache()?.join("arm64/onnxruntime/1.31.1/libonnxruntime.so");
-    let libraries = Path::new(LIBRARIES).join("lib/libstdc++.so.6");
-    let compiler = Path::new("/usr/bin/aarch64-linux-gnu-gcc");
-    for file in [Path::new(QEMU), &libraries, compiler, &onnxruntime] {
-        if !file.exists() {
-            assert!(
-                std::env::var_os("CI").is_none(),
-                "{} is missing: run cargo xtask test",
-                file.display()
-            );
-            eprintln!("skipped: {} is missing", file.display());
-            return None;
-        }
+    if let Some(lack) = lack(&onnxruntime) {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{lack}: run cargo xtask test"
+        );
+        eprintln!("skipped: {lack}");
+        return None;
     }
     Some(Arm64 {
-        program: cross("wisp-runtime", "aarch64-unknown-linux-gnu"),
+        program: cross("wisp-runtime", TARGET),
         onnxruntime,
     })
+}
+
+/// What keeps a host from being built and emulated here.
+fn lack(onnxruntime: &Path) -> Option<String> {
+    let output = |command: &mut Command| {
+        let output = command.output().ok()?;
+        let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
+        output.status.success().then_some(text)
+    };
+    let target = ["--print", "target-libdir", "--target", TARGET];
+    let target = output(Command::new("rustc").args(target)).unwrap_or_default();
+    let libraries = Path::new(LIBRARIES).join("lib");
+    let needed = [
+        Path::new(QEMU),
+        Path::new("/usr/bin/aarch64-linux-gnu-gcc"),
+        &libraries.join("crt1.o"),
+        &libraries.join("libstdc++.so.6"),
+        onnxruntime,
+        Path::new(&target),
+    ];
+    if let Some(file) = needed.into_iter().find(|file| !file.exists()) {
+        return Some(format!("{} is missing", file.display()));
+    }
+    let namespaces = output(Command::new("unshare").args([&NAMESPACES[..], &["true"]].concat()));
+    namespaces
+        .is_none()
+        .then(|| "no mount namespace can be made".to_owned())
 }
 
 impl Arm64 {
@@ -65,7 +89,8 @@ impl Arm64 {
     pub(crate) fn command(&self) -> Command {
         let mut command = Command::new("unshare");
         command
-            .args(["--map-root-user", "--mount", "sh", "-c", HIDE, "sh"])
+            .args(NAMESPACES)
+            .args(["sh", "-c", HIDE, "sh"])
             .args([QEMU, "-L", LIBRARIES])
             .arg(&self.program);
         command

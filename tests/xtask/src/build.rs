@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use wisp_cluster::images::Platform;
 
 use crate::command::{cargo, command, execute, output};
 
@@ -59,14 +60,11 @@ pub(crate) fn programs() -> Result<Programs> {
 
 /// Builds `wisp-runtime` for 64-bit Arm, on a machine that is none, as the tests that emulate it do.
 pub(crate) fn arm64() -> Result<()> {
+    let (target, linker) = (Platform::Arm64.target(), Platform::Arm64.compiler());
     execute(
         cargo()
-            .args(["build", "--package", "wisp-runtime"])
-            .args(["--target", "aarch64-unknown-linux-gnu"])
-            .args([
-                "--config",
-                "target.aarch64-unknown-linux-gnu.linker=\"aarch64-linux-gnu-gcc\"",
-            ]),
+            .args(["build", "--package", "wisp-runtime", "--target", target])
+            .args(["--config", &format!("target.{target}.linker={linker:?}")]),
     )
 }
 

@@ -5,7 +5,7 @@ mod wheels;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, bail};
-use wisp_cluster::images::Platform;
+use wisp_cluster::images::{Platform, ensure_compiler};
 
 use crate::cache;
 use crate::command::{command, execute, output, succeeds};
@@ -24,15 +24,11 @@ pub(crate) fn everything() -> Result<()> {
 
 /// Rust's target for Wasm components.
 pub(crate) fn wasm_target() -> Result<()> {
-    rust_target("wasm32-wasip2")
-}
-
-/// One of Rust's targets.
-fn rust_target(target: &str) -> Result<()> {
+    const TARGET: &str = "wasm32-wasip2";
     let sysroot = output(command("rustc").args(["--print", "sysroot"]))?;
     if Path::new(sysroot.trim())
         .join("lib/rustlib")
-        .join(target)
+        .join(TARGET)
         .join("lib")
         .is_dir()
     {
@@ -40,16 +36,16 @@ fn rust_target(target: &str) -> Result<()> {
     }
     if !succeeds(command("rustup").arg("--version")) {
         bail!(
-            "Rust's target {target} is missing and there is no rustup to add it: install the target the way this Rust was installed"
+            "Rust's target {TARGET} is missing and there is no rustup to add it: install the target the way this Rust was installed"
         );
     }
-    execute(command("rustup").args(["target", "add", target]))
+    execute(command("rustup").args(["target", "add", TARGET]))
 }
 
 /// What builds a host for 64-bit Arm, and emulates it, on a machine that is none.
 pub(crate) fn arm64() -> Result<()> {
+    ensure_compiler(Platform::Arm64)?;
     let needed = [
-        ("gcc-aarch64-linux-gnu", "/usr/bin/aarch64-linux-gnu-gcc"),
         (
             "libstdc++6-arm64-cross",
             "/usr/aarch64-linux-gnu/lib/libstdc++.so.6",
@@ -64,7 +60,6 @@ pub(crate) fn arm64() -> Result<()> {
     if !missing.is_empty() {
         debian(&missing)?;
     }
-    rust_target(Platform::Arm64.target())?;
     onnxruntime_for(Platform::Arm64)?;
     Ok(())
 }

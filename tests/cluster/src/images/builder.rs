@@ -45,32 +45,46 @@ impl Builder {
         // Two builds of one name at a time would take each other's image away.
         let lock = fs::File::create(self.storage.with_file_name("lock"))?;
         lock.lock()?;
-        if let [(platform, context)] = contexts {
-            self.build_one(*platform, context, name)?;
-            let digest = self.write(&["push"], name, archive)?;
-            // The archive is what counts; a copy of every version in the storage would only fill the disk.
-            shell::run(self.command().args(["rmi", "--force", name]))?;
-            return Ok(digest);
-        }
-        // What a build that was broken off left would be in the index, too.
+        // What a build that was broken off left.
         let _ = self.command().args(["manifest", "rm", name]).output();
-        shell::run(self.command().args(["manifest", "create", name]))?;
+        let _ = self.command().args(["rmi", "--force", name]).output();
         let mut built = Vec::new();
-        for (platform, context) in contexts {
-            let one = format!("{name}-{}", platform.architecture());
-            self.build_one(*platform, context, &one)?;
-            shell::run(self.command().args(["manifest", "add", name, &one]))?;
-            built.push(one);
-        }
-        let digest = self.write(&["manifest", "push", "--all"], name, archive)?;
-        shell::run(self.command().args(["manifest", "rm", name]))?;
-        shell::run(self.command().args(["rmi", "--force"]).args(&built))?;
-        Ok(digest)
+        let digest = self.build_all(contexts, name, archive, &mut built);
+        // The archive is what counts; a copy of every version in the storage would only fill the disk.
+        let _ = self.command().args(["manifest", "rm", name]).output();
+        let _ = self.command().args(["rmi", "--force"]).args(built).output();
+        digest
     }
 
-    fn build_one(&self, platform: Platform, context: &Path, name: &str) -> Result<()> {
+    /// Builds, and tells the ids of the images that were `built`.
+    fn build_all(
+        &self,
+        contexts: &[(Platform, &Path)],
+        name: &str,
+        archive: &Path,
+        built: &mut Vec<String>,
+    ) -> Result<String> {
+        if let [(platform, context)] = contexts {
+            built.push(self.build_one(*platform, context, Some(name))?);
+            return self.write(&["push"], name, archive);
+        }
+        shell::run(self.command().args(["manifest", "create", name]))?;
+        for (platform, context) in contexts {
+            // By its id: a name would be looked for in the registries that the world has.
+            let id = self.build_one(*platform, context, None)?;
+            let added = shell::run(self.command().args(["manifest", "add", name, &id]));
+            built.push(id);
+            added?;
+        }
+        self.write(&["manifest", "push", "--all"], name, archive)
+    }
+
+    /// Builds one image, and gives its id.
+    fn build_one(&self, platform: Platform, context: &Path, name: Option<&str>) -> Result<String> {
+        let id = tempfile::NamedTempFile::new()?;
+        let mut command = self.command();
         shell::run(
-            self.command()
+            command
                 .args([
                     "bud",
                     "--isolation",
@@ -89,11 +103,14 @@ impl Builder {
                     "--no-cache",
                     "--pull-never",
                 ])
-                .args(["--tag", name])
+                .args(name.map(|name| format!("--tag={name}")))
+                .arg("--iidfile")
+                .arg(id.path())
                 .arg(context),
         )
-        .with_context(|| format!("cannot build {name} for {platform}"))?;
-        Ok(())
+        .with_context(|| format!("cannot build {} for {platform}", context.display()))?;
+        let id = fs::read_to_string(id.path())?;
+        Ok(id.trim().trim_start_matches("sha256:").to_owned())
     }
 
     /// Writes an image or an index to `archive` with one of buildah's commands, and gives its digest.

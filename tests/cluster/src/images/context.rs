@@ -5,6 +5,7 @@ use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use serde::Deserialize;
@@ -55,10 +56,12 @@ impl Manifest {
 
     /// Sees to it that the image can be built for `platform`.
     pub(super) fn ensure_for(&self, platform: Platform) -> Result<()> {
+        let allowed: Vec<String> = self.platforms.iter().map(Platform::to_string).collect();
         ensure!(
-            self.platforms.is_empty() || self.platforms.contains(&platform),
-            "image {} can't be built for {platform}",
-            self.name
+            allowed.is_empty() || self.platforms.contains(&platform),
+            "image {} can't be built for {platform}: it is for {} alone",
+            self.name,
+            allowed.join(", ")
         );
         Ok(())
     }
@@ -168,15 +171,18 @@ fn deb(package: &str, platform: Platform) -> Result<PathBuf> {
     let folder = files::cache()?.join("images/debian");
     fs::create_dir_all(&folder)?;
     let apt = Apt::of(platform, &folder)?;
-    let file = match apt.name(package)? {
-        Some(file) => file,
-        None => {
-            // A fresh machine, or a container image, has no lists of packages yet.
-            shell::run(apt.command().args(["update", "-qq"]))?;
-            apt.name(package)?
-                .with_context(|| format!("apt knows no package {package} for {platform}"))?
+    let mut file = apt.name(package)?;
+    if file.is_none() || apt.is_stale() {
+        // A fresh machine, or a container image, has no lists of packages yet.
+        let updated = apt.update();
+        if file.is_none() {
+            updated?;
         }
-    };
+        file = apt.name(package)?;
+    }
+    let file = file.with_context(|| {
+        format!("apt knows no package {package} for {platform}: the machine's sources are to have it, as Debian's have")
+    })?;
     let path = folder.join(&file);
     if !path.exists() {
         // Next to its place and then moved: a file of this name is whole.
@@ -193,31 +199,61 @@ fn deb(package: &str, platform: Platform) -> Result<PathBuf> {
 }
 
 /// apt-get as a machine of some platform would ask it.
-struct Apt(Vec<String>);
+struct Apt {
+    options: Vec<String>,
+    /// Lists of its own, where the platform isn't this machine's: what this machine knows of packages stays as it is.
+    lists: Option<PathBuf>,
+}
 
 impl Apt {
+    /// How long lists of its own count: nothing else updates them.
+    const COUNT: Duration = Duration::from_hours(24);
+
     fn of(platform: Platform, folder: &Path) -> Result<Apt> {
         if platform == Platform::HERE {
-            return Ok(Apt(Vec::new()));
+            return Ok(Apt {
+                options: Vec::new(),
+                lists: None,
+            });
         }
-        // Lists of its own: what this machine knows of packages stays as it is.
         let lists = folder.join(format!("lists-{}", platform.architecture()));
         fs::create_dir_all(lists.join("partial"))?;
-        Ok(Apt(vec![
+        let options = vec![
             format!("APT::Architecture={}", platform.architecture()),
             format!("APT::Architectures={}", platform.architecture()),
             format!("Dir::State::lists={}", lists.display()),
             "Dir::Cache::pkgcache=".to_owned(),
             "Dir::Cache::srcpkgcache=".to_owned(),
-        ]))
+        ];
+        Ok(Apt {
+            options,
+            lists: Some(lists),
+        })
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new("apt-get");
-        for option in &self.0 {
+        for option in &self.options {
             command.args(["--option", option]);
         }
         command
+    }
+
+    fn update(&self) -> Result<()> {
+        shell::run(self.command().args(["update", "-qq"]))?;
+        if let Some(lists) = &self.lists {
+            fs::write(lists.join(UPDATED), "")?;
+        }
+        Ok(())
+    }
+
+    fn is_stale(&self) -> bool {
+        let Some(lists) = &self.lists else {
+            return false;
+        };
+        let updated = fs::metadata(lists.join(UPDATED)).and_then(|data| data.modified());
+        let age = updated.ok().and_then(|at| at.elapsed().ok());
+        age.is_none_or(|age| age > Apt::COUNT)
     }
 
     /// The name of the file that would be downloaded.
@@ -235,6 +271,9 @@ impl Apt {
         Ok(line.split_whitespace().nth(1).map(str::to_owned))
     }
 }
+
+/// Whose time tells when lists were updated: those of their files are the server's.
+const UPDATED: &str = "updated";
 
 /// All files below `folder`, in a fixed order.
 fn walk(folder: &Path) -> Result<Vec<PathBuf>> {

@@ -47,11 +47,32 @@ impl Platform {
         }
     }
 
-    /// What Debian calls the C compiler that builds for it, and the package that has that, on whatever machine.
-    pub(crate) fn compiler(self) -> (&'static str, &'static str) {
+    /// What Debian calls the C compiler that builds for it on another machine, and links its programs.
+    #[must_use]
+    pub fn compiler(self) -> &'static str {
         match self {
-            Platform::Amd64 => ("x86_64-linux-gnu-gcc", "gcc-x86-64-linux-gnu"),
-            Platform::Arm64 => ("aarch64-linux-gnu-gcc", "gcc-aarch64-linux-gnu"),
+            Platform::Amd64 => "x86_64-linux-gnu-gcc",
+            Platform::Arm64 => "aarch64-linux-gnu-gcc",
+        }
+    }
+
+    /// The packages that have that compiler and the C library that it links with, and a file of each.
+    pub(crate) fn packages(self) -> [(&'static str, &'static [&'static str]); 2] {
+        match self {
+            Platform::Amd64 => [
+                ("gcc-x86-64-linux-gnu", &["/usr/bin/x86_64-linux-gnu-gcc"]),
+                (
+                    "libc6-dev-amd64-cross",
+                    &["/usr/x86_64-linux-gnu/lib/crt1.o"],
+                ),
+            ],
+            Platform::Arm64 => [
+                ("gcc-aarch64-linux-gnu", &["/usr/bin/aarch64-linux-gnu-gcc"]),
+                (
+                    "libc6-dev-arm64-cross",
+                    &["/usr/aarch64-linux-gnu/lib/crt1.o"],
+                ),
+            ],
         }
     }
 }

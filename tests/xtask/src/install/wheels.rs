@@ -15,6 +15,12 @@ pub(crate) const ONNXRUNTIME_VERSION: &str = "1.31.1";
 
 /// ONNX Runtime's shared library for this machine from its wheel on PyPI, in the cache; returns its path.
 pub(crate) fn onnxruntime() -> Result<PathBuf> {
+    let here = std::env::consts::ARCH;
+    if !matches!(here, "x86_64" | "aarch64") {
+        bail!(
+            "no ONNX Runtime wheel is known for the processor {here}: name a library in WISP_ONNXRUNTIME"
+        );
+    }
     onnxruntime_for(Platform::HERE)
 }
 
@@ -56,7 +62,7 @@ pub(crate) const PROVIDERS: [&str; 2] = [
 /// ONNX Runtime with CUDA 13, in a folder of the cache where no host looks for it; returns that folder.
 pub(crate) fn onnxruntime_gpu() -> Result<PathBuf> {
     if Platform::HERE != Platform::Amd64 {
-        bail!("ONNX Runtime's wheel with CUDA is for x86-64");
+        bail!("ONNX Runtime's wheel with CUDA is for x86-64, and packed on such a machine");
     }
     let dir = cache::dir()?
         .join("onnxruntime-gpu")
