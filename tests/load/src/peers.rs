@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
 
 use crate::child::Child;
 use crate::nn::digit;
@@ -100,6 +100,16 @@ class Digits(MLModel):
     Ok(("MLServer", command, http))
 }
 
+/// Where the shared library of a Python is.
+fn library_folder(python: &Path) -> Result<String> {
+    const ASK: &str = "import sysconfig; print(sysconfig.get_config_var('LIBDIR'))";
+    let output = Command::new(python)
+        .args(["-c", ASK])
+        .output()
+        .with_context(|| format!("{} cannot be started", python.display()))?;
+    Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
 fn triton(environment: &Path, model: &Path, folder: &Path) -> Result<Peer> {
     let (http, grpc, metrics) = (free_port()?, free_port()?, free_port()?);
     let program = format!(
@@ -135,7 +145,10 @@ with Triton(config=TritonConfig(http_address="127.0.0.1", **ports)) as triton:
     );
     let path = folder.join("triton.py");
     std::fs::write(&path, program)?;
-    let mut command = Command::new(environment.join("bin/python"));
+    let python = environment.join("bin/python");
+    let mut command = Command::new(&python);
+    // Triton's Python backend is to load the library of this very Python, not of another that the machine has.
+    command.env("LD_LIBRARY_PATH", library_folder(&python)?);
     command.arg(&path).current_dir(folder);
     command.stderr(std::process::Stdio::null());
     Ok(("Triton", command, http))
