@@ -21,17 +21,12 @@ pub(crate) fn build(
     platform: Platform,
 ) -> Result<PathBuf> {
     let mut command = cargo();
+    command.args(["build", "--message-format=json-render-diagnostics"]);
     if platform != Platform::HERE {
         machine::ensure_compiler(platform)?;
-        let compiler = platform.compiler();
-        command.args([
-            "--config",
-            &format!("target.{}.linker={compiler:?}", platform.target()),
-        ]);
+        command.args(platform.cross_build());
     }
     command
-        .args(["build", "--message-format=json-render-diagnostics"])
-        .args((platform != Platform::HERE).then(|| format!("--target={}", platform.target())))
         .args(["--package", package, "--bin", program, "--profile", profile])
         .args(
             features

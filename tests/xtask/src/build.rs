@@ -60,11 +60,10 @@ pub(crate) fn programs() -> Result<Programs> {
 
 /// Builds `wisp-runtime` for 64-bit Arm, on a machine that is none, as the tests that emulate it do.
 pub(crate) fn arm64() -> Result<()> {
-    let (target, linker) = (Platform::Arm64.target(), Platform::Arm64.compiler());
     execute(
         cargo()
-            .args(["build", "--package", "wisp-runtime", "--target", target])
-            .args(["--config", &format!("target.{target}.linker={linker:?}")]),
+            .args(["build", "--package", "wisp-runtime"])
+            .args(Platform::Arm64.cross_build()),
     )
 }
 

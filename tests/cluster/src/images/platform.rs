@@ -47,13 +47,19 @@ impl Platform {
         }
     }
 
-    /// What Debian calls the C compiler that builds for it on another machine, and links its programs.
+    /// What cargo is told to build for it on another machine, with Debian's C compiler to link.
     #[must_use]
-    pub fn compiler(self) -> &'static str {
-        match self {
+    pub fn cross_build(self) -> [String; 3] {
+        let target = self.target();
+        let linker = match self {
             Platform::Amd64 => "x86_64-linux-gnu-gcc",
             Platform::Arm64 => "aarch64-linux-gnu-gcc",
-        }
+        };
+        [
+            format!("--target={target}"),
+            "--config".to_owned(),
+            format!("target.{target}.linker={linker:?}"),
+        ]
     }
 
     /// The packages that have that compiler and the C library that it links with, and a file of each.
