@@ -1,8 +1,9 @@
 //! Pods for 64-bit Arm on nodes that are none: the kernel has qemu run their programs.
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::io::{BufRead as _, BufReader};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use wisp_cluster::images::{self, Platform, Programs};
@@ -14,8 +15,8 @@ use crate::install::{Installation, repository};
 #[derive(Debug)]
 pub struct Emulated {
     entry: PathBuf,
-    /// Whether the folder was mounted for this.
-    is_mounted: bool,
+    /// It has the file system.
+    holder: Child,
     /// One run at a time has the name.
     _turn: fs::File,
     /// The image of the host for Arm.
@@ -24,6 +25,9 @@ pub struct Emulated {
 
 /// <https://docs.kernel.org/admin-guide/binfmt-misc.html>
 const FOLDER: &str = "/proc/sys/fs/binfmt_misc";
+/// Mounts the folder where nobody else sees it, and holds it until its input ends, as it does when this process does.
+const HOLD: &str =
+    "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc && echo mounted && read -r _";
 const NAME: &str = "wisp-tests-aarch64";
 /// An executable ELF file, static or not, of e_machine 183. `F`: qemu is opened now, so that a container needs none.
 const RULE: &str = concat!(
@@ -40,33 +44,36 @@ impl Emulated {
     pub fn start(wisp: &Installation, arm: &Arm64) -> Result<Option<Self>> {
         let turn = fs::File::create(std::env::temp_dir().join(NAME))?;
         turn.lock()?;
-        let register = Path::new(FOLDER).join("register");
-        let is_mounted = !register.exists();
-        if is_mounted {
-            let mounted = Command::new("mount")
-                .args(["-t", "binfmt_misc", "none", FOLDER])
-                .status()?;
-            if !mounted.success() {
-                ensure!(
-                    std::env::var_os("CI").is_none(),
-                    "the kernel has no binfmt_misc"
-                );
-                eprintln!("skipped: the kernel has no binfmt_misc");
-                return Ok(None);
-            }
+        let mut holder = Command::new("unshare")
+            .args(["--mount", "sh", "-c", HOLD])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start unshare")?;
+        let mut said = String::new();
+        if let Some(output) = holder.stdout.take() {
+            BufReader::new(output).read_line(&mut said)?;
         }
-        let entry = Path::new(FOLDER).join(NAME);
-        if entry.exists() {
-            // Of tests that were killed.
-            fs::write(&entry, "-1")?;
-        }
-        fs::write(&register, RULE).context("qemu can't be registered")?;
+        let folder = PathBuf::from(format!("/proc/{}/root{FOLDER}", holder.id()));
         let mut emulated = Self {
-            entry,
-            is_mounted,
+            entry: folder.join(NAME),
+            holder,
             _turn: turn,
             image: String::new(),
         };
+        if said.is_empty() {
+            ensure!(
+                std::env::var_os("CI").is_none(),
+                "the kernel has no binfmt_misc"
+            );
+            eprintln!("skipped: the kernel has no binfmt_misc");
+            return Ok(None);
+        }
+        if emulated.entry.exists() {
+            // Of tests that were killed.
+            fs::write(&emulated.entry, "-1")?;
+        }
+        fs::write(folder.join("register"), RULE).context("qemu can't be registered")?;
         let output = tempfile::tempdir()?;
         let programs = Programs::default()
             .with_for(Platform::Arm64, "wisp-runtime", arm.program())
@@ -87,8 +94,8 @@ impl Emulated {
 impl Drop for Emulated {
     fn drop(&mut self) {
         let _ = fs::write(&self.entry, "-1");
-        if self.is_mounted {
-            let _ = Command::new("umount").arg(FOLDER).status();
-        }
+        // The end of its input would do, but this is seen to happen.
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
     }
 }

@@ -135,10 +135,11 @@ impl Program {
         let prefix = self.waits().then(|| format!("{name} │ "));
         let (sender, failed) = mpsc::channel();
         let print = move || {
+            let mut reasons = Reasons::default();
             for line in BufReader::new(reader).split(b'\n').map_while(Result::ok) {
                 let line = String::from_utf8_lossy(&line);
-                if let Some(test) = failed_test(&line) {
-                    let _ = sender.send(test.to_owned());
+                if let Some(said) = reasons.read(&line) {
+                    let _ = sender.send(said);
                 }
                 println!("{}{line}", prefix.as_deref().unwrap_or_default());
             }
@@ -147,10 +148,10 @@ impl Program {
         let status = child.wait()?;
         // What it left running holds the pipe as long as it lives: that isn't waited for.
         let rest = Instant::now() + LEFT_BEHIND;
-        let mut tests = Vec::new();
+        let mut said = Vec::new();
         let left_behind = loop {
             match failed.recv_timeout(rest.saturating_duration_since(Instant::now())) {
-                Ok(test) => tests.push(test),
+                Ok(line) => said.push(line),
                 Err(RecvTimeoutError::Disconnected) => break false,
                 Err(RecvTimeoutError::Timeout) => break true,
             }
@@ -161,15 +162,39 @@ impl Program {
         let seconds = began.elapsed().as_secs_f64();
         println!("── {name} took {seconds:.1} s");
         if !status.success() {
-            bail!("{name} failed: {status}: {}", tests.join(", "));
+            bail!("{name} failed: {status}\n{}", said.join("\n"));
         }
         Ok(())
     }
 }
 
-/// The test that failed by this line.
-fn failed_test(line: &str) -> Option<&str> {
-    line.strip_prefix("test ")?.strip_suffix(" ... FAILED")
+/// Finds in what a program of tests prints which of them failed, and why: thousands of lines come between there and the
+/// end of all checks.
+#[derive(Default)]
+struct Reasons {
+    /// How many lines of a failed test's output may still follow; 0 outside of one.
+    left: usize,
+}
+
+impl Reasons {
+    /// Enough for a message of several lines.
+    const LINES: usize = 30;
+
+    /// What of the next line is to be said again: tests that failed, and what they printed up to where in the code it was.
+    fn read(&mut self, line: &str) -> Option<String> {
+        let output = line.strip_prefix("---- ");
+        if let Some(test) = output.and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            self.left = Self::LINES;
+            return Some(format!("{test}:"));
+        }
+        let is_end = line == "failures:" || line.to_lowercase().starts_with("stack backtrace:");
+        if self.left == 0 || is_end {
+            self.left = 0;
+            return None;
+        }
+        self.left -= 1;
+        (!line.is_empty()).then(|| format!("    {line}"))
+    }
 }
 
 #[cfg(test)]
@@ -196,9 +221,46 @@ mod tests {
         assert!(Program::of(&finished).is_none());
     }
 
+    /// Would fail if the last lines of a check didn't say what failed in it and why, or were filled with backtraces.
     #[test]
-    fn a_line_says_which_test_failed() {
-        assert_eq!(failed_test("test a::b ... FAILED"), Some("a::b"));
-        assert_eq!(failed_test("test a::b ... ok"), None);
+    fn the_end_says_which_tests_failed_and_why() {
+        let printed = "\
+test a::b ... FAILED
+test a::c ... ok
+
+failures:
+
+---- a::b stdout ----
+Error: off by 2
+gone: []
+
+Stack backtrace:
+   0: here
+
+---- a::d stdout ----
+
+thread 'a::d' panicked at src/lib.rs:1:1
+
+failures:
+    a::b
+    a::d
+
+test result: FAILED.";
+        let mut reasons = Reasons::default();
+        let said: Vec<_> = printed.lines().filter_map(|it| reasons.read(it)).collect();
+        assert_eq!(
+            said,
+            [
+                "a::b:",
+                "    Error: off by 2",
+                "    gone: []",
+                "a::d:",
+                "    thread 'a::d' panicked at src/lib.rs:1:1",
+            ]
+        );
+        let mut reasons = Reasons::default();
+        let long = ["---- a::b stdout ----"].into_iter().chain(["x"; 1000]);
+        let said = long.filter_map(|line| reasons.read(line)).count();
+        assert_eq!(said, 1 + Reasons::LINES);
     }
 }
