@@ -26,8 +26,7 @@ pub struct Emulated {
 /// <https://docs.kernel.org/admin-guide/binfmt-misc.html>
 const FOLDER: &str = "/proc/sys/fs/binfmt_misc";
 /// Mounts the folder where nobody else sees it, and holds it until its input ends, as it does when this process does.
-const HOLD: &str =
-    "mount -t binfmt_misc none /proc/sys/fs/binfmt_misc && echo mounted && read -r _";
+const HOLD: &str = r#"mount -t binfmt_misc none "$0" && echo mounted && read -r _"#;
 const NAME: &str = "wisp-tests-aarch64";
 /// An executable ELF file, static or not, of e_machine 183. `F`: qemu is opened now, so that a container needs none.
 const RULE: &str = concat!(
@@ -45,7 +44,7 @@ impl Emulated {
         let turn = fs::File::create(std::env::temp_dir().join(NAME))?;
         turn.lock()?;
         let mut holder = Command::new("unshare")
-            .args(["--mount", "sh", "-c", HOLD])
+            .args(["--mount", "sh", "-c", HOLD, FOLDER])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()

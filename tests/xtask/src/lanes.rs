@@ -182,6 +182,10 @@ impl Reasons {
 
     /// What of the next line is to be said again: tests that failed, and what they printed up to where in the code it was.
     fn read(&mut self, line: &str) -> Option<String> {
+        // Also where the program doesn't live to tell why.
+        if line.starts_with("test ") && line.ends_with(" ... FAILED") {
+            return Some(line.to_owned());
+        }
         let output = line.strip_prefix("---- ");
         if let Some(test) = output.and_then(|rest| rest.strip_suffix(" stdout ----")) {
             self.left = Self::LINES;
@@ -251,6 +255,7 @@ test result: FAILED.";
         assert_eq!(
             said,
             [
+                "test a::b ... FAILED",
                 "a::b:",
                 "    Error: off by 2",
                 "    gone: []",
