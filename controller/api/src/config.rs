@@ -128,7 +128,7 @@ impl Function {
                     Device::Cpu => config::Device::Cpu,
                     Device::Gpu => config::Device::Gpu,
                 },
-                trial: None,
+                trials: Vec::new(),
                 batching: config::Batching {
                     max_size: at_least_one(model.batching.max_size),
                     max_delay: model.batching.max_delay.into(),

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use tokio_util::io::ReaderStream;
 use wisp_artifacts::Cpu;
 use wisp_contract::assignment::Facts;
-use wisp_contract::config::Trial;
+use wisp_contract::config::Tried;
 
 pub use store::StoreArtifacts;
 
@@ -25,12 +25,15 @@ const CHUNK: usize = 1 << 20;
 
 /// What a host found out about a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Tried {
+pub struct Learned {
     /// What it found.
-    pub trial: Trial,
+    pub tried: Tried,
     /// When it was learned, in seconds since 1970.
     pub at: u64,
 }
+
+/// What hosts found out about models, by the names of their files: one of each kind of host.
+pub type Trials = HashMap<String, Vec<Learned>>;
 
 /// A place to fetch bytes from.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -143,13 +146,10 @@ pub trait Artifacts: Send + Sync + 'static {
     /// Waits until there is machine code of a component for more processors than before, and gives the digest of what
     /// replicas load.
     fn more(&self) -> BoxFuture<'_, String>;
-    /// What earlier processes found out about models, by the names of their files.
-    fn trials(&self) -> BoxFuture<'_, HashMap<String, Tried>>;
+    /// What earlier processes knew of models.
+    fn trials(&self) -> BoxFuture<'_, Trials>;
     /// Notes what is known of models, for later processes.
-    fn note_trials(
-        &self,
-        trials: HashMap<String, Tried>,
-    ) -> BoxFuture<'_, Result<(), ArtifactError>>;
+    fn note_trials(&self, trials: Trials) -> BoxFuture<'_, Result<(), ArtifactError>>;
     /// An artifact's or machine code's file and length; `None` where it isn't in the store.
     fn open<'a>(
         &'a self,

@@ -67,10 +67,31 @@ pub struct Model {
     /// How requests of different instances are joined.
     #[serde(default)]
     pub batching: Batching,
-    /// What another host found when it tried the model on a CPU. Absent: it is tried while it is loaded, which takes as
-    /// long as some thirty rows do.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trial: Option<Trial>,
+    /// What other hosts found when they tried the model on a CPU. Where none had a processor like this one, it is tried
+    /// while it is loaded, which takes as long as some thirty rows do.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trials: Vec<Tried>,
+}
+
+/// What a host found when it tried a model on a CPU. It counts on hosts of the same kind: what pays with other
+/// instructions, or more cores, is another thing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Tried {
+    /// The instructions that the host's processor has, such as `x86-64-v3`.
+    pub processor: String,
+    /// How many cores the host had.
+    pub cores: NonZeroUsize,
+    /// What it found.
+    pub trial: Trial,
+}
+
+impl Tried {
+    /// Whether this was found by a host of the same kind as `other` was.
+    #[must_use]
+    pub fn is_of_the_kind_of(&self, other: &Tried) -> bool {
+        (&self.processor, self.cores) == (&other.processor, other.cores)
+    }
 }
 
 /// What trying a model on a CPU showed.
@@ -268,7 +289,7 @@ mod tests {
                 file: "mnist.onnx".into(),
                 sha256: None,
                 device: Device::Cpu,
-                trial: None,
+                trials: Vec::new(),
                 batching: Batching {
                     max_delay: Duration::from_micros(1500),
                     ..Batching::default()

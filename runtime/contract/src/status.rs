@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::assignment::FunctionId;
-use crate::config::Trial;
+use crate::config::Tried;
 
 /// A host's state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -74,9 +74,9 @@ pub struct ModelStatus {
     pub device_reason: Option<String>,
     /// Whether requests of different instances are computed together.
     pub batched: bool,
-    /// What trying it showed, where that was on a CPU: another host that is told doesn't try again.
+    /// What trying it showed, where that was on a CPU: another host of this kind that is told doesn't try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trial: Option<Trial>,
+    pub tried: Option<Tried>,
     /// Inputs, as `name: type[dimensions]`.
     pub inputs: Vec<String>,
     /// Outputs, likewise.

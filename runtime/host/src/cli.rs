@@ -134,7 +134,7 @@ impl Cli {
             sha256: None,
             device: Device::Auto,
             batching: Batching::default(),
-            trial: None,
+            trials: Vec::new(),
         };
         Ok(Assignment {
             function,

@@ -49,7 +49,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
                 max_size,
                 ..Batching::default()
             },
-            trial: None,
+            trials: Vec::new(),
         };
         let store = ModelStore::load(&[config], options).await?;
         store

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::future::BoxFuture;
-use wisp_contract::config::Trial;
+use wisp_contract::config::Tried;
 
 use crate::{Tensor, TensorInfo};
 
@@ -22,7 +22,7 @@ pub struct Loaded {
     /// `Ok` where items may be joined along dimension 0, else why not.
     pub joinable: Result<(), String>,
     /// What trying it on a CPU showed, if it was tried, or was known to have been.
-    pub trial: Option<Trial>,
+    pub tried: Option<Tried>,
     /// What computes, each one batch at a time. Every lane gets a thread of its own.
     pub lanes: Vec<Box<dyn Lane>>,
     /// What computes an item sooner than a lane, with all cores, while there is no other.

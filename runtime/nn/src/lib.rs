@@ -28,6 +28,7 @@ mod name;
 pub mod onnx;
 mod store;
 mod tensor;
+mod trials;
 
 pub use backend::{Abort, BackendError, Item, Lane, Loaded, MakeInline, MoreLanes};
 pub use dtype::DType;

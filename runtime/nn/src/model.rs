@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use wisp_contract::config::{Batching, Trial};
+use wisp_contract::config::{Batching, Tried};
 use wisp_contract::status::ModelStatus;
 
 use crate::backend::{Item, Lane, Loaded, MakeInline, MoreLanes};
@@ -26,7 +26,7 @@ pub struct Model {
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     batching: Result<NonZeroU32, String>,
-    trial: Option<Trial>,
+    tried: Option<Tried>,
     load_time: Duration,
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
@@ -158,7 +158,7 @@ impl Model {
             inputs: loaded.inputs,
             outputs: loaded.outputs,
             batching: batched,
-            trial: loaded.trial,
+            tried: loaded.tried,
             load_time: Duration::ZERO,
             queue: Arc::new(queue),
             metrics,
@@ -235,7 +235,7 @@ impl Model {
             device: self.device.clone(),
             device_reason: self.device_reason.clone(),
             batched: self.batching.is_ok(),
-            trial: self.trial.clone(),
+            tried: self.tried.clone(),
             inputs: self.inputs.iter().map(ToString::to_string).collect(),
             outputs: self.outputs.iter().map(ToString::to_string).collect(),
             load_millis: u64::try_from(self.load_time.as_millis()).unwrap_or(u64::MAX),

@@ -16,7 +16,7 @@ use wisp_contract::status::ModelStatus;
 
 use crate::batch::LaneThread;
 use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
-use crate::{Loaded, Model, shown};
+use crate::{Loaded, Model, shown, trials};
 
 mod guest;
 mod preloaded;
@@ -347,7 +347,7 @@ fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadEr
         bytes: bytes.into(),
         beside: outside.then(|| config.file.clone()),
         max_sessions: usize::MAX,
-        trial: config.trial.clone(),
+        trial: trials::known(&config.trials, options.cores),
     };
     load_source(
         &config.name,

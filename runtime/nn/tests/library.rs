@@ -17,7 +17,7 @@ async fn refused(options: &Options) -> String {
         sha256: None,
         device: Device::Cpu,
         batching: Batching::default(),
-        trial: None,
+        trials: Vec::new(),
     };
     let error = ModelStore::load(&[model], options)
         .await

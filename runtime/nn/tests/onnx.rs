@@ -15,7 +15,7 @@ use std::sync::Arc;
 use futures::FutureExt as _;
 use futures::future::join_all;
 use sha2::Digest;
-use wisp_contract::config::{Batching, Device, Model as Config, ModelFormat, Trial};
+use wisp_contract::config::{Batching, Device, Model as Config, ModelFormat, Trial, Tried};
 use wisp_nn::{DType, LoadError, Model, ModelStore, NamedTensor, Options, RunError, Tensor};
 
 fn cache() -> Option<PathBuf> {
@@ -51,7 +51,7 @@ fn config(name: &str) -> Config {
         sha256: None,
         device: Device::Cpu,
         batching: Batching::default(),
-        trial: None,
+        trials: Vec::new(),
     }
 }
 
@@ -374,6 +374,8 @@ async fn lanes_are_made_as_the_trial_says_while_the_model_computes() {
         cores: NonZeroUsize::new(3).unwrap(),
         ..options()
     };
+    let store = ModelStore::load(&[config("add")], &options).await.unwrap();
+    let ours = store.get("add").unwrap().status().tried.unwrap();
     let why = || "it was tried".to_owned();
     for (name, trial, expected) in [
         ("s", Trial::Spread(why()), &["0", "1", "2", "solo"][..]),
@@ -382,12 +384,15 @@ async fn lanes_are_made_as_the_trial_says_while_the_model_computes() {
     ] {
         let config = Config {
             name: name.to_owned(),
-            trial: Some(trial.clone()),
+            trials: vec![Tried {
+                trial: trial.clone(),
+                ..ours.clone()
+            }],
             ..config("add")
         };
         let store = ModelStore::load(&[config], &options).await.unwrap();
         let model = store.get(name).unwrap();
-        assert_eq!(model.status().trial, Some(trial));
+        assert_eq!(model.status().tried.map(|tried| tried.trial), Some(trial));
         let mut rounds = 0;
         while lanes(name) != expected.iter().map(|lane| (*lane).to_owned()).collect() {
             rounds += 1;
@@ -447,6 +452,25 @@ async fn a_call_that_takes_microseconds_is_computed_where_it_is_made() {
     assert_eq!(call(2).await.unwrap()[0].tensor.shape(), [2, 2]);
 }
 
+/// Would fail if what pays on another processor were believed here.
+#[tokio::test]
+async fn what_another_kind_of_host_found_is_tried_again() {
+    need_onnxruntime!();
+    let theirs = Tried {
+        processor: "another".to_owned(),
+        cores: options().cores,
+        trial: Trial::Alone("it doesn't pay there".to_owned()),
+    };
+    let config = Config {
+        trials: vec![theirs.clone()],
+        ..config("add")
+    };
+    let store = ModelStore::load(&[config], &options()).await.unwrap();
+    let ours = store.get("add").unwrap().status().tried.unwrap();
+    assert!(!ours.is_of_the_kind_of(&theirs), "{ours:?}");
+    assert_ne!(ours.trial, theirs.trial);
+}
+
 /// Would fail if a model that computes without end were tried without end: it would never be ready.
 #[tokio::test]
 async fn a_trial_without_end_is_broken_off() {
@@ -456,7 +480,8 @@ async fn a_trial_without_end_is_broken_off() {
         ..options()
     };
     let store = ModelStore::load(&[config("endless")], &two).await.unwrap();
-    let trial = store.get("endless").unwrap().status().trial;
+    let tried = store.get("endless").unwrap().status().tried;
+    let trial = tried.map(|tried| tried.trial);
     assert!(matches!(trial, Some(Trial::Spread(_))), "{trial:?}");
 }
 

@@ -54,7 +54,7 @@ impl Store {
             sha256: None,
             device: Device::Cpu,
             batching: Batching::default(),
-            trial: None,
+            trials: Vec::new(),
         };
         let configs: Vec<Model> = models.iter().map(config).collect();
         match ModelStore::load(&configs, &options()).await {

@@ -57,6 +57,6 @@ pub fn model(name: &str, file: &Path) -> Model {
         sha256: None,
         device: Device::Cpu,
         batching: Batching::default(),
-        trial: None,
+        trials: Vec::new(),
     }
 }

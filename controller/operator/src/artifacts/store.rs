@@ -1,6 +1,5 @@
 //! The artifact store on this machine's disk.
 
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::Path;
 
@@ -13,7 +12,7 @@ use wisp_contract::model_file::check_whole;
 
 use super::admit::{admit, logins};
 use super::others::Others;
-use super::{ArtifactError, Artifacts, Code, Origin, Source, Stored, Tried};
+use super::{ArtifactError, Artifacts, Code, Origin, Source, Stored, Trials};
 use crate::signatures::Policy;
 
 /// The largest component.
@@ -273,14 +272,11 @@ impl Artifacts for StoreArtifacts {
         Box::pin(self.others.more())
     }
 
-    fn trials(&self) -> BoxFuture<'_, HashMap<String, Tried>> {
+    fn trials(&self) -> BoxFuture<'_, Trials> {
         Box::pin(async { self.store.noted(TRIALS).await.unwrap_or_default() })
     }
 
-    fn note_trials(
-        &self,
-        trials: HashMap<String, Tried>,
-    ) -> BoxFuture<'_, Result<(), ArtifactError>> {
+    fn note_trials(&self, trials: Trials) -> BoxFuture<'_, Result<(), ArtifactError>> {
         Box::pin(async move { Ok(self.store.note(TRIALS, &trials).await?) })
     }
 

@@ -1,6 +1,5 @@
 //! What hosts found out about models, for the hosts that load them next: trying a model takes longer than loading it.
 
-use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -9,7 +8,7 @@ use wisp_contract::assignment::{Assignment, artifact_named};
 use wisp_contract::config::Model;
 use wisp_contract::status::HostStatus;
 
-use crate::artifacts::{Artifacts, Tried};
+use crate::artifacts::{self, Artifacts, Learned};
 use crate::live::lock;
 
 /// The most models that are remembered.
@@ -17,19 +16,30 @@ const MOST: usize = 4096;
 /// How long it counts. What was measured in a bad moment, or on a machine that is no more, shouldn't count for ever.
 const COUNTS: Duration = Duration::from_hours(24);
 
+/// The most kinds of hosts that are remembered of one model.
+const KINDS: usize = 16;
+
 /// What is known of models, by the names of their files: those of artifacts hold their digests.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
-    known: Mutex<HashMap<String, Tried>>,
+    known: Mutex<artifacts::Trials>,
     changed: Notify,
 }
 
 impl Trials {
     /// Brings back what earlier processes knew, and has what is learned from now on noted for later ones. Never returns.
     pub(super) async fn keep(&self, artifacts: &dyn Artifacts) {
-        for (file, tried) in artifacts.trials().await {
-            // What was learned meanwhile is newer.
-            lock(&self.known).entry(file).or_insert(tried);
+        for (file, earlier) in artifacts.trials().await {
+            let mut known = lock(&self.known);
+            let known = known.entry(file).or_default();
+            for learned in earlier {
+                // What was learned meanwhile is newer.
+                let is_of_its_kind =
+                    |known: &Learned| known.tried.is_of_the_kind_of(&learned.tried);
+                if !known.iter().any(is_of_its_kind) {
+                    known.push(learned);
+                }
+            }
         }
         loop {
             self.changed.notified().await;
@@ -47,18 +57,23 @@ impl Trials {
         let models = &assignment.config.models;
         for model in models.iter().filter(|model| is_stored(model)) {
             let told = status.models.iter().find(|told| told.name == model.name);
-            let Some(trial) = told.and_then(|told| told.trial.clone()) else {
+            let Some(tried) = told.and_then(|told| told.tried.clone()) else {
                 continue;
             };
             // It says what it was told, too.
-            if model.trial.as_ref() == Some(&trial) {
+            if model.trials.contains(&tried) {
                 continue;
             }
             let mut known = lock(&self.known);
             if known.len() >= MOST {
                 known.clear();
             }
-            known.insert(model.file.display().to_string(), Tried { trial, at });
+            let of_model = known.entry(model.file.display().to_string()).or_default();
+            of_model.retain(|other| !other.tried.is_of_the_kind_of(&tried));
+            if of_model.len() >= KINDS {
+                of_model.remove(0);
+            }
+            of_model.push(Learned { tried, at });
             drop(known);
             self.changed.notify_one();
         }
@@ -70,9 +85,12 @@ impl Trials {
         let oldest = seconds(now).saturating_sub(COUNTS.as_secs());
         let models = &mut assignment.config.models;
         for model in models.iter_mut().filter(|model| is_stored(model)) {
-            let tried = known.get(&model.file.display().to_string());
-            let tried = tried.filter(|tried| tried.at >= oldest);
-            model.trial = tried.map(|tried| tried.trial.clone());
+            let of_model = known.get(&model.file.display().to_string());
+            let recent = of_model
+                .into_iter()
+                .flatten()
+                .filter(|learned| learned.at >= oldest);
+            model.trials = recent.map(|learned| learned.tried.clone()).collect();
         }
     }
 }
@@ -89,8 +107,10 @@ fn seconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use serde_json::json;
-    use wisp_contract::config::Trial;
+    use wisp_contract::config::{Trial, Tried};
 
     use super::*;
     use crate::artifacts::StoreArtifacts;
@@ -104,25 +124,29 @@ mod tests {
         .unwrap()
     }
 
-    fn status() -> HostStatus {
+    fn status(tried: &Tried) -> HostStatus {
         serde_json::from_value(json!({
             "phase": "ready", "inFlight": 0, "queued": 0,
             "models": [{
                 "name": "m", "backend": "onnxruntime", "device": "cpu", "batched": false,
-                "trial": {"alone": "it doesn't pay"}, "inputs": [], "outputs": [], "loadMillis": 3,
+                "tried": tried, "inputs": [], "outputs": [], "loadMillis": 3,
             }],
         }))
         .unwrap()
     }
 
-    fn told(trials: &Trials, file: &str, now: SystemTime) -> Option<Trial> {
+    fn told(trials: &Trials, file: &str, now: SystemTime) -> Vec<Tried> {
         let mut assignment = assignment(file);
         trials.tell(&mut assignment, now);
-        assignment.config.models.remove(0).trial
+        assignment.config.models.remove(0).trials
     }
 
-    fn alone() -> Option<Trial> {
-        Some(Trial::Alone("it doesn't pay".to_owned()))
+    fn alone() -> Tried {
+        Tried {
+            processor: "x86-64-v3".to_owned(),
+            cores: NonZeroUsize::MIN,
+            trial: Trial::Alone("it doesn't pay".to_owned()),
+        }
     }
 
     /// Would fail if a model were tried by every host, never again, or what was found out of one were told of another.
@@ -130,21 +154,47 @@ mod tests {
     fn what_one_host_found_is_told_to_those_that_load_the_same_bytes() {
         let trials = Trials::default();
         let now = UNIX_EPOCH + 2 * COUNTS;
-        assert_eq!(told(&trials, "artifact:1", now), None);
-        trials.learn(&assignment("artifact:1"), &status(), now);
-        trials.learn(&assignment("/mnt/models/0/m.onnx"), &status(), now);
-        assert_eq!(told(&trials, "artifact:1", now), alone());
-        assert_eq!(told(&trials, "artifact:2", now), None);
+        assert_eq!(told(&trials, "artifact:1", now), []);
+        trials.learn(&assignment("artifact:1"), &status(&alone()), now);
+        trials.learn(&assignment("/mnt/models/0/m.onnx"), &status(&alone()), now);
+        assert_eq!(told(&trials, "artifact:1", now), [alone()]);
+        assert_eq!(told(&trials, "artifact:2", now), []);
         // What a volume holds may change.
-        assert_eq!(told(&trials, "/mnt/models/0/m.onnx", now), None);
+        assert_eq!(told(&trials, "/mnt/models/0/m.onnx", now), []);
 
         // Who was told says it again, which is nothing new.
         let mut again = assignment("artifact:1");
         trials.tell(&mut again, now);
-        trials.learn(&again, &status(), now + COUNTS);
-        assert_eq!(told(&trials, "artifact:1", now + COUNTS), alone());
+        trials.learn(&again, &status(&alone()), now + COUNTS);
+        assert_eq!(told(&trials, "artifact:1", now + COUNTS), [alone()]);
         let second = Duration::from_secs(1);
-        assert_eq!(told(&trials, "artifact:1", now + COUNTS + second), None);
+        assert_eq!(told(&trials, "artifact:1", now + COUNTS + second), []);
+    }
+
+    /// Would fail if of a model that hosts of several kinds load only what the last of them found were known, or what one
+    /// found earlier were told beside what it found since.
+    #[test]
+    fn each_kind_of_host_counts_for_itself() {
+        let trials = Trials::default();
+        let now = SystemTime::now();
+        let found = |processor: &str, cores: usize, trial: Trial| Tried {
+            processor: processor.to_owned(),
+            cores: NonZeroUsize::new(cores).unwrap(),
+            trial,
+        };
+        let (before, since) = (found("a", 1, Trial::Joined), found("a", 1, alone().trial));
+        let others = [found("a", 2, Trial::Joined), found("b", 1, Trial::Joined)];
+        for tried in [&before, &others[0], &others[1], &since] {
+            trials.learn(&assignment("artifact:1"), &status(tried), now);
+        }
+        let [two, b] = others;
+        assert_eq!(told(&trials, "artifact:1", now), [two, b, since]);
+
+        for cores in 1..100 {
+            let tried = found("c", cores, Trial::Joined);
+            trials.learn(&assignment("artifact:1"), &status(&tried), now);
+        }
+        assert_eq!(told(&trials, "artifact:1", now).len(), KINDS);
     }
 
     /// Would fail if an operator forgot what it knew when it is restarted.
@@ -157,7 +207,7 @@ mod tests {
         };
         let now = SystemTime::now();
         let (first, second) = (Trials::default(), Trials::default());
-        first.learn(&assignment("artifact:1"), &status(), now);
+        first.learn(&assignment("artifact:1"), &status(&alone()), now);
         let store = open();
         let is_noted = async {
             while store.trials().await.is_empty() {
@@ -171,7 +221,7 @@ mod tests {
         drop(store);
         let store = open();
         let is_told = async {
-            while told(&second, "artifact:1", now) != alone() {
+            while told(&second, "artifact:1", now) != [alone()] {
                 tokio::time::sleep(Duration::from_millis(1)).await;
             }
         };

@@ -1,4 +1,4 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use futures::future::BoxFuture;
@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::artifacts::{ArtifactError, Origin, Source, Tried};
+use crate::artifacts::{ArtifactError, Origin, Source, Trials};
 
 /// A store that has what it is told, and remembers what it was asked for.
 #[derive(Default)]
@@ -90,11 +90,11 @@ impl Artifacts for Store {
         Box::pin(async { Ok(None) })
     }
 
-    fn trials(&self) -> BoxFuture<'_, HashMap<String, Tried>> {
-        Box::pin(async { HashMap::new() })
+    fn trials(&self) -> BoxFuture<'_, Trials> {
+        Box::pin(async { Trials::new() })
     }
 
-    fn note_trials(&self, _: HashMap<String, Tried>) -> BoxFuture<'_, Result<(), ArtifactError>> {
+    fn note_trials(&self, _: Trials) -> BoxFuture<'_, Result<(), ArtifactError>> {
         Box::pin(async { Ok(()) })
     }
 

@@ -72,7 +72,7 @@ fn begins(is_preloaded: bool) {
         inputs: vec![info.clone()],
         outputs: vec![info],
         joinable: Err("it is one item".to_owned()),
-        trial: None,
+        tried: None,
         lanes: vec![lane(), lane()],
         solo: None,
         more: Box::new(std::iter::once(Ok(later))),

@@ -23,6 +23,7 @@ use super::probe::{PATIENCE, Verdict, one_row, probe};
 use super::sized::{SizedLane, sizes};
 use crate::TensorInfo;
 use crate::backend::{Lane, Loaded, MakeInline, MoreLanes};
+use crate::trials;
 
 /// What to load.
 #[derive(Clone)]
@@ -41,7 +42,7 @@ pub(crate) struct Request {
     pub(crate) gpu_memory: Option<u64>,
     /// No more sessions than this.
     pub(crate) max_sessions: usize,
-    /// What it showed before, on a CPU.
+    /// What it showed before, on a CPU of a host like this one.
     pub(crate) trial: Option<Trial>,
 }
 
@@ -125,6 +126,7 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
             (Err(why), None) => Trial::Alone(why.clone()),
         })
     });
+    let tried = trial.map(|trial| trials::here(trial, request.cores));
     let inline = (!on_gpu)
         .then(|| inline(library, request, &outlets))
         .flatten();
@@ -139,7 +141,7 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         inputs: inputs.to_vec(),
         outputs: outputs.to_vec(),
         joinable,
-        trial,
+        tried,
         lanes: set.lanes,
         solo: set.solo,
         more: set.more,
