@@ -23,6 +23,7 @@ use crate::function::{LocalObjectReference, Model, Pod};
     printcolumn(name = "Wanted", type_ = "integer", json_path = ".status.desiredReplicas"),
     printcolumn(name = "Min", type_ = "integer", json_path = ".spec.minReplicas"),
     printcolumn(name = "Max", type_ = "integer", json_path = ".spec.maxReplicas"),
+    printcolumn(name = "Functions", type_ = "integer", json_path = ".status.functions"),
     printcolumn(name = "Claims", type_ = "integer", json_path = ".status.claims"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     validation = Rule::new("self.metadata.name.matches('^[a-z]([-a-z0-9]{0,50}[a-z0-9])?$')")
@@ -84,7 +85,9 @@ pub struct RuntimePoolStatus {
     pub ready_replicas: i32,
     /// Pods that functions have taken since the operator began to lead.
     pub claims: i32,
-    /// Ready.
+    /// Functions of the namespace that can take pods of the pool; why others can't is in the condition Claimable.
+    pub functions: i32,
+    /// Ready, and Claimable.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -8,11 +8,12 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::task::AbortHandle;
+use wisp_api::RuntimePool;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 
 use crate::autoscale::Load;
-use crate::pool::Claimable;
+use crate::pool::{Claimable, Misfit};
 use crate::resolve::{Bytes, ResolveError, Resolved};
 use crate::wake::Running;
 
@@ -38,6 +39,8 @@ pub struct Live {
     pub claims: Mutex<BTreeMap<String, Claim>>,
     /// What turns pods of pools into replicas, of the revisions that serve or are about to.
     pub claimables: Mutex<Vec<Arc<Claimable>>>,
+    /// Why no pod of any pool becomes a replica of the latest revision, where none does.
+    misfit: Mutex<Option<(String, Misfit)>>,
     /// Whether what turns them was ever told since this process started.
     knows_claimables: AtomicBool,
     /// Held while its replicas are set.
@@ -216,8 +219,26 @@ impl Live {
         of.find(|claimable| claimable.revision == revision).cloned()
     }
 
+    /// Whether pods of `pool`, whose models have so many bytes, become replicas of the revision that serves; `None` where
+    /// that isn't known yet.
+    #[must_use]
+    pub fn fits(&self, pool: &RuntimePool, models: u64) -> Option<Result<(), Misfit>> {
+        let serving = self.plan()?.serving;
+        if let Some(claimable) = self.claimable(&serving) {
+            return Some(claimable.fits(pool, models));
+        }
+        let misfit = lock(&self.misfit).clone();
+        let of_serving = misfit.filter(|(revision, _)| *revision == serving);
+        of_serving.map(|(_, misfit)| Err(misfit))
+    }
+
     /// Remembers what turns pods into replicas of the latest revision; the one before serves on for a while.
-    pub fn remember(&self, revision: &str, claimable: Option<Claimable>) {
+    pub fn remember(&self, revision: &str, claimable: Result<Claimable, Misfit>) {
+        let (claimable, misfit) = match claimable {
+            Ok(claimable) => (Some(claimable), None),
+            Err(misfit) => (None, Some((revision.to_owned(), misfit))),
+        };
+        *lock(&self.misfit) = misfit;
         let mut claimables = lock(&self.claimables);
         self.knows_claimables.store(true, Ordering::Release);
         if claimables.last().map(Arc::as_ref) == claimable.as_ref() && claimable.is_some() {

@@ -47,7 +47,7 @@ use models::{Kept, State};
 use queue::{Expected, Queue};
 use trials::Trials;
 
-pub use claimable::Claimable;
+pub use claimable::{Claimable, Misfit};
 pub use defaults::Defaults;
 
 /// The longest that a pod may take to become a function: its models may be large.
@@ -272,7 +272,7 @@ impl Pools {
                 let models = models(&pool);
                 let kept = models.as_ref().map_or(&[][..], State::kept);
                 let fits = claimable.fits(&pool, models::bytes(kept));
-                fits.then(|| (claimable.mismatch(kept), pool))
+                fits.is_ok().then(|| (claimable.mismatch(kept), pool))
             })
             .collect();
         drop(known);

@@ -1,8 +1,9 @@
 //! What turns a pod that stands by into a replica of one revision, and which pools have such pods.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
 use wisp_api::{Function, Pod, RuntimePool};
 use wisp_contract::assignment::Assignment;
@@ -12,6 +13,32 @@ use crate::names;
 use crate::reconcile::desired::Desired;
 use crate::reconcile::pod::{self, WARM_GRACE, grace};
 use crate::reconcile::resources::{holds, pool_resources};
+
+/// Why pods of a pool can't become a function's replicas.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum Misfit {
+    /// Pods of pools have none.
+    #[error("its pods have volumes, those of pools have none")]
+    Volumes,
+    /// Seconds.
+    #[error(
+        "its requests may take so long that a pod needs {0} s to end, those of pools have {WARM_GRACE} s"
+    )]
+    Grace(u64),
+    /// What can't be changed of a pod once it is there, as the function has it and as the pool has it.
+    #[error("pods of the pool have another {}", differences(&.0.0, &.0.1))]
+    Pod(Box<(Pod, Pod)>),
+    /// A container is resized while it serves its first request already.
+    #[error(
+        "it requests {wanted} of memory, pods of the pool are limited to {limit} until they are a function's"
+    )]
+    Memory {
+        /// What it requests.
+        wanted: String,
+        /// What the pool's pods may have.
+        limit: String,
+    },
+}
 
 /// A revision whose replicas can be pods of a pool.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,14 +60,24 @@ pub struct Claimable {
 }
 
 impl Claimable {
-    /// The revision that `desired` is of, unless its pods are such as no pool has: with volumes, or with requests that
-    /// take longer than a pod of a pool is given to end. Where artifacts are at `service`, they are also at `direct`.
-    #[must_use]
-    pub fn of(function: &Function, desired: &Desired, service: &str, direct: &str) -> Option<Self> {
+    /// The revision that `desired` is of. Where artifacts are at `service`, they are also at `direct`.
+    ///
+    /// # Errors
+    /// When its pods are such as no pool has: with volumes, or with requests that take longer than a pod of a pool is given
+    /// to end.
+    pub fn of(
+        function: &Function,
+        desired: &Desired,
+        service: &str,
+        direct: &str,
+    ) -> Result<Self, Misfit> {
         let template = &desired.deployment.spec.template;
-        let spec = template.spec.as_ref()?;
-        if spec.volumes.is_some() || grace(function) > WARM_GRACE {
-            return None;
+        let spec = template.spec.clone().unwrap_or_default();
+        if spec.volumes.is_some() {
+            return Err(Misfit::Volumes);
+        }
+        if grace(function) > WARM_GRACE {
+            return Err(Misfit::Grace(grace(function)));
         }
         let mut assignment = desired.assignment.clone();
         let straight = |url: &mut String| {
@@ -55,13 +92,17 @@ impl Claimable {
             }
         }
         let metadata = template.metadata.clone().unwrap_or_default();
-        Some(Self {
+        Ok(Self {
             revision: desired.revision.clone(),
             assignment: Some(assignment),
             concurrency: function.spec.limits.concurrency,
             labels: metadata.labels.unwrap_or_default(),
             annotations: metadata.annotations.unwrap_or_default(),
-            resources: spec.containers.first()?.resources.clone(),
+            resources: spec
+                .containers
+                .into_iter()
+                .next()
+                .and_then(|container| container.resources),
             pod: shape(function.spec.pod.as_ref()),
         })
     }
@@ -82,10 +123,25 @@ impl Claimable {
 
     /// Whether pods of `pool` can become replicas of it: they are placed as its own would be, and hold what it needs at
     /// first. `models` is how many bytes the pool's models have.
-    #[must_use]
-    pub fn fits(&self, pool: &RuntimePool, models: u64) -> bool {
+    ///
+    /// # Errors
+    /// When they can't, with the reason.
+    pub fn fits(&self, pool: &RuntimePool, models: u64) -> Result<(), Misfit> {
+        let of_pool = shape(pool.spec.pod.as_ref());
+        if self.pod != of_pool {
+            return Err(Misfit::Pod(Box::new((self.pod.clone(), of_pool))));
+        }
+        let limits = pool_resources(pool, models);
         let wanted = self.resources.clone().unwrap_or_default();
-        self.pod == shape(pool.spec.pod.as_ref()) && holds(&pool_resources(pool, models), &wanted)
+        if !holds(&limits, &wanted) {
+            let memory = |quantities: Option<BTreeMap<String, Quantity>>| {
+                let memory = quantities.and_then(|mut quantities| quantities.remove("memory"));
+                memory.unwrap_or_default().0
+            };
+            let (wanted, limit) = (memory(wanted.requests), memory(limits.limits));
+            return Err(Misfit::Memory { wanted, limit });
+        }
+        Ok(())
     }
 
     /// How many models a pod would have to load that has `kept`, and how many of those nobody would use.
@@ -103,6 +159,23 @@ impl Claimable {
         let unused = kept.iter().filter(|model| !wanted.contains(model)).count();
         (missing, unused)
     }
+}
+
+/// The fields in which two differ, as a manifest names them.
+fn differences(one: &Pod, other: &Pod) -> String {
+    let fields = |pod: &Pod| match serde_json::to_value(pod) {
+        Ok(serde_json::Value::Object(fields)) => fields,
+        _ => serde_json::Map::new(),
+    };
+    let (one, other) = (fields(one), fields(other));
+    let names: BTreeSet<&String> = one.keys().chain(other.keys()).collect();
+    let differ = names
+        .into_iter()
+        .filter(|name| one.get(*name) != other.get(*name));
+    differ
+        .map(|name| format!("pod.{name}"))
+        .collect::<Vec<_>>()
+        .join(" and ")
 }
 
 /// What can't be changed of a pod once it is there.

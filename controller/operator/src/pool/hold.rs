@@ -244,7 +244,7 @@ impl Pools {
                 let live = self.live.get(&id)?;
                 live.claimable(&live.plan()?.serving)
             })
-            .filter(|claimable| claimable.fits(pool, bytes))
+            .filter(|claimable| claimable.fits(pool, bytes).is_ok())
             .collect()
     }
 

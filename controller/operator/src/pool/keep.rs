@@ -14,8 +14,8 @@ use serde_json::json;
 use wisp_api::{RuntimePool, RuntimePoolStatus};
 use wisp_contract::operator::pod::POOL;
 
-use super::models::{self, State};
-use super::status::{Observed, status};
+use super::models::{self, Kept, State};
+use super::status::{Candidate, Observed, status};
 use super::{PoolId, Pools, defaults, pool_id};
 use crate::autoscale::{self, chain};
 use crate::cluster::pods;
@@ -253,6 +253,7 @@ impl Pools {
             claims,
             trouble,
             models,
+            functions: self.functions_of(id, pool, models.kept()),
             now: autoscale::now(),
         });
         self.metrics
@@ -261,6 +262,21 @@ impl Pools {
             return Ok(());
         }
         self.write(pool, &next).await.map_err(KeepError::Status)
+    }
+
+    /// The functions of the pool's namespace, and which of them its pods, which have the models `kept`, can become.
+    fn functions_of(&self, id: &PoolId, pool: &RuntimePool, kept: &[Kept]) -> Vec<Candidate> {
+        let bytes = models::bytes(kept);
+        let functions = self.live.ids().into_iter();
+        let near = functions.filter(|function| function.namespace() == id.namespace());
+        let mut candidates: Vec<Candidate> = near
+            .filter_map(|function| {
+                let fits = self.live.get(&function)?.fits(pool, bytes)?;
+                Some((function.name().to_owned(), fits))
+            })
+            .collect();
+        candidates.sort_by(|(one, _), (other, _)| one.cmp(other));
+        candidates
     }
 
     async fn write(&self, pool: &RuntimePool, next: &RuntimePoolStatus) -> Result<(), kube::Error> {

@@ -1,10 +1,19 @@
 //! What is said of a RuntimePool: a pure function of what was observed.
 
+use std::fmt::Write as _;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use wisp_api::{RuntimePool, RuntimePoolStatus};
 
+use super::claimable::Misfit;
 use super::models::State;
 use crate::cluster::pods::Trouble;
+
+/// How many of those that don't fit are named.
+const NAMED: usize = 3;
+
+/// A function of the pool's namespace, and whether pods of the pool can become its replicas.
+pub(super) type Candidate = (String, Result<(), Misfit>);
 
 /// What was observed of a pool.
 pub(super) struct Observed<'a> {
@@ -15,6 +24,8 @@ pub(super) struct Observed<'a> {
     pub(super) claims: i32,
     pub(super) trouble: Option<Trouble>,
     pub(super) models: &'a State,
+    /// Those of which it is known.
+    pub(super) functions: Vec<Candidate>,
     pub(super) now: Time,
 }
 
@@ -22,34 +33,69 @@ pub(super) struct Observed<'a> {
 pub(super) fn status(observed: &Observed<'_>) -> RuntimePoolStatus {
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let desired = i32::try_from(observed.desired).unwrap_or(i32::MAX);
-    let (status, reason, message) = verdict(observed);
+    let fitting = observed.functions.iter().filter(|(_, fits)| fits.is_ok());
     let before = observed.pool.status.clone().unwrap_or_default();
-    let since = before
-        .conditions
-        .into_iter()
-        .find(|before| before.type_ == "Ready" && before.status == status)
-        .map_or_else(
-            || observed.now.clone(),
-            |before| before.last_transition_time,
-        );
+    let condition = |type_: &str, (status, reason, message): Verdict| Condition {
+        type_: type_.to_owned(),
+        status: status.to_owned(),
+        reason: reason.to_owned(),
+        message,
+        last_transition_time: before
+            .conditions
+            .iter()
+            .find(|before| before.type_ == type_ && before.status == status)
+            .map_or_else(
+                || observed.now.clone(),
+                |before| before.last_transition_time.clone(),
+            ),
+        observed_generation: observed.pool.metadata.generation,
+    };
     RuntimePoolStatus {
         observed_generation: observed.pool.metadata.generation,
         desired_replicas: desired,
         replicas: count(observed.alive),
         ready_replicas: count(observed.ready),
         claims: observed.claims,
-        conditions: vec![Condition {
-            type_: "Ready".to_owned(),
-            status: status.to_owned(),
-            reason: reason.to_owned(),
-            message,
-            last_transition_time: since,
-            observed_generation: observed.pool.metadata.generation,
-        }],
+        functions: count(fitting.count()),
+        conditions: vec![
+            condition("Ready", readiness(observed)),
+            condition("Claimable", claimability(&observed.functions)),
+        ],
     }
 }
 
-fn verdict(observed: &Observed<'_>) -> (&'static str, &'static str, String) {
+/// A condition's status, reason and message.
+type Verdict = (&'static str, &'static str, String);
+
+/// Whether there is a function that can take the pool's pods, and why others can't.
+fn claimability(functions: &[Candidate]) -> Verdict {
+    let misfits: Vec<(&String, &Misfit)> = functions
+        .iter()
+        .filter_map(|(name, fits)| Some((name, fits.as_ref().err()?)))
+        .collect();
+    let all = functions.len();
+    if all == 0 {
+        let message = "the namespace has no function that could take pods".to_owned();
+        return ("Unknown", "NoFunctions", message);
+    }
+    let fitting = all.saturating_sub(misfits.len());
+    let mut message = format!("{fitting} of {all} functions of the namespace can take pods");
+    for (name, misfit) in misfits.iter().take(NAMED) {
+        let _ = write!(message, "; {name}: {misfit}");
+    }
+    let more = misfits.len().saturating_sub(NAMED);
+    if more > 0 {
+        let _ = write!(message, "; and {more} more");
+    }
+    if fitting == 0 {
+        ("False", "NoFunctionFits", message)
+    } else {
+        ("True", "FunctionsFit", message)
+    }
+}
+
+/// Whether as many pods stand by as should.
+fn readiness(observed: &Observed<'_>) -> Verdict {
     let (ready, desired) = (observed.ready, observed.desired);
     match observed.models {
         State::Failed(error, _) => return ("False", error.reason, error.message.clone()),

@@ -6,6 +6,7 @@ use wisp_contract::assignment::{Facts, Wasi};
 use wisp_contract::config::Env;
 use wisp_contract::keys::Root;
 
+use super::status::{Candidate, Observed, status};
 use super::*;
 use crate::artifacts::{Code, Stored};
 use crate::reconcile::desired::desired;
@@ -66,7 +67,7 @@ fn resolved() -> Resolved {
     }
 }
 
-fn claimable(spec: Value) -> Option<Claimable> {
+fn claimable(spec: Value) -> Result<Claimable, Misfit> {
     let (function, settings) = (function(spec), settings());
     let desired = desired(&function, &resolved(), &settings).unwrap();
     Claimable::of(&function, &desired, &settings.operator, &settings.direct)
@@ -82,27 +83,67 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
     let resized = json!({"component": {"image": "r/x:1"}, "pod": {"resources": {"requests": {"memory": "256Mi"}}}});
     let gpus = json!({"pod": {"gpu": 1, "nodeSelector": {"gpu": "yes"}}});
     let big = json!({"pod": {"resources": {"limits": {"memory": "2Gi"}}}});
-    for (spec, of_pool, fits) in [
-        (&plain, json!({}), true),
-        (&plain, gpus.clone(), false),
-        (&on_gpu, json!({}), false),
-        (&on_gpu, gpus, true),
-        (&large, json!({}), false),
-        (&large, big, true),
-        (&resized, json!({}), true),
+    let other = "pods of the pool have another pod.gpu and pod.nodeSelector";
+    let more = "it requests 1092Mi of memory, pods of the pool are limited to 512Mi until they are a function's";
+    for (spec, of_pool, misfit) in [
+        (&plain, json!({}), None),
+        (&plain, gpus.clone(), Some(other)),
+        (&on_gpu, json!({}), Some(other)),
+        (&on_gpu, gpus, None),
+        (&large, json!({}), Some(more)),
+        (&large, big, None),
+        (&resized, json!({}), None),
     ] {
         let claimable = claimable(spec.clone()).unwrap();
-        assert_eq!(
-            claimable.fits(&pool(of_pool.clone()), 0),
-            fits,
-            "{spec} {of_pool}"
-        );
+        let fits = claimable.fits(&pool(of_pool.clone()), 0);
+        let found = fits.err().map(|misfit| misfit.to_string());
+        assert_eq!(found.as_deref(), misfit, "{spec} {of_pool}");
     }
     // Volumes, and requests that take longer than a pod is given to end.
     let stores = json!({"component": {"image": "r/x:1"}, "keyValue": [{"name": "a"}]});
-    assert_eq!(claimable(stores), None);
+    assert_eq!(claimable(stores), Err(Misfit::Volumes));
     let slow = json!({"component": {"image": "r/x:1"}, "limits": {"timeout": "10m"}});
-    assert_eq!(claimable(slow), None);
+    assert_eq!(claimable(slow), Err(Misfit::Grace(610)));
+}
+
+/// Would fail if a pool of which no function can take a pod looked as any other, or who can't, and why, stayed unsaid.
+#[test]
+fn a_pool_says_which_functions_can_take_its_pods() {
+    let fits = |name: &str| (name.to_owned(), Ok(()));
+    let volumes = |name: &str| (name.to_owned(), Err(Misfit::Volumes));
+    let said = |functions: Vec<Candidate>| {
+        let status = status(&Observed {
+            pool: &pool(json!({})),
+            desired: 1,
+            alive: 1,
+            ready: 1,
+            claims: 0,
+            trouble: None,
+            models: &State::Here(Arc::default()),
+            functions,
+            now: crate::autoscale::now(),
+        });
+        let [ready, claimable] = <[_; 2]>::try_from(status.conditions).unwrap();
+        assert_eq!((&*ready.type_, &*ready.status), ("Ready", "True"));
+        assert_eq!(claimable.type_, "Claimable");
+        let told = [claimable.status, claimable.reason, claimable.message];
+        (status.functions, told.join("; "))
+    };
+    let nobody = "Unknown; NoFunctions; the namespace has no function that could take pods";
+    assert_eq!(said(vec![]), (0, nobody.to_owned()));
+    let all = "True; FunctionsFit; 2 of 2 functions of the namespace can take pods";
+    assert_eq!(said(vec![fits("a"), fits("b")]), (2, all.to_owned()));
+    let one = "True; FunctionsFit; 1 of 2 functions of the namespace can take pods; \
+        b: its pods have volumes, those of pools have none";
+    assert_eq!(said(vec![fits("a"), volumes("b")]), (1, one.to_owned()));
+    let (count, none) = said(["a", "b", "c", "d", "e"].map(volumes).to_vec());
+    assert_eq!(count, 0);
+    assert!(none.starts_with("False; NoFunctionFits; 0 of 5"), "{none}");
+    assert!(
+        none.contains("; c: its") && !none.contains("; d: its"),
+        "{none}"
+    );
+    assert!(none.ends_with("; and 2 more"), "{none}");
 }
 
 #[test]
@@ -258,7 +299,7 @@ mod claiming {
             let live = functions.enter(&id, "u-1");
             let claimable = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
             let revision = claimable.revision.clone();
-            live.remember(&revision, Some(claimable));
+            live.remember(&revision, Ok(claimable));
             *lock(&live.plan) = Some(Plan {
                 latest: revision.clone(),
                 serving: revision,
@@ -487,7 +528,7 @@ mod claiming {
         assert_eq!(plain.mismatch(&kept), (0, 1));
         assert_eq!(plain.mismatch(&[]), (0, 0));
         // The pods of the pool have room for the models that it keeps.
-        assert!(plain.fits(&with_models, models::bytes(&kept)));
+        assert_eq!(plain.fits(&with_models, models::bytes(&kept)), Ok(()));
         assert!(matches!(
             bench.pools.models(Instant::now(), &id, &with_models),
             State::Working

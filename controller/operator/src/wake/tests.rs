@@ -12,6 +12,7 @@ use wisp_api::Function;
 use super::*;
 use crate::cluster::Feed;
 use crate::live::Plan;
+use crate::pool::Misfit;
 
 /// An API server that is never asked.
 #[derive(Clone)]
@@ -90,7 +91,7 @@ impl Bench {
         };
         let known = live.enter(&id, "");
         *lock(&known.plan) = Some(plan);
-        known.remember("f-1", None);
+        known.remember("f-1", Err(Misfit::Volumes));
         let client = kube::Client::new(Nobody, "n");
         let autoscaler = Autoscaler::new(
             client,
@@ -278,7 +279,7 @@ async fn what_an_operator_that_has_just_started_knows_soon_is_waited_for() {
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
         let asked = bench.asked.load(Ordering::SeqCst);
-        live.remember("f-1", None);
+        live.remember("f-1", Err(Misfit::Volumes));
         bench.cluster.notify(&bench.id);
         asked
     });

@@ -83,7 +83,15 @@ async fn a_pod_that_stands_by_becomes_the_functions() -> Result<()> {
     stands_by(&space, "default", 1)?;
     space.pods("hello", 1)?;
     let columns = space.kubectl(&["get", "rp"])?;
-    for word in ["READY", "WANTED", "MIN", "MAX", "CLAIMS", "default"] {
+    for word in [
+        "READY",
+        "WANTED",
+        "MIN",
+        "MAX",
+        "FUNCTIONS",
+        "CLAIMS",
+        "default",
+    ] {
         ensure!(columns.contains(word), "{columns}");
     }
 
@@ -94,8 +102,8 @@ async fn a_pod_that_stands_by_becomes_the_functions() -> Result<()> {
     Ok(())
 }
 
-/// Would fail if a pod were given to two functions, one went without an answer because there were too few pods, or a pool
-/// that somebody asked for stood beside one that nobody did.
+/// Would fail if a pod were given to two functions, one went without an answer because there were too few pods, a pool
+/// that somebody asked for stood beside one that nobody did, or one that is of no use looked as if it were.
 #[tokio::test(flavor = "multi_thread")]
 async fn more_functions_than_pods_are_all_answered_each_by_pods_of_its_own() -> Result<()> {
     let Some(wisp) = installed() else {
@@ -143,6 +151,31 @@ async fn more_functions_than_pods_are_all_answered_each_by_pods_of_its_own() -> 
     stands_by(&space, "warm", 3)?;
     let pools = space.kubectl(&["get", "rp", "--output=name"])?;
     ensure!(pools.trim() == "runtimepool.wisp.dev/warm", "{pools}");
+
+    // One whose pods nobody can take says so.
+    let elsewhere = pool("elsewhere", 0, 1).replace(
+        "maxReplicas: 1",
+        "maxReplicas: 1, pod: {nodeSelector: {disk: ssd}}",
+    );
+    space.apply(&elsewhere)?;
+    let known = [
+        ("warm", 5, "True", "5 of"),
+        ("elsewhere", 0, "False", "another pod.nodeSelector"),
+    ];
+    for (name, functions, status, message) in known {
+        let what = format!("{functions} functions that can take pods of {name}");
+        space.wait(&what, &["runtimepools.wisp.dev"], |pools| {
+            let told = pools.get(name)?.get("status")?;
+            let conditions = told.get("conditions")?.as_array()?;
+            let claimable = conditions
+                .iter()
+                .find(|condition| text(condition, "/type") == "Claimable")?;
+            let is_so = told.get("functions")? == functions
+                && text(claimable, "/status") == status
+                && text(claimable, "/message").contains(message);
+            is_so.then_some(())
+        })?;
+    }
     Ok(())
 }
 
