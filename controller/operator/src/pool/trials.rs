@@ -66,6 +66,10 @@ impl Trials {
             }
             let mut known = lock(&self.known);
             if known.len() >= MOST {
+                let counts = |learned: &Learned| learned.at.saturating_add(COUNTS.as_secs()) >= at;
+                known.retain(|_, of_model| of_model.iter().any(counts));
+            }
+            if known.len() >= MOST {
                 known.clear();
             }
             let of_model = known.entry(model.file.display().to_string()).or_default();
@@ -195,6 +199,25 @@ mod tests {
             trials.learn(&assignment("artifact:1"), &status(&tried), now);
         }
         assert_eq!(told(&trials, "artifact:1", now).len(), KINDS);
+    }
+
+    /// Would fail if what still counts were forgotten while there is what no longer does.
+    #[test]
+    fn what_no_longer_counts_makes_room() {
+        let trials = Trials::default();
+        let (then, now) = (UNIX_EPOCH, UNIX_EPOCH + 2 * COUNTS);
+        let status = status(&alone());
+        trials.learn(&assignment("artifact:recent"), &status, now);
+        for number in 1..MOST {
+            let file = format!("artifact:{number}");
+            trials.learn(&assignment(&file), &status, then);
+        }
+        assert_eq!(lock(&trials.known).len(), MOST);
+        trials.learn(&assignment("artifact:new"), &status, now);
+        assert_eq!(lock(&trials.known).len(), 2);
+        for file in ["artifact:recent", "artifact:new"] {
+            assert_eq!(told(&trials, file, now), [alone()]);
+        }
     }
 
     /// Would fail if an operator forgot what it knew when it is restarted.
