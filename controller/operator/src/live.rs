@@ -39,8 +39,8 @@ pub struct Live {
     pub claims: Mutex<BTreeMap<String, Claim>>,
     /// What turns pods of pools into replicas, of the revisions that serve or are about to.
     pub claimables: Mutex<Vec<Arc<Claimable>>>,
-    /// Why no pod of any pool becomes a replica of the latest revision, where none does.
-    misfit: Mutex<Option<(String, Misfit)>>,
+    /// Why no pod of any pool becomes a replica of one of the latest revisions, where none does.
+    misfits: Mutex<Vec<(String, Misfit)>>,
     /// Whether what turns them was ever told since this process started.
     knows_claimables: AtomicBool,
     /// Held while its replicas are set.
@@ -227,9 +227,9 @@ impl Live {
         if let Some(claimable) = self.claimable(&serving) {
             return Some(claimable.fits(pool, models));
         }
-        let misfit = lock(&self.misfit).clone();
-        let of_serving = misfit.filter(|(revision, _)| *revision == serving);
-        of_serving.map(|(_, misfit)| Err(misfit))
+        let misfits = lock(&self.misfits);
+        let of_serving = misfits.iter().find(|(revision, _)| *revision == serving);
+        of_serving.map(|(_, misfit)| Err(misfit.clone()))
     }
 
     /// Remembers what turns pods into replicas of the latest revision; the one before serves on for a while.
@@ -238,7 +238,13 @@ impl Live {
             Ok(claimable) => (Some(claimable), None),
             Err(misfit) => (None, Some((revision.to_owned(), misfit))),
         };
-        *lock(&self.misfit) = misfit;
+        if let Some(misfit) = misfit {
+            let mut misfits = lock(&self.misfits);
+            misfits.retain(|(known, _)| known != revision);
+            misfits.push(misfit);
+            let superfluous = misfits.len().saturating_sub(2);
+            misfits.drain(..superfluous);
+        }
         let mut claimables = lock(&self.claimables);
         self.knows_claimables.store(true, Ordering::Release);
         if claimables.last().map(Arc::as_ref) == claimable.as_ref() && claimable.is_some() {

@@ -67,7 +67,7 @@ pub struct Model {
     /// How requests of different instances are joined.
     #[serde(default)]
     pub batching: Batching,
-    /// What other hosts found when they tried the model on a CPU. Where none had a processor like this one, it is tried
+    /// What other hosts found when they tried the model on a CPU. Where none was of this one's kind, it is tried
     /// while it is loaded, which takes as long as some thirty rows do.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub trials: Vec<Tried>,

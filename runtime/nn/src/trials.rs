@@ -20,8 +20,8 @@ pub(crate) fn here(trial: Trial, cores: NonZeroUsize) -> Tried {
     }
 }
 
-/// The greatest of the sets of instructions that change which kernels a backend takes, by the psABI's name
-/// (<https://gitlab.com/x86-psABIs/x86-64-ABI>) where the architecture has several.
+/// A coarse class of processors: the greatest set of instructions by the psABI's name
+/// (<https://gitlab.com/x86-psABIs/x86-64-ABI>), where vectors are as wide. Those of one class still differ, as by VNNI.
 #[cfg(target_arch = "x86_64")]
 fn processor() -> &'static str {
     macro_rules! has {
@@ -36,7 +36,7 @@ fn processor() -> &'static str {
     }
 }
 
-/// The architecture: of its sets of instructions none is told apart.
+/// The architecture alone: vectors of 64-bit Arm's NEON are as wide everywhere.
 #[cfg(not(target_arch = "x86_64"))]
 fn processor() -> &'static str {
     std::env::consts::ARCH

@@ -17,6 +17,9 @@ use crate::reconcile::resources::{holds, pool_resources};
 /// Why pods of a pool can't become a function's replicas.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Misfit {
+    /// It isn't resolved yet, or can't be.
+    #[error("what pods it needs isn't known, its own conditions say why")]
+    Unknown,
     /// Pods of pools have none.
     #[error("its pods have volumes, those of pools have none")]
     Volumes,

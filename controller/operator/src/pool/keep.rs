@@ -1,6 +1,6 @@
 //! Keeps the pools as they should be: their objects, how many pods stand by, and what is said of them.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,9 +12,11 @@ use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 use wisp_api::{RuntimePool, RuntimePoolStatus};
+use wisp_contract::FunctionId;
 use wisp_contract::operator::pod::POOL;
 
-use super::models::{self, Kept, State};
+use super::claimable::Misfit;
+use super::models::{self, State};
 use super::status::{Candidate, Observed, status};
 use super::{PoolId, Pools, defaults, pool_id};
 use crate::autoscale::{self, chain};
@@ -27,6 +29,9 @@ use crate::reconcile::pod;
 
 /// How often all pools are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// After so long a process that leads has seen all functions that were there before: those it knows nothing of by then it
+/// can't resolve.
+const RECALLED: Duration = Duration::from_secs(30);
 /// So long applied objects are taken to be as they were applied.
 const APPLIED_FOR: Duration = Duration::from_secs(600);
 
@@ -96,6 +101,7 @@ impl Pools {
         tokio::spawn(async move { recovery.recover_all().await });
         let trials = Arc::clone(&self);
         tokio::spawn(async move { trials.trials.keep(&*trials.artifacts).await });
+        let began = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -103,11 +109,13 @@ impl Pools {
                 _ = ticks.tick() => {}
                 () = self.cluster.pools_changed.notified() => {}
             }
-            self.tick(Instant::now()).await;
+            let now = Instant::now();
+            self.tick(now, now.saturating_duration_since(began)).await;
         }
     }
 
-    async fn tick(self: &Arc<Self>, now: Instant) {
+    /// `age` is how long this process has led.
+    async fn tick(self: &Arc<Self>, now: Instant, age: Duration) {
         self.forget(now);
         let pools = self.cluster.pools().state();
         self.ask_new_pods(&pools);
@@ -123,12 +131,14 @@ impl Pools {
             }
             is_there
         });
+        let functions = self.functions();
         for pool in pools {
             let Some(id) = pool_id(&pool) else { continue };
             if pool.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            if let Err(error) = self.keep(now, &id, &pool).await {
+            let near = functions.get(id.namespace()).map_or(&[][..], Vec::as_slice);
+            if let Err(error) = self.keep(now, age, &id, &pool, near).await {
                 tracing::warn!(pool = %id, error = %chain(&error), "a pool isn't as it should be");
             }
         }
@@ -160,8 +170,10 @@ impl Pools {
     async fn keep(
         self: &Arc<Self>,
         now: Instant,
+        age: Duration,
         id: &PoolId,
         pool: &RuntimePool,
+        near: &[FunctionId],
     ) -> Result<(), KeepError> {
         let models = self.models(now, id, pool);
         let found = self
@@ -202,7 +214,9 @@ impl Pools {
         if current.is_some_and(|current| current != replicas) {
             self.scale(id, replicas).await.map_err(KeepError::Scale)?;
         }
-        self.say(id, pool, desired, claims, &models).await
+        let candidates = self.candidates(age, pool, near, &models);
+        self.say(id, pool, desired, claims, &models, candidates)
+            .await
     }
 
     /// Whether functions that may take pods of the pool have models.
@@ -233,6 +247,7 @@ impl Pools {
         desired: u32,
         claims: i32,
         models: &State,
+        candidates: Option<Vec<Candidate>>,
     ) -> Result<(), KeepError> {
         let standing = self.cluster.warm.of(id);
         let alive = standing.iter().filter(|pod| pods::is_alive(pod));
@@ -253,7 +268,7 @@ impl Pools {
             claims,
             trouble,
             models,
-            functions: self.functions_of(id, pool, models.kept()),
+            candidates,
             now: autoscale::now(),
         });
         self.metrics
@@ -264,19 +279,43 @@ impl Pools {
         self.write(pool, &next).await.map_err(KeepError::Status)
     }
 
-    /// The functions of the pool's namespace, and which of them its pods, which have the models `kept`, can become.
-    fn functions_of(&self, id: &PoolId, pool: &RuntimePool, kept: &[Kept]) -> Vec<Candidate> {
+    /// All functions, by their namespaces.
+    fn functions(&self) -> BTreeMap<String, Vec<FunctionId>> {
+        let functions = self.cluster.functions().state();
+        let alive = functions
+            .iter()
+            .filter(|function| function.metadata.deletion_timestamp.is_none());
+        let mut all: BTreeMap<String, Vec<FunctionId>> = BTreeMap::new();
+        for id in alive.filter_map(|function| function.id().ok()) {
+            all.entry(id.namespace().to_owned()).or_default().push(id);
+        }
+        for near in all.values_mut() {
+            near.sort();
+        }
+        all
+    }
+
+    /// Which of the functions `near` can take pods of `pool`. `None` while that is being found out: what pods they need, for
+    /// as long as this process has led, or what models the pool's pods have.
+    fn candidates(
+        &self,
+        age: Duration,
+        pool: &RuntimePool,
+        near: &[FunctionId],
+        models: &State,
+    ) -> Option<Vec<Candidate>> {
+        let State::Here(kept) = models else {
+            return None;
+        };
         let bytes = models::bytes(kept);
-        let functions = self.live.ids().into_iter();
-        let near = functions.filter(|function| function.namespace() == id.namespace());
-        let mut candidates: Vec<Candidate> = near
-            .filter_map(|function| {
-                let fits = self.live.get(&function)?.fits(pool, bytes)?;
+        near.iter()
+            .map(|function| {
+                let live = self.live.get(function);
+                let fits = live.and_then(|live| live.fits(pool, bytes));
+                let fits = fits.or((age >= RECALLED).then_some(Err(Misfit::Unknown)))?;
                 Some((function.name().to_owned(), fits))
             })
-            .collect();
-        candidates.sort_by(|(one, _), (other, _)| one.cmp(other));
-        candidates
+            .collect()
     }
 
     async fn write(&self, pool: &RuntimePool, next: &RuntimePoolStatus) -> Result<(), kube::Error> {

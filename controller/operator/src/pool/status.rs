@@ -24,8 +24,8 @@ pub(super) struct Observed<'a> {
     pub(super) claims: i32,
     pub(super) trouble: Option<Trouble>,
     pub(super) models: &'a State,
-    /// Those of which it is known.
-    pub(super) functions: Vec<Candidate>,
+    /// The namespace's functions; `None` while it isn't known of them all.
+    pub(super) candidates: Option<Vec<Candidate>>,
     pub(super) now: Time,
 }
 
@@ -33,7 +33,6 @@ pub(super) struct Observed<'a> {
 pub(super) fn status(observed: &Observed<'_>) -> RuntimePoolStatus {
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let desired = i32::try_from(observed.desired).unwrap_or(i32::MAX);
-    let fitting = observed.functions.iter().filter(|(_, fits)| fits.is_ok());
     let before = observed.pool.status.clone().unwrap_or_default();
     let condition = |type_: &str, (status, reason, message): Verdict| Condition {
         type_: type_.to_owned(),
@@ -50,17 +49,33 @@ pub(super) fn status(observed: &Observed<'_>) -> RuntimePoolStatus {
             ),
         observed_generation: observed.pool.metadata.generation,
     };
+    let known = || {
+        before
+            .conditions
+            .iter()
+            .find(|known| known.type_ == "Claimable")
+    };
+    let claimable = match &observed.candidates {
+        Some(candidates) => condition("Claimable", claimability(candidates)),
+        // What was known is true until more is.
+        None => known().cloned().unwrap_or_else(|| {
+            let message = "it isn't known yet what pods the namespace's functions need".to_owned();
+            condition("Claimable", ("Unknown", "NotKnownYet", message))
+        }),
+    };
     RuntimePoolStatus {
         observed_generation: observed.pool.metadata.generation,
         desired_replicas: desired,
         replicas: count(observed.alive),
         ready_replicas: count(observed.ready),
         claims: observed.claims,
-        functions: count(fitting.count()),
-        conditions: vec![
-            condition("Ready", readiness(observed)),
-            condition("Claimable", claimability(&observed.functions)),
-        ],
+        functions: observed
+            .candidates
+            .as_ref()
+            .map_or(before.functions, |all| {
+                count(all.iter().filter(|(_, fits)| fits.is_ok()).count())
+            }),
+        conditions: vec![condition("Ready", readiness(observed)), claimable],
     }
 }
 
@@ -75,7 +90,7 @@ fn claimability(functions: &[Candidate]) -> Verdict {
         .collect();
     let all = functions.len();
     if all == 0 {
-        let message = "the namespace has no function that could take pods".to_owned();
+        let message = "the namespace has no functions".to_owned();
         return ("Unknown", "NoFunctions", message);
     }
     let fitting = all.saturating_sub(misfits.len());

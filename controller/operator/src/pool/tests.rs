@@ -9,6 +9,7 @@ use wisp_contract::keys::Root;
 use super::status::{Candidate, Observed, status};
 use super::*;
 use crate::artifacts::{Code, Stored};
+use crate::live::Plan;
 use crate::reconcile::desired::desired;
 use crate::resolve::{Bytes, Resolved};
 
@@ -106,30 +107,57 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
     assert_eq!(claimable(slow), Err(Misfit::Grace(610)));
 }
 
+/// Would fail if a pool said of a function what is true of a revision that doesn't serve yet.
+#[test]
+fn the_revision_that_serves_is_what_fits() {
+    let (live, warm) = (Live::default(), pool(json!({})));
+    let fits = || live.fits(&warm, 0);
+    let serve = |revision: &str| {
+        *lock(&live.plan) = Some(Plan {
+            latest: revision.to_owned(),
+            serving: revision.to_owned(),
+            scaled_at: None,
+        });
+    };
+    live.remember("a", Err(Misfit::Volumes));
+    assert_eq!(fits(), None);
+    serve("a");
+    assert_eq!(fits(), Some(Err(Misfit::Volumes)));
+    let mut next = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
+    next.revision = "b".to_owned();
+    live.remember("b", Ok(next));
+    assert_eq!(fits(), Some(Err(Misfit::Volumes)));
+    serve("b");
+    assert_eq!(fits(), Some(Ok(())));
+}
+
 /// Would fail if a pool of which no function can take a pod looked as any other, or who can't, and why, stayed unsaid.
 #[test]
 fn a_pool_says_which_functions_can_take_its_pods() {
     let fits = |name: &str| (name.to_owned(), Ok(()));
     let volumes = |name: &str| (name.to_owned(), Err(Misfit::Volumes));
-    let said = |functions: Vec<Candidate>| {
-        let status = status(&Observed {
-            pool: &pool(json!({})),
+    let of = |pool: &RuntimePool, candidates: Option<Vec<Candidate>>| {
+        status(&Observed {
+            pool,
             desired: 1,
             alive: 1,
             ready: 1,
             claims: 0,
             trouble: None,
             models: &State::Here(Arc::default()),
-            functions,
+            candidates,
             now: crate::autoscale::now(),
-        });
+        })
+    };
+    let said = |candidates: Vec<Candidate>| {
+        let status = of(&pool(json!({})), Some(candidates));
         let [ready, claimable] = <[_; 2]>::try_from(status.conditions).unwrap();
         assert_eq!((&*ready.type_, &*ready.status), ("Ready", "True"));
         assert_eq!(claimable.type_, "Claimable");
         let told = [claimable.status, claimable.reason, claimable.message];
         (status.functions, told.join("; "))
     };
-    let nobody = "Unknown; NoFunctions; the namespace has no function that could take pods";
+    let nobody = "Unknown; NoFunctions; the namespace has no functions";
     assert_eq!(said(vec![]), (0, nobody.to_owned()));
     let all = "True; FunctionsFit; 2 of 2 functions of the namespace can take pods";
     assert_eq!(said(vec![fits("a"), fits("b")]), (2, all.to_owned()));
@@ -144,6 +172,15 @@ fn a_pool_says_which_functions_can_take_its_pods() {
         "{none}"
     );
     assert!(none.ends_with("; and 2 more"), "{none}");
+
+    // What was known stays, until more is.
+    let mut pool = pool(json!({}));
+    let unknown = of(&pool, None);
+    assert_eq!(unknown.functions, 0);
+    assert_eq!(unknown.conditions[1].reason, "NotKnownYet");
+    let known = of(&pool, Some(vec![fits("a")]));
+    pool.status = Some(known.clone());
+    assert_eq!(of(&pool, None), known);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What hosts found out about models, for the hosts that load them next: trying a model takes longer than loading it.
 
+use std::mem::discriminant;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -32,7 +33,7 @@ impl Trials {
         for (file, earlier) in artifacts.trials().await {
             let mut known = lock(&self.known);
             let known = known.entry(file).or_default();
-            for learned in earlier {
+            for learned in earlier.into_iter().take(KINDS.saturating_sub(known.len())) {
                 // What was learned meanwhile is newer.
                 let is_of_its_kind =
                     |known: &Learned| known.tried.is_of_the_kind_of(&learned.tried);
@@ -64,20 +65,32 @@ impl Trials {
             if model.trials.contains(&tried) {
                 continue;
             }
+            let file = model.file.display().to_string();
+            let counts = |learned: &Learned| learned.at.saturating_add(COUNTS.as_secs()) >= at;
             let mut known = lock(&self.known);
-            if known.len() >= MOST {
-                let counts = |learned: &Learned| learned.at.saturating_add(COUNTS.as_secs()) >= at;
+            if known.len() >= MOST && !known.contains_key(&file) {
                 known.retain(|_, of_model| of_model.iter().any(counts));
+                if known.len() >= MOST {
+                    known.clear();
+                }
             }
-            if known.len() >= MOST {
-                known.clear();
+            let of_model = known.entry(file).or_default();
+            // Reasons hold times that were measured: no two are alike.
+            let is_known = of_model.iter().any(|other| {
+                other.tried.is_of_the_kind_of(&tried)
+                    && discriminant(&other.tried.trial) == discriminant(&tried.trial)
+                    && other.at.saturating_add(COUNTS.as_secs() / 2) >= at
+            });
+            if is_known {
+                continue;
             }
-            let of_model = known.entry(model.file.display().to_string()).or_default();
-            of_model.retain(|other| !other.tried.is_of_the_kind_of(&tried));
-            if of_model.len() >= KINDS {
+            of_model.retain(|other| counts(other) && !other.tried.is_of_the_kind_of(&tried));
+            of_model.push(Learned { tried, at });
+            if of_model.len() > KINDS {
+                // `sort_by_key` keeps the order of those of one second.
+                of_model.sort_by_key(|learned| learned.at);
                 of_model.remove(0);
             }
-            of_model.push(Learned { tried, at });
             drop(known);
             self.changed.notify_one();
         }
@@ -198,7 +211,11 @@ mod tests {
             let tried = found("c", cores, Trial::Joined);
             trials.learn(&assignment("artifact:1"), &status(&tried), now);
         }
-        assert_eq!(told(&trials, "artifact:1", now).len(), KINDS);
+        let cores = told(&trials, "artifact:1", now)
+            .iter()
+            .map(|tried| tried.cores.get())
+            .collect::<Vec<_>>();
+        assert_eq!(cores, (100 - KINDS..100).collect::<Vec<_>>());
     }
 
     /// Would fail if what still counts were forgotten while there is what no longer does.
