@@ -234,17 +234,14 @@ impl Live {
 
     /// Remembers what turns pods into replicas of the latest revision; the one before serves on for a while.
     pub fn remember(&self, revision: &str, claimable: Result<Claimable, Misfit>) {
-        let (claimable, misfit) = match claimable {
-            Ok(claimable) => (Some(claimable), None),
-            Err(misfit) => (None, Some((revision.to_owned(), misfit))),
-        };
-        if let Some(misfit) = misfit {
+        if let Err(misfit) = &claimable {
             let mut misfits = lock(&self.misfits);
             misfits.retain(|(known, _)| known != revision);
-            misfits.push(misfit);
+            misfits.push((revision.to_owned(), misfit.clone()));
             let superfluous = misfits.len().saturating_sub(2);
             misfits.drain(..superfluous);
         }
+        let claimable = claimable.ok();
         let mut claimables = lock(&self.claimables);
         self.knows_claimables.store(true, Ordering::Release);
         if claimables.last().map(Arc::as_ref) == claimable.as_ref() && claimable.is_some() {

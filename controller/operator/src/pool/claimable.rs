@@ -75,8 +75,8 @@ impl Claimable {
         direct: &str,
     ) -> Result<Self, Misfit> {
         let template = &desired.deployment.spec.template;
-        let spec = template.spec.clone().unwrap_or_default();
-        if spec.volumes.is_some() {
+        let spec = template.spec.as_ref();
+        if spec.is_some_and(|spec| spec.volumes.is_some()) {
             return Err(Misfit::Volumes);
         }
         if grace(function) > WARM_GRACE {
@@ -102,10 +102,8 @@ impl Claimable {
             labels: metadata.labels.unwrap_or_default(),
             annotations: metadata.annotations.unwrap_or_default(),
             resources: spec
-                .containers
-                .into_iter()
-                .next()
-                .and_then(|container| container.resources),
+                .and_then(|spec| spec.containers.first())
+                .and_then(|container| container.resources.clone()),
             pod: shape(function.spec.pod.as_ref()),
         })
     }

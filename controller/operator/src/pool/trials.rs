@@ -66,7 +66,7 @@ impl Trials {
                 continue;
             }
             let file = model.file.display().to_string();
-            let counts = |learned: &Learned| learned.at.saturating_add(COUNTS.as_secs()) >= at;
+            let counts = |learned: &Learned| counts(learned, at);
             let mut known = lock(&self.known);
             if known.len() >= MOST && !known.contains_key(&file) {
                 known.retain(|_, of_model| of_model.iter().any(counts));
@@ -99,14 +99,14 @@ impl Trials {
     /// Tells the host that takes `assignment` what is known.
     pub(super) fn tell(&self, assignment: &mut Assignment, now: SystemTime) {
         let known = lock(&self.known);
-        let oldest = seconds(now).saturating_sub(COUNTS.as_secs());
+        let now = seconds(now);
         let models = &mut assignment.config.models;
         for model in models.iter_mut().filter(|model| is_stored(model)) {
             let of_model = known.get(&model.file.display().to_string());
             let recent = of_model
                 .into_iter()
                 .flatten()
-                .filter(|learned| learned.at >= oldest);
+                .filter(|learned| counts(learned, now));
             model.trials = recent.map(|learned| learned.tried.clone()).collect();
         }
     }
@@ -115,6 +115,11 @@ impl Trials {
 /// Whether it has the same bytes wherever its file has the same name.
 fn is_stored(model: &Model) -> bool {
     artifact_named(&model.file).is_some()
+}
+
+/// Whether it still does at `now`, in seconds since 1970.
+fn counts(learned: &Learned, now: u64) -> bool {
+    learned.at.saturating_add(COUNTS.as_secs()) >= now
 }
 
 fn seconds(time: SystemTime) -> u64 {
