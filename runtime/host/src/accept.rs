@@ -1,4 +1,4 @@
-//! The data port: connections, HTTP/1.1 or HTTP/2 by prior knowledge.
+//! The data port once there is a function: connections, HTTP/1.1 or HTTP/2 by prior knowledge.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use wisp_deadline::ConnectionTimer;
 
+use crate::function::Function;
 use crate::process::Host;
 use crate::serve::serve as answer;
 
@@ -25,6 +26,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 /// guests compute for long is relieved by the others, which per-core runtimes with a listener each would not do.
 pub(crate) async fn serve(
     host: Arc<Host>,
+    function: Arc<Function>,
     listener: TcpListener,
     drain: CancellationToken,
 ) -> GracefulShutdown {
@@ -42,7 +44,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => connect(&builder, &connections, stream, &host),
+            Ok((stream, _)) => connect(&builder, &connections, stream, &host, &function),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -56,6 +58,7 @@ fn connect(
     connections: &GracefulShutdown,
     stream: TcpStream,
     host: &Arc<Host>,
+    function: &Arc<Function>,
 ) {
     // Without it, small responses wait for the client's acknowledgement.
     if let Err(error) = stream.set_nodelay(true) {
@@ -63,8 +66,9 @@ fn connect(
     }
     let mut builder = builder.clone();
     builder.http1().timer(ConnectionTimer::default());
-    let host = Arc::clone(host);
-    let service = service_fn(move |request| answer(Arc::clone(&host), request));
+    let (host, function) = (Arc::clone(host), Arc::clone(function));
+    let service =
+        service_fn(move |request| answer(Arc::clone(&host), Arc::clone(&function), request));
     let connection = connections.watch(
         builder
             .serve_connection(TokioIo::new(stream), service)

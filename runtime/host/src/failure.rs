@@ -25,8 +25,6 @@ pub(crate) enum Failure {
     BodyTooSlow { allowed: Duration },
     #[error("the request's body broke off, or isn't what its framing says")]
     BodyBroken,
-    #[error("this replica has no function yet")]
-    NotReady,
     #[error("this replica takes no more requests now: {0}")]
     Refused(#[from] Refused),
     #[error("the function didn't answer within the {} ms that it has (limits.timeout)", .allowed.as_millis())]
@@ -68,7 +66,6 @@ impl Failure {
             Self::BodyTooLarge { .. } => "body-too-large",
             Self::BodyTooSlow { .. } => "body-too-slow",
             Self::BodyBroken => "body-broken",
-            Self::NotReady => "not-ready",
             Self::Refused(refused) => refused.reason(),
             Self::Timeout { .. } => "timeout",
             Self::Trapped => "trapped",
@@ -93,9 +90,7 @@ impl Failure {
             | Self::BodyTooLarge { .. }
             | Self::BodyTooSlow { .. }
             | Self::BodyBroken => Fault::Client,
-            Self::NotReady | Self::Refused(_) | Self::NoInstance | Self::Internal => {
-                Fault::Platform
-            }
+            Self::Refused(_) | Self::NoInstance | Self::Internal => Fault::Platform,
             Self::Timeout { .. }
             | Self::Trapped
             | Self::StackExhausted
@@ -113,8 +108,7 @@ impl Failure {
     pub(crate) fn retryable(&self) -> bool {
         matches!(
             self,
-            Self::NotReady
-                | Self::Refused(_)
+            Self::Refused(_)
                 | Self::NoInstance
                 | Self::Timeout { .. }
                 | Self::BodyTooSlow { .. }

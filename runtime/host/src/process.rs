@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -25,6 +25,9 @@ use crate::metrics::Metrics;
 use crate::receive::Pushed;
 use crate::standby::Ready;
 use crate::{accept, control};
+
+/// How many connections may wait to be accepted.
+const BACKLOG: u32 = 1024;
 
 /// What the command line decides.
 #[derive(Debug, Clone)]
@@ -103,6 +106,18 @@ pub struct Host {
     drain: CancellationToken,
     /// What it has ready, from when it stands by until it has a function.
     ready: Mutex<Option<Ready>>,
+    /// `None` before it is bound, and once the host drains.
+    data: Mutex<Option<DataPort>>,
+}
+
+/// The port where requests for the function arrive.
+#[derive(Debug)]
+enum DataPort {
+    /// It is bound and refuses connections, as there is no function: who was sent here by mistake has lost nothing of
+    /// a request, and asks another replica.
+    Closed(TcpSocket),
+    /// It takes connections, and gives those that are left when it doesn't any more.
+    Open(JoinHandle<GracefulShutdown>),
 }
 
 impl Host {
@@ -119,6 +134,7 @@ impl Host {
             failed: watch::Sender::new(None),
             drain: CancellationToken::new(),
             ready: Mutex::default(),
+            data: Mutex::default(),
         })
     }
 
@@ -128,29 +144,29 @@ impl Host {
     /// # Errors
     /// When a port can't be bound or signals can't be handled.
     pub async fn run(self: Arc<Self>, assignment: Option<Assignment>) -> Result<End, StartError> {
-        let bind = async |port, address| {
-            TcpListener::bind(address)
-                .await
-                .map_err(|source| StartError::Bind {
-                    port,
-                    address,
-                    source,
-                })
+        let unbound = |port, address| {
+            move |source| StartError::Bind {
+                port,
+                address,
+                source,
+            }
         };
-        let data = bind("data", self.options.data).await?;
-        let control = bind("control", self.options.control).await?;
+        let (at, control_at) = (self.options.data, self.options.control);
+        let data = bound(at).map_err(unbound("data", at))?;
+        let control = TcpListener::bind(control_at).await;
+        let control = control.map_err(unbound("control", control_at))?;
         let mut terminate = signal(SignalKind::terminate()).map_err(StartError::Signal)?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::Signal)?;
         tracing::info!(
             event = event::LISTENING,
-            data = address(&data),
-            control = address(&control),
-            "listening for requests on {} and for the operator on {}",
-            address(&data),
-            address(&control)
+            data = address(data.local_addr()),
+            control = address(control.local_addr()),
+            "requests arrive at {}, the operator at {}",
+            address(data.local_addr()),
+            address(control.local_addr())
         );
+        *lock(&self.data) = Some(DataPort::Closed(data));
         let control = tokio::spawn(control::serve(Arc::clone(&self), control));
-        let data = tokio::spawn(accept::serve(Arc::clone(&self), data, self.drain.clone()));
         let mut failed = self.failed.subscribe();
         match assignment {
             Some(assignment) => {
@@ -169,7 +185,7 @@ impl Host {
             _ = failed.wait_for(Option::is_some) => End::Failed,
         };
         if end == End::Drained {
-            self.drain(data).await;
+            self.drain().await;
         }
         control.abort();
         if let Some(function) = self.function() {
@@ -179,10 +195,14 @@ impl Host {
     }
 
     /// Takes no new connections and waits for what is in flight, as long as it may take.
-    async fn drain(&self, data: JoinHandle<GracefulShutdown>) {
+    async fn drain(&self) {
         self.phase.send_replace(Phase::Draining);
         self.drain.cancel();
-        let connections = data.await;
+        let data = lock(&self.data).take();
+        let connections = match data {
+            Some(DataPort::Open(accepting)) => accepting.await.ok(),
+            Some(DataPort::Closed(_)) | None => None,
+        };
         tracing::info!(
             event = event::DRAINING,
             "draining: no new requests, {} in flight",
@@ -195,7 +215,7 @@ impl Host {
         };
         let finished = async {
             // Each connection closes when its last response is out.
-            if let Ok(connections) = connections {
+            if let Some(connections) = connections {
                 connections.shutdown().await;
             }
             // What guests do after their response counts, too.
@@ -229,7 +249,7 @@ impl Host {
         pushed: Pushed,
     ) -> Result<(), AssignError> {
         let first = {
-            let mut assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut assigned = lock(&self.assigned);
             match &*assigned {
                 None if self.drain.is_cancelled() => return Err(AssignError::Draining),
                 None => {
@@ -293,7 +313,7 @@ impl Host {
     }
 
     fn ready(&self) -> MutexGuard<'_, Option<Ready>> {
-        self.ready.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.ready)
     }
 
     fn models(&self) -> ModelOptions {
@@ -304,7 +324,7 @@ impl Host {
         }
     }
 
-    async fn become_function(&self, assignment: Assignment, pushed: Pushed) {
+    async fn become_function(self: &Arc<Self>, assignment: Assignment, pushed: Pushed) {
         self.advance(Phase::Loading);
         let name = assignment.function.to_string();
         let ready = self.ready().take().unwrap_or_default();
@@ -314,11 +334,20 @@ impl Host {
             sink: Arc::new(self.log.clone()),
             metrics: Arc::clone(&self.metrics),
         };
-        match Function::load(assignment, pushed, around, ready).await {
-            Ok(function) => {
-                let function = Arc::new(function);
-                tokio::spawn(tend(Arc::clone(&function)));
-                let _ = self.function.set(function);
+        let loaded = Function::load(assignment, pushed, around, ready).await;
+        let opened = loaded.map_err(|error| chain(&error)).and_then(|function| {
+            let function = Arc::new(function);
+            tokio::spawn(tend(Arc::clone(&function)));
+            let _ = self.function.set(Arc::clone(&function));
+            self.open(function).map_err(|error| {
+                format!(
+                    "the data port can't be opened at {}: {error}",
+                    self.options.data
+                )
+            })
+        });
+        match opened {
+            Ok(()) => {
                 self.advance(Phase::Ready);
                 let millis = self.options.began.elapsed().as_secs_f64() * 1e3;
                 tracing::info!(
@@ -328,12 +357,23 @@ impl Host {
                     "ready after {millis:.1} ms"
                 );
             }
-            Err(error) => {
-                let text = chain(&error);
+            Err(text) => {
                 tracing::error!(event = event::FAILED, function = name, "{name}: {text}");
                 self.fail(text);
             }
         }
+    }
+
+    /// Takes requests for `function` from now on, unless the host drains.
+    fn open(self: &Arc<Self>, function: Arc<Function>) -> std::io::Result<()> {
+        let mut data = lock(&self.data);
+        let Some(DataPort::Closed(socket)) = data.take() else {
+            return Ok(());
+        };
+        let listener = socket.listen(BACKLOG)?;
+        let accepting = accept::serve(Arc::clone(self), function, listener, self.drain.clone());
+        *data = Some(DataPort::Open(tokio::spawn(accepting)));
+        Ok(())
     }
 
     /// The process ends, and `why` is where Kubernetes finds it.
@@ -379,7 +419,7 @@ impl Host {
 
     pub(crate) fn status(&self) -> HostStatus {
         let assigned = {
-            let assigned = self.assigned.lock().unwrap_or_else(PoisonError::into_inner);
+            let assigned = lock(&self.assigned);
             assigned.as_ref().map(|assignment| {
                 (
                     assignment.function.clone(),
@@ -432,10 +472,24 @@ async fn tend(function: Arc<Function>) {
     futures::future::join(evict, renew).await;
 }
 
-fn address(listener: &TcpListener) -> String {
-    listener
-        .local_addr()
-        .map_or_else(|error| error.to_string(), |address| address.to_string())
+/// A socket at `address` that refuses connections until it listens.
+fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    // Connections of a process before this one may linger.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+fn address(bound: std::io::Result<SocketAddr>) -> String {
+    bound.map_or_else(|error| error.to_string(), |address| address.to_string())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An error's message with those of its causes.

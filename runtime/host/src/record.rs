@@ -26,7 +26,7 @@ pub(crate) struct Record {
 /// What only the access log needs.
 pub(crate) struct Access {
     pub(crate) log: Writer,
-    pub(crate) function: Option<String>,
+    pub(crate) function: String,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
 }
@@ -104,7 +104,7 @@ impl Drop for Record {
             target: module_path!().into(),
             message: format!("{} {} {}", access.method, access.uri.path(), self.status).into(),
             event: Some(event::REQUEST.into()),
-            function: access.function.as_deref().map(Into::into),
+            function: Some((&*access.function).into()),
             request_id: Some((&*self.id).into()),
             fields,
         });

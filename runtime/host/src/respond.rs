@@ -45,9 +45,7 @@ fn status(failure: &Failure) -> StatusCode {
         Failure::InvalidHost | Failure::BodyBroken => StatusCode::BAD_REQUEST,
         Failure::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Failure::BodyTooSlow { .. } => StatusCode::REQUEST_TIMEOUT,
-        Failure::NotReady | Failure::Refused(_) | Failure::NoInstance => {
-            StatusCode::SERVICE_UNAVAILABLE
-        }
+        Failure::Refused(_) | Failure::NoInstance => StatusCode::SERVICE_UNAVAILABLE,
         Failure::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         Failure::Trapped
         | Failure::StackExhausted

@@ -29,30 +29,30 @@ use crate::shared::{Refused, Shared, Ticket};
 /// Answers one request. Dropping the future cancels the guest: hyper does that when the client is gone.
 pub(crate) async fn serve(
     host: Arc<Host>,
+    function: Arc<Function>,
     mut request: Request<Incoming>,
 ) -> Result<Response<Body>, Infallible> {
     let began = Instant::now();
     let id = request::id(request.headers_mut());
     let access = host.access_log().map(|log| Access {
         log,
-        function: host.function().map(|function| function.name.clone()),
+        function: function.name.clone(),
         method: request.method().clone(),
         uri: request.uri().clone(),
     });
     let record = Record::begin(began, Arc::clone(&id), host.metrics(), access);
-    match answer(&host, request, &id, began).await {
+    match answer(&function, request, &id, began).await {
         Ok(answer) => Ok(answer.into_response(record)),
         Err(failure) => Ok(respond::problem(&failure, record)),
     }
 }
 
 async fn answer(
-    host: &Host,
+    function: &Arc<Function>,
     mut request: Request<Incoming>,
     id: &Arc<str>,
     began: Instant,
 ) -> Result<Answer, Failure> {
-    let function = host.function().ok_or(Failure::NotReady)?;
     let deadline = tokio::time::Instant::from_std(began) + function.limits.timeout;
 
     // Only gateways know the key, so nobody else gets past this line.
@@ -78,8 +78,8 @@ async fn answer(
         request: Request::from_parts(parts, body),
     };
     let answered = match &function.instances {
-        Mode::Single(instances) => alone(&function, instances, call).await,
-        Mode::Shared(shared) => together(&function, shared, call).await,
+        Mode::Single(instances) => alone(function, instances, call).await,
+        Mode::Shared(shared) => together(function, shared, call).await,
     };
 
     // Whatever the guest made of a body that was cut off: the client is told the cause.

@@ -1,9 +1,12 @@
 //! What happens to parts of a cluster without a warning: they don't answer for a while, or die.
 
-use anyhow::{Context as _, Result};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use wisp_cluster::Cluster;
 
+use crate::PATIENCE;
 use crate::install::{Installation, NAMESPACE};
 
 /// Parts of a cluster of ours that don't answer, as long as this lives.
@@ -61,7 +64,7 @@ impl Operator {
         Ok(Self {
             cluster: wisp.cluster(),
             pod: text("/metadata/name").unwrap_or_default().to_owned(),
-            process: process_of(uid)?,
+            process: process_of("wisp-operator", uid)?,
         })
     }
 
@@ -88,12 +91,32 @@ impl Operator {
     }
 }
 
-/// The operator's process in the pod with this uid, where it runs on this machine.
-fn process_of(uid: &str) -> Result<Option<Pid>> {
+/// Kills the host in a function's `pod` without a warning, and waits until it is gone. Returns whether it could be: on a
+/// cluster elsewhere it can't.
+///
+/// # Errors
+/// When the processes of this machine can't be read, or it was gone before, or it stays.
+pub fn kill_host(pod: &serde_json::Value) -> Result<bool> {
+    let uid = pod.pointer("/metadata/uid").and_then(|uid| uid.as_str());
+    let uid = uid.context("a pod without a uid")?;
+    let Some(process) = process_of("wisp-runtime", uid)? else {
+        return Ok(false);
+    };
+    kill_process(process, Signal::KILL)?;
+    let began = Instant::now();
+    while process_of("wisp-runtime", uid)? == Some(process) {
+        ensure!(began.elapsed() < PATIENCE, "{process:?} doesn't end");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(true)
+}
+
+/// The process of `program` in the pod with this uid, where it runs on this machine.
+fn process_of(program: &str, uid: &str) -> Result<Option<Pid>> {
     for entry in std::fs::read_dir("/proc")? {
         let folder = entry?.path();
         let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap_or_default();
-        if read("comm").trim() == "wisp-operator" && read("cgroup").contains(uid) {
+        if read("comm").trim() == program && read("cgroup").contains(uid) {
             let id = folder
                 .file_name()
                 .and_then(|name| name.to_str()?.parse().ok());

@@ -26,7 +26,7 @@ pub use exposition::Exposition;
 pub use foreign::{Foreign, HTTP_ROUTE, POD_MONITOR};
 pub use guard::Guard;
 pub use install::{Installation, NAMESPACE, installed, repository};
-pub use killed::{Operator, Stopped};
+pub use killed::{Operator, Stopped, kill_host};
 pub use load::{Load, Outcome};
 pub use signer::Signer;
 pub use space::{PATIENCE, Space};

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ async fn post(space: &Space, name: &str, file: &str) -> Result<Answer> {
 }
 
 fn ok<T: for<'a> Deserialize<'a>>(answer: &Answer) -> Result<T> {
-    ensure!(answer.status == 200, "{}: {}", answer.status, answer.text());
+    ensure!(answer.status == 200, "{answer:?}");
     Ok(serde_json::from_slice(&answer.body)?)
 }
 
@@ -120,27 +120,10 @@ async fn every_example_is_deployed_and_answers_as_its_reference_does() -> Result
         "{deployed:?}"
     );
 
-    hello(&space, &shell).await?;
-    digits(&space, &shell).await?;
-    classify(&space).await?;
-    embed(&space).await?;
-    stream(&space).await?;
-
-    let told = shell.json(&["get"])?;
-    ensure!(
-        told.len() == 5 && told.iter().all(|function| function["ready"] == "True"),
-        "{told:?}"
-    );
-    // What a host tells is told while one is awake, which the first of five may not be any more.
-    digits(&space, &shell).await?;
-    let told = String::from_utf8(shell.run(&["get", "digits"])?)?;
-    for text in [
-        "digits True (Serving)",
-        "device    cpu",
-        "sha256:",
-        "/digits/",
-    ] {
-        ensure!(told.contains(text), "no {text:?} in {told}");
+    if let Err(error) = answered(&space, &shell).await {
+        // What the pods went through may say why.
+        let pods = space.kubectl(&["get", "pods", "--output=wide"])?;
+        bail!("{error:?}\n{pods}");
     }
     // The same again changes nothing, not even the revision.
     let hello = folder("hello");
@@ -150,6 +133,33 @@ async fn every_example_is_deployed_and_answers_as_its_reference_does() -> Result
         again.len() == 1 && again[0]["result"] == "unchanged",
         "{again:?}"
     );
+    Ok(())
+}
+
+/// Asks all five, and what is told of them.
+async fn answered(space: &Space, shell: &Shell<'_>) -> Result<()> {
+    hello(space, shell).await?;
+    digits(space, shell).await?;
+    classify(space).await?;
+    embed(space).await?;
+    stream(space).await?;
+
+    let told = shell.json(&["get"])?;
+    ensure!(
+        told.len() == 5 && told.iter().all(|function| function["ready"] == "True"),
+        "{told:?}"
+    );
+    // What a host tells is told while one is awake, which the first of five may not be any more.
+    digits(space, shell).await?;
+    let told = String::from_utf8(shell.run(&["get", "digits"])?)?;
+    for text in [
+        "digits True (Serving)",
+        "device    cpu",
+        "sha256:",
+        "/digits/",
+    ] {
+        ensure!(told.contains(text), "no {text:?} in {told}");
+    }
     Ok(())
 }
 

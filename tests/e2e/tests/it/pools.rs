@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use wisp_e2e::{Emulated, Operator, PATIENCE, Space, installed};
+use wisp_e2e::{Emulated, Operator, PATIENCE, Space, installed, kill_host};
 use wisp_integration::{arm64, component};
 
 const POOL: &str = "/metadata/labels/wisp.dev~1pool";
@@ -401,5 +401,49 @@ async fn an_operator_that_dies_while_it_wakes_loses_no_pod_and_no_request() -> R
     }
     // All that stand by can be had.
     stands_by(&space, "warm", 2)?;
+    Ok(())
+}
+
+/// Kills the host of a function, over and over. Would fail if a client were answered by one that came back without its
+/// function, lost what it sent, or weren't served by another pod.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_finds_another_pod_where_a_host_died() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let _stays = wisp.with_operator().await;
+    let space = wisp.space("dies")?;
+    let image = space
+        .push_component("hello", &component("fixture-p2"))
+        .await?;
+    space.apply(&pool("warm", 2, 2))?;
+    let rest = "  scaling: {idleTimeout: 5m}\n";
+    space.apply(&Space::function("hello", &image, rest))?;
+    space.condition("hello", "Ready", "True")?;
+    let path = space.path("hello", "echo");
+    for round in 0..4 {
+        stands_by(&space, "warm", 2)?;
+        let sent = format!("round {round}");
+        // The first wakes it; the others come when the pod of the one before has just died.
+        let answer = space.client().post(&path, sent.clone()).await?;
+        ensure!(
+            answer.status == 200 && answer.text() == sent,
+            "{sent}: {answer:?}"
+        );
+        let selector = ["pods", "--selector=wisp.dev/function=hello"];
+        let pod = space.wait("the pod that serves", &selector, |pods| {
+            let serves = |pod: &&Value| {
+                let of = |pointer| pod.pointer(pointer);
+                of("/metadata/deletionTimestamp").is_none()
+                    && of("/status/containerStatuses/0/restartCount") == Some(&0.into())
+            };
+            pods.values().find(serves).cloned()
+        })?;
+        ensure!(text(&pod, CLAIMED_FROM) == "warm", "{pod}");
+        if !kill_host(&pod)? {
+            eprintln!("skipped: the cluster's processes are another machine's");
+            return Ok(());
+        }
+    }
     Ok(())
 }
