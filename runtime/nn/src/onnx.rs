@@ -1,5 +1,6 @@
 //! How does ONNX Runtime compute a model?
 
+mod arena;
 mod device;
 mod external;
 mod io;

@@ -496,6 +496,41 @@ async fn a_scalar_has_no_dimensions() {
     assert_eq!(outputs[0].tensor, f32s(&[], &[42.]));
 }
 
+/// Would fail if a session kept for good what one large call took.
+#[tokio::test]
+async fn what_a_large_call_took_is_given_back() {
+    need_onnxruntime!();
+    // One session computes all of it.
+    let one = Options {
+        cores: 1.try_into().unwrap(),
+        ..options()
+    };
+    let store = ModelStore::load(&[config("shrink")], &one).await.unwrap();
+    let shrink = store.get("shrink").unwrap();
+    let call = async |rows: u64| {
+        let zeros = Tensor::new(DType::F32, [rows, 256], vec![0; rows as usize * 1024]).unwrap();
+        let sums = shrink.run(vec![named("x", zeros)]).await.unwrap();
+        assert_eq!(sums[0].tensor.shape(), [rows]);
+    };
+    for _ in 0..3 {
+        call(1).await;
+    }
+    let before = resident();
+    // 256 MiB, and as much within the session.
+    call(256 << 10).await;
+    call(1).await;
+    let more = resident().saturating_sub(before) >> 20;
+    assert!(more < 128, "{more} MiB more than before");
+}
+
+/// Bytes of memory that the process has.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let mut lines = status.lines();
+    let line = lines.find_map(|line| line.strip_prefix("VmRSS:")?.strip_suffix("kB"));
+    line.unwrap().trim().parse::<u64>().unwrap() << 10
+}
+
 #[tokio::test]
 async fn a_call_that_nobody_waits_for_ends() {
     need_onnxruntime!();

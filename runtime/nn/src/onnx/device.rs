@@ -153,7 +153,11 @@ pub(crate) fn gpu_hope() -> Result<(), String> {
 
 /// The CPU, named so that ONNX Runtime doesn't choose by itself.
 pub(crate) fn cpu_provider() -> ExecutionProviderDispatch {
-    CPU::default().build().error_on_failure()
+    // What a run used is there for the next: see `arena.rs`.
+    CPU::default()
+        .with_arena_allocator(true)
+        .build()
+        .error_on_failure()
 }
 
 /// One GPU. It fails where that can't be had, instead of computing on the CPU.

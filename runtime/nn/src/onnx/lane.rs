@@ -8,6 +8,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use ort::session::{RunOptions, Session, SessionInputs};
 
+use super::arena::Arena;
 use super::device::{OnDevice, Place};
 use super::io;
 use crate::backend::{Abort, BackendError, Item, Lane};
@@ -19,6 +20,7 @@ pub(crate) struct OnnxLane {
     pub(crate) session: OnDevice<Session>,
     pub(crate) inputs: Arc<[TensorInfo]>,
     pub(crate) outputs: Arc<[TensorInfo]>,
+    arena: Arena,
 }
 
 impl Lane for OnnxLane {
@@ -32,6 +34,19 @@ impl Lane for OnnxLane {
 }
 
 impl OnnxLane {
+    pub(super) fn new(
+        session: OnDevice<Session>,
+        inputs: Arc<[TensorInfo]>,
+        outputs: Arc<[TensorInfo]>,
+    ) -> Self {
+        Self {
+            session,
+            inputs,
+            outputs,
+            arena: Arena::default(),
+        }
+    }
+
     pub(crate) fn compute(
         &mut self,
         items: &[Item],
@@ -46,11 +61,13 @@ impl OnnxLane {
         abort: &Abort,
     ) -> Result<Vec<Vec<Tensor>>, BackendError> {
         let place = self.session.place;
-        let options = run_options(place, None, abort)?;
         let mut inputs = Vec::with_capacity(self.inputs.len());
         for index in 0..self.inputs.len() {
             inputs.push(Input::of(items, index)?);
         }
+        let bytes = inputs.iter().map(|input| input.bytes().len() as u64).sum();
+        let gives_back = self.arena.begins(bytes) && !place.is_gpu();
+        let options = run_options(place, None, gives_back, abort)?;
         let mut lent = Vec::with_capacity(inputs.len());
         for (info, input) in self.inputs.iter().zip(&inputs) {
             let value = io::lend(info.dtype, &input.shape, input.bytes()).map_err(
@@ -142,10 +159,11 @@ impl<'a> Input<'a> {
 }
 
 /// For one run, which ends where nobody waits for it any more. `graph` is the number of the CUDA graph that it is recorded
-/// as, or that is launched.
+/// as, or that is launched. `gives_back` is whether the session lets go of the memory that it has on the CPU thereafter.
 pub(super) fn run_options(
     place: Place,
     graph: Option<u64>,
+    gives_back: bool,
     abort: &Abort,
 ) -> Result<Arc<RunOptions>, BackendError> {
     let mut options = RunOptions::new().map_err(told)?;
@@ -153,6 +171,11 @@ pub(super) fn run_options(
         // -1 is for a run that isn't recorded: `kOrtRunOptionsConfigCudaGraphAnnotation` in ONNX Runtime's headers.
         let graph = graph.map_or_else(|| "-1".to_owned(), |graph| graph.to_string());
         options.set("gpu_graph_id", graph).map_err(told)?;
+    }
+    if gives_back {
+        // `kOrtRunOptionsConfigEnableMemoryArenaShrinkage` in ONNX Runtime's headers.
+        let set = options.set("memory.enable_memory_arena_shrinkage", "cpu:0");
+        set.map_err(told)?;
     }
     let options = Arc::new(options);
     let running = Arc::clone(&options);

@@ -20,6 +20,9 @@ const SIZES: [u64; 3] = [8, 64, 224];
 /// A single item that takes longer ends the trial: loading must end, too.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
+/// So long a trial may go on where it was told enough already.
+const WHILE: Duration = Duration::from_millis(50);
+
 /// What takes longer than this is broken off: it may never end.
 const LONGEST: Duration = Duration::from_secs(10);
 
@@ -181,11 +184,16 @@ fn try_size(trial: &mut Trial<'_>, size: u64, is_timed: bool) -> Verdict {
     }
 }
 
-/// The shortest of three times each: the others were disturbed. They take turns, so that what disturbs one for long disturbs
-/// them all. `None` where an item never succeeded, or the trial was broken off.
+/// The shortest of three times each, or of more where those took no longer than [`WHILE`]: the others were disturbed. They
+/// take turns, so that what disturbs one for long disturbs them all. `None` where an item never succeeded, or the trial was
+/// broken off.
 fn best<const N: usize>(trial: &mut Trial<'_>, items: [&Item; N]) -> Option<[Duration; N]> {
     let mut best = [Duration::MAX; N];
-    for _ in 0..3 {
+    let began = Instant::now();
+    for turn in 0..20 {
+        if turn >= 3 && began.elapsed() > WHILE {
+            break;
+        }
         for (best, item) in best.iter_mut().zip(items) {
             let started = Instant::now();
             if trial.run(std::slice::from_ref(item)).is_ok() {

@@ -176,11 +176,7 @@ struct Outlets {
 
 impl Outlets {
     fn lane(&self, session: OnDevice<Session>) -> OnnxLane {
-        OnnxLane {
-            session,
-            inputs: Arc::clone(&self.inputs),
-            outputs: Arc::clone(&self.outputs),
-        }
+        OnnxLane::new(session, Arc::clone(&self.inputs), Arc::clone(&self.outputs))
     }
 }
 

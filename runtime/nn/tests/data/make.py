@@ -97,6 +97,18 @@ save(
     [info("y", T.FLOAT, ["n", 8])],
 )
 
+# Computes as much as it takes, and gives a number for each row.
+save(
+    "shrink",
+    [
+        helper.make_node("Tanh", ["x"], ["t"]),
+        helper.make_node("ReduceSum", ["t", "axes"], ["y"], keepdims=0),
+    ],
+    [info("x", T.FLOAT, ["n", 256])],
+    [info("y", T.FLOAT, ["n"])],
+    [constant("axes", np.array([1], np.int64))],
+)
+
 # One scalar in, one out.
 save(
     "scalar",
