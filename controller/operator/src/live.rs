@@ -1,7 +1,6 @@
 //! What the operator remembers of functions while it runs: all of it can be had anew from the cluster.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -37,12 +36,9 @@ pub struct Live {
     pub load: Mutex<Load>,
     /// Pods of pools that were taken and that the cluster doesn't show as the function's yet, by name.
     pub claims: Mutex<BTreeMap<String, Claim>>,
-    /// What turns pods of pools into replicas, of the revisions that serve or are about to.
-    pub claimables: Mutex<Vec<Arc<Claimable>>>,
-    /// Why no pod of any pool becomes a replica of one of the latest revisions, where none does.
-    misfits: Mutex<Vec<(String, Misfit)>>,
-    /// Whether what turns them was ever told since this process started.
-    knows_claimables: AtomicBool,
+    /// What turns pods of pools into replicas, or why nothing does: of the revision that serves and of the latest, as they
+    /// were told.
+    claimables: Mutex<Vec<(String, Told)>>,
     /// Held while its replicas are set.
     pub scaling: tokio::sync::Mutex<()>,
     /// The wake-up that goes on.
@@ -56,6 +52,9 @@ pub struct Live {
     /// Failures to reconcile it, in a row.
     pub reconcile_failures: Mutex<u32>,
 }
+
+/// What turns pods of pools into replicas of a revision, or why nothing does.
+type Told = Result<Arc<Claimable>, Misfit>;
 
 /// A pod that was taken from a pool.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -214,41 +213,32 @@ impl Live {
     /// What turns a pod of a pool into a replica of `revision`, where that is known and pods can be.
     #[must_use]
     pub fn claimable(&self, revision: &str) -> Option<Arc<Claimable>> {
-        let claimables = lock(&self.claimables);
-        let mut of = claimables.iter();
-        of.find(|claimable| claimable.revision == revision).cloned()
+        self.told(revision)?.ok()
     }
 
     /// Whether pods of `pool`, whose models have so many bytes, become replicas of the revision that serves; `None` where
     /// that isn't known yet.
     #[must_use]
     pub fn fits(&self, pool: &RuntimePool, models: u64) -> Option<Result<(), Misfit>> {
-        let serving = self.plan()?.serving;
-        if let Some(claimable) = self.claimable(&serving) {
-            return Some(claimable.fits(pool, models));
-        }
-        let misfits = lock(&self.misfits);
-        let of_serving = misfits.iter().find(|(revision, _)| *revision == serving);
-        of_serving.map(|(_, misfit)| Err(misfit.clone()))
+        let told = self.told(&self.plan()?.serving)?;
+        Some(told.and_then(|claimable| claimable.fits(pool, models)))
     }
 
-    /// Remembers what turns pods into replicas of the latest revision; the one before serves on for a while.
+    fn told(&self, revision: &str) -> Option<Told> {
+        let claimables = lock(&self.claimables);
+        let mut all = claimables.iter();
+        let (_, told) = all.find(|(known, _)| known == revision)?;
+        Some(told.clone())
+    }
+
+    /// Remembers what turns pods into replicas of the latest revision, or why nothing does. What is known of the one that
+    /// serves is kept.
     pub fn remember(&self, revision: &str, claimable: Result<Claimable, Misfit>) {
-        if let Err(misfit) = &claimable {
-            let mut misfits = lock(&self.misfits);
-            misfits.retain(|(known, _)| known != revision);
-            misfits.push((revision.to_owned(), misfit.clone()));
-            let superfluous = misfits.len().saturating_sub(2);
-            misfits.drain(..superfluous);
-        }
-        let claimable = claimable.ok();
+        let serving = self.plan().map(|plan| plan.serving);
         let mut claimables = lock(&self.claimables);
-        self.knows_claimables.store(true, Ordering::Release);
-        if claimables.last().map(Arc::as_ref) == claimable.as_ref() && claimable.is_some() {
-            return;
-        }
-        claimables.retain(|known| known.revision != revision);
-        claimables.extend(claimable.map(Arc::new));
+        claimables.retain(|(known, _)| known != revision);
+        claimables.retain(|(known, _)| serving.as_ref().is_none_or(|serving| known == serving));
+        claimables.push((revision.to_owned(), claimable.map(Arc::new)));
         let superfluous = claimables.len().saturating_sub(2);
         claimables.drain(..superfluous);
     }
@@ -256,7 +246,7 @@ impl Live {
     /// Whether it is known by now how pods of pools become this function's, if they can.
     #[must_use]
     pub fn knows_claimables(&self) -> bool {
-        self.knows_claimables.load(Ordering::Acquire)
+        !lock(&self.claimables).is_empty()
     }
 
     /// Which revisions it has, once it has any.

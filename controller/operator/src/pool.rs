@@ -10,6 +10,7 @@ mod defaults;
 mod hold;
 mod keep;
 mod models;
+mod near;
 mod parts;
 mod queue;
 mod recover;

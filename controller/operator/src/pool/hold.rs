@@ -7,11 +7,13 @@ use std::time::{Duration, Instant, SystemTime};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 use wisp_api::RuntimePool;
+use wisp_contract::FunctionId;
 use wisp_contract::assignment::{Assignment, Hold, artifact_named};
 use wisp_contract::config::Model;
 
 use super::models::{self, Kept};
-use super::{Claimable, PoolId, Pools, parts, pool_id};
+use super::near::Neighbourhoods;
+use super::{Claimable, Pools, parts, pool_id};
 use crate::autoscale::chain;
 use crate::cluster::pods;
 use crate::control::{self, Connection, ControlError, Part};
@@ -174,7 +176,12 @@ impl Holds {
 
 impl Pools {
     /// Sends pods that stand by the code that they are to have ready and don't have.
-    pub(super) fn hold(self: &Arc<Self>, now: Instant, pools: &[Arc<RuntimePool>]) {
+    pub(super) fn hold(
+        self: &Arc<Self>,
+        now: Instant,
+        pools: &[Arc<RuntimePool>],
+        functions: &Neighbourhoods,
+    ) {
         for pool in pools {
             let Some(id) = pool_id(pool) else { continue };
             // Whoever waits takes the next pod as it is.
@@ -197,9 +204,10 @@ impl Pools {
             }
             let kept = self.kept(&id);
             let limits = Limits::of(pool, &kept);
-            let claimables = self.claimables(pool, &kept);
+            let near = &functions.near(id.namespace()).functions;
+            let claimables = self.claimables(pool, &kept, near);
             // An operator that has just started would have pods forget what they were told by the one before.
-            if claimables.is_empty() && !self.knows_functions_of(&id) {
+            if claimables.is_empty() && !self.knows_all_of(near) {
                 continue;
             }
             for pod in standing {
@@ -222,26 +230,27 @@ impl Pools {
         }
     }
 
-    /// Whether it is known of all functions in the pool's namespace how pods become theirs.
-    fn knows_functions_of(&self, pool: &PoolId) -> bool {
-        let functions = self.cluster.functions().state();
-        let ids = functions.iter().filter_map(|function| function.id().ok());
-        let mut near = ids.filter(|id| id.namespace() == pool.namespace());
-        near.all(|id| {
+    /// Whether it is known of all these functions how pods become theirs.
+    fn knows_all_of(&self, functions: &[FunctionId]) -> bool {
+        functions.iter().all(|id| {
             self.live
-                .get(&id)
+                .get(id)
                 .is_some_and(|live| live.knows_claimables())
         })
     }
 
-    /// What turns pods of `pool`, which have the models `kept`, into replicas of the functions that they can become.
-    fn claimables(&self, pool: &RuntimePool, kept: &[Kept]) -> Vec<Arc<Claimable>> {
-        let namespace = pool.namespace().unwrap_or_default();
+    /// What turns pods of `pool`, which have the models `kept`, into replicas of those of the functions `near` that they can
+    /// become.
+    fn claimables(
+        &self,
+        pool: &RuntimePool,
+        kept: &[Kept],
+        near: &[FunctionId],
+    ) -> Vec<Arc<Claimable>> {
         let bytes = models::bytes(kept);
-        let ids = self.live.ids().into_iter();
-        ids.filter(|id| id.namespace() == namespace)
+        near.iter()
             .filter_map(|id| {
-                let live = self.live.get(&id)?;
+                let live = self.live.get(id)?;
                 live.claimable(&live.plan()?.serving)
             })
             .filter(|claimable| claimable.fits(pool, bytes).is_ok())

@@ -1,6 +1,6 @@
 //! Keeps the pools as they should be: their objects, how many pods stand by, and what is said of them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -17,6 +17,7 @@ use wisp_contract::operator::pod::POOL;
 
 use super::claimable::Misfit;
 use super::models::{self, State};
+use super::near::{Near, Neighbourhoods};
 use super::status::{Candidate, Observed, status};
 use super::{PoolId, Pools, defaults, pool_id};
 use crate::autoscale::{self, chain};
@@ -120,8 +121,9 @@ impl Pools {
         let pools = self.cluster.pools().state();
         self.ask_new_pods(&pools);
         self.queue.changed();
-        self.hold(now, &pools);
-        self.default_pools(&pools).await;
+        let functions = Neighbourhoods::of(&self.cluster.functions().state());
+        self.hold(now, &pools, &functions);
+        self.default_pools(&pools, &functions).await;
         let known: BTreeSet<PoolId> = pools.iter().filter_map(|pool| pool_id(pool)).collect();
         lock(&self.known).retain(|id, _| {
             let is_there = known.contains(id);
@@ -131,27 +133,20 @@ impl Pools {
             }
             is_there
         });
-        let functions = self.functions();
         for pool in pools {
             let Some(id) = pool_id(&pool) else { continue };
             if pool.metadata.deletion_timestamp.is_some() {
                 continue;
             }
-            let near = functions.get(id.namespace()).map_or(&[][..], Vec::as_slice);
+            let near = functions.near(id.namespace());
             if let Err(error) = self.keep(now, age, &id, &pool, near).await {
                 tracing::warn!(pool = %id, error = %chain(&error), "a pool isn't as it should be");
             }
         }
     }
 
-    async fn default_pools(&self, pools: &[Arc<RuntimePool>]) {
-        let functions = self.cluster.functions().state();
-        let alive = functions
-            .iter()
-            .filter(|function| function.metadata.deletion_timestamp.is_none());
-        let namespaces: BTreeSet<String> =
-            alive.filter_map(|function| function.namespace()).collect();
-        let todo = defaults::todo(&namespaces, pools, self.defaults);
+    async fn default_pools(&self, pools: &[Arc<RuntimePool>], functions: &Neighbourhoods) {
+        let todo = defaults::todo(&functions.namespaces(), pools, self.defaults);
         for namespace in &todo.make {
             if let Err(error) = defaults::make(&self.client, namespace, self.defaults).await {
                 tracing::debug!(namespace, %error, "the namespace could not be given a pool");
@@ -173,7 +168,7 @@ impl Pools {
         age: Duration,
         id: &PoolId,
         pool: &RuntimePool,
-        near: &[FunctionId],
+        near: &Near,
     ) -> Result<(), KeepError> {
         let models = self.models(now, id, pool);
         let found = self
@@ -195,7 +190,7 @@ impl Pools {
         };
         // Until its models are there, the pool stays as it is.
         if let State::Here(kept) = &models {
-            let preload = models::preload(kept, self.has_models(id), &self.settings);
+            let preload = models::preload(kept, near.has_models, &self.settings);
             let preload = serde_json::to_string(&preload).unwrap_or_default();
             let secret = secret(pool, &preload, &self.settings);
             let deployment = deployment(pool, &preload, models::bytes(kept), &self.settings);
@@ -214,18 +209,9 @@ impl Pools {
         if current.is_some_and(|current| current != replicas) {
             self.scale(id, replicas).await.map_err(KeepError::Scale)?;
         }
-        let candidates = self.candidates(age, pool, near, &models);
+        let candidates = self.candidates(age, pool, &near.functions, &models);
         self.say(id, pool, desired, claims, &models, candidates)
             .await
-    }
-
-    /// Whether functions that may take pods of the pool have models.
-    fn has_models(&self, id: &PoolId) -> bool {
-        self.cluster.functions().state().iter().any(|function| {
-            function.namespace().as_deref() == Some(id.namespace())
-                && !function.spec.models.is_empty()
-                && function.metadata.deletion_timestamp.is_none()
-        })
     }
 
     async fn scale(&self, id: &PoolId, replicas: i32) -> Result<(), kube::Error> {
@@ -277,22 +263,6 @@ impl Pools {
             return Ok(());
         }
         self.write(pool, &next).await.map_err(KeepError::Status)
-    }
-
-    /// All functions, by their namespaces.
-    fn functions(&self) -> BTreeMap<String, Vec<FunctionId>> {
-        let functions = self.cluster.functions().state();
-        let alive = functions
-            .iter()
-            .filter(|function| function.metadata.deletion_timestamp.is_none());
-        let mut all: BTreeMap<String, Vec<FunctionId>> = BTreeMap::new();
-        for id in alive.filter_map(|function| function.id().ok()) {
-            all.entry(id.namespace().to_owned()).or_default().push(id);
-        }
-        for near in all.values_mut() {
-            near.sort();
-        }
-        all
     }
 
     /// Which of the functions `near` can take pods of `pool`. `None` while that is being found out: what pods they need, for

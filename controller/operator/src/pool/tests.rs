@@ -129,6 +129,14 @@ fn the_revision_that_serves_is_what_fits() {
     assert_eq!(fits(), Some(Err(Misfit::Volumes)));
     serve("b");
     assert_eq!(fits(), Some(Ok(())));
+    // Changes that never get to serve take nothing from the one that does.
+    for revision in ["c", "d", "e"] {
+        live.remember(revision, Err(Misfit::Volumes));
+    }
+    assert_eq!(fits(), Some(Ok(())));
+    assert!(live.claimable("b").is_some());
+    serve("e");
+    assert_eq!(fits(), Some(Err(Misfit::Volumes)));
 }
 
 /// Would fail if a pool of which no function can take a pod looked as any other, or who can't, and why, stayed unsaid.
