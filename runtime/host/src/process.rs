@@ -472,7 +472,8 @@ async fn tend(function: Arc<Function>) {
     futures::future::join(evict, renew).await;
 }
 
-/// A socket at `address` that refuses connections until it listens.
+/// A socket at `address` that refuses connections until it listens. A port where another process listens is told now; one
+/// where another is about to, once either does.
 fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4(),

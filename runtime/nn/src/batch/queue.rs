@@ -144,7 +144,8 @@ impl Queue {
         if is_solos {
             self.solo.notify_one();
         } else if !lingering {
-            self.arrived.notify_one();
+            // The lane that computed last: its numbers are in the caches, and others' memory isn't needed.
+            self.arrived.notify_last();
         } else if rows >= self.max_rows {
             self.full.notify_one();
         }
@@ -239,7 +240,7 @@ impl Queue {
         let more = state.waiting > 0;
         drop(state);
         if more {
-            self.arrived.notify_one();
+            self.arrived.notify_last();
         }
         Step::Take(jobs)
     }

@@ -3,11 +3,12 @@
 //! On the CPU a session keeps the memory that a run used for the next one: ONNX Runtime's arena,
 //! <https://onnxruntime.ai/docs/get-started/with-c.html>. Without it, a tenth of EfficientNet's time went into having
 //! memory from the system and giving it back. But it would keep for good what one large call took, and callers choose
-//! how large their calls are.
+//! how large their calls are. So it is told when to give it back; and models of which inputs of the same shapes may take
+//! any memory have no arena.
 
-use std::mem::{replace, take};
+use std::mem::take;
 
-/// What was usual is forgotten where nothing came near it for so many runs.
+/// What was usual is forgotten where nothing came near it in a window of so many runs.
 const WINDOW: u32 = 64;
 
 /// How large a session's runs are, by the bytes of their inputs.
@@ -17,8 +18,6 @@ pub(super) struct Arena {
     usual: u64,
     /// The last that was larger.
     spike: u64,
-    /// The last run was the first of its size: what its outputs held could not be given back with it.
-    follows: bool,
     /// The largest of this window.
     recent: u64,
     /// Runs in this window.
@@ -29,23 +28,22 @@ impl Arena {
     /// A run with inputs of so many `bytes` begins. Returns whether the session should give back what it holds when that
     /// run has ended.
     ///
-    /// It should after the first run that is more than twice as large as usual, and the one that follows; the second of
-    /// about that size makes it usual. It also should where 64 runs took less than half of what was usual.
+    /// It should after a run that is more than twice as large as usual. A second one, up to twice as large as that, makes
+    /// its size usual. It also should where all runs of a window took less than half of what was usual.
     pub(super) fn begins(&mut self, bytes: u64) -> bool {
         let is_large = bytes / 2 > self.usual;
         let is_usual_now = is_large && bytes / 2 <= self.spike;
-        let is_spike = is_large && !is_usual_now;
         if is_usual_now {
             self.usual = bytes;
-        } else if is_spike {
+        } else if is_large {
             self.spike = bytes;
         }
-        let gives_back = replace(&mut self.follows, is_spike) || is_spike;
+        let is_spike = is_large && !is_usual_now;
 
         self.recent = self.recent.max(bytes);
         self.runs += 1;
         if self.runs < WINDOW {
-            return gives_back;
+            return is_spike;
         }
         self.runs = 0;
         let recent = take(&mut self.recent);
@@ -53,7 +51,7 @@ impl Arena {
         if is_less {
             (self.usual, self.spike) = (recent, 0);
         }
-        gives_back || is_less
+        is_spike || is_less
     }
 }
 
@@ -89,14 +87,12 @@ mod tests {
         let mut arena = Arena::default();
         given(&mut arena, 10 * WINDOW, ROW);
         assert!(arena.begins(1000 * ROW));
-        // Its outputs were still there.
-        assert!(arena.begins(ROW));
         assert_eq!(given(&mut arena, 10 * WINDOW, ROW), 0);
         // It comes again, and again.
         assert!(!arena.begins(1000 * ROW), "it is usual now");
         assert_eq!(given(&mut arena, 2 * WINDOW, ROW), 1, "it was");
         assert_eq!(given(&mut arena, 10 * WINDOW, ROW), 0);
         assert!(arena.begins(1000 * ROW), "it isn't any more");
-        assert!(arena.begins(u64::MAX) && arena.begins(0));
+        assert!(arena.begins(u64::MAX) && !arena.begins(0));
     }
 }

@@ -151,11 +151,11 @@ pub(crate) fn gpu_hope() -> Result<(), String> {
     }
 }
 
-/// The CPU, named so that ONNX Runtime doesn't choose by itself.
-pub(crate) fn cpu_provider() -> ExecutionProviderDispatch {
-    // What a run used is there for the next: see `arena.rs`.
+/// The CPU, named so that ONNX Runtime doesn't choose by itself. Whether a session keeps the memory of a run for the next:
+/// see `arena.rs`.
+pub(crate) fn cpu_provider(keeps_memory: bool) -> ExecutionProviderDispatch {
     CPU::default()
-        .with_arena_allocator(true)
+        .with_arena_allocator(keeps_memory)
         .build()
         .error_on_failure()
 }

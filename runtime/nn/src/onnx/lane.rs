@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
-use ort::session::{RunOptions, Session, SessionInputs};
+use ort::session::{RunOptions, Session, SessionInputValue, SessionInputs};
 
 use super::arena::Arena;
 use super::device::{OnDevice, Place};
@@ -20,7 +20,8 @@ pub(crate) struct OnnxLane {
     pub(crate) session: OnDevice<Session>,
     pub(crate) inputs: Arc<[TensorInfo]>,
     pub(crate) outputs: Arc<[TensorInfo]>,
-    arena: Arena,
+    /// Where the session keeps memory.
+    arena: Option<Arena>,
 }
 
 impl Lane for OnnxLane {
@@ -38,12 +39,13 @@ impl OnnxLane {
         session: OnDevice<Session>,
         inputs: Arc<[TensorInfo]>,
         outputs: Arc<[TensorInfo]>,
+        keeps_memory: bool,
     ) -> Self {
         Self {
             session,
             inputs,
             outputs,
-            arena: Arena::default(),
+            arena: keeps_memory.then(Arena::default),
         }
     }
 
@@ -55,26 +57,45 @@ impl OnnxLane {
         guarded(|| self.try_compute(items, abort))
     }
 
+    /// Has the session give back the memory that it keeps, after runs of such `items`.
+    pub(super) fn forget(&mut self, items: &[Item]) {
+        let Some(arena) = &mut self.arena else { return };
+        *arena = Arena::default();
+        let inputs = inputs(items, self.inputs.len());
+        if let Err(BackendError(error)) = inputs.and_then(|inputs| self.give_back(&inputs)) {
+            tracing::debug!(error, "a session keeps the memory that it has");
+        }
+    }
+
+    /// Has the session give back the memory that it keeps: at the end of another run, which ends at once. Of the run before,
+    /// outputs still lay in it.
+    fn give_back(&mut self, inputs: &[Input<'_>]) -> Result<(), BackendError> {
+        let mut options = RunOptions::new().map_err(told)?;
+        // `kOrtRunOptionsConfigEnableMemoryArenaShrinkage` in ONNX Runtime's headers.
+        let set = options.set("memory.enable_memory_arena_shrinkage", "cpu:0");
+        set.map_err(told)?;
+        options.terminate().map_err(told)?;
+        let lent = lent(&self.inputs, inputs)?;
+        let ended = self
+            .session
+            .run_with_options(SessionInputs::<0>::ValueMap(lent), &options);
+        // That it was ended is an error.
+        drop(ended);
+        Ok(())
+    }
+
     fn try_compute(
         &mut self,
         items: &[Item],
         abort: &Abort,
     ) -> Result<Vec<Vec<Tensor>>, BackendError> {
         let place = self.session.place;
-        let mut inputs = Vec::with_capacity(self.inputs.len());
-        for index in 0..self.inputs.len() {
-            inputs.push(Input::of(items, index)?);
-        }
+        let inputs = inputs(items, self.inputs.len())?;
         let bytes = inputs.iter().map(|input| input.bytes().len() as u64).sum();
-        let gives_back = self.arena.begins(bytes) && !place.is_gpu();
-        let options = run_options(place, None, gives_back, abort)?;
-        let mut lent = Vec::with_capacity(inputs.len());
-        for (info, input) in self.inputs.iter().zip(&inputs) {
-            let value = io::lend(info.dtype, &input.shape, input.bytes()).map_err(
-                |BackendError(error)| BackendError(format!("input `{}`: {error}", info.name)),
-            )?;
-            lent.push((Cow::Borrowed(info.name.as_str()), value));
-        }
+        let arena = self.arena.as_mut();
+        let gives_back = arena.is_some_and(|arena| arena.begins(bytes));
+        let options = run_options(place, None, abort)?;
+        let lent = lent(&self.inputs, &inputs)?;
         let _using = place.using();
         let values = self
             .session
@@ -97,8 +118,31 @@ impl OnnxLane {
                 answer.push(part);
             }
         }
+        drop(values);
+        if gives_back {
+            self.give_back(&inputs)?;
+        }
         Ok(answers)
     }
+}
+
+/// The `count` inputs of all items.
+fn inputs(items: &[Item], count: usize) -> Result<Vec<Input<'_>>, BackendError> {
+    (0..count).map(|index| Input::of(items, index)).collect()
+}
+
+/// What a session is given: names, and tensors on inputs' own bytes.
+type Lent<'a> = Vec<(Cow<'a, str>, SessionInputValue<'a>)>;
+
+fn lent<'a>(infos: &'a [TensorInfo], inputs: &'a [Input<'_>]) -> Result<Lent<'a>, BackendError> {
+    let lend = |(info, input): (&'a TensorInfo, &'a Input<'_>)| {
+        let value =
+            io::lend(info.dtype, &input.shape, input.bytes()).map_err(|BackendError(error)| {
+                BackendError(format!("input `{}`: {error}", info.name))
+            })?;
+        Ok((Cow::Borrowed(info.name.as_str()), value))
+    };
+    infos.iter().zip(inputs).map(lend).collect()
 }
 
 /// The binding asserts what it believes of ONNX Runtime. Where it is wrong, one call fails, not the model.
@@ -159,11 +203,10 @@ impl<'a> Input<'a> {
 }
 
 /// For one run, which ends where nobody waits for it any more. `graph` is the number of the CUDA graph that it is recorded
-/// as, or that is launched. `gives_back` is whether the session lets go of the memory that it has on the CPU thereafter.
+/// as, or that is launched.
 pub(super) fn run_options(
     place: Place,
     graph: Option<u64>,
-    gives_back: bool,
     abort: &Abort,
 ) -> Result<Arc<RunOptions>, BackendError> {
     let mut options = RunOptions::new().map_err(told)?;
@@ -171,11 +214,6 @@ pub(super) fn run_options(
         // -1 is for a run that isn't recorded: `kOrtRunOptionsConfigCudaGraphAnnotation` in ONNX Runtime's headers.
         let graph = graph.map_or_else(|| "-1".to_owned(), |graph| graph.to_string());
         options.set("gpu_graph_id", graph).map_err(told)?;
-    }
-    if gives_back {
-        // `kOrtRunOptionsConfigEnableMemoryArenaShrinkage` in ONNX Runtime's headers.
-        let set = options.set("memory.enable_memory_arena_shrinkage", "cpu:0");
-        set.map_err(told)?;
     }
     let options = Arc::new(options);
     let running = Arc::clone(&options);

@@ -84,6 +84,7 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
     let (outputs, output_names) = describe_all(first.outputs())
         .map_err(|what| Refusal::Model(format!("its output {what}")))?;
     let outlets = Outlets {
+        keeps_memory: is_prepared(request),
         inputs: Arc::clone(&inputs),
         outputs: Arc::clone(&outputs),
     };
@@ -170,13 +171,21 @@ fn inline(library: &Arc<Library>, request: &Request, outlets: &Outlets) -> Optio
 /// What a model takes and gives.
 #[derive(Clone)]
 struct Outlets {
+    /// Whether sessions on the CPU keep the memory of a run for the next.
+    keeps_memory: bool,
     inputs: Arc<[TensorInfo]>,
     outputs: Arc<[TensorInfo]>,
 }
 
 impl Outlets {
     fn lane(&self, session: OnDevice<Session>) -> OnnxLane {
-        OnnxLane::new(session, Arc::clone(&self.inputs), Arc::clone(&self.outputs))
+        let keeps_memory = self.keeps_memory && !session.place.is_gpu();
+        OnnxLane::new(
+            session,
+            Arc::clone(&self.inputs),
+            Arc::clone(&self.outputs),
+            keeps_memory,
+        )
     }
 }
 
@@ -308,7 +317,12 @@ fn on_cpu(
     request: &Request,
     threads: usize,
 ) -> Result<OnDevice<Session>, Refusal> {
-    let session = session(&library.environment, request, threads, cpu_provider());
+    let session = session(
+        &library.environment,
+        request,
+        threads,
+        cpu_provider(is_prepared(request)),
+    );
     let session = session.map_err(Refusal::Model)?;
     Ok(OnDevice::new(session, Place::Cpu))
 }
@@ -319,7 +333,12 @@ pub(super) fn plain(library: &Library, request: &Request) -> OnnxLane {
     let session = on(library, request, Place::Cpu).unwrap();
     let (inputs, _) = describe_all(session.inputs()).unwrap();
     let (outputs, _) = describe_all(session.outputs()).unwrap();
-    Outlets { inputs, outputs }.lane(OnDevice::new(session, Place::Cpu))
+    let outlets = Outlets {
+        keeps_memory: is_prepared(request),
+        inputs,
+        outputs,
+    };
+    outlets.lane(OnDevice::new(session, Place::Cpu))
 }
 
 /// One session on each GPU.
@@ -352,7 +371,8 @@ fn may_copy(request: &Request, copies: usize) -> bool {
     request.beside.is_none() && may_spread(copies, request.length)
 }
 
-/// Whether it is prepared for: a guest's own model may be gone soon, and there may be many; another may never end.
+/// Whether it is prepared for: a guest's own model may be gone soon, and there may be many; another may never end, or take
+/// more memory than the shapes of its inputs tell.
 fn is_prepared(request: &Request) -> bool {
     request.max_sessions > 1 && request.beside.is_none() && are_steady(&request.bytes)
 }
@@ -360,7 +380,7 @@ fn is_prepared(request: &Request) -> bool {
 /// A session with one thread.
 pub(super) fn on(library: &Library, request: &Request, place: Place) -> Result<Session, String> {
     let provider = match place {
-        Place::Cpu => cpu_provider(),
+        Place::Cpu => cpu_provider(is_prepared(request)),
         Place::Gpu(gpu) => gpu_provider(gpu, request.gpu_memory),
     };
     let _using = place.using();

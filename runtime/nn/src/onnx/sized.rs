@@ -357,7 +357,7 @@ impl Seat {
         graph: Option<u64>,
         abort: &Abort,
     ) -> Result<(), BackendError> {
-        let options = run_options(self.place, graph, false, abort)?;
+        let options = run_options(self.place, graph, abort)?;
         let session = self.own.as_mut().unwrap_or(lanes);
         let run = session.run_binding_with_options(&self.binding, &options);
         run.map(drop).map_err(told)

@@ -421,6 +421,7 @@ async fn a_request_finds_another_pod_where_a_host_died() -> Result<()> {
     space.apply(&Space::function("hello", &image, rest))?;
     space.condition("hello", "Ready", "True")?;
     let path = space.path("hello", "echo");
+    let mut killed = BTreeSet::new();
     for round in 0..4 {
         stands_by(&space, "warm", 2)?;
         let sent = format!("round {round}");
@@ -433,17 +434,19 @@ async fn a_request_finds_another_pod_where_a_host_died() -> Result<()> {
         let selector = ["pods", "--selector=wisp.dev/function=hello"];
         let pod = space.wait("the pod that serves", &selector, |pods| {
             let serves = |pod: &&Value| {
-                let of = |pointer| pod.pointer(pointer);
-                of("/metadata/deletionTimestamp").is_none()
-                    && of("/status/containerStatuses/0/restartCount") == Some(&0.into())
+                // One that died isn't marked as such at once.
+                !killed.contains(text(pod, "/metadata/uid"))
+                    && pod.pointer("/metadata/deletionTimestamp").is_none()
             };
             pods.values().find(serves).cloned()
         })?;
         ensure!(text(&pod, CLAIMED_FROM) == "warm", "{pod}");
         if !kill_host(&pod)? {
+            ensure!(round == 0, "no process of {pod}");
             eprintln!("skipped: the cluster's processes are another machine's");
             return Ok(());
         }
+        killed.insert(text(&pod, "/metadata/uid").to_owned());
     }
     Ok(())
 }
