@@ -39,7 +39,8 @@ impl Default for Options {
             reserved_hosts: Vec::new(),
             trusts_peer: false,
             activate_timeout: Duration::from_secs(60),
-            connect_patience: Duration::from_secs(3),
+            // A kubelet tells of a container that died after one or two seconds, a busy one later.
+            connect_patience: Duration::from_secs(10),
             grace: Duration::from_secs(1),
             tunnel_idle: Duration::from_secs(300),
             drain_timeout: Duration::from_secs(30),
