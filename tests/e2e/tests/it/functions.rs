@@ -119,7 +119,13 @@ async fn a_pod_refuses_who_is_not_the_gateway() -> Result<()> {
         .until("hello", "hello", |answer| answer.status == 200)
         .await?;
     let of_function = ["pods", "--selector=wisp.dev/function=hello"];
-    let pod = space.wait("a pod", &of_function, |pods| pods.keys().next().cloned())?;
+    let pod = space.wait("a pod that serves", &of_function, |pods| {
+        // Beside the one that answered another may be starting.
+        let mut ready = pods.iter().filter(|(_, pod)| {
+            pod.pointer("/status/containerStatuses/0/ready") == Some(&true.into())
+        });
+        ready.next().map(|(name, _)| name.clone())
+    })?;
     for (port, path) in [(8080, "/hello"), (8081, "/status")] {
         let forward = space.forward(&format!("pod/{pod}"), port)?;
         let answer = wisp_integration::Client::new(forward.address())

