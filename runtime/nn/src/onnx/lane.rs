@@ -57,12 +57,15 @@ impl OnnxLane {
         guarded(|| self.try_compute(items, abort))
     }
 
-    /// Has the session give back the memory that it keeps, after runs of such `items`.
-    pub(super) fn forget(&mut self, items: &[Item]) {
+    /// Has the session give back the memory that it keeps, after runs of such an `item`.
+    pub(super) fn forget(&mut self, item: &Item) {
         let Some(arena) = &mut self.arena else { return };
         *arena = Arena::default();
-        let inputs = inputs(items, self.inputs.len());
-        if let Err(BackendError(error)) = inputs.and_then(|inputs| self.give_back(&inputs)) {
+        let gave_back = guarded(|| {
+            let inputs = inputs(std::slice::from_ref(item), self.inputs.len())?;
+            self.give_back(&inputs)
+        });
+        if let Err(BackendError(error)) = gave_back {
             tracing::debug!(error, "a session keeps the memory that it has");
         }
     }
