@@ -1,7 +1,7 @@
 //! The client that all instances of a process share.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE,
@@ -22,6 +22,7 @@ use wasmtime_wasi_http::{
 
 use crate::body::ResponseBody;
 use crate::connect::Connector;
+use crate::notices::Notices;
 use crate::policy::Policy;
 use crate::problem::error_code;
 use crate::resolve::{Resolve, SystemResolver};
@@ -86,6 +87,7 @@ struct Shared {
     client: Option<Connections>,
     connect_timeout: Duration,
     forbidden: ForbiddenHeaderFilter,
+    notices: Notices,
 }
 
 impl Egress {
@@ -102,6 +104,7 @@ impl Egress {
             client: client.transpose()?,
             connect_timeout,
             forbidden: Arc::new(|name| DEFAULT_FORBIDDEN_HEADERS.contains(name)),
+            notices: Notices::default(),
         })))
     }
 
@@ -109,6 +112,11 @@ impl Egress {
     #[must_use]
     pub fn policy(&self) -> &Policy {
         &self.0.policy
+    }
+
+    /// Whether the log may tell of one more request that failed.
+    pub(crate) fn may_tell(&self, now: Instant) -> bool {
+        self.0.notices.take(now)
     }
 
     pub(crate) fn forbidden(&self) -> ForbiddenHeaderFilter {

@@ -2,38 +2,29 @@
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
 
 use http::{Request, Response};
 use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::client::Egress;
 
-/// Failed requests of one instance that the host's log tells of, at most.
-const NOTICES: u32 = 16;
-
 /// The hooks of one wasmtime store, for WASI 0.2 and 0.3.
 pub struct Hooks {
     egress: Egress,
     request_id: Option<Arc<str>>,
-    notices: Arc<AtomicU32>,
 }
 
 impl Hooks {
     /// Sends a guest's requests through `egress`. Requests that fail are logged with `request_id`.
     #[must_use]
     pub fn new(egress: Egress, request_id: Option<Arc<str>>) -> Self {
-        Self {
-            egress,
-            request_id,
-            notices: Arc::default(),
-        }
+        Self { egress, request_id }
     }
 
     /// From now on the store serves another request, or several at once (`None`).
     pub fn set_request_id(&mut self, request_id: Option<Arc<str>>) {
         self.request_id = request_id;
-        self.notices = Arc::default();
     }
 }
 
@@ -59,7 +50,6 @@ impl WasiHttpHooks for Hooks {
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
         let egress = self.egress.clone();
         let request_id = self.request_id.clone();
-        let notices = Arc::clone(&self.notices);
         Box::new(async move {
             let origin = format!(
                 "{}://{}",
@@ -70,7 +60,7 @@ impl WasiHttpHooks for Hooks {
                 // The connection has a task of its own: nothing is left to drive.
                 Ok(response) => Ok((response, Box::new(async { Ok(()) }) as Box<_>)),
                 Err(failure) => {
-                    if notices.fetch_add(1, Ordering::Relaxed) < NOTICES {
+                    if egress.may_tell(Instant::now()) {
                         let reason = failure.reason.unwrap_or_else(|| failure.code.to_string());
                         tracing::warn!(request_id = request_id.as_deref(), origin, code = %failure.code, "an outbound request failed: {reason}");
                     }

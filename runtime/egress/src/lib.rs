@@ -12,6 +12,7 @@ mod body;
 mod client;
 mod connect;
 mod hooks;
+mod notices;
 mod policy;
 mod problem;
 mod resolve;

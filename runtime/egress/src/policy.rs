@@ -206,12 +206,15 @@ fn parse_port(text: &str) -> Option<u16> {
         .filter(|port| *port != 0)
 }
 
+/// The entries that a message names.
+const SHOWN: usize = 8;
+
 impl fmt::Display for Policy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.0.is_empty() {
             return f.write_str("nothing");
         }
-        for (index, entry) in self.0.iter().enumerate() {
+        for (index, entry) in self.0.iter().take(SHOWN).enumerate() {
             let comma = if index == 0 { "" } else { ", " };
             let host = match &entry.host {
                 Pattern::Exactly(host) => host.to_string(),
@@ -222,7 +225,10 @@ impl fmt::Display for Policy {
                 write!(f, ":{}", entry.port)?;
             }
         }
-        Ok(())
+        match self.0.len().checked_sub(SHOWN) {
+            Some(more) if more > 0 => write!(f, ", and {more} more"),
+            _ => Ok(()),
+        }
     }
 }
 
