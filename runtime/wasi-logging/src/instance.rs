@@ -17,13 +17,16 @@ use crate::rate::Bucket;
 use crate::sink::Sink;
 use crate::stream::GuestStream;
 
+/// What a line costs beside its text: that is as much as is written with it.
+const AROUND: u64 = 128;
 /// Dropped output is reported at most this often while an instance lives, and once more at its end.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Bounds on what guests log.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Bytes per second of all instances together. A second's worth may come at once.
+    /// Bytes per second of all instances together, of which each line takes 128 more than its text. A second's worth may come
+    /// at once.
     pub rate: NonZeroU64,
     /// Bytes of one line; the rest is cut off and counted.
     pub line: NonZeroUsize,
@@ -225,7 +228,7 @@ impl Instance {
         );
     }
 
-    /// Logs a line where the rate allows it, else counts it. An empty line costs a byte, so that it is bounded too.
+    /// Logs a line where the rate allows it, else counts it.
     fn emit(&self, state: &mut State, entry: Entry<'_>, now: Now) {
         let Entry {
             level,
@@ -238,15 +241,15 @@ impl Instance {
             .get("context")
             .and_then(Value::as_str)
             .map_or(0, str::len);
-        let cost = (message.len() + context + 1) as u64;
+        let bytes = (message.len() + context + 1) as u64;
         let passes = self
             .replica
             .bucket
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take(cost, now.instant);
+            .take(bytes + AROUND, now.instant);
         if !passes {
-            let lost = cost.saturating_add(cut);
+            let lost = bytes.saturating_add(cut);
             state.lost_bytes = state.lost_bytes.saturating_add(lost);
             state.lost_lines = state.lost_lines.saturating_add(1);
             self.replica.dropped.fetch_add(lost, Ordering::Relaxed);

@@ -12,7 +12,7 @@ use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 use crate::clock::Now;
 use crate::instance::{InstanceLog, Std};
 
-/// What a guest may write in one call; the most that `write-zeroes` makes the host allocate.
+/// What a guest may write in one call, and what is taken of a longer one; the most that `write-zeroes` makes the host allocate.
 const PERMIT: usize = 64 << 10;
 
 /// Standard output or standard error of one instance. Writing never waits: what is too much is dropped and counted.
@@ -70,8 +70,10 @@ impl AsyncWrite for GuestStream {
         _: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.log.write(self.std, bytes, Now::read());
-        Poll::Ready(Ok(bytes.len()))
+        // Between two calls the guest's deadline is looked at.
+        let taken = bytes.get(..PERMIT).unwrap_or(bytes);
+        self.log.write(self.std, taken, Now::read());
+        Poll::Ready(Ok(taken.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {

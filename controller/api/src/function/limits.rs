@@ -32,7 +32,7 @@ pub struct Limits {
     pub queue_bytes: Bytes,
     /// The most bytes of one request's body: at most 64Gi.
     pub request_body: Bytes,
-    /// The most bytes that one replica's instances may log per second, 1Ki to 1Gi; what exceeds it is dropped, and counted.
+    /// The most bytes that one replica's instances may log per second, 1Ki to 1Gi; what exceeds it is dropped, and counted. A line counts as 128 bytes more than it has.
     pub log_rate: Bytes,
     /// The most bytes of tensors that one instance may hold: 1Ki to 64Gi.
     pub tensors: Bytes,

@@ -109,7 +109,7 @@ fn a_line_longer_than_the_cap_is_cut_and_says_so() {
 
 #[test]
 fn output_over_the_rate_is_dropped_counted_and_reported_once() {
-    let (logs, sink) = logs(100, 50);
+    let (logs, sink) = logs(1380, 50);
     let start = Now::read();
     let (flood, other) = (
         logs.instance(Some("flood".into())),
@@ -126,9 +126,9 @@ fn output_over_the_rate_is_dropped_counted_and_reported_once() {
     drop(flood);
     drop(other);
     insta::assert_snapshot!(golden(&sink).lines().skip(10).collect::<Vec<_>>().join("\n"), @r#"
-    {"ts":"…","level":"warn","target":"wisp_wasi_logging::instance","message":"dropped 9900 bytes in 990 lines of the guest's output: a replica may log 100 bytes per second (limits.logRate)","function":"ns/fun","requestId":"flood","droppedBytes":9900,"droppedLines":990}
+    {"ts":"…","level":"warn","target":"wisp_wasi_logging::instance","message":"dropped 9900 bytes in 990 lines of the guest's output: a replica may log 1380 bytes per second (limits.logRate)","function":"ns/fun","requestId":"flood","droppedBytes":9900,"droppedLines":990}
     {"ts":"…","level":"info","target":"guest.stdout","message":"later","function":"ns/fun","requestId":"flood"}
-    {"ts":"…","level":"warn","target":"wisp_wasi_logging::instance","message":"dropped 18 bytes in 1 lines of the guest's output: a replica may log 100 bytes per second (limits.logRate)","function":"ns/fun","requestId":"other","droppedBytes":18,"droppedLines":1}
+    {"ts":"…","level":"warn","target":"wisp_wasi_logging::instance","message":"dropped 18 bytes in 1 lines of the guest's output: a replica may log 1380 bytes per second (limits.logRate)","function":"ns/fun","requestId":"other","droppedBytes":18,"droppedLines":1}
     "#);
 }
 
