@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use tokio::sync::OwnedSemaphorePermit;
 use wisp_contract::config::{Batching, Tried};
 use wisp_contract::status::ModelStatus;
 
@@ -32,6 +33,8 @@ pub struct Model {
     metrics: Arc<Metrics>,
     /// The thread that makes what is missing yet.
     maker: Mutex<Option<JoinHandle<()>>>,
+    /// Its place among those that may be loaded at once, where that is bounded.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a model gave no outputs.
@@ -116,6 +119,12 @@ impl RunError {
 }
 
 impl Model {
+    /// The same model, which has `place` for as long as there is any use of it.
+    pub(crate) fn in_place(mut self, place: OwnedSemaphorePermit) -> Self {
+        self._place = Some(place);
+        self
+    }
+
     /// Starts a thread for each lane that hasn't one of `threads`, and waits until those that prepare are done. It began to
     /// be loaded at `started`.
     ///
@@ -163,6 +172,7 @@ impl Model {
             queue: Arc::new(queue),
             metrics,
             maker: Mutex::default(),
+            _place: None,
         };
         let shared = Shared {
             name: model.name.clone(),

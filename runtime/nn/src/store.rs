@@ -120,6 +120,16 @@ pub enum LoadError {
         /// Why.
         reason: String,
     },
+    /// Guests have as many models loaded as they may.
+    #[error(
+        "model `{model}` can't be loaded: guests hold {allowed} models of their own, as many as they may at once"
+    )]
+    TooMany {
+        /// The model's name.
+        model: String,
+        /// How many they may hold.
+        allowed: usize,
+    },
     /// The system has no thread left.
     #[error("model `{model}` gets no thread")]
     Thread {
@@ -147,6 +157,7 @@ impl LoadError {
             Self::Format { .. } => "model-format",
             Self::ExternalData { .. } => "model-external-data",
             Self::Library { .. } => "onnxruntime-missing",
+            Self::TooMany { .. } => "too-many-models",
             Self::Refused { .. } => "model-refused",
             Self::Gpu { .. } => "no-gpu",
             Self::Thread { .. } | Self::Interrupted { .. } => "model-interrupted",

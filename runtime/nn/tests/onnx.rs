@@ -704,6 +704,32 @@ async fn a_gpu_is_had_or_refused_with_a_reason_and_never_replaced() {
     }
 }
 
+/// Would fail if a guest could have as many sessions, with threads of their own, as it has tiny files.
+#[tokio::test]
+async fn guests_have_so_many_models_at_once_and_no_more() {
+    need_onnxruntime!();
+    let store = ModelStore::empty(&options());
+    let add = std::fs::read(data("add.onnx")).unwrap();
+    let load = |number: u8| {
+        // `ModelProto.doc_string`: another file, the same model.
+        let bytes = [&*add, &[0x32, 1, number]].concat();
+        store.load_bytes(bytes.into(), Device::Cpu)
+    };
+    let mut held = Vec::new();
+    let refused = loop {
+        match load(b'0' + u8::try_from(held.len()).unwrap()).await {
+            Ok(model) => held.push(model),
+            Err(error) => break error,
+        }
+    };
+    assert!(
+        matches!(refused, LoadError::TooMany { allowed, .. } if allowed == held.len()),
+        "{refused}"
+    );
+    held.truncate(held.len() / 2);
+    load(b'z').await.unwrap();
+}
+
 #[tokio::test]
 async fn a_guests_bytes_are_loaded_once_and_never_read_other_files() {
     need_onnxruntime!();

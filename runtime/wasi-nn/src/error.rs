@@ -66,6 +66,7 @@ impl From<LoadError> for Error {
         let code = match &error {
             LoadError::Format { .. } | LoadError::Refused { .. } => ErrorCode::InvalidEncoding,
             LoadError::ExternalData { .. } => ErrorCode::Security,
+            LoadError::TooMany { .. } => ErrorCode::TooLarge,
             LoadError::Gpu { .. } | LoadError::Library { .. } => ErrorCode::UnsupportedOperation,
             LoadError::Duplicate(_)
             | LoadError::Read { .. }

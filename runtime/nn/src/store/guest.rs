@@ -18,13 +18,16 @@ use crate::onnx::{self, ExternalData};
 const KEPT: usize = 8;
 /// Bytes of their files, all together.
 const KEPT_BYTES: usize = 256 << 20;
-/// Models that are loaded at once.
+/// Models that are loaded at the same time.
 const LOADS: usize = 2;
+/// Models that there are, kept ones included: each has sessions and threads, however small its file is.
+const MOST: usize = 32;
 
 /// The models that guests brought most recently, the last one in front.
 pub(super) struct GuestModels {
     recent: Mutex<VecDeque<Entry>>,
     loads: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 #[derive(Clone)]
@@ -41,6 +44,7 @@ impl Default for GuestModels {
         Self {
             recent: Mutex::default(),
             loads: Arc::new(Semaphore::new(LOADS)),
+            places: Arc::new(Semaphore::new(MOST)),
         }
     }
 }
@@ -65,13 +69,19 @@ impl GuestModels {
                 .acquire_owned()
                 .await
                 .map_err(|_| interrupted())?;
+            let place = Arc::clone(&self.places).try_acquire_owned();
+            let place = place.map_err(|_| LoadError::TooMany {
+                model: name(&digest),
+                allowed: MOST,
+            })?;
             let options = Arc::clone(options);
             let task = tokio::task::spawn_blocking(move || {
                 // Held while it runs, even if nobody waits any more.
                 let _permit = permit;
                 from_guest(digest, &bytes, device, &options)
             });
-            task.await.map_err(|_| interrupted())?.map(Arc::new)
+            let model = task.await.map_err(|_| interrupted())??;
+            Ok(Arc::new(model.in_place(place)))
         };
         let model = cell.get_or_try_init(load).await;
         if model.is_err() {
@@ -115,6 +125,14 @@ impl GuestModels {
     }
 }
 
+/// What a guest's model is called.
+fn name(digest: &[u8; 32]) -> String {
+    format!(
+        "sha256:{}",
+        hex::encode(digest.get(..6).unwrap_or_default())
+    )
+}
+
 fn from_guest(
     digest: [u8; 32],
     bytes: &Bytes,
@@ -122,10 +140,7 @@ fn from_guest(
     options: &Options,
 ) -> Result<Model, LoadError> {
     let started = Instant::now();
-    let name = format!(
-        "sha256:{}",
-        hex::encode(digest.get(..6).unwrap_or_default())
-    );
+    let name = name(&digest);
     let format = |found: String| LoadError::Format {
         model: name.clone(),
         found,
