@@ -1,6 +1,10 @@
 //! The data port once there is a function: connections, HTTP/1.1 or HTTP/2 by prior knowledge.
 
+use std::future::poll_fn;
+use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -15,8 +19,9 @@ use crate::function::Function;
 use crate::process::Host;
 use crate::serve::serve as answer;
 
-/// A client that doesn't finish its head in this time is dropped.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// A client that doesn't finish its head in this time is dropped, as is one that doesn't say anything, or whose HTTP/2
+/// connection doesn't answer.
+pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an accept that failed, for want of file descriptors most likely.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -35,6 +40,7 @@ pub(crate) async fn serve(
     builder
         .http2()
         .timer(TokioTimer::new())
+        .keep_alive_interval(Some(HEAD_TIMEOUT))
         .max_concurrent_streams(1024);
     let connections = GracefulShutdown::new();
     loop {
@@ -67,15 +73,31 @@ fn connect(
     let mut builder = builder.clone();
     builder.http1().timer(ConnectionTimer::default());
     let (host, function) = (Arc::clone(host), Arc::clone(function));
-    let service =
-        service_fn(move |request| answer(Arc::clone(&host), Arc::clone(&function), request));
+    let is_used = Arc::new(AtomicBool::new(false));
+    let was_used = Arc::clone(&is_used);
+    let service = service_fn(move |request| {
+        is_used.store(true, Ordering::Relaxed);
+        answer(Arc::clone(&host), Arc::clone(&function), request)
+    });
     let connection = connections.watch(
         builder
             .serve_connection(TokioIo::new(stream), service)
             .into_owned(),
     );
     tokio::spawn(async move {
-        if let Err(error) = connection.await {
+        let mut connection = pin!(connection);
+        // Before hyper knows which HTTP it is, it waits for ever.
+        let first = poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(Some(ended)),
+            Poll::Pending if was_used.load(Ordering::Relaxed) => Poll::Ready(None),
+            Poll::Pending => Poll::Pending,
+        });
+        let ended = match tokio::time::timeout(HEAD_TIMEOUT, first).await {
+            Ok(Some(ended)) => ended,
+            Ok(None) => connection.await,
+            Err(_elapsed) => return,
+        };
+        if let Err(error) = ended {
             tracing::debug!(error, "a connection ended early");
         }
     });

@@ -4,15 +4,15 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Response, StatusCode};
-use wasmtime_wasi_http::WasiBody;
+use http::{HeaderValue, Method, Response, StatusCode, Version};
 use wisp_contract::headers;
 use wisp_contract::status::Startup;
 
-use crate::body::{Body, GuestBody, Hold, Rest};
+use crate::body::{Body, GuestBody, Hold, Rest, Sent};
 use crate::failure::Failure;
 use crate::outcome::Outcome;
 use crate::record::Record;
+use crate::written::Written;
 
 /// Where the time went before the answer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -28,19 +28,20 @@ pub(crate) struct Timing {
 pub(crate) struct Answer {
     parts: http::response::Parts,
     body: GuestBody,
-    empty: bool,
+    sent: Sent,
     timing: Timing,
 }
 
 impl Answer {
     pub(crate) fn new(
-        response: Response<WasiBody>,
+        response: Response<Written>,
         rest: Option<Rest>,
         outcome: Outcome,
         hold: Option<Hold>,
         timing: Timing,
     ) -> Self {
         let (parts, frames) = response.into_parts();
+        let outcome = (!frames.is_whole()).then_some(outcome);
         let left = parts
             .headers
             .get(CONTENT_LENGTH)
@@ -54,23 +55,29 @@ impl Answer {
                 left,
                 hold,
             },
-            empty: false,
+            sent: Sent::Body,
             timing,
         }
     }
 
-    /// The same answer, if HTTP has a place for it.
-    pub(crate) fn checked(mut self, is_head: bool) -> Result<Self, Failure> {
+    /// The same answer to a request of this method and version, if HTTP has a place for it.
+    pub(crate) fn checked(mut self, method: &Method, version: Version) -> Result<Self, Failure> {
         if !(200..=599).contains(&self.parts.status.as_u16()) {
             return Err(Failure::InvalidStatus {
                 status: self.parts.status.as_u16(),
             });
         }
-        self.empty = is_head
+        let has_none = method == Method::HEAD
             || matches!(
                 self.parts.status,
                 StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
             );
+        if has_none {
+            self.sent = match version {
+                Version::HTTP_2 => Sent::Head,
+                _ => Sent::HeadByConnection,
+            };
+        }
         Ok(self)
     }
 
@@ -82,7 +89,7 @@ impl Answer {
         if let Some(value) = self.timing.header() {
             self.parts.headers.append(headers::SERVER_TIMING, value);
         }
-        Response::from_parts(self.parts, Body::guest(self.body, self.empty, record))
+        Response::from_parts(self.parts, Body::guest(self.body, self.sent, record))
     }
 }
 

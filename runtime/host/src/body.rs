@@ -6,19 +6,32 @@ use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
+use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
-use tokio::time::Sleep;
-use wasmtime_wasi_http::WasiBody;
+use tokio::time::{Instant, Sleep, sleep_until};
 use wisp_admit::Permit;
 
 use crate::outcome::Outcome;
 use crate::record::Record;
+use crate::written::Written;
 
 /// A response's body. Dropping it before its end means that the client is gone: the guest is cancelled.
 pub(crate) struct Body {
     source: Source,
     record: Record,
     complete: bool,
+    /// Nothing of it is to be sent, and HTTP/2 would.
+    is_head_only: bool,
+}
+
+/// What of a guest's response is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sent {
+    Body,
+    /// Only the head, as of an answer to HEAD.
+    Head,
+    /// Only the head, which HTTP/1.1's connection sees to: it tells the body's length there.
+    HeadByConnection,
 }
 
 enum Source {
@@ -28,10 +41,11 @@ enum Source {
 
 /// The body that a guest writes.
 pub(crate) struct GuestBody {
-    pub(crate) frames: WasiBody,
+    pub(crate) frames: Written,
     /// The rest of the guest's call, where it goes on beside the body.
     pub(crate) rest: Option<Rest>,
-    pub(crate) outcome: Outcome,
+    /// How the call goes that writes it; `None` where all of it is there.
+    pub(crate) outcome: Option<Outcome>,
     /// Bytes left to send, where the guest declared a length.
     pub(crate) left: Option<u64>,
     /// What the body itself has to hold and watch, where no call does.
@@ -43,8 +57,69 @@ pub(crate) struct Rest(Option<AbortHandle>);
 
 /// The place and the deadline of a body whose instance serves others, too.
 pub(crate) struct Hold {
-    pub(crate) deadline: Pin<Box<Sleep>>,
-    pub(crate) _permit: Arc<Permit>,
+    deadline: Instant,
+    watch: Watch,
+    frames: usize,
+}
+
+/// Who looks at the clock.
+enum Watch {
+    /// The body, when it is asked for more and there is none.
+    Body(Arc<Permit>, Option<Pin<Box<Sleep>>>),
+    /// A task of its own, which has the place.
+    Task(oneshot::Receiver<()>),
+}
+
+impl Hold {
+    /// Frames with which a body isn't a small one: hyper takes so many, whether or not the client reads.
+    const MANY: usize = 8;
+
+    /// Gives the place back when the body is dropped, and at the `deadline` at the latest. `is_asked`: whether the body is asked
+    /// for its first frames even where the client reads nothing, as over HTTP/1.1.
+    pub(crate) fn new(permit: Arc<Permit>, deadline: Instant, is_asked: bool) -> Self {
+        let mut hold = Self {
+            deadline,
+            watch: Watch::Body(permit, None),
+            frames: 0,
+        };
+        if !is_asked {
+            hold.watch_beside();
+        }
+        hold
+    }
+
+    /// Nobody asks the body for more while its client reads nothing.
+    fn watch_beside(&mut self) {
+        let (mut until, over) = oneshot::channel();
+        let watched = std::mem::replace(&mut self.watch, Watch::Task(over));
+        if let Watch::Body(permit, _) = watched {
+            let deadline = self.deadline;
+            tokio::spawn(async move {
+                let _ = tokio::time::timeout_at(deadline, until.closed()).await;
+                drop(permit);
+            });
+        }
+    }
+
+    /// The body had a frame.
+    fn sent(&mut self) {
+        self.frames += 1;
+        if self.frames == Self::MANY && matches!(self.watch, Watch::Body(..)) {
+            self.watch_beside();
+        }
+    }
+
+    /// Ready when the time is up.
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.watch {
+            Watch::Body(_, timer) => {
+                let until = self.deadline;
+                let timer = timer.get_or_insert_with(|| Box::pin(sleep_until(until)));
+                timer.as_mut().poll(cx)
+            }
+            Watch::Task(over) => Pin::new(over).poll(cx).map(drop),
+        }
+    }
 }
 
 impl Rest {
@@ -78,15 +153,17 @@ impl Body {
             source: Source::Whole(Some(bytes)),
             record,
             complete: true,
+            is_head_only: false,
         }
     }
 
-    /// A body that a guest writes. `empty`: nothing of it is sent, as in an answer to HEAD.
-    pub(crate) fn guest(body: GuestBody, empty: bool, record: Record) -> Self {
+    /// A body that a guest writes, and what of it is sent.
+    pub(crate) fn guest(body: GuestBody, sent: Sent, record: Record) -> Self {
         Self {
-            complete: empty || body.left == Some(0),
+            complete: sent != Sent::Body || body.left == Some(0),
             source: Source::Guest(body),
             record,
+            is_head_only: sent == Sent::Head,
         }
     }
 }
@@ -114,7 +191,7 @@ impl http_body::Body for Body {
         let polled = Pin::new(&mut body.frames).poll_frame(cx);
         // Whatever ended it: where the guest failed, its body isn't what it meant to send.
         if !matches!(polled, Poll::Ready(Some(Ok(_))))
-            && let Some(failure) = body.outcome.failure()
+            && let Some(failure) = body.outcome.as_ref().and_then(Outcome::failure)
         {
             this.record.broke_off(failure.reason());
             this.complete = true;
@@ -125,7 +202,7 @@ impl http_body::Body for Body {
                 let Some(hold) = &mut body.hold else {
                     return Poll::Pending;
                 };
-                std::task::ready!(hold.deadline.as_mut().poll(cx));
+                std::task::ready!(hold.poll(cx));
                 this.record.broke_off("timeout");
                 this.complete = true;
                 Poll::Ready(Some(Err(BrokenOff(
@@ -143,6 +220,9 @@ impl http_body::Body for Body {
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 this.record.sent(length);
+                if let Some(hold) = &mut body.hold {
+                    hold.sent();
+                }
                 if let Some(left) = &mut body.left {
                     *left = left.saturating_sub(length);
                     // With the declared length sent, nobody polls this again.
@@ -154,6 +234,9 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
+        if self.is_head_only {
+            return true;
+        }
         match &self.source {
             Source::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
             Source::Guest(body) => body.frames.is_end_stream(),

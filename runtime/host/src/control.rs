@@ -10,7 +10,7 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
 use wisp_contract::assignment::{Assignment, Hold};
@@ -19,6 +19,7 @@ use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
 
+use crate::accept::HEAD_TIMEOUT;
 use crate::process::{AssignError, Host};
 use crate::receive::{self, Pushed};
 use crate::{key, metrics, request};
@@ -39,6 +40,8 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
         tokio::spawn(async move {
             let service = service_fn(move |request| answer(Arc::clone(&host), request));
             if let Err(error) = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
                 .serve_connection(TokioIo::new(stream), service)
                 .await
             {

@@ -250,7 +250,7 @@ impl Function {
         let mut function = Self::build(assignment, prepared, models, &around);
         // What can't be instantiated shows here, and not with the first request, which is given this one.
         let trying = Instant::now();
-        let tried = function.blueprint.instantiate(None).await;
+        let tried = function.blueprint.instantiate_in_time().await;
         let tried = tried.map_err(|(failure, error)| BecomeError::Instantiate {
             failure,
             source: error.into(),
@@ -325,6 +325,11 @@ impl Function {
             blueprint,
             _engines: prepared.engines,
         }
+    }
+
+    /// Whether guests do something after their answers that no place counts.
+    pub(crate) fn is_working(&self) -> bool {
+        matches!(&self.instances, Mode::Shared(shared) if shared.is_working())
     }
 
     /// Ends its models: the process is about to.

@@ -1,28 +1,27 @@
 //! One instance: how it is made, called, and what its failures mean.
 
+use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Waker};
 
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use http_body_util::BodyExt as _;
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 use wasmtime::component::ResourceTableError;
 use wasmtime::{Engine, Store, Trap, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi_http::p2::bindings::http::types as types_p2;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
-use wasmtime_wasi_http::{Error as HttpError, WasiBody, WasiHttpView as _, p3 as http_p3};
+use wasmtime_wasi_http::{WasiHttpView as _, p3 as http_p3};
 use wisp_wasi_nn::UsageReader;
 
 use crate::failure::Failure;
 use crate::guest::{Guest, Seed};
 use crate::request::GuestRequest;
-
-/// What a guest answers: a response, or the name of the error it chose instead.
-pub(crate) type Head = Result<http::Response<WasiBody>, String>;
+use crate::running::{Elapsed, within};
+use crate::said::said;
+use crate::written::{Desk, Written};
 
 /// Everything instances are made from.
 pub(crate) struct Blueprint {
@@ -47,6 +46,14 @@ pub(crate) struct Instance {
     pub(crate) store: Store<Guest>,
     exports: Exports,
     pub(crate) served: u32,
+}
+
+/// What of a response is left when the guest's call is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Left {
+    Nothing,
+    /// A body that the instance may still write to.
+    Body,
 }
 
 impl Blueprint {
@@ -98,29 +105,56 @@ impl Blueprint {
     }
 }
 
+impl Blueprint {
+    /// A fresh instance for nobody yet, made within the time that a request has.
+    ///
+    /// # Errors
+    /// As [`Self::instantiate`], and where it takes longer.
+    pub(crate) async fn instantiate_in_time(&self) -> Result<Instance, (Failure, wasmtime::Error)> {
+        let allowed = self.seed.limits.timeout;
+        let made = pin!(self.instantiate(None));
+        match within(tokio::time::Instant::now() + allowed, made).await {
+            Ok(made) => made,
+            Err(Elapsed) => Err((
+                Failure::Timeout { allowed },
+                wasmtime::format_err!("what the component does when it starts takes longer"),
+            )),
+        }
+    }
+}
+
 impl Instance {
-    /// Hands `request` to the guest and resolves when the guest's call is over. The answer's head goes to `head` as
-    /// soon as the guest has it; the body may go on for as long as this runs.
+    /// Hands `request` to the guest and resolves, with what the guest left open, when the guest's call is over. What it answers is on the `desk` as soon as
+    /// it has the head; the body may go on for as long as this runs.
     pub(crate) async fn call(
         &mut self,
         request: GuestRequest,
-        head: oneshot::Sender<Head>,
-    ) -> wasmtime::Result<()> {
+        desk: Desk,
+    ) -> wasmtime::Result<Left> {
         self.served += 1;
         // It may have waited since it was made, or since its last call.
         self.store.set_epoch_deadline(1);
         match &self.exports {
             Exports::P2(proxy) => {
+                let (tie, mut gone) = oneshot::channel();
+                let there = desk.clone();
                 let mut view = self.store.data_mut().http();
                 let request = view.new_incoming_request(types_p2::Scheme::Http, request)?;
                 let out = view.new_response_outparam_from_callback(move |answer| {
-                    // Nobody waits for it where the client is gone.
-                    let _ = head.send(answer.map_err(|code| format!("{code:?}")));
+                    there.put(match answer {
+                        Ok(response) => Ok(response.map(|body| Written::new(body, Some(tie)))),
+                        Err(code) => Err(said(&code)),
+                    });
                 })?;
                 proxy
                     .wasi_http_incoming_handler()
                     .call_handle(&mut self.store, request, out)
-                    .await
+                    .await?;
+                desk.gather(&mut Context::from_waker(Waker::noop()));
+                match gone.try_recv() {
+                    Err(TryRecvError::Empty) => Ok(Left::Body),
+                    Ok(()) | Err(TryRecvError::Closed) => Ok(Left::Nothing),
+                }
             }
             Exports::P3(service) => {
                 let (request, sent) =
@@ -131,19 +165,22 @@ impl Instance {
                     let response = match service.handle(accessor, request).await? {
                         Ok(response) => response,
                         Err(code) => {
-                            let _ = head.send(Err(format!("{code:?}")));
-                            return Ok(());
+                            desk.put(Err(said(&code)));
+                            return Ok(Left::Nothing);
                         }
                     };
                     let response = accessor.with(|store| response.into_http(store, sent))?;
-                    let (tie, gone) = oneshot::channel::<()>();
-                    let response = response.map(|body| Tied { body, _tie: tie }.boxed_unsync());
-                    let _ = head.send(Ok(response));
-                    // A body that the guest passes on without touching it needs this instance, but no task of the
-                    // guest's: the call is over when the body is gone and the guest's own tasks are, too.
-                    let _ = gone.await;
-                    std::future::poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-                    Ok(())
+                    let (tie, mut gone) = oneshot::channel();
+                    desk.put(Ok(response.map(|body| Written::new(body, Some(tie)))));
+                    // Most bodies are there before the task that runs this comes to look. One that isn't needs this instance
+                    // until it is gone, though no task of the guest's may: the guest passed on what it got.
+                    let _ = poll_fn(|cx| {
+                        desk.gather(cx);
+                        Pin::new(&mut gone).poll(cx)
+                    })
+                    .await;
+                    poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
+                    Ok(Left::Nothing)
                 });
                 pin!(run).await?
             }
@@ -166,32 +203,6 @@ impl Instance {
             Exports::P2(_) => (self.store, None),
             Exports::P3(service) => (self.store, Some(service)),
         }
-    }
-}
-
-/// A body whose end, or drop, is noticed.
-struct Tied {
-    body: WasiBody,
-    _tie: oneshot::Sender<()>,
-}
-
-impl http_body::Body for Tied {
-    type Data = Bytes;
-    type Error = HttpError;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, HttpError>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -29,6 +29,8 @@ mod record;
 mod request;
 mod respond;
 mod running;
+mod said;
 mod serve;
 mod shared;
 mod standby;
+mod written;

@@ -47,8 +47,12 @@ impl ResourceLimiter for Meter {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // It will fail: what isn't granted isn't counted.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let wanted = self.memory.saturating_add(desired.saturating_sub(current));
         if wanted > self.memory_allowed {
             self.refused = Some(Refusal::Memory {
@@ -65,8 +69,11 @@ impl ResourceLimiter for Meter {
         &mut self,
         current: usize,
         desired: usize,
-        _maximum: Option<usize>,
+        maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
         let wanted = self
             .elements
             .saturating_add(desired.saturating_sub(current));
@@ -109,10 +116,13 @@ mod tests {
             })
         );
         assert_eq!(meter.take_refusal(), None);
+        assert!(!meter.memory_growing(60, 70, Some(69)).unwrap());
+        assert_eq!(meter.take_refusal(), None, "its own maximum refused it");
         assert!(
             meter.memory_growing(60, 70, None).unwrap(),
             "what was refused isn't counted"
         );
+        assert!(!meter.table_growing(0, 2, Some(1)).unwrap());
         assert!(meter.table_growing(0, 10, None).unwrap());
         assert!(!meter.table_growing(0, 1, None).unwrap());
         assert_eq!(

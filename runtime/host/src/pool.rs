@@ -1,6 +1,5 @@
 //! Instances made fresh, or taken from those that wait for their next request.
 
-use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -10,7 +9,6 @@ use tokio::sync::Notify;
 use crate::failure::Failure;
 use crate::instance::{Blueprint, Instance};
 use crate::metrics::Metrics;
-use crate::running::within;
 
 /// Instances that may exist beside those that have a request: one that is to be dropped, one that is being made, and a
 /// fresh one that waits.
@@ -123,13 +121,11 @@ impl Instances {
             return;
         }
         let began = Instant::now();
-        let deadline = began + self.blueprint.seed.limits.timeout;
-        let made = pin!(self.blueprint.instantiate(None));
         self.is_making.store(true, Ordering::Relaxed);
-        let made = within(deadline.into(), made).await;
+        let made = self.blueprint.instantiate_in_time().await;
         self.is_making.store(false, Ordering::Relaxed);
         // Where none can be made, whoever needs it is told why.
-        if let Ok(Ok(instance)) = made {
+        if let Ok(instance) = made {
             self.metrics.instance_started(began.elapsed());
             self.keep(instance, Instant::now());
         }

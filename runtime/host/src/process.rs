@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use hyper_util::server::graceful::GracefulShutdown;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -28,6 +29,9 @@ use crate::{accept, control};
 
 /// How many connections may wait to be accepted.
 const BACKLOG: u32 = 1024;
+
+/// The longest that a client may take none of what was sent to it: then its connection ends.
+const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the command line decides.
 #[derive(Debug, Clone)]
@@ -220,7 +224,11 @@ impl Host {
             }
             // What guests do after their response counts, too.
             let mut poll = tokio::time::interval(Duration::from_millis(10));
-            while load() != Load::default() {
+            let is_working = || {
+                self.function()
+                    .is_some_and(|function| function.is_working())
+            };
+            while load() != Load::default() || is_working() {
                 poll.tick().await;
             }
         };
@@ -481,6 +489,8 @@ fn bound(address: SocketAddr) -> std::io::Result<TcpSocket> {
     }?;
     // Connections of a process before this one may linger.
     socket.set_reuseaddr(true)?;
+    // All connections get it from their listener.
+    SockRef::from(&socket).set_tcp_user_timeout(Some(STALL_TIMEOUT))?;
     socket.bind(address)?;
     Ok(socket)
 }

@@ -1,21 +1,22 @@
 //! The request path: accept → admit → instance → component → respond.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
-use http::{Method, Request, Response};
+use http::{Request, Response, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
-use tokio::sync::oneshot;
 use wisp_admit::Permit;
 
 use crate::answer::{Answer, Timing};
 use crate::body::{Body, Hold, Rest};
 use crate::failure::Failure;
 use crate::function::{Function, Mode};
-use crate::instance::{Head, Instance};
+use crate::instance::{Instance, Left};
 use crate::key;
 use crate::outcome::Outcome;
 use crate::pool::Instances;
@@ -24,7 +25,9 @@ use crate::record::{Access, Record};
 use crate::request::{self, GuestRequest, Limited};
 use crate::respond;
 use crate::running::{Begun, Running, until_head, within};
+use crate::said::said;
 use crate::shared::{Refused, Shared, Ticket};
+use crate::written::{Desk, Written};
 
 /// Answers one request. Dropping the future cancels the guest: hyper does that when the client is gone.
 pub(crate) async fn serve(
@@ -63,7 +66,7 @@ async fn answer(
     let allowed = function.limits.request_body;
     let length = request::declared_length(request.headers(), allowed)?;
     let request = request::with_authority(request)?;
-    let is_head = request.method() == Method::HEAD;
+    let (method, version) = (request.method().clone(), request.version());
 
     // A place to run, or one in the queue.
     let permit = function.limiter.acquire(length, deadline).await?;
@@ -94,7 +97,7 @@ async fn answer(
         Err(Failure::Timeout { allowed }) if upload.is_awaited() => {
             Err(Failure::BodyTooSlow { allowed })
         }
-        answered => answered?.checked(is_head),
+        answered => answered?.checked(&method, version),
     }
 }
 
@@ -117,7 +120,7 @@ async fn alone(
     let instance = match within(call.deadline, pin!(instances.take(&call.id))).await {
         Ok(Ok(instance)) => instance,
         Ok(Err((failure, error))) => {
-            log_cause(function, &call.id, &failure, &format!("{error:?}"));
+            log_cause(function, &call.id, &failure, &said(&error));
             return Err(failure);
         }
         Err(_) => {
@@ -130,15 +133,15 @@ async fn alone(
     let nn = instance.nn_usage();
     let id = Arc::clone(&call.id);
     let outcome = Outcome::default();
-    let (send_head, head) = oneshot::channel();
+    let desk = Desk::default();
     let mut running = run(
         Arc::clone(function),
         instance,
         call,
-        send_head,
+        desk.clone(),
         outcome.clone(),
     );
-    let (head, rest) = match until_head(&mut running, head).await? {
+    let (head, rest) = match until_head(&mut running, &desk).await? {
         Begun::Done(head) => (head, None),
         // What is left to do doesn't wait for the client to read, nor for hyper to ask.
         Begun::Running(head) => (head, Some(Rest::new(tokio::spawn(running).abort_handle()))),
@@ -173,15 +176,21 @@ async fn together(function: &Function, shared: &Shared, call: Call) -> Result<An
         permit: Arc::clone(&permit),
         instance: Arc::clone(&instance),
     };
+    let version = call.request.version();
     let request = call.request.map(|body| body.boxed_unsync());
     match shared.handle(request, ticket).await {
         Ok(response) => {
-            let hold = Hold {
-                deadline: Box::pin(tokio::time::sleep_until(call.deadline)),
-                _permit: permit,
-            };
+            let mut response = response.map(|body| Written::new(body, None));
+            // Most answers are there at once.
+            poll_fn(|cx| {
+                response.body_mut().gather(cx);
+                Poll::Ready(())
+            })
+            .await;
+            let hold = (!response.body().is_whole())
+                .then(|| Hold::new(permit, call.deadline, version < Version::HTTP_2));
             let outcome = instance.get().cloned().unwrap_or_default();
-            Ok(Answer::new(response, None, outcome, Some(hold), timing))
+            Ok(Answer::new(response, None, outcome, hold, timing))
         }
         Err(Refused { failure, cause }) => {
             if let Some(cause) = cause {
@@ -197,7 +206,7 @@ fn run(
     function: Arc<Function>,
     mut instance: Instance,
     call: Call,
-    head: oneshot::Sender<Head>,
+    desk: Desk,
     outcome: Outcome,
 ) -> Running {
     let Call {
@@ -208,11 +217,11 @@ fn run(
     } = call;
     Box::pin(async move {
         let called = {
-            let called = pin!(instance.call(request, head));
+            let called = pin!(instance.call(request, desk));
             within(deadline, called).await
         };
         let failure = match called {
-            Ok(Ok(())) => {
+            Ok(Ok(Left::Nothing)) => {
                 if let Mode::Single(instances) = &function.instances {
                     let had_company = function.limiter.load().in_flight > 1;
                     instances.give_back(instance, Instant::now(), had_company);
@@ -220,10 +229,16 @@ fn run(
                 drop(permit);
                 return Ok(());
             }
+            Ok(Ok(Left::Body)) => {
+                // Nobody writes to it any more: another request's call could, and hold it open for ever.
+                drop(instance);
+                drop(permit);
+                return Ok(());
+            }
             Ok(Err(error)) => {
                 let failure = instance.failure(&error);
                 if let Some(failure) = &failure {
-                    log_cause(&function, &id, failure, &format!("{error:?}"));
+                    log_cause(&function, &id, failure, &said(&error));
                 }
                 failure
             }

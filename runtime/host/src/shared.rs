@@ -6,6 +6,7 @@
 //! guest whose client left goes on, within its deadline and its place.
 
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
@@ -26,6 +27,7 @@ use crate::guest::Guest;
 use crate::instance::{Blueprint, failure_of};
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
+use crate::said::said;
 
 /// How long an instance that ended may take to say why.
 const END_PATIENCE: Duration = Duration::from_secs(1);
@@ -34,6 +36,28 @@ const END_PATIENCE: Duration = Duration::from_secs(1);
 pub(crate) struct Shared {
     handler: ProxyHandler<Maker>,
     timeout: Duration,
+    working: Working,
+}
+
+/// How many instances have something left to do after all of their answers.
+#[derive(Debug, Clone, Default)]
+struct Working(Arc<AtomicUsize>);
+
+/// One of them.
+#[derive(Debug)]
+struct Work(Working);
+
+impl Working {
+    fn begin(&self) -> Work {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Work(self.clone())
+    }
+}
+
+impl Drop for Work {
+    fn drop(&mut self) {
+        self.0.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// How many requests an instance serves.
@@ -50,10 +74,19 @@ pub(crate) struct Refused {
     pub(crate) cause: Option<String>,
 }
 
+/// Why there is no instance for a request.
+#[derive(Debug, thiserror::Error)]
+#[error("{failure}: {cause}")]
+struct NotMade {
+    failure: Failure,
+    cause: String,
+}
+
 struct Maker {
     blueprint: Arc<Blueprint>,
     sharing: Sharing,
     metrics: Arc<Metrics>,
+    working: Working,
 }
 
 /// What travels with a request: its place is taken until the guest has answered, whether or not the client waits.
@@ -75,19 +108,29 @@ struct Expiration {
     idle_timeout: Duration,
     outcome: Outcome,
     deadline: Option<Deadline>,
+    working: Working,
+    work: Option<Work>,
 }
 
 impl Shared {
     pub(crate) fn new(blueprint: Arc<Blueprint>, sharing: Sharing, metrics: Arc<Metrics>) -> Self {
         let timeout = blueprint.seed.limits.timeout;
+        let working = Working::default();
         Self {
             handler: ProxyHandler::new(Maker {
                 blueprint,
                 sharing,
                 metrics,
+                working: working.clone(),
             }),
             timeout,
+            working,
         }
+    }
+
+    /// Whether guests do what they have left to do after their answers, which takes no place.
+    pub(crate) fn is_working(&self) -> bool {
+        self.working.0.load(Ordering::Relaxed) > 0
     }
 
     /// Hands `request` to an instance that has room for it and returns the guest's answer.
@@ -112,15 +155,25 @@ impl Shared {
         if let Some(InstantiationError { error, .. }) =
             error.downcast_ref::<InstantiationError<Ticket>>()
         {
+            let NotMade { failure, cause } = match error.downcast_ref() {
+                Some(NotMade { failure, cause }) => NotMade {
+                    failure: failure.clone(),
+                    cause: cause.clone(),
+                },
+                None => NotMade {
+                    failure: Failure::NoInstance,
+                    cause: said(error),
+                },
+            };
             return Err(Refused {
-                failure: Failure::NoInstance,
-                cause: Some(format!("{error:?}")),
+                failure,
+                cause: Some(cause),
             });
         }
         if let Some(code) = error.downcast_ref::<ErrorCode>() {
             return Err(Refused {
                 failure: Failure::ErrorCode,
-                cause: Some(format!("{code:?}")),
+                cause: Some(said(code)),
             });
         }
         // The instance ended, which tells and logs its cause a moment later.
@@ -131,7 +184,7 @@ impl Shared {
                 .cloned(),
             None => None,
         };
-        let cause = failure.is_none().then(|| format!("{error:?}"));
+        let cause = failure.is_none().then(|| said(&error));
         Err(Refused {
             failure: failure.unwrap_or(Failure::Trapped),
             cause,
@@ -146,11 +199,11 @@ impl HandlerState for Maker {
 
     async fn instantiate(&self) -> wasmtime::Result<Worker<Guest, Expiration, State>> {
         let began = Instant::now();
-        let instance = self
-            .blueprint
-            .instantiate(None)
-            .await
-            .map_err(|(_, error)| error)?;
+        let instance = self.blueprint.instantiate_in_time().await;
+        let instance = instance.map_err(|(failure, error)| NotMade {
+            failure,
+            cause: said(&error),
+        })?;
         let (mut store, Some(service)) = instance.into_service() else {
             wasmtime::bail!("only WASI 0.3 instances can serve several requests at once");
         };
@@ -168,6 +221,8 @@ impl HandlerState for Maker {
                 idle_timeout,
                 outcome: outcome.clone(),
                 deadline: None,
+                working: self.working.clone(),
+                work: None,
             },
             state: State {
                 sharing: self.sharing,
@@ -210,13 +265,12 @@ impl WorkerState for State {
 
     fn drop(&self, mut store: Store<Guest>, result: Result<(), wasmtime::Error>) {
         let Err(error) = result else { return };
-        let Some(failure) = failure_of(store.data_mut(), &error) else {
-            return;
-        };
+        // Whoever shared it was not done, though it ended without complaint.
+        let failure = failure_of(store.data_mut(), &error).unwrap_or(Failure::Exited { status: 0 });
         // Before the store is dropped, which ends the bodies that its guest still writes.
         self.outcome.fail(failure);
         if let Some(failure) = self.outcome.failure() {
-            let cause = format!("{error:?}");
+            let cause = said(&error);
             tracing::warn!(
                 reason = failure.reason(),
                 cause,
@@ -245,6 +299,13 @@ impl WorkerExpiration for Expiration {
         status: WorkerStatus,
         start: Instant,
     ) -> Poll<()> {
+        if status == WorkerStatus::PostReturn {
+            if self.work.is_none() {
+                self.work = Some(self.working.begin());
+            }
+        } else {
+            self.work = None;
+        }
         let allowed = match status {
             WorkerStatus::Idle => self.idle_timeout,
             WorkerStatus::Requests | WorkerStatus::PostReturn => self.timeout,

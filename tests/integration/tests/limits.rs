@@ -11,6 +11,8 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
 use wisp_contract::FunctionConfig;
 use wisp_contract::problem::Fault;
 use wisp_integration::{Host, component, refused, request};
@@ -148,6 +150,33 @@ async fn time_is_up_in_shared_instances_too() {
         host.client().get("/hello").await.unwrap().status,
         StatusCode::OK
     );
+}
+
+/// Would fail if a place were only given back by a body that somebody asks for more: nobody does while its client reads nothing.
+#[tokio::test]
+async fn a_client_that_reads_nothing_has_its_place_until_its_time_is_up() {
+    let share = |config: &mut FunctionConfig| {
+        in_time(config);
+        config.limits.request_body = 1 << 36;
+        config.instances = wisp_contract::config::Instances::Reuse {
+            max_requests: NonZeroU32::new(1000).unwrap(),
+            max_concurrent: NonZeroU32::new(8).unwrap(),
+            idle_timeout: Duration::from_secs(600),
+        };
+    };
+    let host = Host::ready(&component("fixture-p3"), share).await.unwrap();
+    let stream = TcpStream::connect(host.data()).await.unwrap();
+    let (_unread, mut write) = stream.into_split();
+    let head = "POST /echo HTTP/1.1\r\nhost: a\r\ncontent-length: 60000000000\r\n\r\n";
+    write.write_all(head.as_bytes()).await.unwrap();
+    let uploads = tokio::spawn(async move {
+        // Until nothing more is taken.
+        while write.write_all(&[b'x'; 65_536]).await.is_ok() {}
+    });
+    host.until(|status| status.in_flight == 1).await.unwrap();
+    host.until_idle().await.unwrap();
+    assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+    uploads.abort();
 }
 
 /// A clean end of the body would make half a response look whole.

@@ -132,17 +132,16 @@ async fn a_guest_that_streams_is_heard_piece_by_piece_to_its_end() {
 #[tokio::test]
 async fn answers_without_a_body_end_well() {
     let host = p2().await;
-    let empty = host.client().get("/empty").await.unwrap();
-    assert_eq!(
-        (empty.status, empty.body.len()),
-        (StatusCode::NO_CONTENT, 0)
-    );
-    let head = host
-        .client()
-        .fetch(request(Method::HEAD, "/hello", "").unwrap())
-        .await
-        .unwrap();
-    assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));
+    for client in [host.client(), host.client().http2()] {
+        let empty = client.get("/empty").await.unwrap();
+        assert_eq!(
+            (empty.status, empty.body.len()),
+            (StatusCode::NO_CONTENT, 0)
+        );
+        let asked = request(Method::HEAD, "/hello", "").unwrap();
+        let head = client.fetch(asked).await.unwrap();
+        assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));
+    }
     for path in ["/empty", "/hello"] {
         let line = host
             .line(path, |line| {
