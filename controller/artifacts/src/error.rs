@@ -69,6 +69,18 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// Whoever has it was spoken to by TLS, and doesn't speak it.
+    #[error("{host} can't be reached for {what}: it doesn't speak TLS ({why})")]
+    NoTls {
+        /// What kind of place it is.
+        origin: Origin,
+        /// The registry or server.
+        host: String,
+        /// The image or URL.
+        what: String,
+        /// What came instead.
+        why: String,
+    },
     /// The answer is none that can be worked with.
     #[error("{host} answers {what} with what isn't understood: {why}")]
     Answer {
@@ -203,6 +215,10 @@ impl Error {
             Self::Unavailable {
                 origin: Origin::Registry,
                 ..
+            }
+            | Self::NoTls {
+                origin: Origin::Registry,
+                ..
             } => "RegistryUnavailable",
             Self::Answer {
                 origin: Origin::Registry,
@@ -212,9 +228,10 @@ impl Error {
                 origin: Origin::Registry,
                 ..
             } => "ImagePullFailed",
-            Self::Unavailable { .. } | Self::Answer { .. } | Self::Truncated { .. } => {
-                "DownloadFailed"
-            }
+            Self::Unavailable { .. }
+            | Self::NoTls { .. }
+            | Self::Answer { .. }
+            | Self::Truncated { .. } => "DownloadFailed",
             Self::DigestMismatch { .. } => "DigestMismatch",
             Self::TooLarge { .. } => "TooLarge",
             Self::NotWasm { .. } => "NotWasm",
@@ -243,6 +260,7 @@ impl Error {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Unavailable { .. }
+            | Self::NoTls { .. }
             | Self::Truncated { .. }
             | Self::Missing { .. }
             | Self::StoreFull { .. }

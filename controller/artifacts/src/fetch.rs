@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
 use http::StatusCode;
 use reqwest::redirect::Policy;
-use reqwest::{Client, Response, Url};
+use reqwest::{Client, ClientBuilder, Response, Url};
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::error::{Error, Origin};
@@ -29,20 +29,23 @@ pub struct FetchOptions {
     pub authorities: Vec<Vec<u8>>,
     /// The longest that connecting may take.
     pub connect: Duration,
-    /// The longest that nothing may come.
+    /// The longest that nothing may come, or go.
     pub silence: Duration,
-    /// The longest that one pull, download or push may take in all.
+    /// The longest that a registry may take to answer once all of an upload is sent: it checks and stores it then.
+    pub storing: Duration,
+    /// The longest that one pull or download may take in all. A push may take as long as it goes on.
     pub deadline: Duration,
 }
 
 impl Default for FetchOptions {
-    /// Ten seconds to connect, thirty of silence, half an hour in all.
+    /// Ten seconds to connect, thirty of silence, five minutes to store an upload, half an hour in all.
     fn default() -> Self {
         Self {
             plain_http: Vec::new(),
             authorities: Vec::new(),
             connect: Duration::from_secs(10),
             silence: Duration::from_secs(30),
+            storing: Duration::from_secs(5 * 60),
             deadline: Duration::from_secs(30 * 60),
         }
     }
@@ -52,6 +55,9 @@ impl Default for FetchOptions {
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     pub(crate) client: Client,
+    /// One that waits for as long as it takes: an upload's answer comes after its last byte only, and the other's clock
+    /// runs from its first.
+    pub(crate) uploads: Client,
     pub(crate) options: Arc<FetchOptions>,
 }
 
@@ -70,29 +76,32 @@ impl Fetcher {
     /// # Errors
     /// When a certificate of the options can't be read.
     pub fn new(options: FetchOptions) -> Result<Self, Error> {
-        let client = Client::builder()
-            .tls_backend_preconfigured(tls(&options)?)
-            .connect_timeout(options.connect)
-            .read_timeout(options.silence)
-            .redirect(Policy::custom(|attempt| {
-                let was_private = attempt
-                    .previous()
-                    .last()
-                    .is_some_and(|url| url.scheme() == "https");
-                if was_private && attempt.url().scheme() != "https" {
-                    attempt.error("it redirects from https to http")
-                } else if attempt.previous().len() > REDIRECTS {
-                    attempt.error("it redirects in circles")
-                } else {
-                    attempt.follow()
-                }
-            }))
-            .referer(false)
-            .user_agent(concat!("wisp/", env!("CARGO_PKG_VERSION")))
-            .build()
-            .map_err(|error| Error::Client(error.into()))?;
+        let tls = tls(&options)?;
+        let builder = || {
+            Client::builder()
+                .tls_backend_preconfigured(tls.clone())
+                .connect_timeout(options.connect)
+                .redirect(Policy::custom(|attempt| {
+                    let was_private = attempt
+                        .previous()
+                        .last()
+                        .is_some_and(|url| url.scheme() == "https");
+                    if was_private && attempt.url().scheme() != "https" {
+                        attempt.error("it redirects from https to http")
+                    } else if attempt.previous().len() > REDIRECTS {
+                        attempt.error("it redirects in circles")
+                    } else {
+                        attempt.follow()
+                    }
+                }))
+                .referer(false)
+                .user_agent(concat!("wisp/", env!("CARGO_PKG_VERSION")))
+        };
+        let built =
+            |builder: ClientBuilder| builder.build().map_err(|error| Error::Client(error.into()));
         Ok(Self {
-            client,
+            client: built(builder().read_timeout(options.silence))?,
+            uploads: built(builder())?,
             options: Arc::new(options),
         })
     }
@@ -164,6 +173,14 @@ impl Subject {
         if error.is_builder() {
             return Error::Url {
                 url: self.what.clone(),
+            };
+        }
+        if speaks_no_tls(error) {
+            return Error::NoTls {
+                origin: self.origin,
+                host: self.host.clone(),
+                what: self.what.clone(),
+                why: deepest(error),
             };
         }
         self.unavailable(if error.is_timeout() {
@@ -271,6 +288,22 @@ fn deepest(error: &dyn std::error::Error) -> String {
         innermost = source;
     }
     innermost.to_string()
+}
+
+/// Whether what came instead of a TLS handshake is none: the server speaks HTTP without it, say.
+fn speaks_no_tls(error: &(dyn std::error::Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(error) = error.downcast_ref::<rustls::Error>() {
+            return matches!(error, rustls::Error::InvalidMessage(_));
+        }
+        next = match error.downcast_ref::<std::io::Error>() {
+            // What an I/O error wraps is not among its sources.
+            Some(error) => error.get_ref().map(|inner| inner as _),
+            None => error.source(),
+        };
+    }
+    false
 }
 
 /// What a registry's error says (OCI distribution specification 1.1, Error Codes), for the end of a sentence.

@@ -11,6 +11,7 @@ mod pull;
 mod push;
 mod session;
 mod signatures;
+mod upload;
 
 pub use pull::{Kind, Pulled};
 pub use push::{Package, Pushed};

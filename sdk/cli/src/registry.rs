@@ -43,13 +43,13 @@ pub(crate) enum RegistryError {
 impl Explain for RegistryError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Artifact(error) => match error.reason() {
-                "Unauthorized" => Some("log in with `docker login` or `podman login`".to_owned()),
-                "RegistryUnavailable" => {
-                    Some("a registry without TLS is spoken to with --plain-http".to_owned())
-                }
-                _ => None,
-            },
+            Self::Artifact(wisp_artifacts::Error::Unauthorized { .. }) => {
+                Some("log in with `docker login` or `podman login`".to_owned())
+            }
+            // One that is down, or whose certificate is wrong, isn't helped by sending the password in the clear.
+            Self::Artifact(wisp_artifacts::Error::NoTls { .. }) => {
+                Some("a registry without TLS is spoken to with --plain-http".to_owned())
+            }
             _ => None,
         }
     }

@@ -2,6 +2,7 @@
 //! token that Docker's token authentication exchanges a login for.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -25,6 +26,16 @@ pub(super) enum Challenge {
         service: Option<String>,
     },
 }
+
+/// What a token server gave.
+pub(super) struct Token {
+    pub(super) header: HeaderValue,
+    /// How long the registry takes it, from when it was asked for.
+    pub(super) lifetime: Duration,
+}
+
+/// How long a token lives whose server doesn't say, as Docker's token authentication has it.
+const LIFETIME: Duration = Duration::from_secs(60);
 
 /// The most bytes of a token.
 const LONGEST: usize = 256 << 10;
@@ -120,7 +131,7 @@ impl Fetcher {
         login: Option<&Login>,
         plain: bool,
         subject: &Subject,
-    ) -> Result<HeaderValue, Error> {
+    ) -> Result<Token, Error> {
         let url: Url = realm
             .parse()
             .ok()
@@ -161,20 +172,27 @@ impl Fetcher {
             _ => subject.success(response, login.is_some()).await?,
         };
         let body = subject.body(response, LONGEST).await?;
-        let token: Token = serde_json::from_slice(&body)
+        let given: Given = serde_json::from_slice(&body)
             .map_err(|_| subject.answer("its token server answers no token"))?;
-        token
+        let header = given
             .token
-            .or(token.access_token)
+            .or(given.access_token)
             .and_then(|token| secret(&format!("Bearer {token}")))
-            .ok_or_else(|| subject.answer("its token server answers no token"))
+            .ok_or_else(|| subject.answer("its token server answers no token"))?;
+        // Whatever isn't a number of seconds is as good as not said.
+        let lifetime = given.expires_in.and_then(|seconds| seconds.as_u64());
+        Ok(Token {
+            header,
+            lifetime: lifetime.map_or(LIFETIME, Duration::from_secs),
+        })
     }
 }
 
 #[derive(Deserialize)]
-struct Token {
+struct Given {
     token: Option<String>,
     access_token: Option<String>,
+    expires_in: Option<serde_json::Value>,
 }
 
 #[cfg(test)]

@@ -5,15 +5,14 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use reqwest::{Body, Url};
+use reqwest::Url;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::io::AsyncReadExt;
-use tokio_util::io::ReaderStream;
 use wisp_engine::inspect;
 
 use super::manifest::{Descriptor, Manifest};
-use super::session::{Action, Session, subject};
+use super::session::{Action, Session};
+use super::upload::Blob;
 use super::{EMPTY_CONFIG, MODEL, MODEL_LAYER, OCI_MANIFEST, TITLE, WASM_CONFIG, WASM_LAYER};
 use crate::credentials::Credentials;
 use crate::error::Error;
@@ -44,15 +43,9 @@ pub struct Pushed {
     pub existed: bool,
 }
 
-/// Bytes that go to the registry.
-enum Blob {
-    Bytes(Bytes),
-    File(PathBuf),
-}
-
 impl Fetcher {
     /// Pushes `package` to `image`'s tag (`latest` where it has none), with the first of the `credentials` for its
-    /// registry.
+    /// registry. It may take as long as the registry goes on reading.
     ///
     /// # Errors
     /// When the component is none that a host would serve, the file can't be read, or the registry refuses or fails.
@@ -64,13 +57,10 @@ impl Fetcher {
     ) -> Result<Pushed, Error> {
         let logins = credentials.of(image);
         let session = Session::new(self, image, Action::Push, logins.first().copied());
-        let work = async {
-            match package {
-                Package::Component(bytes) => session.push_component(bytes).await,
-                Package::Model(path) => session.push_model(&path).await,
-            }
-        };
-        self.bounded(&subject(image), work).await
+        match package {
+            Package::Component(bytes) => session.push_component(bytes).await,
+            Package::Model(path) => session.push_model(&path).await,
+        }
     }
 }
 
@@ -178,37 +168,7 @@ impl Session<'_> {
             .await?;
         let response = self.success(response).await?;
         let location = self.location(&response, &descriptor.digest)?;
-        let file = match &blob {
-            Blob::Bytes(_) => None,
-            Blob::File(path) => {
-                let file = tokio::fs::File::open(path)
-                    .await
-                    .map_err(|source| unreadable(path, source))?;
-                Some(std::sync::Mutex::new(Some(file.take(descriptor.size))))
-            }
-        };
-        let response = self
-            .send(|client| {
-                let body = match (&blob, &file) {
-                    (Blob::Bytes(bytes), _) => Body::from(bytes.clone()),
-                    // Taken once: by now the registry has let us in, so nothing is sent twice.
-                    (_, Some(file)) => file
-                        .lock()
-                        .unwrap_or_else(std::sync::PoisonError::into_inner)
-                        .take()
-                        .map_or_else(Body::default, |file| {
-                            Body::wrap_stream(ReaderStream::with_capacity(file, 1 << 18))
-                        }),
-                    _ => Body::default(),
-                };
-                client
-                    .put(location.clone())
-                    .header(CONTENT_TYPE, "application/octet-stream")
-                    .header(CONTENT_LENGTH, descriptor.size)
-                    .body(body)
-            })
-            .await?;
-        self.success(response).await?;
+        self.upload(location, descriptor.size, &blob).await?;
         Ok(false)
     }
 
@@ -233,12 +193,5 @@ fn described(bytes: &Bytes) -> Descriptor {
         digest: format!("sha256:{}", hex::encode(Sha256::digest(bytes))),
         size: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
         ..Descriptor::default()
-    }
-}
-
-fn unreadable(path: &Path, source: std::io::Error) -> Error {
-    Error::Io {
-        path: path.to_owned(),
-        source,
     }
 }

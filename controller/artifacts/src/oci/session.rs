@@ -3,9 +3,10 @@
 use http::StatusCode;
 use http::header::{AUTHORIZATION, HeaderValue};
 use reqwest::{Client, RequestBuilder, Response, Url};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
 
-use super::auth::Challenge;
+use super::auth::{Challenge, Token};
 use crate::credentials::{Credentials, Login};
 use crate::error::{Error, Origin};
 use crate::fetch::{Fetcher, Subject};
@@ -26,7 +27,22 @@ pub(super) struct Session<'a> {
     login: Option<&'a Login>,
     plain: bool,
     /// What a registry that asked for it is sent with every request.
-    authorization: OnceCell<Option<HeaderValue>>,
+    held: Mutex<Option<Held>>,
+}
+
+/// What a registry let us in with.
+struct Held {
+    /// What it asked for.
+    challenge: Challenge,
+    header: Option<HeaderValue>,
+    /// From when on it may be refused.
+    ends: Option<Instant>,
+}
+
+impl Held {
+    fn is_old(&self, now: Instant) -> bool {
+        self.ends.is_some_and(|ends| ends <= now)
+    }
 }
 
 impl<'a> Session<'a> {
@@ -43,7 +59,7 @@ impl<'a> Session<'a> {
             action,
             login,
             plain: is_plain(image.host(), &fetcher.options.plain_http),
-            authorization: OnceCell::new(),
+            held: Mutex::new(None),
         }
     }
 
@@ -75,22 +91,53 @@ impl<'a> Session<'a> {
         &self,
         request: impl Fn(&Client) -> RequestBuilder,
     ) -> Result<Response, Error> {
-        let authorization = self.authorization.get().cloned().flatten();
-        let response = self.attempt(&request, authorization).await?;
-        if response.status() != StatusCode::UNAUTHORIZED || self.authorization.initialized() {
+        let used = self.header().await;
+        let made = request(&self.fetcher.client);
+        let response = self.attempt(made, used.clone()).await?;
+        if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
         let Some(challenge) = Challenge::of(response.headers()) else {
             return Ok(response);
         };
-        let authorization = self
-            .authorization
-            .get_or_try_init(|| self.log_in(challenge))
-            .await?;
-        match authorization {
-            Some(authorization) => self.attempt(&request, Some(authorization.clone())).await,
+        // Tokens live for a minute or so, and uploads for as long as they need: one that was good may be refused now.
+        match self.renew(challenge, used.as_ref()).await? {
+            Some(header) => {
+                let made = request(&self.fetcher.client);
+                self.attempt(made, Some(header)).await
+            }
             None => Ok(response),
         }
+    }
+
+    /// What the registry wants to see, for a request that can't be sent twice: a token whose time is over is renewed.
+    pub(super) async fn fresh(&self) -> Result<Option<HeaderValue>, Error> {
+        let mut held = self.held.lock().await;
+        if let Some(old) = held.take_if(|held| held.is_old(Instant::now())) {
+            *held = Some(self.log_in(old.challenge).await?);
+        }
+        Ok(held.as_ref().and_then(|held| held.header.clone()))
+    }
+
+    async fn header(&self) -> Option<HeaderValue> {
+        let held = self.held.lock().await;
+        held.as_ref().and_then(|held| held.header.clone())
+    }
+
+    /// Logs in after `refused` was; `None` where there is nothing else to show.
+    async fn renew(
+        &self,
+        challenge: Challenge,
+        refused: Option<&HeaderValue>,
+    ) -> Result<Option<HeaderValue>, Error> {
+        let mut held = self.held.lock().await;
+        let shown = held.as_ref().and_then(|held| held.header.as_ref());
+        // Another request may have logged in meanwhile.
+        if shown == refused {
+            *held = Some(self.log_in(challenge).await?);
+        }
+        let header = held.as_ref().and_then(|held| held.header.clone());
+        Ok(header.filter(|header| Some(header) != refused))
     }
 
     /// The response, where it is a success.
@@ -98,50 +145,60 @@ impl<'a> Session<'a> {
         self.subject.success(response, self.login.is_some()).await
     }
 
-    async fn attempt(
+    /// Sends one request, with `authorization` where it goes to the registry itself.
+    pub(super) async fn attempt(
         &self,
-        request: &impl Fn(&Client) -> RequestBuilder,
+        request: RequestBuilder,
         authorization: Option<HeaderValue>,
     ) -> Result<Response, Error> {
-        let mut request = request(&self.fetcher.client)
-            .build()
-            .map_err(|error| self.subject.failed(&error))?;
+        let (client, request) = request.build_split();
+        let mut request = request.map_err(|error| self.subject.failed(&error))?;
         // Uploads may go to a host that the registry names: the credentials are none of its business.
         let own = self.url("")?;
         let is_own = request.url().origin() == own.origin();
         if let Some(authorization) = authorization.filter(|_| is_own) {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
-        self.fetcher
-            .client
+        client
             .execute(request)
             .await
             .map_err(|error| self.subject.failed(&error))
     }
 
-    async fn log_in(&self, challenge: Challenge) -> Result<Option<HeaderValue>, Error> {
-        let Challenge::Bearer { realm, service } = challenge else {
-            return Ok(self.login.and_then(Login::header));
+    async fn log_in(&self, challenge: Challenge) -> Result<Held, Error> {
+        let lasting = |challenge, header| Held {
+            challenge,
+            header,
+            ends: None,
+        };
+        let Challenge::Bearer { realm, service } = &challenge else {
+            return Ok(lasting(challenge, self.login.and_then(Login::header)));
         };
         if let Some(login @ Login::Bearer(_)) = self.login {
-            return Ok(login.header());
+            return Ok(lasting(challenge, login.header()));
         }
         let actions = match self.action {
             Action::Pull => "pull",
             Action::Push => "pull,push",
         };
         let scope = format!("repository:{}:{actions}", self.image.repository());
-        self.fetcher
+        let asked = Instant::now();
+        let Token { header, lifetime } = self
+            .fetcher
             .token(
-                &realm,
+                realm,
                 service.as_deref(),
                 &scope,
                 self.login,
                 self.plain,
                 &self.subject,
             )
-            .await
-            .map(Some)
+            .await?;
+        Ok(Held {
+            header: Some(header),
+            ends: asked.checked_add(lifetime),
+            challenge,
+        })
     }
 }
 

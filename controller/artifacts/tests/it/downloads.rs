@@ -1,3 +1,9 @@
+use std::net::SocketAddr;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use wisp_artifacts::Error;
+
 use super::fake::{Fake, answer, promise};
 use super::registries::{fetcher, sha256, store};
 
@@ -66,4 +72,33 @@ async fn what_a_url_does_wrong_is_named() {
             .unwrap_err();
         assert_eq!(error.reason(), "InvalidURL", "{url}");
     }
+}
+
+/// Would fail if a server without TLS couldn't be told from one that is down: only the first is worth the hint that it be
+/// spoken to without.
+#[tokio::test]
+async fn a_server_without_tls_is_told_from_one_that_is_down() {
+    let (_folder, store) = store();
+    let ask = async |address: SocketAddr| {
+        let url = format!("https://{address}/m");
+        fetcher()
+            .download(&url, &sha256(b""), &store, 1 << 20)
+            .await
+            .unwrap_err()
+    };
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = plain.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = stream.read(&mut [0; 1024]).await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        }
+    });
+    let error = ask(address).await;
+    assert!(matches!(error, Error::NoTls { .. }), "{error}");
+    let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = gone.local_addr().unwrap();
+    drop(gone);
+    let error = ask(address).await;
+    assert!(matches!(error, Error::Unavailable { .. }), "{error}");
 }

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -13,9 +14,28 @@ pub(crate) struct Fake {
     pub(crate) seen: Arc<Mutex<Vec<String>>>,
 }
 
+/// What becomes of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// It is read to its end.
+    All,
+    /// It is read to its end, and the answer comes so much later.
+    Later(Duration),
+    /// It isn't read, and no answer comes.
+    Never,
+}
+
 impl Fake {
     pub(crate) async fn new(
         respond: impl Fn(&str, SocketAddr) -> Vec<u8> + Send + 'static,
+    ) -> Self {
+        Self::reading(respond, |_| Reading::All).await
+    }
+
+    /// One that reads the body after a head as `how` says.
+    pub(crate) async fn reading(
+        respond: impl Fn(&str, SocketAddr) -> Vec<u8> + Send + 'static,
+        how: impl Fn(&str) -> Reading + Send + 'static,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -31,9 +51,17 @@ impl Fake {
                     head.push(byte);
                 }
                 let head = String::from_utf8(head).unwrap();
-                let answer = respond(&head, address);
-                heads.lock().unwrap().push(head);
-                let _ = stream.write_all(&answer).await;
+                heads.lock().unwrap().push(head.clone());
+                let how = how(&head);
+                if how == Reading::Never {
+                    std::future::pending::<()>().await;
+                }
+                let mut body = (&mut stream).take(length(&head));
+                let _ = tokio::io::copy(&mut body, &mut tokio::io::sink()).await;
+                if let Reading::Later(pause) = how {
+                    tokio::time::sleep(pause).await;
+                }
+                let _ = stream.write_all(&respond(&head, address)).await;
                 let _ = stream.shutdown().await;
             }
         });
@@ -43,6 +71,14 @@ impl Fake {
     pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
+}
+
+/// How long the body after `head` is.
+fn length(head: &str) -> u64 {
+    head.lines()
+        .filter_map(|line| line.split_once(':'))
+        .find(|(name, _)| name.eq_ignore_ascii_case("content-length"))
+        .map_or(0, |(_, value)| value.trim().parse().unwrap())
 }
 
 /// An answer with a body of its own length.

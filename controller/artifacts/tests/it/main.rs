@@ -4,6 +4,7 @@
 mod compiling;
 mod downloads;
 mod fake;
+mod pushes;
 mod registries;
 mod registry;
 mod signatures;
