@@ -66,6 +66,8 @@ pub(crate) enum DeployError {
     },
     #[error("{0} was deleted meanwhile")]
     Deleted(FunctionId),
+    #[error("there is nothing to deploy: no Function is declared in {0}")]
+    Nothing(String),
 }
 
 impl Explain for DeployError {

@@ -12,6 +12,7 @@ use super::DeployError;
 use crate::cluster::ClusterError;
 use crate::dev::manifests::{Folder, of_functions};
 use crate::failure::Failure;
+use crate::paths;
 
 /// What one function takes.
 #[derive(Debug, Clone, PartialEq)]
@@ -88,6 +89,14 @@ impl Plan {
                     )?;
                 }
             }
+        }
+        // A file may mention wisp and declare none.
+        if plan.functions.is_empty() {
+            let dirs: Vec<String> = folders
+                .iter()
+                .map(|folder| paths::display(&folder.dir))
+                .collect();
+            return Err(DeployError::Nothing(dirs.join(", ")).into());
         }
         for (index, function) in plan.functions.iter().enumerate() {
             if plan

@@ -19,6 +19,23 @@ pub(crate) struct Folder {
     only: Option<PathBuf>,
 }
 
+impl Folder {
+    /// Its YAML, and the file that was named, whatever it is called.
+    fn yaml(&self) -> Result<Vec<PathBuf>, ManifestsError> {
+        let mut paths = list(&self.dir)?;
+        paths.retain(|path| is_yaml(path) || self.only.as_ref() == Some(path));
+        Ok(paths)
+    }
+
+    /// Whether somebody, or its name, says that a Function is in this file of it.
+    fn names(&self, path: &Path) -> bool {
+        match &self.only {
+            Some(only) => only == path,
+            None => is_function_file(path),
+        }
+    }
+}
+
 /// A function as its manifest has it: valid, its variables' values known.
 #[derive(Debug, Clone)]
 pub(crate) struct Declared {
@@ -48,6 +65,8 @@ pub(crate) enum ManifestsError {
     Wrong { file: String, error: ManifestError },
     #[error("{} is wrong: it declares no Function", .0.display())]
     NoFunction(PathBuf),
+    #[error("{} is wrong: it is no text in UTF-8", .0.display())]
+    NoText(PathBuf),
     #[error("the function {id} is declared twice: in {} and in {}", first.display(), second.display())]
     Twice {
         id: FunctionId,
@@ -61,6 +80,11 @@ impl Explain for ManifestsError {
         match self {
             Self::Empty(_) => Some("start a project with `wisp new NAME`".to_owned()),
             Self::Twice { .. } => Some("give one of them another name or namespace".to_owned()),
+            Self::NoFunction(_) => Some(
+                "a Function begins with `apiVersion: wisp.dev/v1alpha1` and `kind: Function`"
+                    .to_owned(),
+            ),
+            Self::NoText(_) => Some("save it as UTF-8".to_owned()),
             _ => None,
         }
     }
@@ -161,10 +185,12 @@ pub(crate) fn read_all(
 pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, ManifestsError> {
     let is_project = folder.dir.join("Cargo.toml").is_file();
     let mut manifests: Vec<(PathBuf, Manifest)> = Vec::new();
-    for path in list(&folder.dir)?.into_iter().filter(|path| is_yaml(path)) {
-        let Some(text) = text(&path)? else { continue };
+    for path in folder.yaml()? {
+        let is_named = folder.names(&path);
+        let Some(text) = text(&path, is_named)? else {
+            continue;
+        };
         // Other tools keep their YAML in such folders, too: only what names wisp is held to its rules.
-        let is_named = is_function_file(&path) || folder.only.as_ref() == Some(&path);
         let ours = is_named || mentions_functions(&text);
         match parse_manifests(&text) {
             Ok(found) => {
@@ -224,11 +250,13 @@ pub(crate) fn of_functions(
     folder: &Folder,
 ) -> Result<Vec<(PathBuf, Vec<Manifest>)>, ManifestsError> {
     let mut found = Vec::new();
-    for path in list(&folder.dir)?.into_iter().filter(|path| is_yaml(path)) {
+    for path in folder.yaml()? {
         if folder.only.as_ref().is_some_and(|only| *only != path) {
             continue;
         }
-        let Some(text) = text(&path)?.filter(|text| mentions_functions(text)) else {
+        let is_named = folder.names(&path);
+        let Some(text) = text(&path, is_named)?.filter(|text| is_named || mentions_functions(text))
+        else {
             continue;
         };
         let manifests = parse_manifests(&text).map_err(|error| ManifestsError::Wrong {
@@ -240,6 +268,8 @@ pub(crate) fn of_functions(
             .any(|manifest| manifest.function().is_some())
         {
             found.push((path, manifests));
+        } else if is_named {
+            return Err(ManifestsError::NoFunction(path));
         }
     }
     Ok(found)
@@ -247,7 +277,7 @@ pub(crate) fn of_functions(
 
 fn declares_functions(dir: &Path) -> Result<bool, ManifestsError> {
     for path in list(dir)?.into_iter().filter(|path| is_yaml(path)) {
-        if text(&path)?.is_some_and(|text| mentions_functions(&text)) {
+        if text(&path, false)?.is_some_and(|text| mentions_functions(&text)) {
             return Ok(true);
         }
         if is_function_file(&path) {
@@ -269,17 +299,17 @@ fn mentions_functions(text: &str) -> bool {
     text.contains("wisp.dev/")
 }
 
-/// The file's text; `None` where it is gone meanwhile or is no text.
-fn text(path: &Path) -> Result<Option<String>, ManifestsError> {
+/// The file's text; `None` where it is gone meanwhile, or is no text and needn't be one.
+fn text(path: &Path, is_named: bool) -> Result<Option<String>, ManifestsError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
-        Err(error)
-            if matches!(
-                error.kind(),
-                std::io::ErrorKind::NotFound | std::io::ErrorKind::InvalidData
-            ) =>
-        {
-            Ok(None)
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) if error.kind() == std::io::ErrorKind::InvalidData => {
+            if is_named {
+                Err(ManifestsError::NoText(path.to_owned()))
+            } else {
+                Ok(None)
+            }
         }
         Err(source) => Err(ManifestsError::Read {
             path: path.to_owned(),
@@ -419,5 +449,52 @@ mod tests {
         ));
         std::fs::write(root.path().join("Cargo.toml"), "").unwrap();
         assert_eq!(names(root.path(), "").unwrap(), ["default/hello"]);
+    }
+
+    /// Would fail if `wisp deploy` or `wisp dev` passed over a file that was meant, and did nothing.
+    #[test]
+    fn a_file_that_is_meant_holds_a_function() {
+        let said = |root: &Path, path: &str| -> [Option<String>; 2] {
+            let folders = discover(&[root.join(path)]).unwrap();
+            [
+                read(&folders[0], Path::new("/cache")).err(),
+                of_functions(&folders[0]).err(),
+            ]
+            .map(|error| error.map(|error| error.to_string()))
+        };
+        for text in ["", &HELLO.replace("wisp.dev/", "wips.dev/")] {
+            let root = tree(&[("function.yaml", text)]);
+            for path in ["", "function.yaml"] {
+                for said in said(root.path(), path) {
+                    assert!(said.unwrap().contains("function.yaml is wrong"), "{text}");
+                }
+            }
+        }
+        let root = tree(&[
+            ("function.yaml", HELLO),
+            (
+                "secrets.yaml",
+                "apiVersion: v1\nkind: Secret\nmetadata: {name: keys}\n",
+            ),
+            ("notes.txt", "hello"),
+        ]);
+        assert_eq!(said(root.path(), ""), [None, None]);
+        for path in ["secrets.yaml", "notes.txt"] {
+            for said in said(root.path(), path) {
+                assert!(said.unwrap().contains(path));
+            }
+        }
+        let wide: Vec<u8> = HELLO.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let latin = HELLO.replace("hello.wasm", "h\u{e9}llo.wasm");
+        let latin: Vec<u8> = latin.chars().map(|letter| letter as u8).collect();
+        for bytes in [[&[0xff, 0xfe][..], &wide].concat(), latin] {
+            std::fs::write(root.path().join("function.yaml"), bytes).unwrap();
+            for said in said(root.path(), "") {
+                assert!(
+                    said.unwrap()
+                        .contains("function.yaml is wrong: it is no text in UTF-8")
+                );
+            }
+        }
     }
 }
