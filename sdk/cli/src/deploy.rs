@@ -66,6 +66,10 @@ pub(crate) enum DeployError {
     },
     #[error("{0} was deleted meanwhile")]
     Deleted(FunctionId),
+    #[error(
+        "--pull-secret names what an image is pulled with, but the component of {0} is no image"
+    )]
+    NoImage(FunctionId),
     #[error("there is nothing to deploy: no Function is declared in {0}")]
     Nothing(String),
 }
@@ -112,6 +116,9 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
             if args.registry.is_none() {
                 needs_nothing(function)?;
             }
+            if !args.pull_secrets.is_empty() && !function.becomes_image() {
+                return Err(DeployError::NoImage(function.id.clone()).into());
+            }
         }
         // Before minutes of building: is there anybody to deploy to?
         cluster
@@ -147,6 +154,7 @@ async fn deploy(
 ) -> Result<(), Failure> {
     let began = Instant::now();
     let images = upload::upload(function, args, terminal).await?;
+    function.add_pull_secrets(&args.pull_secrets);
     function.check()?;
     let (result, applied) = apply(function, cluster, args).await?;
     let paint = terminal.out;

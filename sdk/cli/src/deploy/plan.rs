@@ -198,16 +198,37 @@ fn local_models(function: &Function, dir: &Path, cache: &Path) -> Vec<LocalModel
 
 impl Planned {
     /// From now on the component is `image`.
-    pub(super) fn set_component(&mut self, image: &Reference, pull_secrets: &[String]) {
-        let mut component = Map::from_iter([("image".to_owned(), image.to_string().into())]);
-        if !pull_secrets.is_empty() {
-            let secrets = pull_secrets.iter().map(|name| json!({"name": name}));
-            component.insert("pullSecrets".to_owned(), secrets.collect());
-        }
+    pub(super) fn set_component(&mut self, image: &Reference) {
+        let component = Map::from_iter([("image".to_owned(), image.to_string().into())]);
         if let Some(function) = self.written.as_object_mut() {
             let spec = function.entry("spec").or_insert_with(|| json!({}));
             if let Some(spec) = spec.as_object_mut() {
                 spec.insert("component".to_owned(), component.into());
+            }
+        }
+    }
+
+    /// Whether the cluster gets the component as an image: one that it names, or one that is pushed from here.
+    pub(super) fn becomes_image(&self) -> bool {
+        self.component.is_some() || self.written.pointer("/spec/component/image").is_some()
+    }
+
+    /// Adds Secrets to those that the image is pulled with.
+    pub(super) fn add_pull_secrets(&mut self, names: &[String]) {
+        let component = self
+            .written
+            .pointer_mut("/spec/component")
+            .and_then(Value::as_object_mut)
+            .filter(|component| component.contains_key("image"));
+        let Some(component) = component.filter(|_| !names.is_empty()) else {
+            return;
+        };
+        let secrets = component.entry("pullSecrets").or_insert_with(|| json!([]));
+        if let Some(secrets) = secrets.as_array_mut() {
+            for secret in names.iter().map(|name| json!({"name": name})) {
+                if !secrets.contains(&secret) {
+                    secrets.push(secret);
+                }
             }
         }
     }

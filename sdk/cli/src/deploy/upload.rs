@@ -45,7 +45,7 @@ pub(super) async fn upload(
             .await?;
         let image = known(&image, &pushed)?;
         images.insert("component".to_owned(), image.to_string().into());
-        function.set_component(&image, &args.pull_secrets);
+        function.set_component(&image);
     }
     for model in function.models.clone() {
         let image = place(registry, &tag(Some(&model.name), &model.file).await?)?;

@@ -68,7 +68,8 @@ fn what_means_this_machine_is_replaced_and_all_else_is_as_written() {
         text.contains("spec.component") && text.contains("vision/digits"),
         "{text}"
     );
-    function.set_component(&image("r.io/digits:a"), &["regcred".to_owned()]);
+    function.set_component(&image("r.io/digits:a"));
+    function.add_pull_secrets(&["regcred".to_owned()]);
     function.set_model(0, &image("r.io/digits:b"));
     function.set_model(2, &image("r.io/digits:c"));
     function.check().unwrap();
@@ -148,4 +149,30 @@ fn nothing_is_no_deployment() {
     let root = folder(&[("words.yaml", map)]);
     let text = plan(&root, "vision", false).unwrap_err().text();
     assert!(text.contains("there is nothing to deploy"), "{text}");
+}
+
+/// Would fail if --pull-secret were dropped where the manifest names the image, or took the place of what it says.
+#[test]
+fn secrets_are_added_to_those_of_an_image() {
+    let manifest = |component: &str| {
+        let text = format!(
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: digits}}\nspec:\n  component: {component}\n"
+        );
+        let root = folder(&[("function.yaml", &text)]);
+        plan(&root, "vision", false).unwrap().functions.remove(0)
+    };
+    let mut function = manifest("{image: 'r.io/digits:1', pullSecrets: [{name: a}]}");
+    assert!(function.becomes_image());
+    function.add_pull_secrets(&["a".to_owned(), "b".to_owned()]);
+    function.check().unwrap();
+    assert_eq!(
+        function.written["spec"]["component"]["pullSecrets"],
+        json!([{"name": "a"}, {"name": "b"}])
+    );
+    assert!(manifest("{file: digits.wasm}").becomes_image());
+    let mut other = manifest("{configMap: {name: digits, key: digits.wasm}}");
+    assert!(!other.becomes_image());
+    let before = other.written.clone();
+    other.add_pull_secrets(&["b".to_owned()]);
+    assert_eq!(other.written, before);
 }
