@@ -155,6 +155,40 @@ fn has_started(pod: &Pod) -> bool {
         .iter()
         .flat_map(|status| status.container_statuses.iter().flatten())
         .filter(|status| status.name == replica::CONTAINER)
-        .filter_map(|status| status.state.as_ref())
-        .any(|state| state.running.is_some() || state.terminated.is_some())
+        .any(|status| {
+            let state = status.state.as_ref();
+            let last = status.last_state.as_ref();
+            state.is_some_and(|state| state.running.is_some() || state.terminated.is_some())
+                // Between two starts of one that crashes, the kubelet serves the log of the start before.
+                || last.is_some_and(|state| state.terminated.is_some())
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// Would fail if the log of a function that crashes again and again, whose log is wanted most, weren't read.
+    #[test]
+    fn there_is_a_log_once_the_container_ran() {
+        let started = |state: Value, last: Value| {
+            let pod: Pod = serde_json::from_value(json!({
+                "metadata": {"name": "d-a"},
+                "status": {"containerStatuses": [{
+                    "name": replica::CONTAINER, "image": "x", "imageID": "x", "ready": false, "restartCount": 3,
+                    "state": state, "lastState": last,
+                }]},
+            }))
+            .unwrap();
+            has_started(&pod)
+        };
+        let waiting = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+        let ended = json!({"terminated": {"exitCode": 1}});
+        assert!(started(json!({"running": {}}), json!({})));
+        assert!(started(ended.clone(), json!({})));
+        assert!(started(waiting.clone(), ended));
+        assert!(!started(waiting, json!({})));
+    }
 }
