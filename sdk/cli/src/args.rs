@@ -170,18 +170,19 @@ pub(crate) struct Invoke {
     #[arg(long, short)]
     pub(crate) include: bool,
 
-    /// The gateway that NAME is looked up at, unless a cluster is asked [default: 127.0.0.1:8787]
+    /// The gateway that NAME is looked up at: HOST:PORT, or an http:// or https:// URL [default: $WISP_GATEWAY, else
+    /// 127.0.0.1:8787]
+    // Not clap's `env`: what stands in the environment is for look-ups on this machine, and contradicts nothing typed.
     #[arg(
         long,
-        env = "WISP_GATEWAY",
-        hide_env_values = true,
-        value_name = "ADDRESS"
+        value_name = "ADDRESS",
+        conflicts_with_all = ["cluster", "kubeconfig", "context", "namespace"]
     )]
     pub(crate) gateway: Option<String>,
 
     /// Ask the function NAME of a cluster: by its URL, or through a port that is forwarded to the gateway where its URL
     /// can't be reached from here. Any of the options on a cluster implies it, and so does `kubectl wisp`
-    #[arg(long, conflicts_with = "gateway")]
+    #[arg(long)]
     pub(crate) cluster: bool,
 
     #[command(flatten)]

@@ -34,6 +34,10 @@ pub(crate) enum InvokeError {
     Target(String),
     #[error("`{0}` is no URL that can be asked")]
     Url(String, #[source] http::Error),
+    #[error(
+        "`{1}`, which {0} names, is no gateway: expected HOST:PORT, or an http:// or https:// URL"
+    )]
+    Gateway(&'static str, String),
     #[error("`{0}` is no header: expected `name: value`")]
     Header(String),
     #[error("`{0}` is no HTTP method")]
@@ -93,7 +97,7 @@ pub(crate) fn run(args: &Invoke, terminal: &Terminal) -> Result<ExitCode, Failur
         if asks_cluster {
             return cluster::exchange(args, terminal).await;
         }
-        let request = request::request(args, None)?;
+        let request = request::request(args, None, request::environment().as_deref())?;
         let sent = Instant::now();
         let response = send(request, None).await?;
         let head = sent.elapsed();

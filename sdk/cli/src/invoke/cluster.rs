@@ -20,7 +20,7 @@ pub(super) async fn exchange(args: &Invoke, terminal: &Terminal) -> Result<bool,
         .status
         .and_then(|status| status.url)
         .ok_or(InvokeError::NoUrl(id))?;
-    let request = request::request(args, Some(&url))?;
+    let request = request::request(args, Some(&url), None)?;
     let mut sent = Instant::now();
     let response = match send(request.clone(), Some(CONNECT)).await {
         Err(error) if is_unreachable(&error) => {

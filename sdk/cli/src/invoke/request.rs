@@ -11,15 +11,27 @@ use wisp_contract::FunctionId;
 use super::InvokeError;
 use crate::args::{GATEWAY, Invoke};
 
-/// The request, to `base` where the function's URL is known, else to where its name is looked up.
+/// The environment's gateway.
+const VARIABLE: &str = "WISP_GATEWAY";
+
+/// The gateway that the environment names.
+pub(super) fn environment() -> Option<String> {
+    std::env::var(VARIABLE)
+        .ok()
+        .filter(|gateway| !gateway.is_empty())
+}
+
+/// The request, to `base` where the function's URL is known, else to where its name is looked up: `--gateway`, the
+/// `environment`'s, or where `wisp dev` listens.
 ///
 /// # Errors
 /// When something that was typed can't be sent.
 pub(super) fn request(
     args: &Invoke,
     base: Option<&str>,
+    environment: Option<&str>,
 ) -> Result<Request<Full<Bytes>>, InvokeError> {
-    let uri = url(args, base)?;
+    let uri = url(args, base, environment)?;
     let body = args.data.as_deref().map(read).transpose()?;
     let method = match (&args.method, &body) {
         (Some(method), _) => Method::from_bytes(method.to_uppercase().as_bytes())
@@ -59,7 +71,7 @@ pub(super) fn is_url(target: &str) -> bool {
 }
 
 /// Where to send it. A name stands for its path at the gateway.
-fn url(args: &Invoke, base: Option<&str>) -> Result<Uri, InvokeError> {
+fn url(args: &Invoke, base: Option<&str>, environment: Option<&str>) -> Result<Uri, InvokeError> {
     let path = if args.path.is_empty() || args.path.starts_with(['/', '?']) {
         args.path.clone()
     } else {
@@ -84,15 +96,26 @@ fn url(args: &Invoke, base: Option<&str>) -> Result<Uri, InvokeError> {
         } else {
             format!("/{path}")
         };
-        let gateway = args.gateway.as_deref().unwrap_or(GATEWAY);
-        format!(
-            "http://{}/{}/{}{path}",
-            gateway.trim_start_matches("http://").trim_end_matches('/'),
-            id.namespace(),
-            id.name()
-        )
+        let gateway = match (&args.gateway, environment) {
+            (Some(typed), _) => gateway("--gateway", typed)?,
+            (None, Some(set)) => gateway(VARIABLE, set)?,
+            (None, None) => format!("http://{GATEWAY}"),
+        };
+        format!("{gateway}/{}/{}{path}", id.namespace(), id.name())
     };
     Uri::try_from(&text).map_err(|error| InvokeError::Url(text, error.into()))
+}
+
+/// A gateway's URL, without a slash at its end.
+fn gateway(named: &'static str, text: &str) -> Result<String, InvokeError> {
+    let text = text.trim_end_matches('/');
+    if is_url(text) {
+        Ok(text.to_owned())
+    } else if text.contains("://") || text.is_empty() {
+        Err(InvokeError::Gateway(named, text.to_owned()))
+    } else {
+        Ok(format!("http://{text}"))
+    }
 }
 
 struct Body {

@@ -9,11 +9,58 @@ use super::*;
 use crate::args::{Args, Command};
 
 fn made(words: &[&str]) -> Result<Request<Full<Bytes>>, InvokeError> {
+    made_in(None, words)
+}
+
+fn made_in(environment: Option<&str>, words: &[&str]) -> Result<Request<Full<Bytes>>, InvokeError> {
     let line = ["wisp", "invoke"].iter().chain(words);
     let Command::Invoke(args) = Args::try_parse_from(line).unwrap().command else {
         panic!()
     };
-    request(&args, None)
+    request(&args, None, environment)
+}
+
+/// Would fail if a gateway that nobody typed won against one that was, or one that is asked by TLS were asked without.
+#[test]
+fn a_gateway_is_typed_or_the_environments() {
+    let url = |environment, words: &[&str]| {
+        made_in(environment, words)
+            .map(|request| request.uri().to_string())
+            .map_err(|error| error.to_string())
+    };
+    let is = |url: &str| Ok(url.to_owned());
+    assert_eq!(
+        url(Some("g:1"), &["hello"]),
+        is("http://g:1/default/hello/")
+    );
+    assert_eq!(
+        url(Some("g:1"), &["hello", "--gateway", "https://w.test/"]),
+        is("https://w.test/default/hello/")
+    );
+    assert_eq!(url(Some("g:1"), &["http://x.test/"]), is("http://x.test/"));
+    for said in [
+        url(Some("ftp://g"), &["hello"]),
+        url(None, &["hello", "--gateway", "ftp://g"]),
+    ] {
+        let said = said.unwrap_err();
+        assert!(
+            said.contains("`ftp://g`, which ") && said.contains("https://"),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn a_gateway_that_is_typed_and_a_cluster_are_two_places() {
+    for more in [
+        ["--cluster", "--include"],
+        ["--context", "c"],
+        ["-n", "vision"],
+    ] {
+        let line = [&["wisp", "invoke", "hello", "--gateway", "g:1"][..], &more].concat();
+        let said = Args::try_parse_from(line).unwrap_err().to_string();
+        assert!(said.contains("cannot be used with"), "{said}");
+    }
 }
 
 #[test]
