@@ -76,7 +76,7 @@ impl Fetcher {
     /// # Errors
     /// When a certificate of the options can't be read.
     pub fn new(options: FetchOptions) -> Result<Self, Error> {
-        let tls = tls(&options)?;
+        let tls = client_tls(&options.authorities).map_err(|error| Error::Client(error.into()))?;
         let builder = || {
             Client::builder()
                 .tls_backend_preconfigured(tls.clone())
@@ -121,7 +121,12 @@ impl Fetcher {
     }
 }
 
-fn tls(options: &FetchOptions) -> Result<ClientConfig, Error> {
+/// TLS for clients that trust this machine's certificate authorities, those of Mozilla (all there are where the machine has
+/// none), and `authorities`, each in DER.
+///
+/// # Errors
+/// When one of `authorities` can't be read.
+pub fn client_tls(authorities: &[Vec<u8>]) -> Result<ClientConfig, rustls::Error> {
     let mut roots = RootCertStore {
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
@@ -133,15 +138,12 @@ fn tls(options: &FetchOptions) -> Result<ClientConfig, Error> {
         );
     }
     roots.add_parsable_certificates(native.certs);
-    for authority in &options.authorities {
-        roots
-            .add(authority.clone().into())
-            .map_err(|error| Error::Client(error.into()))?;
+    for authority in authorities {
+        roots.add(authority.clone().into())?;
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     Ok(ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| Error::Client(error.into()))?
+        .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
         .with_no_client_auth())
 }

@@ -37,7 +37,7 @@ mod url;
 pub use compile::{Compiled, Compiler, Prepared};
 pub use credentials::Credentials;
 pub use error::{Error, Origin};
-pub use fetch::{FetchOptions, Fetcher};
+pub use fetch::{FetchOptions, Fetcher, client_tls};
 pub use oci::{Demand, Kind, Package, Pulled, Pushed};
 pub use reference::Reference;
 pub use signature::{KeyError, PublicKey};

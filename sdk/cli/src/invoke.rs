@@ -129,8 +129,8 @@ async fn send(
     http.enforce_http(false);
     http.set_connect_timeout(connect);
     let https = hyper_rustls::HttpsConnectorBuilder::new()
-        .with_provider_and_webpki_roots(rustls::crypto::ring::default_provider())
-        .map_err(InvokeError::Tls)?
+        // As registries are: a company's own authority is known to its machines, not to Mozilla.
+        .with_tls_config(wisp_artifacts::client_tls(&[]).map_err(InvokeError::Tls)?)
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(http);
