@@ -3,8 +3,13 @@
 use std::path::{Path, PathBuf};
 
 /// The folder for what can be made again: `given`, else `$WISP_CACHE`, else `$XDG_CACHE_HOME/wisp`, else `~/.cache/wisp`,
-/// else one in the folder for temporary files.
+/// else one in the folder for temporary files. It is absolute: manifests that name files in it stand elsewhere.
 pub(crate) fn cache(given: Option<&Path>) -> PathBuf {
+    let named = named_cache(given);
+    std::path::absolute(&named).unwrap_or(named)
+}
+
+fn named_cache(given: Option<&Path>) -> PathBuf {
     if let Some(given) = given {
         return given.to_owned();
     }
@@ -32,5 +37,18 @@ pub(crate) fn display(path: &Path) -> String {
         Some(short) if short.as_os_str().is_empty() => ".".to_owned(),
         Some(short) => short.display().to_string(),
         None => path.display().to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if `$WISP_CACHE/models/m.onnx` in a manifest meant a file below the manifest's folder.
+    #[test]
+    fn the_cache_is_the_same_from_every_folder() {
+        let here = std::env::current_dir().unwrap();
+        assert_eq!(cache(Some(Path::new("cache"))), here.join("cache"));
+        assert_eq!(cache(Some(Path::new("/cache"))), Path::new("/cache"));
     }
 }
