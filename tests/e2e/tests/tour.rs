@@ -78,7 +78,7 @@ impl Tour {
         );
         let substitutes = vec![
             // A port that nobody has.
-            ("8787", port.to_string()),
+            ("8080", port.to_string()),
             // The cluster's own registry, which has no TLS.
             ("registry.example.com", registry.clone()),
             ("ghcr.io", registry.clone()),
@@ -179,13 +179,13 @@ impl Tour {
                 // "Idle functions have no pods."
                 self.pods(|pods| pods == 0)
             }
-            "kubectl -n wisp-system port-forward service/wisp-gateway 8787:80 &" => {
+            "kubectl -n wisp-system port-forward service/wisp-gateway 8080:80 &" => {
                 // A person types the next line when this one has said so.
                 let job = self.terminal.go_on(&typed, "Forwarding from 127.0.0.1")?;
                 self.forward = Some(job);
                 Ok(())
             }
-            "curl http://127.0.0.1:8787/default/greeter/" => {
+            "curl --retry 5 --retry-connrefused http://127.0.0.1:8080/default/greeter/" => {
                 self.says(&typed, &["Try /hello/YOUR-NAME"])?;
                 self.pods(|pods| pods > 0)
             }

@@ -447,7 +447,7 @@ fn the_notes_are_true() -> Result<()> {
         "{plain}"
     );
     ensure!(
-        plain.contains("http://127.0.0.1:8787/default/hello/"),
+        plain.contains("http://127.0.0.1:8080/default/hello/"),
         "{plain}"
     );
     ensure!(repository().join("examples/hello/function.yaml").is_file());
