@@ -124,6 +124,9 @@ pub enum PreinitError {
 /// It sees WASI's clocks, random numbers, standard output and an empty environment; it has no files, no network, and
 /// any other import ends it with [`PreinitError::HostCall`]. What can't be snapshotted comes back as it was.
 ///
+/// The random numbers follow from the component's SHA-256, and the wall clock stands still, so that the same component
+/// comes to the same bytes; unless it keeps what the monotonic clock, which runs, says.
+///
 /// Blocks: compiles the component without optimisation, then runs guest code on a thread of its own.
 ///
 /// # Errors
@@ -177,7 +180,7 @@ fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit
     let engine = engine(inspection.wasi, &ticker)?;
     let component = Component::from_binary(&engine, &instrumented)
         .map_err(|error| PreinitError::Compile(error.into()))?;
-    let sandbox = Sandbox::new(limits);
+    let sandbox = Sandbox::new(bytes, limits);
     let output = sandbox.output();
     let mut store = Store::new(&engine, sandbox);
     let runtime = tokio::runtime::Builder::new_current_thread()

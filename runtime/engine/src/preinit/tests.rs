@@ -43,6 +43,35 @@ const STDOUT: &str = r#"
         (export "get-stdout" (func (result (own $inner))))))
     (core func $lowered (canon lower (func $stdout "get-stdout")))"#;
 
+/// Random numbers, as the seeds of a `HashMap` are drawn.
+const RANDOM: &str = r#"
+    (import "wasi:random/random@0.2.0" (instance $random (export "get-random-u64" (func (result u64)))))
+    (core func $long (canon lower (func $random "get-random-u64")))
+    (core module $narrow
+        (import "host" "long" (func $long (result i64)))
+        (func (export "narrow") (result i32) (i32.wrap_i64 (call $long))))
+    (core instance $narrowed (instantiate $narrow (with "host" (instance (export "long" (func $long))))))
+    (alias core export $narrowed "narrow" (core func $lowered))"#;
+
+/// The seconds of the wall clock.
+const CLOCK: &str = r#"
+    (import "wasi:clocks/wall-clock@0.2.0" (instance $clock
+        (type $d (record (field "seconds" u64) (field "nanoseconds" u32)))
+        (export "datetime" (type $datetime (eq $d)))
+        (export "now" (func (result $datetime)))))
+    (core module $memory (memory (export "memory") 1))
+    (core instance $shared (instantiate $memory))
+    (alias core export $shared "memory" (core memory $space))
+    (core func $now (canon lower (func $clock "now") (memory $space)))
+    (core module $narrow
+        (import "host" "now" (func $now (param i32)))
+        (import "host" "memory" (memory 1))
+        (func (export "narrow") (result i32) (call $now (i32.const 0)) (i32.load (i32.const 0))))
+    (core instance $narrowed (instantiate $narrow (with "host" (instance
+        (export "now" (func $now))
+        (export "memory" (memory $space))))))
+    (alias core export $narrowed "narrow" (core func $lowered))"#;
+
 const SOON: Limits = Limits {
     timeout: Duration::from_millis(200),
     memory: 1 << 20,
@@ -165,4 +194,29 @@ fn without_an_initialisation_nothing_happens() {
         preinit(&bytes, &Limits::default()).unwrap().outcome,
         Outcome::Nothing
     );
+}
+
+/// Would fail if each build of the same code gave another digest, and so another revision and another push.
+#[test]
+fn what_is_random_and_what_time_it_is_follows_from_the_component() {
+    let init = |more: &str| format!("(i32.store (i32.const 8) (call $imported)) {more}");
+    let ready = |plain: &[u8]| {
+        let done = preinit(plain, &Limits::default()).unwrap();
+        let is_snapshot = matches!(done.outcome, Outcome::Snapshot { .. });
+        assert!(is_snapshot, "{:?}", done.outcome);
+        done.component
+    };
+    let plain = component(RANDOM, &init(""));
+    let first = ready(&plain);
+    assert_eq!(first, ready(&plain));
+    // It is random all the same.
+    assert_ne!(call(&first, "get"), 0);
+    let other = ready(&component(RANDOM, &init("(nop)")));
+    assert_ne!(call(&first, "get"), call(&other, "get"));
+
+    let timed = component(CLOCK, &init(""));
+    let first = ready(&timed);
+    assert_eq!(first, ready(&timed));
+    // 1 January 1980.
+    assert_eq!(call(&first, "get"), 315_532_800);
 }
