@@ -58,6 +58,12 @@ impl ControlError {
         matches!(self, Self::Refused(problem) if problem.reason == "assigned")
     }
 
+    /// Whether nobody knows what became of what was sent.
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        matches!(self, Self::Broken(_))
+    }
+
     /// Whether the host could not become the function, by the function's own fault.
     #[must_use]
     pub fn is_functions(&self) -> bool {

@@ -174,7 +174,7 @@ impl Pools {
         None
     }
 
-    /// What becomes of a pod that could not be taken. Returns whether no other could be, either.
+    /// What becomes of a pod that could not be taken. Returns whether no other is to be, either.
     fn lose(self: &Arc<Self>, pod: &Arc<Pod>, error: &ControlError) -> bool {
         if error.is_taken() {
             self.metrics.claimed("taken");
@@ -186,7 +186,8 @@ impl Pools {
         // Whether it is somebody's now is unknown, or it is of no use: another takes its place.
         let (this, pod) = (Arc::clone(self), Arc::clone(pod));
         tokio::spawn(async move { this.discard(&pod).await });
-        error.is_functions()
+        // The function may have killed it, and would kill the next: a pod of its own has the memory that it asks for.
+        error.is_functions() || error.is_broken()
     }
 
     async fn assign(

@@ -158,7 +158,8 @@ async fn make(
 ) -> Result<(), ReconcileError> {
     let desired = desired::desired(function, resolved, &context.settings)?;
     let settings = &context.settings;
-    let claimable = Claimable::of(function, &desired, &settings.operator, &settings.direct);
+    let (service, direct) = (&settings.operator, &settings.direct);
+    let claimable = Claimable::of(function, resolved, &desired, service, direct);
     live.remember(&desired.revision, claimable);
     context.cluster.notify(id);
     let before = live

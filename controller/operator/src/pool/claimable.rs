@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use kube::ResourceExt as _;
 use wisp_api::{Function, Pod, RuntimePool};
 use wisp_contract::assignment::Assignment;
@@ -12,7 +11,8 @@ use super::models::Kept;
 use crate::names;
 use crate::reconcile::desired::Desired;
 use crate::reconcile::pod::{self, WARM_GRACE, grace};
-use crate::reconcile::resources::{holds, pool_resources};
+use crate::reconcile::resources::{self, pool_resources};
+use crate::resolve::Resolved;
 
 /// Why pods of a pool can't become a function's replicas.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -33,11 +33,11 @@ pub enum Misfit {
     Pod(Box<(Pod, Pod)>),
     /// A container is resized while it serves its first request already.
     #[error(
-        "it requests {wanted} of memory, pods of the pool are limited to {limit} until they are a function's"
+        "it needs {needed} of memory from the start, pods of the pool are limited to {limit} until they are a function's"
     )]
     Memory {
-        /// What it requests.
-        wanted: String,
+        /// What it requests, or what loading it takes.
+        needed: String,
         /// What the pool's pods may have.
         limit: String,
     },
@@ -58,18 +58,21 @@ pub struct Claimable {
     pub annotations: BTreeMap<String, String>,
     /// What its container asks for; `None` where that isn't known.
     pub resources: Option<ResourceRequirements>,
+    /// The memory, in bytes, that its container must be allowed before it has been resized; 0 where that isn't known.
+    needed: u64,
     /// What its pods ask for beside that.
     pod: Pod,
 }
 
 impl Claimable {
-    /// The revision that `desired` is of. Where artifacts are at `service`, they are also at `direct`.
+    /// The revision that `desired` of `resolved` is of. Where artifacts are at `service`, they are also at `direct`.
     ///
     /// # Errors
     /// When its pods are such as no pool has: with volumes, or with requests that take longer than a pod of a pool is given
     /// to end.
     pub fn of(
         function: &Function,
+        resolved: &Resolved,
         desired: &Desired,
         service: &str,
         direct: &str,
@@ -104,6 +107,7 @@ impl Claimable {
             resources: spec
                 .and_then(|spec| spec.containers.first())
                 .and_then(|container| container.resources.clone()),
+            needed: resources::needed(function, resolved),
             pod: shape(function.spec.pod.as_ref()),
         })
     }
@@ -118,6 +122,7 @@ impl Claimable {
             labels: names::revision_labels(&function.name_any(), revision),
             annotations: pod::annotations(function),
             resources: None,
+            needed: 0,
             pod: shape(function.spec.pod.as_ref()),
         }
     }
@@ -133,14 +138,12 @@ impl Claimable {
             return Err(Misfit::Pod(Box::new((self.pod.clone(), of_pool))));
         }
         let limits = pool_resources(pool, models);
-        let wanted = self.resources.clone().unwrap_or_default();
-        if !holds(&limits, &wanted) {
-            let memory = |quantities: Option<BTreeMap<String, Quantity>>| {
-                let memory = quantities.and_then(|mut quantities| quantities.remove("memory"));
-                memory.unwrap_or_default().0
-            };
-            let (wanted, limit) = (memory(wanted.requests), memory(limits.limits));
-            return Err(Misfit::Memory { wanted, limit });
+        if !resources::holds(&limits, self.needed) {
+            let limit = limits.limits.and_then(|mut limits| limits.remove("memory"));
+            return Err(Misfit::Memory {
+                needed: resources::mebi(self.needed).0,
+                limit: limit.unwrap_or_default().0,
+            });
         }
         Ok(())
     }

@@ -69,9 +69,14 @@ fn resolved() -> Resolved {
 }
 
 fn claimable(spec: Value) -> Result<Claimable, Misfit> {
+    claimable_of(spec, &resolved())
+}
+
+fn claimable_of(spec: Value, resolved: &Resolved) -> Result<Claimable, Misfit> {
     let (function, settings) = (function(spec), settings());
-    let desired = desired(&function, &resolved(), &settings).unwrap();
-    Claimable::of(&function, &desired, &settings.operator, &settings.direct)
+    let desired = desired(&function, resolved, &settings).unwrap();
+    let (service, direct) = (&settings.operator, &settings.direct);
+    Claimable::of(&function, resolved, &desired, service, direct)
 }
 
 /// Would fail if a pod were asked to become what it can't be.
@@ -85,7 +90,15 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
     let gpus = json!({"pod": {"gpu": 1, "nodeSelector": {"gpu": "yes"}}});
     let big = json!({"pod": {"resources": {"limits": {"memory": "2Gi"}}}});
     let other = "pods of the pool have another pod.gpu and pod.nodeSelector";
-    let more = "it requests 1092Mi of memory, pods of the pool are limited to 512Mi until they are a function's";
+    let asks = |resources: Value| json!({"component": {"image": "r/x:1"}, "pod": {"resources": resources}});
+    // The request is the limit, where there is none.
+    let limited = asks(json!({"limits": {"memory": "1Gi"}}));
+    let bursting = asks(json!({"limits": {"memory": "4Gi"}, "requests": {"memory": "16Mi"}}));
+    let little = asks(json!({"limits": {"memory": "48Mi"}}));
+    let small = json!({"pod": {"resources": {"limits": {"memory": "64Mi"}}}});
+    let more = "it needs 1092Mi of memory from the start, pods of the pool are limited to 512Mi until they are a function's";
+    let limit = "it needs 1024Mi of memory from the start, pods of the pool are limited to 512Mi until they are a function's";
+    let loading = "it needs 68Mi of memory from the start, pods of the pool are limited to 64Mi until they are a function's";
     for (spec, of_pool, misfit) in [
         (&plain, json!({}), None),
         (&plain, gpus.clone(), Some(other)),
@@ -94,12 +107,34 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
         (&large, json!({}), Some(more)),
         (&large, big, None),
         (&resized, json!({}), None),
+        (&limited, json!({}), Some(limit)),
+        (&bursting, json!({}), None),
+        (&bursting, small.clone(), Some(loading)),
+        (&little, small, None),
     ] {
         let claimable = claimable(spec.clone()).unwrap();
         let fits = claimable.fits(&pool(of_pool.clone()), 0);
         let found = fits.err().map(|misfit| misfit.to_string());
         assert_eq!(found.as_deref(), misfit, "{spec} {of_pool}");
     }
+    // What its models may take, it may need while it loads them.
+    let mut with_model = resolved();
+    let Bytes::Stored(stored) = with_model.component.clone() else {
+        unreachable!()
+    };
+    let model = Stored {
+        compiled: Vec::new(),
+        ..stored
+    };
+    with_model.models = vec![("m".to_owned(), Bytes::Stored(model))];
+    let mut spec = bursting;
+    spec["models"] = json!([{"name": "m", "source": {"image": "r/m:1"}}]);
+    let claimable_with = claimable_of(spec.clone(), &with_model).unwrap();
+    let fits = claimable_with.fits(&pool(json!({})), 0);
+    assert!(matches!(fits, Err(Misfit::Memory { needed, .. }) if needed == "4096Mi"));
+    spec["pod"] = json!({});
+    let claimable_with = claimable_of(spec, &with_model).unwrap();
+    assert_eq!(claimable_with.fits(&pool(json!({})), 0), Ok(()));
     // Volumes, and requests that take longer than a pod is given to end.
     let stores = json!({"component": {"image": "r/x:1"}, "keyValue": [{"name": "a"}]});
     assert_eq!(claimable(stores), Err(Misfit::Volumes));
@@ -449,6 +484,18 @@ mod claiming {
         host("127.78.2.1", refuses(422, "failed")).await;
         let second = host("127.78.2.2", SERVES).await;
         let bench = Bench::new(&["127.78.2.1", "127.78.2.2"]);
+        assert_eq!(bench.pools.claim(&bench.id, &Span::default()).await, None);
+        assert_eq!(second.assignments.load(Ordering::SeqCst), 0);
+        assert!(lock(&bench.live.claims).is_empty());
+    }
+
+    /// Would fail if a function that kills the pods it is loaded in were given one after the other until none stands by.
+    #[tokio::test]
+    async fn a_function_that_loses_a_pod_takes_no_other() {
+        // It answers with what is no answer, and that is the end of the connection.
+        host("127.78.7.1", "gone").await;
+        let second = host("127.78.7.2", SERVES).await;
+        let bench = Bench::new(&["127.78.7.1", "127.78.7.2"]);
         assert_eq!(bench.pools.claim(&bench.id, &Span::default()).await, None);
         assert_eq!(second.assignments.load(Ordering::SeqCst), 0);
         assert!(lock(&bench.live.claims).is_empty());

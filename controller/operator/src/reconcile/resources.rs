@@ -64,16 +64,30 @@ pub fn pool_resources(pool: &RuntimePool, models: u64) -> ResourceRequirements {
     resources
 }
 
-/// Whether a container with `limits` can become one that asks for `wanted` before it has been resized.
+/// The memory, in bytes, that a container must be allowed to become a replica of `function` before it has been resized:
+/// what is requested, and what loading takes. Who says itself what models may take is believed.
 #[must_use]
-pub fn holds(limits: &ResourceRequirements, wanted: &ResourceRequirements) -> bool {
-    match (
-        memory(limits.limits.as_ref()),
-        memory(wanted.requests.as_ref()),
-    ) {
-        (Some(limit), Some(request)) => request <= limit,
-        _ => true,
-    }
+pub fn needed(function: &Function, resolved: &Resolved) -> u64 {
+    let base = base(function, resolved);
+    let pod = function.spec.pod.as_ref();
+    let Some(own) = pod.and_then(|pod| pod.resources.as_ref()) else {
+        return memory(derived(function, resolved).requests.as_ref()).unwrap_or(base);
+    };
+    let limit = memory(own.limits.as_ref());
+    // Without a request Kubernetes takes the limit for it.
+    let request = memory(own.requests.as_ref()).or(limit).unwrap_or(0);
+    let loading = match limit {
+        Some(limit) if resolved.models.is_empty() => base.min(limit),
+        Some(limit) => limit,
+        None => base,
+    };
+    request.max(loading)
+}
+
+/// Whether a container with these limits can have `needed` bytes of memory.
+#[must_use]
+pub fn holds(limits: &ResourceRequirements, needed: u64) -> bool {
+    memory(limits.limits.as_ref()).is_none_or(|limit| needed <= limit)
 }
 
 /// Bytes of memory.
@@ -101,8 +115,8 @@ fn add_gpus(resources: &mut ResourceRequirements, count: Option<u32>) {
     }
 }
 
-fn derived(function: &Function, resolved: &Resolved) -> ResourceRequirements {
-    let limits = &function.spec.limits;
+/// What the host, the component and its models take once they are loaded.
+fn base(function: &Function, resolved: &Resolved) -> u64 {
     let component = match &resolved.component {
         Bytes::Stored(stored) => stored.size.saturating_mul(COMPONENT_FACTOR),
         Bytes::Volume(_) => HOST,
@@ -115,10 +129,14 @@ fn derived(function: &Function, resolved: &Resolved) -> ResourceRequirements {
         sum.saturating_add(size.saturating_mul(MODEL_FACTOR))
     });
     let gpus = function.spec.pod.as_ref().and_then(|pod| pod.gpu);
-    let base = HOST
-        .saturating_add(component)
+    HOST.saturating_add(component)
         .saturating_add(models)
-        .saturating_add(cuda(gpus));
+        .saturating_add(cuda(gpus))
+}
+
+fn derived(function: &Function, resolved: &Resolved) -> ResourceRequirements {
+    let limits = &function.spec.limits;
+    let base = base(function, resolved);
     let instances = u64::from(limits.concurrency).min(INSTANCES);
     let Size(memory) = limits.memory;
     let tensors = if resolved.models.is_empty() {
@@ -140,6 +158,7 @@ fn derived(function: &Function, resolved: &Resolved) -> ResourceRequirements {
     }
 }
 
-fn mebi(bytes: u64) -> Quantity {
+/// So many bytes, rounded up.
+pub fn mebi(bytes: u64) -> Quantity {
     Quantity(format!("{}Mi", bytes.div_ceil(1 << 20)))
 }
