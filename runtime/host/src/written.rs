@@ -175,7 +175,11 @@ mod tests {
     }
 
     async fn gather(body: &mut Written) {
-        poll_fn(|cx| Poll::Ready(body.gather(cx))).await;
+        poll_fn(|cx| {
+            body.gather(cx);
+            Poll::Ready(())
+        })
+        .await;
     }
 
     #[tokio::test]
