@@ -14,7 +14,7 @@ use crate::args::Build;
 use crate::cargo::{self, Artifact, CargoError, Messages};
 use crate::failure::{Explain, Failure};
 use crate::paths;
-use crate::terminal::{self, Terminal};
+use crate::terminal::{self, OutputError, Terminal};
 
 /// A component that is ready to be served.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -115,9 +115,9 @@ pub(crate) fn run(args: &Build, terminal: &Terminal) -> Result<ExitCode, Failure
         if let Some(object) = value.as_object_mut() {
             object.insert("seconds".to_owned(), took.as_secs_f64().into());
         }
-        terminal.json(&value);
+        terminal.json(&value)?;
     } else {
-        report(&built, took, terminal);
+        report(&built, took, terminal)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -254,7 +254,7 @@ fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     Ok(())
 }
 
-fn report(built: &Built, took: Duration, terminal: &Terminal) {
+fn report(built: &Built, took: Duration, terminal: &Terminal) -> Result<(), OutputError> {
     let paint = terminal.out;
     let line = |label: &str, value: &str| {
         terminal.say(&format!("  {} {value}", paint.dim(&format!("{label:<8}"))))
@@ -264,13 +264,13 @@ fn report(built: &Built, took: Duration, terminal: &Terminal) {
         paint.green("built"),
         paint.bold(&built.name),
         terminal::duration(took)
-    ));
-    line("file", &paths::display(&built.file));
-    line("serves", &built.handler);
+    ))?;
+    line("file", &paths::display(&built.file))?;
+    line("serves", &built.handler)?;
     for (index, package) in by_package(&built.imports).iter().enumerate() {
-        line(if index == 0 { "imports" } else { "" }, package);
+        line(if index == 0 { "imports" } else { "" }, package)?;
     }
-    line("size", &terminal::bytes(built.bytes));
+    line("size", &terminal::bytes(built.bytes))?;
     match &built.init {
         Init::None => {}
         Init::Snapshot {
@@ -283,19 +283,20 @@ fn report(built: &Built, took: Duration, terminal: &Terminal) {
             line(
                 "init",
                 &format!("ran ahead of time: every instance saves {saved} ({size})"),
-            );
+            )?;
             for text in output.lines() {
-                line("", &paint.dim(text));
+                line("", &paint.dim(text))?;
             }
         }
         Init::Plain { why } => line(
             "init",
             &paint.yellow(&format!("runs in every instance: {why}")),
-        ),
+        )?,
     }
     for caution in &built.cautions {
-        line("note", &paint.yellow(caution));
+        line("note", &paint.yellow(caution))?;
     }
+    Ok(())
 }
 
 /// `wasi:io@0.2.6 error, poll, streams`, one line per package.

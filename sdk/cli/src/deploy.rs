@@ -163,7 +163,7 @@ async fn deploy(
         paint.green(result),
         paint.bold(&function.id.to_string()),
         paint.dim(&format!("(in {})", cluster.server))
-    ));
+    ))?;
     let mut status = None;
     if !args.no_wait {
         let generation = applied.metadata.generation.unwrap_or_default();
@@ -175,7 +175,7 @@ async fn deploy(
             paint.green("ready"),
             paint.bold(now.url.as_deref().unwrap_or_default()),
             terminal::duration(began.elapsed())
-        ));
+        ))?;
         status = Some(now);
     }
     terminal.json(&json!({
@@ -186,7 +186,7 @@ async fn deploy(
         "url": status.as_ref().and_then(|status| status.url.clone()),
         "revision": status.and_then(|status| status.revision),
         "seconds": began.elapsed().as_secs_f64(),
-    }));
+    }))?;
     Ok(())
 }
 
@@ -226,7 +226,7 @@ async fn apply_beside(
     beside: &Beside,
     args: &Deploy,
     terminal: &Terminal,
-) -> Result<(), ClusterError> {
+) -> Result<(), Failure> {
     let (client, namespace) = (cluster.client.clone(), &beside.namespace);
     let parameters = parameters(args);
     let patch = Patch::Apply(&beside.written);
@@ -240,6 +240,6 @@ async fn apply_beside(
     let what = format!("the {} {namespace}/{}", beside.kind, beside.name);
     done.map_err(|error| cluster.refused(format!("apply {what}"), error))?;
     let paint = terminal.out;
-    terminal.say(&format!("{} {what}", paint.green("applied")));
+    terminal.say(&format!("{} {what}", paint.green("applied")))?;
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! How a command fails: a sentence, its causes, a way out, an exit status.
 
 use std::error::Error;
+use std::io::Write as _;
 use std::process::ExitCode;
 
 use serde_json::json;
@@ -18,6 +19,11 @@ pub(crate) trait Explain: Error + Send + Sync + 'static {
     fn code(&self) -> u8 {
         1
     }
+
+    /// Whether the command just ends here, with success and without a word: nobody reads any more.
+    fn is_end(&self) -> bool {
+        false
+    }
 }
 
 /// What a command ends with where it doesn't succeed.
@@ -26,6 +32,7 @@ pub(crate) struct Failure {
     error: Box<dyn Error + Send + Sync>,
     hint: Option<String>,
     code: u8,
+    is_end: bool,
 }
 
 impl<E: Explain> From<E> for Failure {
@@ -33,6 +40,7 @@ impl<E: Explain> From<E> for Failure {
         Self {
             hint: error.hint(),
             code: error.code(),
+            is_end: error.is_end(),
             error: Box::new(error),
         }
     }
@@ -41,11 +49,17 @@ impl<E: Explain> From<E> for Failure {
 impl Failure {
     /// Prints it, and gives the process' exit status.
     pub(crate) fn print(&self, terminal: &Terminal) -> ExitCode {
+        if self.is_end {
+            return ExitCode::SUCCESS;
+        }
         if terminal.is_json() {
             let causes: Vec<String> = causes(&*self.error).skip(1).collect();
-            terminal.json(
-                &json!({"error": self.error.to_string(), "causes": causes, "hint": self.hint}),
-            );
+            let told =
+                json!({"error": self.error.to_string(), "causes": causes, "hint": self.hint});
+            // Standard output may be what is broken.
+            if terminal.json(&told).is_err() {
+                let _ = writeln!(std::io::stderr().lock(), "{told}");
+            }
         } else {
             let paint = terminal.err;
             let mut texts = causes(&*self.error);

@@ -56,15 +56,15 @@ pub(crate) fn run(args: &Get, terminal: &Terminal) -> Result<ExitCode, Failure> 
         if let Some(name) = &args.function {
             let function = cluster.function(&cluster.id(name)?).await?;
             let told = told(&function);
-            terminal.json(&serde_json::to_value(&told).unwrap_or_default());
+            terminal.json(&serde_json::to_value(&told).unwrap_or_default())?;
             for line in details(&told, now, terminal.out) {
-                terminal.say(&line);
+                terminal.say(&line)?;
             }
             return Ok(ExitCode::SUCCESS);
         }
         let functions = list(&cluster, args.all_namespaces).await?;
         for told in &functions {
-            terminal.json(&serde_json::to_value(told).unwrap_or_default());
+            terminal.json(&serde_json::to_value(told).unwrap_or_default())?;
         }
         if functions.is_empty() {
             let place = if args.all_namespaces {
@@ -75,7 +75,7 @@ pub(crate) fn run(args: &Get, terminal: &Terminal) -> Result<ExitCode, Failure> 
             terminal.note(&format!("there is no function in {place}"));
         }
         for line in table(&functions, args.all_namespaces, now, terminal.out) {
-            terminal.say(&line);
+            terminal.say(&line)?;
         }
         Ok::<_, Failure>(ExitCode::SUCCESS)
     })

@@ -16,7 +16,7 @@ use wisp_contract::FunctionId;
 use crate::args::Invoke;
 use crate::cluster::ClusterError;
 use crate::failure::{Explain, Failure};
-use crate::terminal::{self, Terminal};
+use crate::terminal::{self, OutputError, Terminal};
 
 mod answer;
 mod cluster;
@@ -63,6 +63,8 @@ pub(crate) enum InvokeError {
     Cluster(#[from] ClusterError),
     #[error("the function {0} has no URL yet")]
     NoUrl(FunctionId),
+    #[error(transparent)]
+    Output(#[from] OutputError),
 }
 
 impl Explain for InvokeError {
@@ -82,6 +84,10 @@ impl Explain for InvokeError {
             Self::Timeout(_) => Some("give it more time with --timeout".to_owned()),
             _ => None,
         }
+    }
+
+    fn is_end(&self) -> bool {
+        matches!(self, Self::Output(error) if error.is_end())
     }
 }
 

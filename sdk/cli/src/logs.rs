@@ -13,7 +13,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::operator::pod;
 
 use crate::args::Logs;
-use crate::cluster::{self, Cluster, ClusterError, Watch};
+use crate::cluster::{self, Cluster, Watch};
 use crate::failure::{Failure, chain};
 use crate::terminal::Terminal;
 
@@ -65,7 +65,7 @@ async fn print(
     wanted: &Wanted,
     mut printer: Printer,
     terminal: &Terminal,
-) -> Result<(), ClusterError> {
+) -> Result<(), Failure> {
     let pods = api
         .list(&ListParams::default().labels(&selector(id)))
         .await
@@ -92,8 +92,11 @@ async fn print(
         }
     }
     entries.sort_by_key(|entry| entry.written);
-    let printed = entries.iter().filter(|entry| printer.print(entry)).count();
-    if printed == 0 {
+    let mut has_printed = false;
+    for entry in &entries {
+        has_printed |= printer.print(entry)?;
+    }
+    if !has_printed {
         terminal.note("none of its replicas has said anything that was asked for");
     }
     Ok(())
@@ -107,7 +110,7 @@ async fn follow(
     wanted: &Wanted,
     mut printer: Printer,
     terminal: &Terminal,
-) -> Result<(), ClusterError> {
+) -> Result<(), Failure> {
     let (sender, mut entries) = mpsc::channel::<Entry>(BACKLOG);
     let config = watcher::Config::default().labels(&selector(id));
     let mut events = Watch::new(api.clone(), config, terminal);
@@ -118,7 +121,7 @@ async fn follow(
             // `sender` lives as long as this loop.
             entry = entries.recv() => {
                 if let Some(entry) = entry {
-                    printer.print(&entry);
+                    printer.print(&entry)?;
                 }
             }
             event = events.next() => match event.map_err(|error| cluster.refused(format!("watch the replicas of {id}"), error))? {

@@ -72,20 +72,20 @@ pub(crate) fn run(args: &New, terminal: &Terminal) -> Result<ExitCode, Failure> 
     let sdk = sdk(args.sdk.as_deref())?;
     let folder = PathBuf::from(&args.name);
     write(&folder, &args.name, args.template, &sdk)?;
-    terminal.json(&json!({"name": args.name, "folder": folder, "sdk": sdk}));
+    terminal.json(&json!({"name": args.name, "folder": folder, "sdk": sdk}))?;
     let paint = terminal.out;
     terminal.say(&format!(
         "{} the function {} in ./{}",
         paint.green("made"),
         paint.bold(&args.name),
         args.name
-    ));
-    terminal.say("");
-    terminal.say(&format!("  cd {}", args.name));
+    ))?;
+    terminal.say("")?;
+    terminal.say(&format!("  cd {}", args.name))?;
     terminal.say(&format!(
         "  wisp dev               {}",
         paint.dim("# runs it, and rebuilds on save")
-    ));
+    ))?;
     let call = match args.template {
         Template::Http => format!("wisp invoke {}", args.name),
         Template::Inference => format!("wisp invoke {}", args.name),
@@ -93,7 +93,7 @@ pub(crate) fn run(args: &New, terminal: &Terminal) -> Result<ExitCode, Failure> 
     terminal.say(&format!(
         "  {call:<22} {}",
         paint.dim("# from another terminal")
-    ));
+    ))?;
     Ok(ExitCode::SUCCESS)
 }
 

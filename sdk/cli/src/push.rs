@@ -76,7 +76,7 @@ pub(crate) fn run(args: &Push, terminal: &Terminal) -> Result<ExitCode, Failure>
             "bytes": pushed.length,
             "existed": pushed.existed,
             "models": told,
-        }));
+        }))?;
         Ok::<_, Failure>(ExitCode::SUCCESS)
     })
 }
@@ -135,7 +135,7 @@ pub(crate) fn component(path: &Path, terminal: &Terminal) -> Result<PathBuf, Fai
         terminal
             .out
             .dim(&format!("({})", paths::display(&built.file)))
-    ));
+    ))?;
     for caution in &built.cautions {
         terminal.note(&format!("  {} {caution}", terminal.err.yellow("note:")));
     }

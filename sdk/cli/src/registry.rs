@@ -7,7 +7,7 @@ use wisp_artifacts::{Credentials, FetchOptions, Fetcher, Package, Pushed, Refere
 
 use crate::args::RegistryArgs;
 use crate::failure::Explain;
-use crate::terminal::{self, Terminal};
+use crate::terminal::{self, OutputError, Terminal};
 
 mod login;
 
@@ -16,6 +16,8 @@ mod login;
 pub(crate) enum RegistryError {
     #[error(transparent)]
     Artifact(#[from] wisp_artifacts::Error),
+    #[error(transparent)]
+    Output(#[from] OutputError),
     #[error("{} could not be read", path.display())]
     Read {
         path: PathBuf,
@@ -52,6 +54,10 @@ impl Explain for RegistryError {
             }
             _ => None,
         }
+    }
+
+    fn is_end(&self) -> bool {
+        matches!(self, Self::Output(error) if error.is_end())
     }
 }
 
@@ -92,7 +98,7 @@ impl Registries {
     /// Pushes a file, and tells so.
     ///
     /// # Errors
-    /// When the file can't be read or is no component, or the registry refuses it.
+    /// When the file can't be read or is no component, the registry refuses it, or that can't be told.
     pub(crate) async fn push(
         &self,
         image: &Reference,
@@ -127,12 +133,12 @@ impl Registries {
             paint.green("pushed"),
             paint.bold(&image.to_string()),
             paint.dim(&format!("({what})"))
-        ));
+        ))?;
         terminal.say(&format!(
             "  {} sha256:{}",
             paint.dim("digest "),
             pushed.manifest
-        ));
+        ))?;
         Ok(pushed)
     }
 }

@@ -1,8 +1,21 @@
 //! Who reads this, a person or a script, and may it be coloured?
 
-use std::io::{IsTerminal, Write};
+use std::io::{self, ErrorKind, IsTerminal, Write};
 
 use crate::args::{Color, Format};
+use crate::failure::Explain;
+
+/// What should be read can't be written.
+#[derive(Debug, thiserror::Error)]
+#[error("standard output can't be written to")]
+pub(crate) struct OutputError(#[from] io::Error);
+
+impl Explain for OutputError {
+    /// Who closed the pipe has read enough, as in `wisp logs -f x | head -1`.
+    fn is_end(&self) -> bool {
+        self.0.kind() == ErrorKind::BrokenPipe
+    }
+}
 
 /// How to print.
 #[derive(Debug, Clone, Copy)]
@@ -94,11 +107,15 @@ impl Terminal {
         self.format == Format::Json
     }
 
-    /// A line for people, on standard output. What a closed pipe swallows is nobody's loss.
-    pub(crate) fn say(&self, line: &str) {
-        if !self.is_json() {
-            let _ = writeln!(std::io::stdout().lock(), "{line}");
+    /// A line for people, on standard output.
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn say(&self, line: &str) -> Result<(), OutputError> {
+        if self.is_json() {
+            return Ok(());
         }
+        Ok(writeln!(std::io::stdout().lock(), "{line}")?)
     }
 
     /// A line for people about what goes on meanwhile, on standard error.
@@ -109,11 +126,25 @@ impl Terminal {
     }
 
     /// An object for scripts, on standard output.
-    pub(crate) fn json(&self, value: &serde_json::Value) {
-        if self.is_json() {
-            let _ = writeln!(std::io::stdout().lock(), "{value}");
+    ///
+    /// # Errors
+    /// When it can't be written.
+    pub(crate) fn json(&self, value: &serde_json::Value) -> Result<(), OutputError> {
+        if !self.is_json() {
+            return Ok(());
         }
+        Ok(writeln!(std::io::stdout().lock(), "{value}")?)
     }
+}
+
+/// Bytes as they are, on standard output, at once.
+///
+/// # Errors
+/// When they can't be written.
+pub(crate) fn write(bytes: &[u8]) -> Result<(), OutputError> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes)?;
+    Ok(out.flush()?)
 }
 
 /// `1.3 KB`, decimal as disks and networks count.

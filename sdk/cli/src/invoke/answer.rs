@@ -1,7 +1,6 @@
 //! From the answer to what is printed.
 
 use std::collections::BTreeMap;
-use std::io::{self, Write as _};
 use std::time::{Duration, Instant};
 
 use base64::Engine as _;
@@ -44,7 +43,7 @@ pub(super) async fn print(
             &body,
             head,
             sent.elapsed(),
-        ));
+        ))?;
         return Ok(ok);
     }
     if include {
@@ -67,7 +66,7 @@ pub(super) async fn print(
             .to_bytes();
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => explain(&problem, terminal),
-            Err(_) => write(&body),
+            Err(_) => terminal::write(&body)?,
         }
         return Ok(false);
     }
@@ -101,10 +100,10 @@ async fn copy(
             continue;
         }
         last = data.last().copied().unwrap_or(last);
-        write(&data);
+        terminal::write(&data)?;
     }
     if terminal.interactive && last != b'\n' {
-        write(b"\n");
+        terminal::write(b"\n")?;
     }
     if hidden > 0 {
         let size = terminal::bytes(hidden as u64);
@@ -118,12 +117,6 @@ async fn copy(
         ));
     }
     Ok(())
-}
-
-fn write(bytes: &[u8]) {
-    let mut out = io::stdout().lock();
-    // Whoever closed the pipe has read enough.
-    let _ = out.write_all(bytes).and_then(|()| out.flush());
 }
 
 fn explain(problem: &Problem, terminal: &Terminal) {

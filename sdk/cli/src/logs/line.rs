@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 use wisp_contract::log::{GUEST_LOG, GUEST_STDERR, GUEST_STDOUT, Level, Line, event};
 
-use crate::terminal::{self, Paint, Terminal};
+use crate::terminal::{self, OutputError, Paint, Terminal};
 
 /// A line that a replica wrote.
 #[derive(Debug, Clone)]
@@ -68,23 +68,26 @@ impl Printer {
     }
 
     /// Prints one, if it is wanted; returns whether it is.
-    pub(super) fn print(&mut self, entry: &Entry) -> bool {
+    ///
+    /// # Errors
+    /// When it can't be printed.
+    pub(super) fn print(&mut self, entry: &Entry) -> Result<bool, OutputError> {
         if self
             .request
             .as_ref()
             .is_some_and(|request| !entry.is_of(request))
         {
-            return false;
+            return Ok(false);
         }
         if self.terminal.is_json() {
-            self.terminal.json(&json(entry));
+            self.terminal.json(&json(entry))?;
         } else {
             let paint = self.terminal.out;
             for line in self.render(entry, paint) {
-                self.terminal.say(&line);
+                self.terminal.say(&line)?;
             }
         }
-        true
+        Ok(true)
     }
 
     /// The lines that a person sees.

@@ -3,6 +3,7 @@
 
 mod api;
 mod deploying;
+mod output;
 mod reading;
 mod registry;
 mod wisp;
