@@ -34,7 +34,7 @@ pub enum Outcome {
     Working,
     /// This is it.
     Resolved(Arc<Resolved>),
-    /// It failed, and is tried again then.
+    /// It failed, and is tried again then; without a time it is being tried already.
     Failed(ResolveError, Option<Instant>),
 }
 
@@ -105,7 +105,7 @@ impl Resolver {
             return None;
         }
         if let Some((running, task)) = &resolution.running {
-            if *running == inputs {
+            if *running == inputs && !task.is_finished() {
                 return None;
             }
             task.abort();
@@ -205,7 +205,13 @@ fn known(function: &Function, live: &Live) -> Outcome {
         None => Outcome::Working,
         Some(settled) => match &settled.outcome {
             Ok(resolved) => Outcome::Resolved(Arc::clone(resolved)),
-            Err(error) => Outcome::Failed(error.clone(), settled.retry_at),
+            Err(error) => {
+                // An attempt that goes on has the function reconciled when it ends: its time has come already.
+                let running = resolution.running.as_ref();
+                let is_tried = running.is_some_and(|(_, task)| !task.is_finished());
+                let retry_at = settled.retry_at.filter(|_| !is_tried);
+                Outcome::Failed(error.clone(), retry_at)
+            }
         },
     }
 }
@@ -220,5 +226,40 @@ mod tests {
             |is_transient| [0, 1, 5, 40].map(|failures| pause(failures, is_transient).as_secs());
         assert_eq!(pauses(true), [1, 2, 30, 30]);
         assert_eq!(pauses(false), [5, 10, 30, 30]);
+    }
+
+    /// Would fail if a function were reconciled again and again while its registry is asked once more, or never again once
+    /// an attempt ended without a word.
+    #[tokio::test]
+    async fn what_is_being_tried_again_has_no_time_at_which_to_try() {
+        let (live, mut function) = (Live::default(), Function::new("f", Default::default()));
+        function.metadata.generation = Some(1);
+        let inputs = Inputs {
+            generation: 1,
+            change: 0,
+        };
+        let retry_at = Instant::now();
+        let error = ResolveError {
+            part: crate::resolve::Part::Component,
+            reason: "Unreachable",
+            message: "m".to_owned(),
+            is_transient: true,
+        };
+        lock(&live.resolution).last = Some(Settled {
+            inputs: inputs.clone(),
+            outcome: Err(error),
+            retry_at: Some(retry_at),
+        });
+        let at = || match known(&function, &live) {
+            Outcome::Failed(_, at) => at,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(at(), Some(retry_at));
+        let attempt = tokio::spawn(std::future::pending::<()>());
+        lock(&live.resolution).running = Some((inputs, attempt.abort_handle()));
+        assert_eq!(at(), None);
+        attempt.abort();
+        assert!(attempt.await.is_err());
+        assert_eq!(at(), Some(retry_at));
     }
 }
