@@ -42,6 +42,7 @@ use crate::levels::Levels;
 use crate::live::{Claim, Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
+use crate::reconcile::pod::{is_made_as, made_as};
 use crate::wake::{Capacity, Deployments};
 use hold::Holds;
 use models::{Kept, State};
@@ -314,10 +315,12 @@ impl Pools {
     /// A pod that stands by in the first of `pools` that has any, one that has `code` ready if there is one; nobody else
     /// gets it.
     fn take(&self, pools: &[Arc<RuntimePool>], code: &[Compiled]) -> Option<(PoolId, Arc<Pod>)> {
+        let pools: Vec<_> = pools
+            .iter()
+            .filter_map(|pool| Some((pool_id(pool)?, self.current(pool))))
+            .collect();
         let mut taken = lock(&self.taken);
-        for pool in pools {
-            let Some(id) = pool_id(pool) else { continue };
-            let mut standing = self.cluster.warm.of(&id);
+        for (id, mut standing) in pools {
             standing.retain(|pod| {
                 let is_free = !taken.contains_key(&pod.uid().unwrap_or_default());
                 is_free && self.queue.is_standing(pod)
@@ -333,6 +336,20 @@ impl Pools {
             }
         }
         None
+    }
+
+    /// The pods of a pool that are as it wants them now: while they are replaced after a change of its spec, or of the
+    /// runtime, those before are not.
+    fn current(&self, pool: &RuntimePool) -> Vec<Arc<Pod>> {
+        let Some(id) = pool_id(pool) else {
+            return Vec::new();
+        };
+        let mut pods = self.cluster.warm.of(&id);
+        if !pods.is_empty() {
+            let digest = made_as(pool, &self.settings);
+            pods.retain(|pod| is_made_as(pod, &digest));
+        }
+        pods
     }
 
     /// Remembers a pod as taken. Returns whether it wasn't before.

@@ -189,9 +189,7 @@ impl Pools {
                 continue;
             }
             let standing: Vec<Arc<Pod>> = self
-                .cluster
-                .warm
-                .of(&id)
+                .current(pool)
                 .into_iter()
                 .filter(|pod| self.queue.is_standing(pod) && pods::is_alive(pod))
                 .filter(|pod| {

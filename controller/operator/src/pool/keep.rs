@@ -237,7 +237,8 @@ impl Pools {
     ) -> Result<(), KeepError> {
         let standing = self.cluster.warm.of(id);
         let alive = standing.iter().filter(|pod| pods::is_alive(pod));
-        let ready = standing.iter().filter(|pod| pods::is_ready(pod));
+        let current = self.current(pool);
+        let ready = current.iter().filter(|pod| pods::is_ready(pod));
         let deployment = self
             .cluster
             .warm_deployments

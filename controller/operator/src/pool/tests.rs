@@ -347,7 +347,8 @@ mod claiming {
         let pod = json!({
             "metadata": {
                 "name": format!("p-{index}"), "namespace": "vision", "uid": format!("pod-{index}"),
-                "labels": {"wisp.dev/pool": "warm"}, "annotations": {"wisp.dev/pool-uid": "p-1"},
+                "labels": {"wisp.dev/pool": "warm"},
+                "annotations": {"wisp.dev/pool-uid": "p-1", "wisp.dev/template": made_as(&pool(json!({})), &settings())},
             },
             "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": is_ready}]},
         });
@@ -359,7 +360,7 @@ mod claiming {
         pools: Arc<Pools>,
         live: Arc<Live>,
         id: FunctionId,
-        _feed: crate::cluster::Feed,
+        feed: crate::cluster::Feed,
     }
 
     impl Bench {
@@ -411,7 +412,7 @@ mod claiming {
                 pools,
                 live,
                 id,
-                _feed: feed,
+                feed,
             }
         }
 
@@ -427,6 +428,37 @@ mod claiming {
             queued.wait_for(|waiting| *waiting == 1).await.unwrap();
             waiting
         }
+    }
+
+    /// Would fail if a pod that is about to be replaced were given out as if it were what the pool's spec says by now, or
+    /// one of an operator that didn't say what its pods are.
+    #[tokio::test]
+    async fn pods_that_are_about_to_be_replaced_are_not_taken() {
+        let mut bench = Bench::new(&["127.78.8.1"]);
+        let current = |bench: &Bench, spec: Value| bench.pools.current(&pool(spec)).len();
+        assert_eq!(current(&bench, json!({})), 1);
+        let changed = json!({"pod": {"runtimeClassName": "gvisor"}});
+        assert_eq!(current(&bench, changed.clone()), 0);
+        let taken = |bench: &Bench| bench.pools.take(&bench.pools.cluster.pools().state(), &[]);
+        bench
+            .feed
+            .pools()
+            .apply_watcher_event(&Event::Apply(pool(changed)));
+        assert!(taken(&bench).is_none());
+        // How many there should be is no matter.
+        let more = pool(json!({"minReplicas": 3}));
+        bench.feed.pools().apply_watcher_event(&Event::Apply(more));
+        assert!(taken(&bench).is_some());
+        let mut old = bench
+            .pools
+            .cluster
+            .warm
+            .of(&pool_id(&pool(json!({}))).unwrap())[0]
+            .as_ref()
+            .clone();
+        old.annotations_mut().remove("wisp.dev/template");
+        bench.pools.cluster.warm.apply(Event::Apply(old));
+        assert_eq!(current(&bench, json!({})), 0);
     }
 
     /// Would fail if two who claim at once were given one pod, or a pod were given away twice.

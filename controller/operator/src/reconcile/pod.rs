@@ -6,7 +6,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{
     Capabilities, Container, ContainerPort, EmptyDirVolumeSource, EnvVar, EnvVarSource,
     HTTPGetAction, ImageVolumeSource, Lifecycle, LifecycleHandler, LocalObjectReference,
-    PersistentVolumeClaimVolumeSource, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+    PersistentVolumeClaimVolumeSource, Pod, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
     ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, SleepAction, Volume,
     VolumeMount,
 };
@@ -14,6 +14,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
+use sha2::{Digest as _, Sha256};
 use wisp_api::{Function, RuntimePool};
 use wisp_contract::assignment;
 use wisp_contract::operator::pod::{CONCURRENCY, CONTROL_PORT, DATA_PORT, POOL_UID};
@@ -34,6 +35,8 @@ pub const WARM_GRACE: u64 = 310;
 const USER: i64 = 65532;
 /// Annotation: a digest of what a pod that stands by has ready.
 const PRELOAD_ANNOTATION: &str = "wisp.dev/preload";
+/// Annotation: a digest of all else that makes a pod that stands by what it is.
+const TEMPLATE_ANNOTATION: &str = "wisp.dev/template";
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
 /// The template of a revision's pods. It depends on `revision` by its labels and its Secret alone.
@@ -86,6 +89,34 @@ pub fn warm(
     models: u64,
     settings: &Settings,
 ) -> PodTemplateSpec {
+    let mut template = bare(pool, models, settings);
+    let annotations = template.metadata.get_or_insert_default();
+    let annotations = annotations.annotations.get_or_insert_default();
+    annotations.insert(PRELOAD_ANNOTATION.to_owned(), preload.to_owned());
+    annotations.insert(TEMPLATE_ANNOTATION.to_owned(), made_as(pool, settings));
+    template
+}
+
+/// A digest of what makes the pods of `pool` what they are: their image, where they run, what they may use. What they have
+/// ready isn't in it, for a pod without that only takes longer; nor is what models add to their memory, which isn't known
+/// before the models are.
+#[must_use]
+pub fn made_as(pool: &RuntimePool, settings: &Settings) -> String {
+    let template = serde_json::to_vec(&bare(pool, 0, settings)).unwrap_or_default();
+    let digest = hex::encode(Sha256::digest(template));
+    digest.chars().take(16).collect()
+}
+
+/// Whether a pod is one that was [`made_as`] that.
+#[must_use]
+pub fn is_made_as(pod: &Pod, digest: &str) -> bool {
+    pod.annotations()
+        .get(TEMPLATE_ANNOTATION)
+        .is_some_and(|made| made == digest)
+}
+
+/// The template without what tells its pods from those of another.
+fn bare(pool: &RuntimePool, models: u64, settings: &Settings) -> PodTemplateSpec {
     let name = pool.name_any();
     let secret = names::pool(&name);
     let pod = pool.spec.pod.clone().unwrap_or_default();
@@ -100,7 +131,6 @@ pub fn warm(
         pool_resources(pool, models),
     );
     let mut annotations = scraped();
-    annotations.insert(PRELOAD_ANNOTATION.to_owned(), preload.to_owned());
     annotations.insert(POOL_UID.to_owned(), pool.uid().unwrap_or_default());
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
