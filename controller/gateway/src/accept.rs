@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -20,6 +20,10 @@ use crate::route::recall;
 const BACKLOG: i32 = 1024;
 /// How long to pause where accepting failed: out of file descriptors, usually.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a client may be silent before it is asked whether it is still there, and how often then.
+const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
+/// How long a client may leave what it was sent unacknowledged, or take none of it.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
 /// How often idle connections to replicas are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -95,6 +99,13 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
     if shared {
         socket.set_reuse_port(true)?;
     }
+    // What is accepted has it from here, which spares each connection the calls.
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE.0)
+            .with_interval(KEEPALIVE.1),
+    )?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
@@ -217,4 +228,25 @@ fn is_of_one_connection(error: &io::Error) -> bool {
             | io::ErrorKind::ConnectionReset
             | io::ErrorKind::ConnectionRefused
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::SockRef;
+
+    use super::*;
+
+    /// Would fail if clients that are gone without a word, or take nothing, were kept for as long as TCP tries.
+    #[test]
+    fn what_is_accepted_is_minded_as_the_listener_is() {
+        let listener = socket("127.0.0.1:0".parse().unwrap(), true).unwrap();
+        listener.set_nonblocking(false).unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let accepted = SockRef::from(&accepted);
+        assert!(accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap(), KEEPALIVE.0);
+        assert_eq!(accepted.tcp_keepalive_interval().unwrap(), KEEPALIVE.1);
+        assert_eq!(accepted.tcp_user_timeout().unwrap(), Some(UNACKNOWLEDGED));
+    }
 }

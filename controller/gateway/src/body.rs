@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use hyper::body::Incoming;
 
+use crate::overdue;
 use crate::proxy::Exchange;
 
 /// Why a body ends before its time.
@@ -153,6 +154,16 @@ impl Outgoing {
     pub(crate) fn full(bytes: Bytes) -> Self {
         Self::Full(Full::new(bytes))
     }
+
+    /// Made by the task that sends it, which minds its deadline from then on.
+    pub(crate) fn streamed(inner: Incoming, exchange: Box<Exchange>) -> Self {
+        if let Some(until) = exchange.until()
+            && !inner.is_end_stream()
+        {
+            overdue::begin(until);
+        }
+        Self::Streamed { inner, exchange }
+    }
 }
 
 impl Body for Outgoing {
@@ -203,11 +214,12 @@ impl Body for Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        // A body of known length isn't polled past its last byte.
-        if let Self::Streamed { inner, exchange } = self
-            && inner.is_end_stream()
-        {
-            exchange.finished();
+        if let Self::Streamed { inner, exchange } = self {
+            overdue::end();
+            // A body of known length isn't polled past its last byte.
+            if inner.is_end_stream() {
+                exchange.finished();
+            }
         }
     }
 }

@@ -12,9 +12,10 @@ use std::time::Duration;
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -24,6 +25,7 @@ use wisp_deadline::ConnectionTimer;
 use crate::body::Outgoing;
 use crate::forward::Peer;
 use crate::gateway::Gateway;
+use crate::overdue::{self, Overdue};
 
 /// The longest that a client may take for a request's head, or between two requests.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
@@ -159,7 +161,7 @@ impl Client {
         let cancelled = self.draining.clone().cancelled_owned();
         let draining = self.draining.clone();
         let ended = if is_http2 {
-            let mut builder = http2::Builder::new(TokioExecutor::new());
+            let mut builder = http2::Builder::new(Streams);
             builder
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
@@ -210,6 +212,19 @@ impl Service<Request<Incoming>> for Shared {
     }
 }
 
+/// Runs the requests of an HTTP/2 connection, each until its response has ended or is overdue.
+#[derive(Debug, Clone, Copy)]
+struct Streams;
+
+impl<F> Executor<F> for Streams
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, stream: F) {
+        tokio::spawn(overdue::minded(stream));
+    }
+}
+
 /// Whether a connection begins with HTTP/2's preface. No HTTP/1.1 method begins with `PRI`.
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     const PREFACE: &[u8] = b"PRI";
@@ -241,7 +256,7 @@ where
     }
 }
 
-impl<I> Graceful for http2::Connection<I, Shared, TokioExecutor>
+impl<I> Graceful for http2::Connection<I, Shared, Streams>
 where
     I: hyper::rt::Read + hyper::rt::Write + Unpin,
 {
@@ -250,8 +265,8 @@ where
     }
 }
 
-/// Serves a connection to its end, gracefully from the moment of the drain. That moment wakes the task; all other
-/// wake-ups cost one look at the token.
+/// Serves a connection to its end, gracefully from the moment of the drain, or until a response on it is overdue. The
+/// drain wakes the task; all other wake-ups cost one look at the token.
 async fn until_drained(
     connection: impl Graceful,
     draining: CancellationToken,
@@ -259,21 +274,22 @@ async fn until_drained(
 ) -> hyper::Result<()> {
     let (mut connection, mut cancelled) = (pin!(connection), pin!(cancelled));
     let (mut is_registered, mut is_leaving) = (false, false);
-    std::future::poll_fn(|cx: &mut Context<'_>| {
+    let mut overdue = Overdue::default();
+    let ended = std::future::poll_fn(|cx: &mut Context<'_>| {
         if !is_leaving && is_registered && draining.is_cancelled() {
             is_leaving = true;
             connection.as_mut().shut_down();
         }
-        let polled = connection.as_mut().poll(cx);
+        let polled = overdue.poll(cx, |cx| connection.as_mut().poll(cx));
         if polled.is_pending() && !is_registered {
             is_registered = true;
             if cancelled.as_mut().poll(cx).is_ready() {
                 is_leaving = true;
                 connection.as_mut().shut_down();
-                return connection.as_mut().poll(cx);
+                return overdue.poll(cx, |cx| connection.as_mut().poll(cx));
             }
         }
         polled
-    })
-    .await
+    });
+    ended.await.unwrap_or(Ok(()))
 }

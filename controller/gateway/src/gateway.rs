@@ -210,7 +210,7 @@ impl Gateway {
                 }
                 let (mut head, inner) = response.into_parts();
                 forward::response(&mut head, &id, queue, activate);
-                Response::from_parts(head, Outgoing::Streamed { inner, exchange })
+                Response::from_parts(head, Outgoing::streamed(inner, exchange))
             }
             Err(failure) => {
                 if visit.function.is_none() {

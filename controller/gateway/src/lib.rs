@@ -20,6 +20,7 @@ mod gateway;
 mod identify;
 mod metrics;
 mod options;
+mod overdue;
 mod pool;
 mod proxy;
 mod replica;

@@ -194,6 +194,11 @@ impl Exchange {
         self.visit.failed(reason);
     }
 
+    /// Until when the response must have ended, if it hasn't.
+    pub(crate) fn until(&self) -> Option<tokio::time::Instant> {
+        self.connection.as_ref().map(Connection::until)
+    }
+
     /// Ready when the response has taken longer than it may.
     pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.connection {
@@ -206,7 +211,14 @@ impl Exchange {
 impl Drop for Exchange {
     fn drop(&mut self) {
         if !self.is_finished {
-            self.visit.failed("client-left");
+            let is_overdue = self
+                .until()
+                .is_some_and(|until| until <= tokio::time::Instant::now());
+            self.visit.failed(if is_overdue {
+                "broke-off"
+            } else {
+                "client-left"
+            });
         }
     }
 }

@@ -2,8 +2,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use wisp_gateway::Options;
 
@@ -167,4 +171,71 @@ async fn a_body_that_does_not_come_is_the_clients_fault() {
         (StatusCode::REQUEST_TIMEOUT, "body-too-slow")
     );
     drop(sender);
+}
+
+/// A function that has a moment to answer, with more than fits between it and a client that doesn't read; on the path
+/// `/small`, with less.
+async fn lavish() -> (Upstream, Bed) {
+    let upstream = Upstream::new(|request: Request<hyper::body::Incoming>| async move {
+        Response::new(full(match request.uri().path() {
+            "/small" => Bytes::from_static(b"small"),
+            _ => Bytes::from(vec![0; 64 << 20]),
+        }))
+    })
+    .await;
+    let bed = impatient(&upstream);
+    (upstream, bed)
+}
+
+/// Would fail if a response's deadline were minded only while its client reads: the function's only place would be
+/// taken for ever.
+#[tokio::test]
+async fn a_client_that_reads_nothing_keeps_its_place_no_longer_than_allowed() {
+    let (_upstream, bed) = lavish().await;
+    let mut client = TcpStream::connect(bed.address).await.unwrap();
+    client
+        .write_all(b"GET /a/b/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        .await
+        .unwrap();
+    // The response has begun, and nobody reads on.
+    let mut start = [0; 12];
+    client.read_exact(&mut start).await.unwrap();
+    assert_eq!(&start, b"HTTP/1.1 200");
+    let next = until_placed(&bed).await;
+    assert_eq!((next.status, next.body.as_str()), (StatusCode::OK, "small"));
+}
+
+/// The same over HTTP/2. Would fail if a client's window of 0 kept the stream's task, and with it the place, for ever.
+#[tokio::test]
+async fn a_client_without_a_window_keeps_its_place_no_longer_than_allowed() {
+    let (_upstream, bed) = lavish().await;
+    let stream = TcpStream::connect(bed.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    let connection = tokio::spawn(connection);
+    for path in ["/a/b/", "/a/b/small"] {
+        let request = Request::get(format!("http://x{path}"))
+            .body(empty())
+            .unwrap();
+        let unread = sender.send_request(request).await.unwrap();
+        assert_eq!(unread.status(), StatusCode::OK, "{path}");
+        let next = until_placed(&bed).await;
+        assert_eq!((next.status, next.body.as_str()), (StatusCode::OK, "small"));
+        // The stream was reset; the connection serves on.
+        assert!(unread.into_body().collect().await.is_err(), "{path}");
+    }
+    connection.abort();
+}
+
+/// Asks until it isn't refused for want of a place: who waits has no more time than who is answered.
+async fn until_placed(bed: &Bed) -> crate::support::Answer {
+    loop {
+        let answer = bed.get("/a/b/small").await;
+        if answer.status != StatusCode::SERVICE_UNAVAILABLE {
+            return answer;
+        }
+    }
 }
