@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName, HeaderValue,
-    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
+    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -39,6 +39,7 @@ impl Seen {
     /// What proxies before this one say, save for whom.
     const FORWARDED: u32 = 1 << 5;
     const SERVER_TIMING: u32 = 1 << 6;
+    const COOKIE: u32 = 1 << 7;
 
     fn of(headers: &HeaderMap) -> Self {
         let bit = |name: &HeaderName| match name.as_str() {
@@ -51,6 +52,7 @@ impl Seen {
             | "upgrade" => Self::HOP_BY_HOP,
             "te" => Self::TE,
             "expect" => Self::EXPECT,
+            "cookie" => Self::COOKIE,
             headers::KEY => Self::KEY,
             "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" | "x-forwarded-proto" => {
                 Self::FORWARDED
@@ -123,6 +125,9 @@ pub(crate) fn request(
     if seen.has(Seen::KEY) {
         parts.headers.remove(KEY);
     }
+    if seen.has(Seen::COOKIE) && parts.version == Version::HTTP_2 {
+        rejoin_cookies(&mut parts.headers);
+    }
     let is_forwarded = seen.has(Seen::FORWARDED);
     forwarded(
         &mut parts.headers,
@@ -190,6 +195,24 @@ fn forwarded(
         {
             headers.insert(X_FORWARDED_PREFIX, value);
         }
+    }
+}
+
+/// HTTP/2 may split a request's cookies into several fields, HTTP/1.1 may not,
+/// <https://www.rfc-editor.org/rfc/rfc9113#section-8.2.3>.
+fn rejoin_cookies(headers: &mut HeaderMap) {
+    let mut crumbs = headers.get_all(COOKIE).iter();
+    let (Some(first), Some(second)) = (crumbs.next(), crumbs.next()) else {
+        return;
+    };
+    let mut whole = first.as_bytes().to_vec();
+    for crumb in std::iter::once(second).chain(crumbs) {
+        whole.extend_from_slice(b"; ");
+        whole.extend_from_slice(crumb.as_bytes());
+    }
+    // What is a value is one joined, too.
+    if let Ok(whole) = HeaderValue::from_bytes(&whole) {
+        headers.insert(COOKIE, whole);
     }
 }
 

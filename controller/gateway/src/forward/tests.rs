@@ -87,3 +87,29 @@ fn time_is_written_in_milliseconds() {
         "queue;dur=1.500, activate;dur=2000.000"
     );
 }
+
+/// Would fail if a function had to read more than one `cookie` field, of which most read the first.
+#[test]
+fn cookies_that_http2_split_are_one_field_again() {
+    let cookies = |version, given: &[(&str, &str)]| {
+        let mut parts = parts("http://h/a/b/c", given);
+        parts.version = version;
+        let (id, peer) = (
+            HeaderValue::from_static("id"),
+            Peer::new("10.0.0.9".parse().unwrap(), "http"),
+        );
+        request(&mut parts, Some("/a/b"), &id, &peer, false).unwrap();
+        let all = parts.headers.get_all(COOKIE).iter();
+        all.map(|value| value.to_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let split = [("cookie", "a=1"), ("cookie", "b=2; c=3"), ("cookie", "d=4")];
+    assert_eq!(cookies(Version::HTTP_2, &split), ["a=1; b=2; c=3; d=4"]);
+    assert_eq!(cookies(Version::HTTP_2, &[("cookie", "a=1")]), ["a=1"]);
+    assert!(cookies(Version::HTTP_2, &[("accept", "x")]).is_empty());
+    // There it is the client's mistake, and left as it is.
+    assert_eq!(
+        cookies(Version::HTTP_11, &split),
+        ["a=1", "b=2; c=3", "d=4"]
+    );
+}
