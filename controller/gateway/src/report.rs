@@ -1,8 +1,8 @@
 //! What is counted, per function and second.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::Method;
@@ -41,35 +41,43 @@ pub trait RequestReporter: Send + Sync + 'static {
     fn report(&self, request: RequestReport);
 }
 
-/// A number of things at a time, and its integral over time.
+/// A number of things at a time, and its integral over time: read as one, as half of a change would be off by the age of
+/// all there is. Nearly nobody ever waits for the lock: a thread has a stripe of its own, which is read once a second.
 #[derive(Debug, Default)]
-struct Level {
-    now: AtomicI64,
+struct Level(Mutex<Sums>);
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Sums {
+    now: i64,
     /// The sum of all moments at which one ended, less those at which one began, in nanoseconds of the epoch. With
     /// `now` times the present moment it is the integral.
-    moments: AtomicI64,
+    moments: i64,
 }
 
 impl Level {
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn begin(&self, at: i64) {
-        self.moments.fetch_sub(at, Ordering::Relaxed);
-        self.now.fetch_add(1, Ordering::Relaxed);
+        let mut sums = self.sums();
+        sums.now = sums.now.wrapping_add(1);
+        sums.moments = sums.moments.wrapping_sub(at);
     }
 
     fn end(&self, at: i64) {
-        self.now.fetch_sub(1, Ordering::Relaxed);
-        self.moments.fetch_add(at, Ordering::Relaxed);
+        let mut sums = self.sums();
+        sums.now = sums.now.wrapping_sub(1);
+        sums.moments = sums.moments.wrapping_add(at);
     }
 
     fn now(&self) -> i64 {
-        self.now.load(Ordering::Relaxed)
+        self.sums().now
     }
 
     fn integral(&self, at: i64) -> i64 {
-        self.now
-            .load(Ordering::Relaxed)
-            .wrapping_mul(at)
-            .wrapping_add(self.moments.load(Ordering::Relaxed))
+        let sums = *self.sums();
+        sums.now.wrapping_mul(at).wrapping_add(sums.moments)
     }
 }
 
@@ -272,6 +280,8 @@ fn less<const N: usize>(mut now: [u64; N], before: [u64; N]) -> [u64; N] {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
@@ -315,5 +325,26 @@ mod tests {
             ),
             (1, 0, 0, [0; 5])
         );
+    }
+
+    /// Would fail if a change could be read in half: the integral would be off by an hour.
+    #[test]
+    fn a_level_is_read_whole_while_it_changes() {
+        const HOUR: i64 = 3_600_000_000_000;
+        let (level, is_over) = (Level::default(), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    level.begin(HOUR);
+                    level.end(HOUR);
+                }
+            });
+            // What begins, and ends, at the moment that is looked at has taken no time.
+            let wrong = (0..200_000)
+                .map(|_| level.integral(HOUR))
+                .find(|integral| *integral != 0);
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(wrong, None);
+        });
     }
 }
