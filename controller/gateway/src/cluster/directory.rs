@@ -37,6 +37,8 @@ pub(crate) struct Pod {
     pub(crate) concurrency: Option<u32>,
     /// In seconds since 1970.
     pub(crate) created: i64,
+    /// The uid of the function that it belongs to, where it says so itself: one of a Deployment names its ReplicaSet.
+    pub(crate) owner: Option<String>,
     pub(crate) phase: Phase,
 }
 
@@ -312,8 +314,13 @@ impl Directory {
         else {
             return;
         };
-        // A pod that is older than its function was another's of that name, with another key.
-        if pod.created < known.route.created {
+        // What was another's of that name has another key. A pod that names its function may be older than it: it stood
+        // by in a pool before.
+        let is_anothers = match &pod.owner {
+            Some(owner) => *owner != known.uid,
+            None => pod.created < known.route.created,
+        };
+        if is_anothers {
             return;
         }
         let concurrency = pod.concurrency.unwrap_or_else(|| {

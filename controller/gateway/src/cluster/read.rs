@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod as KubePod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::ResourceExt as _;
+use kube::{Resource as _, ResourceExt as _};
 use wisp_api::Function;
 use wisp_contract::hosts;
 use wisp_contract::operator::pod;
@@ -80,8 +80,18 @@ pub(crate) fn replica(pod: &KubePod) -> Option<Pod> {
         address: ip.map(|ip| SocketAddr::new(ip, pod::DATA_PORT)),
         concurrency: parsed,
         created: created(metadata),
+        owner: owner(metadata),
         phase: phase(pod),
     })
+}
+
+/// The uid of the function that controls an object.
+fn owner(metadata: &ObjectMeta) -> Option<String> {
+    let mut owners = metadata.owner_references.iter().flatten();
+    let controller = owners.find(|owner| owner.controller == Some(true))?;
+    let is_function = controller.kind == Function::kind(&())
+        && controller.api_version == Function::api_version(&());
+    is_function.then(|| controller.uid.clone())
 }
 
 fn phase(pod: &KubePod) -> Phase {
@@ -168,6 +178,28 @@ mod tests {
                     .unwrap();
             assert_eq!(read.concurrency, None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_pod_is_its_functions_by_the_owner_that_controls_it() {
+        let owner = |kind: &str, version: &str, controls: bool| {
+            pod(|pod| {
+                pod["metadata"]["ownerReferences"] = json!([
+                    {"apiVersion": "v1", "kind": "Node", "name": "n", "uid": "other"},
+                    {"apiVersion": version, "kind": kind, "name": "digits", "uid": "fu", "controller": controls},
+                ]);
+            })
+            .unwrap()
+            .owner
+        };
+        assert_eq!(
+            owner("Function", "wisp.dev/v1alpha1", true).as_deref(),
+            Some("fu")
+        );
+        assert_eq!(owner("Function", "wisp.dev/v1alpha1", false), None);
+        assert_eq!(owner("Function", "another.dev/v1", true), None);
+        assert_eq!(owner("ReplicaSet", "apps/v1", true), None);
+        assert_eq!(pod(|_| {}).unwrap().owner, None);
     }
 
     #[test]

@@ -39,6 +39,7 @@ fn pod(name: &str, phase: Phase, last: u8) -> Pod {
         address: Some(at(last)),
         concurrency: Some(4),
         created: 101,
+        owner: None,
         phase,
     }
 }
@@ -188,6 +189,32 @@ fn a_function_made_anew_has_other_keys_and_none_of_the_pods_from_before() {
     // The pod from before is still there, Ready, and of another function.
     let again = directory.pod(Event::Apply(pod("p", Phase::Ready, 7)));
     assert_eq!(words(again), NOTHING);
+}
+
+/// Would fail if pods from a pool, which stood by before their function came to be, were taken for those of a function
+/// before it, or those for its own.
+#[test]
+fn a_pod_that_names_its_function_is_its_own_whatever_its_age() {
+    let mut directory = knowing();
+    let mut old = pod("p", Phase::Ready, 7);
+    old.created = 1;
+    // Not marked as the function's yet.
+    assert_eq!(words(directory.pod(Event::Apply(old.clone()))), NOTHING);
+    old.owner = Some("2".to_owned());
+    assert_eq!(words(directory.pod(Event::Apply(old.clone()))), NOTHING);
+    old.owner = Some("1".to_owned());
+    assert_eq!(words(directory.pod(Event::Apply(old.clone()))), INSERTED);
+    // The function is made anew: the pod stays with the one before.
+    let mut anew = known("a/f", "2");
+    anew.route.created = 200;
+    assert_eq!(
+        words(directory.function(Event::Apply(anew))),
+        ["unroute a/f", "route a/f"]
+    );
+    assert_eq!(words(directory.pod(Event::Apply(old))), NOTHING);
+    let mut young = pod("q", Phase::Ready, 8);
+    (young.created, young.owner) = (201, Some("1".to_owned()));
+    assert_eq!(words(directory.pod(Event::Apply(young))), NOTHING);
 }
 
 #[test]
