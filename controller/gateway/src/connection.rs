@@ -37,6 +37,11 @@ const MAX_HEAD: usize = 64 << 10;
 /// The most requests at once on one HTTP/2 connection.
 const MAX_STREAMS: u32 = 256;
 
+/// What the gateway takes of one HTTP/2 request's body, and of all those of a connection together, before a replica does.
+/// The first is much less than the second: uploads that aren't taken leave room for others.
+const STREAM_WINDOW: u32 = 256 << 10;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+
 /// What lies between TCP and HTTP.
 #[derive(Clone)]
 pub(crate) enum Transport {
@@ -165,6 +170,8 @@ impl Client {
             builder
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
+                .initial_stream_window_size(STREAM_WINDOW)
+                .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
                 .keep_alive_interval(Some(HEAD_TIMEOUT));
             let connection = builder.serve_connection(io, Shared(Arc::new(self)));

@@ -1,6 +1,6 @@
 use std::sync::atomic::Ordering;
 
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 use crate::support::{Bed, Upstream, raw};
@@ -124,4 +124,45 @@ async fn pipelined_requests_are_answered_in_order() {
         answer.find("\"uri\":\"/2\"").unwrap(),
     );
     assert!(one < two, "{answer}");
+}
+
+/// Would fail if uploads that nobody reads could take all that a connection has: those windows are as large by default.
+#[tokio::test]
+async fn one_upload_has_a_small_part_of_what_an_http2_connection_may_send() {
+    const SETTINGS: u8 = 4;
+    const WINDOW_UPDATE: u8 = 8;
+    const INITIAL_WINDOW_SIZE: u16 = 4;
+    const FIRST_WINDOW: u32 = 65_535;
+    let bed = Bed::new();
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    stream
+        .write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0")
+        .await
+        .unwrap();
+    let (mut of_stream, mut of_connection) = (None, None);
+    while of_stream.is_none() || of_connection.is_none() {
+        let mut head = [0; 9];
+        stream.read_exact(&mut head).await.unwrap();
+        let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+        let mut frame = vec![0; usize::try_from(length).unwrap()];
+        stream.read_exact(&mut frame).await.unwrap();
+        match head[3] {
+            SETTINGS => {
+                for setting in frame.chunks_exact(6) {
+                    if u16::from_be_bytes([setting[0], setting[1]]) == INITIAL_WINDOW_SIZE {
+                        of_stream = Some(u32::from_be_bytes(setting[2..].try_into().unwrap()));
+                    }
+                }
+            }
+            WINDOW_UPDATE => {
+                let more = u32::from_be_bytes(frame.try_into().unwrap());
+                of_connection = Some(FIRST_WINDOW + more);
+            }
+            _ => {}
+        }
+    }
+    assert_eq!(
+        (of_stream, of_connection),
+        (Some(256 << 10), Some(16 << 20))
+    );
 }
