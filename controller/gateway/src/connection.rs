@@ -235,7 +235,9 @@ where
 /// Whether a connection begins with HTTP/2's preface. No HTTP/1.1 method begins with `PRI`.
 async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
     const PREFACE: &[u8] = b"PRI";
+    const LONGEST_PAUSE: Duration = Duration::from_millis(250);
     let mut start = [0; 3];
+    let mut pause = Duration::from_millis(1);
     loop {
         let length = stream.peek(&mut start).await?;
         let begun = start.get(..length).unwrap_or_default();
@@ -243,7 +245,8 @@ async fn speaks_http2(stream: &TcpStream) -> io::Result<bool> {
             return Ok(begun == PREFACE);
         }
         // Peeking again at once would show the same bytes again and again.
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 
