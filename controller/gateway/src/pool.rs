@@ -26,8 +26,6 @@ pub(crate) struct Connection {
     /// `None` where a task of its own does it, or where it ended.
     driver: Option<Driver>,
     /// Until when its response must have ended.
-    until: tokio::time::Instant,
-    /// That moment's timer.
     deadline: Deadline,
 }
 
@@ -47,14 +45,13 @@ impl Connection {
         if !matches!(request.body(), RequestBody::Empty) {
             self.detach();
         }
-        self.until = deadline;
         self.deadline.set(deadline);
         self.sender.try_send_request(request)
     }
 
     /// When the last request's deadline is over.
     pub(crate) fn until(&self) -> tokio::time::Instant {
-        self.until
+        self.deadline.at()
     }
 
     /// Ready when the last request's deadline is over.
@@ -215,12 +212,10 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Connection, ConnectEr
         .max_header_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))
         .await?;
-    // There is no request yet.
-    let until = tokio::time::Instant::now() + IDLE;
     Ok(Connection {
         sender,
         driver: Some(Box::pin(connection.with_upgrades())),
-        until,
-        deadline: Deadline::new(until),
+        // There is no request yet.
+        deadline: Deadline::new(tokio::time::Instant::now() + IDLE),
     })
 }

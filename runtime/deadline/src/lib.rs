@@ -48,6 +48,12 @@ impl Deadline {
         }
     }
 
+    /// When it is reached.
+    #[must_use]
+    pub fn at(&self) -> Instant {
+        self.at
+    }
+
     /// It is reached `at` this time instead.
     pub fn set(&mut self, at: Instant) {
         self.at = at;

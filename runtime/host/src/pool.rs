@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
 use crate::failure::Failure;
-use crate::instance::{Blueprint, Instance};
+use crate::instance::{Blueprint, Instance, Left};
 use crate::metrics::Metrics;
 
 /// Instances that may exist beside those that have a request: one that is to be dropped, one that is being made, and a
@@ -83,11 +83,18 @@ impl Instances {
         Ok(instance)
     }
 
-    /// Takes an instance back whose call ended well: to be kept where instances are reused, else to be dropped. `had_company`
-    /// says whether other requests are being served.
-    pub(crate) fn give_back(&self, mut instance: Instance, now: Instant, had_company: bool) {
+    /// Takes an instance back whose call ended well, but for what is `left`: to be kept where instances are reused, else to be
+    /// dropped. `had_company` says whether other requests are being served.
+    pub(crate) fn give_back(
+        &self,
+        mut instance: Instance,
+        left: Left,
+        now: Instant,
+        had_company: bool,
+    ) {
         if let Some(reuse) = self.reuse {
-            if instance.served < reuse.max_requests {
+            // A body that is left could be written to by another request's call, and held open for ever.
+            if left == Left::Nothing && instance.served < reuse.max_requests {
                 instance.store.data_mut().begin(None);
                 lock(&self.waiting).push((now, instance));
             }

@@ -16,7 +16,7 @@ use crate::answer::{Answer, Timing};
 use crate::body::{Body, Hold, Rest};
 use crate::failure::Failure;
 use crate::function::{Function, Mode};
-use crate::instance::{Instance, Left};
+use crate::instance::Instance;
 use crate::key;
 use crate::outcome::Outcome;
 use crate::pool::Instances;
@@ -221,17 +221,11 @@ fn run(
             within(deadline, called).await
         };
         let failure = match called {
-            Ok(Ok(Left::Nothing)) => {
+            Ok(Ok(left)) => {
                 if let Mode::Single(instances) = &function.instances {
                     let had_company = function.limiter.load().in_flight > 1;
-                    instances.give_back(instance, Instant::now(), had_company);
+                    instances.give_back(instance, left, Instant::now(), had_company);
                 }
-                drop(permit);
-                return Ok(());
-            }
-            Ok(Ok(Left::Body)) => {
-                // Nobody writes to it any more: another request's call could, and hold it open for ever.
-                drop(instance);
                 drop(permit);
                 return Ok(());
             }

@@ -75,7 +75,7 @@ pub(crate) struct Refused {
 }
 
 /// Why there is no instance for a request.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{failure}: {cause}")]
 struct NotMade {
     failure: Failure,
@@ -155,16 +155,11 @@ impl Shared {
         if let Some(InstantiationError { error, .. }) =
             error.downcast_ref::<InstantiationError<Ticket>>()
         {
-            let NotMade { failure, cause } = match error.downcast_ref() {
-                Some(NotMade { failure, cause }) => NotMade {
-                    failure: failure.clone(),
-                    cause: cause.clone(),
-                },
-                None => NotMade {
-                    failure: Failure::NoInstance,
-                    cause: said(error),
-                },
-            };
+            let why = error.downcast_ref::<NotMade>().cloned();
+            let NotMade { failure, cause } = why.unwrap_or_else(|| NotMade {
+                failure: Failure::NoInstance,
+                cause: said(error),
+            });
             return Err(Refused {
                 failure,
                 cause: Some(cause),
