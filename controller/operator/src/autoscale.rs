@@ -246,7 +246,7 @@ impl Autoscaler {
     /// The names of the pods that were taken from pools, by revision.
     fn claimed(&self, id: &FunctionId, live: &Live) -> BTreeMap<String, BTreeSet<String>> {
         let mut claimed = BTreeMap::<String, BTreeSet<String>>::new();
-        for pod in self.cluster.pods.of(id) {
+        for pod in self.cluster.pods_of(id) {
             if pods::is_claimed(&pod)
                 && pods::is_alive(&pod)
                 && let Some(revision) = pods::revision(&pod)
@@ -273,8 +273,7 @@ impl Autoscaler {
             && lock(&live.claims).is_empty()
             && !self
                 .cluster
-                .pods
-                .of(id)
+                .pods_of(id)
                 .iter()
                 .any(|pod| pods::is_alive(pod))
     }
@@ -285,7 +284,7 @@ impl Autoscaler {
             return Changes::default();
         };
         let mut changes = share(desired, &plan, &self.replicas(id), &self.claimed(id, live));
-        let pods = self.cluster.pods.of(id);
+        let pods = self.cluster.pods_of(id);
         let spent = pods.iter().filter(|pod| pods::is_spent(pod));
         changes.surplus.extend(spent.map(|pod| pod.name_any()));
         changes

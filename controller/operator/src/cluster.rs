@@ -111,6 +111,17 @@ impl Cluster {
         self.functions.get(&reference(id))
     }
 
+    /// The pods of a function, as long as there is one: those of another that had its name and was deleted are not.
+    #[must_use]
+    pub fn pods_of(&self, id: &FunctionId) -> Vec<Arc<Pod>> {
+        let Some(function) = self.function(id) else {
+            return Vec::new();
+        };
+        let mut pods = self.pods.of(id);
+        pods.retain(|pod| pods::is_of(pod, &function));
+        pods
+    }
+
     /// Has a function reconciled.
     pub fn reconcile(&self, function: &FunctionId) {
         // Without a receiver the process ends.

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use tokio::task::AbortHandle;
-use wisp_api::RuntimePool;
+use wisp_api::{Function, RuntimePool};
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 
@@ -182,6 +182,12 @@ impl Functions {
 }
 
 impl Live {
+    /// Whether this is what is remembered of `function`, and not of one that had its name and was deleted.
+    #[must_use]
+    pub fn is_of(&self, function: &Function) -> bool {
+        function.metadata.uid.as_deref().unwrap_or_default() == self.uid
+    }
+
     /// Something changed that the function names: it is resolved anew.
     pub fn inputs_changed(&self) {
         let mut resolution = lock(&self.resolution);

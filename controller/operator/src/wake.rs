@@ -151,14 +151,16 @@ impl Waker {
     }
 
     /// The replicas that the kubelets call ready, or that were taken from a pool just now; if there are any.
-    fn ready(&self, function: &FunctionId) -> Option<Ensured> {
-        let pods = self.cluster.pods.of(function);
+    fn ready(&self, id: &FunctionId) -> Option<Ensured> {
+        let function = self.cluster.function(id)?;
+        let pods = self.cluster.pods_of(id);
         let mut replicas: Vec<Replica> = pods
             .iter()
             .filter(|pod| is_ready(pod))
             .filter_map(|pod| replica(pod))
             .collect();
-        if let Some(live) = self.live.get(function) {
+        let live = self.live.get(id);
+        if let Some(live) = live.filter(|live| live.is_of(&function)) {
             let claims = lock(&live.claims);
             let unseen = claims
                 .iter()
@@ -260,7 +262,7 @@ impl Waker {
         let mut probes = FuturesUnordered::new();
         loop {
             changes.borrow_and_update();
-            let pods = self.cluster.pods.of(id);
+            let pods = self.cluster.pods_of(id);
             for address in pods
                 .iter()
                 .filter(|pod| pods::is_alive(pod))
@@ -287,7 +289,7 @@ impl Waker {
             }
             tokio::select! {
                 Some(address) = probes.next() => {
-                    let pods = self.cluster.pods.of(id);
+                    let pods = self.cluster.pods_of(id);
                     let alive = pods.iter().filter(|pod| pods::is_alive(pod));
                     let found = alive.filter(|pod| pods::address(pod) == Some(address));
                     let replicas: Vec<_> = found.filter_map(|pod| replica(pod)).collect();
@@ -309,7 +311,7 @@ impl Waker {
 
     fn trouble(&self, id: &FunctionId, live: &Live) -> Option<Trouble> {
         let serving = live.plan()?.serving;
-        let pods = self.cluster.pods.of(id);
+        let pods = self.cluster.pods_of(id);
         let mut of_pods = pods
             .iter()
             .filter(|pod| pods::revision(pod) == Some(&serving));
@@ -325,8 +327,7 @@ impl Waker {
         }
         match self
             .cluster
-            .pods
-            .of(id)
+            .pods_of(id)
             .iter()
             .find(|pod| pods::is_alive(pod))
         {

@@ -8,10 +8,11 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
+use wisp_api::Function;
 use wisp_contract::operator::pod::{CLAIMED_FROM, CONCURRENCY, REVISION, has_forgotten};
 use wisp_contract::problem::Fault;
 
-use crate::names;
+use crate::names::{self, Ownership};
 
 /// What keeps a pod from serving.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,6 +55,18 @@ impl Trouble {
 #[must_use]
 pub fn revision(pod: &Pod) -> Option<&str> {
     pod.labels().get(REVISION).map(String::as_str)
+}
+
+/// Whether it is a pod of `function`, and not of one that had its name and was deleted: that one's has another key.
+#[must_use]
+pub fn is_of(pod: &Pod, function: &Function) -> bool {
+    match names::ownership(function, &pod.metadata) {
+        // It may be older than the function: it stood by in a pool before.
+        Ownership::Ours => true,
+        Ownership::Leftover => false,
+        // A Deployment's pod names its ReplicaSet.
+        Ownership::Foreign => pod.creation_timestamp() >= function.creation_timestamp(),
+    }
 }
 
 /// Whether it is neither ending nor over.

@@ -64,7 +64,7 @@ impl Pools {
         let (pool, pod, claimable) = (pool.to_owned(), Arc::clone(pod), Arc::clone(claimable));
         tokio::spawn(async move {
             this.queue.pressed(ADOPTED_AFTER).await;
-            if this.adopt(&id, &pool, &pod, &claimable).await {
+            if this.adopt(&id, &live, &pool, &pod, &claimable).await {
                 // Who waits for another pod needs the processors first.
                 this.queue.calm(RESIZED_WITHIN).await;
                 this.resize(&id, &pod, &claimable).await;
@@ -87,11 +87,20 @@ impl Pools {
     }
 
     /// Marks the pod as the function's. Returns whether it is.
-    async fn adopt(&self, id: &FunctionId, pool: &str, pod: &Pod, claimable: &Claimable) -> bool {
+    async fn adopt(
+        &self,
+        id: &FunctionId,
+        live: &Live,
+        pool: &str,
+        pod: &Pod,
+        claimable: &Claimable,
+    ) -> bool {
         let (api, parameters, name) = self.written(id, pod);
         let mut pause = Duration::from_millis(50);
         loop {
-            let Some(function) = self.cluster.function(id) else {
+            // One that was made anew under that name is another, whose requests the pod refuses.
+            let function = self.cluster.function(id);
+            let Some(function) = function.filter(|function| live.is_of(function)) else {
                 self.discard(pod).await;
                 return false;
             };

@@ -297,6 +297,32 @@ mod claiming {
         Client::try_from(kube::Config::new(uri)).unwrap()
     }
 
+    /// An API server that has nothing, and remembers what was asked of it.
+    #[derive(Clone, Default)]
+    struct Empty(Arc<Mutex<Vec<String>>>);
+
+    impl tower_service::Service<http::Request<kube::client::Body>> for Empty {
+        type Response = http::Response<kube::client::Body>;
+        type Error = std::convert::Infallible;
+        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+        fn poll_ready(
+            &mut self,
+            _: &mut std::task::Context<'_>,
+        ) -> std::task::Poll<Result<(), Self::Error>> {
+            std::task::Poll::Ready(Ok(()))
+        }
+
+        fn call(&mut self, request: http::Request<kube::client::Body>) -> Self::Future {
+            let asked = format!("{} {}", request.method(), request.uri().path());
+            lock(&self.0).push(asked);
+            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "m", "reason": "NotFound", "code": 404});
+            let mut response = http::Response::new(status.to_string().into_bytes().into());
+            *response.status_mut() = http::StatusCode::NOT_FOUND;
+            std::future::ready(Ok(response))
+        }
+    }
+
     /// What came to a host.
     #[derive(Default)]
     struct Asked {
@@ -366,6 +392,11 @@ mod claiming {
     impl Bench {
         /// A function and a pool with a ready pod at each of these addresses.
         fn new(addresses: &[&str]) -> Self {
+            Self::with(nobody(), addresses)
+        }
+
+        /// The same, whose API server is reached by `client`.
+        fn with(client: Client, addresses: &[&str]) -> Self {
             let (cluster, mut feed) = Cluster::new();
             let function = function(json!({"component": {"image": "r/x:1"}}));
             feed.store().apply_watcher_event(&Event::Apply(function));
@@ -387,7 +418,7 @@ mod claiming {
                 scaled_at: None,
             });
             let autoscaler = Arc::new(Autoscaler::new(
-                nobody(),
+                client.clone(),
                 Arc::clone(&cluster),
                 Arc::clone(&functions),
                 Arc::clone(&metrics),
@@ -399,7 +430,7 @@ mod claiming {
                 Arc::clone(&functions),
             );
             let around = Around {
-                client: nobody(),
+                client,
                 cluster,
                 live: functions,
                 autoscaler,
@@ -493,6 +524,26 @@ mod claiming {
         let claims = lock(&bench.live.claims).clone();
         assert_eq!(claims.len(), 2);
         assert!(claims.values().all(|claim| claim.replica.is_some()));
+    }
+
+    /// Would fail if a function that is made anew became the owner of a pod that has the key of the one before.
+    #[tokio::test]
+    async fn a_pod_of_a_function_that_was_made_anew_meanwhile_is_ended() {
+        host("127.78.9.1", SERVES).await;
+        let server = Empty::default();
+        let client = Client::new(server.clone(), "vision");
+        let mut bench = Bench::with(client, &["127.78.9.1"]);
+        let replica = bench.pools.claim(&bench.id, &Span::default()).await;
+        assert!(replica.is_some());
+        let mut anew = function(json!({"component": {"image": "r/x:1"}}));
+        anew.metadata.uid = Some("u-2".to_owned());
+        let functions = bench.feed.store();
+        functions.apply_watcher_event(&Event::Apply(anew));
+        while !lock(&bench.live.claims).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let asked = lock(&server.0).clone();
+        assert_eq!(asked, ["DELETE /api/v1/namespaces/vision/pods/p-0"]);
     }
 
     /// Would fail if a pod that another operator assigned were taken for this function's, or the next weren't tried.

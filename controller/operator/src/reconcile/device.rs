@@ -40,7 +40,7 @@ pub fn of(
         }
         _ => {}
     }
-    let pods = context.cluster.pods.of(id);
+    let pods = context.cluster.pods_of(id);
     let serves = |pod: &&Arc<_>| pods::is_ready(pod) && pods::revision(pod) == Some(&plan.serving);
     if let Some((pod, address)) = pods
         .iter()

@@ -40,7 +40,7 @@ pub(super) fn counts(
     id: &FunctionId,
 ) -> (BTreeMap<String, u32>, BTreeMap<String, u32>) {
     let (mut alive, mut ready) = (BTreeMap::new(), BTreeMap::new());
-    for pod in context.cluster.pods.of(id) {
+    for pod in context.cluster.pods_of(id) {
         let Some(revision) = pods::revision(&pod).filter(|_| pods::is_alive(&pod)) else {
             continue;
         };

@@ -72,7 +72,7 @@ pub(super) async fn say(
 }
 
 fn trouble(context: &Context, id: &FunctionId, revision: &str) -> Option<pods::Trouble> {
-    let pods = context.cluster.pods.of(id);
+    let pods = context.cluster.pods_of(id);
     let mut of_revision = pods
         .iter()
         .filter(|pod| pods::revision(pod) == Some(revision));

@@ -11,7 +11,7 @@ use wisp_api::Function;
 
 use super::*;
 use crate::cluster::Feed;
-use crate::live::Plan;
+use crate::live::{Claim, Plan};
 use crate::pool::Misfit;
 
 /// An API server that is never asked.
@@ -62,7 +62,7 @@ struct Bench {
     live: Arc<Functions>,
     asked: Arc<AtomicUsize>,
     id: FunctionId,
-    _feed: Feed,
+    feed: Feed,
 }
 
 fn pod(status: Value) -> Value {
@@ -120,7 +120,7 @@ impl Bench {
             live,
             asked,
             id,
-            _feed: feed,
+            feed,
         }
     }
 
@@ -292,4 +292,58 @@ async fn what_an_operator_that_has_just_started_knows_soon_is_waited_for() {
     ));
     bench.ensure().await.unwrap();
     assert_eq!(bench.asked.load(Ordering::SeqCst), 2);
+}
+
+/// Would fail if a function that is made anew were said to be served by a pod of the one that had its name: the pod refuses
+/// its requests.
+#[tokio::test]
+async fn what_serves_one_that_was_deleted_serves_no_other_of_its_name() {
+    let mut bench = Bench::new(
+        json!({"phase": "Running", "podIP": "127.0.0.1"}),
+        replica().await,
+    );
+    let ready = json!({
+        "phase": "Running", "podIP": "10.0.0.9", "conditions": [{"type": "Ready", "status": "True"}],
+    });
+    let of = |owner: Value, created: &str| {
+        let mut pod = pod(ready.clone());
+        pod["metadata"]["ownerReferences"] = json!([owner]);
+        pod["metadata"]["creationTimestamp"] = created.into();
+        Event::Apply(serde_json::from_value::<Pod>(pod).unwrap())
+    };
+    let owner = |version: &str, kind: &str, name: &str, uid: &str| json!({"apiVersion": version, "kind": kind, "name": name, "uid": uid, "controller": true});
+    let by = |uid: &str| owner("wisp.dev/v1alpha1", "Function", "f", uid);
+    let by_set = || owner("apps/v1", "ReplicaSet", "f-1-x", "s");
+    let (before, after) = ("2026-01-01T00:00:00Z", "2026-01-01T00:00:02Z");
+    let mut function = Function::new("f", Default::default());
+    function.metadata.namespace = Some("n".into());
+    function.metadata.uid = Some("new".into());
+    function.metadata.creation_timestamp =
+        serde_json::from_value(json!("2026-01-01T00:00:01Z")).unwrap();
+    let store = bench.feed.store();
+    store.apply_watcher_event(&Event::Apply(function));
+    for (pod, is_its_own) in [
+        (of(by("old"), after), false),
+        (of(by_set(), before), false),
+        (of(by("new"), before), true),
+        (of(by_set(), after), true),
+    ] {
+        bench.cluster.pods.apply(pod);
+        assert_eq!(bench.waker.ready(&bench.id).is_some(), is_its_own);
+    }
+    bench.cluster.pods.apply(of(by("old"), after));
+    // What was taken for the one before is its own, too.
+    let claim = Claim {
+        revision: "f-1".into(),
+        replica: Some(Replica {
+            address: "10.0.0.8:8080".parse().unwrap(),
+            concurrency: 1,
+        }),
+    };
+    let claim_of = |uid: &str| {
+        let live = bench.live.enter(&bench.id, uid);
+        lock(&live.claims).insert("taken".to_owned(), claim.clone());
+        bench.waker.ready(&bench.id).is_some()
+    };
+    assert_eq!((claim_of("old"), claim_of("new")), (false, true));
 }
