@@ -11,6 +11,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use uuid::Uuid;
 
+use crate::autoscale::chain;
 use crate::names::{LEADER_LABEL, LEASE};
 
 /// So long a leader leads that isn't heard of.
@@ -19,6 +20,8 @@ const LEASE_SECONDS: i32 = 15;
 const RENEW: Duration = Duration::from_secs(2);
 /// So long the API server has to answer.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// So long the API server has when this process ends: the kubelet waits for it.
+const FAREWELL: Duration = Duration::from_secs(5);
 /// How often it is told again that it doesn't.
 const REMINDER: Duration = Duration::from_secs(30);
 /// What no pod's name has in it.
@@ -50,23 +53,24 @@ impl Leader {
         }
     }
 
-    /// Waits until this process leads, and labels its pod.
+    /// Waits until this process leads.
     pub async fn acquire(&self) {
-        self.label_own(false).await;
+        // A container before this one may have led. Should this fail, what comes to a standby is refused and tried again.
+        if let Err(error) = within(PATIENCE, self.label_own(false)).await {
+            tracing::warn!(error, "this pod's label can't be removed");
+        }
         loop {
-            match self.take().await {
+            match within(PATIENCE, self.take()).await {
                 Ok(true) => break,
                 Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "the Lease can't be had"),
+                Err(error) => tracing::warn!(error, "the Lease can't be had"),
             }
             tokio::time::sleep(RENEW).await;
         }
         tracing::info!(identity = self.identity, "this operator leads");
-        self.unlabel_others().await;
-        self.label_own(true).await;
     }
 
-    /// Renews until another leads: then this process must do nothing more.
+    /// Labels this process's pod as the leader's, and renews until another leads: then this process must do nothing more.
     ///
     /// An API server that doesn't answer makes nobody else the leader, and what was deployed is to wake meanwhile. Should
     /// only this process be cut off from it, two lead for a while, and nothing is lost: this one can write nothing, and a
@@ -74,21 +78,22 @@ impl Leader {
     pub async fn hold(&self) {
         let mut renewed = Instant::now();
         let mut told = None::<Instant>;
+        let mut is_labelled = self.announce().await;
         loop {
             tokio::time::sleep(RENEW).await;
-            let error = match tokio::time::timeout(PATIENCE, self.renew()).await {
-                Ok(Ok(true)) => {
+            let error = match within(PATIENCE, self.renew()).await {
+                Ok(true) => {
                     if told.take().is_some() {
                         tracing::info!(
                             "the API server answers again, and this operator still leads"
                         );
                     }
                     renewed = Instant::now();
+                    is_labelled = is_labelled || self.announce().await;
                     continue;
                 }
-                Ok(Ok(false)) => return,
-                Ok(Err(error)) => error.to_string(),
-                Err(_) => format!("no answer within {} s", PATIENCE.as_secs()),
+                Ok(false) => return,
+                Err(error) => error,
             };
             if told.is_none_or(|told| told.elapsed() >= REMINDER) {
                 told = Some(Instant::now());
@@ -104,23 +109,30 @@ impl Leader {
 
     /// Lets another lead at once.
     pub async fn release(&self) {
-        self.label_own(false).await;
-        let Ok(Some(mut lease)) = self.leases.get_opt(LEASE).await else {
-            return;
+        let released = async {
+            self.label_own(false).await?;
+            self.give_up().await
+        };
+        if let Err(error) = within(FAREWELL, released).await {
+            tracing::debug!(error, "the Lease could not be released");
+        }
+    }
+
+    async fn give_up(&self) -> Result<(), kube::Error> {
+        let Some(mut lease) = self.leases.get_opt(LEASE).await? else {
+            return Ok(());
         };
         let spec = lease.spec.get_or_insert_default();
         if spec.holder_identity.as_ref() != Some(&self.identity) {
-            return;
+            return Ok(());
         }
         spec.holder_identity = Some(String::new());
         spec.lease_duration_seconds = Some(1);
-        if let Err(error) = self
-            .leases
-            .replace(LEASE, &PostParams::default(), &lease)
+        let parameters = PostParams::default();
+        self.leases
+            .replace(LEASE, &parameters, &lease)
             .await
-        {
-            tracing::debug!(%error, "the Lease could not be released");
-        }
+            .map(drop)
     }
 
     /// Takes the Lease, where it is free.
@@ -190,42 +202,63 @@ impl Leader {
         }
     }
 
-    /// A leader that died left its label behind.
-    async fn unlabel_others(&self) {
-        let labelled = ListParams::default().labels(&format!("{LEADER_LABEL}=true"));
-        let Ok(pods) = self.pods.list(&labelled).await else {
-            return;
+    /// Has the operator's Service lead to this process alone. Returns whether it does.
+    async fn announce(&self) -> bool {
+        let announced = async {
+            self.label_own(true).await?;
+            self.unlabel_others().await
         };
-        for pod in pods {
+        let announced = within(PATIENCE, announced).await;
+        if let Err(error) = &announced {
+            tracing::warn!(
+                error,
+                "the leader's pod can't be labelled as that: the gateways don't find it; trying again"
+            );
+        }
+        announced.is_ok()
+    }
+
+    /// A leader that died left its label behind.
+    async fn unlabel_others(&self) -> Result<(), kube::Error> {
+        let labelled = ListParams::default().labels(&format!("{LEADER_LABEL}=true"));
+        for pod in self.pods.list(&labelled).await? {
             if Some(pod.name_any()) != self.pod {
-                self.label(&pod.name_any(), false).await;
+                self.label(&pod.name_any(), false).await?;
             }
         }
+        Ok(())
     }
 
-    async fn label_own(&self, leads: bool) {
-        if let Some(pod) = &self.pod {
-            self.label(pod, leads).await;
+    async fn label_own(&self, leads: bool) -> Result<(), kube::Error> {
+        match &self.pod {
+            Some(pod) => self.label(pod, leads).await,
+            None => Ok(()),
         }
     }
 
-    async fn label(&self, pod: &str, leads: bool) {
+    async fn label(&self, pod: &str, leads: bool) -> Result<(), kube::Error> {
         let value = if leads { json!("true") } else { json!(null) };
         let patch = Patch::Merge(json!({"metadata": {"labels": {LEADER_LABEL: value}}}));
-        let mut pause = Duration::from_millis(100);
-        for _ in 0..5 {
-            match self
-                .pods
-                .patch_metadata(pod, &PatchParams::default(), &patch)
-                .await
-            {
-                Ok(_) => return,
-                Err(kube::Error::Api(status)) if status.code == 404 => return,
-                Err(error) => tracing::warn!(pod, %error, "the pod can't be labelled"),
-            }
-            tokio::time::sleep(pause).await;
-            pause *= 2;
+        let labelled = self
+            .pods
+            .patch_metadata(pod, &PatchParams::default(), &patch)
+            .await;
+        match labelled {
+            // It is no more.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+            other => other.map(drop),
         }
+    }
+}
+
+/// What comes of it, or why nothing does.
+async fn within<T>(
+    patience: Duration,
+    asked: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, String> {
+    match tokio::time::timeout(patience, asked).await {
+        Ok(result) => result.map_err(|error| chain(&error)),
+        Err(_) => Err(format!("no answer within {} s", patience.as_secs())),
     }
 }
 
@@ -281,9 +314,14 @@ fn next(lease: Option<&LeaseSpec>, identity: &str, now: Timestamp) -> LeaseSpec 
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{Arc, Mutex};
+
     use k8s_openapi::api::core::v1::PodStatus;
+    use serde_json::Value;
 
     use super::*;
+    use crate::api_server::{self, refusal};
+    use crate::live::lock;
 
     /// Would fail if two could lead at once, or nobody could follow a leader that died.
     #[test]
@@ -311,6 +349,55 @@ mod tests {
         let mut released = taken;
         released.holder_identity = Some(String::new());
         assert!(is_free(&released, "a", at(121)));
+    }
+
+    /// Would fail if a leader whose pod can't be labelled for a while never got its label: no gateway would find it.
+    #[tokio::test]
+    async fn a_leader_is_found_as_soon_as_its_pod_can_be_labelled() {
+        let lease = Arc::new(Mutex::new(None::<Value>));
+        let labels = Arc::new(Mutex::new(Vec::<Value>::new()));
+        let (written, told) = (Arc::clone(&lease), Arc::clone(&labels));
+        let client = api_server::client(move |asked, sent| {
+            let (method, path) = asked.split_once(' ').unwrap();
+            match (method, path.contains("/leases")) {
+                ("GET", true) => match lock(&written).clone() {
+                    Some(lease) => (200, lease),
+                    None => refusal(404),
+                },
+                (_, true) => (200, lock(&written).insert(sent).clone()),
+                ("GET", false) => (
+                    200,
+                    json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": []}),
+                ),
+                (_, false) => {
+                    let mut told = lock(&told);
+                    told.push(sent["metadata"]["labels"][LEADER_LABEL].clone());
+                    // What is written first is that it doesn't lead.
+                    match told.len() {
+                        2 | 3 => refusal(500),
+                        _ => (
+                            200,
+                            json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": {"name": "p"}}),
+                        ),
+                    }
+                }
+            }
+        });
+        let leader = Arc::new(Leader::new(client, "n", Some("p".to_owned())));
+        leader.acquire().await;
+        let holder = Arc::clone(&leader);
+        let held = tokio::spawn(async move { holder.hold().await });
+        while lock(&labels).len() < 4 {
+            assert!(!held.is_finished());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        held.abort();
+        leader.release().await;
+        let (leads, does_not) = (json!("true"), json!(null));
+        let expected = [&does_not, &leads, &leads, &leads, &does_not];
+        assert_eq!(lock(&labels).iter().collect::<Vec<_>>(), expected);
+        let holder = lock(&lease).as_ref().unwrap()["spec"]["holderIdentity"].clone();
+        assert_eq!(holder, "");
     }
 
     /// Would fail if a leader that was killed were waited for, or one that lives were not.

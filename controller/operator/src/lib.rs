@@ -9,6 +9,8 @@
 //!
 //! What it needs of an installation is in `docs/install.md`, whose signatures it demands in `docs/signatures.md`.
 
+#[cfg(test)]
+mod api_server;
 pub mod artifacts;
 pub mod autoscale;
 pub mod cluster;

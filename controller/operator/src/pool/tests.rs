@@ -288,6 +288,7 @@ mod claiming {
     use wisp_contract::operator::pod::CONTROL_PORT;
 
     use super::*;
+    use crate::api_server::{self, refusal};
     use crate::live::Plan;
     use crate::resolve::tests::Store;
 
@@ -295,32 +296,6 @@ mod claiming {
     fn nobody() -> Client {
         let uri = http::Uri::from_static("http://127.0.0.1:9");
         Client::try_from(kube::Config::new(uri)).unwrap()
-    }
-
-    /// An API server that has nothing, and remembers what was asked of it.
-    #[derive(Clone, Default)]
-    struct Empty(Arc<Mutex<Vec<String>>>);
-
-    impl tower_service::Service<http::Request<kube::client::Body>> for Empty {
-        type Response = http::Response<kube::client::Body>;
-        type Error = std::convert::Infallible;
-        type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
-
-        fn poll_ready(
-            &mut self,
-            _: &mut std::task::Context<'_>,
-        ) -> std::task::Poll<Result<(), Self::Error>> {
-            std::task::Poll::Ready(Ok(()))
-        }
-
-        fn call(&mut self, request: http::Request<kube::client::Body>) -> Self::Future {
-            let asked = format!("{} {}", request.method(), request.uri().path());
-            lock(&self.0).push(asked);
-            let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": "m", "reason": "NotFound", "code": 404});
-            let mut response = http::Response::new(status.to_string().into_bytes().into());
-            *response.status_mut() = http::StatusCode::NOT_FOUND;
-            std::future::ready(Ok(response))
-        }
     }
 
     /// What came to a host.
@@ -530,8 +505,12 @@ mod claiming {
     #[tokio::test]
     async fn a_pod_of_a_function_that_was_made_anew_meanwhile_is_ended() {
         host("127.78.9.1", SERVES).await;
-        let server = Empty::default();
-        let client = Client::new(server.clone(), "vision");
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let remembered = Arc::clone(&asked);
+        let client = api_server::client(move |asked, _| {
+            lock(&remembered).push(asked.to_owned());
+            refusal(404)
+        });
         let mut bench = Bench::with(client, &["127.78.9.1"]);
         let replica = bench.pools.claim(&bench.id, &Span::default()).await;
         assert!(replica.is_some());
@@ -542,7 +521,7 @@ mod claiming {
         while !lock(&bench.live.claims).is_empty() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
-        let asked = lock(&server.0).clone();
+        let asked = lock(&asked).clone();
         assert_eq!(asked, ["DELETE /api/v1/namespaces/vision/pods/p-0"]);
     }
 
