@@ -17,6 +17,7 @@ mod recover;
 mod size;
 mod status;
 mod trials;
+mod writes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -26,10 +27,10 @@ use std::time::{Duration, Instant, SystemTime};
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Pod;
 use kube::{Client, ResourceExt as _};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use wisp_api::RuntimePool;
 use wisp_contract::FunctionId;
-use wisp_contract::assignment::{Assignment, Compiled};
+use wisp_contract::assignment::Assignment;
 use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::DATA_PORT;
 use wisp_traces::Span;
@@ -48,6 +49,7 @@ use hold::Holds;
 use models::{Kept, State};
 use queue::{Expected, Queue};
 use trials::Trials;
+use writes::Writes;
 
 pub use claimable::{Claimable, Misfit};
 pub use defaults::Defaults;
@@ -95,6 +97,14 @@ pub struct Pools {
     trials: Trials,
     queue: Queue,
     holds: Holds,
+    /// The writing of their objects, and of how many pods stand by.
+    objects: Writes<PoolId>,
+    /// The writing of what is said of them.
+    statuses: Writes<PoolId>,
+    /// The making and dropping of those that nobody asked for, by namespace.
+    default_pools: Writes<String>,
+    /// How much more may be written at once.
+    writing: Semaphore,
     /// Whether every pod was asked what it is.
     recovered: watch::Sender<bool>,
 }
@@ -105,6 +115,7 @@ struct Known {
     wakes: size::Wakes,
     claims: i32,
     applied: Option<keep::Applied>,
+    said: Option<keep::Said>,
     models: Option<models::Models>,
 }
 
@@ -127,6 +138,10 @@ impl Pools {
             trials: Trials::default(),
             queue: Queue::default(),
             holds: Holds::default(),
+            objects: Writes::default(),
+            statuses: Writes::default(),
+            default_pools: Writes::default(),
+            writing: Semaphore::new(keep::WRITTEN_AT_ONCE),
             recovered: watch::channel(false).0,
         })
     }
@@ -302,19 +317,23 @@ impl Pools {
         claimable: &Claimable,
         pools: &[Arc<RuntimePool>],
     ) -> Option<(PoolId, Arc<Pod>, Option<Expected<'a>>)> {
-        let assignment = claimable.assignment.as_ref();
-        let code = assignment.map_or(&[][..], Assignment::compiled);
-        if let Some((pool, pod)) = self.take(pools, code) {
+        if let Some((pool, pod)) = self.take(pools, claimable) {
             return Some((pool, pod, None));
         }
         let expected = Expected::of(live, &claimable.revision);
-        let (pool, pod) = self.wait(pools, code).await?;
+        let (pool, pod) = self.wait(pools, claimable).await?;
         Some((pool, pod, Some(expected)))
     }
 
-    /// A pod that stands by in the first of `pools` that has any, one that has `code` ready if there is one; nobody else
-    /// gets it.
-    fn take(&self, pools: &[Arc<RuntimePool>], code: &[Compiled]) -> Option<(PoolId, Arc<Pod>)> {
+    /// A pod that stands by in the first of `pools` that has any, one that has the revision's code ready if there is one;
+    /// nobody else gets it.
+    fn take(
+        &self,
+        pools: &[Arc<RuntimePool>],
+        claimable: &Claimable,
+    ) -> Option<(PoolId, Arc<Pod>)> {
+        let assignment = claimable.assignment.as_ref();
+        let code = assignment.map_or(&[][..], Assignment::compiled);
         let pools: Vec<_> = pools
             .iter()
             .filter_map(|pool| Some((pool_id(pool)?, self.current(pool))))
@@ -323,7 +342,7 @@ impl Pools {
         for (id, mut standing) in pools {
             standing.retain(|pod| {
                 let is_free = !taken.contains_key(&pod.uid().unwrap_or_default());
-                is_free && self.queue.is_standing(pod)
+                is_free && self.queue.is_standing(pod) && claimable.has_room_in(pod)
             });
             let is_ready = |pod: &&Arc<Pod>| {
                 let life = pods::life(pod);

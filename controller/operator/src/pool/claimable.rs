@@ -148,6 +148,15 @@ impl Claimable {
         Ok(())
     }
 
+    /// Whether a pod of a pool that it [fits](Self::fits) may use the memory that it needs at first: while the pool's pods
+    /// are replaced by others that have more, some haven't.
+    pub(super) fn has_room_in(&self, pod: &k8s_openapi::api::core::v1::Pod) -> bool {
+        let mut containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+        let container = containers.find(|container| container.name == names::CONTAINER);
+        let limits = container.and_then(|container| container.resources.as_ref());
+        limits.is_none_or(|limits| resources::holds(limits, self.needed))
+    }
+
     /// How many models a pod would have to load that has `kept`, and how many of those nobody would use.
     pub(super) fn mismatch(&self, kept: &[Kept]) -> (usize, usize) {
         let models = self

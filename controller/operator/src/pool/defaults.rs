@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use kube::api::{DeleteParams, ObjectMeta, PostParams, Preconditions};
+use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
+use serde_json::json;
 use wisp_api::{RuntimePool, RuntimePoolSpec};
 
 use crate::names::{DEFAULT_POOL, MANAGER};
@@ -13,7 +14,7 @@ use crate::names::{DEFAULT_POOL, MANAGER};
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// What the pools are like that nobody asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Defaults {
     /// The fewest pods.
     pub min: u32,
@@ -28,13 +29,15 @@ pub(super) fn is_default(pool: &RuntimePool) -> bool {
         && pool.labels().get(MANAGED_BY).map(String::as_str) == Some(MANAGER)
 }
 
-/// What is to be done for namespaces to have the pools that nobody asked for.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Todo {
-    /// Namespaces that get one.
-    pub(super) make: BTreeSet<String>,
-    /// Namespaces whose one goes.
-    pub(super) drop: BTreeSet<String>,
+/// What is to be done for a namespace to have the pool that nobody asked for, if it needs one.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Todo {
+    /// It gets one.
+    Make,
+    /// The one with this uid has other sizes than the installation says by now.
+    Change(Option<String>),
+    /// The one with this uid goes.
+    Drop(Option<String>),
 }
 
 /// A namespace has one as long as it has Functions and no pool that somebody asked for.
@@ -42,93 +45,126 @@ pub(super) fn todo(
     functions: &BTreeSet<String>,
     pools: &[Arc<RuntimePool>],
     defaults: Defaults,
-) -> Todo {
-    // Whether each namespace has a pool of ours, and one of somebody's.
-    let mut has = BTreeMap::<String, (bool, bool)>::new();
+) -> BTreeMap<String, Todo> {
+    let is_going = |pool: &RuntimePool| pool.metadata.deletion_timestamp.is_some();
+    let mut ours = BTreeMap::<String, &RuntimePool>::new();
+    let mut others = BTreeSet::<String>::new();
     for pool in pools {
-        let entry = has.entry(pool.namespace().unwrap_or_default()).or_default();
-        if is_default(pool) {
-            entry.0 |= pool.metadata.deletion_timestamp.is_none();
-        } else {
-            entry.1 = true;
+        let namespace = pool.namespace().unwrap_or_default();
+        if !is_default(pool) {
+            others.insert(namespace);
+        } else if !is_going(pool) {
+            ours.insert(namespace, pool);
         }
     }
     let is_wanted = |namespace: &String| {
-        defaults.max > 0
-            && functions.contains(namespace)
-            && !has.get(namespace).is_some_and(|(_, somebodys)| *somebodys)
+        defaults.max > 0 && functions.contains(namespace) && !others.contains(namespace)
     };
-    let ours = has.iter().filter(|(_, (ours, _))| *ours);
-    Todo {
-        make: functions
-            .iter()
-            .filter(|namespace| {
-                is_wanted(namespace) && !has.get(*namespace).is_some_and(|(ours, _)| *ours)
-            })
-            .cloned()
-            .collect(),
-        drop: ours
-            .map(|(namespace, _)| namespace)
-            .filter(|namespace| !is_wanted(namespace))
-            .cloned()
-            .collect(),
+    let of = |namespace: &String| match (is_wanted(namespace), ours.get(namespace)) {
+        (true, None) => Some(Todo::Make),
+        (true, Some(pool)) => (sizes(&pool.spec) != defaults.sizes() && is_as_made(pool))
+            .then(|| Todo::Change(pool.uid())),
+        (false, Some(pool)) => Some(Todo::Drop(pool.uid())),
+        (false, None) => None,
+    };
+    let namespaces = functions.iter().chain(ours.keys());
+    namespaces
+        .filter_map(|namespace| Some((namespace.clone(), of(namespace)?)))
+        .collect()
+}
+
+impl Defaults {
+    fn sizes(self) -> (u32, u32) {
+        (self.min.min(self.max), self.max)
     }
 }
 
-/// Makes one.
-pub(super) async fn make(
+fn sizes(spec: &RuntimePoolSpec) -> (u32, u32) {
+    (spec.min_replicas, spec.max_replicas)
+}
+
+/// Whether nobody but the operator wrote its spec: what a person changed stays.
+fn is_as_made(pool: &RuntimePool) -> bool {
+    let mut writers = pool.metadata.managed_fields.iter().flatten();
+    writers.all(|writer| writer.subresource.is_some() || writer.manager.as_deref() == Some(MANAGER))
+}
+
+/// Does what is to be done.
+pub(super) async fn make_so(
     client: &Client,
     namespace: &str,
+    todo: Todo,
     defaults: Defaults,
 ) -> Result<(), kube::Error> {
-    let pool = RuntimePool {
-        metadata: ObjectMeta {
-            name: Some(DEFAULT_POOL.to_owned()),
-            labels: Some(BTreeMap::from([(
-                MANAGED_BY.to_owned(),
-                MANAGER.to_owned(),
-            )])),
-            ..ObjectMeta::default()
-        },
-        spec: RuntimePoolSpec {
-            min_replicas: defaults.min.min(defaults.max),
-            max_replicas: defaults.max,
-            ..RuntimePoolSpec::default()
-        },
-        status: None,
-    };
     let api = Api::<RuntimePool>::namespaced(client.clone(), namespace);
-    match api.create(&PostParams::default(), &pool).await {
-        // It is there, and not yet seen.
-        Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-        other => other.map(drop),
-    }
-}
-
-/// Drops one.
-pub(super) async fn drop_it(client: &Client, pool: &RuntimePool) -> Result<(), kube::Error> {
-    let api = Api::<RuntimePool>::namespaced(client.clone(), &pool.namespace().unwrap_or_default());
-    let parameters = DeleteParams {
-        preconditions: Some(Preconditions {
-            uid: pool.uid(),
-            ..Preconditions::default()
-        }),
-        ..DeleteParams::background()
+    let (min, max) = defaults.sizes();
+    let done = match todo {
+        Todo::Make => {
+            let label = (MANAGED_BY.to_owned(), MANAGER.to_owned());
+            let pool = RuntimePool {
+                metadata: ObjectMeta {
+                    name: Some(DEFAULT_POOL.to_owned()),
+                    labels: Some(BTreeMap::from([label])),
+                    ..ObjectMeta::default()
+                },
+                spec: RuntimePoolSpec {
+                    min_replicas: min,
+                    max_replicas: max,
+                    ..RuntimePoolSpec::default()
+                },
+                status: None,
+            };
+            let parameters = PostParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PostParams::default()
+            };
+            api.create(&parameters, &pool).await.map(drop)
+        }
+        Todo::Change(uid) => {
+            let change = Patch::Merge(json!({
+                "metadata": {"uid": uid}, "spec": {"minReplicas": min, "maxReplicas": max},
+            }));
+            let parameters = PatchParams {
+                field_manager: Some(MANAGER.to_owned()),
+                ..PatchParams::default()
+            };
+            api.patch(DEFAULT_POOL, &parameters, &change)
+                .await
+                .map(drop)
+        }
+        Todo::Drop(uid) => {
+            let parameters = DeleteParams {
+                preconditions: Some(Preconditions {
+                    uid,
+                    ..Preconditions::default()
+                }),
+                ..DeleteParams::background()
+            };
+            api.delete(DEFAULT_POOL, &parameters).await.map(drop)
+        }
     };
-    match api.delete(&pool.name_any(), &parameters).await {
+    match done {
+        // It is there, and not yet seen; or no more.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-        other => other.map(drop),
+        other => other,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+
     use super::*;
 
     const DEFAULTS: Defaults = Defaults { min: 1, max: 5 };
 
     fn pool(namespace: &str, name: &str, is_ours: bool) -> Arc<RuntimePool> {
-        let mut pool = RuntimePool::new(name, RuntimePoolSpec::default());
+        let spec = RuntimePoolSpec {
+            min_replicas: DEFAULTS.min,
+            max_replicas: DEFAULTS.max,
+            ..RuntimePoolSpec::default()
+        };
+        let mut pool = RuntimePool::new(name, spec);
         pool.metadata.namespace = Some(namespace.into());
         if is_ours {
             let label = (MANAGED_BY.to_owned(), MANAGER.to_owned());
@@ -137,7 +173,8 @@ mod tests {
         Arc::new(pool)
     }
 
-    /// Would fail if a namespace had a pool that nobody needs, none though it has Functions, or two.
+    /// Would fail if a namespace had a pool that nobody needs, none though it has Functions, or two; or if one kept the sizes
+    /// of an installation that has others by now, or lost those that a person gave it.
     #[test]
     fn who_has_functions_and_asked_for_no_pool_has_one() {
         let set = |names: &[&str]| {
@@ -146,8 +183,25 @@ mod tests {
                 .map(|name| (*name).to_owned())
                 .collect::<BTreeSet<_>>()
         };
+        let mut grown = RuntimePool::clone(&pool("grown", "default", true));
+        grown.spec.max_replicas = 3;
+        let mut edited = RuntimePool::clone(&grown);
+        edited.metadata.namespace = Some("edited".to_owned());
+        let by = |manager: &str, subresource: Option<&str>| ManagedFieldsEntry {
+            manager: Some(manager.to_owned()),
+            subresource: subresource.map(str::to_owned),
+            ..ManagedFieldsEntry::default()
+        };
+        grown.metadata.managed_fields = Some(vec![by(MANAGER, None), by("other", Some("status"))]);
+        edited.metadata.managed_fields = Some(vec![by(MANAGER, None), by("kubectl-edit", None)]);
+        let mut going = RuntimePool::clone(&pool("going", "default", true));
+        going.metadata.deletion_timestamp =
+            serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
         let pools = [
             pool("has", "default", true),
+            Arc::new(grown),
+            Arc::new(edited),
+            Arc::new(going),
             pool("empty", "default", true),
             pool("own", "gpu", false),
             pool("both", "default", true),
@@ -155,17 +209,20 @@ mod tests {
             // Somebody made one of that name.
             pool("same", "default", false),
         ];
-        let functions = set(&["new", "has", "own", "both", "same"]);
-        let expected = Todo {
-            make: set(&["new"]),
-            drop: set(&["empty", "both"]),
+        let functions = set(&[
+            "new", "has", "grown", "edited", "going", "own", "both", "same",
+        ]);
+        let todo_by = |defaults| {
+            let todo = todo(&functions, &pools, defaults);
+            let named = todo.iter().map(|(namespace, todo)| match todo {
+                Todo::Make => format!("+{namespace}"),
+                Todo::Change(_) => format!("~{namespace}"),
+                Todo::Drop(_) => format!("-{namespace}"),
+            });
+            named.collect::<Vec<_>>().join(" ")
         };
-        assert_eq!(todo(&functions, &pools, DEFAULTS), expected);
+        assert_eq!(todo_by(DEFAULTS), "-both -empty +going ~grown +new");
         let none = Defaults { min: 0, max: 0 };
-        let expected = Todo {
-            make: set(&[]),
-            drop: set(&["empty", "both", "has"]),
-        };
-        assert_eq!(todo(&functions, &pools, none), expected);
+        assert_eq!(todo_by(none), "-both -edited -empty -grown -has");
     }
 }

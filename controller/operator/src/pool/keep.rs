@@ -1,7 +1,8 @@
 //! Keeps the pools as they should be: their objects, how many pods stand by, and what is said of them.
 
 use std::collections::BTreeSet;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
+use std::fmt::Display;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -16,9 +17,10 @@ use wisp_contract::FunctionId;
 use wisp_contract::operator::pod::POOL;
 
 use super::claimable::Misfit;
-use super::models::{self, State};
+use super::models::{self, Kept, State};
 use super::near::{Near, Neighbourhoods};
 use super::status::{Candidate, Observed, status};
+use super::writes::Writes;
 use super::{PoolId, Pools, defaults, pool_id};
 use crate::autoscale::{self, chain};
 use crate::cluster::pods;
@@ -35,12 +37,37 @@ const TICK: Duration = Duration::from_secs(1);
 const RECALLED: Duration = Duration::from_secs(30);
 /// So long applied objects are taken to be as they were applied.
 const APPLIED_FOR: Duration = Duration::from_secs(600);
+/// How long the watch may take to show a Deployment that was made.
+const SEEN_WITHIN: Duration = Duration::from_secs(5);
+/// So long a status that was written isn't written again that the cluster shows otherwise: CustomResourceDefinitions of an
+/// older version drop what they don't know.
+const SAID_FOR: Duration = Duration::from_secs(300);
+/// How much is written at once.
+pub(super) const WRITTEN_AT_ONCE: usize = 32;
+/// The longest that the API server may take for one of them: its webhooks may take 30 s.
+const WRITTEN_WITHIN: Duration = Duration::from_secs(40);
 
 /// What was applied of a pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Applied {
     digest: u64,
     at: Instant,
+}
+
+/// What was said of a pool.
+#[derive(Debug, Clone)]
+pub(super) struct Said {
+    /// The pool's uid.
+    of: Option<String>,
+    status: RuntimePoolStatus,
+    at: Instant,
+}
+
+/// The objects of a pool.
+struct Objects {
+    secret: Secret,
+    deployment: Deployment,
+    digest: u64,
 }
 
 /// Why a pool isn't as it should be.
@@ -52,6 +79,8 @@ enum KeepError {
     Scale(#[source] kube::Error),
     #[error("the status can't be written")]
     Status(#[source] kube::Error),
+    #[error("the namespace's default pool can't be made, changed or removed")]
+    Default(#[source] kube::Error),
 }
 
 /// The Secret with the key of the pods' control ports, and with what they have ready.
@@ -111,19 +140,19 @@ impl Pools {
                 () = self.cluster.pools_changed.notified() => {}
             }
             let now = Instant::now();
-            self.tick(now, now.saturating_duration_since(began)).await;
+            self.tick(now, now.saturating_duration_since(began));
         }
     }
 
     /// `age` is how long this process has led.
-    async fn tick(self: &Arc<Self>, now: Instant, age: Duration) {
+    pub(super) fn tick(self: &Arc<Self>, now: Instant, age: Duration) {
         self.forget(now);
         let pools = self.cluster.pools().state();
         self.ask_new_pods(&pools);
         self.queue.changed();
         let functions = Neighbourhoods::of(&self.cluster.functions().state());
         self.hold(now, &pools, &functions);
-        self.default_pools(&pools, &functions).await;
+        self.default_pools(now, &pools, &functions);
         let known: BTreeSet<PoolId> = pools.iter().filter_map(|pool| pool_id(pool)).collect();
         lock(&self.known).retain(|id, _| {
             let is_there = known.contains(id);
@@ -133,43 +162,81 @@ impl Pools {
             }
             is_there
         });
+        for writes in [&self.objects, &self.statuses] {
+            writes.retain(|id| known.contains(id));
+        }
         for pool in pools {
             let Some(id) = pool_id(&pool) else { continue };
             if pool.metadata.deletion_timestamp.is_some() {
                 continue;
             }
             let near = functions.near(id.namespace());
-            if let Err(error) = self.keep(now, age, &id, &pool, near).await {
-                tracing::warn!(pool = %id, error = %chain(&error), "a pool isn't as it should be");
-            }
+            self.keep(now, age, &id, &pool, near);
         }
     }
 
-    async fn default_pools(&self, pools: &[Arc<RuntimePool>], functions: &Neighbourhoods) {
-        let todo = defaults::todo(&functions.namespaces(), pools, self.defaults);
-        for namespace in &todo.make {
-            if let Err(error) = defaults::make(&self.client, namespace, self.defaults).await {
-                tracing::debug!(namespace, %error, "the namespace could not be given a pool");
-            }
+    /// Has something written, unless it is being written, or failed a moment ago.
+    fn write<K>(
+        self: &Arc<Self>,
+        writes: fn(&Self) -> &Writes<K>,
+        key: K,
+        what: u64,
+        now: Instant,
+        write: impl Future<Output = Result<(), KeepError>> + Send + 'static,
+    ) where
+        K: Ord + Clone + Display + Send + 'static,
+    {
+        if !writes(self).begin(&key, what, now) {
+            return;
         }
-        let ours = pools.iter().filter(|pool| {
-            defaults::is_default(pool) && todo.drop.contains(&pool.namespace().unwrap_or_default())
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let turn = this.writing.acquire().await;
+            let result = match tokio::time::timeout(WRITTEN_WITHIN, write).await {
+                Ok(result) => result.map_err(|error| chain(&error)),
+                Err(_) => Err(format!(
+                    "the API server doesn't answer within {} s",
+                    WRITTEN_WITHIN.as_secs()
+                )),
+            };
+            drop(turn);
+            if let Err(error) = &result {
+                tracing::warn!(pool = %key, error, "a pool isn't as it should be");
+            }
+            writes(&this).end(&key, result, Instant::now());
+            this.cluster.pools_changed.notify_one();
         });
-        for pool in ours {
-            if let Err(error) = defaults::drop_it(&self.client, pool).await {
-                tracing::debug!(pool = %pool.name_any(), %error, "a pool could not be dropped");
-            }
+    }
+
+    fn default_pools(
+        self: &Arc<Self>,
+        now: Instant,
+        pools: &[Arc<RuntimePool>],
+        functions: &Neighbourhoods,
+    ) {
+        let todo = defaults::todo(&functions.namespaces(), pools, self.defaults);
+        self.default_pools
+            .retain(|namespace| todo.contains_key(namespace));
+        for (namespace, what) in todo {
+            let (client, defaults) = (self.client.clone(), self.defaults);
+            let digest = hash(&(&what, defaults));
+            let key = namespace.clone();
+            let done = async move {
+                let done = defaults::make_so(&client, &namespace, what, defaults).await;
+                done.map_err(KeepError::Default)
+            };
+            self.write(|pools| &pools.default_pools, key, digest, now, done);
         }
     }
 
-    async fn keep(
+    fn keep(
         self: &Arc<Self>,
         now: Instant,
         age: Duration,
         id: &PoolId,
-        pool: &RuntimePool,
+        pool: &Arc<RuntimePool>,
         near: &Near,
-    ) -> Result<(), KeepError> {
+    ) {
         let models = self.models(now, id, pool);
         let found = self
             .cluster
@@ -188,30 +255,71 @@ impl Pools {
             known.wakes.assume(now, more.unwrap_or(0));
             (known.wakes.size(now, min, max), known.claims, known.applied)
         };
+        let kept_for = if found.is_some() {
+            APPLIED_FOR
+        } else {
+            SEEN_WITHIN
+        };
+        let is_applied = |digest| {
+            applied.is_some_and(|applied| {
+                applied.digest == digest && now.saturating_duration_since(applied.at) < kept_for
+            })
+        };
         // Until its models are there, the pool stays as it is.
-        if let State::Here(kept) = &models {
-            let preload = models::preload(kept, near.has_models, &self.settings);
-            let preload = serde_json::to_string(&preload).unwrap_or_default();
-            let secret = secret(pool, &preload, &self.settings);
-            let deployment = deployment(pool, &preload, models::bytes(kept), &self.settings);
-            let digest = digest(&secret, &deployment);
-            let is_applied = applied.is_some_and(|applied| {
-                applied.digest == digest && now.saturating_duration_since(applied.at) < APPLIED_FOR
-            });
-            if !is_applied || found.is_none() {
-                apply_pool(&self.client, pool, &secret, &deployment, desired).await?;
-                if let Some(known) = lock(&self.known).get_mut(id) {
-                    known.applied = Some(Applied { digest, at: now });
-                }
-            }
-        }
+        let objects = match &models {
+            State::Here(kept) => Some(self.objects(pool, kept, near)),
+            State::Working | State::Failed(..) => None,
+        };
+        let objects = objects.filter(|objects| !is_applied(objects.digest));
         let replicas = i32::try_from(desired).unwrap_or(i32::MAX);
-        if current.is_some_and(|current| current != replicas) {
-            self.scale(id, replicas).await.map_err(KeepError::Scale)?;
+        let scale = current
+            .is_some_and(|current| current != replicas)
+            .then_some(replicas);
+        if objects.is_some() || scale.is_some() {
+            let digest = hash(&(objects.as_ref().map(|objects| objects.digest), scale));
+            let made = Arc::clone(self).make(id.clone(), Arc::clone(pool), desired, objects, scale);
+            self.write(|pools| &pools.objects, id.clone(), digest, now, made);
         }
         let candidates = self.candidates(age, pool, &near.functions, &models);
-        self.say(id, pool, desired, claims, &models, candidates)
-            .await
+        self.say(now, id, pool, desired, claims, &models, candidates);
+    }
+
+    /// What `pool` is made of, with the models that it keeps.
+    fn objects(&self, pool: &RuntimePool, kept: &[Kept], near: &Near) -> Objects {
+        let preload = models::preload(kept, near.has_models, &self.settings);
+        let preload = serde_json::to_string(&preload).unwrap_or_default();
+        let secret = secret(pool, &preload, &self.settings);
+        let deployment = deployment(pool, &preload, models::bytes(kept), &self.settings);
+        Objects {
+            digest: digest(&secret, &deployment),
+            secret,
+            deployment,
+        }
+    }
+
+    /// Makes the objects, and has so many pods stand by.
+    async fn make(
+        self: Arc<Self>,
+        id: PoolId,
+        pool: Arc<RuntimePool>,
+        desired: u32,
+        objects: Option<Objects>,
+        scale: Option<i32>,
+    ) -> Result<(), KeepError> {
+        if let Some(objects) = objects {
+            let (secret, deployment) = (&objects.secret, &objects.deployment);
+            apply_pool(&self.client, &pool, secret, deployment, desired).await?;
+            if let Some(known) = lock(&self.known).get_mut(&id) {
+                known.applied = Some(Applied {
+                    digest: objects.digest,
+                    at: Instant::now(),
+                });
+            }
+        }
+        match scale {
+            Some(replicas) => self.scale(&id, replicas).await.map_err(KeepError::Scale),
+            None => Ok(()),
+        }
     }
 
     async fn scale(&self, id: &PoolId, replicas: i32) -> Result<(), kube::Error> {
@@ -226,15 +334,17 @@ impl Pools {
             .map(drop)
     }
 
-    async fn say(
-        &self,
+    #[expect(clippy::too_many_arguments, reason = "it only puts them side by side")]
+    fn say(
+        self: &Arc<Self>,
+        now: Instant,
         id: &PoolId,
-        pool: &RuntimePool,
+        pool: &Arc<RuntimePool>,
         desired: u32,
         claims: i32,
         models: &State,
         candidates: Option<Vec<Candidate>>,
-    ) -> Result<(), KeepError> {
+    ) {
         let standing = self.cluster.warm.of(id);
         let alive = standing.iter().filter(|pod| pods::is_alive(pod));
         let current = self.current(pool);
@@ -247,8 +357,16 @@ impl Pools {
             .iter()
             .find_map(|pod| pods::trouble(pod))
             .or_else(|| pods::refused(deployment.as_deref()?));
+        let said = lock(&self.known)
+            .get(id)
+            .and_then(|known| known.said.clone())
+            .filter(|said| said.of == pool.uid() && now < said.at + SAID_FOR);
+        let shown = pool.status.as_ref();
+        let before = said.as_ref().map(|said| &said.status).or(shown);
         let next = status(&Observed {
             pool,
+            before: before.cloned().unwrap_or_default(),
+            not_applied: self.objects.error(id),
             desired,
             alive: alive.count(),
             ready: ready.count(),
@@ -260,10 +378,29 @@ impl Pools {
         });
         self.metrics
             .pool(id, next.ready_replicas, next.desired_replicas);
-        if pool.status.as_ref() == Some(&next) {
-            return Ok(());
+        if before == Some(&next) {
+            return;
         }
-        self.write(pool, &next).await.map_err(KeepError::Status)
+        let text = serde_json::to_string(&next).unwrap_or_default();
+        let (this, pool, of) = (Arc::clone(self), Arc::clone(pool), id.clone());
+        let written = async move {
+            this.tell(&pool, &next).await.map_err(KeepError::Status)?;
+            if let Some(known) = lock(&this.known).get_mut(&of) {
+                known.said = Some(Said {
+                    of: pool.uid(),
+                    status: next,
+                    at: Instant::now(),
+                });
+            }
+            Ok(())
+        };
+        self.write(
+            |pools| &pools.statuses,
+            id.clone(),
+            hash(&text),
+            now,
+            written,
+        );
     }
 
     /// Which of the functions `near` can take pods of `pool`. `None` while that is being found out: what pods they need, for
@@ -289,7 +426,7 @@ impl Pools {
             .collect()
     }
 
-    async fn write(&self, pool: &RuntimePool, next: &RuntimePoolStatus) -> Result<(), kube::Error> {
+    async fn tell(&self, pool: &RuntimePool, next: &RuntimePoolStatus) -> Result<(), kube::Error> {
         let namespace = pool.namespace().unwrap_or_default();
         let api = Api::<RuntimePool>::namespaced(self.client.clone(), &namespace);
         let patch = json!({
@@ -310,12 +447,14 @@ impl Pools {
 }
 
 fn digest(secret: &Secret, deployment: &Deployment) -> u64 {
+    hash(&(
+        serde_json::to_string(secret).unwrap_or_default(),
+        serde_json::to_string(deployment).unwrap_or_default(),
+    ))
+}
+
+fn hash(what: &impl Hash) -> u64 {
     let mut hasher = DefaultHasher::new();
-    for text in [
-        serde_json::to_string(secret),
-        serde_json::to_string(deployment),
-    ] {
-        text.unwrap_or_default().hash(&mut hasher);
-    }
+    what.hash(&mut hasher);
     hasher.finish()
 }

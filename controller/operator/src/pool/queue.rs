@@ -9,10 +9,9 @@ use dashmap::DashMap;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 use wisp_api::RuntimePool;
-use wisp_contract::assignment::Compiled;
 use wisp_contract::operator::pod::CONTROL_PORT;
 
-use super::{PoolId, Pools, pool_id};
+use super::{Claimable, PoolId, Pools, pool_id};
 use crate::cluster::pods;
 use crate::live::{Claim, Live, lock};
 use crate::names;
@@ -134,7 +133,7 @@ impl Pools {
     pub(super) async fn wait(
         &self,
         pools: &[Arc<RuntimePool>],
-        code: &[Compiled],
+        claimable: &Claimable,
     ) -> Option<(PoolId, Arc<Pod>)> {
         let wanted = pool_id(pools.first()?)?;
         let turn = Arc::clone(&self.queue.turns.entry(wanted).or_default());
@@ -145,7 +144,7 @@ impl Pools {
             let mut changes = self.queue.changes.subscribe();
             loop {
                 changes.borrow_and_update();
-                if let Some(taken) = self.take(pools, code) {
+                if let Some(taken) = self.take(pools, claimable) {
                     return Some(taken);
                 }
                 if !pools.iter().any(|pool| self.will_have_pods(pool)) {

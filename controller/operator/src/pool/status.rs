@@ -18,6 +18,10 @@ pub(super) type Candidate = (String, Result<(), Misfit>);
 /// What was observed of a pool.
 pub(super) struct Observed<'a> {
     pub(super) pool: &'a RuntimePool,
+    /// What was said of it before.
+    pub(super) before: RuntimePoolStatus,
+    /// Why its objects aren't what they should be, if they can't be.
+    pub(super) not_applied: Option<String>,
     pub(super) desired: u32,
     pub(super) alive: usize,
     pub(super) ready: usize,
@@ -33,7 +37,7 @@ pub(super) struct Observed<'a> {
 pub(super) fn status(observed: &Observed<'_>) -> RuntimePoolStatus {
     let count = |count: usize| i32::try_from(count).unwrap_or(i32::MAX);
     let desired = i32::try_from(observed.desired).unwrap_or(i32::MAX);
-    let before = observed.pool.status.clone().unwrap_or_default();
+    let before = &observed.before;
     let condition = |type_: &str, (status, reason, message): Verdict| Condition {
         type_: type_.to_owned(),
         status: status.to_owned(),
@@ -119,6 +123,9 @@ fn readiness(observed: &Observed<'_>) -> Verdict {
             return ("False", "FetchingModels", message);
         }
         State::Here(_) => {}
+    }
+    if let Some(why) = &observed.not_applied {
+        return ("False", "NotApplied", why.clone());
     }
     if let Some(trouble) = &observed.trouble
         && ready == 0

@@ -182,6 +182,8 @@ fn a_pool_says_which_functions_can_take_its_pods() {
     let of = |pool: &RuntimePool, candidates: Option<Vec<Candidate>>| {
         status(&Observed {
             pool,
+            before: pool.status.clone().unwrap_or_default(),
+            not_applied: None,
             desired: 1,
             alive: 1,
             ready: 1,
@@ -445,7 +447,11 @@ mod claiming {
         assert_eq!(current(&bench, json!({})), 1);
         let changed = json!({"pod": {"runtimeClassName": "gvisor"}});
         assert_eq!(current(&bench, changed.clone()), 0);
-        let taken = |bench: &Bench| bench.pools.take(&bench.pools.cluster.pools().state(), &[]);
+        let claimable = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
+        let taken = |bench: &Bench| {
+            let pools = bench.pools.cluster.pools().state();
+            bench.pools.take(&pools, &claimable)
+        };
         bench
             .feed
             .pools()
@@ -465,6 +471,28 @@ mod claiming {
         old.annotations_mut().remove("wisp.dev/template");
         bench.pools.cluster.warm.apply(Event::Apply(old));
         assert_eq!(current(&bench, json!({})), 0);
+    }
+
+    /// Would fail if a function were given a pod in which it can't be loaded, because the pool's next ones will have more
+    /// memory.
+    #[tokio::test]
+    async fn pods_that_have_less_memory_than_the_next_are_taken_by_who_needs_no_more() {
+        let bench = Bench::new(&["127.78.11.1"]);
+        let id = pool_id(&pool(json!({}))).unwrap();
+        let mut pod = bench.pools.cluster.warm.of(&id)[0].as_ref().clone();
+        let limited = json!({"containers": [
+            {"name": "beside", "resources": {"limits": {"memory": "8Mi"}}},
+            {"name": "function", "resources": {"limits": {"memory": "512Mi"}}},
+        ]});
+        pod.spec = Some(serde_json::from_value(limited).unwrap());
+        bench.pools.cluster.warm.apply(Event::Apply(pod));
+        let pools = bench.pools.cluster.pools().state();
+        let take = |memory: &str| {
+            let asked = json!({"component": {"image": "r/x:1"}, "limits": {"memory": memory}});
+            bench.pools.take(&pools, &claimable(asked).unwrap())
+        };
+        assert!(take("1Gi").is_none());
+        assert!(take("64Mi").is_some());
     }
 
     /// Would fail if two who claim at once were given one pod, or a pod were given away twice.
@@ -523,6 +551,40 @@ mod claiming {
         }
         let asked = lock(&asked).clone();
         assert_eq!(asked, ["DELETE /api/v1/namespaces/vision/pods/p-0"]);
+    }
+
+    /// Would fail if a pool whose objects are refused said nothing of it, or were tried each time that pools are looked at;
+    /// or if it were told again and again what the cluster doesn't keep.
+    #[tokio::test]
+    async fn a_pool_whose_objects_are_refused_says_so_and_is_tried_ever_less_often() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tried = Arc::new(AtomicUsize::new(0));
+        let (remembered, counted) = (Arc::clone(&told), Arc::clone(&tried));
+        let client = api_server::client(move |asked, mut sent| {
+            if asked.ends_with("/runtimepools/warm/status") {
+                let ready = &sent["status"]["conditions"][0];
+                lock(&remembered).push(format!("{}: {}", ready["reason"], ready["message"]));
+                sent["spec"] = json!({});
+                return (200, sent);
+            }
+            counted.fetch_add(1, Ordering::SeqCst);
+            refusal(500)
+        });
+        let bench = Bench::with(client, &[]);
+        let says_so = || lock(&told).iter().any(|told| told.contains("NotApplied"));
+        while !says_so() {
+            bench.pools.tick(Instant::now(), Duration::ZERO);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        for _ in 0..20 {
+            bench.pools.tick(Instant::now(), Duration::ZERO);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        assert_eq!(tried.load(Ordering::SeqCst), 1);
+        let told = lock(&told).clone();
+        assert!(told.len() <= 2, "{told:?}");
+        let why = "\"the Secret wisp-pool-warm can't be applied: ";
+        assert!(told.last().unwrap().contains(why), "{told:?}");
     }
 
     /// Would fail if a pod that another operator assigned were taken for this function's, or the next weren't tried.

@@ -5,7 +5,8 @@ use std::fmt::Debug;
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::Secret;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -75,8 +76,12 @@ pub async fn apply(
         Err(ApplyError::Foreign { .. }) => true,
         Err(error) => return Err(error),
     };
-    if let Some(policy) = &desired.policy {
-        apply.object(policy).await?;
+    match &desired.policy {
+        Some(policy) => drop(apply.object(policy).await?),
+        None => {
+            let name = names::policy(&function.name_any());
+            apply.remove::<NetworkPolicy>(&name).await?;
+        }
     }
     let mut record = desired.record.clone();
     record.revision = Some(number);
@@ -155,6 +160,36 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
         self.object(deployment).await
     }
 
+    /// Removes one that the owner had under other settings.
+    async fn remove<K>(&self, name: &str) -> Result<(), ApplyError>
+    where
+        K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
+            + Clone
+            + Debug
+            + DeserializeOwned,
+    {
+        let api = self.api::<K>();
+        let found = api.get_metadata_opt(name).await;
+        let Some(found) = found.map_err(|error| failed::<K>(name, error))? else {
+            return Ok(());
+        };
+        if names::ownership(self.owner, &found.metadata) != Ownership::Ours {
+            return Ok(());
+        }
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: found.uid(),
+                ..Preconditions::default()
+            }),
+            ..DeleteParams::default()
+        };
+        match api.delete(name, &parameters).await {
+            // It is no more, or another's.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            other => other.map(drop).map_err(|error| failed::<K>(name, error)),
+        }
+    }
+
     async fn may_write<K>(&self, object: &K) -> Result<Exists, ApplyError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -222,5 +257,50 @@ where
     match api.delete(name, &DeleteParams::background()).await {
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
         other => other.map(drop).map_err(|error| failed::<K>(name, error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::api_server::{self, refusal};
+    use crate::live::lock;
+
+    /// Would fail if a policy that the installation doesn't want any more went on keeping clients away, or somebody else's
+    /// were taken away.
+    #[tokio::test]
+    async fn what_the_function_had_is_removed_and_nothing_else() {
+        let mut function = Function::new("f", Default::default());
+        function.metadata.namespace = Some("n".to_owned());
+        function.metadata.uid = Some("u".to_owned());
+        for (owner, expected) in [("u", 2), ("other", 1)] {
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let remembered = Arc::clone(&asked);
+            let mut theirs = function.clone();
+            theirs.metadata.uid = Some(owner.to_owned());
+            let metadata = names::owned(&theirs, "wisp-f", names::labels("f"));
+            let client = api_server::client(move |asked, _| {
+                lock(&remembered).push(asked.to_owned());
+                match asked.starts_with("GET") {
+                    true => (
+                        200,
+                        json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+                    ),
+                    false => refusal(404),
+                }
+            });
+            let apply = Apply {
+                client: &client,
+                owner: &function,
+            };
+            apply.remove::<NetworkPolicy>("wisp-f").await.unwrap();
+            let policy = "/apis/networking.k8s.io/v1/namespaces/n/networkpolicies/wisp-f";
+            let all = [format!("GET {policy}"), format!("DELETE {policy}")];
+            assert_eq!(*lock(&asked), all[..expected]);
+        }
     }
 }
