@@ -15,6 +15,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response, Url};
 use rustls::{ClientConfig, RootCertStore};
 
+use crate::address::Others;
 use crate::error::{Error, Origin};
 
 /// Redirects that are followed.
@@ -25,6 +26,10 @@ const REDIRECTS: usize = 5;
 pub struct FetchOptions {
     /// Registries that are spoken to without TLS: `host` or `host:port`. Those on this machine's loopback always are.
     pub plain_http: Vec<String>,
+    /// Whether this machine itself and its network link are fetched from: loopback, link-local and such addresses, and those
+    /// of clouds' metadata. Where others say what is fetched, they may mean what only this process can reach. Those of
+    /// `plain_http` always are.
+    pub own_addresses: bool,
     /// Certificate authorities that are trusted beside this machine's own, each in DER.
     pub authorities: Vec<Vec<u8>>,
     /// The longest that connecting may take.
@@ -38,10 +43,11 @@ pub struct FetchOptions {
 }
 
 impl Default for FetchOptions {
-    /// Ten seconds to connect, thirty of silence, five minutes to store an upload, half an hour in all.
+    /// From anywhere; ten seconds to connect, thirty of silence, five minutes to store an upload, half an hour in all.
     fn default() -> Self {
         Self {
             plain_http: Vec::new(),
+            own_addresses: true,
             authorities: Vec::new(),
             connect: Duration::from_secs(10),
             silence: Duration::from_secs(30),
@@ -58,6 +64,8 @@ pub struct Fetcher {
     /// One that waits for as long as it takes: an upload's answer comes after its last byte only, and the other's clock
     /// runs from its first.
     pub(crate) uploads: Client,
+    /// What may be reached, unless that is everything.
+    others: Option<Others>,
     pub(crate) options: Arc<FetchOptions>,
 }
 
@@ -77,11 +85,21 @@ impl Fetcher {
     /// When a certificate of the options can't be read.
     pub fn new(options: FetchOptions) -> Result<Self, Error> {
         let tls = client_tls(&options.authorities).map_err(|error| Error::Client(error.into()))?;
+        let others = (!options.own_addresses).then(|| Others {
+            named: options.plain_http.clone(),
+        });
         let builder = || {
-            Client::builder()
+            let may_reach = others.clone();
+            let builder = Client::builder()
                 .tls_backend_preconfigured(tls.clone())
                 .connect_timeout(options.connect)
-                .redirect(Policy::custom(|attempt| {
+                .redirect(Policy::custom(move |attempt| {
+                    let reached = may_reach
+                        .as_ref()
+                        .map_or(Ok(()), |others| others.may_reach(attempt.url()));
+                    if let Err(own) = reached {
+                        return attempt.error(own);
+                    }
                     let was_private = attempt
                         .previous()
                         .last()
@@ -95,15 +113,30 @@ impl Fetcher {
                     }
                 }))
                 .referer(false)
-                .user_agent(concat!("wisp/", env!("CARGO_PKG_VERSION")))
+                .user_agent(concat!("wisp/", env!("CARGO_PKG_VERSION")));
+            match others.clone() {
+                Some(others) => builder.dns_resolver(others),
+                None => builder,
+            }
         };
         let built =
             |builder: ClientBuilder| builder.build().map_err(|error| Error::Client(error.into()));
         Ok(Self {
             client: built(builder().read_timeout(options.silence))?,
             uploads: built(builder())?,
+            others,
             options: Arc::new(options),
         })
+    }
+
+    /// Whether this URL may be asked at all.
+    pub(crate) fn may_reach(&self, url: &Url, subject: &Subject) -> Result<(), Error> {
+        match &self.others {
+            Some(others) => others
+                .may_reach(url)
+                .map_err(|own| subject.unavailable(own.to_string())),
+            None => Ok(()),
+        }
     }
 
     /// Runs `work` for at most the deadline.

@@ -24,6 +24,7 @@
 //! # }
 //! ```
 
+mod address;
 mod compile;
 mod credentials;
 mod error;

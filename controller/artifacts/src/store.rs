@@ -4,29 +4,35 @@
 //! process hands out a file for the first time it digests it: what a crash or a bad disk left is removed, not served.
 //! When there is no room, what was not asked for longest goes, but nothing that someone [holds](Store::hold).
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::sync::mpsc;
+use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::task::JoinHandle;
 
 use crate::error::Error;
 use crate::reference::is_sha256;
 
 mod folder;
 
-use folder::Folder;
+use folder::{Folder, Writing};
 
 /// The folder, shared by all clones.
 #[derive(Debug, Clone)]
 pub struct Store {
     folder: Arc<Folder>,
+    turns: Arc<Turns>,
 }
+
+/// Who fetches what from where.
+type Turns = Mutex<HashMap<(String, String), Weak<AsyncMutex<()>>>>;
 
 /// An artifact that was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,8 +54,8 @@ pub(crate) struct Expected {
     pub(crate) limit: u64,
 }
 
-/// Chunks between the network and the thread that digests and writes.
-const CHUNKS: usize = 16;
+/// So many bytes are digested and written at once.
+const BATCH: usize = 1 << 20;
 
 impl Store {
     /// The store in `folder`, which is made where it is missing, and readable by this user alone. What an earlier
@@ -60,6 +66,7 @@ impl Store {
     pub fn open(folder: &Path, capacity: u64) -> Result<Self, Error> {
         Ok(Self {
             folder: Arc::new(Folder::open(folder, capacity)?),
+            turns: Arc::default(),
         })
     }
 
@@ -134,33 +141,40 @@ impl Store {
         expected: Expected,
         chunks: impl Stream<Item = Result<Bytes, Error>>,
     ) -> Result<Stored, Error> {
-        let (sender, receiver) = mpsc::channel::<Bytes>(CHUNKS);
         let folder = Arc::clone(&self.folder);
-        // Digesting a gigabyte takes a second: not on a thread that serves others.
-        let writer = tokio::task::spawn_blocking(move || folder.write(&expected, receiver));
         let mut chunks = std::pin::pin!(chunks);
-        let mut failed = None;
-        while let Some(chunk) = chunks.next().await {
-            match chunk {
-                // Where the writer has given up, its error says why.
-                Ok(chunk) => {
-                    if sender.send(chunk).await.is_err() {
-                        break;
-                    }
+        let mut writing = tokio::task::spawn_blocking(move || Writing::begin(folder, expected));
+        loop {
+            // While the network is waited for, no thread is.
+            let (batch, is_last) = next_batch(&mut chunks).await?;
+            let mut written = done(writing).await?;
+            writing = tokio::task::spawn_blocking(move || {
+                for chunk in batch {
+                    written.write(&chunk)?;
                 }
-                Err(error) => {
-                    failed = Some(error);
-                    break;
-                }
+                Ok(written)
+            });
+            if is_last {
+                break;
             }
         }
-        drop(sender);
-        let written = writer.await.map_err(|_| Error::Thread)?;
-        if let Some(error) = failed {
-            return Err(error);
-        }
-        let folder = Arc::clone(&self.folder);
-        blocking(move || folder.keep(written?)).await
+        let written = done(writing).await?;
+        blocking(move || written.keep()).await
+    }
+
+    /// Waits until nobody fetches the same from the same place: by then it may be here. It is let go of with what is
+    /// returned.
+    pub(crate) async fn alone(&self, what: &str, sha256: &str) -> OwnedMutexGuard<()> {
+        let turn = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            turns.retain(|_, turn| turn.strong_count() > 0);
+            let key = (what.to_owned(), sha256.to_owned());
+            let known = turns.get(&key).and_then(Weak::upgrade);
+            let turn = known.unwrap_or_default();
+            turns.insert(key, Arc::downgrade(&turn));
+            turn
+        };
+        turn.lock_owned().await
     }
 
     /// From now on `owner` holds exactly `digests`: they are not removed to make room. They need not be there yet.
@@ -199,6 +213,24 @@ impl Store {
     }
 }
 
+/// Chunks until there are enough to write, and whether they are the last.
+async fn next_batch(
+    chunks: &mut (impl Stream<Item = Result<Bytes, Error>> + Unpin),
+) -> Result<(Vec<Bytes>, bool), Error> {
+    let (mut batch, mut length) = (Vec::new(), 0_usize);
+    while length < BATCH {
+        match chunks.next().await {
+            Some(chunk) => {
+                let chunk = chunk?;
+                length = length.saturating_add(chunk.len());
+                batch.push(chunk);
+            }
+            None => return Ok((batch, true)),
+        }
+    }
+    Ok((batch, false))
+}
+
 /// The SHA-256 and length of a file that is anywhere.
 ///
 /// # Errors
@@ -219,9 +251,11 @@ pub async fn measure(path: &Path) -> Result<Stored, Error> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| Error::Thread)?
+    done(tokio::task::spawn_blocking(work)).await
+}
+
+async fn done<T>(work: JoinHandle<Result<T, Error>>) -> Result<T, Error> {
+    work.await.map_err(|_| Error::Thread)?
 }
 
 #[cfg(test)]

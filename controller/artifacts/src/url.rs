@@ -18,11 +18,15 @@ impl Fetcher {
         store: &Store,
         limit: u64,
     ) -> Result<Stored, Error> {
-        if let Some((_, length)) = store.find(sha256).await? {
-            return Ok(Stored {
+        let found = async || -> Result<Option<Stored>, Error> {
+            let found = store.find(sha256).await?;
+            Ok(found.map(|(_, length)| Stored {
                 sha256: sha256.to_owned(),
                 length,
-            });
+            }))
+        };
+        if let Some(stored) = found().await? {
+            return Ok(stored);
         }
         let parsed: Url = url
             .parse()
@@ -36,7 +40,12 @@ impl Fetcher {
             host: host_of(&parsed),
             what: url.to_owned(),
         };
+        self.may_reach(&parsed, &subject)?;
         let work = async {
+            let _alone = store.alone(url, sha256).await;
+            if let Some(stored) = found().await? {
+                return Ok(stored);
+            }
             let response = self
                 .client
                 .get(parsed)

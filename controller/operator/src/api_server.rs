@@ -16,7 +16,10 @@ use tower_service::Service;
 pub(crate) type Answer = (u16, Value);
 
 #[derive(Clone)]
-struct Server(Arc<dyn Fn(&str, Value) -> Answer + Send + Sync>);
+struct Server(Arc<Answers>);
+
+/// What it answers, by what is asked and what is sent along.
+type Answers = dyn Fn(&str, Value) -> Answer + Send + Sync;
 
 /// A client of the server that answers so. It is given what is asked, like `GET /api/v1/pods`, and what is sent along.
 pub(crate) fn client(answer: impl Fn(&str, Value) -> Answer + Send + Sync + 'static) -> Client {

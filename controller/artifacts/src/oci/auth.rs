@@ -140,6 +140,7 @@ impl Fetcher {
             .ok_or_else(|| {
                 subject.answer(format!("tokens are at `{realm}`, which is no https URL"))
             })?;
+        self.may_reach(&url, subject)?;
         let mut fields = vec![("scope", scope)];
         fields.extend(service.map(|service| ("service", service)));
         let request = if let Some(Login::Refresh(token)) = login {

@@ -102,6 +102,7 @@ impl Session<'_> {
                 limit,
             });
         }
+        let _alone = store.alone(what, sha256).await;
         if let Some((_, length)) = store.find(sha256).await? {
             return Ok(pulled(length));
         }

@@ -159,6 +159,7 @@ impl<'a> Session<'a> {
         if let Some(authorization) = authorization.filter(|_| is_own) {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
+        self.fetcher.may_reach(request.url(), &self.subject)?;
         client
             .execute(request)
             .await

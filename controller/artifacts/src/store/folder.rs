@@ -5,13 +5,11 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
-use tokio::sync::mpsc;
 
 use super::{Expected, Stored};
 use crate::error::Error;
@@ -30,6 +28,10 @@ struct State {
     held: BTreeMap<String, BTreeSet<String>>,
     /// What was digested since this process started.
     checked: HashSet<String>,
+    /// How many bytes the whole files have.
+    kept: u64,
+    /// How many those have that are not whole yet.
+    partial: u64,
 }
 
 /// Files that are not whole yet.
@@ -39,10 +41,18 @@ const NOTES: &str = "notes";
 /// How old a note gets. What is forgotten is found out anew.
 const FORGOTTEN: Duration = Duration::from_secs(90 * 24 * 3600);
 
-/// A whole file without its name.
-pub(super) struct Written {
+/// A file that isn't whole yet. It is removed unless it is kept.
+pub(super) struct Writing {
+    room: Room,
+    expected: Expected,
     file: NamedTempFile,
-    stored: Stored,
+    sha256: Sha256,
+}
+
+/// Bytes that count as the folder's as long as this lives, though no whole file has them.
+struct Room {
+    folder: Arc<Folder>,
+    length: u64,
 }
 
 impl Folder {
@@ -65,11 +75,13 @@ impl Folder {
                 .map_err(io)?;
         }
         forget(&notes).map_err(io)?;
-        Ok(Self {
+        let this = Self {
             path: folder.to_owned(),
             capacity,
             state: Mutex::default(),
-        })
+        };
+        this.state().kept = total(&this.files()?);
+        Ok(this)
     }
 
     pub(super) fn hold(&self, owner: &str, digests: BTreeSet<String>) {
@@ -134,107 +146,43 @@ impl Folder {
         }
     }
 
-    /// Writes what comes to a file without a name.
-    pub(super) fn write(
-        &self,
-        expected: &Expected,
-        mut chunks: mpsc::Receiver<Bytes>,
-    ) -> Result<Written, Error> {
-        let partial = self.path.join(PARTIAL);
-        let io = |source| self.io(&partial, source);
-        let mut file = NamedTempFile::new_in(&partial).map_err(io)?;
-        let mut sha256 = Sha256::new();
-        let mut length = 0_u64;
-        while let Some(chunk) = chunks.blocking_recv() {
-            length = length.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
-            if length > expected.limit {
-                return Err(Error::TooLarge {
-                    what: expected.what.clone(),
-                    limit: expected.limit,
-                });
-            }
-            // A file that can never be kept shall not fill the disk first.
-            self.fits(length)?;
-            sha256.update(&chunk);
-            file.write_all(&chunk).map_err(io)?;
-        }
-        let found = hex::encode(sha256.finalize());
-        if let Some(wanted) = expected.sha256.as_ref().filter(|wanted| **wanted != found) {
-            return Err(Error::DigestMismatch {
-                what: expected.what.clone(),
-                expected: wanted.clone(),
-                found,
-            });
-        }
-        Ok(Written {
-            file,
-            stored: Stored {
-                sha256: found,
-                length,
-            },
-        })
-    }
-
-    /// Gives a whole file its name.
-    pub(super) fn keep(&self, written: Written) -> Result<Stored, Error> {
-        let Written { file, stored } = written;
-        let path = self.file(&stored.sha256);
-        let io = |source| self.io(&path, source);
-        if self.find(&stored.sha256)?.is_some() {
-            return Ok(stored);
-        }
-        self.make_room(&stored)?;
-        file.as_file().sync_all().map_err(io)?;
-        let file = file.persist(&path).map_err(|error| io(error.error))?;
-        let _ = file.set_modified(SystemTime::now());
-        File::open(&self.path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io)?;
-        self.state().checked.insert(stored.sha256.clone());
-        Ok(stored)
-    }
-
-    /// Whether `needed` bytes could be kept if everything went that may.
-    fn fits(&self, needed: u64) -> Result<(), Error> {
-        if needed <= self.capacity {
-            return Ok(());
-        }
-        Err(Error::StoreFull {
-            needed,
-            held: 0,
-            capacity: self.capacity,
-        })
-    }
-
-    /// Removes what was not used for longest until `new` fits.
-    fn make_room(&self, new: &Stored) -> Result<(), Error> {
-        let held: HashSet<String> = self.state().held.values().flatten().cloned().collect();
+    /// Removes what was not used for longest until there is room for `more` bytes.
+    fn make_room(&self, state: &mut State, more: u64) -> Result<(), Error> {
         let mut files = self.files()?;
-        let mut total: u64 = files.iter().map(|file| file.length).sum();
-        let pinned: u64 = files
-            .iter()
-            .filter(|file| held.contains(&file.sha256))
-            .map(|file| file.length)
-            .sum();
-        if pinned.saturating_add(new.length) > self.capacity {
+        state.kept = total(&files);
+        let held: HashSet<&String> = state.held.values().flatten().collect();
+        let (pinned, mut rest): (Vec<_>, Vec<_>) = files
+            .drain(..)
+            .partition(|file| held.contains(&file.sha256));
+        let in_use = total(&pinned).saturating_add(state.partial);
+        if in_use.saturating_add(more) > self.capacity {
             return Err(Error::StoreFull {
-                needed: new.length,
-                held: pinned,
+                needed: more,
+                held: in_use,
                 capacity: self.capacity,
             });
         }
-        files.retain(|file| !held.contains(&file.sha256));
-        files.sort_by_key(|file| file.used);
-        for file in files {
-            if total.saturating_add(new.length) <= self.capacity {
+        rest.sort_by_key(|file| file.used);
+        for file in rest {
+            if state.takes_up().saturating_add(more) <= self.capacity {
                 break;
             }
             let path = self.file(&file.sha256);
-            fs::remove_file(&path).map_err(|source| self.io(&path, source))?;
-            self.state().checked.remove(&file.sha256);
-            total = total.saturating_sub(file.length);
+            match fs::remove_file(&path) {
+                // It was damaged, and found to be so meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(|source| self.io(&path, source))?,
+            }
+            state.checked.remove(&file.sha256);
+            state.kept = state.kept.saturating_sub(file.length);
         }
         Ok(())
+    }
+
+    /// How many bytes there are.
+    #[cfg(test)]
+    pub(super) fn takes_up(&self) -> u64 {
+        self.state().takes_up()
     }
 
     pub(super) fn files(&self) -> Result<Vec<Kept>, Error> {
@@ -261,6 +209,108 @@ impl Folder {
         };
         read().map_err(|source| self.io(&self.path, source))
     }
+}
+
+impl State {
+    fn takes_up(&self) -> u64 {
+        self.kept.saturating_add(self.partial)
+    }
+}
+
+impl Writing {
+    /// Begins a file without a name.
+    pub(super) fn begin(folder: Arc<Folder>, expected: Expected) -> Result<Self, Error> {
+        let partial = folder.path.join(PARTIAL);
+        let file = NamedTempFile::new_in(&partial).map_err(|source| folder.io(&partial, source))?;
+        Ok(Self {
+            room: Room { folder, length: 0 },
+            expected,
+            file,
+            sha256: Sha256::new(),
+        })
+    }
+
+    /// Writes what came.
+    pub(super) fn write(&mut self, chunk: &[u8]) -> Result<(), Error> {
+        let more = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        if self.room.length.saturating_add(more) > self.expected.limit {
+            return Err(Error::TooLarge {
+                what: self.expected.what.clone(),
+                limit: self.expected.limit,
+            });
+        }
+        self.room.grow(more)?;
+        self.sha256.update(chunk);
+        let written = self.file.write_all(chunk);
+        written.map_err(|source| self.room.folder.io(self.file.path(), source))
+    }
+
+    /// Gives the whole file its name.
+    pub(super) fn keep(self) -> Result<Stored, Error> {
+        let found = hex::encode(self.sha256.finalize());
+        let expected = self.expected;
+        if let Some(wanted) = expected.sha256.filter(|wanted| *wanted != found) {
+            return Err(Error::DigestMismatch {
+                what: expected.what,
+                expected: wanted,
+                found,
+            });
+        }
+        let folder = Arc::clone(&self.room.folder);
+        let stored = Stored {
+            sha256: found,
+            length: self.room.length,
+        };
+        if folder.find(&stored.sha256)?.is_some() {
+            return Ok(stored);
+        }
+        let path = folder.file(&stored.sha256);
+        let io = |source| folder.io(&path, source);
+        self.file.as_file().sync_all().map_err(io)?;
+        let file = self.file.persist(&path).map_err(|error| io(error.error))?;
+        let _ = file.set_modified(SystemTime::now());
+        self.room.become_kept(&stored.sha256);
+        File::open(&folder.path)
+            .and_then(|folder| folder.sync_all())
+            .map_err(io)?;
+        Ok(stored)
+    }
+}
+
+impl Room {
+    /// Has so many bytes more.
+    fn grow(&mut self, more: u64) -> Result<(), Error> {
+        let folder = Arc::clone(&self.folder);
+        let mut state = folder.state();
+        if state.takes_up().saturating_add(more) > folder.capacity {
+            folder.make_room(&mut state, more)?;
+        }
+        state.partial = state.partial.saturating_add(more);
+        self.length = self.length.saturating_add(more);
+        Ok(())
+    }
+
+    /// A whole file has them now.
+    fn become_kept(mut self, sha256: &str) {
+        let length = std::mem::take(&mut self.length);
+        let mut state = self.folder.state();
+        state.partial = state.partial.saturating_sub(length);
+        state.kept = state.kept.saturating_add(length);
+        state.checked.insert(sha256.to_owned());
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut state = self.folder.state();
+        state.partial = state.partial.saturating_sub(self.length);
+    }
+}
+
+fn total(files: &[Kept]) -> u64 {
+    files
+        .iter()
+        .fold(0, |sum, file| sum.saturating_add(file.length))
 }
 
 /// A file of the folder.

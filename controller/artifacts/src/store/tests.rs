@@ -137,3 +137,49 @@ async fn only_what_is_whole_and_right_is_kept() {
     assert_eq!(partial(folder.path()), 0);
     assert!(store.folder.files().unwrap().is_empty());
 }
+
+/// Would fail if what is being fetched took more of the disk than the store may have, or went on doing so once it is given
+/// up; or if a thread were kept waiting for the network: there are fewer than can be fetched at once.
+#[tokio::test]
+async fn what_is_being_fetched_counts_and_keeps_no_thread() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 3 << 20).unwrap();
+    let cached = store.put(&b"abc"[..]).await.unwrap();
+    let mebi = Bytes::from(vec![7; 1 << 20]);
+    let mut fetching = Vec::new();
+    for _ in 0..600 {
+        let never = futures::stream::pending::<Result<Bytes, Error>>();
+        let slow = futures::stream::iter([Ok(Bytes::from_static(b"a"))]).chain(never);
+        let store = store.clone();
+        fetching.push(tokio::spawn(
+            async move { store.save(expected(10), slow).await },
+        ));
+    }
+    tokio::task::yield_now().await;
+    let chunks = |count| futures::stream::iter((0..count).map(|_| Ok(mebi.clone())));
+    let (sender, receiver) = futures::channel::mpsc::unbounded::<Result<Bytes, Error>>();
+    let large = tokio::spawn({
+        let store = store.clone();
+        async move { store.save(expected(4 << 20), receiver).await }
+    });
+    for _ in 0..3 {
+        sender.unbounded_send(Ok(mebi.clone())).unwrap();
+    }
+    while store.folder.takes_up() != 3 << 20 {
+        tokio::task::yield_now().await;
+    }
+    // What nobody holds went for it, and there is no room for more.
+    assert_eq!(text(&store, &cached.sha256).await, None);
+    let error = store.save(expected(4 << 20), chunks(1)).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    large.abort();
+    assert!(large.await.unwrap_err().is_cancelled());
+    while store.folder.takes_up() != 0 {
+        tokio::task::yield_now().await;
+    }
+    store.save(expected(4 << 20), chunks(3)).await.unwrap();
+    assert_eq!(store.folder.takes_up(), 3 << 20);
+    for fetching in fetching {
+        fetching.abort();
+    }
+}

@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use wisp_artifacts::Error;
+use wisp_artifacts::{Error, FetchOptions, Fetcher};
 
 use super::fake::{Fake, answer, promise};
 use super::registries::{fetcher, sha256, store};
@@ -26,6 +26,20 @@ async fn what_a_url_gives_is_checked_and_asked_for_once() {
         .unwrap_err();
     assert_eq!(error.reason(), "DigestMismatch");
     assert!(error.to_string().contains(&url), "{error}");
+}
+
+/// Would fail if ten functions with one model fetched it ten times at once.
+#[tokio::test]
+async fn who_fetches_the_same_at_once_fetches_it_once() {
+    let fake = Fake::new(|_, _| answer("200 OK", "", b"model")).await;
+    let url = format!("http://{}/m.onnx", fake.address);
+    let (_folder, store) = store();
+    let (fetcher, digest) = (fetcher(), sha256(b"model"));
+    let all = (0..10).map(|_| fetcher.download(&url, &digest, &store, 5));
+    for stored in futures::future::join_all(all).await {
+        assert_eq!(stored.unwrap().length, 5);
+    }
+    assert_eq!(fake.seen().len(), 1);
 }
 
 /// Would fail if a server could fill the disk, or its failures were all alike.
@@ -101,4 +115,30 @@ async fn a_server_without_tls_is_told_from_one_that_is_down() {
     drop(gone);
     let error = ask(address).await;
     assert!(matches!(error, Error::Unavailable { .. }), "{error}");
+}
+
+/// Would fail if whoever names a URL could have this process ask its own ports, itself or by a redirect.
+#[tokio::test]
+async fn this_machine_is_asked_only_where_that_is_wanted() {
+    let own = Fake::new(|_, _| answer("200 OK", "", b"model")).await;
+    let redirect = format!("location: http://127.0.0.2:{}/m\r\n", own.address.port());
+    let named = Fake::new(move |_, _| answer("302 x", &redirect, b"")).await;
+    let fetcher = Fetcher::new(FetchOptions {
+        own_addresses: false,
+        plain_http: vec![named.address.to_string()],
+        ..FetchOptions::default()
+    })
+    .unwrap();
+    let (_folder, store) = store();
+    for url in [
+        format!("http://{}/m", own.address),
+        format!("http://localhost:{}/m", own.address.port()),
+        format!("http://{}/m", named.address),
+    ] {
+        let fetched = fetcher.download(&url, &sha256(b"model"), &store, 5).await;
+        let error = fetched.unwrap_err();
+        assert_eq!(error.reason(), "DownloadFailed");
+        assert!(error.to_string().contains("of this machine"), "{error}");
+    }
+    assert_eq!((own.seen().len(), named.seen().len()), (0, 1));
 }

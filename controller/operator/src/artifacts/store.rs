@@ -56,6 +56,8 @@ impl StoreArtifacts {
         let store = Store::open(folder, capacity)?;
         let options = FetchOptions {
             plain_http,
+            // Whoever may make Functions says what is fetched.
+            own_addresses: false,
             ..FetchOptions::default()
         };
         let first = cpu.unwrap_or_else(Cpu::here);

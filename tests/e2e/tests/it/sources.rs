@@ -241,6 +241,18 @@ async fn from_a_url() -> Result<()> {
         reason == "NotFound" && message.contains(&base),
         "{reason}: {message}"
     );
+    // What only the operator can reach, and what a cloud's machines have.
+    for (name, own) in [
+        ("itself", "127.0.0.1:8091"),
+        ("metadata", "169.254.169.254"),
+    ] {
+        from(name, &format!("http://{own}/metrics"), &other)?;
+        let (reason, message) = space.condition(name, "ComponentReady", "False")?;
+        ensure!(
+            reason == "DownloadFailed" && message.contains("which nothing is fetched from"),
+            "{reason}: {message}"
+        );
+    }
     // Mended by an apply.
     from("other", &url, &digest)?;
     space
