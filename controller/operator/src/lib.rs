@@ -12,6 +12,7 @@
 #[cfg(test)]
 mod api_server;
 pub mod artifacts;
+mod attempts;
 pub mod autoscale;
 pub mod cluster;
 pub mod control;

@@ -17,7 +17,6 @@ mod recover;
 mod size;
 mod status;
 mod trials;
-mod writes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
@@ -36,6 +35,7 @@ use wisp_contract::operator::pod::DATA_PORT;
 use wisp_traces::Span;
 
 use crate::artifacts::Artifacts;
+use crate::attempts::Attempts;
 use crate::autoscale::{Autoscaler, ScaleError, chain};
 use crate::cluster::{Cluster, pods};
 use crate::control::{self, Connection, ControlError};
@@ -49,7 +49,6 @@ use hold::Holds;
 use models::{Kept, State};
 use queue::{Expected, Queue};
 use trials::Trials;
-use writes::Writes;
 
 pub use claimable::{Claimable, Misfit};
 pub use defaults::Defaults;
@@ -64,7 +63,7 @@ pub type PoolId = FunctionId;
 
 /// What pools are kept with.
 pub struct Around {
-    /// Writes to the cluster.
+    /// Attempts to the cluster.
     pub client: Client,
     /// What is known of it.
     pub cluster: Arc<Cluster>,
@@ -98,11 +97,11 @@ pub struct Pools {
     queue: Queue,
     holds: Holds,
     /// The writing of their objects, and of how many pods stand by.
-    objects: Writes<PoolId>,
+    objects: Attempts<PoolId>,
     /// The writing of what is said of them.
-    statuses: Writes<PoolId>,
+    statuses: Attempts<PoolId>,
     /// The making and dropping of those that nobody asked for, by namespace.
-    default_pools: Writes<String>,
+    default_pools: Attempts<String>,
     /// How much more may be written at once.
     writing: Semaphore,
     /// Whether every pod was asked what it is.
@@ -138,9 +137,9 @@ impl Pools {
             trials: Trials::default(),
             queue: Queue::default(),
             holds: Holds::default(),
-            objects: Writes::default(),
-            statuses: Writes::default(),
-            default_pools: Writes::default(),
+            objects: Attempts::default(),
+            statuses: Attempts::default(),
+            default_pools: Attempts::default(),
             writing: Semaphore::new(keep::WRITTEN_AT_ONCE),
             recovered: watch::channel(false).0,
         })

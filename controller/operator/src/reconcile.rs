@@ -12,7 +12,6 @@ mod revisions;
 mod say;
 pub mod status;
 
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +23,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::hosts::OwnNames;
 
 use crate::artifacts::Artifacts;
+use crate::attempts::digest_of;
 use crate::autoscale::{Autoscaler, promote};
 use crate::cluster::Cluster;
 use crate::events::Events;
@@ -104,6 +104,7 @@ pub fn forget(context: &Context, id: &FunctionId) {
     context.references.set(id, &Default::default());
     context.artifacts.release(&id.to_string());
     context.live.forget(id);
+    context.resolver.forget(id);
     context.metrics.forget(id);
 }
 
@@ -137,6 +138,9 @@ pub async fn reconcile(
         }
     }
     adopt(&id, &function, &live, &context);
+    if let (Outcome::Failed(..), Some(plan)) = (&outcome, live.plan()) {
+        context.resolver.keep(&id, &function, &live, &plan.serving);
+    }
     say(&context, &id, &function, &live, &outcome, failed.as_ref()).await?;
     match failed {
         Some(ReconcileError::Apply(ApplyError::Leftover { .. })) => Ok(Action::requeue(LEFTOVER)),
@@ -249,15 +253,11 @@ fn number(records: &[Arc<ControllerRevision>], revision: &str) -> i64 {
 }
 
 fn digest(desired: &Desired) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    for text in [
-        serde_json::to_string(&desired.record),
-        serde_json::to_string(&desired.secret),
-        serde_json::to_string(&desired.deployment),
-        serde_json::to_string(&desired.service),
-        serde_json::to_string(&desired.policy),
-    ] {
-        text.unwrap_or_default().hash(&mut hasher);
-    }
-    hasher.finish()
+    digest_of(&[
+        serde_json::to_string(&desired.record).unwrap_or_default(),
+        serde_json::to_string(&desired.secret).unwrap_or_default(),
+        serde_json::to_string(&desired.deployment).unwrap_or_default(),
+        serde_json::to_string(&desired.service).unwrap_or_default(),
+        serde_json::to_string(&desired.policy).unwrap_or_default(),
+    ])
 }

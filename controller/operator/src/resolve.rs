@@ -48,6 +48,17 @@ pub enum Volume {
     Image(ImageVolumeSource),
 }
 
+impl Bytes {
+    /// All of the store that it consists of.
+    #[must_use]
+    pub fn digests(&self) -> Vec<String> {
+        match self {
+            Self::Stored(stored) => stored.digests(),
+            Self::Volume(_) => Vec::new(),
+        }
+    }
+}
+
 impl Volume {
     /// The file's path on the volume.
     #[must_use]
@@ -171,6 +182,40 @@ pub async fn models(
         models.push((model.name.clone(), bytes));
     }
     Ok(models)
+}
+
+/// Fetches what a revision was made of, by its `pins` alone: images. Gives the digests of all of the store that it needs, also
+/// of what came from elsewhere, which is there or isn't.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn refetch(
+    pins: &Pins,
+    gathered: &Gathered,
+    artifacts: &dyn Artifacts,
+) -> Result<Vec<String>, ResolveError> {
+    let mut digests = Vec::new();
+    let all = pins.component.iter().chain(pins.models.values());
+    digests.extend(all.map(|pin| pin.sha256.clone()));
+    let is_stored = |pin: &&Pin| pin.image.is_some() && !pin.sha256.is_empty();
+    if let Some(pin) = pins.component.as_ref().filter(is_stored) {
+        let source = ComponentSource {
+            image: pin.image.clone(),
+            ..ComponentSource::default()
+        };
+        let found = component(&source, gathered, pins, artifacts).await?;
+        digests.extend(found.digests());
+    }
+    for pin in pins.models.values().filter(is_stored) {
+        let source = ModelSource {
+            image: pin.image.clone(),
+            ..ModelSource::default()
+        };
+        let found = model(&source, gathered, Some(pin), artifacts).await?;
+        digests.extend(found.digests());
+    }
+    digests.retain(|digest| !digest.is_empty());
+    Ok(digests)
 }
 
 async fn component(

@@ -8,10 +8,11 @@ use wisp_api::Function;
 use wisp_contract::FunctionId;
 
 use crate::artifacts::Artifacts;
+use crate::attempts::{Attempts, digest_of};
 use crate::cluster::Cluster;
 use crate::live::{Inputs, Live, Settled, lock};
 use crate::metrics::Metrics;
-use crate::reconcile::desired::pins_of;
+use crate::reconcile::desired::{pins_in, pins_of};
 use crate::resolve::{self, ResolveError, Resolved};
 
 /// What is quick is waited for, so that no status tells of it.
@@ -25,6 +26,8 @@ pub struct Resolver {
     cluster: Arc<Cluster>,
     artifacts: Arc<dyn Artifacts>,
     metrics: Arc<Metrics>,
+    /// The fetching anew of what serves.
+    kept: Attempts<FunctionId>,
 }
 
 /// How far it is.
@@ -52,6 +55,7 @@ impl Resolver {
             cluster,
             artifacts,
             metrics,
+            kept: Attempts::default(),
         }
     }
 
@@ -126,6 +130,57 @@ impl Resolver {
         resolution.running = Some((inputs.clone(), task.abort_handle()));
         resolution.has_missed = false;
         Some(inputs)
+    }
+
+    /// Has what the revision `serving` was made of in the store, of a function whose latest can't be resolved: this process may
+    /// have begun with a store that has nothing.
+    pub fn keep(
+        self: &Arc<Self>,
+        id: &FunctionId,
+        function: &Function,
+        live: &Arc<Live>,
+        serving: &str,
+    ) {
+        // Nothing was resolved since it began, or it would be held.
+        if !lock(&live.held).is_empty() {
+            return;
+        }
+        let Some(record) = self.cluster.revisions.get(id, serving) else {
+            return;
+        };
+        if !self.kept.begin(id, digest_of(&serving), Instant::now()) {
+            return;
+        }
+        let (this, live, id) = (Arc::clone(self), Arc::clone(live), id.clone());
+        let (function, serving) = (function.clone(), serving.to_owned());
+        tokio::spawn(async move {
+            let refetched = async {
+                let gathered = resolve::gather(&this.client, &function).await?;
+                resolve::refetch(&pins_in(&record), &gathered, &*this.artifacts).await
+            };
+            let result = refetched
+                .await
+                .map(|digests| this.hold(&id, &live, digests));
+            if let Err(error) = &result {
+                tracing::warn!(function = %id, revision = serving, %error, "what serves can't be fetched anew");
+            }
+            let result = result.map_err(|error| error.to_string());
+            this.kept.end(&id, result, Instant::now());
+        });
+    }
+
+    /// Keeps `digests` in the store, beside what may be known to be needed by now.
+    fn hold(&self, id: &FunctionId, live: &Live, digests: Vec<String>) {
+        let mut held = lock(&live.held);
+        held.extend(digests);
+        held.sort();
+        held.dedup();
+        self.artifacts.hold(&id.to_string(), held.clone());
+    }
+
+    /// Forgets a function that is no more.
+    pub fn forget(&self, id: &FunctionId) {
+        self.kept.retain(|known| known != id);
     }
 
     async fn resolve(

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
-use std::hash::{DefaultHasher, Hash, Hasher as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,8 +19,8 @@ use super::claimable::Misfit;
 use super::models::{self, Kept, State};
 use super::near::{Near, Neighbourhoods};
 use super::status::{Candidate, Observed, status};
-use super::writes::Writes;
 use super::{PoolId, Pools, defaults, pool_id};
+use crate::attempts::{Attempts, digest_of};
 use crate::autoscale::{self, chain};
 use crate::cluster::pods;
 use crate::live::lock;
@@ -162,8 +161,8 @@ impl Pools {
             }
             is_there
         });
-        for writes in [&self.objects, &self.statuses] {
-            writes.retain(|id| known.contains(id));
+        for attempts in [&self.objects, &self.statuses] {
+            attempts.retain(|id| known.contains(id));
         }
         for pool in pools {
             let Some(id) = pool_id(&pool) else { continue };
@@ -178,7 +177,7 @@ impl Pools {
     /// Has something written, unless it is being written, or failed a moment ago.
     fn write<K>(
         self: &Arc<Self>,
-        writes: fn(&Self) -> &Writes<K>,
+        attempts: fn(&Self) -> &Attempts<K>,
         key: K,
         what: u64,
         now: Instant,
@@ -186,7 +185,7 @@ impl Pools {
     ) where
         K: Ord + Clone + Display + Send + 'static,
     {
-        if !writes(self).begin(&key, what, now) {
+        if !attempts(self).begin(&key, what, now) {
             return;
         }
         let this = Arc::clone(self);
@@ -203,7 +202,7 @@ impl Pools {
             if let Err(error) = &result {
                 tracing::warn!(pool = %key, error, "a pool isn't as it should be");
             }
-            writes(&this).end(&key, result, Instant::now());
+            attempts(&this).end(&key, result, Instant::now());
             this.cluster.pools_changed.notify_one();
         });
     }
@@ -219,7 +218,7 @@ impl Pools {
             .retain(|namespace| todo.contains_key(namespace));
         for (namespace, what) in todo {
             let (client, defaults) = (self.client.clone(), self.defaults);
-            let digest = hash(&(&what, defaults));
+            let digest = digest_of(&(&what, defaults));
             let key = namespace.clone();
             let done = async move {
                 let done = defaults::make_so(&client, &namespace, what, defaults).await;
@@ -276,7 +275,7 @@ impl Pools {
             .is_some_and(|current| current != replicas)
             .then_some(replicas);
         if objects.is_some() || scale.is_some() {
-            let digest = hash(&(objects.as_ref().map(|objects| objects.digest), scale));
+            let digest = digest_of(&(objects.as_ref().map(|objects| objects.digest), scale));
             let made = Arc::clone(self).make(id.clone(), Arc::clone(pool), desired, objects, scale);
             self.write(|pools| &pools.objects, id.clone(), digest, now, made);
         }
@@ -397,7 +396,7 @@ impl Pools {
         self.write(
             |pools| &pools.statuses,
             id.clone(),
-            hash(&text),
+            digest_of(&text),
             now,
             written,
         );
@@ -447,14 +446,8 @@ impl Pools {
 }
 
 fn digest(secret: &Secret, deployment: &Deployment) -> u64 {
-    hash(&(
+    digest_of(&(
         serde_json::to_string(secret).unwrap_or_default(),
         serde_json::to_string(deployment).unwrap_or_default(),
     ))
-}
-
-fn hash(what: &impl Hash) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    what.hash(&mut hasher);
-    hasher.finish()
 }

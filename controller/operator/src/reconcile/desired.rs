@@ -198,8 +198,15 @@ pub fn pins_of<'a>(
         .into_iter()
         .filter(|record| annotation(record, SPEC_ANNOTATION) == Some(&spec));
     same.max_by_key(|record| record.revision)
-        .and_then(|record| annotation(record, PINS_ANNOTATION))
-        .and_then(|pins| serde_json::from_str(pins).ok())
+        .map(pins_in)
+        .unwrap_or_default()
+}
+
+/// What tags meant when a revision was made.
+#[must_use]
+pub fn pins_in(record: &ControllerRevision) -> Pins {
+    let pins = record.annotations().get(PINS_ANNOTATION);
+    pins.and_then(|pins| serde_json::from_str(pins).ok())
         .unwrap_or_default()
 }
 

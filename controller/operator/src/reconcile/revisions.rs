@@ -16,11 +16,7 @@ use crate::resolve::{Bytes, Resolved};
 pub(super) fn hold(context: &Context, id: &FunctionId, live: &Live, resolved: &Resolved) {
     let all =
         std::iter::once(&resolved.component).chain(resolved.models.iter().map(|(_, bytes)| bytes));
-    let stored = all.filter_map(|bytes| match bytes {
-        Bytes::Stored(stored) => Some(stored.digests()),
-        Bytes::Volume(_) => None,
-    });
-    let mut digests: Vec<String> = stored.flatten().collect();
+    let mut digests: Vec<String> = all.flat_map(Bytes::digests).collect();
     let is_rolling = live.plan().is_some_and(|plan| plan.serving != plan.latest);
     let mut held = lock(&live.held);
     if is_rolling {

@@ -335,3 +335,29 @@ async fn a_pull_secret_of_another_type_is_none() {
         "{error}"
     );
 }
+
+/// Would fail if what serves couldn't be fetched anew without the spec that it was made of, or something else were.
+#[tokio::test]
+async fn what_a_revision_was_made_of_is_fetched_by_its_record() {
+    let pin = |image: Option<&str>, sha256: &str| Pin {
+        image: image.map(str::to_owned),
+        sha256: sha256.to_owned(),
+    };
+    let pins = Pins {
+        component: Some(pin(Some("r/x@sha256:m"), "c")),
+        models: BTreeMap::from([
+            ("a".to_owned(), pin(Some("r/m@sha256:n"), "d")),
+            // From a URL, and on a volume.
+            ("b".to_owned(), pin(None, "e")),
+            ("c".to_owned(), pin(Some("r/v@sha256:o"), "")),
+        ]),
+    };
+    let store = Store::default();
+    let digests = refetch(&pins, &Gathered::default(), &store).await.unwrap();
+    let digests: std::collections::BTreeSet<_> = digests.into_iter().collect();
+    assert_eq!(digests, ["c", "d", "e"].map(str::to_owned).into());
+    let asked = store.asked.into_inner().unwrap();
+    let fetched = |image: &str, known: &str| (image.to_owned(), Some(known.to_owned()));
+    let expected = [fetched("r/x@sha256:m", "c"), fetched("r/m@sha256:n", "d")];
+    assert_eq!(asked, expected);
+}

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result, ensure};
 use base64::Engine as _;
 use sha2::{Digest as _, Sha256};
 use wisp_cluster::images::{self, Programs};
-use wisp_e2e::{Installation, Space, installed, repository};
+use wisp_e2e::{Installation, Operator, Space, installed, repository};
 use wisp_integration::{Answer, component};
 
 fn sha256(bytes: &[u8]) -> String {
@@ -258,6 +258,35 @@ async fn from_a_url() -> Result<()> {
     space
         .until("other", "hello", |answer| answer.status == 200)
         .await?;
+    Ok(())
+}
+
+/// Would fail if a revision that serves couldn't be woken any more once the operator has lost its store, because what would
+/// take its place can't be fetched.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_serves_is_fetched_anew_although_the_next_is_mistaken() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let _goes = wisp.without_operator().await;
+    let space = wisp.space("lost")?;
+    let code = unique(space.name())?;
+    let image = space.push_component("hello", code.path()).await?;
+    space.apply(&Space::function("hello", &image, ""))?;
+    space.condition("hello", "Ready", "True")?;
+    space.apply(&Space::function("hello", &format!("{image}-mistaken"), ""))?;
+    let (reason, message) = space.condition("hello", "Ready", "False")?;
+    ensure!(
+        reason == "NotFound" && message.contains("meanwhile hello-"),
+        "{reason}: {message}"
+    );
+    // Another pod takes its place, and has nothing.
+    Operator::find(wisp)?.kill()?;
+    space
+        .until("hello", "hello", |answer| answer.status == 200)
+        .await?;
+    let (_, message) = space.condition("hello", "Ready", "False")?;
+    ensure!(message.contains("meanwhile hello-"), "{message}");
     Ok(())
 }
 

@@ -1,0 +1,121 @@
+//! What is done beside everything else: one attempt at a time for each object, and ever less often while it fails. A namespace
+//! whose admission webhook is slow, or refuses all, keeps no other waiting.
+
+use std::collections::BTreeMap;
+use std::hash::{DefaultHasher, Hash, Hasher as _};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use crate::live::lock;
+use crate::resolver::pause;
+
+/// What was done isn't done once more before: the watch may not show it yet.
+const SHOWN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Attempts of one kind, by what they are made for.
+#[derive(Debug)]
+pub(crate) struct Attempts<K>(Mutex<BTreeMap<K, Attempt>>);
+
+/// The attempt that is made, or was last.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// A digest of what is to be done.
+    what: u64,
+    is_going_on: bool,
+    failures: u32,
+    /// The same isn't done again before.
+    not_before: Option<Instant>,
+    error: Option<String>,
+}
+
+impl<K> Default for Attempts<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Ord + Clone> Attempts<K> {
+    /// Whether something with the digest `what` is to be done as of `now`; who is told so says how it [ends](Self::end).
+    pub(crate) fn begin(&self, key: &K, what: u64, now: Instant) -> bool {
+        let mut all = lock(&self.0);
+        let attempt = all.entry(key.clone()).or_default();
+        let is_same = attempt.what == what;
+        if attempt.is_going_on || (is_same && attempt.not_before.is_some_and(|at| now < at)) {
+            return false;
+        }
+        if !is_same {
+            // It may be what mends it.
+            attempt.failures = 0;
+        }
+        attempt.what = what;
+        attempt.is_going_on = true;
+        true
+    }
+
+    /// It was done, or it is known why not.
+    pub(crate) fn end(&self, key: &K, result: Result<(), String>, now: Instant) {
+        let mut all = lock(&self.0);
+        let Some(attempt) = all.get_mut(key) else {
+            return;
+        };
+        attempt.is_going_on = false;
+        attempt.error = result.err();
+        let pause = match &attempt.error {
+            Some(_) => pause(attempt.failures, true),
+            None => SHOWN_WITHIN,
+        };
+        attempt.not_before = now.checked_add(pause);
+        attempt.failures = match &attempt.error {
+            Some(_) => attempt.failures.saturating_add(1),
+            None => 0,
+        };
+    }
+
+    /// Why it could not be done the last time.
+    pub(crate) fn error(&self, key: &K) -> Option<String> {
+        lock(&self.0).get(key)?.error.clone()
+    }
+
+    /// Forgets what is no more.
+    pub(crate) fn retain(&self, is_there: impl Fn(&K) -> bool) {
+        lock(&self.0).retain(|key, _| is_there(key));
+    }
+}
+
+/// A digest of what is to be done, by which it is told from something else.
+pub(crate) fn digest_of(what: &impl Hash) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    what.hash(&mut hasher);
+    hasher.finish()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if what fails were tried again and again, or what may mend it waited for its turn, or two tried at once.
+    #[test]
+    fn what_fails_is_tried_ever_less_often_and_what_is_new_at_once() {
+        let (attempts, start) = (Attempts::default(), Instant::now());
+        let at = |seconds| start + Duration::from_secs(seconds);
+        let fail = |second| attempts.end(&"a", Err("no".to_owned()), at(second));
+        assert!(attempts.begin(&"a", 1, at(0)));
+        assert!(!attempts.begin(&"a", 1, at(0)) && !attempts.begin(&"a", 2, at(0)));
+        assert!(attempts.begin(&"b", 1, at(0)));
+        fail(0);
+        assert_eq!(attempts.error(&"a").as_deref(), Some("no"));
+        assert!(!attempts.begin(&"a", 1, at(0)) && attempts.begin(&"a", 1, at(1)));
+        fail(1);
+        assert!(!attempts.begin(&"a", 1, at(2)) && attempts.begin(&"a", 1, at(3)));
+        fail(3);
+        assert!(attempts.begin(&"a", 2, at(3)));
+        // The reason is told until it is over.
+        assert!(attempts.error(&"a").is_some());
+        attempts.end(&"a", Ok(()), at(3));
+        assert_eq!(attempts.error(&"a"), None);
+        assert!(!attempts.begin(&"a", 2, at(3)) && attempts.begin(&"a", 2, at(4)));
+        attempts.retain(|key| *key == "b");
+        attempts.end(&"a", Err("late".to_owned()), at(4));
+        assert_eq!(attempts.error(&"a"), None);
+    }
+}
