@@ -6,7 +6,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Context;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -174,8 +175,14 @@ impl Client {
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
                 .keep_alive_interval(Some(HEAD_TIMEOUT));
-            let connection = builder.serve_connection(io, Shared(Arc::new(self)));
-            until_drained(connection, draining, cancelled).await
+            let is_used = Arc::new(AtomicBool::new(false));
+            let service = Shared {
+                client: Arc::new(self),
+                is_used: Arc::clone(&is_used),
+            };
+            let connection = builder.serve_connection(io, service);
+            let served = until_drained(connection, draining, cancelled);
+            used_within(HEAD_TIMEOUT, &is_used, served).await
         } else {
             let mut builder = http1::Builder::new();
             builder
@@ -206,7 +213,11 @@ impl Client {
 }
 
 /// The service of an HTTP/2 connection, whose requests are tasks of their own.
-struct Shared(Arc<Client>);
+struct Shared {
+    client: Arc<Client>,
+    /// Whether there was a request.
+    is_used: Arc<AtomicBool>,
+}
 
 impl Service<Request<Incoming>> for Shared {
     type Response = Response<Outgoing>;
@@ -214,7 +225,8 @@ impl Service<Request<Incoming>> for Shared {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let client = Arc::clone(&self.0);
+        self.is_used.store(true, Ordering::Relaxed);
+        let client = Arc::clone(&self.client);
         Box::pin(async move { client.answer(request).await })
     }
 }
@@ -275,6 +287,26 @@ where
     }
 }
 
+/// Serves a connection to its end, or for so long as nothing is asked on it: HTTP/2 waits for the client's first words for
+/// ever.
+async fn used_within(
+    long: Duration,
+    is_used: &AtomicBool,
+    connection: impl Future<Output = hyper::Result<()>>,
+) -> hyper::Result<()> {
+    let mut connection = pin!(connection);
+    let first = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if is_used.load(Ordering::Relaxed) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match tokio::time::timeout(long, first).await {
+        Ok(Some(ended)) => ended,
+        Ok(None) => connection.await,
+        Err(_elapsed) => Ok(()),
+    }
+}
+
 /// Serves a connection to its end, gracefully from the moment of the drain, or until a response on it is overdue. The
 /// drain wakes the task; all other wake-ups cost one look at the token.
 async fn until_drained(
@@ -302,4 +334,26 @@ async fn until_drained(
         polled
     });
     ended.await.unwrap_or(Ok(()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a client that never asks for anything kept its connection for ever, or one that asks lost it.
+    #[tokio::test]
+    async fn a_connection_is_kept_for_who_asks() {
+        const SOON: Duration = Duration::from_millis(20);
+        let is_used = AtomicBool::new(false);
+        let silent = used_within(SOON, &is_used, std::future::pending());
+        assert!(silent.await.is_ok());
+        let asking = async {
+            tokio::time::sleep(SOON / 2).await;
+            is_used.store(true, Ordering::Relaxed);
+            tokio::task::yield_now().await;
+            std::future::pending().await
+        };
+        let kept = used_within(SOON, &is_used, asking);
+        assert!(tokio::time::timeout(SOON * 5, kept).await.is_err());
+    }
 }

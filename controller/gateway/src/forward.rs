@@ -106,6 +106,7 @@ pub(crate) fn request(
         Some(authority) => HeaderValue::from_str(authority.as_str()).ok(),
         None => parts.headers.get(HOST).cloned(),
     };
+    let host = host.filter(|host| !host.is_empty());
     let seen = Seen::of(&parts.headers);
     let trailers = seen.has(Seen::TE)
         && parts.headers.get(TE).is_some_and(|te| {
@@ -137,8 +138,11 @@ pub(crate) fn request(
         trusts_peer,
         is_forwarded,
     );
-    if let (Some(host), true) = (host, parts.uri.authority().is_some()) {
-        parts.headers.insert(HOST, host);
+    match host {
+        Some(host) if parts.uri.authority().is_some() => _ = parts.headers.insert(HOST, host),
+        Some(_) => {}
+        // HTTP/1.0 needs none, and HTTP/1.1 does.
+        None => name(&mut parts.headers, prefix),
     }
     parts.headers.insert(identify::REQUEST_ID, id.clone());
     let is_clients_trace = identify::trace(&mut parts.headers);
@@ -154,6 +158,15 @@ pub(crate) fn request(
     }
     parts.version = Version::HTTP_11;
     Ok(is_clients_trace)
+}
+
+/// Says which function is asked, by the `prefix` that led to it, where the client didn't name a host.
+fn name(headers: &mut HeaderMap, prefix: Option<&str>) {
+    let id = prefix.and_then(|prefix| prefix.strip_prefix('/')?.split_once('/'));
+    let host = id.map(|(namespace, name)| format!("{name}.{namespace}"));
+    if let Some(host) = host.and_then(|host| HeaderValue::from_str(&host).ok()) {
+        headers.insert(HOST, host);
+    }
 }
 
 fn forwarded(

@@ -13,6 +13,7 @@ use http::Request;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use wisp_deadline::Deadline;
 
@@ -95,6 +96,10 @@ const IDLE: Duration = Duration::from_secs(20);
 const MOST: usize = 256;
 /// The longest that connecting to a replica may take; it is near.
 pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long a replica may be silent before it is asked whether it is still there, how often then, and how often in vain: one
+/// whose node lost its power says nothing any more. What it is sent may wait for as long as it likes, if it works on what came
+/// before, so unacknowledged bytes alone are no sign.
+const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(2), 3);
 /// The largest head of a response.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -208,6 +213,12 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Connection, ConnectEr
         .await
         .map_err(|_| ConnectError::TooSlow)??;
     stream.set_nodelay(true)?;
+    SockRef::from(&stream).set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(KEEPALIVE.0)
+            .with_interval(KEEPALIVE.1)
+            .with_retries(KEEPALIVE.2),
+    )?;
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
         .handshake(TokioIo::new(stream))

@@ -68,6 +68,17 @@ fn what_connection_names_stays_behind_save_what_frames_and_routes() {
     );
 }
 
+/// Would fail if a function got a request that HTTP/1.1 doesn't allow, from a client of HTTP/1.0 or one that names no host.
+#[test]
+fn who_names_no_host_asks_for_the_functions_own() {
+    for given in [&[][..], &[("host", "")]] {
+        let headers = forwarded_by(false, given);
+        assert_eq!(headers.get_all(HOST).iter().collect::<Vec<_>>(), ["b.a"]);
+        assert!(!headers.contains_key(X_FORWARDED_HOST));
+    }
+    assert_eq!(forwarded_by(false, &[("host", "h")])[HOST], "h");
+}
+
 #[test]
 fn an_ipv4_address_is_written_as_one() {
     assert_eq!(
