@@ -180,11 +180,15 @@ impl Routes {
         let authority = authority(request)?;
         // The edition first: what is found is at least as new.
         let edition = self.edition.load(Ordering::Acquire);
-        if let Some(function) = recall::find(edition, authority) {
-            return Ok(Found {
-                function,
-                by_path: false,
-            });
+        let found = |function, by_path| Ok(Found { function, by_path });
+        if let Some(function) = recall::find(edition, authority, None) {
+            return found(function, false);
+        }
+        let path = request.uri.path();
+        let id = id_of(path);
+        // That of a path is kept only where the host is nobody's.
+        if let Some(function) = id.and_then(|id| recall::find(edition, authority, Some(id))) {
+            return found(function, true);
         }
         let host = without_port(authority);
         let is_lower = !host.bytes().any(|byte| byte.is_ascii_uppercase());
@@ -194,22 +198,19 @@ impl Routes {
             self.by_host(&host.to_ascii_lowercase())
         };
         if let Some(function) = function {
-            recall::keep(edition, authority, &function);
-            return Ok(Found {
-                function,
-                by_path: false,
-            });
+            recall::keep(edition, authority, false, &function);
+            return found(function, false);
         }
-        let path = request.uri.path();
-        if let Some(id) = id_of(path)
-            && let Some(function) = self.functions.get(id)
-        {
-            return Ok(Found {
-                function: Arc::clone(function.value()),
-                by_path: true,
-            });
+        let named = id.and_then(|id| {
+            self.functions
+                .get(id)
+                .map(|entry| Arc::clone(entry.value()))
+        });
+        if let Some(function) = named {
+            recall::keep(edition, authority, true, &function);
+            return found(function, true);
         }
-        Err(Failure::NoSuchFunction(match id_of(path) {
+        Err(Failure::NoSuchFunction(match id {
             Some(id) => format!("there is no function `{id}`, and none has the host `{host}`"),
             None => format!(
                 "no function has the host `{host}`, and the path `{}` names none: expected `/<namespace>/<name>/…`",
@@ -303,3 +304,6 @@ fn shortened(path: &str) -> String {
         path.chars().take(LONGEST).chain(['…']).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;
