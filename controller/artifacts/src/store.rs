@@ -146,8 +146,10 @@ impl Store {
         let mut writing = tokio::task::spawn_blocking(move || Writing::begin(folder, expected));
         loop {
             // While the network is waited for, no thread is.
-            let (batch, is_last) = next_batch(&mut chunks).await?;
+            let batch = next_batch(&mut chunks).await;
+            // Whether or not more came, what is written so far is, or is no more, when this returns.
             let mut written = done(writing).await?;
+            let (batch, is_last) = batch?;
             writing = tokio::task::spawn_blocking(move || {
                 for chunk in batch {
                     written.write(&chunk)?;

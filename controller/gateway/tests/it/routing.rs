@@ -4,7 +4,7 @@ use http::{Request, StatusCode};
 use wisp_contract::assignment::Key;
 use wisp_gateway::{Endpoint, Options};
 
-use crate::support::{Bed, Never, Upstream, echoed, empty, endpoint, full, http2, id, route};
+use crate::support::{Bed, Never, Upstream, echoed, empty, endpoint, full, http2, id, raw, route};
 
 #[tokio::test]
 async fn hosts_lead_to_functions_whatever_their_case_and_port() {
@@ -136,6 +136,30 @@ async fn the_function_sees_its_own_path_and_where_the_request_came_from() {
         answer.header("server-timing"),
         "queue;dur=0, activate;dur=0"
     );
+}
+
+/// Would fail if such a request reached its replica without a host: hosts of functions refuse that.
+#[tokio::test]
+async fn a_request_without_a_host_goes_on_with_its_functions_name() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    for head in [
+        "GET /a/b/x HTTP/1.0\r\n\r\n",
+        "GET /a/b/x HTTP/1.0\r\nHost:\r\n\r\n",
+        "GET /a/b/x HTTP/1.1\r\nHost:\r\nConnection: close\r\n\r\n",
+    ] {
+        let answer = raw(bed.address, head.as_bytes()).await;
+        let json = answer
+            .find('{')
+            .and_then(|at| answer.get(at..answer.rfind('}')? + 1));
+        let json = serde_json::from_str(json.unwrap_or_default());
+        let json: serde_json::Value = json.unwrap_or_else(|_| panic!("{head}: {answer}"));
+        assert_eq!(
+            (echoed(&json, "host"), &json["uri"]),
+            (vec!["b.a"], &"/x".into()),
+            "{head}"
+        );
+    }
 }
 
 #[tokio::test]
