@@ -262,7 +262,7 @@ fn the_store_has_room_for_more_than_it_keeps() -> Result<()> {
     expect(
         &objects,
         &[
-            (claim, "/spec/resources/requests/storage", json!("25Gi")),
+            (claim, "/spec/resources/requests/storage", json!("21Gi")),
             (claim, "/spec/storageClassName", json!("fast")),
             (claim, "/spec/accessModes", json!(["ReadWriteOnce"])),
             (operator, "/spec/strategy/type", json!("Recreate")),
@@ -304,9 +304,10 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
     }
 
     let is_policy = |key: &String| key.starts_with("NetworkPolicy/");
-    let writes_policies = |objects: &Objects| {
-        let rules = rules(&objects["ClusterRole/wisp-operator"]);
-        rules.iter().any(|rule| rule.contains("networkpolicies"))
+    // What there was is removed where there are to be none.
+    let may = |objects: &Objects, verb: &str| {
+        let rule = format!("\"networking.k8s.io\" networkpolicies any {verb}");
+        rules(&objects["ClusterRole/wisp-operator"]).contains(&rule)
     };
     for enabled in [true, false] {
         let objects = chart.objects(&json!({"networkPolicies": {"enabled": enabled}}))?;
@@ -317,10 +318,9 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
             "{:?}",
             objects.keys()
         );
-        ensure!(
-            writes_policies(&objects) == enabled,
-            "the operator's rights"
-        );
+        for (verb, is_needed) in [("create", enabled), ("patch", enabled), ("delete", true)] {
+            ensure!(may(&objects, verb) == is_needed, "the right to {verb}");
+        }
     }
 
     let objects = chart.objects(&json!({
