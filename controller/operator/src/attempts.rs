@@ -60,15 +60,15 @@ impl<K: Ord + Clone> Attempts<K> {
         };
         attempt.is_going_on = false;
         attempt.error = result.err();
-        let pause = match &attempt.error {
-            Some(_) => pause(attempt.failures, true),
-            None => SHOWN_WITHIN,
+        let (pause, failures) = match &attempt.error {
+            Some(_) => (
+                pause(attempt.failures, true),
+                attempt.failures.saturating_add(1),
+            ),
+            None => (SHOWN_WITHIN, 0),
         };
         attempt.not_before = now.checked_add(pause);
-        attempt.failures = match &attempt.error {
-            Some(_) => attempt.failures.saturating_add(1),
-            None => 0,
-        };
+        attempt.failures = failures;
     }
 
     /// Why it could not be done the last time.

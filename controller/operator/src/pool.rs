@@ -63,7 +63,7 @@ pub type PoolId = FunctionId;
 
 /// What pools are kept with.
 pub struct Around {
-    /// Attempts to the cluster.
+    /// Writes to the cluster.
     pub client: Client,
     /// What is known of it.
     pub cluster: Arc<Cluster>,

@@ -148,11 +148,11 @@ impl Folder {
 
     /// Removes what was not used for longest until there is room for `more` bytes.
     fn make_room(&self, state: &mut State, more: u64) -> Result<(), Error> {
-        let mut files = self.files()?;
+        let files = self.files()?;
         state.kept = total(&files);
         let held: HashSet<&String> = state.held.values().flatten().collect();
         let (pinned, mut rest): (Vec<_>, Vec<_>) = files
-            .drain(..)
+            .into_iter()
             .partition(|file| held.contains(&file.sha256));
         let in_use = total(&pinned).saturating_add(state.partial);
         if in_use.saturating_add(more) > self.capacity {
