@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::Context;
 use std::time::Duration;
 
 use http::header::CONNECTION;
@@ -21,7 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
-use wisp_deadline::ConnectionTimer;
+use wisp_deadline::{ConnectionTimer, used_within};
 
 use crate::body::Outgoing;
 use crate::forward::Peer;
@@ -182,7 +182,9 @@ impl Client {
             };
             let connection = builder.serve_connection(io, service);
             let served = until_drained(connection, draining, cancelled);
-            used_within(HEAD_TIMEOUT, &is_used, served).await
+            used_within(HEAD_TIMEOUT, &is_used, served)
+                .await
+                .unwrap_or(Ok(()))
         } else {
             let mut builder = http1::Builder::new();
             builder
@@ -287,26 +289,6 @@ where
     }
 }
 
-/// Serves a connection to its end, or for so long as nothing is asked on it: HTTP/2 waits for the client's first words for
-/// ever.
-async fn used_within(
-    long: Duration,
-    is_used: &AtomicBool,
-    connection: impl Future<Output = hyper::Result<()>>,
-) -> hyper::Result<()> {
-    let mut connection = pin!(connection);
-    let first = std::future::poll_fn(|cx| match connection.as_mut().poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if is_used.load(Ordering::Relaxed) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    });
-    match tokio::time::timeout(long, first).await {
-        Ok(Some(ended)) => ended,
-        Ok(None) => connection.await,
-        Err(_elapsed) => Ok(()),
-    }
-}
-
 /// Serves a connection to its end, gracefully from the moment of the drain, or until a response on it is overdue. The
 /// drain wakes the task; all other wake-ups cost one look at the token.
 async fn until_drained(
@@ -334,26 +316,4 @@ async fn until_drained(
         polled
     });
     ended.await.unwrap_or(Ok(()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Would fail if a client that never asks for anything kept its connection for ever, or one that asks lost it.
-    #[tokio::test]
-    async fn a_connection_is_kept_for_who_asks() {
-        const SOON: Duration = Duration::from_millis(20);
-        let is_used = AtomicBool::new(false);
-        let silent = used_within(SOON, &is_used, std::future::pending());
-        assert!(silent.await.is_ok());
-        let asking = async {
-            tokio::time::sleep(SOON / 2).await;
-            is_used.store(true, Ordering::Relaxed);
-            tokio::task::yield_now().await;
-            std::future::pending().await
-        };
-        let kept = used_within(SOON, &is_used, asking);
-        assert!(tokio::time::timeout(SOON * 5, kept).await.is_err());
-    }
 }

@@ -18,9 +18,12 @@
 //! # });
 //! ```
 
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::rt::{Sleep, Timer};
 use tokio::time::Instant;
@@ -92,7 +95,7 @@ impl ConnectionTimer {
 }
 
 impl Timer for ConnectionTimer {
-    fn sleep(&self, duration: std::time::Duration) -> Pin<Box<dyn Sleep>> {
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
         self.sleep_until(self.now() + duration)
     }
 
@@ -140,11 +143,32 @@ impl Drop for Sleeping {
     }
 }
 
+/// Serves a connection to its end; `None` where `is_used` isn't true within `long`: nothing was asked on it. hyper itself
+/// waits for ever for the first words of a client whose version of HTTP it doesn't know yet, or is 2. `connection` sets
+/// `is_used` while it is polled.
+///
+/// # Panics
+/// Outside of a tokio runtime that has timers.
+pub async fn used_within<T>(
+    long: Duration,
+    is_used: &AtomicBool,
+    connection: impl Future<Output = T>,
+) -> Option<T> {
+    let mut connection = pin!(connection);
+    let first = poll_fn(|cx| match connection.as_mut().poll(cx) {
+        Poll::Ready(ended) => Poll::Ready(Some(ended)),
+        Poll::Pending if is_used.load(Ordering::Relaxed) => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    });
+    match tokio::time::timeout(long, first).await {
+        Ok(Some(ended)) => Some(ended),
+        Ok(None) => Some(connection.await),
+        Err(_elapsed) => None,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::future::poll_fn;
-    use std::time::Duration;
-
     use super::*;
 
     fn after(start: Instant, millis: u64) -> Instant {
@@ -207,6 +231,24 @@ mod tests {
             assert!(timer.now() >= start + Duration::from_millis(10));
             second.await;
             assert!(timer.now() >= start + Duration::from_millis(20));
+        });
+    }
+
+    /// Would fail if a client that never asks for anything kept its connection for ever, or one that asks lost it.
+    #[test]
+    fn a_connection_is_kept_for_who_asks() {
+        const SOON: Duration = Duration::from_millis(20);
+        run(async {
+            let is_used = AtomicBool::new(false);
+            let silent = used_within(SOON, &is_used, std::future::pending::<()>());
+            assert_eq!(silent.await, None);
+            let asking = async {
+                tokio::time::sleep(SOON / 2).await;
+                is_used.store(true, Ordering::Relaxed);
+                tokio::time::sleep(SOON * 2).await;
+                "answered"
+            };
+            assert_eq!(used_within(SOON, &is_used, asking).await, Some("answered"));
         });
     }
 }

@@ -1,10 +1,7 @@
 //! The data port once there is a function: connections, HTTP/1.1 or HTTP/2 by prior knowledge.
 
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use hyper::service::service_fn;
@@ -13,7 +10,7 @@ use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
-use wisp_deadline::ConnectionTimer;
+use wisp_deadline::{ConnectionTimer, used_within};
 
 use crate::function::Function;
 use crate::process::Host;
@@ -85,19 +82,8 @@ fn connect(
             .into_owned(),
     );
     tokio::spawn(async move {
-        let mut connection = pin!(connection);
-        // Before hyper knows which HTTP it is, it waits for ever.
-        let first = poll_fn(|cx| match connection.as_mut().poll(cx) {
-            Poll::Ready(ended) => Poll::Ready(Some(ended)),
-            Poll::Pending if was_used.load(Ordering::Relaxed) => Poll::Ready(None),
-            Poll::Pending => Poll::Pending,
-        });
-        let ended = match tokio::time::timeout(HEAD_TIMEOUT, first).await {
-            Ok(Some(ended)) => ended,
-            Ok(None) => connection.await,
-            Err(_elapsed) => return,
-        };
-        if let Err(error) = ended {
+        let served = used_within(HEAD_TIMEOUT, &was_used, connection).await;
+        if let Some(Err(error)) = served {
             tracing::debug!(error, "a connection ended early");
         }
     });
