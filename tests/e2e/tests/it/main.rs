@@ -23,3 +23,4 @@ mod signed;
 mod sources;
 mod standby;
 mod traces;
+mod upgrade;
