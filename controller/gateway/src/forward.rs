@@ -14,6 +14,7 @@ use http::{Uri, Version};
 use wisp_contract::headers;
 
 use crate::identify;
+use crate::neighbours::Namespace;
 use crate::respond::Failure;
 
 pub(crate) const KEY: HeaderName = HeaderName::from_static(headers::KEY);
@@ -79,6 +80,7 @@ pub(crate) struct Peer {
     pub(crate) text: HeaderValue,
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
+    pub(crate) namespace: Namespace,
 }
 
 impl Peer {
@@ -86,7 +88,12 @@ impl Peer {
         let ip = ip.to_canonical();
         let text = HeaderValue::from_str(&ip.to_string())
             .unwrap_or_else(|_| HeaderValue::from_static("unknown"));
-        Self { ip, text, scheme }
+        Self {
+            ip,
+            text,
+            scheme,
+            namespace: Namespace::default(),
+        }
     }
 }
 

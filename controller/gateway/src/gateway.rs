@@ -26,7 +26,7 @@ use crate::options::Options;
 use crate::proxy::{self, Answer, Exchange, SendError};
 use crate::replica::{Drained, Endpoint};
 use crate::respond::{self, Failure};
-use crate::route::{FunctionRoute, Routes};
+use crate::route::{Found, FunctionRoute, Routes};
 use crate::upgrade::{self, Wanted};
 use crate::visit::Visit;
 use crate::{identify, metrics};
@@ -146,6 +146,14 @@ impl Gateway {
         (metrics::MEDIA_TYPE, text)
     }
 
+    pub(crate) fn routes(&self) -> &Routes {
+        &self.routes
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.runtime
+    }
+
     pub(crate) fn options(&self) -> &Options {
         &self.options
     }
@@ -238,8 +246,14 @@ impl Gateway {
         if parts.method == Method::CONNECT {
             return Err(Failure::MethodNotSupported(parts.method));
         }
-        // Route: by host, then by path.
-        let found = self.routes.find(&parts)?;
+        // Route: by a neighbour's name, by host, then by path.
+        let found = match self.neighbour(&parts, peer).await? {
+            Some(function) => Found {
+                function,
+                by_path: false,
+            },
+            None => self.routes.find(&parts)?,
+        };
         let function = &found.function;
         visit.reach(function);
         // What says of itself that it is too large needs no place.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use wisp_traces::Traces;
 
+use crate::neighbours::Namespaces;
 use crate::report::RequestReporter;
 
 /// How a gateway behaves. `Default` is what `wisp dev` wants.
@@ -14,6 +15,8 @@ pub struct Options {
     pub domains: Vec<String>,
     /// Hosts that are the gateway's own and no function's, beside addresses and `localhost`.
     pub reserved_hosts: Vec<String>,
+    /// Whose neighbours clients are. Without it `http://<name>/` is nobody's.
+    pub namespaces: Option<Arc<dyn Namespaces>>,
     /// Whether who connects is a proxy whose `x-forwarded-…` headers are true.
     pub trusts_peer: bool,
     /// The longest that a request waits for a function's first replica.
@@ -37,6 +40,7 @@ impl Default for Options {
         Self {
             domains: vec!["localhost".to_owned()],
             reserved_hosts: Vec::new(),
+            namespaces: None,
             trusts_peer: false,
             activate_timeout: Duration::from_secs(60),
             // A kubelet tells of a container that died after one or two seconds, a busy one later.

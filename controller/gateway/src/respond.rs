@@ -26,6 +26,10 @@ pub(crate) enum Failure {
     #[error("{0}")]
     NoSuchFunction(String),
     #[error(
+        "in which namespace `{name}` is meant could not be learnt from the API server: `{name}.<namespace>` says so itself"
+    )]
+    UnknownNamespace { name: String },
+    #[error(
         "the body of {declared} bytes is larger than the {allowed} bytes that {function} takes"
     )]
     BodyTooLarge {
@@ -79,6 +83,7 @@ impl Failure {
             Self::BadRequest { reason, .. } => reason,
             Self::MethodNotSupported(_) => "method-not-supported",
             Self::NoSuchFunction(_) => "no-such-function",
+            Self::UnknownNamespace { .. } => "namespace-unknown",
             Self::BodyTooLarge { .. } | Self::BodyGrewTooLarge { .. } => "body-too-large",
             Self::Refused { refused, .. } => refused.reason(),
             Self::NotReady { .. } => "not-ready",
@@ -105,7 +110,8 @@ impl Failure {
             Self::BodyTooLarge { .. } | Self::BodyGrewTooLarge { .. } => {
                 (StatusCode::PAYLOAD_TOO_LARGE, Fault::Client, None)
             }
-            Self::Refused { .. }
+            Self::UnknownNamespace { .. }
+            | Self::Refused { .. }
             | Self::NotReady { .. }
             | Self::Unreachable { .. }
             | Self::Removed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Fault::Platform, SOON),

@@ -38,6 +38,8 @@ pub struct FunctionRoute {
 pub(crate) struct Routes {
     names: OwnNames,
     functions: DashMap<String, Arc<Function>>,
+    /// How many functions, each in a namespace of its own, have a name.
+    namesakes: DashMap<String, usize>,
     /// Who has a host.
     hosts: DashMap<String, Arc<Function>>,
     /// Who wants a host, first the one who gets it; also the lock of whoever changes anything.
@@ -94,6 +96,10 @@ impl Routes {
                 function.update(route);
             }
             None => {
+                *self
+                    .namesakes
+                    .entry(route.id.name().to_owned())
+                    .or_default() += 1;
                 self.functions.insert(key, Arc::new(Function::new(route)));
             }
         }
@@ -117,6 +123,10 @@ impl Routes {
     pub(crate) fn remove(&self, id: &FunctionId) -> Option<Arc<Function>> {
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let (_, function) = self.functions.remove(&id.to_string())?;
+        if let Some(mut count) = self.namesakes.get_mut(id.name()) {
+            *count -= 1;
+        }
+        self.namesakes.remove_if(id.name(), |_, count| *count == 0);
         let route = function.route.load_full();
         for host in &route.hosts {
             withdraw(&mut claims, host, &(route.created, route.id.clone()));
@@ -175,6 +185,16 @@ impl Routes {
         })
     }
 
+    /// The name of functions that a request's host is, if it is no more than that.
+    pub(crate) fn name_alone(&self, request: &Parts) -> Option<String> {
+        let host = without_port(authority(request).ok()?);
+        if host.contains('.') {
+            return None;
+        }
+        let name = host.to_ascii_lowercase();
+        (self.namesakes.contains_key(&name) && !self.names.is_reserved(&name)).then_some(name)
+    }
+
     /// Leads a request to its function.
     pub(crate) fn find(&self, request: &Parts) -> Result<Found, Failure> {
         let authority = authority(request)?;
@@ -211,6 +231,9 @@ impl Routes {
             return found(function, true);
         }
         Err(Failure::NoSuchFunction(match id {
+            _ if !host.contains('.') && self.namesakes.contains_key(host) => format!(
+                "no function of the client's namespace has the name `{host}`: one of another is `{host}.<namespace>`"
+            ),
             Some(id) => format!("there is no function `{id}`, and none has the host `{host}`"),
             None => format!(
                 "no function has the host `{host}`, and the path `{}` names none: expected `/<namespace>/<name>/…`",

@@ -234,8 +234,8 @@ impl fmt::Debug for Env {
 pub struct Outbound {
     /// Origins: `https://api.example.com`, `https://*.example.com`, `http://10.0.0.7:8080`. Loopback, link-local,
     /// private and metadata addresses are refused, whatever name resolves to them, unless an entry names the address
-    /// itself, or `localhost`; private ones also where it names a Service of a Kubernetes cluster:
-    /// `http://digits.vision.svc`, or the same with `.cluster.local`.
+    /// itself, or `localhost`; private ones also where it names a Service of a Kubernetes cluster: `http://digits` within
+    /// its namespace, `http://digits.vision.svc`, or the same with `.cluster.local`.
     #[serde(default)]
     pub allow: Vec<String>,
 }

@@ -46,14 +46,15 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Whether it is a Service's name in a cluster: `<name>.<namespace>.svc`, or that with the usual domain after it. No
-    /// other cluster's domain is taken for one: it may be somebody's on the internet.
+    /// Whether it is a Service's name in a cluster: `<name>`, within its namespace, `<name>.<namespace>.svc`, or that with the
+    /// usual domain after it. Neither another cluster's domain nor a namespace in its place is taken for one: it may be
+    /// somebody's on the internet, where no name is without a dot.
     pub(crate) fn is_service(&self) -> bool {
         let Self::Name(name) = self else {
             return false;
         };
         let name = name.strip_suffix(".cluster.local").unwrap_or(name);
-        name.ends_with(".svc")
+        name.ends_with(".svc") || !name.contains('.') && name != "localhost"
     }
 
     /// `text` as in a URL: an IPv6 address is in brackets. A name is letters, digits, `-` and `_` in labels of at most

@@ -104,7 +104,7 @@ pub enum InstanceMode {
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Outbound {
-    /// Origins such as `https://api.example.com`, `https://*.example.com` or `http://10.0.0.7:8080`. Private, loopback and link-local addresses are refused unless an entry names the address itself; a private one also where it names a Service of the cluster, such as `http://digits.vision.svc`.
+    /// Origins such as `https://api.example.com`, `https://*.example.com` or `http://10.0.0.7:8080`. Private, loopback and link-local addresses are refused unless an entry names the address itself; a private one also where it names a Service of the cluster, such as `http://digits` within its namespace, or `http://digits.vision.svc`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 64),

@@ -28,6 +28,8 @@ pub(crate) struct Counts {
     pub(crate) certificate_watch: Count,
     /// Objects that could not be read.
     pub(crate) unreadable: Count,
+    /// Clients whose namespace could not be learnt.
+    pub(crate) clients: Count,
     /// Wake-ups that the operator didn't answer as asked.
     pub(crate) ensure: Count,
     /// Reports that the operator didn't take.
@@ -70,6 +72,12 @@ impl Counts {
             "counter",
             "Functions that could not be read, each time they were seen.",
             &[("", self.unreadable.get())],
+        );
+        metric(
+            "wisp_gateway_client_lookup_errors_total",
+            "counter",
+            "Requests to the API server for a client's namespace that failed.",
+            &[("", self.clients.get())],
         );
         metric(
             "wisp_gateway_operator_errors_total",

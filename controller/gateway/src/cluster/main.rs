@@ -1,6 +1,7 @@
 //! `wisp-gateway`: parses, builds, runs, drains.
 
 mod certificate;
+mod clients;
 mod counts;
 mod directory;
 mod health;

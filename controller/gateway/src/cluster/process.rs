@@ -17,6 +17,7 @@ use wisp_gateway::{Gateway, Options, Server};
 use wisp_traces::Traces;
 
 use crate::certificate::{Current, Source};
+use crate::clients::Clients;
 use crate::counts::Counts;
 use crate::directory::Directory;
 use crate::health::{Health, Phase};
@@ -143,7 +144,11 @@ async fn start(
         patience: cli.activate_timeout,
     };
     let traces = Traces::from_environment("wisp-gateway")?;
-    let options = options(cli, &namespace, log, traces.clone());
+    let clients = Clients::new(client.clone(), Arc::clone(counts));
+    let options = Options {
+        namespaces: Some(Arc::new(clients)),
+        ..options(cli, &namespace, log, traces.clone())
+    };
     let gateway = Gateway::new(Arc::new(waker), options, Handle::current());
     table.lead(&gateway);
     health.show(Arc::clone(&gateway), Arc::clone(&table));

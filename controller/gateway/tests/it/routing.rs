@@ -1,8 +1,10 @@
-use std::sync::Arc;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 
+use futures::future::BoxFuture;
 use http::{Request, StatusCode};
 use wisp_contract::assignment::Key;
-use wisp_gateway::{Endpoint, Options};
+use wisp_gateway::{Endpoint, Namespaces, Options, UnknownNamespace};
 
 use crate::support::{Bed, Never, Upstream, echoed, empty, endpoint, full, http2, id, raw, route};
 
@@ -341,4 +343,139 @@ async fn nobody_can_claim_the_name_that_another_function_always_has() {
         let answer = bed.send(request.body(empty()).unwrap()).await;
         assert_eq!(answer.body, expected, "{host}");
     }
+}
+
+/// Clients are of the namespaces that these say, one after the other; nobody knows what isn't said.
+struct Said(Mutex<Vec<Result<Option<&'static str>, UnknownNamespace>>>);
+
+impl Namespaces for Said {
+    fn of(&self, client: IpAddr) -> BoxFuture<'_, Result<Option<Arc<str>>, UnknownNamespace>> {
+        assert!(client.is_loopback());
+        let next = self
+            .0
+            .lock()
+            .unwrap()
+            .pop()
+            .expect("it was asked too often");
+        Box::pin(async move { next.map(|namespace| namespace.map(Arc::from)) })
+    }
+}
+
+/// A gateway whose clients are of namespaces in this order, with `hello` in `shop` and in `bank`.
+async fn neighbourhood(
+    said: &[Result<Option<&'static str>, UnknownNamespace>],
+) -> (Bed, [Upstream; 3]) {
+    let upstreams = [
+        Upstream::saying("shop").await,
+        Upstream::saying("bank").await,
+        Upstream::saying("claimed").await,
+    ];
+    let options = Options {
+        reserved_hosts: vec!["gateway".to_owned()],
+        namespaces: Some(Arc::new(Said(Mutex::new(
+            said.iter().rev().copied().collect(),
+        )))),
+        ..Options::default()
+    };
+    let bed = Bed::with(Arc::new(Never), options);
+    let names = ["shop/hello", "bank/hello", "a/claims"];
+    for (name, upstream) in names.into_iter().zip(&upstreams) {
+        let hosts: &[&str] = match name {
+            "a/claims" => &["hello", "single"],
+            _ => &[],
+        };
+        bed.gateway.insert_route(route(name, hosts));
+        bed.gateway
+            .insert_endpoint(&id(name), &endpoint(upstream.address, 8));
+    }
+    (bed, upstreams)
+}
+
+async fn asked(
+    client: &mut crate::support::Client,
+    host: &str,
+    path: &str,
+) -> (StatusCode, String) {
+    let request = Request::get(path).header("host", host);
+    let response = client
+        .sender
+        .send_request(request.body(empty()).unwrap())
+        .await
+        .unwrap();
+    let answer = crate::support::read(response).await;
+    let said = match answer.status {
+        StatusCode::OK => answer.body,
+        _ => answer.reason(),
+    };
+    (answer.status, said)
+}
+
+/// Would fail if a name alone led to another namespace's function, or were looked up for each request of a connection.
+#[tokio::test]
+async fn a_name_alone_is_the_function_of_the_clients_namespace() {
+    let (bed, _upstreams) = neighbourhood(&[Ok(Some("shop")), Ok(Some("bank"))]).await;
+    bed.gateway.insert_route(route("shop/gateway", &[]));
+    for expected in ["shop", "bank"] {
+        let mut client = crate::support::Client::connect(bed.address).await;
+        for (host, path, said) in [
+            ("hello", "/", expected),
+            ("Hello.:80", "/bank/hello/", expected),
+            // Names that aren't a function's alone are who they were.
+            ("hello.shop.localhost", "/", "shop"),
+            ("single", "/", "claimed"),
+            ("other", "/bank/hello/", "bank"),
+            ("gateway", "/shop/hello/", "shop"),
+        ] {
+            assert_eq!(
+                asked(&mut client, host, path).await,
+                (StatusCode::OK, said.to_owned()),
+                "{host}{path} in {expected}"
+            );
+        }
+    }
+}
+
+/// Would fail if who is nowhere, or of another namespace, got somebody's function, or never learnt why not; or if what could
+/// not be learnt once were never asked again.
+#[tokio::test]
+async fn a_name_alone_is_nobodys_elsewhere() {
+    let said = [
+        Ok(None),
+        Ok(None),
+        Err(UnknownNamespace),
+        Ok(Some("lonely")),
+    ];
+    let (bed, _upstreams) = neighbourhood(&said).await;
+    bed.gateway.insert_route(route("a/claims", &[]));
+    let mut client = crate::support::Client::connect(bed.address).await;
+    let found = async |client: &mut _, path| asked(client, "hello", path).await;
+    let nobodys = (StatusCode::NOT_FOUND, "no-such-function".to_owned());
+    assert_eq!(found(&mut client, "/").await, nobodys);
+    assert_eq!(
+        found(&mut client, "/shop/hello/").await,
+        (StatusCode::OK, "shop".to_owned())
+    );
+    assert_eq!(
+        found(&mut client, "/").await,
+        (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "namespace-unknown".to_owned()
+        )
+    );
+    assert_eq!(found(&mut client, "/").await, nobodys);
+}
+
+/// Would fail if a function that is gone were still told to be somewhere else.
+#[tokio::test]
+async fn a_name_that_no_function_has_asks_for_no_namespace() {
+    let (bed, _upstreams) = neighbourhood(&[]).await;
+    bed.gateway.insert_route(route("a/claims", &[]));
+    for namespace in ["shop", "bank"] {
+        bed.gateway.remove_route(&id(&format!("{namespace}/hello")));
+    }
+    let mut client = crate::support::Client::connect(bed.address).await;
+    assert_eq!(
+        asked(&mut client, "hello", "/").await,
+        (StatusCode::NOT_FOUND, "no-such-function".to_owned())
+    );
 }

@@ -249,7 +249,7 @@ impl Answer {
     }
 }
 
-async fn read(response: Response<Incoming>) -> Answer {
+pub(crate) async fn read(response: Response<Incoming>) -> Answer {
     let (parts, body) = response.into_parts();
     let body = body.collect().await.unwrap().to_bytes();
     Answer {

@@ -80,6 +80,7 @@ fn an_address_that_is_not_public_must_be_named() {
 #[test]
 fn a_service_of_the_cluster_has_a_private_address() {
     let policy = policy(&[
+        "http://callee",
         "http://callee.vision.svc",
         "http://*.vision.svc.cluster.local:8080",
         "http://callee.vision.svc.example.com",
@@ -87,10 +88,14 @@ fn a_service_of_the_cluster_has_a_private_address() {
     ]);
     let permits = |uri: &str, address: &str| policy.permits(&target(uri), address.parse().unwrap());
     for address in ["10.96.0.1", "172.20.0.9", "fd12::1"] {
-        assert!(permits("http://callee.vision.svc", address), "{address}");
+        for service in ["http://callee", "http://callee.vision.svc"] {
+            assert!(permits(service, address), "{service} {address}");
+        }
         let other = "http://other.vision.svc.cluster.local:8080";
         assert!(permits(other, address), "{address}");
         for not in [
+            "http://other",
+            "http://callee:81",
             "http://callee.vision.svc:81",
             "https://callee.vision.svc",
             "http://callee.audio.svc.cluster.local:8080",
@@ -109,7 +114,9 @@ fn a_service_of_the_cluster_has_a_private_address() {
         "fd20:ce::254",
         "::1",
     ] {
-        assert!(!permits("http://callee.vision.svc", address), "{address}");
+        for service in ["http://callee", "http://callee.vision.svc"] {
+            assert!(!permits(service, address), "{service} {address}");
+        }
     }
     assert!(permits("http://callee.vision.svc", "8.8.8.8"));
 }
