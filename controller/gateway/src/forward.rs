@@ -73,7 +73,7 @@ impl Seen {
 const GAINED: usize = 8;
 
 /// Where a request came from.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Peer {
     pub(crate) ip: IpAddr,
     /// The address, written.

@@ -22,6 +22,7 @@ use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
 use crate::forward::{self, Peer};
 use crate::function::{Function, RequestLimits};
+use crate::neighbours::Neighbour;
 use crate::options::Options;
 use crate::proxy::{self, Answer, Exchange, SendError};
 use crate::replica::{Drained, Endpoint};
@@ -248,11 +249,12 @@ impl Gateway {
         }
         // Route: by a neighbour's name, by host, then by path.
         let found = match self.neighbour(&parts, peer).await? {
-            Some(function) => Found {
+            Neighbour::Function(function) => Found {
                 function,
                 by_path: false,
             },
-            None => self.routes.find(&parts)?,
+            Neighbour::Elsewhere => self.routes.find_by_path(&parts)?,
+            Neighbour::No => self.routes.find(&parts)?,
         };
         let function = &found.function;
         visit.reach(function);

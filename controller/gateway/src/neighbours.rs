@@ -1,11 +1,11 @@
 //! Requests that name a function as its neighbours do: by its name alone, as `http://digits/` within a namespace.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use http::request::Parts;
-use tokio::sync::OnceCell;
 use wisp_contract::FunctionId;
 
 use crate::forward::Peer;
@@ -16,7 +16,8 @@ use crate::respond::Failure;
 /// Knows whose neighbours clients are.
 pub trait Namespaces: Send + Sync + 'static {
     /// The namespace of the pod that has this address; `None` where it is no pod's, or not one pod's alone. It is called
-    /// on the runtime that [`Gateway::new`] was given, and again where it found none.
+    /// on the runtime that [`Gateway::new`] was given: every few seconds for a connection, and for each request where it found
+    /// none.
     ///
     /// # Errors
     /// That it could not be learnt.
@@ -28,45 +29,81 @@ pub trait Namespaces: Send + Sync + 'static {
 #[error("the client's namespace could not be learnt")]
 pub struct UnknownNamespace;
 
-/// Why there is no namespace to remember.
-enum Missing {
-    Nobodys,
-    Unknown,
+/// For how long a connection's namespace is not asked for again: at first its address may have been known as another's.
+const KEPT: Duration = Duration::from_secs(5);
+
+/// The namespace of a client, as it was learnt last on its connection, and when.
+#[derive(Debug, Default)]
+pub(crate) struct Namespace(Mutex<Option<(Arc<str>, Instant)>>);
+
+impl Namespace {
+    fn last(&self) -> Option<(Arc<str>, Instant)> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn learn(&self, namespace: Option<&Arc<str>>) {
+        let learnt = namespace.map(|namespace| (Arc::clone(namespace), Instant::now()));
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = learnt;
+    }
 }
 
-/// The namespace of a client, from when its connection first asked for a neighbour.
-pub(crate) type Namespace = OnceCell<Arc<str>>;
+/// What a request names, seen from its client's namespace.
+pub(crate) enum Neighbour {
+    /// More than a name, or one that no function has.
+    No,
+    /// A function of that namespace.
+    Function(Arc<Function>),
+    /// The name of functions of other namespaces alone, to which it doesn't lead, nor to whoever else claims it.
+    Elsewhere,
+}
 
 impl Gateway {
-    /// The function of the client's namespace that `request` names by its name alone, if it does and there is one.
+    /// What `request` names to who calls from `peer`.
     pub(crate) async fn neighbour(
         &self,
         request: &Parts,
         peer: &Peer,
-    ) -> Result<Option<Arc<Function>>, Failure> {
+    ) -> Result<Neighbour, Failure> {
         let Some(namespaces) = &self.options().namespaces else {
-            return Ok(None);
+            return Ok(Neighbour::No);
         };
         let Some(name) = self.routes().name_alone(request) else {
-            return Ok(None);
+            return Ok(Neighbour::No);
         };
-        let learn = || async {
-            let (namespaces, client) = (Arc::clone(namespaces), peer.ip);
-            let asked = self
-                .runtime()
-                .spawn(async move { namespaces.of(client).await });
-            match asked.await {
-                Ok(Ok(Some(namespace))) => Ok(namespace),
-                Ok(Ok(None)) => Err(Missing::Nobodys),
-                Ok(Err(UnknownNamespace)) | Err(_) => Err(Missing::Unknown),
+        let Some(namespace) = self.namespace(namespaces, peer).await else {
+            return Err(Failure::UnknownNamespace { name });
+        };
+        let id = namespace.and_then(|namespace| FunctionId::new(&namespace, &name).ok());
+        let function = id.and_then(|id| self.routes().get(&id));
+        Ok(function.map_or(Neighbour::Elsewhere, Neighbour::Function))
+    }
+
+    /// Whose neighbour `peer` is; `None` where that isn't known.
+    async fn namespace(
+        &self,
+        namespaces: &Arc<dyn Namespaces>,
+        peer: &Peer,
+    ) -> Option<Option<Arc<str>>> {
+        let last = peer.namespace.last();
+        if let Some((namespace, since)) = &last
+            && since.elapsed() < KEPT
+        {
+            return Some(Some(Arc::clone(namespace)));
+        }
+        let (namespaces, client) = (Arc::clone(namespaces), peer.ip);
+        let asked = self
+            .runtime()
+            .spawn(async move { namespaces.of(client).await });
+        match asked.await {
+            Ok(Ok(namespace)) => {
+                peer.namespace.learn(namespace.as_ref());
+                Some(namespace)
             }
-        };
-        let namespace = match peer.namespace.get_or_try_init(learn).await {
-            Ok(namespace) => namespace,
-            Err(Missing::Nobodys) => return Ok(None),
-            Err(Missing::Unknown) => return Err(Failure::UnknownNamespace { name }),
-        };
-        let id = FunctionId::new(namespace, &name).ok();
-        Ok(id.and_then(|id| self.routes().get(&id)))
+            // It is the same pod's connection as before.
+            Ok(Err(UnknownNamespace)) | Err(_) => last.map(|(namespace, _)| Some(namespace)),
+        }
     }
 }

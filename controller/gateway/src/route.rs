@@ -195,6 +195,27 @@ impl Routes {
         (self.namesakes.contains_key(&name) && !self.names.is_reserved(&name)).then_some(name)
     }
 
+    /// Leads a request, whose host is a name that functions have elsewhere, by its path alone.
+    pub(crate) fn find_by_path(&self, request: &Parts) -> Result<Found, Failure> {
+        let named = id_of(request.uri.path()).and_then(|id| self.by_id(id));
+        let host = without_port(authority(request)?);
+        let function = named.ok_or_else(|| {
+            Failure::NoSuchFunction(format!(
+                "no function of the client's namespace has the name `{host}`: one of another is `{host}.<namespace>`"
+            ))
+        })?;
+        Ok(Found {
+            function,
+            by_path: true,
+        })
+    }
+
+    fn by_id(&self, id: &str) -> Option<Arc<Function>> {
+        self.functions
+            .get(id)
+            .map(|entry| Arc::clone(entry.value()))
+    }
+
     /// Leads a request to its function.
     pub(crate) fn find(&self, request: &Parts) -> Result<Found, Failure> {
         let authority = authority(request)?;
@@ -221,19 +242,11 @@ impl Routes {
             recall::keep(edition, authority, false, &function);
             return found(function, false);
         }
-        let named = id.and_then(|id| {
-            self.functions
-                .get(id)
-                .map(|entry| Arc::clone(entry.value()))
-        });
-        if let Some(function) = named {
+        if let Some(function) = id.and_then(|id| self.by_id(id)) {
             recall::keep(edition, authority, true, &function);
             return found(function, true);
         }
         Err(Failure::NoSuchFunction(match id {
-            _ if !host.contains('.') && self.namesakes.contains_key(host) => format!(
-                "no function of the client's namespace has the name `{host}`: one of another is `{host}.<namespace>`"
-            ),
             Some(id) => format!("there is no function `{id}`, and none has the host `{host}`"),
             None => format!(
                 "no function has the host `{host}`, and the path `{}` names none: expected `/<namespace>/<name>/…`",

@@ -112,7 +112,8 @@ impl Policy {
 
     /// Whether a connection for `target`, which is allowed, may be made to `address`: every public address; any other
     /// where an entry for this scheme and port names that address; for loopback, where target and entry say `localhost`;
-    /// for a private network's, where they say a Kubernetes Service, whose name nobody outside the cluster answers for.
+    /// for a private network's, where they say a Kubernetes Service, or what may be one: nobody on the internet answers for
+    /// such a name.
     pub(crate) fn permits(&self, target: &Target, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let localhost = Host::Name("localhost".to_owned());

@@ -46,9 +46,9 @@ pub(crate) enum Host {
 }
 
 impl Host {
-    /// Whether it is a Service's name in a cluster: `<name>`, within its namespace, `<name>.<namespace>.svc`, or that with the
-    /// usual domain after it. Neither another cluster's domain nor a namespace in its place is taken for one: it may be
-    /// somebody's on the internet, where no name is without a dot.
+    /// Whether it may be a Service's name in a cluster: `<name>`, within its namespace, `<name>.<namespace>.svc`, or that with
+    /// the usual domain after it. Neither another cluster's domain nor a namespace in its place is taken for one: it may be
+    /// somebody's on the internet, where no name is without a dot. In the network around it such a name may be another's, too.
     pub(crate) fn is_service(&self) -> bool {
         let Self::Name(name) = self else {
             return false;

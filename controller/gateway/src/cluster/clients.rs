@@ -49,6 +49,8 @@ impl Learnt {
 pub(crate) struct Clients {
     pods: Api<Pod>,
     places: DashMap<IpAddr, Place>,
+    /// When places were cleared away last.
+    cleared: std::sync::Mutex<Instant>,
     asking: Semaphore,
     counts: Arc<Counts>,
 }
@@ -58,14 +60,15 @@ impl Clients {
         Self {
             pods: Api::all(client),
             places: DashMap::new(),
+            cleared: std::sync::Mutex::new(Instant::now()),
             asking: Semaphore::new(AT_ONCE),
             counts,
         }
     }
 
     fn place(&self, client: IpAddr) -> Place {
-        if self.places.len() >= MANY {
-            let now = Instant::now();
+        let now = Instant::now();
+        if self.places.len() >= MANY && self.is_time_to_clear(now) {
             self.places.retain(|_, place| {
                 // What can't be looked at is being asked for.
                 place.try_lock().map_or(true, |learnt| {
@@ -74,6 +77,18 @@ impl Clients {
             });
         }
         Arc::clone(&self.places.entry(client).or_default())
+    }
+
+    /// At most once for as long as anything holds that may be cleared away.
+    fn is_time_to_clear(&self, now: Instant) -> bool {
+        let cleared = self.cleared.try_lock();
+        cleared.is_ok_and(|mut cleared| {
+            let is_time = now.duration_since(*cleared) >= UNSURE;
+            if is_time {
+                *cleared = now;
+            }
+            is_time
+        })
     }
 
     /// What was learnt a moment ago, or is now: who waits meanwhile gets the same, failure or not.
@@ -87,6 +102,7 @@ impl Clients {
         let asked = tokio::time::timeout(PATIENCE, self.ask(client)).await;
         let namespace = asked.unwrap_or_else(|_elapsed| {
             self.counts.clients.add();
+            tracing::warn!(%client, "whose pod a client is took too long to learn");
             Err(UnknownNamespace)
         });
         let kept = match &namespace {
@@ -149,8 +165,8 @@ fn is_internal(client: IpAddr) -> bool {
     }
 }
 
-/// The namespace of the pod that has the address which all of these had at some time. Pods of the node's network share
-/// the node's.
+/// The namespace of the pod that has the address which all of these had at some time: one that stays, where others go.
+/// Pods of the node's network share the node's.
 fn only(pods: &[Pod]) -> Option<Arc<str>> {
     let is_over = |pod: &&Pod| {
         let phase = pod
@@ -160,9 +176,14 @@ fn only(pods: &[Pod]) -> Option<Arc<str>> {
         matches!(phase, Some("Succeeded" | "Failed"))
     };
     let of_node = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.host_network) == Some(true);
-    let mut living = pods.iter().filter(|pod| !is_over(pod));
-    match (living.next(), living.next()) {
-        (Some(pod), None) if !of_node(pod) => pod.metadata.namespace.as_deref().map(Arc::from),
+    let living = || pods.iter().filter(|pod| !is_over(pod));
+    let stays = || living().filter(|pod| pod.metadata.deletion_timestamp.is_none());
+    let mut having: Vec<_> = stays().collect();
+    if having.is_empty() {
+        having.extend(living());
+    }
+    match having[..] {
+        [pod] if !of_node(pod) => pod.metadata.namespace.as_deref().map(Arc::from),
         _ => None,
     }
 }
@@ -178,7 +199,9 @@ mod tests {
     use hyper::server::conn::http1;
     use hyper::service::service_fn;
     use hyper_util::rt::TokioIo;
+    use jiff::Timestamp;
     use k8s_openapi::api::core::v1::{PodSpec, PodStatus};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
     use kube::core::ObjectList;
     use tokio::net::TcpListener;
 
@@ -306,6 +329,13 @@ mod tests {
         assert_eq!(only(&[]), None);
         assert_eq!(only(std::slice::from_ref(&ended)), None);
         assert_eq!(only(&[ended, lives.clone()]).as_deref(), Some("shop"));
+        let mut goes = pod("old", "Running", false);
+        goes.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        assert_eq!(
+            only(&[goes.clone(), lives.clone()]).as_deref(),
+            Some("shop")
+        );
+        assert_eq!(only(&[goes]).as_deref(), Some("old"), "it may still ask");
         assert_eq!(only(&[lives, pod("other", "Running", false)]), None);
         assert_eq!(only(&[pod("kube-system", "Running", true)]), None);
     }
