@@ -73,7 +73,7 @@ impl Gateway {
         let Some(name) = self.routes().name_alone(request) else {
             return Ok(Neighbour::No);
         };
-        let Some(namespace) = self.namespace(namespaces, peer).await else {
+        let Ok(namespace) = self.namespace(namespaces, peer).await else {
             return Err(Failure::UnknownNamespace { name });
         };
         let id = namespace.and_then(|namespace| FunctionId::new(&namespace, &name).ok());
@@ -81,17 +81,17 @@ impl Gateway {
         Ok(function.map_or(Neighbour::Elsewhere, Neighbour::Function))
     }
 
-    /// Whose neighbour `peer` is; `None` where that isn't known.
+    /// The namespace of `peer`, if it has one.
     async fn namespace(
         &self,
         namespaces: &Arc<dyn Namespaces>,
         peer: &Peer,
-    ) -> Option<Option<Arc<str>>> {
+    ) -> Result<Option<Arc<str>>, UnknownNamespace> {
         let last = peer.namespace.last();
         if let Some((namespace, since)) = &last
             && since.elapsed() < KEPT
         {
-            return Some(Some(Arc::clone(namespace)));
+            return Ok(Some(Arc::clone(namespace)));
         }
         let (namespaces, client) = (Arc::clone(namespaces), peer.ip);
         let asked = self
@@ -100,10 +100,13 @@ impl Gateway {
         match asked.await {
             Ok(Ok(namespace)) => {
                 peer.namespace.learn(namespace.as_ref());
-                Some(namespace)
+                Ok(namespace)
             }
             // It is the same pod's connection as before.
-            Ok(Err(UnknownNamespace)) | Err(_) => last.map(|(namespace, _)| Some(namespace)),
+            Ok(Err(UnknownNamespace)) | Err(_) => match last {
+                Some((namespace, _)) => Ok(Some(namespace)),
+                None => Err(UnknownNamespace),
+            },
         }
     }
 }

@@ -149,8 +149,13 @@ impl Routes {
     }
 
     pub(crate) fn get(&self, id: &FunctionId) -> Option<Arc<Function>> {
+        self.by_id(&id.to_string())
+    }
+
+    /// The function of `namespace/name`.
+    fn by_id(&self, id: &str) -> Option<Arc<Function>> {
         self.functions
-            .get(id.to_string().as_str())
+            .get(id)
             .map(|entry| Arc::clone(entry.value()))
     }
 
@@ -178,11 +183,8 @@ impl Routes {
 
     /// Who is `<name>.<namespace>.<domain>`.
     fn by_own_name(&self, host: &str) -> Option<Arc<Function>> {
-        self.names.functions(host).find_map(|(namespace, name)| {
-            self.functions
-                .get(format!("{namespace}/{name}").as_str())
-                .map(|entry| Arc::clone(entry.value()))
-        })
+        let mut functions = self.names.functions(host);
+        functions.find_map(|(namespace, name)| self.by_id(&format!("{namespace}/{name}")))
     }
 
     /// The name of functions that a request's host is, if it is no more than that.
@@ -208,12 +210,6 @@ impl Routes {
             function,
             by_path: true,
         })
-    }
-
-    fn by_id(&self, id: &str) -> Option<Arc<Function>> {
-        self.functions
-            .get(id)
-            .map(|entry| Arc::clone(entry.value()))
     }
 
     /// Leads a request to its function.
