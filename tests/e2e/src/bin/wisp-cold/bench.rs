@@ -1,5 +1,6 @@
 //! What all cases need: pools, functions that sleep, and rows.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -19,6 +20,11 @@ const TURNS: usize = 8;
 const AWAKE: usize = 20;
 /// Before each wake-up nothing happens for so long: containers of pods that are gone are cleared away meanwhile.
 pub(crate) const QUIET: Duration = Duration::from_millis(500);
+
+/// The label of a function's pods.
+const FUNCTION: &str = "wisp.dev/function";
+/// How often the pods are looked at.
+const LOOKED_AFTER: Duration = Duration::from_millis(100);
 
 /// A run.
 pub(crate) struct Bench<'a> {
@@ -49,7 +55,7 @@ impl Bench<'_> {
         self.space
             .kubectl(&["delete", "runtimepool", "--all", "--wait"])?;
         self.space.apply(&manifest.to_string())?;
-        self.asleep(&[], usize::try_from(ready)?).await
+        self.asleep(&[], usize::try_from(ready)?).await.map(drop)
     }
 
     /// Applies so many functions of `image` that fall asleep after `idle`, and waits until they are Ready.
@@ -87,8 +93,9 @@ impl Bench<'_> {
     ) -> Result<Found> {
         let mut found = Found::default();
         for name in functions.iter().cycle().take(self.options.wakes.get()) {
-            self.asleep(functions, standing).await?;
+            let before = self.asleep(functions, standing).await?;
             found.add(self.ask(name, question).await?);
+            self.taken(name, &before).await?;
         }
         for turn in 0..AWAKE {
             tokio::time::sleep(QUIET).await;
@@ -111,40 +118,81 @@ impl Bench<'_> {
     }
 
     /// Waits until none of the functions has a pod, and so many stand by; and then for the machine to be quiet.
-    pub(crate) async fn asleep(&self, functions: &[String], standing: usize) -> Result<()> {
+    /// Returns the names of those that stand by.
+    pub(crate) async fn asleep(
+        &self,
+        functions: &[String],
+        standing: usize,
+    ) -> Result<BTreeSet<String>> {
         let began = Instant::now();
-        let pods = format!("/api/v1/namespaces/{}/pods", self.space.name());
         loop {
-            let all = self.api.get(&pods).await?;
-            let all = all["items"].as_array().cloned().unwrap_or_default();
-            let label = |pod: &Value, key: &str| pod["metadata"]["labels"][key].clone();
-            let is_ready = |pod: &Value| {
-                let conditions = pod["status"]["conditions"].as_array();
-                conditions
-                    .into_iter()
-                    .flatten()
-                    .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
-            };
+            let all = self.pods().await?;
             let awake = all.iter().any(|pod| {
-                let of = label(pod, "wisp.dev/function");
+                let of = label(pod, FUNCTION);
                 functions.iter().any(|name| of == name.as_str())
             });
-            let ready = all.iter().filter(|pod| {
-                label(pod, "wisp.dev/pool").is_string()
-                    && is_ready(pod)
-                    && pod["metadata"]["deletionTimestamp"].is_null()
-            });
+            let ready = all.iter().filter(|pod| stands_by(pod) && is_ready(pod));
             if !awake && ready.count() >= standing {
                 tokio::time::sleep(QUIET).await;
-                return Ok(());
+                return Ok(names(&all));
             }
             ensure!(
                 began.elapsed() < PATIENCE,
                 "functions don't fall asleep, or no pods stand by"
             );
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            tokio::time::sleep(LOOKED_AFTER).await;
         }
     }
+
+    /// Waits until `function`, which has answered, is seen to have a pod, or that one of those that stood by `before` is
+    /// gone: a pod is marked as a function's a moment after it answered for it.
+    pub(crate) async fn taken(&self, function: &str, before: &BTreeSet<String>) -> Result<()> {
+        let began = Instant::now();
+        loop {
+            let all = self.pods().await?;
+            let standing = names(&all);
+            let has_one = all.iter().any(|pod| label(pod, FUNCTION) == function);
+            if has_one || !standing.is_superset(before) {
+                return Ok(());
+            }
+            ensure!(
+                began.elapsed() < PATIENCE,
+                "{function} answers, but no pod is its own"
+            );
+            tokio::time::sleep(LOOKED_AFTER).await;
+        }
+    }
+
+    async fn pods(&self) -> Result<Vec<Value>> {
+        let path = format!("/api/v1/namespaces/{}/pods", self.space.name());
+        let all = self.api.get(&path).await?;
+        Ok(all["items"].as_array().cloned().unwrap_or_default())
+    }
+}
+
+fn label<'a>(pod: &'a Value, key: &str) -> &'a Value {
+    &pod["metadata"]["labels"][key]
+}
+
+/// The names of those that stand by.
+fn names(pods: &[Value]) -> BTreeSet<String> {
+    let standing = pods.iter().filter(|pod| stands_by(pod));
+    standing
+        .filter_map(|pod| pod["metadata"]["name"].as_str().map(str::to_owned))
+        .collect()
+}
+
+/// Whether a pool has it, ready or not.
+fn stands_by(pod: &Value) -> bool {
+    label(pod, "wisp.dev/pool").is_string() && pod["metadata"]["deletionTimestamp"].is_null()
+}
+
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod["status"]["conditions"].as_array();
+    conditions
+        .into_iter()
+        .flatten()
+        .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
 /// The value that so many percent are below or at.

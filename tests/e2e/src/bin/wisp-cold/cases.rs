@@ -167,9 +167,11 @@ async fn troubled<T>(
 ) -> Result<[Row; 2]> {
     let mut found = Found::default();
     for name in hellos.iter().cycle().take(bench.options.plain) {
-        bench.asleep(hellos, STANDING).await?;
-        let _trouble = trouble()?;
+        let before = bench.asleep(hellos, STANDING).await?;
+        let troubled = trouble()?;
         found.add(bench.ask(name, HELLO).await?);
+        drop(troubled);
+        bench.taken(name, &before).await?;
     }
     Ok(
         [50.0, 99.0]
