@@ -1,17 +1,11 @@
-//! Which addresses are a machine's own, or of its network link alone? Whoever may name a URL for another process to fetch shall
-//! not reach by it what only that process can: its own ports, and the metadata services of clouds.
+//! Which addresses nothing is fetched from.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::net::lookup_host;
-
-/// Where clouds have their metadata that have it at no link-local address: Amazon's and Google's.
-const METADATA: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
-];
+use wisp_address::is_own;
 
 /// An address that nothing is fetched from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -23,38 +17,6 @@ pub(crate) struct OwnAddress(IpAddr);
 pub(crate) struct Others {
     /// `host` or `host:port`.
     pub(crate) named: Vec<String>,
-}
-
-/// Whether the address is loopback, unspecified, link-local, multicast or broadcast, or one of clouds' metadata; also in one
-/// of the forms that carry an IPv4 address inside an IPv6 one.
-pub(crate) fn is_own(address: IpAddr) -> bool {
-    let is_own_v4 = |v4: Ipv4Addr| {
-        v4.octets()[0] == 0
-            || v4.is_loopback()
-            || v4.is_link_local()
-            || v4.is_multicast()
-            || v4.is_broadcast()
-    };
-    let v6 = match address {
-        IpAddr::V4(v4) => return is_own_v4(v4),
-        IpAddr::V6(v6) => v6,
-    };
-    let [s0, s1, s2, s3, s4, s5, s6, s7] = v6.segments();
-    // IPv4-mapped and -compatible, translated (SIIT), NAT64's well-known prefix, and 6to4.
-    let embedded = match [s0, s1, s2, s3, s4, s5] {
-        [0, 0, 0, 0, 0, 0 | 0xffff] | [0, 0, 0, 0, 0xffff, 0] | [0x64, 0xff9b, 0, 0, 0, 0] => {
-            Some((s6, s7))
-        }
-        [0x2002, ..] => Some((s1, s2)),
-        _ => None,
-    };
-    let v4 =
-        embedded.map(|(high, low)| Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low)));
-    v4.is_some_and(is_own_v4)
-        || v6.is_loopback()
-        || v6.is_unicast_link_local()
-        || v6.is_multicast()
-        || METADATA.contains(&v6)
 }
 
 impl Others {
@@ -95,42 +57,6 @@ impl Resolve for Others {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Would fail if a URL could lead to this process's own ports or to a cloud's metadata, or couldn't to a cluster's Services.
-    #[test]
-    fn own_addresses_are_told_from_others() {
-        for own in [
-            "127.0.0.1",
-            "127.9.9.9",
-            "0.0.0.0",
-            "169.254.169.254",
-            "224.0.0.1",
-            "255.255.255.255",
-            "::",
-            "::1",
-            "::ffff:127.0.0.1",
-            "::ffff:169.254.169.254",
-            "64:ff9b::a9fe:a9fe",
-            "2002:7f00:1::",
-            "fe80::1",
-            "ff02::1",
-            "fd00:ec2::254",
-        ] {
-            assert!(is_own(own.parse().unwrap()), "{own}");
-        }
-        for other in [
-            "10.0.0.1",
-            "100.64.0.1",
-            "172.16.0.1",
-            "192.168.1.1",
-            "8.8.8.8",
-            "fd00::1",
-            "2606:4700::1",
-            "::ffff:10.0.0.1",
-        ] {
-            assert!(!is_own(other.parse().unwrap()), "{other}");
-        }
-    }
 
     /// Would fail if a redirect or a token server's URL could name what a name can't mean.
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Requests that name a function as its neighbours do: by its name alone, as `http://digits/` within a namespace.
 
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
@@ -37,16 +37,31 @@ const KEPT: Duration = Duration::from_secs(5);
 pub(crate) struct Namespace(Mutex<Option<(Arc<str>, Instant)>>);
 
 impl Namespace {
-    fn last(&self) -> Option<(Arc<str>, Instant)> {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+    /// What was learnt last, for as long as that holds; else what `ask` finds. Where it can't be learnt anew, a connection is
+    /// still the same pod's as before.
+    async fn get(
+        &self,
+        now: Instant,
+        ask: impl Future<Output = Result<Option<Arc<str>>, UnknownNamespace>>,
+    ) -> Result<Option<Arc<str>>, UnknownNamespace> {
+        let last = self.lock().clone();
+        if let Some((namespace, since)) = &last
+            && now.saturating_duration_since(*since) < KEPT
+        {
+            return Ok(Some(Arc::clone(namespace)));
+        }
+        match (ask.await, last) {
+            (Ok(namespace), _) => {
+                *self.lock() = namespace.clone().map(|namespace| (namespace, now));
+                Ok(namespace)
+            }
+            (Err(UnknownNamespace), Some((namespace, _))) => Ok(Some(namespace)),
+            (Err(UnknownNamespace), None) => Err(UnknownNamespace),
+        }
     }
 
-    fn learn(&self, namespace: Option<&Arc<str>>) {
-        let learnt = namespace.map(|namespace| (Arc::clone(namespace), Instant::now()));
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = learnt;
+    fn lock(&self) -> MutexGuard<'_, Option<(Arc<str>, Instant)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -87,26 +102,53 @@ impl Gateway {
         namespaces: &Arc<dyn Namespaces>,
         peer: &Peer,
     ) -> Result<Option<Arc<str>>, UnknownNamespace> {
-        let last = peer.namespace.last();
-        if let Some((namespace, since)) = &last
-            && since.elapsed() < KEPT
-        {
-            return Ok(Some(Arc::clone(namespace)));
-        }
         let (namespaces, client) = (Arc::clone(namespaces), peer.ip);
-        let asked = self
-            .runtime()
-            .spawn(async move { namespaces.of(client).await });
-        match asked.await {
-            Ok(Ok(namespace)) => {
-                peer.namespace.learn(namespace.as_ref());
-                Ok(namespace)
-            }
-            // It is the same pod's connection as before.
-            Ok(Err(UnknownNamespace)) | Err(_) => match last {
-                Some((namespace, _)) => Ok(Some(namespace)),
-                None => Err(UnknownNamespace),
-            },
+        let ask = async {
+            let asked = async move { namespaces.of(client).await };
+            let asked = self.runtime().spawn(asked).await;
+            asked.unwrap_or(Err(UnknownNamespace))
+        };
+        peer.namespace.get(Instant::now(), ask).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+
+    use super::*;
+
+    type Found = Result<Option<Arc<str>>, UnknownNamespace>;
+
+    fn found(namespace: &str) -> Found {
+        Ok(Some(namespace.into()))
+    }
+
+    /// Would fail if each request of a connection were looked up, or what an address was once were believed for ever.
+    #[tokio::test]
+    async fn a_connection_s_namespace_holds_for_seconds_and_is_asked_for_anew() {
+        let (known, start) = (Namespace::default(), Instant::now());
+        let at = |millis| start + Duration::from_millis(millis);
+        let unasked = async { unreachable!("it is known") };
+        assert_eq!(known.get(at(0), ready(found("old"))).await, found("old"));
+        assert_eq!(known.get(at(4999), unasked).await, found("old"));
+        assert_eq!(known.get(at(5000), ready(found("new"))).await, found("new"));
+        assert_eq!(known.get(at(9999), ready(found("no"))).await, found("new"));
+        assert_eq!(known.get(at(10_000), ready(Ok(None))).await, Ok(None));
+        // Nowhere isn't kept: its pod may not have been told of yet.
+        assert_eq!(known.get(at(10_001), ready(found("a"))).await, found("a"));
+    }
+
+    /// Would fail if a function's neighbours couldn't be reached while the API server is away.
+    #[tokio::test]
+    async fn a_connection_keeps_its_namespace_while_nobody_can_be_asked() {
+        let (known, start) = (Namespace::default(), Instant::now());
+        let failed = || ready(Err(UnknownNamespace));
+        assert_eq!(known.get(start, failed()).await, Err(UnknownNamespace));
+        assert_eq!(known.get(start, ready(found("shop"))).await, found("shop"));
+        for later in [60, 3600] {
+            let later = start + Duration::from_secs(later);
+            assert_eq!(known.get(later, failed()).await, found("shop"));
         }
     }
 }

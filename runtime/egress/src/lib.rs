@@ -7,7 +7,6 @@
 //! name that resolves to something else a moment later gains nothing. Redirects are the guest's own business: each is
 //! a request of its own.
 
-mod address;
 mod body;
 mod client;
 mod connect;

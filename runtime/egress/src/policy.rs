@@ -3,7 +3,8 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use crate::address::{is_private, is_public};
+use wisp_address::{is_private, is_public};
+
 use crate::target::{Host, Scheme, Target, is_name};
 
 /// Entries of one list, at most.

@@ -156,13 +156,10 @@ impl Namespaces for Clients {
     }
 }
 
-/// Whether a pod that isn't known yet is likely to have the address: networks of pods are private ones, or shared ones of
-/// RFC 6598. Whoever comes from elsewhere is looked up once.
+/// Whether a pod that isn't known yet is likely to have the address: networks of pods are private ones, or shared ones.
+/// Whoever comes from elsewhere is looked up once.
 fn is_internal(client: IpAddr) -> bool {
-    match client {
-        IpAddr::V4(v4) => v4.is_private() || matches!(v4.octets(), [100, 64..=127, ..]),
-        IpAddr::V6(v6) => v6.is_unique_local(),
-    }
+    wisp_address::is_private(client) || wisp_address::is_shared(client)
 }
 
 /// The namespace of the pod that has the address which all of these had at some time: one that stays, where others go.

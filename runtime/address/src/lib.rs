@@ -1,11 +1,20 @@
-//! Which addresses are public.
+//! Which networks addresses are of, after the IANA special-purpose registries (RFC 6890): what guests, fetches and clients may
+//! reach, or are believed, depends on it.
+//!
+//! An IPv6 address that carries an IPv4 one is what that one is, too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+/// Where clouds have their metadata that have it at no link-local address: Amazon's and Google's.
+const METADATA: [Ipv6Addr; 2] = [
+    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+];
+
 /// Whether `address` is one that anybody on the internet may have: neither loopback, link-local (cloud metadata
-/// services live there), private, shared (CGNAT), multicast, documentation nor reserved, also not in one of the forms
-/// that carry an IPv4 address inside an IPv6 one. After the IANA special-purpose registries (RFC 6890).
-pub(crate) fn is_public(address: IpAddr) -> bool {
+/// services live there), private, shared (CGNAT), multicast, documentation nor reserved.
+#[must_use]
+pub fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => is_public_v6(v6),
@@ -14,15 +23,44 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
 
 /// Whether `address` is of a private network, as the Services of a cluster are: RFC 1918, or unique local but for those
 /// where clouds keep their metadata.
-pub(crate) fn is_private(address: IpAddr) -> bool {
-    const METADATA: [Ipv6Addr; 2] = [
-        Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
-        Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
-    ];
+#[must_use]
+pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private(),
         IpAddr::V6(v6) => v6.is_unique_local() && !METADATA.contains(&v6),
     }
+}
+
+/// Whether `address` is one of those that many networks share behind their translators (RFC 6598), as the pods of some
+/// clusters do.
+#[must_use]
+pub fn is_shared(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [100, 64..=127, ..]))
+}
+
+/// Whether `address` is a machine's own, or of its network link alone: loopback, unspecified, link-local, multicast or
+/// broadcast, or one of clouds' metadata. Whoever may name a URL for another process to fetch shall not reach by it what only
+/// that process can.
+#[must_use]
+pub fn is_own(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => is_own_v4(v4),
+        IpAddr::V6(v6) => {
+            carried(v6).is_some_and(is_own_v4)
+                || v6.is_loopback()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast()
+                || METADATA.contains(&v6)
+        }
+    }
+}
+
+fn is_own_v4(address: Ipv4Addr) -> bool {
+    address.octets()[0] == 0
+        || address.is_loopback()
+        || address.is_link_local()
+        || address.is_multicast()
+        || address.is_broadcast()
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
@@ -45,34 +83,49 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let [s0, s1, s2, s3, s4, s5, s6, s7] = address.segments();
-    match [s0, s1, s2, s3, s4, s5] {
-        // IPv4-mapped, and NAT64's well-known prefix.
-        [0, 0, 0, 0, 0, 0xffff] | [0x64, 0xff9b, 0, 0, 0, 0] => {
-            return is_public_v4(embedded(s6, s7));
-        }
-        // IPv4-translated (SIIT).
-        [0, 0, 0, 0, 0xffff, 0] => return is_public_v4(embedded(s6, s7)),
-        _ => {}
+    let carried = carried(address);
+    if let (true, Some(v4)) = (is_translated(address), carried) {
+        return is_public_v4(v4);
     }
+    let [s0, s1, ..] = address.segments();
     let special = match s0 {
         // Unspecified, loopback, IPv4-compatible and whatever else is below 100::, which nobody has.
         0..=0xff => true,
-        0x100 => true,                             // discard, dummy
+        0x100 => true,                       // discard, dummy
         0x2001 => s1 < 0x200 || s1 == 0xdb8, // protocol assignments (Teredo among them), documentation
-        0x2002 => !is_public_v4(embedded(s1, s2)), // 6to4
         0x3fff => s1 < 0x1000,               // documentation
         0x5f00 => true,                      // segment routing
         0xfc00..=0xffff => true, // unique local, fd00:ec2::254 among them; link-local, site-local, multicast
         _ => false,
     };
-    // ISATAP: an interface id that ends in an IPv4 address.
-    let isatap = matches!(s4, 0 | 0x200) && s5 == 0x5efe;
-    !(special || isatap && !is_public_v4(embedded(s6, s7)))
+    !special && carried.is_none_or(is_public_v4)
 }
 
-fn embedded(high: u16, low: u16) -> Ipv4Addr {
-    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low))
+/// Whether `address` is another way to write an IPv4 one: mapped, translated (SIIT), or NAT64's well-known prefix.
+fn is_translated(address: Ipv6Addr) -> bool {
+    let [s0, s1, s2, s3, s4, s5, ..] = address.segments();
+    matches!(
+        [s0, s1, s2, s3, s4, s5],
+        [0, 0, 0, 0, 0, 0xffff] | [0, 0, 0, 0, 0xffff, 0] | [0x64, 0xff9b, 0, 0, 0, 0]
+    )
+}
+
+/// The IPv4 address inside an IPv6 one: of those that are another way to write it, IPv4-compatible ones, 6to4, and
+/// interface ids of ISATAP.
+fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [s0, s1, s2, s3, s4, s5, s6, s7] = address.segments();
+    let is_compatible = [s0, s1, s2, s3, s4, s5] == [0; 6];
+    let is_isatap = matches!((s4, s5), (0 | 0x200, 0x5efe));
+    let (high, low) = if s0 == 0x2002 {
+        (s1, s2)
+    } else if is_translated(address) || is_compatible || is_isatap {
+        (s6, s7)
+    } else {
+        return None;
+    };
+    Some(Ipv4Addr::from_bits(
+        (u32::from(high) << 16) | u32::from(low),
+    ))
 }
 
 #[cfg(test)]
@@ -182,6 +235,69 @@ mod tests {
             "2400:cb00::1",
         ] {
             assert!(is_public(ip(text)), "{text}");
+        }
+    }
+
+    /// Would fail if a URL could lead to this process's own ports or to a cloud's metadata, or couldn't to a cluster's Services.
+    #[test]
+    fn own_addresses_are_told_from_others() {
+        for own in [
+            "127.0.0.1",
+            "127.9.9.9",
+            "0.0.0.0",
+            "169.254.169.254",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "64:ff9b::a9fe:a9fe",
+            "2002:7f00:1::",
+            "fe80::1",
+            "ff02::1",
+            "fd00:ec2::254",
+            "2a00:1450::5efe:127.0.0.1",
+        ] {
+            assert!(is_own(ip(own)), "{own}");
+        }
+        for other in [
+            "10.0.0.1",
+            "100.64.0.1",
+            "172.16.0.1",
+            "192.168.1.1",
+            "8.8.8.8",
+            "fd00::1",
+            "2606:4700::1",
+            "::ffff:10.0.0.1",
+        ] {
+            assert!(!is_own(ip(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn private_and_shared_networks_are_told_apart() {
+        for private in ["10.0.0.1", "172.16.0.1", "192.168.1.1", "fd00::1"] {
+            assert!(
+                is_private(ip(private)) && !is_shared(ip(private)),
+                "{private}"
+            );
+        }
+        for neither in [
+            "8.8.8.8",
+            "172.32.0.1",
+            "100.63.0.1",
+            "100.128.0.1",
+            "fd00:ec2::254",
+            "2606:4700::1",
+        ] {
+            assert!(
+                !is_private(ip(neither)) && !is_shared(ip(neither)),
+                "{neither}"
+            );
+        }
+        for shared in ["100.64.0.1", "100.127.255.255"] {
+            assert!(is_shared(ip(shared)) && !is_private(ip(shared)), "{shared}");
         }
     }
 
