@@ -40,6 +40,15 @@ impl Definition {
         }
     }
 
+    /// The kind that it defines.
+    #[must_use]
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Function => "Function",
+            Self::RuntimePool => "RuntimePool",
+        }
+    }
+
     /// The definition, with the number formats that Kubernetes knows.
     ///
     /// # Errors

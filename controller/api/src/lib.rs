@@ -44,7 +44,7 @@ pub use function::{
     KeySelector, KeyValue, Limits, LocalObjectReference, MAX_NAME, Model, ModelFormat, ModelSource,
     Outbound, PersistentVolumeClaimSource, Pod, RevisionStatus, Scaling, Target,
 };
-pub use manifest::{Manifest, Object, parse_manifests};
+pub use manifest::{Manifest, Object, Other, parse_manifests};
 pub use mistake::{ManifestError, Mistake};
 pub use objects::Objects;
 pub use pool::{RuntimePool, RuntimePoolSpec, RuntimePoolStatus};

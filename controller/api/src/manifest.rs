@@ -6,6 +6,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
+use crate::crd::Definition;
 use crate::function::Function;
 use crate::kinds::Kind;
 use crate::mistake::{ManifestError, Mistake, listed, nearest};
@@ -15,6 +16,8 @@ use crate::yaml::{Node, Value, compose};
 
 /// The longest text of a manifest, in bytes: what etcd takes of one object, and room for a few.
 const MAX_TEXT: usize = 8 << 20;
+/// The group of wisp's own resources.
+const GROUP: &str = "wisp.dev";
 
 /// One object of a manifest, valid as such.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,6 +36,17 @@ pub enum Object {
     Secret(Box<Secret>),
     /// A ConfigMap, likewise.
     ConfigMap(Box<ConfigMap>),
+    /// An object that is nobody's business here, as it is written: a Deployment, a RuntimePool.
+    Other(Other),
+}
+
+/// What is known of an object of another kind.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Other {
+    /// Its kind.
+    pub kind: String,
+    /// Its name, if it has one.
+    pub name: String,
 }
 
 impl Manifest {
@@ -41,7 +55,7 @@ impl Manifest {
     pub fn function(&self) -> Option<&Function> {
         match &self.object {
             Object::Function(function) => Some(function),
-            Object::Secret(_) | Object::ConfigMap(_) => None,
+            Object::Secret(_) | Object::ConfigMap(_) | Object::Other(_) => None,
         }
     }
 
@@ -70,17 +84,20 @@ impl Manifest {
         error.with_lines(|path| schema::locate(&self.tree, path))
     }
 
-    fn identity(&self) -> (Kind, Option<String>, Option<String>) {
+    /// What no two objects of a manifest share; nothing is held against objects of other kinds.
+    fn identity(&self) -> Option<(Kind, Option<String>, Option<String>)> {
         let (kind, metadata) = match &self.object {
             Object::Function(function) => (Kind::Function, &function.metadata),
             Object::Secret(secret) => (Kind::Secret, &secret.metadata),
             Object::ConfigMap(map) => (Kind::ConfigMap, &map.metadata),
+            Object::Other(_) => return None,
         };
-        (kind, metadata.namespace.clone(), metadata.name.clone())
+        Some((kind, metadata.namespace.clone(), metadata.name.clone()))
     }
 }
 
-/// Reads a manifest: YAML, or JSON, of any number of documents, each a Function, a Secret or a ConfigMap.
+/// Reads a manifest: YAML, or JSON, of any number of documents, each a Function, a Secret or a ConfigMap. Objects of other
+/// kinds may stand among them, as they do in what `kubectl apply` is given; of these no more is read than what they are.
 ///
 /// A Function that comes back passes [`Function::validate`]. Whether it can run here is [`Manifest::validate_for`]'s
 /// question.
@@ -105,18 +122,19 @@ pub fn parse_manifests(text: &str) -> Result<Vec<Manifest>, ManifestError> {
         let line = tree.line;
         match object(tree) {
             Ok(manifest) => {
-                let (kind, namespace, name) = manifest.identity();
-                let id = (kind.name(), namespace, name);
-                if let Some(first) = seen.insert(id.clone(), line) {
-                    let name = id.2.unwrap_or_default();
-                    mistakes.push(Mistake::at(
-                        line,
-                        "",
-                        format!(
-                            "the {} `{name}` is here twice: first on line {first}",
-                            kind.name()
-                        ),
-                    ));
+                if let Some((kind, namespace, name)) = manifest.identity() {
+                    let id = (kind.name(), namespace, name.clone());
+                    if let Some(first) = seen.insert(id, line) {
+                        mistakes.push(Mistake::at(
+                            line,
+                            "",
+                            format!(
+                                "the {} `{}` is here twice: first on line {first}",
+                                kind.name(),
+                                name.unwrap_or_default()
+                            ),
+                        ));
+                    }
                 }
                 manifests.push(manifest);
             }
@@ -134,6 +152,10 @@ pub fn parse_manifests(text: &str) -> Result<Vec<Manifest>, ManifestError> {
 }
 
 fn object(tree: Node) -> Result<Manifest, Vec<Mistake>> {
+    if let Some(other) = other(&tree) {
+        let object = Object::Other(other);
+        return Ok(Manifest { object, tree });
+    }
     let kind = kind(&tree)?;
     let mut mistakes = Vec::new();
     schema::check(&tree, kind.schema(), "", &mut mistakes);
@@ -164,6 +186,30 @@ fn object(tree: Node) -> Result<Manifest, Vec<Mistake>> {
     } else {
         Err(mistakes)
     }
+}
+
+/// What an object is that is of another kind, and meant to be: it isn't one of ours with a mistake in its kind.
+fn other(tree: &Node) -> Option<Other> {
+    let text = |key| tree.get(key).and_then(Node::as_str);
+    let (version, kind) = (text("apiVersion")?, text("kind")?);
+    let is_kind = kind.starts_with(|first: char| first.is_ascii_uppercase());
+    let is_ours = Kind::ALL.iter().any(|ours| ours.name() == kind);
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    let is_meant = match group {
+        GROUP => Definition::ALL.iter().any(|known| known.kind() == kind),
+        // Secrets and ConfigMaps have none, and many others.
+        "" => nearest(kind, Kind::ALL.iter().map(|kind| kind.name())).is_none(),
+        group => nearest(group, [GROUP]).is_none(),
+    };
+    (is_kind && !is_ours && is_meant).then(|| {
+        let name = tree
+            .get("metadata")
+            .and_then(|metadata| metadata.get("name"));
+        Other {
+            kind: kind.to_owned(),
+            name: name.and_then(Node::as_str).unwrap_or_default().to_owned(),
+        }
+    })
 }
 
 /// Which kind a document says it is, its apiVersion included.

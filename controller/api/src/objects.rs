@@ -28,7 +28,7 @@ impl Objects {
             match &manifest.object {
                 Object::Secret(secret) => objects.add_secret(secret),
                 Object::ConfigMap(map) => objects.add_config_map(map),
-                Object::Function(_) => {}
+                Object::Function(_) | Object::Other(_) => {}
             }
         }
         objects

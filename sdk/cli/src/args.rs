@@ -1,9 +1,10 @@
 //! What can be typed.
 
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser};
 use clap::{Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 
@@ -22,7 +23,7 @@ pub(crate) struct Args {
     pub(crate) command: Command,
 
     /// How results are printed
-    #[arg(long, global = true, value_enum, default_value_t = Format::Human, value_name = "FORMAT")]
+    #[arg(long, short, global = true, value_enum, default_value_t = Format::Human, value_name = "FORMAT")]
     pub(crate) output: Format,
 
     /// When to colour (NO_COLOR is respected)
@@ -112,7 +113,7 @@ pub(crate) struct Dev {
     pub(crate) paths: Vec<PathBuf>,
 
     /// Where the gateway listens; port 0 takes any free one
-    #[arg(long, default_value = GATEWAY, value_name = "ADDRESS")]
+    #[arg(long, default_value = GATEWAY, value_parser = listen, value_name = "ADDRESS")]
     pub(crate) listen: SocketAddr,
 
     /// The host that runs the functions [default: `wisp-runtime` beside this program, else on PATH]
@@ -120,17 +121,58 @@ pub(crate) struct Dev {
         long,
         env = "WISP_RUNTIME",
         hide_env_values = true,
+        value_parser = path(),
         value_name = "FILE"
     )]
-    pub(crate) runtime: Option<PathBuf>,
+    runtime: Option<PathBuf>,
 
     /// The folder for what can be made again [default: `$XDG_CACHE_HOME/wisp` or `~/.cache/wisp`]
-    #[arg(long, env = "WISP_CACHE", hide_env_values = true, value_name = "DIR")]
-    pub(crate) cache: Option<PathBuf>,
+    #[arg(
+        long,
+        env = "WISP_CACHE",
+        hide_env_values = true,
+        value_parser = path(),
+        value_name = "DIR"
+    )]
+    cache: Option<PathBuf>,
 
     /// Don't watch the files
     #[arg(long)]
     pub(crate) no_watch: bool,
+}
+
+impl Dev {
+    /// The host that was named: a variable that is empty names none.
+    pub(crate) fn runtime(&self) -> Option<&Path> {
+        named(&self.runtime)
+    }
+
+    /// The folder for what can be made again that was named, likewise.
+    pub(crate) fn cache(&self) -> Option<&Path> {
+        named(&self.cache)
+    }
+}
+
+fn named(path: &Option<PathBuf>) -> Option<&Path> {
+    path.as_deref().filter(|path| !path.as_os_str().is_empty())
+}
+
+/// A path, which may be empty: clap takes an empty variable for a value.
+fn path() -> impl TypedValueParser<Value = PathBuf> {
+    OsStringValueParser::new().map(PathBuf::from)
+}
+
+/// Where to listen: an address with a port, or a port of this machine's own.
+fn listen(text: &str) -> Result<SocketAddr, String> {
+    let port = text.strip_prefix("localhost").unwrap_or(text);
+    let port = port.strip_prefix(':').unwrap_or(port);
+    match port.parse::<u16>() {
+        Ok(port) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
+        Err(_) => text.parse().map_err(|_| {
+            "expected an IP address and a port, such as 0.0.0.0:8787 or [::1]:8787, or a port alone"
+                .to_owned()
+        }),
+    }
 }
 
 /// Send a request to a function and print the answer
@@ -185,12 +227,12 @@ pub(crate) struct Invoke {
     #[arg(long)]
     pub(crate) cluster: bool,
 
-    #[command(flatten)]
-    pub(crate) target_cluster: ClusterArgs,
-
     /// How long to wait for the whole answer, such as 30s
     #[arg(long, default_value = "60s", value_parser = duration, value_name = "DURATION")]
     pub(crate) timeout: Duration,
+
+    #[command(flatten)]
+    pub(crate) target_cluster: ClusterArgs,
 }
 
 /// Print the completion script of a shell
@@ -231,6 +273,38 @@ mod tests {
     #[test]
     fn the_definition_is_sound() {
         Args::command().debug_assert();
+    }
+
+    /// Would fail if what other tools take were refused, or something else than loopback were listened on unasked.
+    #[test]
+    fn a_port_alone_is_this_machine_s_own() {
+        for text in ["8080", ":8080", "localhost:8080", "127.0.0.1:8080"] {
+            assert_eq!(
+                listen(text),
+                Ok("127.0.0.1:8080".parse().unwrap()),
+                "{text}"
+            );
+        }
+        assert_eq!(listen("0.0.0.0:1"), Ok("0.0.0.0:1".parse().unwrap()));
+        assert_eq!(listen("[::1]:1"), Ok("[::1]:1".parse().unwrap()));
+        for bad in ["", "localhost", "example.com:80", "127.0.0.1", "70000"] {
+            assert!(listen(bad).is_err(), "{bad}");
+        }
+    }
+
+    /// Would fail if a variable that a script leaves empty were taken for a value.
+    #[test]
+    fn what_is_empty_names_nothing() {
+        let parsed = |words: &[&str]| Args::try_parse_from(words).unwrap().command;
+        let Command::Dev(dev) = parsed(&["wisp", "dev", "--cache", "", "--runtime", ""]) else {
+            panic!()
+        };
+        assert_eq!((dev.cache(), dev.runtime()), (None, None));
+        let deploy = ["wisp", "deploy", "--registry", "", "--cluster-registry", ""];
+        let Command::Deploy(deploy) = parsed(&deploy) else {
+            panic!()
+        };
+        assert_eq!((deploy.registry(), deploy.cluster_registry()), (None, None));
     }
 
     #[test]

@@ -7,10 +7,15 @@
 //! contexts, credential plugins, proxies. No crate is built for this alone but that of WebSockets: the operator and the
 //! gateway need the same.
 
+use std::ffi::OsString;
+use std::io::ErrorKind;
+
+use hyper_util::client::proxy::matcher::Matcher;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
+use wisp_contract::assignment::is_dns_label;
 
 use crate::args::ClusterArgs;
 
@@ -28,6 +33,8 @@ pub(crate) struct Cluster {
     pub(crate) client: Client,
     /// What is meant where no namespace is named.
     pub(crate) namespace: String,
+    /// Whether the user asked for that one.
+    is_fixed: bool,
     /// The API server, for errors.
     pub(crate) server: String,
 }
@@ -42,6 +49,9 @@ impl Cluster {
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut config = configuration(args).await?;
         if let Some(namespace) = &args.namespace {
+            if !is_dns_label(namespace) {
+                return Err(ClusterError::Namespace(namespace.clone()));
+            }
             config.default_namespace.clone_from(namespace);
         }
         // A log that is followed may be silent for long.
@@ -52,6 +62,7 @@ impl Cluster {
         Ok(Self {
             client,
             namespace,
+            is_fixed: args.namespace.is_some(),
             server: server.trim_end_matches('/').to_owned(),
         })
     }
@@ -64,13 +75,20 @@ impl Cluster {
     /// What `text`, a name or `namespace/name`, names here.
     ///
     /// # Errors
-    /// When it names nothing that could be a function.
+    /// When it names nothing that could be a function, or one of another namespace than was asked for.
     pub(crate) fn id(&self, text: &str) -> Result<FunctionId, ClusterError> {
         let id = match text.split_once('/') {
-            Some(_) => text.parse(),
+            Some(_) => text.parse::<FunctionId>(),
             None => FunctionId::new(&self.namespace, text),
         };
-        id.map_err(|_| ClusterError::Name(text.to_owned()))
+        let id = id.map_err(|_| ClusterError::Name(text.to_owned()))?;
+        if self.is_fixed && id.namespace() != self.namespace {
+            return Err(ClusterError::Elsewhere {
+                name: text.to_owned(),
+                asked: self.namespace.clone(),
+            });
+        }
+        Ok(id)
     }
 
     /// One function.
@@ -99,22 +117,77 @@ async fn configuration(args: &ClusterArgs) -> Result<Config, ClusterError> {
         file: args.kubeconfig.clone(),
         source,
     };
-    if let Some(file) = &args.kubeconfig {
-        let kubeconfig = Kubeconfig::read_from(file).map_err(read)?;
-        return Config::from_custom_kubeconfig(kubeconfig, &options)
-            .await
-            .map_err(read);
-    }
-    match Config::from_kubeconfig(&options).await {
+    let found = match &args.kubeconfig {
+        Some(file) => Kubeconfig::read_from(file),
+        None => kubeconfig(std::env::var_os("KUBECONFIG")),
+    };
+    let found = async {
+        let kubeconfig = found?;
+        let own = own_proxy(&kubeconfig, args.context.as_deref());
+        let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
+        // kube asks whether the proxy is excepted from proxies, and not whether the cluster is.
+        if !own && Matcher::from_env().intercept(&config.cluster_url).is_none() {
+            config.proxy_url = None;
+        }
+        Ok(config)
+    };
+    match found.await {
         Ok(config) => Ok(config),
         // Nobody said which: perhaps this runs in a pod.
-        Err(error) if args.context.is_none() && is_missing(&error) => {
+        Err(error) if args.kubeconfig.is_none() && args.context.is_none() && is_missing(&error) => {
             Config::incluster().map_err(|_| read(error))
         }
         Err(error) => Err(read(error)),
     }
 }
 
+/// What the files that the variable lists tell of clusters, or the user's own where it lists none. Of several files some may
+/// be missing, as for kubectl.
+fn kubeconfig(listed: Option<OsString>) -> Result<Kubeconfig, KubeconfigError> {
+    let files: Vec<_> = listed
+        .iter()
+        .flat_map(std::env::split_paths)
+        .filter(|file| !file.as_os_str().is_empty())
+        .collect();
+    let mut missing = None;
+    let mut merged: Option<Kubeconfig> = None;
+    for file in &files {
+        match Kubeconfig::read_from(file) {
+            Ok(next) => merged = Some(merged.unwrap_or_default().merge(next)?),
+            Err(KubeconfigError::ReadConfig(error, path))
+                if error.kind() == ErrorKind::NotFound =>
+            {
+                missing.get_or_insert(KubeconfigError::ReadConfig(error, path));
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match (merged, missing) {
+        (Some(merged), _) => Ok(merged),
+        (None, Some(missing)) => Err(missing),
+        (None, None) => Kubeconfig::read(),
+    }
+}
+
+/// Whether the kubeconfig says by which proxy its cluster is reached: then the environment isn't asked.
+fn own_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> bool {
+    let context = context.or(kubeconfig.current_context.as_deref());
+    let context = kubeconfig
+        .contexts
+        .iter()
+        .find(|named| Some(named.name.as_str()) == context)
+        .and_then(|named| named.context.as_ref());
+    let cluster = kubeconfig
+        .clusters
+        .iter()
+        .find(|named| context.is_some_and(|context| context.cluster == named.name))
+        .and_then(|named| named.cluster.as_ref());
+    cluster
+        .and_then(|cluster| cluster.proxy_url.as_deref())
+        .is_some_and(|proxy| !proxy.is_empty())
+}
+
+/// Whether nobody has told of a cluster.
 fn is_missing(error: &KubeconfigError) -> bool {
     matches!(
         error,
@@ -136,4 +209,46 @@ pub(crate) fn run<T, E: From<ClusterError>>(
         .build()
         .map_err(ClusterError::System)?
         .block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn write(folder: &Path, name: &str, cluster: &str) -> std::path::PathBuf {
+        let file = folder.join(name);
+        let text = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: {name}\n\
+             contexts: [{{name: {name}, context: {{cluster: {name}, user: u}}}}]\n\
+             clusters: [{{name: {name}, cluster: {{server: 'https://{name}:6443'{cluster}}}}}]\n\
+             users: [{{name: u, user: {{}}}}]\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+
+    /// Would fail if a file that is gone hid the clusters of those that are there.
+    #[test]
+    fn of_several_kubeconfigs_some_may_be_missing() {
+        let folder = tempfile::tempdir().unwrap();
+        let (a, b) = (
+            write(folder.path(), "a", ""),
+            write(folder.path(), "b", ", proxy-url: 'http://proxy:3128'"),
+        );
+        let gone = folder.path().join("gone");
+        let listed = |files: &[&Path]| kubeconfig(Some(std::env::join_paths(files).unwrap()));
+        let merged = listed(&[&gone, &a, Path::new(""), &b]).unwrap();
+        assert_eq!(merged.current_context.as_deref(), Some("a"));
+        assert_eq!(merged.clusters.len(), 2);
+        assert!(!own_proxy(&merged, None) && own_proxy(&merged, Some("b")));
+        let error = listed(&[&gone]).unwrap_err();
+        assert!(
+            is_missing(&error) && error.to_string().contains("gone"),
+            "{error}"
+        );
+        std::fs::write(&gone, "a: [").unwrap();
+        assert!(!is_missing(&listed(&[&a, &gone]).unwrap_err()));
+    }
 }

@@ -1,5 +1,6 @@
 //! `wisp deploy`: from a folder to a function that answers in a cluster.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -50,6 +51,12 @@ pub(crate) enum DeployError {
         model: String,
         found: String,
         expected: String,
+    },
+    #[error("{id} can't be deployed: there is no {}, which {what}", file.display())]
+    NoFile {
+        id: FunctionId,
+        what: String,
+        file: PathBuf,
     },
     #[error("{id} can't serve: {message}")]
     Failed {
@@ -112,9 +119,13 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
         let cluster = Cluster::connect(&args.cluster).await?;
         let is_fixed = args.cluster.namespace.is_some();
         let mut plan = Plan::read(&folders, &cluster.namespace, is_fixed, &paths::cache(None))?;
+        for note in &plan.notes {
+            terminal.note(&format!("{} {note}", terminal.err.yellow("note:")));
+        }
         for function in &plan.functions {
-            if args.registry.is_none() {
-                needs_nothing(function)?;
+            match args.registry() {
+                Some(_) => upload::check(function, args)?,
+                None => needs_nothing(function)?,
             }
             if !args.pull_secrets.is_empty() && !function.becomes_image() {
                 return Err(DeployError::NoImage(function.id.clone()).into());
@@ -169,6 +180,9 @@ async fn deploy(
         let generation = applied.metadata.generation.unwrap_or_default();
         let ready =
             wait::until_ready(cluster, &function.id, generation, args.timeout, terminal).await?;
+        for told in wait::wanting(&ready) {
+            terminal.note(&format!("{} {told}", terminal.err.yellow("note:")));
+        }
         let now = ready.status.unwrap_or_default();
         terminal.say(&format!(
             "{} {} in {}",

@@ -90,16 +90,13 @@ impl Explain for DevError {
 
 /// Runs until Ctrl-C or SIGTERM.
 pub(crate) fn run(args: &Dev, terminal: &Terminal) -> Result<ExitCode, Failure> {
-    let cache = paths::cache(args.cache.as_deref());
+    let cache = paths::cache(args.cache());
     // Everything that can be wrong is found before anything is started.
     let folders = manifests::discover(&args.paths)?;
     let declared = manifests::read_all(&folders, &cache)?;
-    let runtime = match (
-        replica::find_runtime(args.runtime.as_deref()),
-        &args.runtime,
-    ) {
+    let runtime = match (replica::find_runtime(args.runtime()), args.runtime()) {
         (Some(runtime), _) => runtime,
-        (None, Some(named)) => return Err(DevError::RuntimeMissing(named.clone()).into()),
+        (None, Some(named)) => return Err(DevError::RuntimeMissing(named.to_owned()).into()),
         (None, None) => return Err(DevError::NoRuntime.into()),
     };
     let executor = tokio::runtime::Builder::new_multi_thread()

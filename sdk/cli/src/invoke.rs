@@ -99,11 +99,13 @@ pub(crate) fn run(args: &Invoke, terminal: &Terminal) -> Result<ExitCode, Failur
         .enable_all()
         .build()
         .map_err(InvokeError::System)?;
+    // Whoever writes it may take their time: only the answer is waited for.
+    let body = args.data.as_deref().map(request::read).transpose()?;
     let exchange = async {
         if asks_cluster {
-            return cluster::exchange(args, terminal).await;
+            return cluster::exchange(args, body, terminal).await;
         }
-        let request = request::request(args, None, request::environment().as_deref())?;
+        let request = request::request(args, body, None, request::environment().as_deref())?;
         let sent = Instant::now();
         let response = send(request, None).await?;
         let head = sent.elapsed();

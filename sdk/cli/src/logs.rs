@@ -21,7 +21,7 @@ mod line;
 mod replica;
 
 use line::{Entry, Printer};
-use replica::{Replica, Wanted};
+use replica::{Replica, Said, Wanted, is_forbidden};
 
 /// Lines of each replica, where it isn't said how many.
 const TAIL: u32 = 200;
@@ -76,6 +76,7 @@ async fn print(
         return Ok(());
     }
     let mut entries: Vec<Entry> = Vec::new();
+    let (count, mut unread) = (started.len(), 0_usize);
     for pod in started {
         let replica = Replica::new(api, &pod.name_any());
         let mut lines = Box::pin(replica.lines(wanted));
@@ -84,8 +85,12 @@ async fn print(
                 Ok(entry) => entries.push(entry),
                 // It may have gone meanwhile; what the others say is worth printing still.
                 Err(error) => {
-                    let told = chain(&error);
-                    terminal.note(&format!("{}: {told}", replica.name));
+                    unread += 1;
+                    if is_forbidden(&error) || unread == count && entries.is_empty() {
+                        let what = format!("read the log of {}", replica.name);
+                        return Err(cluster.refused(what, error).into());
+                    }
+                    note_unread(&replica.name, &error, terminal);
                     break;
                 }
             }
@@ -111,7 +116,7 @@ async fn follow(
     mut printer: Printer,
     terminal: &Terminal,
 ) -> Result<(), Failure> {
-    let (sender, mut entries) = mpsc::channel::<Entry>(BACKLOG);
+    let (sender, mut said) = mpsc::channel::<Said>(BACKLOG);
     let config = watcher::Config::default().labels(&selector(id));
     let mut events = Watch::new(api.clone(), config, terminal);
     let mut followed: BTreeMap<String, tokio::task::JoinHandle<()>> = BTreeMap::new();
@@ -119,11 +124,16 @@ async fn follow(
     loop {
         tokio::select! {
             // `sender` lives as long as this loop.
-            entry = entries.recv() => {
-                if let Some(entry) = entry {
+            said = said.recv() => match said {
+                Some(Said::Line(entry)) => {
                     printer.print(&entry)?;
                 }
-            }
+                Some(Said::Unread(replica, error)) if is_forbidden(&error) => {
+                    return Err(cluster.refused(format!("read the log of {replica}"), error).into());
+                }
+                Some(Said::Unread(replica, error)) => note_unread(&replica, &error, terminal),
+                None => {}
+            },
             event = events.next() => match event.map_err(|error| cluster.refused(format!("watch the replicas of {id}"), error))? {
                 Some(Event::Apply(pod) | Event::InitApply(pod)) => {
                     let uid = pod.uid().unwrap_or_default();
@@ -150,6 +160,15 @@ async fn follow(
             },
         }
     }
+}
+
+fn note_unread(replica: &str, error: &kube::Error, terminal: &Terminal) {
+    let paint = terminal.err;
+    terminal.note(&format!(
+        "{} the log of {replica} can't be read: {}",
+        paint.yellow("note:"),
+        chain(error)
+    ));
 }
 
 /// Whether there can be a log: the container runs, or ran.

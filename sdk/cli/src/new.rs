@@ -13,6 +13,8 @@ use crate::terminal::Terminal;
 /// The longest name of a Function, as its schema has it.
 const MAX_NAME: usize = 52;
 
+/// The crates that a project depends on.
+const SDK_CRATES: [&str; 2] = ["wisp", "wisp-macros"];
 /// The checkout that this program was built in.
 const SDK: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../wisp");
 
@@ -46,6 +48,10 @@ pub(crate) enum NewError {
     Name(String),
     #[error("`{0}` is a word of the Rust language, which no package can be named")]
     Keyword(String),
+    #[error(
+        "`{0}` is a crate of the SDK, which the project depends on: no other can have its name"
+    )]
+    Taken(String),
     #[error("there already is a `{}`", .0.display())]
     Exists(PathBuf),
     #[error("the `wisp` crate is not in {}", .0.display())]
@@ -58,7 +64,7 @@ impl Explain for NewError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Name(name) => suggestion(name).map(|name| format!("`{name}` would do")),
-            Self::Keyword(name) => Some(format!("`{name}-fn` would do")),
+            Self::Keyword(name) | Self::Taken(name) => Some(format!("`{name}-fn` would do")),
             Self::Exists(_) => Some("choose another name, or remove it first".to_owned()),
             Self::Sdk(_) => Some("name the folder sdk/wisp of a checkout with --sdk".to_owned()),
             Self::Write { .. } => None,
@@ -115,6 +121,9 @@ fn check_name(name: &str) -> Result<(), NewError> {
         "ref", "return", "self", "static", "struct", "super", "test", "trait", "true", "try",
         "type", "typeof", "unsafe", "unsized", "use", "virtual", "where", "while", "yield",
     ];
+    if SDK_CRATES.contains(&name) {
+        return Err(NewError::Taken(name.to_owned()));
+    }
     if KEYWORDS.contains(&name) {
         return Err(NewError::Keyword(name.to_owned()));
     }

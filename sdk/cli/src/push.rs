@@ -7,8 +7,8 @@ use serde_json::json;
 use wisp_artifacts::Reference;
 
 use crate::args::Push;
-use crate::build::{self, BuildError};
-use crate::cargo::{CargoError, Messages};
+use crate::build;
+use crate::cargo::Messages;
 use crate::cluster;
 use crate::failure::{Explain, Failure};
 use crate::paths;
@@ -22,6 +22,10 @@ pub(crate) enum PushError {
     Model(String),
     #[error("{0} has a digest: an artifact is pushed by a tag, and its digest is what comes of it")]
     Digest(String),
+    #[error("there is no {}", .0.display())]
+    Missing(PathBuf),
+    #[error("the model `{name}` can't be pushed: there is no {}", file.display())]
+    NoModel { name: String, file: PathBuf },
     #[error("the model `{name}` can't be pushed beside {image}")]
     Tag {
         name: String,
@@ -50,6 +54,13 @@ pub(crate) fn run(args: &Push, terminal: &Terminal) -> Result<ExitCode, Failure>
         .iter()
         .map(|model| self::model(model, &image))
         .collect::<Result<Vec<_>, _>>()?;
+    // Before anything is built, or pushed in place of what was there.
+    for (name, file, _) in &models {
+        if !file.is_file() {
+            let (name, file) = (name.clone(), file.clone());
+            return Err(PushError::NoModel { name, file }.into());
+        }
+    }
     let component = component(&args.path, terminal)?;
     let registries = Registries::new(args.registry, &[&image])?;
     cluster::run(async {
@@ -113,10 +124,7 @@ fn model(text: &str, image: &Reference) -> Result<(String, PathBuf, Reference), 
 pub(crate) fn component(path: &Path, terminal: &Terminal) -> Result<PathBuf, Failure> {
     let found = path
         .canonicalize()
-        .map_err(|_| CargoError::NoProject {
-            dir: path.to_owned(),
-        })
-        .map_err(BuildError::from)?;
+        .map_err(|_| PushError::Missing(path.to_owned()))?;
     if found.is_file() {
         return Ok(found);
     }

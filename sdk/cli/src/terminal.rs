@@ -147,6 +147,20 @@ pub(crate) fn write(bytes: &[u8]) -> Result<(), OutputError> {
     Ok(out.flush()?)
 }
 
+/// Without what would move a terminal's cursor or change its colours: functions log and answer what
+/// strangers send.
+pub(crate) fn harmless(text: &str) -> String {
+    let mut clean = String::with_capacity(text.len());
+    for letter in text.chars() {
+        if letter.is_control() && letter != '\t' {
+            clean.extend(letter.escape_default());
+        } else {
+            clean.push(letter);
+        }
+    }
+    clean
+}
+
 /// `1.3 KB`, decimal as disks and networks count.
 pub(crate) fn bytes(count: u64) -> String {
     #[expect(

@@ -132,6 +132,40 @@ kind: Functoin
     ));
 }
 
+/// Would fail if what `kubectl apply` takes could not stand beside a function, or hid a mistake in a kind of ours.
+#[test]
+fn objects_of_other_kinds_may_stand_among_ours() {
+    let pool = "apiVersion: wisp.dev/v1alpha1\nkind: RuntimePool\nmetadata: {name: warm}\nspec: {minReplicas: 2}\n";
+    let text = [
+        pool,
+        "apiVersion: apps/v1\nkind: Deployment\n",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: warm}\n",
+        "apiVersion: v1\nkind: Service\nmetadata: {name: warm}\n",
+        "apiVersion: external-secrets.io/v1\nkind: SecretStore\nmetadata: {name: vault}\n",
+        WHOLE,
+    ]
+    .join("---\n");
+    let manifests = parse_manifests(&text).unwrap();
+    let others = manifests
+        .iter()
+        .filter_map(|manifest| match &manifest.object {
+            Object::Other(other) => Some(format!("{} {}", other.kind, other.name)),
+            _ => None,
+        });
+    assert_eq!(
+        others.collect::<Vec<_>>(),
+        [
+            "RuntimePool warm",
+            "Deployment ",
+            "Service warm",
+            "Service warm",
+            "SecretStore vault"
+        ]
+    );
+    assert_eq!(manifests.iter().filter_map(Manifest::function).count(), 1);
+    assert_eq!(parse_manifests(pool).unwrap().len(), 1);
+}
+
 #[test]
 fn what_is_no_manifest_is_told_what_one_is() {
     let cases = [
@@ -140,7 +174,10 @@ fn what_is_no_manifest_is_told_what_one_is() {
         "just text",
         "[1, 2]",
         "a: [",
-        "kind: Deployment\napiVersion: apps/v1\n",
+        "kind: Deployment\n",
+        "kind: Secrets\napiVersion: v1\n",
+        "kind: Functions\napiVersion: wips.dev/v1alpha1\n",
+        "kind: RuntimePools\napiVersion: wisp.dev/v1alpha1\n",
         "kind: Function\n",
         "kind: Function\napiVersion: wisp.dev/v1\n",
         "kind: 3\n",

@@ -64,7 +64,8 @@ pub(crate) struct Push {
 #[command(
     after_help = "What a manifest takes from this machine (its folder's Cargo project, `component.file`, a model's \
                   `file`) is pushed to REGISTRY/FUNCTION and named by its digest instead; the manifest itself stays as \
-                  it is. Secrets and ConfigMaps that stand in the same file are applied before the function."
+                  it is. Secrets and ConfigMaps that stand in the same file are applied before the function. What the cluster fetches \
+                  itself, such as a `component.image`, stays: a project beside it isn't built then."
 )]
 pub(crate) struct Deploy {
     /// A function.yaml, a folder with one, or a folder of such folders
@@ -91,7 +92,7 @@ pub(crate) struct Deploy {
         value_name = "REGISTRY",
         help_heading = "Registry"
     )]
-    pub(crate) registry: Option<String>,
+    registry: Option<String>,
 
     /// What the cluster calls the registry, where that is another name
     #[arg(
@@ -101,7 +102,7 @@ pub(crate) struct Deploy {
         value_name = "REGISTRY",
         help_heading = "Registry"
     )]
-    pub(crate) cluster_registry: Option<String>,
+    cluster_registry: Option<String>,
 
     /// A Secret that the cluster pulls the component with; may be given several times
     #[arg(long = "pull-secret", value_name = "NAME", help_heading = "Registry")]
@@ -112,6 +113,20 @@ pub(crate) struct Deploy {
 
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
+}
+
+impl Deploy {
+    /// The registry, where one is named: a variable that is empty names none.
+    pub(crate) fn registry(&self) -> Option<&str> {
+        self.registry.as_deref().filter(|named| !named.is_empty())
+    }
+
+    /// What the cluster calls it, likewise.
+    pub(crate) fn cluster_registry(&self) -> Option<&str> {
+        self.cluster_registry
+            .as_deref()
+            .filter(|named| !named.is_empty())
+    }
 }
 
 /// List a cluster's functions, or tell how one is

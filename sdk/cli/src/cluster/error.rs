@@ -10,7 +10,7 @@ use crate::failure::Explain;
 /// Why a cluster doesn't do what it is asked.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ClusterError {
-    #[error("{}", no_cluster(file.as_ref()))]
+    #[error("{}", no_cluster(file.as_ref(), source))]
     Kubeconfig {
         file: Option<PathBuf>,
         source: KubeconfigError,
@@ -19,6 +19,10 @@ pub(crate) enum ClusterError {
     Client(#[source] kube::Error),
     #[error("`{0}` is neither a function's name nor `namespace/name`")]
     Name(String),
+    #[error("`{0}` is no namespace: a-z, 0-9 and `-`, at most 63 of them, and `-` at neither end")]
+    Namespace(String),
+    #[error("`{name}` is not in the namespace `{asked}`, which was asked for")]
+    Elsewhere { name: String, asked: String },
     #[error("can't {what}: {server} doesn't answer")]
     Unreachable {
         what: String,
@@ -119,10 +123,11 @@ impl ClusterError {
     }
 }
 
-fn no_cluster(file: Option<&PathBuf>) -> String {
+fn no_cluster(file: Option<&PathBuf>, source: &KubeconfigError) -> String {
     match file {
         Some(file) => format!("{} tells of no such cluster", file.display()),
-        None => "no cluster is configured".to_owned(),
+        None if super::is_missing(source) => "no cluster is configured".to_owned(),
+        None => "what is configured of clusters can't be used".to_owned(),
     }
 }
 

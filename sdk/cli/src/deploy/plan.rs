@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
-use wisp_api::{Function, Manifest, Object, Place, parse_manifests};
+use wisp_api::{Function, Manifest, Object, Other, Place, parse_manifests};
 use wisp_artifacts::Reference;
 use wisp_contract::FunctionId;
 
@@ -60,6 +60,8 @@ pub(super) struct Beside {
 pub(super) struct Plan {
     pub(super) beside: Vec<Beside>,
     pub(super) functions: Vec<Planned>,
+    /// What somebody may expect that isn't done.
+    pub(super) notes: Vec<String>,
 }
 
 impl Plan {
@@ -124,6 +126,12 @@ impl Plan {
             Object::Function(function) => ("Function", &function.metadata),
             Object::Secret(secret) => ("Secret", &secret.metadata),
             Object::ConfigMap(map) => ("ConfigMap", &map.metadata),
+            Object::Other(Other { kind, name }) => {
+                self.notes.push(format!(
+                    "the {kind} `{name}` is left to `kubectl apply`: only Functions are deployed, with the Secrets and ConfigMaps beside them"
+                ));
+                return Ok(());
+            }
         };
         let name = metadata.name.clone().unwrap_or_default();
         let own = metadata.namespace.as_deref();
@@ -153,10 +161,16 @@ impl Plan {
             namespace: namespace.clone(),
             name,
         })?;
+        let component = origin(function, dir, is_project);
+        if is_project && component.is_none() {
+            self.notes.push(format!(
+                "{id} runs what its manifest names as `component`: the project beside it isn't built (leave `component` out to deploy that)"
+            ));
+        }
         self.functions.push(Planned {
             id,
             written,
-            component: origin(function, dir, is_project),
+            component,
             models: local_models(function, dir, cache),
         });
         Ok(())

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 use wisp_artifacts::{Pushed, Reference};
+use wisp_contract::FunctionId;
 
 use super::DeployError;
 use super::plan::{Origin, Planned};
@@ -16,23 +17,55 @@ use crate::terminal::Terminal;
 /// Digits of a file's digest in its tag: enough that no two files of one function share them.
 const TAG: usize = 12;
 
+/// Checks what can be wrong of what is to be pushed, before minutes of building: files that aren't there, and registries that
+/// are none.
+///
+/// # Errors
+/// The first that is wrong.
+pub(super) fn check(function: &Planned, args: &Deploy) -> Result<(), Failure> {
+    for registry in args.registry().into_iter().chain(args.cluster_registry()) {
+        place(&function.id, registry, "latest")?;
+    }
+    let no_file = |what: String, file: &Path| DeployError::NoFile {
+        id: function.id.clone(),
+        what,
+        file: file.to_owned(),
+    };
+    if let Some(Origin::File(file)) = &function.component
+        && !file.is_file()
+    {
+        return Err(no_file("is its component".to_owned(), file).into());
+    }
+    match function.models.iter().find(|model| !model.file.is_file()) {
+        Some(model) => {
+            let what = format!("its model `{}` is to be read from", model.name);
+            Err(no_file(what, &model.file).into())
+        }
+        None => Ok(()),
+    }
+}
+
+/// Where the function's images are in `registry`.
+fn place(function: &FunctionId, registry: &str, tag: &str) -> Result<Reference, RegistryError> {
+    let name = function.name();
+    Ok(format!("{}/{name}:{tag}", registry.trim_end_matches('/')).parse()?)
+}
+
 /// Pushes what the function takes from this machine, and puts the images in its place; returns them by what they are.
 pub(super) async fn upload(
     function: &mut Planned,
     args: &Deploy,
     terminal: &Terminal,
 ) -> Result<Value, Failure> {
-    let Some(registry) = &args.registry else {
+    let Some(registry) = args.registry() else {
         return Ok(Map::new().into());
     };
     let mut images = Map::new();
-    let name = function.id.name().to_owned();
-    let place = |registry: &str, tag: &str| -> Result<Reference, RegistryError> {
-        Ok(format!("{}/{name}:{tag}", registry.trim_end_matches('/')).parse()?)
-    };
+    let id = function.id.clone();
+    let place = |registry: &str, tag: &str| place(&id, registry, tag);
     // What the cluster calls what was pushed here.
     let known = |image: &Reference, pushed: &Pushed| -> Result<Reference, RegistryError> {
-        let registry = args.cluster_registry.as_ref().unwrap_or(registry);
+        let registry = args.cluster_registry().unwrap_or(registry);
         Ok(place(registry, image.tag().unwrap_or("latest"))?.pinned(&pushed.manifest))
     };
     let registries = Registries::new(args.registry_args, &[&place(registry, "latest")?])?;

@@ -12,22 +12,28 @@ use crate::failure::Failure;
 use crate::terminal::Terminal;
 
 /// Reasons that stay until somebody changes something.
-const FINAL: [&str; 15] = [
+const FINAL: [&str; 21] = [
     "CompileFailed",
     "ConfigMapNotFound",
     "DigestMismatch",
+    "EnvNotFound",
     "InitFailed",
+    "Invalid",
     "InvalidCredentials",
     "InvalidReference",
     "InvalidURL",
     "NoHandler",
+    "NoSource",
     "NotFound",
     "NotModel",
+    "NotSigned",
     "NotWasm",
+    "PolicyDenied",
     "PullSecretNotFound",
     "TooLarge",
     "Unauthorized",
     "UnsupportedImport",
+    "UntrustedSignature",
 ];
 
 /// What a function's status says.
@@ -85,6 +91,20 @@ pub(super) fn state(function: &Function, generation: i64) -> State {
         Some(ready) => waiting(&ready.reason, &ready.message),
         None => waiting("Pending", "the operator hasn't said whether it is ready"),
     }
+}
+
+/// What a function that is ready lacks still: a host that another has, say.
+pub(super) fn wanting(function: &Function) -> Vec<String> {
+    let conditions = function.status.iter().flat_map(|status| &status.conditions);
+    conditions
+        .filter(|condition| condition.status == "False")
+        .map(|condition| {
+            format!(
+                "{}: {} ({})",
+                condition.type_, condition.message, condition.reason
+            )
+        })
+        .collect()
 }
 
 /// Waits until the function is ready in `generation`, and tells on the way what it waits for.

@@ -71,13 +71,9 @@ impl Functions {
         self.with(|functions| functions.keys().cloned().collect())
     }
 
-    /// Whether `folder` declares the function.
-    pub(crate) fn is_of(&self, id: &FunctionId, folder: &Path) -> bool {
-        self.with(|functions| {
-            functions
-                .get(id)
-                .is_some_and(|entry| entry.folder == folder)
-        })
+    /// The folder that declares the function.
+    pub(crate) fn folder(&self, id: &FunctionId) -> Option<PathBuf> {
+        self.with(|functions| functions.get(id).map(|entry| entry.folder.clone()))
     }
 
     /// Lets all replicas of all functions finish, and returns when they have ended.

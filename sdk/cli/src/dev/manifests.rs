@@ -295,8 +295,9 @@ fn is_function_file(path: &Path) -> bool {
     )
 }
 
+/// Whether a Function is likely to be in it: objects of other kinds may name wisp, too, if only by a label.
 fn mentions_functions(text: &str) -> bool {
-    text.contains("wisp.dev/")
+    text.contains("wisp.dev/v") && text.to_lowercase().contains("function")
 }
 
 /// The file's text; `None` where it is gone meanwhile, or is no text and needn't be one.
@@ -429,6 +430,29 @@ mod tests {
         std::fs::remove_file(root.path().join("secrets.yaml")).unwrap();
         let error = names(root.path(), "").unwrap_err().to_string();
         assert!(error.contains("there is no Secret `keys`"), "{error}");
+    }
+
+    /// Would fail if a pool, or a policy that selects functions' pods, could not lie beside a function, or below it.
+    #[test]
+    fn what_else_is_applied_may_lie_beside_a_function() {
+        let pool = "apiVersion: wisp.dev/v1alpha1\nkind: RuntimePool\nmetadata: {name: warm}\nspec: {minReplicas: 2}\n";
+        let policy = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: p}\nspec: {podSelector: {matchLabels: {wisp.dev/function: hello}}}\n";
+        let root = tree(&[
+            ("a/function.yaml", &format!("{HELLO}---\n{policy}")),
+            ("a/pool.yaml", pool),
+            ("a/policy.yaml", policy),
+            ("k8s/policy.yaml", policy),
+            ("k8s/pool.yaml", pool),
+        ]);
+        for path in ["", "a", "a/function.yaml"] {
+            assert_eq!(names(root.path(), path).unwrap(), ["default/hello"]);
+        }
+        let folders = discover(&[root.path().join("a")]).unwrap();
+        assert_eq!(of_functions(&folders[0]).unwrap().len(), 1);
+        for path in ["a/pool.yaml", "a/policy.yaml"] {
+            let error = names(root.path(), path).unwrap_err();
+            assert!(matches!(error, ManifestsError::NoFunction(_)), "{error}");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use notify::event::ModifyKind;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
@@ -29,6 +30,8 @@ struct Interests {
     roots: BTreeSet<PathBuf>,
     /// Files elsewhere: models, components, and the sources of crates that a project depends on by path.
     files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
+    /// What was removed or has another name now: what comes in its place isn't watched yet.
+    gone: BTreeSet<PathBuf>,
 }
 
 impl Interests {
@@ -74,11 +77,23 @@ impl Watch {
             let Ok(event) = event else { return };
             if matches!(
                 event.kind,
-                EventKind::Access(_) | EventKind::Modify(notify::event::ModifyKind::Metadata(_))
+                EventKind::Access(_) | EventKind::Modify(ModifyKind::Metadata(_))
             ) {
                 return;
             }
-            let interests = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut interests = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            if matches!(
+                event.kind,
+                EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
+            ) {
+                interests.gone.extend(event.paths.iter().cloned());
+            }
+            if event.need_rescan() {
+                // More happened than was told.
+                let all = interests.folders.iter().chain(&interests.roots);
+                all.for_each(|folder| drop(sender.send(folder.clone())));
+                return;
+            }
             for folder in event
                 .paths
                 .iter()
@@ -118,13 +133,22 @@ impl Watch {
                 dirs.extend(file.parent().map(Path::to_owned));
             }
         }
+        self.watch(dirs)
+    }
+
+    /// Watches those of `dirs` that are there and aren't watched. One that was removed and made anew must be watched anew.
+    fn watch(&mut self, dirs: impl IntoIterator<Item = PathBuf>) -> notify::Result<()> {
+        let gone = {
+            let mut interests = self
+                .interests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            std::mem::take(&mut interests.gone)
+        };
+        self.watched
+            .retain(|dir| dir.is_dir() && !dir.ancestors().any(|above| gone.contains(above)));
         for dir in dirs {
-            // A folder that was removed and made anew must be watched anew.
-            if !self.watched.contains(&dir) || !dir.exists() {
-                if !dir.is_dir() {
-                    self.watched.remove(&dir);
-                    continue;
-                }
+            if dir.is_dir() && !self.watched.contains(&dir) {
                 self.watcher.watch(&dir, RecursiveMode::NonRecursive)?;
                 self.watched.insert(dir);
             }
@@ -148,14 +172,7 @@ impl Watch {
                 dirs.push(entry.path());
             }
         }
-        // What is gone may come again under its name.
-        self.watched.retain(|dir| dir.exists());
-        for dir in dirs {
-            if self.watched.insert(dir.clone()) {
-                self.watcher.watch(&dir, RecursiveMode::NonRecursive)?;
-            }
-        }
-        Ok(())
+        self.watch(dirs)
     }
 
     /// The folders that changed, as soon as it is quiet again.
@@ -270,5 +287,35 @@ mod tests {
         watch.add(&folder, &[]).unwrap();
         std::fs::write(folder.join("src/lib.rs"), "").unwrap();
         assert_eq!(watch.changed().await, BTreeSet::from([folder.clone()]));
+    }
+
+    /// Would fail if nothing were seen any more after a branch was switched that has a folder, to one that hasn't, and back.
+    #[tokio::test]
+    async fn a_folder_that_was_gone_is_watched_again() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().canonicalize().unwrap();
+        let (sources, deep) = (folder.join("src"), folder.join("src/routes"));
+        std::fs::create_dir_all(&deep).unwrap();
+        let mut watch = Watch::start().unwrap();
+        watch.add(&folder, &[]).unwrap();
+        let all = BTreeSet::from([folder.clone()]);
+        let removed = || {
+            std::fs::remove_dir_all(&sources).unwrap();
+            std::fs::create_dir_all(&deep).unwrap();
+        };
+        let renamed = || {
+            std::fs::rename(&sources, folder.join("aside")).unwrap();
+            std::fs::rename(folder.join("aside"), &sources).unwrap();
+        };
+        for change in [&removed as &dyn Fn(), &renamed] {
+            change();
+            assert_eq!(watch.changed().await, all);
+            watch.add(&folder, &[]).unwrap();
+            for dir in [&sources, &deep] {
+                std::fs::write(dir.join("lib.rs"), "").unwrap();
+                let seen = tokio::time::timeout(Duration::from_secs(10), watch.changed());
+                assert_eq!(seen.await.as_ref(), Ok(&all), "{}", dir.display());
+            }
+        }
     }
 }

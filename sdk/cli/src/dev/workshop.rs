@@ -11,7 +11,7 @@ use wisp_gateway::{FunctionRoute, Gateway};
 
 use super::console::{Console, Event};
 use super::functions::Functions;
-use super::manifests::{self, Declared, Folder};
+use super::manifests::{self, Declared, Folder, ManifestsError};
 use super::prepare::{self, PrepareError, Prepared, Project};
 use super::replica::Launch;
 use super::supervisor::Supervisor;
@@ -143,10 +143,26 @@ impl Workshop {
                 return Vec::new();
             }
         };
+        let declared = self.without_others(folder, declared);
         for function in &declared {
             self.announce(folder, function);
         }
         self.make(folder, &declared).await
+    }
+
+    /// Those that no other folder has declared, which would be taken over.
+    fn without_others(&self, folder: &Folder, mut declared: Vec<Declared>) -> Vec<Declared> {
+        declared.retain(|function| {
+            let of = self.functions.folder(&function.id);
+            let Some(first) = of.filter(|of| *of != folder.dir) else {
+                return true;
+            };
+            let (id, second) = (function.id.clone(), folder.dir.clone());
+            self.console
+                .tell(ManifestsError::Twice { id, first, second }.into());
+            false
+        });
+        declared
     }
 
     /// Lets requests find the function.
@@ -278,10 +294,9 @@ impl Workshop {
             .map(|function| function.id.clone())
             .collect();
         let dir = folder.dir.clone();
-        self.functions
-            .ids()
-            .into_iter()
-            .filter(move |id| !kept.contains(id) && self.functions.is_of(id, &dir))
+        self.functions.ids().into_iter().filter(move |id| {
+            !kept.contains(id) && self.functions.folder(id).as_ref() == Some(&dir)
+        })
     }
 
     /// Ends functions that the folder no longer declares.

@@ -13,7 +13,7 @@ use wisp_contract::headers;
 use wisp_contract::problem::{self, Problem};
 
 use super::InvokeError;
-use crate::terminal::{self, Terminal};
+use crate::terminal::{self, Terminal, harmless};
 
 /// Prints the answer; returns whether it is a 2xx.
 pub(super) async fn print(
@@ -53,7 +53,7 @@ pub(super) async fn print(
             terminal.note(&format!(
                 "{} {}",
                 paint.dim(&format!("{name}:")),
-                String::from_utf8_lossy(value.as_bytes())
+                harmless(&String::from_utf8_lossy(value.as_bytes()))
             ));
         }
         terminal.note("");
@@ -125,8 +125,8 @@ fn explain(problem: &Problem, terminal: &Terminal) {
         "{} {} {}: {}",
         paint.red("error:"),
         problem.status,
-        problem.title,
-        problem.detail
+        harmless(&problem.title),
+        harmless(&problem.detail)
     ));
     let fault = match problem.fault {
         problem::Fault::Client => "the request",
@@ -141,12 +141,12 @@ fn explain(problem: &Problem, terminal: &Terminal) {
     terminal.note(&format!(
         "  {} {} ({fault} is at fault{retry})",
         paint.dim("reason:"),
-        problem.reason
+        harmless(&problem.reason)
     ));
     terminal.note(&format!(
         "  {} {}",
         paint.dim("request:"),
-        problem.request_id
+        harmless(&problem.request_id)
     ));
 }
 

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::request::Body;
 use super::{InvokeError, answer, request, send};
 use crate::args::Invoke;
 use crate::cluster::{Cluster, Gateway};
@@ -12,7 +13,11 @@ use crate::terminal::Terminal;
 const CONNECT: Duration = Duration::from_secs(3);
 
 /// Asks, and prints the answer; returns whether it is a 2xx.
-pub(super) async fn exchange(args: &Invoke, terminal: &Terminal) -> Result<bool, InvokeError> {
+pub(super) async fn exchange(
+    args: &Invoke,
+    body: Option<Body>,
+    terminal: &Terminal,
+) -> Result<bool, InvokeError> {
     let cluster = Cluster::connect(&args.target_cluster).await?;
     let id = cluster.id(&args.target)?;
     let function = cluster.function(&id).await?;
@@ -20,7 +25,7 @@ pub(super) async fn exchange(args: &Invoke, terminal: &Terminal) -> Result<bool,
         .status
         .and_then(|status| status.url)
         .ok_or(InvokeError::NoUrl(id))?;
-    let request = request::request(args, Some(&url), None)?;
+    let request = request::request(args, body, Some(&url), None)?;
     let mut sent = Instant::now();
     let response = match send(request.clone(), Some(CONNECT)).await {
         Err(error) if is_unreachable(&error) => {

@@ -28,11 +28,11 @@ pub(super) fn environment() -> Option<String> {
 /// When something that was typed can't be sent.
 pub(super) fn request(
     args: &Invoke,
+    body: Option<Body>,
     base: Option<&str>,
     environment: Option<&str>,
 ) -> Result<Request<Full<Bytes>>, InvokeError> {
     let uri = url(args, base, environment)?;
-    let body = args.data.as_deref().map(read).transpose()?;
     let method = match (&args.method, &body) {
         (Some(method), _) => Method::from_bytes(method.to_uppercase().as_bytes())
             .map_err(|_| InvokeError::Method(method.clone()))?,
@@ -118,13 +118,18 @@ fn gateway(named: &'static str, text: &str) -> Result<String, InvokeError> {
     }
 }
 
-struct Body {
+/// What is sent.
+#[derive(Debug, Clone)]
+pub(super) struct Body {
     bytes: Bytes,
     media_type: &'static str,
 }
 
 /// The body that `--data` names.
-fn read(data: &str) -> Result<Body, InvokeError> {
+///
+/// # Errors
+/// When it can't be read.
+pub(super) fn read(data: &str) -> Result<Body, InvokeError> {
     let Some(file) = data.strip_prefix('@') else {
         let media_type = media_type(None, data.as_bytes());
         return Ok(Body {

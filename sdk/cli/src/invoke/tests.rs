@@ -4,7 +4,7 @@ use http::header::{CONTENT_TYPE, HeaderValue};
 use serde_json::json;
 
 use super::answer::answer;
-use super::request::request;
+use super::request::{read, request};
 use super::*;
 use crate::args::{Args, Command};
 
@@ -17,7 +17,8 @@ fn made_in(environment: Option<&str>, words: &[&str]) -> Result<Request<Full<Byt
     let Command::Invoke(args) = Args::try_parse_from(line).unwrap().command else {
         panic!()
     };
-    request(&args, None, environment)
+    let body = args.data.as_deref().map(read).transpose()?;
+    request(&args, body, None, environment)
 }
 
 /// Would fail if a gateway that nobody typed won against one that was, or one that is asked by TLS were asked without.

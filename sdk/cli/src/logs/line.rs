@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 use serde_json::Value;
 use wisp_contract::log::{GUEST_LOG, GUEST_STDERR, GUEST_STDOUT, Level, Line, event};
 
-use crate::terminal::{self, OutputError, Paint, Terminal};
+use crate::terminal::{self, OutputError, Paint, Terminal, harmless};
 
 /// A line that a replica wrote.
 #[derive(Debug, Clone)]
@@ -199,19 +199,6 @@ fn fields(line: &Line<'_>, paint: Paint) -> String {
     } else {
         paint.dim(&text)
     }
-}
-
-/// Without what would move a terminal's cursor or change its colours: functions log what strangers send.
-fn harmless(text: &str) -> String {
-    let mut clean = String::with_capacity(text.len());
-    for letter in text.chars() {
-        if letter.is_control() && letter != '\t' {
-            clean.extend(letter.escape_default());
-        } else {
-            clean.push(letter);
-        }
-    }
-    clean
 }
 
 #[cfg(test)]

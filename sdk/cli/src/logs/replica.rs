@@ -15,6 +15,20 @@ use super::line::Entry;
 pub(super) const CONTAINER: &str = "function";
 /// Between two attempts to read on.
 const PAUSE: Duration = Duration::from_millis(500);
+/// After so long without a line the log is asked for anew: the connection may be gone without anybody having been told.
+const SILENCE: Duration = Duration::from_secs(120);
+
+/// What comes of following a log.
+pub(super) enum Said {
+    Line(Entry),
+    /// The log of this replica can't be read for now, and why.
+    Unread(String, kube::Error),
+}
+
+/// Whether this user may not read logs, whichever.
+pub(super) fn is_forbidden(error: &kube::Error) -> bool {
+    matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403))
+}
 
 /// Which lines.
 #[derive(Debug, Clone)]
@@ -88,18 +102,27 @@ impl Replica {
             .try_flatten()
     }
 
-    /// Sends its lines until it is gone. A connection that breaks off is made again, and begins where it ended.
-    pub(super) async fn follow(self, wanted: Wanted, sender: mpsc::Sender<Entry>) {
+    /// Sends its lines until it is gone. A connection that breaks off, or is silent for long, is made again, and begins
+    /// where it ended. That its log can't be read is told once, and ends it where that can't pass.
+    pub(super) async fn follow(self, wanted: Wanted, sender: mpsc::Sender<Said>) {
         let mut last: Option<Timestamp> = None;
+        let mut is_told = false;
         loop {
             let mut lines = Box::pin(self.read(wanted.parameters(last)));
-            while let Some(Ok(entry)) = lines.next().await {
-                // The server's `sinceTime` is good to a second.
-                if entry.written.is_some() && entry.written <= last {
-                    continue;
-                }
-                last = entry.written.or(last);
-                if sender.send(entry).await.is_err() {
+            while let Ok(Some(line)) = tokio::time::timeout(SILENCE, lines.next()).await {
+                let said = match line {
+                    // The server's `sinceTime` is good to a second.
+                    Ok(entry) if entry.written.is_some() && entry.written <= last => continue,
+                    Ok(entry) => {
+                        last = entry.written.or(last);
+                        is_told = false;
+                        Said::Line(entry)
+                    }
+                    Err(_) if std::mem::replace(&mut is_told, true) => break,
+                    Err(error) => Said::Unread(self.name.clone(), error),
+                };
+                let is_over = matches!(&said, Said::Unread(_, error) if is_forbidden(error));
+                if sender.send(said).await.is_err() || is_over {
                     return;
                 }
             }

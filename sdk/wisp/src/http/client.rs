@@ -277,7 +277,7 @@ impl RequestBuilder {
             body,
             timeouts,
         } = self;
-        let fail = |method: &Method, cause| Error::new(method.clone(), url.clone(), cause);
+        let fail = |method: &Method, cause| Error::new(method.clone(), &url, cause);
         let headers = headers
             .built
             .map_err(|detail| fail(&method, Cause::Invalid(detail)))?;
@@ -319,7 +319,7 @@ async fn transmit(request: Request, timeouts: Timeouts) -> Result<Response, Erro
             "the URL must begin with http:// or https:// and name a host".to_owned(),
         ))
     };
-    sent.map_err(|cause| Error::new(method, url, cause))
+    sent.map_err(|cause| Error::new(method, &url, cause))
 }
 
 /// Headers, or the sentence on what was wrong with the first that is none.

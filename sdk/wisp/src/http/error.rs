@@ -2,7 +2,8 @@
 
 use ::http::Method;
 
-/// Why an outgoing request got no response. A response of any status is no error; see
+/// Why an outgoing request got no response. It tells the URL without its query, and without a user's name and password: these
+/// may be secrets, and errors are logged. A response of any status is no error; see
 /// [`error_for_status`](crate::ResponseExt::error_for_status).
 ///
 /// ```
@@ -19,6 +20,22 @@ pub struct Error {
     method: Method,
     url: String,
     cause: Cause,
+}
+
+/// The URL without what may be a secret: what is before an `@`, and after a `?`. Errors are logged.
+fn without_secrets(url: &str) -> String {
+    let (url, has_query) = match url.find(['?', '#']) {
+        Some(end) => (url.get(..end).unwrap_or_default(), true),
+        None => (url, false),
+    };
+    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let host = authority
+        .rsplit_once('@')
+        .map_or(authority, |(_, host)| host);
+    let separator = if scheme.is_empty() { "" } else { "://" };
+    let query = if has_query { "?…" } else { "" };
+    format!("{scheme}{separator}{host}{path}{query}")
 }
 
 #[derive(Debug)]
@@ -63,7 +80,8 @@ impl Cause {
 }
 
 impl Error {
-    pub(crate) fn new(method: Method, url: String, cause: Cause) -> Self {
+    pub(crate) fn new(method: Method, url: &str, cause: Cause) -> Self {
+        let url = without_secrets(url);
         Self { method, url, cause }
     }
 
@@ -94,5 +112,35 @@ impl Error {
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.cause, Cause::TimedOut)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a key in a URL came to lie in a log.
+    #[test]
+    fn an_error_tells_no_secrets_of_its_url() {
+        for (url, told) in [
+            ("https://a.example/x?key=s3cret", "https://a.example/x?…"),
+            (
+                "https://ada:s3cret@a.example:8443/x",
+                "https://a.example:8443/x",
+            ),
+            ("https://ada:s3@cret@a.example", "https://a.example"),
+            ("https://a.example#s3cret", "https://a.example?…"),
+            ("ada:s3cret@a.example/x?s3cret", "a.example/x?…"),
+            ("https://a.example/@x", "https://a.example/@x"),
+            ("not a url", "not a url"),
+        ] {
+            let error = Error::new(Method::GET, url, Cause::Denied);
+            let (shown, debug) = (error.to_string(), format!("{error:?}"));
+            assert!(shown.starts_with(&format!("GET {told}: ")), "{shown}");
+            assert!(
+                !shown.contains("cret") && !debug.contains("cret"),
+                "{shown}"
+            );
+        }
     }
 }

@@ -144,8 +144,7 @@ fn what_stands_in_a_file_of_its_own_is_not_applied() {
 /// Would fail if a folder that only mentions wisp were deployed as nothing, and that called a success.
 #[test]
 fn nothing_is_no_deployment() {
-    let map =
-        "# for wisp.dev/function pods\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\n";
+    let map = "# for functions of wisp.dev/v1alpha1\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\n";
     let root = folder(&[("words.yaml", map)]);
     let text = plan(&root, "vision", false).unwrap_err().text();
     assert!(text.contains("there is nothing to deploy"), "{text}");

@@ -5,7 +5,7 @@ use std::time::Duration;
 use wisp_contract::log::{GUEST_LOG, GUEST_STDERR, Level};
 
 use super::{Event, ReplicaState};
-use crate::terminal::{self, Paint};
+use crate::terminal::{self, Paint, harmless};
 
 /// How events look to people.
 pub(super) struct Style {
@@ -145,7 +145,7 @@ impl Style {
                     ReplicaState::Ended => paint.dim(&format!("replica {replica} ended")),
                     ReplicaState::Failed => {
                         let reason = reason.as_deref().unwrap_or("it ended");
-                        paint.red(&format!("replica {replica} failed: {reason}"))
+                        paint.red(&format!("replica {replica} failed: {}", harmless(reason)))
                     }
                 };
                 vec![format!("{prefix} {text}")]
@@ -175,9 +175,11 @@ impl Style {
                 if let Some(reason) = reason {
                     aside.push_str(&format!(" {reason}"));
                 }
-                aside.push_str(&format!(" {request_id}"));
+                aside.push_str(&format!(" {}", harmless(request_id)));
                 vec![format!(
-                    "{prefix} {method} {path} {status} {took}{}",
+                    "{prefix} {} {} {status} {took}{}",
+                    harmless(method),
+                    harmless(path),
                     paint.dim(&aside)
                 )]
             }
@@ -211,12 +213,14 @@ impl Style {
                 };
                 let id = request_id
                     .as_ref()
-                    .map_or_else(String::new, |id| paint.dim(&format!(" {id}")));
+                    .map_or_else(String::new, |id| paint.dim(&format!(" {}", harmless(id))));
                 let causes = cause.iter().flat_map(|cause| cause.lines());
                 message
                     .lines()
-                    .map(|line| format!("{prefix}   {level}{line}{id}"))
-                    .chain(causes.map(|line| format!("{prefix}     {}", paint.dim(line))))
+                    .map(|line| format!("{prefix}   {level}{}{id}", harmless(line)))
+                    .chain(
+                        causes.map(|line| format!("{prefix}     {}", paint.dim(&harmless(line)))),
+                    )
                     .collect()
             }
             Event::Stopping => vec![
