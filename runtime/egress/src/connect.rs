@@ -61,7 +61,7 @@ pub(crate) struct Connector(Arc<Shared>);
 struct Shared {
     policy: Arc<Policy>,
     resolver: Arc<dyn Resolve>,
-    lookups: Semaphore,
+    lookups: Arc<Semaphore>,
     connections: Arc<Semaphore>,
     max_connections: usize,
     patience: Duration,
@@ -77,7 +77,7 @@ impl Connector {
         Self(Arc::new(Shared {
             policy,
             resolver,
-            lookups: Semaphore::new(LOOKUPS),
+            lookups: Arc::new(Semaphore::new(LOOKUPS)),
             connections: Arc::new(Semaphore::new(max_connections)),
             max_connections,
             patience,
@@ -119,15 +119,17 @@ impl Shared {
         let found = match &target.host {
             Host::Address(address) => vec![*address],
             Host::Name(name) => {
-                let _turn = self
-                    .lookups
-                    .acquire()
-                    .await
-                    .map_err(|_| ConnectError::NoAddress)?;
-                self.resolver
-                    .resolve(name)
-                    .await
-                    .map_err(ConnectError::Resolve)?
+                let turn = Arc::clone(&self.lookups).acquire_owned().await;
+                let turn = turn.map_err(|_| ConnectError::NoAddress)?;
+                let (resolver, name) = (Arc::clone(&self.resolver), name.clone());
+                // In a task of its own: the thread is taken until the name is resolved, whether or not anybody still waits.
+                let resolving = tokio::spawn(async move {
+                    let found = resolver.resolve(&name).await;
+                    drop(turn);
+                    found
+                });
+                let found = resolving.await.unwrap_or_else(|error| Err(error.into()));
+                found.map_err(ConnectError::Resolve)?
             }
         };
         let first = *found.first().ok_or(ConnectError::NoAddress)?;

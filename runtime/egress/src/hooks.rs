@@ -9,6 +9,10 @@ use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody,
 
 use crate::client::Egress;
 
+/// Bytes of a body that a guest may have handed over before somebody takes them, of which WASI 0.2 has two: no limit counts them,
+/// and a guest may begin as many bodies as it may have handles.
+const CHUNK: usize = 64 << 10;
+
 /// The hooks of one wasmtime store, for WASI 0.2 and 0.3.
 pub struct Hooks {
     egress: Egress,
@@ -38,6 +42,14 @@ impl WasiHttpHooks for Hooks {
         self.egress.forbidden()
     }
 
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        CHUNK
+    }
+
     fn set_host_header(&mut self) -> bool {
         false // The client sets it, from the URL that was checked.
     }
@@ -51,17 +63,18 @@ impl WasiHttpHooks for Hooks {
         let egress = self.egress.clone();
         let request_id = self.request_id.clone();
         Box::new(async move {
-            let origin = format!(
-                "{}://{}",
-                request.uri().scheme_str().unwrap_or("?"),
-                request.uri().host().unwrap_or("?")
-            );
+            let uri = request.uri().clone();
             match egress.send(request, options).await {
                 // The connection has a task of its own: nothing is left to drive.
                 Ok(response) => Ok((response, Box::new(async { Ok(()) }) as Box<_>)),
                 Err(failure) => {
                     if egress.may_tell(Instant::now()) {
                         let reason = failure.reason.unwrap_or_else(|| failure.code.to_string());
+                        let origin = format!(
+                            "{}://{}",
+                            uri.scheme_str().unwrap_or("?"),
+                            uri.host().unwrap_or("?")
+                        );
                         tracing::warn!(request_id = request_id.as_deref(), origin, code = %failure.code, "an outbound request failed: {reason}");
                     }
                     Err(failure.code)

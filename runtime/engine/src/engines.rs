@@ -165,7 +165,6 @@ impl EngineOptions {
             && self.table_elements == other.table_elements
             && self.instances >= other.instances
             && self.calls >= other.calls
-            && ours.core_instances >= theirs.core_instances
             && ours.memories >= theirs.memories
             && ours.tables >= theirs.tables
     }
@@ -189,9 +188,7 @@ pub(crate) fn config(wasi: Wasi, cpu: Cpu) -> Result<Config, wasmtime::Error> {
 
 fn pool(options: &EngineOptions) -> PoolingAllocationConfig {
     let Footprint {
-        core_instances,
-        memories,
-        tables,
+        memories, tables, ..
     } = options.footprint;
     let instances = u32::try_from(options.instances.get()).unwrap_or(u32::MAX);
     let calls = u32::try_from(options.calls.get()).unwrap_or(u32::MAX);
@@ -199,11 +196,13 @@ fn pool(options: &EngineOptions) -> PoolingAllocationConfig {
     let memory = usize::try_from(options.memory.get().min(LARGEST_MEMORY)).unwrap_or(usize::MAX);
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(times(core_instances))
+        // Only counted, and a composed component has more than its binary tells: wasmtime makes one for each pair of components
+        // of which one calls the other.
+        .total_core_instances(u32::MAX)
         .total_memories(times(memories))
         .total_tables(times(tables))
         .total_stacks(calls.max(instances))
-        .max_core_instances_per_component(core_instances.max(1))
+        .max_core_instances_per_component(u32::MAX)
         .max_memories_per_component(memories.max(1))
         .max_tables_per_component(tables.max(1))
         .max_memories_per_module(memories.max(1))
@@ -241,6 +240,50 @@ mod tests {
                 memories: 1,
                 tables: 2,
             },
+        }
+    }
+
+    /// Would fail if a component that is joined of others, as `wac` joins them, were refused for what wasmtime adds to it.
+    #[test]
+    fn a_component_of_components_fits_the_pool_that_is_made_for_it() {
+        let inner = |name: &str, count: usize| {
+            let instances =
+                (0..count).map(|index| format!("(instance ${name}{index} (instantiate ${name}))"));
+            instances.collect::<String>()
+        };
+        for count in [1, 2, 3] {
+            let text = format!(
+                r#"(component
+                    (component $a
+                        (core module $m (memory 1) (table 1 funcref)
+                            (func (export "f") (param i32) (result i32) local.get 0))
+                        (core instance $i (instantiate $m))
+                        (func (export "f") (param "x" u32) (result u32) (canon lift (core func $i "f"))))
+                    (component $b
+                        (import "f" (func $f (param "x" u32) (result u32)))
+                        (core func $f (canon lower (func $f)))
+                        (core module $m
+                            (import "" "f" (func $f (param i32) (result i32)))
+                            (func (export "g") (param i32) (result i32) local.get 0 call $f))
+                        (core instance $i (instantiate $m (with "" (instance (export "f" (func $f))))))
+                        (func (export "g") (param "x" u32) (result u32) (canon lift (core func $i "g"))))
+                    {}
+                    (instance $b (instantiate $b (with "f" (func $a0 "f"))))
+                    (export "wasi:http/incoming-handler@0.2.4" (instance $b)))"#,
+                inner("a", count)
+            );
+            let bytes = wat::parse_str(text).unwrap();
+            let options = EngineOptions {
+                footprint: crate::inspect(&bytes).unwrap().footprint,
+                ..options(1, 1 << 20)
+            };
+            let engines = Engines::new(&options);
+            let engine = engines.get(Wasi::P2).unwrap();
+            let component = wasmtime::component::Component::new(engine, &bytes).unwrap();
+            let mut store = wasmtime::Store::new(engine, ());
+            store.set_epoch_deadline(1);
+            let linker = wasmtime::component::Linker::new(engine);
+            linker.instantiate(&mut store, &component).unwrap();
         }
     }
 

@@ -33,7 +33,11 @@ pub enum Init {
     Done,
 }
 
-/// What one instance of a component is made of, at most.
+/// The most instances of the same component within one that are counted, as a power of two.
+const MOST_DOUBLED: u32 = 6;
+
+/// What one instance of a component is made of, at most; but for the core instances that wasmtime adds where components within it
+/// call each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Footprint {
@@ -43,6 +47,16 @@ pub struct Footprint {
     pub memories: u32,
     /// Tables.
     pub tables: u32,
+}
+
+impl Footprint {
+    fn times(self, factor: u32) -> Self {
+        Self {
+            core_instances: self.core_instances.saturating_mul(factor),
+            memories: self.memories.saturating_mul(factor),
+            tables: self.tables.saturating_mul(factor),
+        }
+    }
 }
 
 /// A component that a host can serve.
@@ -195,6 +209,9 @@ struct Outline {
     exports: Vec<String>,
     preinitialised: bool,
     footprint: Footprint,
+    /// Components within it, and how many instances of those are made where they are.
+    components: u32,
+    component_instances: u32,
 }
 
 impl Outline {
@@ -209,6 +226,8 @@ impl Outline {
                 memories: 0,
                 tables: 0,
             },
+            components: 0,
+            component_instances: 0,
         };
         let mut depth = 0_usize;
         for payload in Parser::new(0).parse_all(bytes) {
@@ -217,14 +236,26 @@ impl Outline {
                     encoding: Encoding::Module,
                     ..
                 } if depth == 0 => return Err(InspectError::CoreModule),
-                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::ModuleSection { .. } => depth += 1,
+                Payload::ComponentSection { .. } => {
+                    depth += 1;
+                    outline.components = outline.components.saturating_add(1);
+                }
                 Payload::End(_) => depth = depth.saturating_sub(1),
                 payload => outline
                     .note(&payload, depth)
                     .map_err(|error| broken(error, bytes))?,
             }
         }
+        outline.footprint = outline.footprint.times(outline.repeats());
         Ok(outline)
+    }
+
+    /// How often a component within it is instantiated, at most: once each for most. Of those beyond, each may double what
+    /// there is, as it may itself be within one that is instantiated twice.
+    fn repeats(&self) -> u32 {
+        let beyond = self.component_instances.saturating_sub(self.components);
+        1 << beyond.min(MOST_DOUBLED)
     }
 
     fn note(
@@ -244,6 +275,13 @@ impl Outline {
                     if matches!(instance?, wasmparser::Instance::Instantiate { .. }) {
                         self.footprint.core_instances =
                             self.footprint.core_instances.saturating_add(1);
+                    }
+                }
+            }
+            Payload::ComponentInstanceSection(instances) => {
+                for instance in instances.clone() {
+                    if matches!(instance?, wasmparser::ComponentInstance::Instantiate { .. }) {
+                        self.component_instances = self.component_instances.saturating_add(1);
                     }
                 }
             }

@@ -83,6 +83,13 @@ pub struct Offer {
     pub interfaces: &'static [&'static str],
 }
 
+impl Offer {
+    /// Whether `name` is the interface of one that is offered without a version, too: copies of its WIT have none.
+    fn is_unversioned(&self, name: &InterfaceName) -> bool {
+        name.version.is_none() && self.package == "wasi:logging"
+    }
+}
+
 const fn offer(
     package: &'static str,
     version: &'static str,
@@ -191,19 +198,18 @@ pub fn refusal(name: &InterfaceName) -> Option<String> {
     }
     let Some(offer) = of_package
         .iter()
-        .find(|offer| name.is_version(offer.version))
+        .find(|offer| name.is_version(offer.version) || offer.is_unversioned(name))
     else {
         let versions: Vec<String> = of_package
             .iter()
             .map(|offer| spell(offer.version))
             .collect();
         let asked = name.version.as_deref().map_or_else(
-            || "no version".to_owned(),
-            |version| format!("version {version}"),
+            || format!("{} without a version", name.package),
+            |version| format!("version {version} of {}", name.package),
         );
         return Some(format!(
-            "but {asked} of {} is not served: wisp offers {}{}",
-            name.package,
+            "but {asked} is not served: wisp offers {}{}",
             versions.join(" and "),
             draft(name)
         ));

@@ -20,7 +20,7 @@ use crate::serve::serve as answer;
 /// connection doesn't answer.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// After an accept that failed, for want of file descriptors most likely.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
 /// Accepts connections until `drain`, closes the port and returns the connections that are left.
 ///

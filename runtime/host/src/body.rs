@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -52,6 +52,16 @@ pub(crate) struct GuestBody {
     pub(crate) hold: Option<Hold>,
 }
 
+impl GuestBody {
+    /// Whether there is nothing more to send: nobody asks for more then.
+    fn is_sent(&self) -> bool {
+        match self.left {
+            Some(left) => left == 0,
+            None => self.frames.is_end_stream(),
+        }
+    }
+}
+
 /// A guest that goes on beside its response. Dropping this cancels it, [`Rest::let_go`] doesn't.
 pub(crate) struct Rest(Option<AbortHandle>);
 
@@ -60,6 +70,7 @@ pub(crate) struct Hold {
     deadline: Instant,
     watch: Watch,
     frames: usize,
+    bytes: u64,
 }
 
 /// Who looks at the clock.
@@ -73,6 +84,8 @@ enum Watch {
 impl Hold {
     /// Frames with which a body isn't a small one: hyper takes so many, whether or not the client reads.
     const MANY: usize = 8;
+    /// So with as many bytes.
+    const MUCH: u64 = 64 << 10;
 
     /// Gives the place back when the body is dropped, and at the `deadline` at the latest. `is_asked`: whether the body is asked
     /// for its first frames even where the client reads nothing, as over HTTP/1.1.
@@ -81,6 +94,7 @@ impl Hold {
             deadline,
             watch: Watch::Body(permit, None),
             frames: 0,
+            bytes: 0,
         };
         if !is_asked {
             hold.watch_beside();
@@ -101,10 +115,12 @@ impl Hold {
         }
     }
 
-    /// The body had a frame.
-    fn sent(&mut self) {
-        self.frames += 1;
-        if self.frames == Self::MANY && matches!(self.watch, Watch::Body(..)) {
+    /// The body had a frame of so many bytes.
+    fn sent(&mut self, bytes: u64) {
+        self.frames = self.frames.saturating_add(1);
+        self.bytes = self.bytes.saturating_add(bytes);
+        let is_small = self.frames < Self::MANY && self.bytes < Self::MUCH;
+        if !is_small && matches!(self.watch, Watch::Body(..)) {
             self.watch_beside();
         }
     }
@@ -160,7 +176,7 @@ impl Body {
     /// A body that a guest writes, and what of it is sent.
     pub(crate) fn guest(body: GuestBody, sent: Sent, record: Record) -> Self {
         Self {
-            complete: sent != Sent::Body || body.left == Some(0),
+            complete: sent != Sent::Body || body.is_sent(),
             source: Source::Guest(body),
             record,
             is_head_only: sent == Sent::Head,
@@ -221,13 +237,12 @@ impl http_body::Body for Body {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                 this.record.sent(length);
                 if let Some(hold) = &mut body.hold {
-                    hold.sent();
+                    hold.sent(length);
                 }
                 if let Some(left) = &mut body.left {
                     *left = left.saturating_sub(length);
-                    // With the declared length sent, nobody polls this again.
-                    this.complete |= *left == 0;
                 }
+                this.complete |= body.is_sent();
                 Poll::Ready(Some(Ok(frame)))
             }
         }

@@ -11,44 +11,55 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
 use wisp_contract::assignment::{Assignment, Hold};
 use wisp_contract::parts::Parts;
 use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
 
-use crate::accept::HEAD_TIMEOUT;
+use crate::accept::{ACCEPT_PAUSE, HEAD_TIMEOUT};
 use crate::process::{AssignError, Host};
 use crate::receive::{self, Pushed};
 use crate::{key, metrics, request};
 
-/// Serves until the process ends: probes and status are answered while it drains, too.
-pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener) {
+/// Serves until the process is about to end, and then answers what was asked: probes and status are answered while it drains,
+/// too, and who posted an Assignment that can't be served learns why.
+pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: CancellationToken) {
+    let connections = GracefulShutdown::new();
     loop {
-        let stream = match listener.accept().await {
+        let accepted = tokio::select! {
+            () = ending.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
                 tracing::warn!(%error, "a control connection could not be accepted");
-                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
         };
         let _ = stream.set_nodelay(true);
         let host = Arc::clone(&host);
+        let service = service_fn(move |request| answer(Arc::clone(&host), request));
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIMEOUT)
+            .serve_connection(TokioIo::new(stream), service);
+        let connection = connections.watch(connection);
         tokio::spawn(async move {
-            let service = service_fn(move |request| answer(Arc::clone(&host), request));
-            if let Err(error) = http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEAD_TIMEOUT)
-                .serve_connection(TokioIo::new(stream), service)
-                .await
-            {
+            if let Err(error) = connection.await {
                 tracing::debug!(%error, "a control connection ended early");
             }
         });
     }
+    // Nobody else shall come meanwhile.
+    drop(listener);
+    connections.shutdown().await;
 }
 
 async fn answer(

@@ -166,6 +166,8 @@ impl Instance {
                         Ok(response) => response,
                         Err(code) => {
                             desk.put(Err(said(&code)));
+                            // What it does still is this request's, and no later one's.
+                            poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
                             return Ok(Left::Nothing);
                         }
                     };

@@ -33,6 +33,9 @@ const BACKLOG: u32 = 1024;
 /// The longest that a client may take none of what was sent to it: then its connection ends.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// The longest that answers of the control port are waited for before the process ends.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
 /// What the command line decides.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -170,7 +173,9 @@ impl Host {
             address(control.local_addr())
         );
         *lock(&self.data) = Some(DataPort::Closed(data));
-        let control = tokio::spawn(control::serve(Arc::clone(&self), control));
+        let ending = CancellationToken::new();
+        let control = control::serve(Arc::clone(&self), control, ending.clone());
+        let control = tokio::spawn(control);
         let mut failed = self.failed.subscribe();
         match assignment {
             Some(assignment) => {
@@ -191,7 +196,8 @@ impl Host {
         if end == End::Drained {
             self.drain().await;
         }
-        control.abort();
+        ending.cancel();
+        let _ = tokio::time::timeout(LAST_WORDS, control).await;
         if let Some(function) = self.function() {
             function.stop_models();
         }
@@ -290,8 +296,18 @@ impl Host {
     /// Gets ready for whatever function comes.
     async fn stand_by(&self) {
         match Ready::prepare(&self.options.preload, &self.models()).await {
-            Ok(ready) => {
-                *self.ready() = Some(ready);
+            Ok(prepared) => {
+                let mut ready = self.ready();
+                // Whoever became a function meanwhile has taken what there was, and looks for nothing more.
+                if self.phase() == Phase::Waiting {
+                    *ready = Some(prepared);
+                }
+            }
+            Err(error) if self.phase() != Phase::Waiting => {
+                tracing::warn!(
+                    "what a function might have needed could not be made ready: {}",
+                    chain(&error)
+                );
             }
             Err(error) => {
                 let text = chain(&error);

@@ -24,7 +24,7 @@ use crate::process::Host;
 use crate::record::{Access, Record};
 use crate::request::{self, GuestRequest, Limited};
 use crate::respond;
-use crate::running::{Begun, Running, until_head, within};
+use crate::running::{Begun, Elapsed, Running, until_head, within};
 use crate::said::said;
 use crate::shared::{Refused, Shared, Ticket};
 use crate::written::{Desk, Written};
@@ -178,7 +178,16 @@ async fn together(function: &Function, shared: &Shared, call: Call) -> Result<An
     };
     let version = call.request.version();
     let request = call.request.map(|body| body.boxed_unsync());
-    match shared.handle(request, ticket).await {
+    // An instance that is made for it has a time of its own.
+    let handled = within(call.deadline, pin!(shared.handle(request, ticket))).await;
+    let handled = handled.unwrap_or_else(|Elapsed| {
+        let allowed = function.limits.timeout;
+        Err(Refused {
+            failure: Failure::Timeout { allowed },
+            cause: None,
+        })
+    });
+    match handled {
         Ok(response) => {
             let mut response = response.map(|body| Written::new(body, None));
             // Most answers are there at once.

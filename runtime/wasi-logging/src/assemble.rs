@@ -28,10 +28,14 @@ impl Assembler {
         self.extend(bytes, cap);
     }
 
+    /// Whether there is no line that was not ended.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.partial.is_empty() && self.cut == 0
+    }
+
     /// The line that was not ended, if there is any.
     pub(crate) fn finish(&mut self) -> Option<Piece> {
-        let empty = self.partial.is_empty() && self.cut == 0;
-        (!empty).then(|| self.end())
+        (!self.is_empty()).then(|| self.end())
     }
 
     fn extend(&mut self, bytes: &[u8], cap: usize) {

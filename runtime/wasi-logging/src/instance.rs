@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ use crate::stream::GuestStream;
 
 /// What a line costs beside its text: that is as much as is written with it.
 const AROUND: u64 = 128;
-/// Dropped output is reported at most this often while an instance lives, and once more at its end.
+/// Dropped output is reported at most this often, and once more when nobody is left who could drop any.
 const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Bounds on what guests log.
@@ -53,6 +53,18 @@ struct Replica {
     sink: Arc<dyn Sink>,
     bucket: Mutex<Bucket>,
     dropped: AtomicU64,
+    lost: Mutex<Lost>,
+    has_lost: AtomicBool,
+}
+
+/// What was dropped since it was last said.
+#[derive(Default)]
+struct Lost {
+    lines: u64,
+    bytes: u64,
+    /// Of whom the last of it was.
+    request_id: Option<Arc<str>>,
+    reported: Option<Instant>,
 }
 
 impl Logs {
@@ -65,6 +77,8 @@ impl Logs {
             options,
             sink,
             dropped: AtomicU64::new(0),
+            lost: Mutex::default(),
+            has_lost: AtomicBool::new(false),
         }))
     }
 
@@ -101,9 +115,6 @@ struct State {
     request_id: Option<Arc<str>>,
     stdout: Assembler,
     stderr: Assembler,
-    lost_bytes: u64,
-    lost_lines: u64,
-    reported: Option<Instant>,
 }
 
 /// One of a guest's two standard output streams.
@@ -130,13 +141,13 @@ impl InstanceLog {
     /// they belong to the request before.
     pub fn set_request_id(&self, request_id: Option<Arc<str>>) {
         let mut state = self.0.state();
-        self.0.flush(&mut state, Now::read());
+        self.0.flush(&mut state);
         state.request_id = request_id;
     }
 
     /// Logs lines without an end now, and how much was dropped. Dropping the last clone does the same.
     pub fn flush(&self) {
-        self.0.flush(&mut self.0.state(), Now::read());
+        self.0.flush(&mut self.0.state());
     }
 
     pub(crate) fn write(&self, std: Std, bytes: &[u8], now: Now) {
@@ -200,13 +211,18 @@ impl Instance {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn flush(&self, state: &mut State, now: Now) {
+    fn flush(&self, state: &mut State) {
+        let is_whole = state.stdout.is_empty() && state.stderr.is_empty();
+        if is_whole && !self.replica.has_lost.load(Ordering::Relaxed) {
+            return;
+        }
+        let now = Now::read();
         for std in [Std::Out, Std::Err] {
             if let Some(piece) = state.assembler(std).finish() {
                 self.emit_std(state, std, &piece, now);
             }
         }
-        self.report(state, now);
+        self.replica.report(now);
     }
 
     fn emit_std(&self, state: &mut State, std: Std, piece: &Piece, now: Now) {
@@ -250,17 +266,10 @@ impl Instance {
             .take(bytes + AROUND, now.instant);
         if !passes {
             let lost = bytes.saturating_add(cut);
-            state.lost_bytes = state.lost_bytes.saturating_add(lost);
-            state.lost_lines = state.lost_lines.saturating_add(1);
-            self.replica.dropped.fetch_add(lost, Ordering::Relaxed);
+            self.replica.lose(lost, &state.request_id);
             return;
         }
-        if state
-            .reported
-            .is_none_or(|last| now.instant.saturating_duration_since(last) >= REPORT_EVERY)
-        {
-            self.report(state, now);
-        }
+        self.replica.report(now);
         let message = if cut == 0 {
             message
         } else {
@@ -272,32 +281,6 @@ impl Instance {
             .into()
         };
         self.send(state, level, target, message, fields, now);
-    }
-
-    /// Says how much was dropped since it was last said. This line is free: there is at most one per instance and second.
-    fn report(&self, state: &mut State, now: Now) {
-        if state.lost_lines == 0 {
-            return;
-        }
-        let lines = std::mem::take(&mut state.lost_lines);
-        let bytes = std::mem::take(&mut state.lost_bytes);
-        state.reported = Some(now.instant);
-        let rate = self.replica.options.rate;
-        let message = format!(
-            "dropped {bytes} bytes in {lines} lines of the guest's output: a replica may log {rate} bytes per second (limits.logRate)"
-        );
-        let fields = BTreeMap::from([
-            ("droppedBytes".to_owned(), Value::from(bytes)),
-            ("droppedLines".to_owned(), Value::from(lines)),
-        ]);
-        self.send(
-            state,
-            Level::Warn,
-            module_path!(),
-            message.into(),
-            fields,
-            now,
-        );
     }
 
     fn send(
@@ -322,11 +305,81 @@ impl Instance {
     }
 }
 
+impl Replica {
+    fn lost(&self) -> MutexGuard<'_, Lost> {
+        self.lost.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Counts a line of so many bytes that isn't logged.
+    fn lose(&self, bytes: u64, request_id: &Option<Arc<str>>) {
+        self.dropped.fetch_add(bytes, Ordering::Relaxed);
+        let mut lost = self.lost();
+        lost.lines = lost.lines.saturating_add(1);
+        lost.bytes = lost.bytes.saturating_add(bytes);
+        lost.request_id.clone_from(request_id);
+        self.has_lost.store(true, Ordering::Relaxed);
+    }
+
+    /// Says how much was dropped, of whichever instances, unless that was said a moment ago. This line is free.
+    fn report(&self, now: Now) {
+        if !self.has_lost.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut guard = self.lost();
+        let is_time = guard
+            .reported
+            .is_none_or(|last| now.instant.saturating_duration_since(last) >= REPORT_EVERY);
+        if is_time {
+            let lost = std::mem::replace(
+                &mut *guard,
+                Lost {
+                    reported: Some(now.instant),
+                    ..Lost::default()
+                },
+            );
+            self.has_lost.store(false, Ordering::Relaxed);
+            drop(guard);
+            self.say(&lost, now);
+        }
+    }
+
+    fn say(&self, lost: &Lost, now: Now) {
+        let Lost { lines, bytes, .. } = lost;
+        let message = format!(
+            "dropped {bytes} bytes in {lines} lines of the guest's output: a replica may log {} bytes per second (limits.logRate)",
+            self.options.rate
+        );
+        let fields = BTreeMap::from([
+            ("droppedBytes".to_owned(), Value::from(*bytes)),
+            ("droppedLines".to_owned(), Value::from(*lines)),
+        ]);
+        self.sink.line(&Line {
+            ts: now.ts().into(),
+            level: Level::Warn,
+            target: module_path!().into(),
+            message: message.into(),
+            event: None,
+            function: Some(self.function.as_str().into()),
+            request_id: lost.request_id.as_deref().map(Into::into),
+            fields,
+        });
+    }
+}
+
+impl Drop for Replica {
+    fn drop(&mut self) {
+        let lost = std::mem::take(&mut *self.lost());
+        if lost.lines > 0 {
+            self.say(&lost, Now::read());
+        }
+    }
+}
+
 impl Drop for Instance {
     fn drop(&mut self) {
         let mut state =
             std::mem::take(self.state.get_mut().unwrap_or_else(PoisonError::into_inner));
-        self.flush(&mut state, Now::read());
+        self.flush(&mut state);
     }
 }
 

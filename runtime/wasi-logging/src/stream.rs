@@ -7,12 +7,12 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
-use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
 use crate::clock::Now;
 use crate::instance::{InstanceLog, Std};
 
-/// What a guest may write in one call, and what is taken of a longer one; the most that `write-zeroes` makes the host allocate.
+/// What a guest may write in one call, and what WASI 0.3 takes of a longer one; the most that `write-zeroes` makes the host allocate.
 const PERMIT: usize = 64 << 10;
 
 /// Standard output or standard error of one instance. Writing never waits: what is too much is dropped and counted.
@@ -46,6 +46,13 @@ impl StdoutStream for GuestStream {
 
 impl OutputStream for GuestStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > PERMIT {
+            // As WASI has it. Between two calls the guest's deadline is looked at.
+            return Err(StreamError::trap(&format!(
+                "{} bytes were written to a standard stream at once, which takes {PERMIT} at most",
+                bytes.len()
+            )));
+        }
         self.log.write(self.std, &bytes, Now::read());
         Ok(())
     }

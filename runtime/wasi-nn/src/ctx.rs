@@ -86,7 +86,12 @@ impl WasiNnCtx {
     /// What has been computed since the last time; for instances that serve several requests. Who reads the usage until
     /// now goes on to see this.
     pub fn take_usage(&mut self) -> Usage {
-        std::mem::take(&mut self.usage).usage()
+        let usage = self.usage.usage();
+        match Arc::get_mut(&mut self.usage.0) {
+            Some(counts) => *counts = Counts::default(),
+            None => self.usage = UsageReader::default(),
+        }
+        usage
     }
 }
 

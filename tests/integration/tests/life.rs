@@ -216,7 +216,13 @@ async fn the_compiled_component_is_mapped_by_the_next_host() {
 
 #[tokio::test]
 async fn metrics_tell_what_happened() {
-    let host = Host::ready(&component("fixture-p2"), |_| {}).await.unwrap();
+    for package in ["fixture-p2", "fixture-p3"] {
+        metrics_of(package).await;
+    }
+}
+
+async fn metrics_of(package: &str) {
+    let host = Host::ready(&component(package), |_| {}).await.unwrap();
     host.client().get("/hello").await.unwrap();
     host.client().get("/trap").await.unwrap();
     let text = host.control().get("/metrics").await.unwrap().text();

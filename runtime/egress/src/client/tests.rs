@@ -119,6 +119,17 @@ impl Resolve for Never {
     }
 }
 
+/// Never finds anything, and counts who asks.
+#[derive(Default)]
+struct Stuck(AtomicUsize);
+
+impl Resolve for Stuck {
+    fn resolve(&self, _: &str) -> Resolving {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Box::pin(pending())
+    }
+}
+
 struct Unknown;
 
 impl Resolve for Unknown {
@@ -391,6 +402,24 @@ async fn names_that_do_not_resolve_say_so_in_time() {
         error_with(&never(long), "http://some.example/", options).await,
         Error::ConnectionTimeout
     );
+}
+
+/// Would fail if a guest that loses patience again and again could take a thread with each name.
+#[tokio::test]
+async fn lookups_are_bounded_whoever_still_waits() {
+    let resolver = Arc::new(Stuck::default());
+    let counted = Arc::clone(&resolver);
+    let egress = egress(&["http://some.example".to_owned()], |options| {
+        options.resolver = counted;
+        options.connect_timeout = Duration::from_millis(2);
+    });
+    for _ in 0..40 {
+        assert_error!(
+            error(&egress, "http://some.example/").await,
+            Error::ConnectionTimeout
+        );
+    }
+    assert_eq!(resolver.0.load(Ordering::Relaxed), 16);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 use bytes::Bytes;
 use wasmtime_wasi::cli::StdoutStream as _;
+use wasmtime_wasi::p2::{OutputStream as _, StreamError};
 
 use super::*;
 use crate::sink::Memory;
@@ -123,13 +124,31 @@ fn output_over_the_rate_is_dropped_counted_and_reported_once() {
     assert_eq!(sink.lines().len(), 10);
     assert_eq!(logs.dropped_bytes(), 990 * 10 + 18);
     flood.write(Std::Out, b"later\n", at(start, 1000));
-    drop(flood);
-    drop(other);
+    // Would fail if requests that lose lines in turns logged a line each: these are not bounded by the rate.
+    for turn in 0..100 {
+        let short = logs.instance(Some("short".into()));
+        (0..100).for_each(|_| short.write(Std::Out, b"123456789\n", at(start, 1001 + turn)));
+    }
+    drop((flood, other));
+    assert_eq!(sink.lines().len(), 10 + 2 + 9, "the rate's");
+    drop(logs);
     insta::assert_snapshot!(golden(&sink).lines().skip(10).collect::<Vec<_>>().join("\n"), @r#"
     {"ts":"…","level":"warn","target":"wisp_wasi_logging::instance","message":"dropped 9900 bytes in 990 lines of the guest's output: a replica may log 1380 bytes per second (limits.logRate)","function":"ns/fun","requestId":"flood","droppedBytes":9900,"droppedLines":990}
     {"ts":"…","level":"info","target":"guest.stdout","message":"later","function":"ns/fun","requestId":"flood"}
     {"ts":"…","level":"warn","target":"wisp_wasi_logging::instance","message":"dropped 18 bytes in 1 lines of the guest's output: a replica may log 1380 bytes per second (limits.logRate)","function":"ns/fun","requestId":"other","droppedBytes":18,"droppedLines":1}
     "#);
+}
+
+/// Would fail if a guest could hold its thread for as long as the host takes for all that it has in memory.
+#[test]
+fn more_than_is_permitted_at_once_is_refused() {
+    let (logs, sink) = logs(1 << 20, 100);
+    let mut stream = logs.instance(None).stdout().p2_stream();
+    let permit = stream.check_write().unwrap();
+    stream.write(vec![b'x'; permit].into()).unwrap();
+    let refused = stream.write(vec![b'\n'; permit + 1].into());
+    assert!(matches!(refused, Err(StreamError::Trap(_))), "{refused:?}");
+    assert_eq!(sink.lines().len(), 0);
 }
 
 #[test]
