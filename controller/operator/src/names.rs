@@ -89,6 +89,12 @@ pub fn pool(pool: &str) -> String {
     format!("wisp-pool-{pool}")
 }
 
+/// The NetworkPolicy of a pool's pods: a name that no function's can be, as theirs have no dots.
+#[must_use]
+pub fn pool_policy(pool: &str) -> String {
+    format!("wisp-pool.{pool}")
+}
+
 /// The labels of everything that belongs to a pool.
 #[must_use]
 pub fn pool_labels(pool: &str) -> BTreeMap<String, String> {

@@ -140,7 +140,7 @@ impl Operator {
                 max: self.options.default_pool_max,
             },
         );
-        let waker = Arc::new(Waker::new(
+        let waker = Waker::new(
             Arc::clone(&cluster),
             Arc::clone(&live),
             Arc::clone(&autoscaler),
@@ -150,7 +150,8 @@ impl Operator {
             }),
             Arc::clone(&metrics),
             traces.clone(),
-        ));
+        );
+        let waker = Arc::new(waker.within(self.options.activate_timeout));
         let api = Arc::new(Api::new(
             root.clone(),
             waker,

@@ -8,6 +8,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Parser;
 use wisp_api::Bytes;
@@ -147,7 +148,10 @@ pub struct Options {
         value_parser = signatures
     )]
     pub signatures: Policy,
-    /// Make a NetworkPolicy for every function, by which only gateways reach its replicas' data port.
+    /// The longest that a wake-up takes, in seconds: as long as gateways wait for it.
+    #[arg(long, value_name = "SECONDS", env = "WISP_ACTIVATE_TIMEOUT", default_value = "60", value_parser = seconds)]
+    pub activate_timeout: Duration,
+    /// Make a NetworkPolicy for every function and every pool, by which only gateways reach their pods' data ports.
     #[arg(long, env = "WISP_NETWORK_POLICIES")]
     pub network_policies: bool,
     /// How many replaced revisions are kept of every function.
@@ -161,6 +165,13 @@ pub struct Options {
     /// Which log lines to write, as tracing-subscriber's EnvFilter has it.
     #[arg(long, value_name = "FILTER", env = "WISP_LOG", default_value = "info")]
     pub log: String,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| "expected a number of seconds".to_owned())?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }
 
 impl Options {

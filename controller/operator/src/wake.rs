@@ -29,8 +29,6 @@ use crate::metrics::Metrics;
 pub use capacity::{Capacity, Deployments};
 pub use error::WakeError;
 
-/// The longest that a wake-up takes.
-const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a trouble is waited out that may pass: a node may be on its way.
 const FORBEARANCE: Duration = Duration::from_secs(15);
 /// How long a pod that stands by is worth waiting for, where an operator that has just started doesn't know yet how it
@@ -49,11 +47,12 @@ pub struct Waker {
     capacity: Arc<dyn Capacity>,
     metrics: Arc<Metrics>,
     traces: Traces,
+    timeout: Duration,
     control_port: u16,
 }
 
 impl Waker {
-    /// Wakes with pods of `capacity`.
+    /// Wakes with pods of `capacity`, each function within a minute.
     #[must_use]
     pub fn new(
         cluster: Arc<Cluster>,
@@ -70,15 +69,22 @@ impl Waker {
             capacity,
             metrics,
             traces,
+            timeout: Duration::from_secs(60),
             control_port: CONTROL_PORT,
         }
+    }
+
+    /// The same, within `timeout`.
+    #[must_use]
+    pub fn within(self, timeout: Duration) -> Self {
+        Self { timeout, ..self }
     }
 
     /// Sees to it that `function` has a replica, and waits until it serves. It runs to its end even if nobody waits
     /// any more, and is part of the first one's `trace`.
     ///
     /// # Errors
-    /// When there is no such function, it can't run, or it takes longer than a minute.
+    /// When there is no such function, it can't run, or it takes too long.
     pub async fn ensure(
         self: &Arc<Self>,
         function: &FunctionId,
@@ -95,8 +101,8 @@ impl Waker {
         match running.wait_for(Option::is_some).await {
             Ok(result) => result
                 .clone()
-                .unwrap_or_else(|| Err(WakeError::broken_off(function))),
-            Err(_) => Err(WakeError::broken_off(function)),
+                .unwrap_or_else(|| Err(WakeError::broken_off(function, self.timeout))),
+            Err(_) => Err(WakeError::broken_off(function, self.timeout)),
         }
     }
 
@@ -177,7 +183,7 @@ impl Waker {
         began: Instant,
         span: &Span,
     ) -> Result<Ensured, WakeError> {
-        let deadline = tokio::time::sleep(DEADLINE);
+        let deadline = tokio::time::sleep(self.timeout);
         tokio::pin!(deadline);
         let steps = async {
             self.revision(id, live).await?;
@@ -195,6 +201,7 @@ impl Waker {
             result = steps => result,
             () = &mut deadline => Err(WakeError::Deadline {
                 function: id.clone(),
+                after: self.timeout,
                 state: self.state(id, live),
             }),
         }

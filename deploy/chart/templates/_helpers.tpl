@@ -20,7 +20,8 @@ app.kubernetes.io/component: {{ .component }}
 {{- if .Values.urlTemplate -}}
 {{ .Values.urlTemplate }}
 {{- else if .Values.domains -}}
-{{ ternary "https" "http" (ne .Values.gateway.tls.secretName "") }}://{name}.{namespace}.{{ first .Values.domains }}/
+{{- $tls := or .Values.gateway.tls.secretName (and .Values.ingress.enabled .Values.ingress.tls) -}}
+{{ ternary "https" "http" (not (empty $tls)) }}://{name}.{namespace}.{{ first .Values.domains }}/
 {{- end -}}
 {{- end }}
 
@@ -61,6 +62,8 @@ imagePullSecrets:
 {{- end }}
 {{- if .root.Values.priorityClass.create }}
 priorityClassName: {{ .root.Release.Name }}-system
+{{- else if .root.Values.priorityClass.name }}
+priorityClassName: {{ .root.Values.priorityClass.name | quote }}
 {{- end }}
 {{- with .values.nodeSelector }}
 nodeSelector: {{- toYaml . | nindent 2 }}

@@ -11,15 +11,14 @@ use crate::duration::Duration;
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "[has(self.image), has(self.url), has(self.configMap), has(self.persistentVolumeClaim), has(self.file)].filter(x, x).size() == 1", "message": "exactly one of image, url, configMap, persistentVolumeClaim must be given"},
     {"rule": "!has(self.file)", "message": "file is for `wisp dev` alone: push the component to a registry and name it by image"},
-    {"rule": "!has(self.url) || has(self.sha256)", "message": "url needs sha256, the digest of what is to be found there"},
-    {"rule": "!has(self.pullSecrets) || has(self.image)", "message": "pullSecrets are only for image"}
+    {"rule": "!has(self.url) || has(self.sha256)", "message": "url needs sha256, the digest of what is to be found there"}
 ]))]
 pub struct ComponentSource {
     /// An OCI Wasm artifact, such as `registry.example.com/vision/digits:1.4`. A tag is pinned to a digest once per revision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// Secrets of type kubernetes.io/dockerconfigjson in the Function's namespace, with the credentials to pull `image`.
+    /// Secrets of type kubernetes.io/dockerconfigjson in the Function's namespace, with the credentials to pull `image`, and the images of models.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub pull_secrets: Vec<LocalObjectReference>,

@@ -120,12 +120,6 @@ pub(super) fn component(source: &ComponentSource, mistakes: &mut Mistakes) {
         path,
         mistakes,
     );
-    if !source.pull_secrets.is_empty() && source.image.is_none() {
-        mistakes.add(
-            format!("{path}.pullSecrets"),
-            "only `image` is pulled with secrets",
-        );
-    }
     for (index, secret) in source.pull_secrets.iter().enumerate() {
         that(
             names::object(&secret.name),

@@ -11,7 +11,7 @@ use super::models::Kept;
 use crate::names;
 use crate::reconcile::desired::Desired;
 use crate::reconcile::pod::{self, WARM_GRACE, grace};
-use crate::reconcile::resources::{self, pool_resources};
+use crate::reconcile::resources::{self, Unresizable, pool_resources};
 use crate::resolve::Resolved;
 
 /// Why pods of a pool can't become a function's replicas.
@@ -41,6 +41,9 @@ pub enum Misfit {
         /// What the pool's pods may have.
         limit: String,
     },
+    /// A pod of a pool is given what the function asks for while it runs.
+    #[error(transparent)]
+    Resources(#[from] Unresizable),
 }
 
 /// A revision whose replicas can be pods of a pool.
@@ -106,7 +109,8 @@ impl Claimable {
             annotations: metadata.annotations.unwrap_or_default(),
             resources: spec
                 .and_then(|spec| spec.containers.first())
-                .and_then(|container| container.resources.clone()),
+                .and_then(|container| container.resources.clone())
+                .map(resources::with_requests),
             needed: resources::needed(function, resolved),
             pod: shape(function.spec.pod.as_ref()),
         })
@@ -145,7 +149,10 @@ impl Claimable {
                 limit: limit.unwrap_or_default().0,
             });
         }
-        Ok(())
+        match &self.resources {
+            Some(resources) => Ok(resources::can_resize(&limits, resources)?),
+            None => Ok(()),
+        }
     }
 
     /// Whether a pod of a pool that it [fits](Self::fits) may use the memory that it needs at first: while the pool's pods

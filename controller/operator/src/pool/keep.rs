@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource as _, ResourceExt as _};
+use serde::Serialize;
 use serde_json::json;
 use wisp_api::{RuntimePool, RuntimePoolStatus};
 use wisp_contract::FunctionId;
@@ -27,7 +29,7 @@ use crate::live::lock;
 use crate::names::{self, MANAGER, SCALER};
 use crate::reconcile::apply::{ApplyError, apply_pool};
 use crate::reconcile::desired::{Settings, replicated};
-use crate::reconcile::pod;
+use crate::reconcile::{network, pod};
 
 /// How often all pools are looked at.
 const TICK: Duration = Duration::from_secs(1);
@@ -64,6 +66,7 @@ pub(super) struct Said {
 
 /// The objects of a pool.
 struct Objects {
+    policy: Option<NetworkPolicy>,
     secret: Secret,
     deployment: Deployment,
     digest: u64,
@@ -287,10 +290,13 @@ impl Pools {
     fn objects(&self, pool: &RuntimePool, kept: &[Kept], near: &Near) -> Objects {
         let preload = models::preload(kept, near.has_models, &self.settings);
         let preload = serde_json::to_string(&preload).unwrap_or_default();
+        let peers = self.settings.network.as_ref();
+        let policy = peers.map(|peers| network::pool_policy(pool, peers));
         let secret = secret(pool, &preload, &self.settings);
         let deployment = deployment(pool, &preload, models::bytes(kept), &self.settings);
         Objects {
-            digest: digest(&secret, &deployment),
+            digest: digest_of(&[text(&policy), text(&secret), text(&deployment)]),
+            policy,
             secret,
             deployment,
         }
@@ -306,8 +312,14 @@ impl Pools {
         scale: Option<i32>,
     ) -> Result<(), KeepError> {
         if let Some(objects) = objects {
-            let (secret, deployment) = (&objects.secret, &objects.deployment);
-            apply_pool(&self.client, &pool, secret, deployment, desired).await?;
+            let Objects {
+                policy,
+                secret,
+                deployment,
+                ..
+            } = &objects;
+            let policy = policy.as_ref();
+            apply_pool(&self.client, &pool, policy, secret, deployment, desired).await?;
             if let Some(known) = lock(&self.known).get_mut(&id) {
                 known.applied = Some(Applied {
                     digest: objects.digest,
@@ -445,9 +457,6 @@ impl Pools {
     }
 }
 
-fn digest(secret: &Secret, deployment: &Deployment) -> u64 {
-    digest_of(&(
-        serde_json::to_string(secret).unwrap_or_default(),
-        serde_json::to_string(deployment).unwrap_or_default(),
-    ))
+fn text(object: &impl Serialize) -> String {
+    serde_json::to_string(object).unwrap_or_default()
 }

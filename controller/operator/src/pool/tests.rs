@@ -11,6 +11,7 @@ use super::*;
 use crate::artifacts::{Code, Stored};
 use crate::live::Plan;
 use crate::reconcile::desired::desired;
+use crate::reconcile::network::{Peers, pool_policy};
 use crate::resolve::{Bytes, Resolved};
 
 fn settings() -> Settings {
@@ -98,6 +99,18 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
     let small = json!({"pod": {"resources": {"limits": {"memory": "64Mi"}}}});
     let more = "it needs 1092Mi of memory from the start, pods of the pool are limited to 512Mi until they are a function's";
     let limit = "it needs 1024Mi of memory from the start, pods of the pool are limited to 512Mi until they are a function's";
+    let unlimited =
+        "it has no limit of memory, pods of the pool have one, which can't be taken away";
+    let open = json!({"pod": {"resources": {"requests": {"memory": "32Mi"}}}});
+    let guaranteed =
+        asks(json!({"limits": {"memory": "128Mi", "cpu": "1"}, "requests": {"cpu": "1000m"}}));
+    let class = "its pods have the QoS class Guaranteed, those of the pool have Burstable, which can't be changed of a pod that runs";
+    let alike = json!({"pod": {"resources": {"limits": {"memory": "256Mi", "cpu": "100m"}}}});
+    let no_cpu = "it has no limit of cpu, pods of the pool have one, which can't be taken away";
+    let part = |count: &str| json!({"nvidia.com/mig-1g.5gb": count, "memory": "512Mi"});
+    let sliced = asks(json!({"limits": part("1"), "requests": {"memory": "64Mi"}}));
+    let parts = |count: &str| json!({"pod": {"resources": {"limits": part(count)}}});
+    let slice = "pods of the pool have another amount of nvidia.com/mig-1g.5gb, which can't be changed of a pod that runs";
     let loading = "it needs 68Mi of memory from the start, pods of the pool are limited to 64Mi until they are a function's";
     for (spec, of_pool, misfit) in [
         (&plain, json!({}), None),
@@ -106,7 +119,15 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
         (&on_gpu, gpus, None),
         (&large, json!({}), Some(more)),
         (&large, big, None),
-        (&resized, json!({}), None),
+        (&resized, json!({}), Some(unlimited)),
+        (&resized, open, None),
+        (&guaranteed, json!({}), Some(class)),
+        (&guaranteed, alike.clone(), None),
+        (&bursting, alike, Some(no_cpu)),
+        (&sliced, json!({}), Some(slice)),
+        (&sliced, parts("2"), Some(slice)),
+        (&sliced, parts("1"), None),
+        (&plain, parts("1"), Some(slice)),
         (&limited, json!({}), Some(limit)),
         (&bursting, json!({}), None),
         (&bursting, small.clone(), Some(loading)),
@@ -277,7 +298,11 @@ fn the_objects_of_a_pool() {
         serde_yaml_ng::to_string(&keep::deployment(&pool, "{}", 0, &settings())).unwrap();
     let secret = keep::secret(&pool, "{}", &settings());
     assert_eq!(secret.metadata.name.as_deref(), Some("wisp-pool-warm"));
-    insta::assert_snapshot!(deployment);
+    let peers = Peers {
+        namespace: "wisp-system".to_owned(),
+    };
+    let policy = serde_yaml_ng::to_string(&pool_policy(&pool, &peers)).unwrap();
+    insta::assert_snapshot!([deployment, policy].join("---\n"));
 }
 
 mod claiming {
@@ -583,7 +608,7 @@ mod claiming {
         assert_eq!(tried.load(Ordering::SeqCst), 1);
         let told = lock(&told).clone();
         assert!(told.len() <= 2, "{told:?}");
-        let why = "\"the Secret wisp-pool-warm can't be applied: ";
+        let why = "\"the NetworkPolicy wisp-pool.warm can't be applied: ";
         assert!(told.last().unwrap().contains(why), "{told:?}");
     }
 

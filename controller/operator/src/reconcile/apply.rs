@@ -76,13 +76,8 @@ pub async fn apply(
         Err(ApplyError::Foreign { .. }) => true,
         Err(error) => return Err(error),
     };
-    match &desired.policy {
-        Some(policy) => drop(apply.object(policy).await?),
-        None => {
-            let name = names::policy(&function.name_any());
-            apply.remove::<NetworkPolicy>(&name).await?;
-        }
-    }
+    let name = names::policy(&function.name_any());
+    apply.policy(desired.policy.as_ref(), &name).await?;
     let mut record = desired.record.clone();
     record.revision = Some(number);
     apply.object(&record).await?;
@@ -101,6 +96,7 @@ pub async fn apply(
 pub async fn apply_pool(
     client: &Client,
     pool: &RuntimePool,
+    policy: Option<&NetworkPolicy>,
     secret: &Secret,
     deployment: &Deployment,
     replicas: u32,
@@ -109,6 +105,8 @@ pub async fn apply_pool(
         client,
         owner: pool,
     };
+    let name = names::pool_policy(&pool.name_any());
+    apply.policy(policy, &name).await?;
     apply.object(secret).await?;
     apply.deployment(deployment, replicas).await.map(drop)
 }
@@ -134,6 +132,14 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
             .patch(&object.name_any(), &parameters, &Patch::Apply(object))
             .await;
         result.map_err(|error| failed::<K>(&object.name_any(), error))
+    }
+
+    /// The policy, or that there is none of that name where none is wanted.
+    async fn policy(&self, policy: Option<&NetworkPolicy>, name: &str) -> Result<(), ApplyError> {
+        match policy {
+            Some(policy) => self.object(policy).await.map(drop),
+            None => self.remove::<NetworkPolicy>(name).await,
+        }
     }
 
     /// The number of replicas has another writer: it is set when the Deployment is made, and never applied, for what is

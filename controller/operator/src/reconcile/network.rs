@@ -1,17 +1,16 @@
 //! Who may reach a function's replicas, as far as the cluster's network enforces it. The replicas themselves refuse
 //! whoever has no key; this keeps others from even trying.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::networking::v1::{
     NetworkPolicy, NetworkPolicyIngressRule, NetworkPolicyPeer, NetworkPolicyPort,
     NetworkPolicySpec,
 };
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use wisp_api::Function;
+use kube::ResourceExt as _;
+use wisp_api::{Function, RuntimePool};
 use wisp_contract::FunctionId;
-use wisp_contract::operator::pod::{CONTROL_PORT, DATA_PORT, FUNCTION};
+use wisp_contract::operator::pod::{CONTROL_PORT, DATA_PORT, FUNCTION, POOL};
 
 use crate::names;
 
@@ -29,6 +28,25 @@ pub struct Peers {
 /// health and metrics alone, which Prometheus asks from wherever it is.
 #[must_use]
 pub fn policy(function: &Function, id: &FunctionId, peers: &Peers) -> NetworkPolicy {
+    let metadata = names::owned(
+        function,
+        &names::policy(id.name()),
+        names::labels(id.name()),
+    );
+    ingress(metadata, (FUNCTION, id.name()), peers)
+}
+
+/// The policy of a pool's pods, which is a function's: it is asked for by the operator, and by gateways a moment before it has
+/// the function's labels.
+#[must_use]
+pub fn pool_policy(pool: &RuntimePool, peers: &Peers) -> NetworkPolicy {
+    let name = pool.name_any();
+    let metadata = names::owned(pool, &names::pool_policy(&name), names::pool_labels(&name));
+    ingress(metadata, (POOL, &name), peers)
+}
+
+/// Lets gateways reach the data port of the pods that have this label, and everybody their control port.
+fn ingress(metadata: ObjectMeta, (key, value): (&str, &str), peers: &Peers) -> NetworkPolicy {
     let port = |port: u16| NetworkPolicyPort {
         port: Some(IntOrString::Int(port.into())),
         protocol: Some("TCP".to_owned()),
@@ -52,19 +70,9 @@ pub fn policy(function: &Function, id: &FunctionId, peers: &Peers) -> NetworkPol
         ip_block: None,
     };
     NetworkPolicy {
-        metadata: names::owned(
-            function,
-            &names::policy(id.name()),
-            names::labels(id.name()),
-        ),
+        metadata,
         spec: Some(NetworkPolicySpec {
-            pod_selector: Some(LabelSelector {
-                match_labels: Some(BTreeMap::from([(
-                    FUNCTION.to_owned(),
-                    id.name().to_owned(),
-                )])),
-                match_expressions: None,
-            }),
+            pod_selector: Some(selector(&[(key, value)])),
             policy_types: Some(vec!["Ingress".to_owned()]),
             ingress: Some(vec![
                 NetworkPolicyIngressRule {

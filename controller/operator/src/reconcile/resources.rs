@@ -90,6 +90,120 @@ pub fn holds(limits: &ResourceRequirements, needed: u64) -> bool {
     memory(limits.limits.as_ref()).is_none_or(|limit| needed <= limit)
 }
 
+/// Why a container that runs can't be given other resources.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unresizable {
+    /// Only processors and memory can be changed.
+    #[error(
+        "pods of the pool have another amount of {0}, which can't be changed of a pod that runs"
+    )]
+    Other(String),
+    /// A limit can be changed, and not taken away.
+    #[error("it has no limit of {0}, pods of the pool have one, which can't be taken away")]
+    Limit(&'static str),
+    /// By which Kubernetes decides whom it ends first where memory runs out.
+    #[error(
+        "its pods have the QoS class {needed}, those of the pool have {found}, which can't be changed of a pod that runs"
+    )]
+    Class {
+        /// The function's.
+        needed: &'static str,
+        /// The pool's.
+        found: &'static str,
+    },
+}
+
+/// Processors and memory, which can be changed of a container that runs.
+const RESIZABLE: [&str; 2] = ["cpu", "memory"];
+
+/// Whether a container that runs with the resources `from` can have the resources `to`.
+///
+/// # Errors
+/// When Kubernetes would refuse that, or keep what isn't in `to`.
+pub fn can_resize(
+    from: &ResourceRequirements,
+    to: &ResourceRequirements,
+) -> Result<(), Unresizable> {
+    let others = |resources: &ResourceRequirements| -> BTreeMap<String, Quantity> {
+        let all = resources.requests.iter().chain(&resources.limits).flatten();
+        all.filter(|(name, quantity)| !RESIZABLE.contains(&name.as_str()) && quantity.0 != "0")
+            .map(|(name, quantity)| (name.clone(), quantity.clone()))
+            .collect()
+    };
+    let (fixed, wanted) = (others(from), others(to));
+    let mut names = fixed.keys().chain(wanted.keys());
+    if let Some(name) = names.find(|name| fixed.get(*name) != wanted.get(*name)) {
+        return Err(Unresizable::Other(name.clone()));
+    }
+    let limits = |resources: &ResourceRequirements, name: &str| {
+        let limits = resources.limits.as_ref();
+        limits.is_some_and(|limits| limits.contains_key(name))
+    };
+    if let Some(name) = RESIZABLE
+        .into_iter()
+        .find(|name| limits(from, name) && !limits(to, name))
+    {
+        return Err(Unresizable::Limit(name));
+    }
+    let (needed, found) = (class(to), class(from));
+    if needed == found {
+        Ok(())
+    } else {
+        Err(Unresizable::Class { needed, found })
+    }
+}
+
+/// The QoS class of a pod that has this container alone.
+fn class(resources: &ResourceRequirements) -> &'static str {
+    let resources = with_requests(resources.clone());
+    let of = |quantities: &Option<BTreeMap<String, Quantity>>, name: &str| {
+        let quantity = quantities.as_ref()?.get(name)?;
+        amount(name, &quantity.0)
+    };
+    let is_guaranteed = RESIZABLE.iter().all(|name| {
+        let limit = of(&resources.limits, name);
+        limit.is_some() && limit == of(&resources.requests, name)
+    });
+    let has_any = RESIZABLE.iter().any(|name| {
+        of(&resources.limits, name).is_some() || of(&resources.requests, name).is_some()
+    });
+    match (is_guaranteed, has_any) {
+        (true, _) => "Guaranteed",
+        (false, true) => "Burstable",
+        (false, false) => "BestEffort",
+    }
+}
+
+/// Bytes of memory, or thousandths of a processor.
+fn amount(name: &str, quantity: &str) -> Option<u64> {
+    if name == "memory" {
+        return quantity.parse().ok().map(|Size(bytes)| bytes);
+    }
+    let millis = match quantity.strip_suffix('m') {
+        Some(millis) => millis.parse::<f64>().ok()?,
+        None => quantity.parse::<f64>().ok()? * 1e3,
+    };
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rounded, and no machine has so many processors"
+    )]
+    let millis = millis.round().max(0.0) as u64;
+    Some(millis)
+}
+
+/// As Kubernetes has it for a new pod: where there is a limit and no request, the limit is the request.
+#[must_use]
+pub fn with_requests(mut resources: ResourceRequirements) -> ResourceRequirements {
+    for (name, limit) in resources.limits.iter().flatten() {
+        let requests = resources.requests.get_or_insert_default();
+        requests
+            .entry(name.clone())
+            .or_insert_with(|| limit.clone());
+    }
+    resources
+}
+
 /// Bytes of memory.
 pub fn memory(quantities: Option<&BTreeMap<String, Quantity>>) -> Option<u64> {
     let Size(bytes) = quantities?.get("memory")?.0.parse().ok()?;

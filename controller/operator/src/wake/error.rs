@@ -5,7 +5,6 @@ use std::time::Duration;
 use wisp_contract::FunctionId;
 use wisp_contract::problem::Fault;
 
-use super::DEADLINE;
 use crate::cluster::pods::Trouble;
 
 /// For how long another attempt is pointless, where a replica failed.
@@ -21,10 +20,12 @@ pub enum WakeError {
     #[error("{}", .0.message)]
     Trouble(Trouble),
     /// It took too long.
-    #[error("no replica of {function} served within {} s: {state}", DEADLINE.as_secs())]
+    #[error("no replica of {function} served within {} s: {state}", after.as_secs_f64())]
     Deadline {
         /// Which.
         function: FunctionId,
+        /// What there was.
+        after: Duration,
         /// How far it came.
         state: String,
     },
@@ -65,9 +66,10 @@ impl WakeError {
         }
     }
 
-    pub(super) fn broken_off(function: &FunctionId) -> Self {
+    pub(super) fn broken_off(function: &FunctionId, after: Duration) -> Self {
         Self::Deadline {
             function: function.clone(),
+            after,
             state: "the wake-up was broken off".to_owned(),
         }
     }

@@ -190,6 +190,26 @@ fn every_way_in_leads_to_the_gateways() -> Result<()> {
     Ok(())
 }
 
+/// Would fail if the URL of functions that are reached by TLS were told without it.
+#[test]
+fn a_url_is_https_where_tls_ends_at_the_ingress() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let hosts = json!(["*.vision.fn.example.com"]);
+    for (tls, scheme) in [
+        (json!([]), "http"),
+        (json!([{"hosts": hosts, "secretName": "cert"}]), "https"),
+    ] {
+        let ingress = json!({"enabled": true, "hosts": hosts, "tls": tls});
+        let objects = chart.objects(&json!({"domains": ["fn.example.com"], "ingress": ingress}))?;
+        let url = variable(&objects, "wisp-operator", "WISP_URL_TEMPLATE");
+        let expected = format!("{scheme}://{{name}}.{{namespace}}.fn.example.com/");
+        ensure!(url.as_ref() == Some(&expected), "{url:?}");
+    }
+    Ok(())
+}
+
 /// Would fail if several replicas could be drained away at once, or one that is alone could never be.
 #[test]
 fn several_replicas_are_never_all_away() -> Result<()> {
@@ -303,6 +323,70 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
         }
     }
 
+    let objects = chart.objects(&json!({
+        "gateway": {"activateTimeout": 300, "drainTimeout": 3600},
+        "operator": {
+            "certificates": {"configMap": "company", "key": "root.pem"},
+            "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
+            "store": {"persistence": true, "existingClaim": "kept"},
+        },
+        "priorityClass": {"create": false, "name": "high"},
+        "rbac": {"aggregate": false},
+    }))?;
+    let (gateway, operator) = ("Deployment/wisp-gateway", "Deployment/wisp-operator");
+    let pod = "/spec/template/spec";
+    expect(
+        &objects,
+        &[
+            (
+                gateway,
+                &format!("{pod}/terminationGracePeriodSeconds"),
+                json!(3615),
+            ),
+            (gateway, &format!("{pod}/priorityClassName"), json!("high")),
+            (operator, &format!("{pod}/priorityClassName"), json!("high")),
+            (
+                operator,
+                &format!("{pod}/volumes/0/persistentVolumeClaim/claimName"),
+                json!("kept"),
+            ),
+            (
+                operator,
+                &format!("{pod}/volumes/2/configMap/name"),
+                json!("company"),
+            ),
+            (
+                operator,
+                &format!("{pod}/containers/0/volumeMounts/2/mountPath"),
+                json!("/etc/wisp/certificates"),
+            ),
+        ],
+    )?;
+    for (deployment, name, value) in [
+        ("wisp-gateway", "WISP_ACTIVATE_TIMEOUT", "300"),
+        ("wisp-gateway", "WISP_DRAIN_TIMEOUT", "3600"),
+        ("wisp-operator", "WISP_ACTIVATE_TIMEOUT", "300"),
+        (
+            "wisp-operator",
+            "SSL_CERT_FILE",
+            "/etc/wisp/certificates/root.pem",
+        ),
+        ("wisp-operator", "HTTPS_PROXY", "http://proxy:3128"),
+    ] {
+        let found = variable(&objects, deployment, name);
+        ensure!(
+            found.as_deref() == Some(value),
+            "{deployment} has {name} {found:?}"
+        );
+    }
+    for none in [
+        "PersistentVolumeClaim/wisp-operator",
+        "PriorityClass/wisp-system",
+        "ClusterRole/wisp-edit",
+    ] {
+        ensure!(!objects.contains_key(none), "there is {none}");
+    }
+
     let is_policy = |key: &String| key.starts_with("NetworkPolicy/");
     // What there was is removed where there are to be none.
     let may = |objects: &Objects, verb: &str| {
@@ -398,6 +482,14 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         (
             json!({"domains": "example.com"}),
             "at '/domains': got string, want array",
+        ),
+        (
+            json!({"domains": ["*.fn.example.com"]}),
+            "at '/domains/0': '*.fn.example.com' does not match",
+        ),
+        (
+            json!({"clusterDomain": "cluster.local."}),
+            "at '/clusterDomain': 'cluster.local.' does not match",
         ),
         (
             json!({"operator": {"store": {"size": 10}}}),

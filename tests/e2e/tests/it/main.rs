@@ -18,6 +18,7 @@ mod neighbours;
 mod pools;
 mod pull;
 mod rest;
+mod roles;
 mod rules;
 mod signed;
 mod sources;

@@ -96,13 +96,6 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
             "spec.component",
             URL,
         ),
-        (
-            component(&format!(
-                "{{url: 'https://x/a.wasm', sha256: {SHA256}, pullSecrets: [{{name: a}}]}}"
-            )),
-            "spec.component",
-            "pullSecrets are only for image",
-        ),
         // Its models.
         (model("{}"), "spec.models[0].source", ONE_MODEL),
         (

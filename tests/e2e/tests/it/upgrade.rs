@@ -39,14 +39,16 @@ fn upgrade(wisp: &Installation, values: &str) -> Result<()> {
     Ok(())
 }
 
-/// Waits until the namespace's default pool, and its function's NetworkPolicy, are as the values say.
+/// Waits until the namespace's default pool, and its and its function's NetworkPolicies, are as the values say.
 fn follows(space: &Space, most: u64, has_policies: bool) -> Result<()> {
     space.wait("the default pool", &["runtimepools"], |pools| {
         let found = pools.get("default")?.pointer("/spec/maxReplicas")?;
         (*found == json!(most)).then_some(())
     })?;
     space.wait("the policies", &["networkpolicies"], |policies| {
-        (policies.contains_key("wisp-awake") == has_policies).then_some(())
+        let mut ours = ["wisp-awake", "wisp-pool.default"].into_iter();
+        ours.all(|name| policies.contains_key(name) == has_policies)
+            .then_some(())
     })
 }
 
