@@ -118,11 +118,24 @@ impl Compiler {
         if let Some(prepared) = self.noted(&key).await? {
             return Ok(prepared);
         }
-        let _turn = self.inner.turn.acquire().await.map_err(|_| Error::Thread)?;
+        let turn = Arc::clone(&self.inner.turn).acquire_owned().await;
+        let turn = turn.map_err(|_| Error::Thread)?;
         // Whoever had the turn before may have wanted the same.
         if let Some(prepared) = self.noted(&key).await? {
             return Ok(prepared);
         }
+        let (this, source) = (self.clone(), source.to_owned());
+        // In a task of its own: a compiler can't be stopped, so it keeps its turn, and what it makes is of use, whether or not
+        // anybody still waits.
+        let making = tokio::spawn(async move {
+            let made = this.make(&key, &source).await;
+            drop(turn);
+            made
+        });
+        making.await.map_err(|_| Error::Thread)?
+    }
+
+    async fn make(&self, key: &str, source: &str) -> Result<Prepared, Error> {
         let bytes = self.store.read(source, LARGEST).await?;
         let inner = Arc::clone(&self.inner);
         let work = tokio::task::spawn_blocking(move || inner.prepare(&bytes));
@@ -143,7 +156,7 @@ impl Compiler {
             handler: made.inspection.handler,
             cautions: made.cautions,
         };
-        self.store.note(&key, &prepared).await?;
+        self.store.note(key, &prepared).await?;
         Ok(prepared)
     }
 

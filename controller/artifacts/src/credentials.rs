@@ -33,7 +33,7 @@ pub(crate) enum Login {
     Bearer(String),
 }
 
-/// `config.json`, and the older `.dockercfg`, which is its `auths` alone.
+/// `config.json`.
 #[derive(Deserialize)]
 struct Config {
     auths: BTreeMap<String, Entry>,

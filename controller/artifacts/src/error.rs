@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use wisp_contract::log::chain;
 use wisp_engine::inspect::InspectError;
 use wisp_engine::preinit::PreinitError;
 use wisp_engine::{EngineError, LoadError};
@@ -203,7 +204,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// A word for conditions, events and metrics; there are 19 at most.
+    /// A word for conditions, events and metrics, one of few.
     #[must_use]
     pub fn reason(&self) -> &'static str {
         match self {
@@ -300,16 +301,4 @@ fn refusal(authenticated: bool) -> &'static str {
     } else {
         "it doesn't exist, or credentials are needed and none were given"
     }
-}
-
-/// The messages of an error and its sources, joined by colons.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        next = error.source();
-    }
-    text
 }

@@ -288,13 +288,13 @@ impl Subject {
         let chunks = response
             .bytes_stream()
             .map_err(move |error| (error.is_timeout(), subject.failed(&error)));
-        // A last, empty item, at which the length is compared.
-        let chunks = chunks.chain(futures::stream::iter([Ok(Bytes::new())]));
+        // A last item, at which the length is compared: a part may be empty, too.
+        let chunks = chunks.map_ok(Some);
+        let chunks = chunks.chain(futures::stream::iter([Ok(None)]));
         chunks.map(move |chunk| match chunk {
-            Ok(chunk) if chunk.is_empty() && expected.is_some_and(|expected| found < expected) => {
-                Err(truncated(found))
-            }
-            Ok(chunk) => {
+            Ok(None) if expected.is_some_and(|expected| found < expected) => Err(truncated(found)),
+            Ok(None) => Ok(Bytes::new()),
+            Ok(Some(chunk)) => {
                 found = found.saturating_add(u64::try_from(chunk.len()).unwrap_or(u64::MAX));
                 Ok(chunk)
             }

@@ -24,6 +24,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 /// How long a client may leave what it was sent unacknowledged, or take none of it.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
+/// How long is waited for what those say who connected just before the drain.
+const HEARD_OUT: Duration = Duration::from_millis(100);
 /// How often idle connections to replicas are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 
@@ -208,11 +210,16 @@ async fn serve(
             }
         }
     }
-    // Who connected before the drain began is answered.
+    // Who connected before the drain began is answered, if the request is on its way.
+    let mut is_late = false;
     while let Some(Ok((stream, from))) = listener.accept().now_or_never() {
         connections.start(stream, from);
+        is_late = true;
     }
     drop(listener);
+    if is_late {
+        tokio::time::sleep(HEARD_OUT).await;
+    }
     if tokio::time::timeout(gateway.options().drain_timeout, connections.drain())
         .await
         .is_err()

@@ -76,6 +76,18 @@ impl RequestBody {
     }
 }
 
+impl RequestBody {
+    /// Whether there is one, and how long it is isn't known before it ends.
+    pub(crate) fn is_of_unknown_length(&self) -> bool {
+        match self {
+            Self::Empty => false,
+            Self::Limited { inner, .. } => {
+                !inner.is_end_stream() && inner.size_hint().exact().is_none()
+            }
+        }
+    }
+}
+
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;

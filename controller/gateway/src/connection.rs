@@ -36,12 +36,13 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// The largest head of a request.
 const MAX_HEAD: usize = 64 << 10;
 /// The most requests at once on one HTTP/2 connection.
-const MAX_STREAMS: u32 = 256;
+const MAX_STREAMS: u32 = 100;
 
 /// What the gateway takes of one HTTP/2 request's body, and of all those of a connection together, before a replica does.
-/// The first is much less than the second: uploads that aren't taken leave room for others.
+/// The second has room for the first of all requests: uploads that wait for their turn leave room for those that are taken.
 const STREAM_WINDOW: u32 = 256 << 10;
-const CONNECTION_WINDOW: u32 = 16 << 20;
+const CONNECTION_WINDOW: u32 = 32 << 20;
+const _: () = assert!(MAX_STREAMS * STREAM_WINDOW < CONNECTION_WINDOW);
 
 /// What lies between TCP and HTTP.
 #[derive(Clone)]

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, HeaderMap, HeaderName,
-    HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
+    PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
@@ -55,9 +55,7 @@ impl Seen {
             "expect" => Self::EXPECT,
             "cookie" => Self::COOKIE,
             headers::KEY => Self::KEY,
-            "forwarded" | "x-forwarded-host" | "x-forwarded-prefix" | "x-forwarded-proto" => {
-                Self::FORWARDED
-            }
+            name if is_proxys(name) => Self::FORWARDED,
             headers::SERVER_TIMING => Self::SERVER_TIMING,
             _ => 0,
         };
@@ -67,6 +65,11 @@ impl Seen {
     fn has(self, bits: u32) -> bool {
         self.0 & bits != 0
     }
+}
+
+/// Whether only a proxy that is trusted may say this. What it says of the client's address is replaced for all others.
+fn is_proxys(name: &str) -> bool {
+    name == "forwarded" || name.starts_with("x-forwarded-") && name != "x-forwarded-for"
 }
 
 /// How many headers a request gains on its way.
@@ -196,10 +199,14 @@ fn forwarded(
     };
     headers.insert(X_FORWARDED_FOR, chain);
     if is_forwarded && !trusts_peer {
-        headers.remove(FORWARDED);
-        headers.remove(X_FORWARDED_HOST);
-        headers.remove(X_FORWARDED_PROTO);
-        headers.remove(X_FORWARDED_PREFIX);
+        let untrue: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| is_proxys(name.as_str()))
+            .cloned()
+            .collect();
+        for name in untrue {
+            headers.remove(name);
+        }
     }
     let says = |headers: &HeaderMap, name| is_forwarded && headers.contains_key(name);
     if !says(headers, X_FORWARDED_PROTO) {

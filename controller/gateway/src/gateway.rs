@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -279,6 +280,11 @@ impl Gateway {
             upgrade.ask(&mut parts.headers);
         }
         let (body, upload) = RequestBody::new(body, limits.request_body);
+        // hyper takes a GET's body of no declared length for none, unless it is said that there is one.
+        if body.is_of_unknown_length() && matches!(parts.method, Method::GET | Method::HEAD) {
+            let chunked = HeaderValue::from_static("chunked");
+            parts.headers.insert(TRANSFER_ENCODING, chunked);
+        }
         // Admit and, where there is no replica, activate; balance and proxy.
         let sent = self
             .send(

@@ -56,7 +56,7 @@ impl Wanted {
         headers.insert(UPGRADE, self.protocols.clone());
     }
 
-    /// Joins both connections, once the client was told `response`, which is a 101. It ends with either side, or when
+    /// Joins both connections, once the client was told `response`, which is a 101. It ends when both sides have, or
     /// nothing came from either for `patience`; until then it is in flight.
     pub(crate) fn open(
         self,

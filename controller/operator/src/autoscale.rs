@@ -25,6 +25,7 @@ use crate::names;
 use collect::Collector;
 pub use spread::promote;
 use spread::{Changes, share};
+use wisp_contract::log::chain;
 
 /// How often it is decided.
 const TICK: Duration = Duration::from_secs(1);
@@ -358,19 +359,4 @@ fn scaling(function: &Function) -> Scaling {
         target: f64::from(scaling.target_concurrency(function.spec.limits.concurrency)),
         idle_timeout: scaling.idle_timeout.into(),
     }
-}
-
-/// An error with its causes.
-#[must_use]
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = cause.to_string();
-        if !text.ends_with(&cause_text) {
-            text = format!("{text}: {cause_text}");
-        }
-        source = cause.source();
-    }
-    text
 }

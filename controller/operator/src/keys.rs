@@ -10,8 +10,8 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use uuid::Uuid;
 use wisp_contract::keys::{Root, RootError};
+use wisp_contract::log::chain;
 
-use crate::autoscale::chain;
 use crate::names::{DATA_KEY, GATEWAY_SECRET, KEYS_SECRET, MANAGER, OPERATOR_KEY, ROOT_KEY};
 
 /// Why there is no secret.

@@ -10,8 +10,8 @@ use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
 use uuid::Uuid;
+use wisp_contract::log::chain;
 
-use crate::autoscale::chain;
 use crate::names::{LEADER_LABEL, LEASE};
 
 /// So long a leader leads that isn't heard of.

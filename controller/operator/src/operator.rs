@@ -16,10 +16,11 @@ use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::keys::Root;
+use wisp_contract::log::chain;
 use wisp_traces::Traces;
 
 use crate::artifacts::{Artifacts, StoreArtifacts};
-use crate::autoscale::{Autoscaler, chain};
+use crate::autoscale::Autoscaler;
 use crate::cluster::{Change, Cluster, Writers, watch_all};
 use crate::events::Events;
 use crate::keys;

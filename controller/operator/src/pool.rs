@@ -36,7 +36,7 @@ use wisp_traces::Span;
 
 use crate::artifacts::Artifacts;
 use crate::attempts::Attempts;
-use crate::autoscale::{Autoscaler, ScaleError, chain};
+use crate::autoscale::{Autoscaler, ScaleError};
 use crate::cluster::{Cluster, pods};
 use crate::control::{self, Connection, ControlError};
 use crate::levels::Levels;
@@ -49,6 +49,7 @@ use hold::Holds;
 use models::{Kept, State};
 use queue::{Expected, Queue};
 use trials::Trials;
+use wisp_contract::log::chain;
 
 pub use claimable::{Claimable, Misfit};
 pub use defaults::Defaults;

@@ -15,6 +15,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use tokio::sync::watch;
 use wisp_contract::FunctionId;
+use wisp_contract::log::chain;
 use wisp_contract::operator::pod::{CONTROL_PORT, DATA_PORT};
 use wisp_contract::operator::{Ensured, Replica};
 use wisp_contract::problem::Fault;
@@ -252,7 +253,7 @@ impl Waker {
         };
         self.autoscaler.wake(Instant::now(), &function, live);
         self.capacity.provide(id, span).await.map_err(|error: ScaleError| {
-            tracing::warn!(function = %id, error = %crate::autoscale::chain(&error), "a function could not be woken");
+            tracing::warn!(function = %id, error = %chain(&error), "a function could not be woken");
             WakeError::Scale(id.clone())
         })
     }

@@ -1,7 +1,7 @@
 //! Which networks addresses are of, after the IANA special-purpose registries (RFC 6890): what guests, fetches and clients may
 //! reach, or are believed, depends on it.
 //!
-//! An IPv6 address that carries an IPv4 one is what that one is, too.
+//! What an IPv4 address is keeps it from being public, and makes it a machine's own, inside an IPv6 address, too.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -46,7 +46,7 @@ pub fn is_own(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => is_own_v4(v4),
         IpAddr::V6(v6) => {
-            carried(v6).is_some_and(is_own_v4)
+            carried(v6).into_iter().flatten().any(is_own_v4)
                 || v6.is_loopback()
                 || v6.is_unicast_link_local()
                 || v6.is_multicast()
@@ -83,11 +83,10 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    let carried = carried(address);
-    if let (true, Some(v4)) = (is_translated(address), carried) {
-        return is_public_v4(v4);
+    let [s0, s1, _, _, _, _, s6, s7] = address.segments();
+    if is_translated(address) {
+        return is_public_v4(joined(s6, s7));
     }
-    let [s0, s1, ..] = address.segments();
     let special = match s0 {
         // Unspecified, loopback, IPv4-compatible and whatever else is below 100::, which nobody has.
         0..=0xff => true,
@@ -98,7 +97,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
         0xfc00..=0xffff => true, // unique local, fd00:ec2::254 among them; link-local, site-local, multicast
         _ => false,
     };
-    !special && carried.is_none_or(is_public_v4)
+    !special && carried(address).into_iter().flatten().all(is_public_v4)
 }
 
 /// Whether `address` is another way to write an IPv4 one: mapped, translated (SIIT), or NAT64's well-known prefix.
@@ -110,22 +109,21 @@ fn is_translated(address: Ipv6Addr) -> bool {
     )
 }
 
-/// The IPv4 address inside an IPv6 one: of those that are another way to write it, IPv4-compatible ones, 6to4, and
-/// interface ids of ISATAP.
-fn carried(address: Ipv6Addr) -> Option<Ipv4Addr> {
+/// The IPv4 addresses inside an IPv6 one: in its prefix, as 6to4 has it, and at its end, as those have that are another way to
+/// write it, IPv4-compatible ones, and interface ids of ISATAP.
+fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let [s0, s1, s2, s3, s4, s5, s6, s7] = address.segments();
     let is_compatible = [s0, s1, s2, s3, s4, s5] == [0; 6];
     let is_isatap = matches!((s4, s5), (0 | 0x200, 0x5efe));
-    let (high, low) = if s0 == 0x2002 {
-        (s1, s2)
-    } else if is_translated(address) || is_compatible || is_isatap {
-        (s6, s7)
-    } else {
-        return None;
-    };
-    Some(Ipv4Addr::from_bits(
-        (u32::from(high) << 16) | u32::from(low),
-    ))
+    let at_its_end = is_translated(address) || is_compatible || is_isatap;
+    [
+        (s0 == 0x2002).then(|| joined(s1, s2)),
+        at_its_end.then(|| joined(s6, s7)),
+    ]
+}
+
+fn joined(high: u16, low: u16) -> Ipv4Addr {
+    Ipv4Addr::from_bits((u32::from(high) << 16) | u32::from(low))
 }
 
 #[cfg(test)]
@@ -196,6 +194,7 @@ mod tests {
                 format!("2002:{a:02x}{b:02x}:{c:02x}{d:02x}::1"),
                 format!("2a00:1450::5efe:{v4}"),
                 format!("2a00:1450::200:5efe:{v4}"),
+                format!("2002:808:808::5efe:{v4}"),
             ] {
                 assert_eq!(is_public(ip(&form)), expected, "{form}");
             }

@@ -67,3 +67,19 @@ pub mod event {
     /// The host takes no new requests and finishes those it has.
     pub const DRAINING: &str = "draining";
 }
+
+/// An error with all that it came from, in one line. Where one tells its source itself, that isn't told twice.
+#[must_use]
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let told = cause.to_string();
+        if !text.ends_with(&told) {
+            text.push_str(": ");
+            text.push_str(&told);
+        }
+        source = cause.source();
+    }
+    text
+}

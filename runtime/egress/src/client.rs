@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody,
 };
+use wisp_contract::log::chain;
 
 use crate::body::ResponseBody;
 use crate::connect::Connector;
@@ -208,16 +209,9 @@ impl Failure {
     }
 
     fn of(error: &(dyn std::error::Error + 'static)) -> Self {
-        let mut text = error.to_string();
-        let mut cause = error.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
         Self {
             code: error_code(error),
-            reason: Some(text),
+            reason: Some(chain(error)),
         }
     }
 }

@@ -9,8 +9,8 @@ use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody,
 
 use crate::client::Egress;
 
-/// Bytes of a body that a guest may have handed over before somebody takes them, of which WASI 0.2 has two: no limit counts them,
-/// and a guest may begin as many bodies as it may have handles.
+/// Bytes of one part of a body that a guest may hand over before somebody takes it; WASI 0.2 keeps two parts. No limit counts
+/// them, and a guest may begin as many bodies as it may have handles.
 const CHUNK: usize = 64 << 10;
 
 /// The hooks of one wasmtime store, for WASI 0.2 and 0.3.

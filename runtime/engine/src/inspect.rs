@@ -33,12 +33,9 @@ pub enum Init {
     Done,
 }
 
-/// The most instances of the same component within one that are counted, as a power of two.
-const MOST_DOUBLED: u32 = 6;
-
-/// What one instance of a component is made of, at most; but for the core instances that wasmtime adds where components within it
-/// call each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// What one instance of a component is made of, but for the core instances that wasmtime adds where components within it call
+/// each other.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Footprint {
     /// Core module instances.
@@ -50,12 +47,10 @@ pub struct Footprint {
 }
 
 impl Footprint {
-    fn times(self, factor: u32) -> Self {
-        Self {
-            core_instances: self.core_instances.saturating_mul(factor),
-            memories: self.memories.saturating_mul(factor),
-            tables: self.tables.saturating_mul(factor),
-        }
+    fn add(&mut self, other: Self) {
+        self.core_instances = self.core_instances.saturating_add(other.core_instances);
+        self.memories = self.memories.saturating_add(other.memories);
+        self.tables = self.tables.saturating_add(other.tables);
     }
 }
 
@@ -209,9 +204,16 @@ struct Outline {
     exports: Vec<String>,
     preinitialised: bool,
     footprint: Footprint,
-    /// Components within it, and how many instances of those are made where they are.
-    components: u32,
-    component_instances: u32,
+}
+
+/// A module or a component that is being read, and what an instance of it is made of.
+#[derive(Default)]
+struct Scope {
+    /// Of the modules and components that it can instantiate, by their indices.
+    modules: Vec<Footprint>,
+    components: Vec<Footprint>,
+    whole: Footprint,
+    is_module: bool,
 }
 
 impl Outline {
@@ -221,81 +223,55 @@ impl Outline {
             imports: Vec::new(),
             exports: Vec::new(),
             preinitialised: false,
-            footprint: Footprint {
-                core_instances: 0,
-                memories: 0,
-                tables: 0,
-            },
-            components: 0,
-            component_instances: 0,
+            footprint: Footprint::default(),
         };
-        let mut depth = 0_usize;
+        let mut scopes = vec![Scope::default()];
         for payload in Parser::new(0).parse_all(bytes) {
-            match payload.map_err(|error| broken(error, bytes))? {
+            let payload = payload.map_err(|error| broken(error, bytes))?;
+            match &payload {
                 Payload::Version {
                     encoding: Encoding::Module,
                     ..
-                } if depth == 0 => return Err(InspectError::CoreModule),
-                Payload::ModuleSection { .. } => depth += 1,
-                Payload::ComponentSection { .. } => {
-                    depth += 1;
-                    outline.components = outline.components.saturating_add(1);
+                } if scopes.len() == 1 => return Err(InspectError::CoreModule),
+                Payload::ModuleSection { .. } => scopes.push(Scope {
+                    is_module: true,
+                    ..Scope::default()
+                }),
+                Payload::ComponentSection { .. } => scopes.push(Scope::default()),
+                Payload::End(_) => {
+                    let Some(scope) = scopes.pop() else { break };
+                    match scopes.last_mut() {
+                        Some(around) if scope.is_module => around.modules.push(scope.whole),
+                        Some(around) => around.components.push(scope.whole),
+                        None => outline.footprint = scope.whole,
+                    }
                 }
-                Payload::End(_) => depth = depth.saturating_sub(1),
-                payload => outline
-                    .note(&payload, depth)
-                    .map_err(|error| broken(error, bytes))?,
+                payload => {
+                    let noted = note_instances(payload, &mut scopes);
+                    noted.map_err(|error| broken(error, bytes))?;
+                    if scopes.len() == 1 {
+                        let noted = outline.note(payload);
+                        noted.map_err(|error| broken(error, bytes))?;
+                    }
+                }
             }
         }
-        outline.footprint = outline.footprint.times(outline.repeats());
         Ok(outline)
     }
 
-    /// How often a component within it is instantiated, at most: once each for most. Of those beyond, each may double what
-    /// there is, as it may itself be within one that is instantiated twice.
-    fn repeats(&self) -> u32 {
-        let beyond = self.component_instances.saturating_sub(self.components);
-        1 << beyond.min(MOST_DOUBLED)
-    }
-
-    fn note(
-        &mut self,
-        payload: &Payload<'_>,
-        depth: usize,
-    ) -> Result<(), wasmparser::BinaryReaderError> {
+    fn note(&mut self, payload: &Payload<'_>) -> Result<(), wasmparser::BinaryReaderError> {
         match payload {
-            Payload::MemorySection(memories) => {
-                self.footprint.memories = self.footprint.memories.saturating_add(memories.count())
-            }
-            Payload::TableSection(tables) => {
-                self.footprint.tables = self.footprint.tables.saturating_add(tables.count())
-            }
-            Payload::InstanceSection(instances) => {
-                for instance in instances.clone() {
-                    if matches!(instance?, wasmparser::Instance::Instantiate { .. }) {
-                        self.footprint.core_instances =
-                            self.footprint.core_instances.saturating_add(1);
-                    }
-                }
-            }
-            Payload::ComponentInstanceSection(instances) => {
-                for instance in instances.clone() {
-                    if matches!(instance?, wasmparser::ComponentInstance::Instantiate { .. }) {
-                        self.component_instances = self.component_instances.saturating_add(1);
-                    }
-                }
-            }
-            Payload::ComponentImportSection(imports) if depth == 0 => {
+            Payload::ComponentImportSection(imports) => {
                 for import in imports.clone() {
                     self.imports.push(import?.name.name.to_owned());
                 }
             }
-            Payload::ComponentExportSection(exports) if depth == 0 => {
+            Payload::ComponentExportSection(exports) => {
                 for export in exports.clone() {
                     self.exports.push(export?.name.name.to_owned());
                 }
             }
-            Payload::CustomSection(section) if depth == 0 && section.name() == preinit::SECTION => {
+            Payload::CustomSection(section) if section.name() == preinit::SECTION => {
                 self.preinitialised = true
             }
             _ => {}
@@ -334,6 +310,74 @@ impl Outline {
             },
         })
     }
+}
+
+/// Adds what `payload` says of instances to the innermost of the `scopes`.
+fn note_instances(
+    payload: &Payload<'_>,
+    scopes: &mut [Scope],
+) -> Result<(), wasmparser::BinaryReaderError> {
+    let Some((scope, around)) = scopes.split_last_mut() else {
+        return Ok(());
+    };
+    let at = |all: &[Footprint], index: u32| {
+        let found = usize::try_from(index).ok().and_then(|index| all.get(index));
+        found.copied().unwrap_or(Footprint::default())
+    };
+    match payload {
+        Payload::MemorySection(memories) => {
+            scope.whole.memories = scope.whole.memories.saturating_add(memories.count());
+        }
+        Payload::TableSection(tables) => {
+            scope.whole.tables = scope.whole.tables.saturating_add(tables.count());
+        }
+        Payload::InstanceSection(instances) => {
+            for instance in instances.clone() {
+                if let wasmparser::Instance::Instantiate { module_index, .. } = instance? {
+                    let module = at(&scope.modules, module_index);
+                    scope.whole.add(module);
+                    scope.whole.core_instances = scope.whole.core_instances.saturating_add(1);
+                }
+            }
+        }
+        Payload::ComponentInstanceSection(instances) => {
+            for instance in instances.clone() {
+                if let wasmparser::ComponentInstance::Instantiate {
+                    component_index, ..
+                } = instance?
+                {
+                    let component = at(&scope.components, component_index);
+                    scope.whole.add(component);
+                }
+            }
+        }
+        Payload::ComponentAliasSection(aliases) => {
+            for alias in aliases.clone() {
+                let wasmparser::ComponentAlias::Outer { kind, count, index } = alias? else {
+                    continue;
+                };
+                // 0 is this one, 1 the one around it.
+                let outer = usize::try_from(count)
+                    .ok()
+                    .and_then(|count| around.len().checked_sub(count))
+                    .map(|place| around.get(place).unwrap_or(scope));
+                let Some(outer) = outer else { continue };
+                match kind {
+                    wasmparser::ComponentOuterAliasKind::CoreModule => {
+                        let module = at(&outer.modules, index);
+                        scope.modules.push(module);
+                    }
+                    wasmparser::ComponentOuterAliasKind::Component => {
+                        let component = at(&outer.components, index);
+                        scope.components.push(component);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        _ => {}
+    }
+    Ok(())
 }
 
 fn check_magic(bytes: &[u8]) -> Result<(), InspectError> {

@@ -2,7 +2,6 @@
 //! becomes part of the component. Every fresh instance then starts from there.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::time::{Duration, Instant};
 
 use wasmtime::component::Component;
@@ -17,6 +16,7 @@ use crate::ticker::Ticker;
 mod sandbox;
 
 use sandbox::Sandbox;
+use wisp_contract::log::chain;
 
 #[cfg(test)]
 mod tests;
@@ -268,16 +268,6 @@ fn marked(component: &[u8]) -> Vec<u8> {
     marked.extend(name);
     marked.push(1);
     marked
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(error) = next {
-        let _ = write!(text, ": {error}");
-        next = error.source();
-    }
-    text
 }
 
 fn quoted(output: &str) -> Cow<'static, str> {

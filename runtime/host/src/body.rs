@@ -84,7 +84,7 @@ enum Watch {
 impl Hold {
     /// Frames with which a body isn't a small one: hyper takes so many, whether or not the client reads.
     const MANY: usize = 8;
-    /// So with as many bytes.
+    /// Bytes with which it isn't one either.
     const MUCH: u64 = 64 << 10;
 
     /// Gives the place back when the body is dropped, and at the `deadline` at the latest. `is_asked`: whether the body is asked

@@ -332,6 +332,11 @@ impl Function {
         matches!(&self.instances, Mode::Shared(shared) if shared.is_working())
     }
 
+    /// Logs how much its guests logged beyond what they may since that was said.
+    pub(crate) fn report(&self) {
+        self.blueprint.seed.logs.report();
+    }
+
     /// Ends its models: the process is about to.
     pub(crate) fn stop_models(&self) {
         for model in self.blueprint.seed.models.models() {

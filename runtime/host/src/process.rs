@@ -14,7 +14,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use wisp_admit::Load;
 use wisp_contract::assignment::{Assignment, Held, Hold, Key, Preload};
-use wisp_contract::log::event;
+use wisp_contract::log::{chain, event};
 use wisp_contract::status::{HostStatus, Phase};
 use wisp_nn::Options as ModelOptions;
 use wisp_wasi_logging::Writer;
@@ -33,6 +33,8 @@ const BACKLOG: u32 = 1024;
 /// The longest that a client may take none of what was sent to it: then its connection ends.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// How often it is said what guests logged beyond what they may.
+const REPORTED: Duration = Duration::from_secs(1);
 /// The longest that answers of the control port are waited for before the process ends.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
@@ -199,6 +201,7 @@ impl Host {
         ending.cancel();
         let _ = tokio::time::timeout(LAST_WORDS, control).await;
         if let Some(function) = self.function() {
+            function.report();
             function.stop_models();
         }
         Ok(end)
@@ -303,7 +306,7 @@ impl Host {
                     *ready = Some(prepared);
                 }
             }
-            Err(error) if self.phase() != Phase::Waiting => {
+            Err(error) if lock(&self.assigned).is_some() => {
                 tracing::warn!(
                     "what a function might have needed could not be made ready: {}",
                     chain(&error)
@@ -477,8 +480,15 @@ impl Host {
 
 /// Looks after the instances that have no request.
 async fn tend(function: Arc<Function>) {
+    let report = async {
+        let mut interval = tokio::time::interval(REPORTED);
+        loop {
+            interval.tick().await;
+            function.report();
+        }
+    };
     let Mode::Single(instances) = &function.instances else {
-        return;
+        return report.await;
     };
     let period = (instances.idle_timeout() / 2).max(Duration::from_millis(10));
     let evict = async {
@@ -493,7 +503,7 @@ async fn tend(function: Arc<Function>) {
             instances.renew().await;
         }
     };
-    futures::future::join(evict, renew).await;
+    futures::future::join3(report, evict, renew).await;
 }
 
 /// A socket at `address` that refuses connections until it listens. A port where another process listens is told now; one
@@ -517,16 +527,4 @@ fn address(bound: std::io::Result<SocketAddr>) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// An error's message with those of its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text
 }

@@ -178,7 +178,7 @@ async fn together(function: &Function, shared: &Shared, call: Call) -> Result<An
     };
     let version = call.request.version();
     let request = call.request.map(|body| body.boxed_unsync());
-    // An instance that is made for it has a time of its own.
+    // Making an instance may take as long as a request may: together that would be twice as long.
     let handled = within(call.deadline, pin!(shared.handle(request, ticket))).await;
     let handled = handled.unwrap_or_else(|Elapsed| {
         let allowed = function.limits.timeout;

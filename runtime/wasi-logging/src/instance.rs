@@ -3,9 +3,9 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
 use wisp_contract::FunctionId;
@@ -19,8 +19,6 @@ use crate::stream::GuestStream;
 
 /// What a line costs beside its text: that is as much as is written with it.
 const AROUND: u64 = 128;
-/// Dropped output is reported at most this often, and once more when nobody is left who could drop any.
-const REPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// Bounds on what guests log.
 #[derive(Debug, Clone, Copy)]
@@ -54,7 +52,6 @@ struct Replica {
     bucket: Mutex<Bucket>,
     dropped: AtomicU64,
     lost: Mutex<Lost>,
-    has_lost: AtomicBool,
 }
 
 /// What was dropped since it was last said.
@@ -62,9 +59,8 @@ struct Replica {
 struct Lost {
     lines: u64,
     bytes: u64,
-    /// Of whom the last of it was.
+    /// The request that wrote it, where one did.
     request_id: Option<Arc<str>>,
-    reported: Option<Instant>,
 }
 
 impl Logs {
@@ -78,7 +74,6 @@ impl Logs {
             sink,
             dropped: AtomicU64::new(0),
             lost: Mutex::default(),
-            has_lost: AtomicBool::new(false),
         }))
     }
 
@@ -86,6 +81,12 @@ impl Logs {
     #[must_use]
     pub fn dropped_bytes(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Says how much was dropped since it was last said, if anything was; to be called from time to time. No rate holds for that
+    /// line. The last clone's drop says it, too.
+    pub fn report(&self) {
+        self.0.report();
     }
 
     /// The log of a new instance, which serves the request `request_id` first.
@@ -145,7 +146,7 @@ impl InstanceLog {
         state.request_id = request_id;
     }
 
-    /// Logs lines without an end now, and how much was dropped. Dropping the last clone does the same.
+    /// Logs lines without an end now. Dropping the last clone does the same.
     pub fn flush(&self) {
         self.0.flush(&mut self.0.state());
     }
@@ -212,8 +213,7 @@ impl Instance {
     }
 
     fn flush(&self, state: &mut State) {
-        let is_whole = state.stdout.is_empty() && state.stderr.is_empty();
-        if is_whole && !self.replica.has_lost.load(Ordering::Relaxed) {
+        if state.stdout.is_empty() && state.stderr.is_empty() {
             return;
         }
         let now = Now::read();
@@ -222,7 +222,6 @@ impl Instance {
                 self.emit_std(state, std, &piece, now);
             }
         }
-        self.replica.report(now);
     }
 
     fn emit_std(&self, state: &mut State, std: Std, piece: &Piece, now: Now) {
@@ -269,7 +268,6 @@ impl Instance {
             self.replica.lose(lost, &state.request_id);
             return;
         }
-        self.replica.report(now);
         let message = if cut == 0 {
             message
         } else {
@@ -314,32 +312,19 @@ impl Replica {
     fn lose(&self, bytes: u64, request_id: &Option<Arc<str>>) {
         self.dropped.fetch_add(bytes, Ordering::Relaxed);
         let mut lost = self.lost();
+        if lost.lines == 0 {
+            lost.request_id.clone_from(request_id);
+        } else if lost.request_id != *request_id {
+            lost.request_id = None;
+        }
         lost.lines = lost.lines.saturating_add(1);
         lost.bytes = lost.bytes.saturating_add(bytes);
-        lost.request_id.clone_from(request_id);
-        self.has_lost.store(true, Ordering::Relaxed);
     }
 
-    /// Says how much was dropped, of whichever instances, unless that was said a moment ago. This line is free.
-    fn report(&self, now: Now) {
-        if !self.has_lost.load(Ordering::Relaxed) {
-            return;
-        }
-        let mut guard = self.lost();
-        let is_time = guard
-            .reported
-            .is_none_or(|last| now.instant.saturating_duration_since(last) >= REPORT_EVERY);
-        if is_time {
-            let lost = std::mem::replace(
-                &mut *guard,
-                Lost {
-                    reported: Some(now.instant),
-                    ..Lost::default()
-                },
-            );
-            self.has_lost.store(false, Ordering::Relaxed);
-            drop(guard);
-            self.say(&lost, now);
+    fn report(&self) {
+        let lost = std::mem::take(&mut *self.lost());
+        if lost.lines > 0 {
+            self.say(&lost, Now::read());
         }
     }
 
@@ -368,10 +353,7 @@ impl Replica {
 
 impl Drop for Replica {
     fn drop(&mut self) {
-        let lost = std::mem::take(&mut *self.lost());
-        if lost.lines > 0 {
-            self.say(&lost, Now::read());
-        }
+        self.report();
     }
 }
 

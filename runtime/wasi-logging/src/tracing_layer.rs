@@ -11,7 +11,7 @@ use tracing::{Event, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
-use wisp_contract::log::{Level, Line};
+use wisp_contract::log::{Level, Line, chain};
 
 use crate::clock::Now;
 use crate::sink::Sink;
@@ -143,14 +143,7 @@ impl Visit for Fields {
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let mut text = value.to_string();
-        let mut cause = value.source();
-        while let Some(error) = cause {
-            text.push_str(": ");
-            text.push_str(&error.to_string());
-            cause = error.source();
-        }
-        self.set(field, text);
+        self.set(field, chain(value));
     }
 }
 

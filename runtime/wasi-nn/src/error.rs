@@ -1,7 +1,6 @@
 //! What is a guest told when something fails?
 
-use std::fmt::Write as _;
-
+use wisp_contract::log::chain;
 use wisp_nn::{DType, LoadError, RunError, UnknownModel};
 
 use crate::bindings::wasi::nn::errors::ErrorCode;
@@ -74,13 +73,6 @@ impl From<LoadError> for Error {
             | LoadError::Thread { .. }
             | LoadError::Interrupted { .. } => ErrorCode::RuntimeError,
         };
-        let mut data = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(inner) = source {
-            // Writing to a String doesn't fail.
-            let _ = write!(data, ": {inner}");
-            source = inner.source();
-        }
-        Self::new(code, data)
+        Self::new(code, chain(&error))
     }
 }

@@ -164,8 +164,8 @@ fn path() -> impl TypedValueParser<Value = PathBuf> {
 
 /// Where to listen: an address with a port, or a port of this machine's own.
 fn listen(text: &str) -> Result<SocketAddr, String> {
-    let port = text.strip_prefix("localhost").unwrap_or(text);
-    let port = port.strip_prefix(':').unwrap_or(port);
+    let port = text.strip_prefix("localhost:");
+    let port = port.or_else(|| text.strip_prefix(':')).unwrap_or(text);
     match port.parse::<u16>() {
         Ok(port) => Ok(SocketAddr::from((Ipv4Addr::LOCALHOST, port))),
         Err(_) => text.parse().map_err(|_| {
@@ -287,7 +287,14 @@ mod tests {
         }
         assert_eq!(listen("0.0.0.0:1"), Ok("0.0.0.0:1".parse().unwrap()));
         assert_eq!(listen("[::1]:1"), Ok("[::1]:1".parse().unwrap()));
-        for bad in ["", "localhost", "example.com:80", "127.0.0.1", "70000"] {
+        for bad in [
+            "",
+            "localhost",
+            "localhost8080",
+            "example.com:80",
+            "127.0.0.1",
+            "70000",
+        ] {
             assert!(listen(bad).is_err(), "{bad}");
         }
     }

@@ -9,7 +9,9 @@
 
 use std::ffi::OsString;
 use std::io::ErrorKind;
+use std::net::IpAddr;
 
+use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::{Api, Client, Config};
@@ -125,10 +127,8 @@ async fn configuration(args: &ClusterArgs) -> Result<Config, ClusterError> {
         let kubeconfig = found?;
         let own = own_proxy(&kubeconfig, args.context.as_deref());
         let mut config = Config::from_custom_kubeconfig(kubeconfig, &options).await?;
-        // kube asks whether the proxy is excepted from proxies, and not whether the cluster is.
-        if !own && Matcher::from_env().intercept(&config.cluster_url).is_none() {
-            config.proxy_url = None;
-        }
+        let found = config.proxy_url.take();
+        config.proxy_url = proxy(own, found, &config.cluster_url, &Matcher::from_env())?;
         Ok(config)
     };
     match found.await {
@@ -169,8 +169,34 @@ fn kubeconfig(listed: Option<OsString>) -> Result<Kubeconfig, KubeconfigError> {
     }
 }
 
-/// Whether the kubeconfig says by which proxy its cluster is reached: then the environment isn't asked.
-fn own_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> bool {
+/// By which proxy the cluster is reached: the one that the kubeconfig names, else, but for clusters on this machine, the
+/// environment's. kube asks whether the proxy itself is excepted from proxies, and not whether the cluster is.
+fn proxy(
+    own: Option<String>,
+    found: Option<Uri>,
+    cluster: &Uri,
+    environment: &Matcher,
+) -> Result<Option<Uri>, KubeconfigError> {
+    if let Some(own) = own {
+        return own
+            .parse()
+            .map(Some)
+            .map_err(KubeconfigError::ParseProxyUrl);
+    }
+    let host = cluster.host().unwrap_or_default();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
+    if host == "localhost" || address.is_ok_and(|address| address.is_loopback()) {
+        return Ok(None);
+    }
+    let Some(matched) = environment.intercept(cluster) else {
+        return Ok(None);
+    };
+    // What kube found has its user's name and password still.
+    Ok(Some(found.unwrap_or_else(|| matched.uri().clone())))
+}
+
+/// The proxy by which the kubeconfig says that its cluster is reached.
+fn own_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
     let context = context.or(kubeconfig.current_context.as_deref());
     let context = kubeconfig
         .contexts
@@ -183,8 +209,8 @@ fn own_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> bool {
         .find(|named| context.is_some_and(|context| context.cluster == named.name))
         .and_then(|named| named.cluster.as_ref());
     cluster
-        .and_then(|cluster| cluster.proxy_url.as_deref())
-        .is_some_and(|proxy| !proxy.is_empty())
+        .and_then(|cluster| cluster.proxy_url.clone())
+        .filter(|proxy| !proxy.is_empty())
 }
 
 /// Whether nobody has told of a cluster.
@@ -242,7 +268,9 @@ mod tests {
         let merged = listed(&[&gone, &a, Path::new(""), &b]).unwrap();
         assert_eq!(merged.current_context.as_deref(), Some("a"));
         assert_eq!(merged.clusters.len(), 2);
-        assert!(!own_proxy(&merged, None) && own_proxy(&merged, Some("b")));
+        assert_eq!(own_proxy(&merged, None), None);
+        let own = own_proxy(&merged, Some("b"));
+        assert_eq!(own.as_deref(), Some("http://proxy:3128"));
         let error = listed(&[&gone]).unwrap_err();
         assert!(
             is_missing(&error) && error.to_string().contains("gone"),
@@ -250,5 +278,32 @@ mod tests {
         );
         std::fs::write(&gone, "a: [").unwrap();
         assert!(!is_missing(&listed(&[&a, &gone]).unwrap_err()));
+    }
+
+    /// Would fail if a cluster that is excepted from proxies were asked through one, or one that isn't without.
+    #[test]
+    fn a_cluster_is_reached_by_the_proxy_that_is_for_it() {
+        let environment = Matcher::builder()
+            .https("http://10.0.0.1:3128")
+            .no("10.0.0.0/8,internal.example")
+            .build();
+        let by = |own: Option<&str>, cluster: &str| {
+            let cluster = cluster.parse().unwrap();
+            let found = proxy(own.map(str::to_owned), None, &cluster, &environment).unwrap();
+            found.map(|proxy| proxy.to_string())
+        };
+        let environments = Some("http://10.0.0.1:3128/".to_owned());
+        assert_eq!(by(None, "https://c.example:6443"), environments);
+        for direct in [
+            "https://10.0.0.5:6443",
+            "https://c.internal.example",
+            "https://127.0.0.1:6443",
+            "https://localhost:6443",
+            "https://[::1]:6443",
+        ] {
+            assert_eq!(by(None, direct), None, "{direct}");
+        }
+        let own = Some("http://own:1/".to_owned());
+        assert_eq!(by(Some("http://own:1"), "https://10.0.0.5"), own);
     }
 }

@@ -217,37 +217,33 @@ async fn the_compiled_component_is_mapped_by_the_next_host() {
 #[tokio::test]
 async fn metrics_tell_what_happened() {
     for package in ["fixture-p2", "fixture-p3"] {
-        metrics_of(package).await;
-    }
-}
-
-async fn metrics_of(package: &str) {
-    let host = Host::ready(&component(package), |_| {}).await.unwrap();
-    host.client().get("/hello").await.unwrap();
-    host.client().get("/trap").await.unwrap();
-    let text = host.control().get("/metrics").await.unwrap().text();
-    for line in [
-        r#"wisp_host_requests_total{class="2xx",reason=""} 1"#,
-        r#"wisp_host_requests_total{class="5xx",reason="trapped"} 1"#,
-        "wisp_host_request_seconds_count 2",
-        "wisp_host_in_flight 0",
-        "wisp_host_queued 0",
-    ] {
+        let host = Host::ready(&component(package), |_| {}).await.unwrap();
+        host.client().get("/hello").await.unwrap();
+        host.client().get("/trap").await.unwrap();
+        let text = host.control().get("/metrics").await.unwrap().text();
+        for line in [
+            r#"wisp_host_requests_total{class="2xx",reason=""} 1"#,
+            r#"wisp_host_requests_total{class="5xx",reason="trapped"} 1"#,
+            "wisp_host_request_seconds_count 2",
+            "wisp_host_in_flight 0",
+            "wisp_host_queued 0",
+        ] {
+            assert!(
+                text.lines().any(|found| found == line),
+                "{line} is missing in\n{text}"
+            );
+        }
+        let started = text
+            .lines()
+            .find_map(|line| line.strip_prefix("wisp_host_instance_start_seconds_count "));
+        // One for each request, and maybe more ahead by now.
+        let started: Option<u32> = started.and_then(|count| count.parse().ok());
         assert!(
-            text.lines().any(|found| found == line),
-            "{line} is missing in\n{text}"
+            started.is_some_and(|count| (2..5).contains(&count)),
+            "{text}"
         );
+        assert!(text.ends_with("# EOF\n"));
     }
-    let started = text
-        .lines()
-        .find_map(|line| line.strip_prefix("wisp_host_instance_start_seconds_count "));
-    // One for each request, and maybe more ahead by now.
-    let started: Option<u32> = started.and_then(|count| count.parse().ok());
-    assert!(
-        started.is_some_and(|count| (2..5).contains(&count)),
-        "{text}"
-    );
-    assert!(text.ends_with("# EOF\n"));
 }
 
 #[tokio::test]

@@ -95,6 +95,21 @@ async fn a_model_that_cannot_be_had_ends_the_host_with_the_reason() {
     assert!(!host.end().await.unwrap().success());
 }
 
+/// Would fail if a host that can't become a function ended before it told whoever asked it to.
+#[tokio::test]
+async fn who_asks_for_what_cannot_be_served_learns_why_before_the_host_ends() {
+    let mut host = Host::start(None, &[]).await.unwrap();
+    let wanted = assignment(Path::new("/nowhere/lost.wasm"));
+    let answer = assign(&host, &wanted).await.unwrap();
+    assert_eq!(answer.status, StatusCode::UNPROCESSABLE_ENTITY);
+    assert!(
+        answer.text().contains("/nowhere/lost.wasm"),
+        "{}",
+        answer.text()
+    );
+    assert!(!host.end().await.unwrap().success());
+}
+
 /// A component's machine code, and what is said of it. It can't be fetched.
 fn compiled(package: &str) -> anyhow::Result<(Compiled, Vec<u8>)> {
     compiled_for(package, Cpu::here())

@@ -12,9 +12,9 @@ use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
+use wisp_contract::log::chain;
 
 use crate::counts::Counts;
-use crate::logs::chain;
 use crate::watches;
 
 /// How often the files are looked at. Notifications miss what kubelets do with mounted Secrets, and other file systems.

@@ -11,10 +11,10 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::ListParams;
 use kube::{Api, Client};
 use tokio::sync::{Mutex, Semaphore};
+use wisp_contract::log::chain;
 use wisp_gateway::{Namespaces, UnknownNamespace};
 
 use crate::counts::Counts;
-use crate::logs::chain;
 
 /// For how long an answer holds for other connections from the same address, whose pod another may have next.
 const KEPT: Duration = Duration::from_secs(5);
@@ -28,6 +28,8 @@ const UNTOLD: Duration = Duration::from_secs(3);
 const PAUSE: Duration = Duration::from_millis(100);
 /// The most that the API server is asked at once, whoever the clients are.
 const AT_ONCE: usize = 4;
+/// The same of clients that are most likely no pods: they don't stand in the way of those that are.
+const STRANGERS_AT_ONCE: usize = 1;
 /// How many addresses are kept before those that are over are cleared away.
 const MANY: usize = 1024;
 
@@ -52,6 +54,7 @@ pub(crate) struct Clients {
     /// When places were cleared away last.
     cleared: std::sync::Mutex<Instant>,
     asking: Semaphore,
+    asking_of_strangers: Semaphore,
     counts: Arc<Counts>,
 }
 
@@ -62,6 +65,7 @@ impl Clients {
             places: DashMap::new(),
             cleared: std::sync::Mutex::new(Instant::now()),
             asking: Semaphore::new(AT_ONCE),
+            asking_of_strangers: Semaphore::new(STRANGERS_AT_ONCE),
             counts,
         }
     }
@@ -134,7 +138,11 @@ impl Clients {
     async fn ask_once(&self, client: IpAddr) -> Result<Option<Arc<str>>, UnknownNamespace> {
         let of_client = ListParams::default().fields(&format!("status.podIP={client}"));
         // It is never closed.
-        let _asking = self.asking.acquire().await;
+        let turns = match is_internal(client) {
+            true => &self.asking,
+            false => &self.asking_of_strangers,
+        };
+        let _asking = turns.acquire().await;
         match self.pods.list(&of_client).await {
             Ok(pods) => Ok(only(&pods.items)),
             Err(error) => {

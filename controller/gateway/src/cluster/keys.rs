@@ -6,8 +6,8 @@ use k8s_openapi::api::core::v1::Secret;
 use kube::{Api, Client};
 use wisp_contract::assignment::Key;
 use wisp_contract::keys::{Root, RootError};
+use wisp_contract::log::chain;
 
-use crate::logs::chain;
 use crate::watches::Pauses;
 
 /// The operator makes the Secret within seconds of an installation, and until then nobody is served.

@@ -14,7 +14,7 @@ use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, Layer};
-use wisp_contract::log::{Level, Line, event};
+use wisp_contract::log::{Level, Line, chain, event};
 use wisp_gateway::{RequestReport, RequestReporter};
 
 /// Lines that may wait for the reader; what comes on top is dropped, and counted.
@@ -178,21 +178,6 @@ impl Visit for Fields {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         self.set(field, format!("{value:?}"));
     }
-}
-
-/// An error and all that it came from, in one line.
-pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let next = error.to_string();
-        // Some libraries repeat their sources.
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        source = error.source();
-    }
-    text
 }
 
 /// Writes one line per request that is over.

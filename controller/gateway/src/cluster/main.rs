@@ -22,7 +22,7 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
-use wisp_contract::log::event;
+use wisp_contract::log::{chain, event};
 
 use crate::logs::{Log, Tracing};
 use crate::options::Cli;
@@ -53,7 +53,7 @@ fn main() -> ExitCode {
     let code = match &outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(event = event::FAILED, "{}", logs::chain(error.as_ref()));
+            tracing::error!(event = event::FAILED, "{}", chain(error.as_ref()));
             ExitCode::FAILURE
         }
     };

@@ -14,13 +14,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde::Serialize;
 use wisp_contract::assignment::Key;
+use wisp_contract::log::chain;
 use wisp_contract::operator::{ENSURE, Ensure, Ensured, REPORT, Report};
 use wisp_contract::problem::Fault;
 use wisp_contract::{FunctionId, Problem, headers};
 use wisp_gateway::ActivateError;
 use wisp_traces::Context;
-
-use crate::logs::chain;
 
 /// The longest that connecting may take; the operator is near.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);

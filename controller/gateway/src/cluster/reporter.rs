@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use wisp_contract::log::chain;
 use wisp_contract::operator::Report;
 use wisp_contract::stats::FunctionStats;
 use wisp_gateway::Gateway;
 
 use crate::counts::Counts;
-use crate::logs::chain;
 use crate::operator::Operator;
 
 /// How often.

@@ -16,11 +16,11 @@ use kube::{Api, Client, Resource};
 use serde::de::DeserializeOwned;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
+use wisp_contract::log::chain;
 use wisp_contract::operator::pod;
 
 use crate::counts::{Count, Counts};
 use crate::directory::{Event, Known, Pod, PodName};
-use crate::logs::chain;
 use crate::read;
 use crate::table::Table;
 

@@ -163,6 +163,6 @@ async fn one_upload_has_a_small_part_of_what_an_http2_connection_may_send() {
     }
     assert_eq!(
         (of_stream, of_connection),
-        (Some(256 << 10), Some(16 << 20))
+        (Some(256 << 10), Some(32 << 20))
     );
 }

@@ -91,6 +91,7 @@ async fn the_function_sees_its_own_path_and_where_the_request_came_from() {
         .header("host", "gateway.example:80")
         .header("x-forwarded-for", "6.6.6.6")
         .header("x-forwarded-proto", "https")
+        .header("x-forwarded-user", "root")
         .header("forwarded", "for=6.6.6.6")
         .header("wisp-key", "stolen")
         .header("connection", "x-secret, close, host")
@@ -114,6 +115,7 @@ async fn the_function_sees_its_own_path_and_where_the_request_came_from() {
         "upgrade",
         "wisp-key",
         "forwarded",
+        "x-forwarded-user",
         "connection",
         "transfer-encoding",
     ] {

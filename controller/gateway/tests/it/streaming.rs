@@ -5,7 +5,9 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::sync::{Notify, mpsc};
 
-use crate::support::{Bed, Client, Reports, Upstream, channel, empty, endpoint, id, route};
+use crate::support::{
+    Bed, Client, Reports, Upstream, channel, empty, endpoint, http2, id, raw, route,
+};
 
 /// Sends every piece of the request's body back as it comes.
 async fn mirror() -> Upstream {
@@ -39,6 +41,25 @@ async fn bodies_stream_both_ways_at_once() {
     assert_eq!(answer.next().await.unwrap().unwrap(), "two");
     drop(sender);
     assert!(answer.next().await.is_none());
+}
+
+/// Would fail if the body of a GET, which says what is looked for, were left out where its length isn't declared.
+#[tokio::test]
+async fn a_get_may_have_a_body_of_any_length() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    let asked = b"GET /a/b/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n";
+    let answer = raw(bed.address, asked).await;
+    assert!(answer.contains(r#""body":"hello""#), "{answer}");
+
+    let (sender, body) = channel();
+    sender.send(Ok("hello".into())).await.unwrap();
+    drop(sender);
+    let asked = Request::get("http://x/a/b/").body(body).unwrap();
+    let answer = http2(bed.address).await.send_request(asked).await.unwrap();
+    let answer = answer.into_body().collect().await.unwrap().to_bytes();
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.contains(r#""body":"hello""#), "{answer}");
 }
 
 #[tokio::test]

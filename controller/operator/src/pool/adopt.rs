@@ -9,6 +9,7 @@ use kube::{Api, ResourceExt as _};
 use serde_json::{Map, Value, json};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
+use wisp_contract::log::chain;
 use wisp_contract::operator::pod::{CLAIMED_FROM, CLAIMED_RESTARTS, POOL};
 
 use super::{Claimable, Pools};
@@ -110,7 +111,7 @@ impl Pools {
                 // It is no more, or another has its name.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return false,
                 Err(error) => {
-                    tracing::warn!(function = %id, pod = name, error = %crate::autoscale::chain(&error), "a pod could not be marked as the function's; trying again");
+                    tracing::warn!(function = %id, pod = name, error = %chain(&error), "a pod could not be marked as the function's; trying again");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
@@ -137,7 +138,7 @@ impl Pools {
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             // It serves within what the pool gave it.
             Err(error) => {
-                tracing::warn!(function = %id, pod = name, error = %crate::autoscale::chain(&error), "a pod could not be resized")
+                tracing::warn!(function = %id, pod = name, error = %chain(&error), "a pod could not be resized")
             }
         }
     }

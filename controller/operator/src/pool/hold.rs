@@ -10,11 +10,11 @@ use wisp_api::RuntimePool;
 use wisp_contract::FunctionId;
 use wisp_contract::assignment::{Assignment, Hold, artifact_named};
 use wisp_contract::config::Model;
+use wisp_contract::log::chain;
 
 use super::models::{self, Kept};
 use super::near::Neighbourhoods;
 use super::{Claimable, Pools, parts, pool_id};
-use crate::autoscale::chain;
 use crate::cluster::pods;
 use crate::control::{self, Connection, ControlError, Part};
 use crate::live::lock;

@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde_json::json;
 use wisp_api::{RuntimePool, RuntimePoolStatus};
 use wisp_contract::FunctionId;
+use wisp_contract::log::chain;
 use wisp_contract::operator::pod::POOL;
 
 use super::claimable::Misfit;
@@ -23,7 +24,7 @@ use super::near::{Near, Neighbourhoods};
 use super::status::{Candidate, Observed, status};
 use super::{PoolId, Pools, defaults, pool_id};
 use crate::attempts::{Attempts, digest_of};
-use crate::autoscale::{self, chain};
+use crate::autoscale;
 use crate::cluster::pods;
 use crate::live::lock;
 use crate::names::{self, MANAGER, SCALER};

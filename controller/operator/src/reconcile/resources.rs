@@ -116,24 +116,25 @@ pub enum Unresizable {
 /// Processors and memory, which can be changed of a container that runs.
 const RESIZABLE: [&str; 2] = ["cpu", "memory"];
 
-/// Whether a container that runs with the resources `from` can have the resources `to`.
+/// Whether a container that runs with the resources `from` can have the resources `to`. What it requests of processors and memory
+/// where `to` requests nothing, it keeps.
 ///
 /// # Errors
-/// When Kubernetes would refuse that, or keep what isn't in `to`.
+/// When Kubernetes would refuse that, or keep a limit that isn't in `to`.
 pub fn can_resize(
     from: &ResourceRequirements,
     to: &ResourceRequirements,
 ) -> Result<(), Unresizable> {
-    let others = |resources: &ResourceRequirements| -> BTreeMap<String, Quantity> {
-        let all = resources.requests.iter().chain(&resources.limits).flatten();
-        all.filter(|(name, quantity)| !RESIZABLE.contains(&name.as_str()) && quantity.0 != "0")
-            .map(|(name, quantity)| (name.clone(), quantity.clone()))
-            .collect()
-    };
-    let (fixed, wanted) = (others(from), others(to));
-    let mut names = fixed.keys().chain(wanted.keys());
-    if let Some(name) = names.find(|name| fixed.get(*name) != wanted.get(*name)) {
-        return Err(Unresizable::Other(name.clone()));
+    let (from, to) = (with_requests(from.clone()), with_requests(to.clone()));
+    for quantities in [
+        |it: &ResourceRequirements| it.requests.clone(),
+        |it: &ResourceRequirements| it.limits.clone(),
+    ] {
+        let (fixed, wanted) = (others(quantities(&from)), others(quantities(&to)));
+        let mut names = fixed.keys().chain(wanted.keys());
+        if let Some(name) = names.find(|name| fixed.get(*name) != wanted.get(*name)) {
+            return Err(Unresizable::Other(name.clone()));
+        }
     }
     let limits = |resources: &ResourceRequirements, name: &str| {
         let limits = resources.limits.as_ref();
@@ -141,11 +142,11 @@ pub fn can_resize(
     };
     if let Some(name) = RESIZABLE
         .into_iter()
-        .find(|name| limits(from, name) && !limits(to, name))
+        .find(|name| limits(&from, name) && !limits(&to, name))
     {
         return Err(Unresizable::Limit(name));
     }
-    let (needed, found) = (class(to), class(from));
+    let (needed, found) = (class(&to), class(&from));
     if needed == found {
         Ok(())
     } else {
@@ -153,12 +154,27 @@ pub fn can_resize(
     }
 }
 
-/// The QoS class of a pod that has this container alone.
+/// What of these can't be changed of a container that runs: in bytes, or as many as there are.
+fn others(quantities: Option<BTreeMap<String, Quantity>>) -> BTreeMap<String, Amount> {
+    let fixed = quantities.into_iter().flatten();
+    fixed
+        .filter(|(name, _)| !RESIZABLE.contains(&name.as_str()))
+        .map(|(name, Quantity(text))| {
+            let amount = text.parse().map(|Size(bytes)| bytes);
+            (name, amount.map_err(|_| text))
+        })
+        .filter(|(_, amount)| *amount != Ok(0))
+        .collect()
+}
+
+/// A quantity, or its text where it is of a form that isn't known here.
+type Amount = Result<u64, String>;
+
+/// The QoS class of a pod that has this container alone, [with its requests](with_requests).
 fn class(resources: &ResourceRequirements) -> &'static str {
-    let resources = with_requests(resources.clone());
     let of = |quantities: &Option<BTreeMap<String, Quantity>>, name: &str| {
         let quantity = quantities.as_ref()?.get(name)?;
-        amount(name, &quantity.0)
+        amount(name, &quantity.0).filter(|amount| *amount > 0)
     };
     let is_guaranteed = RESIZABLE.iter().all(|name| {
         let limit = of(&resources.limits, name);

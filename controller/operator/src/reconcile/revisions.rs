@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 use kube::ResourceExt as _;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
+use wisp_contract::log::chain;
 
 use super::{Context, ReconcileError, apply};
-use crate::autoscale;
 use crate::cluster::pods;
 use crate::live::{Live, Plan, lock};
 use crate::resolve::{Bytes, Resolved};
@@ -77,7 +77,7 @@ pub(super) async fn settle(
     context.autoscaler.begin(id, function, live);
     context.cluster.notify(id);
     if let Err(error) = context.autoscaler.push(id).await {
-        tracing::warn!(function = %id, error = %autoscale::chain(&error), "the number of replicas could not be set");
+        tracing::warn!(function = %id, error = %chain(&error), "the number of replicas could not be set");
     }
 }
 

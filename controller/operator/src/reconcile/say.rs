@@ -7,6 +7,7 @@ use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
 use wisp_api::{Function, FunctionStatus};
 use wisp_contract::FunctionId;
+use wisp_contract::log::chain;
 
 use super::revisions::counts;
 use super::status::{self, Observed};
@@ -39,7 +40,7 @@ pub(super) async fn say(
     let observed = Observed {
         function,
         resolved,
-        not_applied: failed.map(|error| autoscale::chain(error)),
+        not_applied: failed.map(|error| chain(error)),
         plan: plan.as_ref(),
         desired: lock(&live.load)
             .desired

@@ -25,8 +25,8 @@ fn a_component_with_a_released_handler_is_served() {
         found.footprint,
         Footprint {
             core_instances: 2,
-            memories: 1,
-            tables: 1
+            memories: 2,
+            tables: 2
         }
     );
     let imports: Vec<String> = found.imports.iter().map(ToString::to_string).collect();
@@ -35,6 +35,34 @@ fn a_component_with_a_released_handler_is_served() {
         ["wasi:cli/environment@0.2.6", "wasi:sockets/tcp@0.2.0"]
     );
     insta::assert_snapshot!("cautions", found.cautions.join("\n"));
+}
+
+/// Would fail if the pool that is made for a component had less than one of its instances takes, or much more.
+#[test]
+fn what_an_instance_is_made_of_is_counted_wherever_it_is_defined() {
+    let of = |text: &str| {
+        let handler = "(instance $h) (export \"wasi:http/incoming-handler@0.2.4\" (instance $h))";
+        let text = format!("(component {text} {handler})");
+        let Footprint {
+            core_instances,
+            memories,
+            tables,
+        } = inspect(&component(&text)).unwrap().footprint;
+        (core_instances, memories, tables)
+    };
+    let module = "(core module $m (memory 1))";
+    let inner = format!("(component $c {module} (core instance (instantiate $m)))");
+    let twice = "(instance (instantiate $c)) (instance (instantiate $c))";
+    assert_eq!(of(module), (0, 0, 0), "it is only defined");
+    assert_eq!(of(&inner), (0, 0, 0), "so is this");
+    assert_eq!(of(&format!("{inner} {twice}")), (2, 2, 0));
+    let aliased =
+        "(component $c (core instance (instantiate $m)) (core instance (instantiate $m)))";
+    assert_eq!(of(&format!("{module} {aliased} {twice}")), (4, 4, 0));
+    let deep = format!(
+        "{inner} (component $d (instance (instantiate $c)) {twice}) (instance (instantiate $d))"
+    );
+    assert_eq!(of(&deep), (3, 3, 0));
 }
 
 #[test]

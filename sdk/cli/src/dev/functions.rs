@@ -41,7 +41,7 @@ impl Functions {
         self.with(|functions| functions.get(id).map(|entry| entry.supervisor.clone()))
     }
 
-    /// Adds a function, or changes how it scales.
+    /// Adds a function, or changes how it scales, and which folder declares it.
     pub(crate) fn insert(
         &self,
         id: FunctionId,
@@ -53,7 +53,10 @@ impl Functions {
         self.with(|functions| {
             functions
                 .entry(id)
-                .and_modify(|entry| entry.scaling = scaling)
+                .and_modify(|entry| {
+                    entry.scaling = scaling;
+                    folder.clone_into(&mut entry.folder);
+                })
                 .or_insert_with(|| Entry {
                     supervisor,
                     scaling,

@@ -20,6 +20,14 @@ pub(crate) struct Folder {
 }
 
 impl Folder {
+    /// All manifests of a folder.
+    pub(crate) fn whole(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            only: None,
+        }
+    }
+
     /// Its YAML, and the file that was named, whatever it is called.
     fn yaml(&self) -> Result<Vec<PathBuf>, ManifestsError> {
         let mut paths = list(&self.dir)?;
@@ -118,19 +126,13 @@ pub(crate) fn discover(paths: &[PathBuf]) -> Result<Vec<Folder>, ManifestsError>
             continue;
         }
         if declares_functions(&found)? {
-            folders.push(Folder {
-                dir: found,
-                only: None,
-            });
+            folders.push(Folder::whole(&found));
             continue;
         }
         let mut below = Vec::new();
         for child in list(&found)? {
             if child.is_dir() && !is_hidden(&child) && declares_functions(&child)? {
-                below.push(Folder {
-                    dir: child,
-                    only: None,
-                });
+                below.push(Folder::whole(&child));
             }
         }
         if below.is_empty() {

@@ -89,9 +89,13 @@ impl Watch {
                 interests.gone.extend(event.paths.iter().cloned());
             }
             if event.need_rescan() {
-                // More happened than was told.
+                // More happened than was told: any folder may be another.
+                let elsewhere = interests.files.keys().filter_map(|file| file.parent());
                 let all = interests.folders.iter().chain(&interests.roots);
-                all.for_each(|folder| drop(sender.send(folder.clone())));
+                let all: Vec<_> = all.cloned().collect();
+                let gone: Vec<_> = elsewhere.map(Path::to_owned).chain(all.clone()).collect();
+                interests.gone.extend(gone);
+                all.into_iter().for_each(|folder| drop(sender.send(folder)));
                 return;
             }
             for folder in event
@@ -149,8 +153,12 @@ impl Watch {
             .retain(|dir| dir.is_dir() && !dir.ancestors().any(|above| gone.contains(above)));
         for dir in dirs {
             if dir.is_dir() && !self.watched.contains(&dir) {
-                self.watcher.watch(&dir, RecursiveMode::NonRecursive)?;
-                self.watched.insert(dir);
+                match self.watcher.watch(&dir, RecursiveMode::NonRecursive) {
+                    Ok(()) => drop(self.watched.insert(dir)),
+                    // It is gone already.
+                    Err(_) if !dir.exists() => {}
+                    Err(error) => return Err(error),
+                }
             }
         }
         Ok(())

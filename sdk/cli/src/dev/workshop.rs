@@ -1,7 +1,7 @@
 //! Keeps what runs in step with the files: builds, compiles ahead, and hands each function's supervisor what is new.
 
 use std::collections::BTreeSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -150,11 +150,13 @@ impl Workshop {
         self.make(folder, &declared).await
     }
 
-    /// Those that no other folder has declared, which would be taken over.
+    /// Those that no other folder declares, which would be taken over.
     fn without_others(&self, folder: &Folder, mut declared: Vec<Declared>) -> Vec<Declared> {
         declared.retain(|function| {
             let of = self.functions.folder(&function.id);
-            let Some(first) = of.filter(|of| *of != folder.dir) else {
+            let of = of.filter(|of| *of != folder.dir);
+            // It may have been moved from there to here.
+            let Some(first) = of.filter(|of| self.declares(of, &function.id)) else {
                 return true;
             };
             let (id, second) = (function.id.clone(), folder.dir.clone());
@@ -163,6 +165,14 @@ impl Workshop {
             false
         });
         declared
+    }
+
+    /// Whether the manifests in `dir` declare the function, or can't tell.
+    fn declares(&self, dir: &Path, id: &FunctionId) -> bool {
+        match manifests::read(&Folder::whole(dir), &self.launch.cache) {
+            Ok(declared) => declared.iter().any(|function| function.id == *id),
+            Err(_) => dir.is_dir(),
+        }
     }
 
     /// Lets requests find the function.

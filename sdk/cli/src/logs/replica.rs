@@ -107,8 +107,10 @@ impl Replica {
     pub(super) async fn follow(self, wanted: Wanted, sender: mpsc::Sender<Said>) {
         let mut last: Option<Timestamp> = None;
         let mut is_told = false;
+        let began = Timestamp::now();
+        let mut parameters = wanted.parameters(None);
         loop {
-            let mut lines = Box::pin(self.read(wanted.parameters(last)));
+            let mut lines = Box::pin(self.read(parameters));
             while let Ok(Some(line)) = tokio::time::timeout(SILENCE, lines.next()).await {
                 let said = match line {
                     // The server's `sinceTime` is good to a second.
@@ -133,6 +135,8 @@ impl Replica {
                 Err(_) => {}
             }
             tokio::time::sleep(PAUSE).await;
+            // Where nothing was wanted of what there was, what came since is.
+            parameters = wanted.parameters(Some(last.unwrap_or(began)));
         }
     }
 }

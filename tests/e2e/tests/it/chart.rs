@@ -508,6 +508,10 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
             "operator.replicas is 2, but with operator.store.persistence there can be only one",
         ),
         (
+            json!({"operator": {"store": {"existingClaim": "kept"}}}),
+            "operator.store.existingClaim is \"kept\", but operator.store.persistence is false",
+        ),
+        (
             json!({"httpRoute": {"enabled": true}}),
             "httpRoute.parentRefs is empty",
         ),
