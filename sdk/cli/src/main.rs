@@ -28,9 +28,11 @@ use terminal::Terminal;
 fn main() -> ExitCode {
     let args = plugin::parse();
     let terminal = Terminal::detect(args.output, args.color);
-    // What the libraries find worth a warning. That a function can't be started, `dev` tells itself.
-    let filter = std::env::var("WISP_LOG")
-        .unwrap_or_else(|_| "warn,wisp_gateway=error,notify=off".to_owned());
+    // What the libraries find worth a warning. That a function can't be started, `dev` tells itself, and what clusters fail with
+    // is told by whoever asks.
+    let filter = std::env::var("WISP_LOG").unwrap_or_else(|_| {
+        "warn,wisp_gateway=error,kube_client=off,kube_runtime=off,notify=off".to_owned()
+    });
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(terminal.err.is_on())

@@ -225,6 +225,10 @@ fn what_is_missing_is_told_before_anything_is_done() {
     );
     assert!(said.err.contains("doesn't answer"), "{said:?}");
     assert!(said.err.contains("Connection refused"), "{said:?}");
+    assert!(
+        said.err.starts_with("error: "),
+        "what a library logs: {said:?}"
+    );
 }
 
 #[test]

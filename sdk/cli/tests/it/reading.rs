@@ -202,6 +202,33 @@ fn a_cluster_that_is_down_is_asked_again_and_one_that_refuses_is_not() {
     assert!(said.err.contains("pods is forbidden"), "{said:?}");
 }
 
+/// Would fail if who may see pods and not read their logs were told nothing, for ever.
+#[test]
+fn a_log_that_may_not_be_read_ends_with_the_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::new(
+        |asked| match asked.path.split('?').next().unwrap_or_default() {
+            "/api/v1/namespaces/vision/pods" => pods(asked, &["d-a"], &[]),
+            "/api/v1/namespaces/vision/pods/d-a" => Answer::json(&pod("d-a")),
+            "/api/v1/namespaces/vision/pods/d-a/log" => {
+                Answer::status(403, "pods", "d-a", "pods \"d-a\" is forbidden: pods/log")
+            }
+            _ => Answer::json(&function()),
+        },
+    );
+    for words in [
+        &["logs", "digits"][..],
+        &["logs", "-f", "digits"],
+        &["logs", "digits", "-o", "json"],
+    ] {
+        let said = run(folder.path(), Some(&api), words);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        let told = format!("{}{}", said.out, said.err);
+        assert!(told.contains("read the log of d-a"), "{said:?}");
+        assert!(told.contains("is forbidden: pods/log"), "{said:?}");
+    }
+}
+
 #[test]
 fn functions_are_listed_and_what_is_not_there_is_told() {
     let folder = tempfile::tempdir().unwrap();
