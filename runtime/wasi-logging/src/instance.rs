@@ -278,28 +278,9 @@ impl Instance {
             )
             .into()
         };
-        self.send(state, level, target, message, fields, now);
-    }
-
-    fn send(
-        &self,
-        state: &State,
-        level: Level,
-        target: &str,
-        message: Cow<'_, str>,
-        fields: BTreeMap<String, Value>,
-        now: Now,
-    ) {
-        self.replica.sink.line(&Line {
-            ts: now.ts().into(),
-            level,
-            target: target.into(),
-            message,
-            event: None,
-            function: Some(self.replica.function.as_str().into()),
-            request_id: state.request_id.as_deref().map(Into::into),
-            fields,
-        });
+        let request_id = state.request_id.as_deref();
+        self.replica
+            .line(request_id, level, target, message, fields, now);
     }
 }
 
@@ -338,14 +319,33 @@ impl Replica {
             ("droppedBytes".to_owned(), Value::from(*bytes)),
             ("droppedLines".to_owned(), Value::from(*lines)),
         ]);
+        self.line(
+            lost.request_id.as_deref(),
+            Level::Warn,
+            module_path!(),
+            message.into(),
+            fields,
+            now,
+        );
+    }
+
+    fn line(
+        &self,
+        request_id: Option<&str>,
+        level: Level,
+        target: &str,
+        message: Cow<'_, str>,
+        fields: BTreeMap<String, Value>,
+        now: Now,
+    ) {
         self.sink.line(&Line {
             ts: now.ts().into(),
-            level: Level::Warn,
-            target: module_path!().into(),
-            message: message.into(),
+            level,
+            target: target.into(),
+            message,
             event: None,
             function: Some(self.function.as_str().into()),
-            request_id: lost.request_id.as_deref().map(Into::into),
+            request_id: request_id.map(Into::into),
             fields,
         });
     }

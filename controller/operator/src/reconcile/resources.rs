@@ -126,11 +126,8 @@ pub fn can_resize(
     to: &ResourceRequirements,
 ) -> Result<(), Unresizable> {
     let (from, to) = (with_requests(from.clone()), with_requests(to.clone()));
-    for quantities in [
-        |it: &ResourceRequirements| it.requests.clone(),
-        |it: &ResourceRequirements| it.limits.clone(),
-    ] {
-        let (fixed, wanted) = (others(quantities(&from)), others(quantities(&to)));
+    for (fixed, wanted) in [(&from.requests, &to.requests), (&from.limits, &to.limits)] {
+        let (fixed, wanted) = (others(fixed), others(wanted));
         let mut names = fixed.keys().chain(wanted.keys());
         if let Some(name) = names.find(|name| fixed.get(*name) != wanted.get(*name)) {
             return Err(Unresizable::Other(name.clone()));
@@ -155,13 +152,13 @@ pub fn can_resize(
 }
 
 /// What of these can't be changed of a container that runs: in bytes, or as many as there are.
-fn others(quantities: Option<BTreeMap<String, Quantity>>) -> BTreeMap<String, Amount> {
-    let fixed = quantities.into_iter().flatten();
+fn others(quantities: &Option<BTreeMap<String, Quantity>>) -> BTreeMap<String, Amount> {
+    let fixed = quantities.iter().flatten();
     fixed
         .filter(|(name, _)| !RESIZABLE.contains(&name.as_str()))
         .map(|(name, Quantity(text))| {
             let amount = text.parse().map(|Size(bytes)| bytes);
-            (name, amount.map_err(|_| text))
+            (name.clone(), amount.map_err(|_| text.clone()))
         })
         .filter(|(_, amount)| *amount != Ok(0))
         .collect()
