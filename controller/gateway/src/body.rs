@@ -140,17 +140,26 @@ impl Body for RequestBody {
     }
 }
 
-/// The next piece of a response's body, with the connection driven where there is none yet.
+/// The next piece of a response's body, with the connection driven where there is none yet; an error where it has taken longer
+/// than it may.
 fn poll_driven(
     inner: &mut Incoming,
     exchange: &mut Exchange,
     cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-    if let Poll::Ready(frame) = Pin::new(&mut *inner).poll_frame(cx) {
-        return Poll::Ready(frame);
-    }
-    exchange.drive(cx);
-    Pin::new(inner).poll_frame(cx)
+) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    exchange.poll(cx, |driven, cx| {
+        let mut frame = Pin::new(&mut *inner).poll_frame(cx);
+        if let (Poll::Pending, Some(driven)) = (&frame, driven) {
+            driven.drive(cx);
+            frame = Pin::new(inner).poll_frame(cx);
+            if frame.is_pending() {
+                return driven
+                    .poll_deadline(cx)
+                    .map(|()| Some(Err(BodyError::TooSlow)));
+            }
+        }
+        frame.map_err(BodyError::BrokeOff)
+    })
 }
 
 /// A response's body on its way to the client.
@@ -198,13 +207,9 @@ impl Body for Outgoing {
                 Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
                 Poll::Ready(Some(Err(error))) => {
                     exchange.broke();
-                    Poll::Ready(Some(Err(BodyError::BrokeOff(error))))
+                    Poll::Ready(Some(Err(error)))
                 }
-                Poll::Pending => {
-                    ready!(exchange.poll_deadline(cx));
-                    exchange.broke();
-                    Poll::Ready(Some(Err(BodyError::TooSlow)))
-                }
+                Poll::Pending => Poll::Pending,
             },
         }
     }

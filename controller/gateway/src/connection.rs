@@ -6,7 +6,6 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Context;
 use std::time::Duration;
 
@@ -16,16 +15,18 @@ use hyper::body::Incoming;
 use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::{Service, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioTimer;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wisp_deadline::{ConnectionTimer, used_within};
+use wisp_deadline::ConnectionTimer;
 
 use crate::body::Outgoing;
 use crate::forward::Peer;
 use crate::gateway::Gateway;
+use crate::idle::Usage;
+use crate::io::Io;
 use crate::overdue::{self, Overdue};
 
 /// The longest that a client may take for a request's head, or between two requests.
@@ -163,12 +164,11 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let io = TokioIo::new(stream);
+        let io = Io::new(stream);
         let ip = self.peer.ip;
-        let cancelled = self.draining.clone().cancelled_owned();
-        let draining = self.draining.clone();
         let ended = if is_http2 {
-            let mut builder = http2::Builder::new(Streams);
+            let usage = Usage::default();
+            let mut builder = http2::Builder::new(Streams(usage.clone()));
             builder
                 .timer(TokioTimer::new())
                 .max_concurrent_streams(MAX_STREAMS)
@@ -176,16 +176,18 @@ impl Client {
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
                 .keep_alive_interval(Some(HEAD_TIMEOUT));
-            let is_used = Arc::new(AtomicBool::new(false));
-            let service = Shared {
-                client: Arc::new(self),
-                is_used: Arc::clone(&is_used),
-            };
-            let connection = builder.serve_connection(io, service);
-            let served = until_drained(connection, draining, cancelled);
-            used_within(HEAD_TIMEOUT, &is_used, served)
-                .await
-                .unwrap_or(Ok(()))
+            let leaving = self.draining.child_token();
+            let connection = builder.serve_connection(io, Shared(Arc::new(self)));
+            let mut served = pin!(until_left(connection, leaving.clone()));
+            tokio::select! {
+                biased;
+                ended = &mut served => ended,
+                // The client is told that the connection ends: what it asks in this moment is answered, or not begun.
+                () = usage.idle(HEAD_TIMEOUT) => {
+                    leaving.cancel();
+                    served.await
+                }
+            }
         } else {
             let mut builder = http1::Builder::new();
             builder
@@ -203,7 +205,7 @@ impl Client {
                 Ok::<_, Infallible>(response)
             });
             let connection = builder.serve_connection(io, service).with_upgrades();
-            until_drained(connection, draining, cancelled).await
+            until_left(connection, self.draining.clone()).await
         };
         if let Err(error) = ended {
             tracing::debug!(client = %ip, %error, "a client's connection ended");
@@ -216,11 +218,7 @@ impl Client {
 }
 
 /// The service of an HTTP/2 connection, whose requests are tasks of their own.
-struct Shared {
-    client: Arc<Client>,
-    /// Whether there was a request.
-    is_used: Arc<AtomicBool>,
-}
+struct Shared(Arc<Client>);
 
 impl Service<Request<Incoming>> for Shared {
     type Response = Response<Outgoing>;
@@ -228,22 +226,25 @@ impl Service<Request<Incoming>> for Shared {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        self.is_used.store(true, Ordering::Relaxed);
-        let client = Arc::clone(&self.client);
+        let client = Arc::clone(&self.0);
         Box::pin(async move { client.answer(request).await })
     }
 }
 
 /// Runs the requests of an HTTP/2 connection, each until its response has ended or is overdue.
-#[derive(Debug, Clone, Copy)]
-struct Streams;
+#[derive(Debug, Clone)]
+struct Streams(Usage);
 
 impl<F> Executor<F> for Streams
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, stream: F) {
-        tokio::spawn(overdue::minded(stream));
+        let in_use = self.0.begin();
+        tokio::spawn(async move {
+            overdue::minded(stream).await;
+            drop(in_use);
+        });
     }
 }
 
@@ -290,18 +291,15 @@ where
     }
 }
 
-/// Serves a connection to its end, gracefully from the moment of the drain, or until a response on it is overdue. The
-/// drain wakes the task; all other wake-ups cost one look at the token.
-async fn until_drained(
-    connection: impl Graceful,
-    draining: CancellationToken,
-    cancelled: WaitForCancellationFutureOwned,
-) -> hyper::Result<()> {
-    let (mut connection, mut cancelled) = (pin!(connection), pin!(cancelled));
+/// Serves a connection to its end, gracefully from the moment that `leaving` is cancelled, or until a response on it is
+/// overdue. That moment wakes the task; all other wake-ups cost one look at the token.
+async fn until_left(connection: impl Graceful, leaving: CancellationToken) -> hyper::Result<()> {
+    let mut connection = pin!(connection);
+    let mut cancelled = pin!(leaving.clone().cancelled_owned());
     let (mut is_registered, mut is_leaving) = (false, false);
     let mut overdue = Overdue::default();
     let ended = std::future::poll_fn(|cx: &mut Context<'_>| {
-        if !is_leaving && is_registered && draining.is_cancelled() {
+        if !is_leaving && is_registered && leaving.is_cancelled() {
             is_leaving = true;
             connection.as_mut().shut_down();
         }

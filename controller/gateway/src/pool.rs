@@ -12,18 +12,25 @@ use std::time::{Duration, Instant};
 use http::Request;
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1;
-use hyper_util::rt::TokioIo;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use wisp_deadline::Deadline;
 
 use crate::body::RequestBody;
+use crate::io::Io;
+use crate::relay::Relay;
 
 /// A connection to a replica.
 ///
-/// Whoever uses it does its reading and writing ([`Connection::drive`]): two tasks would wake each other at every step.
+/// Whoever uses it does its reading and writing ([`Driven::drive`]): two tasks would wake each other at every step.
 pub(crate) struct Connection {
     sender: http1::SendRequest<RequestBody>,
+    driven: Driven,
+    relay: Relay,
+}
+
+/// What of a connection is to be polled for its exchange to go on.
+pub(crate) struct Driven {
     /// `None` where a task of its own does it, or where it ended.
     driver: Option<Driver>,
     /// Until when its response must have ended.
@@ -46,15 +53,54 @@ impl Connection {
         if !matches!(request.body(), RequestBody::Empty) {
             self.detach();
         }
-        self.deadline.set(deadline);
+        self.driven.deadline.set(deadline);
         self.sender.try_send_request(request)
     }
 
     /// When the last request's deadline is over.
     pub(crate) fn until(&self) -> tokio::time::Instant {
-        self.deadline.at()
+        self.driven.deadline.at()
     }
 
+    /// Does `work`, which polls what this connection carries, for the task of `cx`.
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(&mut Driven, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        let Self { driven, relay, .. } = self;
+        if driven.driver.is_none() {
+            return work(driven, cx);
+        }
+        relay.poll(cx, |cx| work(driven, cx))
+    }
+
+    /// Leaves reading and writing to a task of its own.
+    pub(crate) fn detach(&mut self) {
+        if let Some(driver) = self.driven.driver.take() {
+            tokio::spawn(async move {
+                if let Err(error) = driver.await {
+                    tracing::debug!(%error, "a connection to a replica ended");
+                }
+            });
+        }
+    }
+
+    /// Whether it can be sent a request; closed ones can't, nor can those whose last exchange isn't quite over.
+    fn is_ready(&mut self) -> bool {
+        if !self.sender.is_ready() {
+            self.look();
+        }
+        self.sender.is_ready()
+    }
+
+    /// Notices what happened while nobody drove it.
+    fn look(&mut self) {
+        self.driven.drive(&mut Context::from_waker(Waker::noop()));
+    }
+}
+
+impl Driven {
     /// Ready when the last request's deadline is over.
     pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         self.deadline.poll(cx)
@@ -71,22 +117,6 @@ impl Connection {
             }
             self.driver = None;
         }
-    }
-
-    /// Leaves reading and writing to a task of its own.
-    pub(crate) fn detach(&mut self) {
-        if let Some(driver) = self.driver.take() {
-            tokio::spawn(async move {
-                if let Err(error) = driver.await {
-                    tracing::debug!(%error, "a connection to a replica ended");
-                }
-            });
-        }
-    }
-
-    /// Notices what happened while nobody drove it.
-    fn look(&mut self) {
-        self.drive(&mut Context::from_waker(Waker::noop()));
     }
 }
 
@@ -140,18 +170,18 @@ pub(crate) fn take(address: SocketAddr, now: Instant) -> Option<Connection> {
         let mut later = Vec::new();
         let mut found = None;
         while let Some(mut entry) = idle.pop() {
-            entry.connection.look();
-            if entry.connection.sender.is_closed()
-                || now.saturating_duration_since(entry.since) >= IDLE
-            {
+            if now.saturating_duration_since(entry.since) >= IDLE {
                 continue;
             }
-            if entry.connection.sender.is_ready() {
+            // One that its replica closed in the meantime gives back what it is sent.
+            if entry.connection.is_ready() {
                 found = Some(entry.connection);
                 break;
             }
             // Its last exchange isn't quite over.
-            later.push(entry);
+            if !entry.connection.sender.is_closed() {
+                later.push(entry);
+            }
         }
         idle.extend(later.into_iter().rev());
         if idle.is_empty() && found.is_none() {
@@ -163,10 +193,10 @@ pub(crate) fn take(address: SocketAddr, now: Instant) -> Option<Connection> {
 
 /// Keeps a connection whose response has ended.
 pub(crate) fn put(address: SocketAddr, mut connection: Connection, now: Instant) {
-    connection.look();
-    if connection.sender.is_closed() {
+    if !connection.is_ready() && connection.sender.is_closed() {
         return;
     }
+    connection.relay.leave();
     // The thread may be ending.
     let _ = POOL.try_with(|pool| {
         if let Ok(mut pool) = pool.try_borrow_mut() {
@@ -221,12 +251,15 @@ pub(crate) async fn connect(address: SocketAddr) -> Result<Connection, ConnectEr
     )?;
     let (sender, connection) = http1::Builder::new()
         .max_header_size(MAX_HEAD)
-        .handshake(TokioIo::new(stream))
+        .handshake(Io::new(stream))
         .await?;
     Ok(Connection {
         sender,
-        driver: Some(Box::pin(connection.with_upgrades())),
-        // There is no request yet.
-        deadline: Deadline::new(tokio::time::Instant::now() + IDLE),
+        driven: Driven {
+            driver: Some(Box::pin(connection.with_upgrades())),
+            // There is no request yet.
+            deadline: Deadline::new(tokio::time::Instant::now() + IDLE),
+        },
+        relay: Relay::default(),
     })
 }

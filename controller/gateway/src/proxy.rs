@@ -12,7 +12,7 @@ use wisp_admit::Permit;
 use crate::balance::Lease;
 use crate::body::{RequestBody, UploadState};
 use crate::forward;
-use crate::pool::{self, ConnectError, Connection};
+use crate::pool::{self, ConnectError, Connection, Driven};
 use crate::visit::Visit;
 
 /// Why there is no response.
@@ -81,12 +81,14 @@ pub(crate) async fn send(
         };
         let mut answer = std::pin::pin!(connection.send(request, deadline));
         let answered = std::future::poll_fn(|cx| {
-            // First: a replica that sends without end leaves none of tokio's budget to it.
-            if connection.poll_deadline(cx).is_ready() {
-                return Poll::Ready(None);
-            }
-            connection.drive(cx);
-            answer.as_mut().poll(cx).map(Some)
+            connection.poll(cx, |driven, cx| {
+                // First: a replica that sends without end leaves none of tokio's budget to it.
+                if driven.poll_deadline(cx).is_ready() {
+                    return Poll::Ready(None);
+                }
+                driven.drive(cx);
+                answer.as_mut().poll(cx).map(Some)
+            })
         });
         match answered.await {
             Some(Ok(response)) => {
@@ -150,10 +152,15 @@ impl Exchange {
         }
     }
 
-    /// Reads and writes what can be on the connection to the replica.
-    pub(crate) fn drive(&mut self, cx: &mut Context<'_>) {
-        if let Some(connection) = &mut self.connection {
-            connection.drive(cx);
+    /// Does `work`, which polls what the connection to the replica carries, and the connection while there is one.
+    pub(crate) fn poll<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        work: impl FnOnce(Option<&mut Driven>, &mut Context<'_>) -> Poll<T>,
+    ) -> Poll<T> {
+        match &mut self.connection {
+            Some(connection) => connection.poll(cx, |driven, cx| work(Some(driven), cx)),
+            None => work(None, cx),
         }
     }
 
@@ -197,14 +204,6 @@ impl Exchange {
     /// Until when the response must have ended, if it hasn't.
     pub(crate) fn until(&self) -> Option<tokio::time::Instant> {
         self.connection.as_ref().map(Connection::until)
-    }
-
-    /// Ready when the response has taken longer than it may.
-    pub(crate) fn poll_deadline(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        match &mut self.connection {
-            Some(connection) => connection.poll_deadline(cx),
-            None => Poll::Pending,
-        }
     }
 }
 

@@ -22,7 +22,7 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::rt::{Sleep, Timer};
@@ -36,6 +36,8 @@ pub struct Deadline {
     at: Instant,
     /// Ends no later.
     armed: Armed,
+    /// Who is woken then, so that it needn't be told again with each poll.
+    waker: Option<Waker>,
 }
 
 impl Deadline {
@@ -48,6 +50,7 @@ impl Deadline {
         Self {
             at,
             armed: Box::pin(tokio::time::sleep_until(at)),
+            waker: None,
         }
     }
 
@@ -67,6 +70,11 @@ impl Deadline {
 
     /// Ready once it is reached; else the task is woken then.
     pub fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let is_known = |waker: &Waker| waker.will_wake(cx.waker());
+        if self.waker.as_ref().is_some_and(is_known) && !self.armed.is_elapsed() {
+            return Poll::Pending;
+        }
+        self.waker = Some(cx.waker().clone());
         loop {
             ready!(self.armed.as_mut().poll(cx));
             if self.armed.deadline() >= self.at {
