@@ -97,7 +97,7 @@ pub struct FunctionSpec {
     #[serde(default)]
     pub outbound: Outbound,
 
-    /// The key-value stores that the component may open by name with wasi:keyvalue.
+    /// The key-value stores that the component may open by name with wasi:keyvalue. In a cluster each replica has its own, which begins empty and is gone with its pod, as when the Function sleeps; and a Function with stores takes no pod of a RuntimePool, so that each wake-up takes as long as Kubernetes needs to start a pod. Under `wisp dev` all replicas share them, and they stay.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]

@@ -240,7 +240,7 @@ pub struct Outbound {
     pub allow: Vec<String>,
 }
 
-/// A key-value store that the component may open.
+/// A key-value store that the component may open. It lasts as long as its file, which several hosts may have open at once.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct KeyValueStore {

@@ -1,4 +1,15 @@
-//! Key-value stores: those that the function's `spec.keyValue` names, through `wasi:keyvalue`.
+//! Key-value stores: those that the function's `spec.keyValue` names, through `wasi:keyvalue`. A value that is set outlives
+//! the request and the process; for how long, and who sees it, depends on where the function runs:
+//!
+//! * In a cluster a store is part of one pod. Each replica has its own, which begins empty, and all of it is gone with the pod:
+//!   when the function sleeps (by default after 30 s without a request), when there are fewer replicas, with every new
+//!   revision, and when the node is lost. So it is for what can be had again: a cache, a counter of this replica.
+//! * Under `wisp dev` a store is a file in the folder `.wisp` beside the manifest. All replicas of the function share it, and
+//!   it stays when they end and when `wisp dev` does.
+//!
+//! A function with stores takes no pod that stands by: in a cluster each of its wake-ups takes as long as Kubernetes needs
+//! to start a pod. What must stay, or what all replicas must see, belongs into a service that is reached by
+//! [`http`](crate::http).
 //!
 //! ```
 //! wisp::test::kv("default");

@@ -113,7 +113,7 @@ pub struct Outbound {
     pub allow: Vec<String>,
 }
 
-/// A key-value store.
+/// A key-value store, which lasts as long as its pod does; under `wisp dev` it is a file that stays.
 #[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
