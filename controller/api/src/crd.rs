@@ -147,4 +147,54 @@ mod tests {
             assert_eq!(silent, Vec::<String>::new());
         }
     }
+
+    /// Would fail if a field came, or got another default, and the page of function.yaml's fields didn't tell; or if the
+    /// page's example were none.
+    #[test]
+    fn the_page_of_fields_tells_all_of_them() {
+        fn walk(schema: &Value, path: &str, fields: &mut Vec<(String, String)>) {
+            let has_fields = |schema: &Value| schema.get("properties").is_some();
+            for (name, property) in schema
+                .get("properties")
+                .and_then(Value::as_object)
+                .into_iter()
+                .flatten()
+            {
+                let path = format!("{path}{name}");
+                let items = property.get("items").unwrap_or(&Value::Null);
+                // What a pod's fields have in them is Kubernetes' to tell.
+                if path.starts_with("pod.") || !(has_fields(property) || has_fields(items)) {
+                    let default = match property.get("default") {
+                        Some(Value::String(text)) => format!("`{text}`"),
+                        Some(value) => format!("`{value}`"),
+                        None => String::new(),
+                    };
+                    fields.push((path, default));
+                } else {
+                    walk(property, &format!("{path}."), fields);
+                    walk(items, &format!("{path}[]."), fields);
+                }
+            }
+        }
+        let page = include_str!("../../operator/docs/function.md");
+        let crd = serde_json::to_value(Definition::Function.crd().unwrap()).unwrap();
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        let mut fields = Vec::new();
+        walk(&schema["properties"]["spec"], "", &mut fields);
+        fields.retain(|(path, default)| {
+            let field = format!("`{path}`");
+            !page.lines().any(|row| {
+                let first = row.split('|').nth(1);
+                first.is_some_and(|cell| cell.contains(&field)) && row.contains(default)
+            })
+        });
+        assert!(fields.is_empty(), "function.md doesn't tell {fields:?}");
+
+        let example = page.split("```").nth(1).unwrap().strip_prefix("yaml\n");
+        let manifests = crate::parse_manifests(example.unwrap()).unwrap();
+        assert!(manifests.iter().any(|found| found.function().is_some()));
+        for manifest in &manifests {
+            manifest.validate_for(crate::Place::Cluster).unwrap();
+        }
+    }
 }
