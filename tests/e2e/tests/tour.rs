@@ -205,6 +205,8 @@ impl Tour {
                     pools.is_empty().then_some(())
                 })
             }
+            // Those of one's own, of which there are none here.
+            "kubectl delete rp --all --all-namespaces" => self.says(&typed, &[]),
             "helm uninstall wisp --namespace wisp-system" => {
                 self.says(&typed, &["release \"wisp\" uninstalled"])?;
                 let mut left = definitions()?;
@@ -224,7 +226,10 @@ impl Tour {
                 );
                 self.left(&left)
             }
-            "kubectl delete -f deploy/chart/crds" => self.says(&typed, &["deleted"]),
+            "kubectl delete crd functions.wisp.dev runtimepools.wisp.dev"
+            | "kubectl -n wisp-system delete secret/wisp-keys secret/wisp-gateway lease/wisp-operator" => {
+                self.says(&typed, &["deleted"])
+            }
             "kubectl delete namespace wisp-system" => {
                 self.says(&typed, &["deleted"])?;
                 self.left(&BTreeSet::new())
