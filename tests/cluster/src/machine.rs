@@ -68,6 +68,11 @@ pub(crate) fn reasons() -> Vec<String> {
         reasons.push("not Linux: run this in a Linux virtual machine, or set KUBECONFIG to a cluster of your own".to_owned());
         return reasons;
     }
+    // Also where all is built: what there is is known by the Go that built it.
+    let go = Command::new("go").arg("version").output();
+    if !go.is_ok_and(|output| output.status.success()) {
+        reasons.push("no Go: the cluster's programs are built from their Go modules; install Go 1.26 or newer (https://go.dev/dl), and put it on the PATH".to_owned());
+    }
     if !rustix::process::geteuid().is_root() {
         reasons.push(
             "not root: nodes are network namespaces with cgroups of their own; run this with sudo -E, or set KUBECONFIG to a cluster of your own"
