@@ -4,7 +4,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -191,12 +191,16 @@ async fn serve(
 ) {
     let connections = Connections::new(Arc::clone(gateway), transport);
     let mut sweep = tokio::time::interval(SWEEP);
+    let mut told = Told::default();
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => connections.start(stream, from),
+                Ok((stream, from)) => match gateway.connection() {
+                    Some(place) => connections.start(stream, from, place),
+                    None => told.full(gateway),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     if !is_of_one_connection(&error) {
@@ -213,7 +217,10 @@ async fn serve(
     // Who connected before the drain began is answered, if the request is on its way.
     let mut is_late = false;
     while let Some(Ok((stream, from))) = listener.accept().now_or_never() {
-        connections.start(stream, from);
+        let Some(place) = gateway.connection() else {
+            continue;
+        };
+        connections.start(stream, from, place);
         is_late = true;
     }
     drop(listener);
@@ -225,6 +232,21 @@ async fn serve(
         .is_err()
     {
         tracing::warn!("the drain took too long: connections are cut");
+    }
+}
+
+/// When it was said last that there are too many connections.
+#[derive(Default)]
+struct Told(Option<Instant>);
+
+impl Told {
+    fn full(&mut self, gateway: &Gateway) {
+        let now = Instant::now();
+        if self.0.is_none_or(|last| now.duration_since(last) >= SWEEP) {
+            self.0 = Some(now);
+            let most = gateway.options().max_connections;
+            tracing::warn!(most, "connections are closed at once: there are as many as there may be");
+        }
     }
 }
 

@@ -20,6 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wisp_admit::Permit;
 use wisp_deadline::ConnectionTimer;
 
 use crate::body::Outgoing;
@@ -29,7 +30,7 @@ use crate::idle::Usage;
 use crate::io::Io;
 use crate::overdue::{self, Overdue};
 
-/// The longest that a client may take for a request's head, or between two requests.
+/// The longest that a client may take for its first words, or to answer that it is still there.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// The longest that a TLS handshake may take.
 #[cfg(feature = "tls")]
@@ -87,12 +88,13 @@ impl Connections {
         }
     }
 
-    /// Serves a connection until it ends.
-    pub(crate) fn start(&self, stream: TcpStream, from: SocketAddr) {
+    /// Serves a connection until it ends, and holds its place as long.
+    pub(crate) fn start(&self, stream: TcpStream, from: SocketAddr, place: Permit) {
         let peer = Peer::new(from.ip(), self.transport.scheme());
         let (gateway, tasks) = (Arc::clone(&self.gateway), self.tasks.clone());
         let (transport, draining) = (self.transport.clone(), self.draining.clone());
         self.tasks.spawn(async move {
+            let _place = place;
             let _ = stream.set_nodelay(true);
             let client = Client {
                 gateway,
@@ -166,6 +168,7 @@ impl Client {
     {
         let io = Io::new(stream);
         let ip = self.peer.ip;
+        let idle_timeout = self.gateway.options().idle_timeout;
         let ended = if is_http2 {
             let usage = Usage::default();
             let mut builder = http2::Builder::new(Streams(usage.clone()));
@@ -183,7 +186,7 @@ impl Client {
                 biased;
                 ended = &mut served => ended,
                 // The client is told that the connection ends: what it asks in this moment is answered, or not begun.
-                () = usage.idle(HEAD_TIMEOUT) => {
+                () = usage.idle(idle_timeout) => {
                     leaving.cancel();
                     served.await
                 }
@@ -192,7 +195,7 @@ impl Client {
             let mut builder = http1::Builder::new();
             builder
                 .timer(ConnectionTimer::default())
-                .header_read_timeout(HEAD_TIMEOUT)
+                .header_read_timeout(idle_timeout)
                 .max_header_size(MAX_HEAD);
             let this = &self;
             let service = service_fn(move |request| async move {

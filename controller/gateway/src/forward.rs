@@ -74,6 +74,8 @@ fn is_proxys(name: &str) -> bool {
 
 /// How many headers a request gains on its way.
 const GAINED: usize = 8;
+/// The most that a client's may have: hosts, as all that hyper serves, take a hundred, and say no more of it than that.
+pub(crate) const MOST_FIELDS: usize = 100 - GAINED;
 
 /// Where a request came from.
 #[derive(Debug)]

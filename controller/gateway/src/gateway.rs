@@ -13,6 +13,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
+use wisp_admit::{Limiter, Permit};
 use wisp_contract::FunctionId;
 use wisp_contract::stats::FunctionStats;
 use wisp_traces::Context;
@@ -23,6 +24,7 @@ use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
 use crate::forward::{self, Peer};
 use crate::function::{Function, RequestLimits};
+use crate::metrics::Counts;
 use crate::neighbours::Neighbour;
 use crate::options::Options;
 use crate::proxy::{self, Answer, Exchange, SendError};
@@ -40,6 +42,9 @@ pub struct Gateway {
     activator: Arc<dyn Activator>,
     runtime: Handle,
     unrouted: AtomicU64,
+    /// The places of clients' connections.
+    connections: Limiter,
+    refused_connections: AtomicU64,
     grew: Notify,
     has_grown: AtomicBool,
     is_leaving: AtomicBool,
@@ -59,6 +64,12 @@ impl Gateway {
     pub fn new(activator: Arc<dyn Activator>, options: Options, runtime: Handle) -> Arc<Self> {
         Arc::new(Self {
             routes: Routes::new(&options.domains, &options.reserved_hosts),
+            connections: Limiter::new(wisp_admit::Limits {
+                in_flight: options.max_connections.get(),
+                queue: 0,
+                queue_bytes: 0,
+            }),
+            refused_connections: AtomicU64::default(),
             options,
             activator,
             runtime,
@@ -143,9 +154,22 @@ impl Gateway {
         let functions = self.routes.all();
         let text = metrics::text(
             functions.iter().map(Arc::as_ref),
-            self.unrouted.load(Ordering::Relaxed),
+            Counts {
+                unrouted: self.unrouted.load(Ordering::Relaxed),
+                connections: self.connections.load().in_flight,
+                refused_connections: self.refused_connections.load(Ordering::Relaxed),
+            },
         );
         (metrics::MEDIA_TYPE, text)
+    }
+
+    /// A place for a client's connection, if there is one.
+    pub(crate) fn connection(&self) -> Option<Permit> {
+        let place = self.connections.try_acquire();
+        if place.is_none() {
+            self.refused_connections.fetch_add(1, Ordering::Relaxed);
+        }
+        place
     }
 
     pub(crate) fn routes(&self) -> &Routes {
@@ -247,6 +271,12 @@ impl Gateway {
         // Tunnels aren't ours to dig.
         if parts.method == Method::CONNECT {
             return Err(Failure::MethodNotSupported(parts.method));
+        }
+        if parts.headers.len() > forward::MOST_FIELDS {
+            return Err(Failure::TooManyFields {
+                fields: parts.headers.len(),
+                allowed: forward::MOST_FIELDS,
+            });
         }
         // Route: by a neighbour's name, by host, then by path.
         let found = match self.neighbour(&parts, peer).await? {

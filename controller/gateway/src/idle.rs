@@ -49,3 +49,21 @@ impl Drop for InUse {
         self.0.ended.fetch_add(1, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a connection ended under a request, or were kept without one.
+    #[tokio::test]
+    async fn a_connection_is_idle_once_nothing_is_asked_on_it() {
+        const LONG: Duration = Duration::from_millis(10);
+        let usage = Usage::default();
+        usage.idle(LONG).await;
+        let asked = usage.begin();
+        let idle = usage.idle(LONG);
+        assert!(tokio::time::timeout(LONG * 5, idle).await.is_err());
+        drop(asked);
+        usage.idle(LONG).await;
+    }
+}

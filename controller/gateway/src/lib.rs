@@ -38,7 +38,7 @@ pub use accept::Server;
 pub use activate::{ActivateError, Activator};
 pub use gateway::Gateway;
 pub use neighbours::{Namespaces, UnknownNamespace};
-pub use options::Options;
+pub use options::{DEFAULT_MAX_CONNECTIONS, Options};
 pub use replica::{Drained, Endpoint};
 pub use report::{RequestReport, RequestReporter};
 pub use route::FunctionRoute;

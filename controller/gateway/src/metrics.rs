@@ -10,6 +10,17 @@ use crate::report::Totals;
 /// The media type of [`text`].
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
+/// What is counted of no function.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Counts {
+    /// Requests that were for none.
+    pub(crate) unrouted: u64,
+    /// Clients' connections that are open.
+    pub(crate) connections: u32,
+    /// Those that were closed at once.
+    pub(crate) refused_connections: u64,
+}
+
 struct Row {
     labels: String,
     in_flight: u32,
@@ -19,11 +30,14 @@ struct Row {
 }
 
 /// All counts in Prometheus' text format, <https://prometheus.io/docs/instrumenting/exposition_formats/>.
-pub(crate) fn text<'a>(functions: impl IntoIterator<Item = &'a Function>, unrouted: u64) -> String {
+pub(crate) fn text<'a>(
+    functions: impl IntoIterator<Item = &'a Function>,
+    counts: Counts,
+) -> String {
     let rows: Vec<Row> = functions.into_iter().map(row).collect();
     let mut out = String::new();
     // Names are DNS labels: nothing in a label needs escaping. Writing to a String cannot fail.
-    let _ = write(&mut out, &rows, unrouted);
+    let _ = write(&mut out, &rows, counts);
     out
 }
 
@@ -41,7 +55,7 @@ fn row(function: &Function) -> Row {
     }
 }
 
-fn write(out: &mut String, rows: &[Row], unrouted: u64) -> std::fmt::Result {
+fn write(out: &mut String, rows: &[Row], counts: Counts) -> std::fmt::Result {
     head(
         out,
         "wisp_gateway_requests_total",
@@ -61,7 +75,29 @@ fn write(out: &mut String, rows: &[Row], unrouted: u64) -> std::fmt::Result {
         "counter",
         "Requests that were for no function.",
     )?;
-    writeln!(out, "wisp_gateway_unrouted_requests_total {unrouted}")?;
+    writeln!(
+        out,
+        "wisp_gateway_unrouted_requests_total {}",
+        counts.unrouted
+    )?;
+    head(
+        out,
+        "wisp_gateway_connections",
+        "gauge",
+        "Clients' connections.",
+    )?;
+    writeln!(out, "wisp_gateway_connections {}", counts.connections)?;
+    head(
+        out,
+        "wisp_gateway_refused_connections_total",
+        "counter",
+        "Clients' connections that were closed at once, as there were as many as there may be.",
+    )?;
+    writeln!(
+        out,
+        "wisp_gateway_refused_connections_total {}",
+        counts.refused_connections
+    )?;
     head(
         out,
         "wisp_gateway_responses_total",

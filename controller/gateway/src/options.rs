@@ -1,5 +1,6 @@
 //! How a gateway behaves.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,6 +8,9 @@ use wisp_traces::Traces;
 
 use crate::neighbours::Namespaces;
 use crate::report::RequestReporter;
+
+/// The most connections of clients by default. An idle one takes about 20 KiB, and as much again with TLS.
+pub const DEFAULT_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 
 /// How a gateway behaves. `Default` is what `wisp dev` wants.
 #[derive(Clone)]
@@ -19,6 +23,11 @@ pub struct Options {
     pub namespaces: Option<Arc<dyn Namespaces>>,
     /// Whether who connects is a proxy whose `x-forwarded-…` headers are true.
     pub trusts_peer: bool,
+    /// The most connections of clients; who comes then is closed at once.
+    pub max_connections: NonZeroU32,
+    /// How long a client's connection is kept without a request, and how long the head of one may take. Longer than proxies keep
+    /// theirs, which otherwise send requests on connections that end in that moment.
+    pub idle_timeout: Duration,
     /// The longest that a request waits for a function's first replica.
     pub activate_timeout: Duration,
     /// The longest that a request tries to reach a replica while none can be.
@@ -42,6 +51,9 @@ impl Default for Options {
             reserved_hosts: Vec::new(),
             namespaces: None,
             trusts_peer: false,
+            max_connections: DEFAULT_MAX_CONNECTIONS,
+            // AWS' load balancers keep theirs for 60 seconds.
+            idle_timeout: Duration::from_secs(75),
             activate_timeout: Duration::from_secs(60),
             // A kubelet tells of a container that died after one or two seconds, a busy one later.
             connect_patience: Duration::from_secs(10),

@@ -21,6 +21,8 @@ pub(crate) enum Failure {
         reason: &'static str,
         detail: String,
     },
+    #[error("the request has {fields} header fields, of {allowed} that it may have")]
+    TooManyFields { fields: usize, allowed: usize },
     #[error("the method `{0}` is not supported")]
     MethodNotSupported(http::Method),
     #[error("{0}")]
@@ -81,6 +83,7 @@ impl Failure {
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::BadRequest { reason, .. } => reason,
+            Self::TooManyFields { .. } => "too-many-header-fields",
             Self::MethodNotSupported(_) => "method-not-supported",
             Self::NoSuchFunction(_) => "no-such-function",
             Self::UnknownNamespace { .. } => "namespace-unknown",
@@ -105,6 +108,11 @@ impl Failure {
             Self::BadRequest { .. } | Self::BodyBrokeOff => {
                 (StatusCode::BAD_REQUEST, Fault::Client, None)
             }
+            Self::TooManyFields { .. } => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Fault::Client,
+                None,
+            ),
             Self::MethodNotSupported(_) => (StatusCode::NOT_IMPLEMENTED, Fault::Client, None),
             Self::NoSuchFunction(_) => (StatusCode::NOT_FOUND, Fault::Client, None),
             Self::BodyTooLarge { .. } | Self::BodyGrewTooLarge { .. } => {

@@ -3,6 +3,7 @@
 mod certificate;
 mod clients;
 mod counts;
+mod descriptors;
 mod directory;
 mod health;
 mod keys;

@@ -1,7 +1,7 @@
 //! What the command line and the environment say.
 
 use std::net::SocketAddr;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use http::uri::Authority;
 use tracing_subscriber::EnvFilter;
 use wisp_contract::assignment::is_dns_label;
 use wisp_contract::hosts;
+use wisp_gateway::DEFAULT_MAX_CONNECTIONS;
 
 /// Leads requests to the functions of a Kubernetes cluster, and wakes those that sleep.
 ///
@@ -111,9 +112,17 @@ pub(crate) struct Cli {
     /// Threads that serve each listener [default: one per CPU].
     #[arg(long, value_name = "N", env = "WISP_THREADS")]
     pub(crate) threads: Option<NonZeroUsize>,
+    /// The most connections of clients; who comes then is closed at once. An idle one takes about 20 KiB, and as much again with
+    /// TLS.
+    #[arg(long, value_name = "N", env = "WISP_MAX_CONNECTIONS", default_value_t = DEFAULT_MAX_CONNECTIONS)]
+    pub(crate) max_connections: NonZeroU32,
     /// Whoever connects is a proxy, whose x-forwarded-… headers are true.
     #[arg(long, env = "WISP_TRUST_FORWARDED")]
     pub(crate) trust_forwarded: bool,
+    /// How long a client's connection is kept without a request, and how long the head of one may take, in seconds. Longer than
+    /// the proxy before the gateway keeps its own.
+    #[arg(long, value_name = "SECONDS", env = "WISP_IDLE_TIMEOUT", default_value = "75", value_parser = seconds)]
+    pub(crate) idle_timeout: Duration,
     /// The longest that a request waits for a function's first replica, in seconds.
     #[arg(long, value_name = "SECONDS", env = "WISP_ACTIVATE_TIMEOUT", default_value = "60", value_parser = seconds)]
     pub(crate) activate_timeout: Duration,

@@ -19,6 +19,7 @@ use wisp_traces::Traces;
 use crate::certificate::{Current, Source};
 use crate::clients::Clients;
 use crate::counts::Counts;
+use crate::descriptors;
 use crate::directory::Directory;
 use crate::health::{Health, Phase};
 use crate::logs::{Access, Log};
@@ -209,6 +210,8 @@ fn options(cli: &Cli, namespace: &str, log: Log, traces: Traces) -> Options {
         domains: cli.all_domains(),
         reserved_hosts: cli.own_hosts(namespace),
         trusts_peer: cli.trust_forwarded,
+        max_connections: descriptors::connections(cli.max_connections),
+        idle_timeout: cli.idle_timeout,
         activate_timeout: cli.activate_timeout,
         drain_timeout: cli.drain_timeout,
         reporter: cli.access_log.then(|| Arc::new(Access(log)) as _),

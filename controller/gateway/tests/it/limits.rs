@@ -1,3 +1,4 @@
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -11,7 +12,9 @@ use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use wisp_gateway::Options;
 
-use crate::support::{Bed, Never, Upstream, channel, empty, endpoint, full, id, route, until};
+use crate::support::{
+    Bed, Client, Never, Upstream, channel, empty, endpoint, full, http2, id, route, until,
+};
 
 #[tokio::test]
 async fn a_body_that_says_it_is_too_large_reaches_nobody() {
@@ -238,4 +241,89 @@ async fn until_placed(bed: &Bed) -> crate::support::Answer {
             return answer;
         }
     }
+}
+
+/// Would fail if clients that open connections could take more of the gateway than it has, or who is there already suffered, or
+/// a place were not given back.
+#[tokio::test]
+async fn who_connects_beyond_the_most_is_turned_away() {
+    let upstream = Upstream::saying("here").await;
+    let bed = Bed::with(
+        Arc::new(Never),
+        Options {
+            max_connections: NonZeroU32::new(2).unwrap(),
+            ..Options::default()
+        },
+    );
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 10));
+    let mut first = Client::connect(bed.address).await;
+    let mut second = Client::connect(bed.address).await;
+    assert_eq!(first.get("/a/b/").await.body, "here");
+    assert_eq!(second.get("/a/b/").await.body, "here");
+    let mut third = TcpStream::connect(bed.address).await.unwrap();
+    assert!(matches!(third.read(&mut [0; 1]).await, Ok(0) | Err(_)));
+    assert_eq!(first.get("/a/b/").await.body, "here");
+    let metrics = bed.gateway.metrics().1;
+    for line in [
+        "wisp_gateway_connections 2",
+        "wisp_gateway_refused_connections_total 1",
+    ] {
+        assert!(metrics.lines().any(|other| other == line), "{metrics}");
+    }
+    drop(second);
+    let line = "wisp_gateway_connections 1";
+    until(|| bed.gateway.metrics().1.lines().any(|other| other == line)).await;
+    assert_eq!(bed.get("/a/b/").await.body, "here");
+}
+
+/// Would fail if HTTP/2 connections were kept for as long as their clients like, or ended while they are used.
+#[tokio::test]
+async fn http2_connections_end_when_nothing_is_asked_on_them() {
+    let upstream = Upstream::saying("here").await;
+    let bed = Bed::with(
+        Arc::new(Never),
+        Options {
+            idle_timeout: Duration::from_millis(50),
+            ..Options::default()
+        },
+    );
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 10));
+    let mut sender = http2(bed.address).await;
+    let asked = Request::get("http://x/a/b/").body(empty()).unwrap();
+    let answer = sender.send_request(asked).await.unwrap();
+    let body = answer.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(body, "here");
+    until(|| sender.is_closed()).await;
+}
+
+/// Would fail if a replica were sent more header fields than it takes, whose refusal says nothing.
+#[tokio::test]
+async fn too_many_header_fields_are_refused_by_name() {
+    let upstream = Upstream::saying("here").await;
+    let bed = Bed::serving(&upstream);
+    let asked = |fields: usize| {
+        let names = (0..fields).map(|index| format!("x-{index}"));
+        let request = names.fold(Request::get("/a/b/"), |request, name| {
+            request.header(name, "1")
+        });
+        bed.send(request.body(empty()).unwrap())
+    };
+    // The client adds its host.
+    assert_eq!(asked(91).await.body, "here");
+    let refused = asked(92).await;
+    assert_eq!(
+        (refused.status, refused.reason().as_str()),
+        (
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "too-many-header-fields"
+        )
+    );
+    assert_eq!(
+        refused.json()["detail"],
+        "the request has 93 header fields, of 92 that it may have"
+    );
 }

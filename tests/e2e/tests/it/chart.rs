@@ -324,7 +324,12 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
     }
 
     let objects = chart.objects(&json!({
-        "gateway": {"activateTimeout": 300, "drainTimeout": 3600},
+        "gateway": {
+            "activateTimeout": 300,
+            "drainTimeout": 3600,
+            "idleTimeout": 620,
+            "maxConnections": 1_000_000,
+        },
         "operator": {
             "certificates": {"configMap": "company", "key": "root.pem"},
             "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
@@ -365,6 +370,8 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
     for (deployment, name, value) in [
         ("wisp-gateway", "WISP_ACTIVATE_TIMEOUT", "300"),
         ("wisp-gateway", "WISP_DRAIN_TIMEOUT", "3600"),
+        ("wisp-gateway", "WISP_IDLE_TIMEOUT", "620"),
+        ("wisp-gateway", "WISP_MAX_CONNECTIONS", "1000000"),
         ("wisp-operator", "WISP_ACTIVATE_TIMEOUT", "300"),
         (
             "wisp-operator",
