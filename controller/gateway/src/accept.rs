@@ -245,7 +245,10 @@ impl Told {
         if self.0.is_none_or(|last| now.duration_since(last) >= SWEEP) {
             self.0 = Some(now);
             let most = gateway.options().max_connections;
-            tracing::warn!(most, "connections are closed at once: there are as many as there may be");
+            tracing::warn!(
+                most,
+                "connections are closed at once: there are as many as there may be"
+            );
         }
     }
 }

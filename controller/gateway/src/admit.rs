@@ -26,6 +26,13 @@ pub(crate) struct Admitted {
     pub(crate) activate: Duration,
 }
 
+impl Admitted {
+    /// Whether it waited for nothing.
+    pub(crate) fn is_at_once(&self) -> bool {
+        self.queue.is_zero() && self.activate.is_zero()
+    }
+}
+
 /// Gets a place, `bytes` being the declared length of the body of the request with these `headers`.
 pub(crate) async fn admit(
     gateway: &Gateway,

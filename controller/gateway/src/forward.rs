@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderMap, HeaderName, HeaderValue,
     PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE,
@@ -28,7 +29,7 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 
 /// Which headers are there that something is to be done about: one look at all names costs less than asking for each.
 #[derive(Debug, Clone, Copy)]
-struct Seen(u32);
+pub(crate) struct Seen(u32);
 
 impl Seen {
     const CONNECTION: u32 = 1;
@@ -41,20 +42,25 @@ impl Seen {
     const FORWARDED: u32 = 1 << 5;
     const SERVER_TIMING: u32 = 1 << 6;
     const COOKIE: u32 = 1 << 7;
+    pub(crate) const UPGRADE: u32 = 1 << 8;
+    pub(crate) const REQUEST_ID: u32 = 1 << 9;
+    const TRACE: u32 = 1 << 10;
 
-    fn of(headers: &HeaderMap) -> Self {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
         let bit = |name: &HeaderName| match name.as_str() {
             "connection" => Self::CONNECTION,
             "keep-alive"
             | "proxy-connection"
             | "proxy-authenticate"
             | "proxy-authorization"
-            | "transfer-encoding"
-            | "upgrade" => Self::HOP_BY_HOP,
+            | "transfer-encoding" => Self::HOP_BY_HOP,
+            "upgrade" => Self::HOP_BY_HOP | Self::UPGRADE,
             "te" => Self::TE,
             "expect" => Self::EXPECT,
             "cookie" => Self::COOKIE,
             headers::KEY => Self::KEY,
+            headers::REQUEST_ID => Self::REQUEST_ID,
+            headers::TRACEPARENT | headers::TRACESTATE => Self::TRACE,
             name if is_proxys(name) => Self::FORWARDED,
             headers::SERVER_TIMING => Self::SERVER_TIMING,
             _ => 0,
@@ -62,7 +68,7 @@ impl Seen {
         Self(headers.keys().fold(0, |seen, name| seen | bit(name)))
     }
 
-    fn has(self, bits: u32) -> bool {
+    pub(crate) fn has(self, bits: u32) -> bool {
         self.0 & bits != 0
     }
 }
@@ -102,13 +108,14 @@ impl Peer {
     }
 }
 
-/// Turns the head of a client's request into the one for a replica. `prefix` is what the path loses. Returns whether the
-/// request's trace is the client's.
+/// Turns the head of a client's request, in which these headers were `seen`, into the one for a replica. `prefix` is what the
+/// path loses. Returns whether the request's trace is the client's.
 ///
 /// # Errors
 /// When the path without its prefix is none.
 pub(crate) fn request(
     parts: &mut Parts,
+    seen: Seen,
     prefix: Option<&str>,
     id: &HeaderValue,
     peer: &Peer,
@@ -119,7 +126,6 @@ pub(crate) fn request(
         None => parts.headers.get(HOST).cloned(),
     };
     let host = host.filter(|host| !host.is_empty());
-    let seen = Seen::of(&parts.headers);
     let trailers = seen.has(Seen::TE)
         && parts.headers.get(TE).is_some_and(|te| {
             te.to_str()
@@ -157,7 +163,10 @@ pub(crate) fn request(
         None => name(&mut parts.headers, prefix),
     }
     parts.headers.insert(identify::REQUEST_ID, id.clone());
-    let is_clients_trace = identify::trace(&mut parts.headers);
+    let is_clients_trace = seen.has(Seen::TRACE) && identify::has_trace(&mut parts.headers);
+    if !is_clients_trace {
+        identify::begin_trace(&mut parts.headers);
+    }
     if let Some(prefix) = prefix {
         parts.uri = without_prefix(&parts.uri, prefix)?;
     } else if parts.uri.authority().is_some() {
@@ -318,23 +327,19 @@ pub(crate) fn response(
     }
     head.headers.reserve(2);
     head.headers.insert(identify::REQUEST_ID, id.clone());
-    let ours = timing(queue, activate);
-    let theirs = if seen.has(Seen::SERVER_TIMING) {
-        head.headers
-            .get(SERVER_TIMING)
-            .and_then(|value| value.to_str().ok())
-    } else {
-        None
-    };
-    let merged = match theirs {
-        None => ours,
-        Some(theirs) => {
-            let all = joined(&head.headers, &SERVER_TIMING).unwrap_or_else(|| theirs.to_owned());
-            HeaderValue::from_str(&format!("{}, {all}", ours.to_str().unwrap_or_default()))
-                .unwrap_or(ours)
+    let mut timing = timing(queue, activate);
+    if seen.has(Seen::SERVER_TIMING) {
+        let mut all = timing.as_bytes().to_vec();
+        for theirs in head.headers.get_all(SERVER_TIMING) {
+            all.extend_from_slice(b", ");
+            all.extend_from_slice(theirs.as_bytes());
         }
-    };
-    head.headers.insert(SERVER_TIMING, merged);
+        // What are values is one joined, too.
+        if let Ok(all) = HeaderValue::from_maybe_shared(Bytes::from(all)) {
+            timing = all;
+        }
+    }
+    head.headers.insert(SERVER_TIMING, timing);
 }
 
 /// Says which protocol the connection changes to, after [`response`] took it away with all that is hop-by-hop.

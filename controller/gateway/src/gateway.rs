@@ -22,7 +22,7 @@ use crate::activate::{ActivateError, Activator, Outcome};
 use crate::admit::{Admitted, admit};
 use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
-use crate::forward::{self, Peer};
+use crate::forward::{self, Peer, Seen};
 use crate::function::{Function, RequestLimits};
 use crate::metrics::Counts;
 use crate::neighbours::Neighbour;
@@ -208,12 +208,20 @@ impl Gateway {
         peer: &Peer,
         tasks: &TaskTracker,
     ) -> Response<Outgoing> {
-        let upgrade = upgrade::wanted(&mut request);
+        let seen = Seen::of(request.headers());
+        let upgrade = seen
+            .has(Seen::UPGRADE)
+            .then(|| upgrade::wanted(&mut request))
+            .flatten();
         let (parts, body) = request.into_parts();
-        let id = identify::request_id(&parts.headers);
+        let id = if seen.has(Seen::REQUEST_ID) {
+            identify::request_id(&parts.headers)
+        } else {
+            identify::new_id()
+        };
         let mut visit = Visit::begin(self.options.reporter.as_ref(), &parts, &id, peer);
         let led = self
-            .lead(parts, body, upgrade.as_ref(), &id, peer, &mut visit)
+            .lead((parts, seen), body, upgrade.as_ref(), &id, peer, &mut visit)
             .await;
         match led {
             Ok(Passage {
@@ -261,7 +269,7 @@ impl Gateway {
     /// The chain: one step after the other, each of which may end it.
     async fn lead(
         &self,
-        mut parts: Parts,
+        (mut parts, seen): (Parts, Seen),
         body: Incoming,
         upgrade: Option<&Wanted>,
         id: &HeaderValue,
@@ -301,6 +309,7 @@ impl Gateway {
         }
         visit.is_clients_trace = forward::request(
             &mut parts,
+            seen,
             found.by_path.then_some(function.prefix.as_str()),
             id,
             peer,
@@ -371,6 +380,8 @@ impl Gateway {
     ) -> Result<(Answer, Lease, Admitted), Failure> {
         let mut tried = Vec::new();
         let mut may_repeat = true;
+        // A look at the clock less, for most requests.
+        let mut arrived = Some(visit.arrived());
         let mut give_up: Option<Instant> = None;
         let mut backoff = Duration::from_millis(5);
         loop {
@@ -379,7 +390,10 @@ impl Gateway {
             visit.waited(&admitted);
             visit.awoke(request.headers_mut());
             while let Some(lease) = function.replicas.pick(&tried) {
-                let now = Instant::now();
+                let now = arrived
+                    .take()
+                    .filter(|_| admitted.is_at_once())
+                    .unwrap_or_else(Instant::now);
                 visit.fly(now);
                 let deadline =
                     tokio::time::Instant::from_std(now) + limits.timeout + self.options.grace;

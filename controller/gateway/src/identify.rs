@@ -7,7 +7,7 @@ use wisp_traces::is_traceparent;
 
 pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static(headers::TRACEPARENT);
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+const TRACESTATE: HeaderName = HeaderName::from_static(headers::TRACESTATE);
 
 /// The longest id that is taken from a client.
 const LONGEST_ID: usize = 128;
@@ -25,22 +25,29 @@ pub(crate) fn request_id(headers: &HeaderMap) -> HeaderValue {
     }
 }
 
-fn new_id() -> HeaderValue {
+/// A new one.
+pub(crate) fn new_id() -> HeaderValue {
     let mut buffer = Uuid::encode_buffer();
     let id = Uuid::new_v4().as_hyphenated().encode_lower(&mut buffer);
     HeaderValue::from_str(id).unwrap_or_else(|_| HeaderValue::from_static("unknown"))
 }
 
-/// Sees to it that the request is part of one trace: the client's, or one that begins here, not sampled. Returns whether it
-/// is the client's.
-pub(crate) fn trace(headers: &mut HeaderMap) -> bool {
+/// Whether the request is part of one trace, its client's; else what it says of any is taken away.
+pub(crate) fn has_trace(headers: &mut HeaderMap) -> bool {
     let mut given = headers.get_all(TRACEPARENT).iter();
-    if let (Some(parent), None) = (given.next(), given.next())
-        && is_traceparent(parent.as_bytes())
-    {
-        return true;
+    let is_one = match (given.next(), given.next()) {
+        (Some(parent), None) => is_traceparent(parent.as_bytes()),
+        _ => false,
+    };
+    if !is_one {
+        headers.remove(TRACEPARENT);
+        headers.remove(TRACESTATE);
     }
-    headers.remove(TRACESTATE);
+    is_one
+}
+
+/// Makes the request part of a trace that begins here, not sampled.
+pub(crate) fn begin_trace(headers: &mut HeaderMap) {
     let (trace, span) = (Uuid::new_v4(), Uuid::new_v4());
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     let digits = trace.as_bytes().iter().chain(span.as_bytes());
@@ -53,7 +60,6 @@ pub(crate) fn trace(headers: &mut HeaderMap) -> bool {
     if let Ok(value) = HeaderValue::from_bytes(&text) {
         headers.insert(TRACEPARENT, value);
     }
-    false
 }
 
 /// The hexadecimal digit of a number below 16. Formatting through `fmt` costs ten times as much.
@@ -115,7 +121,9 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(TRACEPARENT, HeaderValue::from_static(given));
             headers.insert(TRACESTATE, HeaderValue::from_static("a=b"));
-            trace(&mut headers);
+            if !has_trace(&mut headers) {
+                begin_trace(&mut headers);
+            }
             assert_eq!(headers.get(TRACEPARENT).unwrap() == given, kept, "{given}");
             assert_eq!(headers.contains_key(TRACESTATE), kept, "{given}");
             assert!(

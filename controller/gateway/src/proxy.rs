@@ -175,7 +175,9 @@ impl Exchange {
     pub(crate) fn finished(&mut self) {
         self.is_finished = true;
         if let Some(connection) = self.connection.take() {
-            pool::put(self.address, connection, Instant::now());
+            let now = Instant::now();
+            pool::put(self.address, connection, now);
+            self.visit.over(now);
         }
     }
 

@@ -22,6 +22,8 @@ pub(crate) struct Visit {
     pub(crate) queue: Duration,
     pub(crate) activate: Duration,
     is_flying: bool,
+    /// When it was over, if that is known.
+    over: Option<Instant>,
     report: Option<Box<Draft>>,
     /// Whether the request came as part of a trace.
     pub(crate) is_clients_trace: bool,
@@ -72,10 +74,16 @@ impl Visit {
             queue: Duration::ZERO,
             activate: Duration::ZERO,
             is_flying: false,
+            over: None,
             report,
             is_clients_trace: false,
             cold: None,
         }
+    }
+
+    /// When it came.
+    pub(crate) fn arrived(&self) -> Instant {
+        self.arrived
     }
 
     pub(crate) fn reach(&mut self, function: &Arc<Function>) {
@@ -130,6 +138,11 @@ impl Visit {
         }
     }
 
+    /// It is over as soon as this is dropped, which is about to be.
+    pub(crate) fn over(&mut self, now: Instant) {
+        self.over = Some(now);
+    }
+
     pub(crate) fn failed(&mut self, reason: &'static str) {
         self.reason = Some(reason);
     }
@@ -137,7 +150,7 @@ impl Visit {
 
 impl Drop for Visit {
     fn drop(&mut self) {
-        let now = Instant::now();
+        let now = self.over.unwrap_or_else(Instant::now);
         self.land(now);
         let elapsed = now.saturating_duration_since(self.arrived);
         if let Some(function) = &self.function {

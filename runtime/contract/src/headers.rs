@@ -17,6 +17,8 @@ pub const CPU: &str = "wisp-cpu";
 
 /// W3C Trace Context, <https://www.w3.org/TR/trace-context/>.
 pub const TRACEPARENT: &str = "traceparent";
+/// What vendors add to a trace, <https://www.w3.org/TR/trace-context/#tracestate-header>.
+pub const TRACESTATE: &str = "tracestate";
 
 /// Where the time went, <https://www.w3.org/TR/server-timing/>: `queue`, `activate`, `fetch`, `load`, `instance`,
 /// `nn`.

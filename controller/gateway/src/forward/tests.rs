@@ -11,8 +11,10 @@ fn parts(uri: &str, headers: &[(&str, &str)]) -> Parts {
 fn forwarded_by(trusts_peer: bool, headers: &[(&str, &str)]) -> HeaderMap {
     let mut parts = parts("/a/b/c", headers);
     let peer = Peer::new("10.0.0.9".parse().unwrap(), "http");
+    let seen = Seen::of(&parts.headers);
     request(
         &mut parts,
+        seen,
         Some("/a/b"),
         &HeaderValue::from_static("id"),
         &peer,
@@ -109,7 +111,8 @@ fn cookies_that_http2_split_are_one_field_again() {
             HeaderValue::from_static("id"),
             Peer::new("10.0.0.9".parse().unwrap(), "http"),
         );
-        request(&mut parts, Some("/a/b"), &id, &peer, false).unwrap();
+        let seen = Seen::of(&parts.headers);
+        request(&mut parts, seen, Some("/a/b"), &id, &peer, false).unwrap();
         let all = parts.headers.get_all(COOKIE).iter();
         all.map(|value| value.to_str().unwrap().to_owned())
             .collect::<Vec<_>>()
