@@ -1,5 +1,6 @@
 //! Bodies on their way through.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,11 +25,18 @@ pub(crate) enum BodyError {
     BrokeOff(#[source] hyper::Error),
 }
 
+/// The longest body that is sent as one piece where it came as one.
+const WHOLE: u64 = 16 << 10;
+
 /// A request's body on its way to a replica.
 #[derive(Debug)]
 pub(crate) enum RequestBody {
     Empty,
+    /// All of it is here.
+    Whole(Bytes),
     Limited {
+        /// What was read of `inner` already.
+        first: Option<Result<Frame<Bytes>, hyper::Error>>,
         inner: Incoming,
         left: u64,
         state: Arc<UploadState>,
@@ -59,14 +67,36 @@ impl UploadState {
 }
 
 impl RequestBody {
-    /// At most `allowed` bytes of `inner`.
-    pub(crate) fn new(inner: Incoming, allowed: u64) -> (Self, Option<Arc<UploadState>>) {
+    /// At most `allowed` bytes of `inner`. A short one that came with the request's head is taken at once: it needs nobody who
+    /// waits for the rest of it. Not where the client `expects` to be asked for it first: it may have no place yet.
+    pub(crate) async fn new(
+        mut inner: Incoming,
+        allowed: u64,
+        expects: bool,
+    ) -> (Self, Option<Arc<UploadState>>) {
         if inner.is_end_stream() {
             return (Self::Empty, None);
+        }
+        let mut first = None;
+        let is_short = inner
+            .size_hint()
+            .exact()
+            .is_some_and(|length| length <= WHOLE);
+        if is_short && !expects {
+            let polled = poll_fn(|cx| Poll::Ready(Pin::new(&mut inner).poll_frame(cx))).await;
+            first = match polled {
+                Poll::Ready(Some(Ok(frame))) if inner.is_end_stream() => match frame.into_data() {
+                    Ok(whole) => return (Self::Whole(whole), None),
+                    Err(frame) => Some(Ok(frame)),
+                },
+                Poll::Ready(frame) => frame,
+                Poll::Pending => None,
+            };
         }
         let state = Arc::<UploadState>::default();
         (
             Self::Limited {
+                first,
                 inner,
                 left: allowed,
                 state: Arc::clone(&state),
@@ -80,7 +110,7 @@ impl RequestBody {
     /// Whether there is one, and how long it is isn't known before it ends.
     pub(crate) fn is_of_unknown_length(&self) -> bool {
         match self {
-            Self::Empty => false,
+            Self::Empty | Self::Whole(_) => false,
             Self::Limited { inner, .. } => {
                 !inner.is_end_stream() && inner.size_hint().exact().is_none()
             }
@@ -98,8 +128,20 @@ impl Body for RequestBody {
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
-            Self::Limited { inner, left, state } => {
-                let frame = Pin::new(inner).poll_frame(cx);
+            body @ Self::Whole(_) => match std::mem::replace(body, Self::Empty) {
+                Self::Whole(whole) => Poll::Ready(Some(Ok(Frame::data(whole)))),
+                Self::Empty | Self::Limited { .. } => Poll::Ready(None),
+            },
+            Self::Limited {
+                first,
+                inner,
+                left,
+                state,
+            } => {
+                let frame = match first.take() {
+                    Some(first) => Poll::Ready(Some(first)),
+                    None => Pin::new(inner).poll_frame(cx),
+                };
                 state.awaited.store(frame.is_pending(), Ordering::Relaxed);
                 Poll::Ready(match ready!(frame) {
                     None => None,
@@ -128,14 +170,26 @@ impl Body for RequestBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Empty => true,
-            Self::Limited { inner, .. } => inner.is_end_stream(),
+            Self::Whole(_) => false,
+            Self::Limited { first, inner, .. } => first.is_none() && inner.is_end_stream(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Empty => SizeHint::with_exact(0),
-            Self::Limited { inner, .. } => inner.size_hint(),
+            Self::Whole(whole) => SizeHint::with_exact(whole.len() as u64),
+            Self::Limited { first, inner, .. } => {
+                let Some(Ok(first)) = first else {
+                    return inner.size_hint();
+                };
+                let first = first.data_ref().map_or(0, Bytes::len) as u64;
+                // Only those of known length are begun to be read.
+                let rest = inner.size_hint().exact();
+                rest.map_or_else(SizeHint::default, |rest| {
+                    SizeHint::with_exact(first.saturating_add(rest))
+                })
+            }
         }
     }
 }

@@ -36,7 +36,7 @@ impl Seen {
     /// Hop-by-hop whatever Connection says, <https://www.rfc-editor.org/rfc/rfc9110#section-7.6.1>.
     const HOP_BY_HOP: u32 = 1 << 1;
     const TE: u32 = 1 << 2;
-    const EXPECT: u32 = 1 << 3;
+    pub(crate) const EXPECT: u32 = 1 << 3;
     const KEY: u32 = 1 << 4;
     /// What proxies before this one say, save for whom.
     const FORWARDED: u32 = 1 << 5;

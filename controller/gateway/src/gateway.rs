@@ -318,7 +318,8 @@ impl Gateway {
         if let Some(upgrade) = upgrade {
             upgrade.ask(&mut parts.headers);
         }
-        let (body, upload) = RequestBody::new(body, limits.request_body);
+        let (body, upload) =
+            RequestBody::new(body, limits.request_body, seen.has(Seen::EXPECT)).await;
         // hyper takes a GET's body of no declared length for none, unless it is said that there is one.
         if body.is_of_unknown_length() && matches!(parts.method, Method::GET | Method::HEAD) {
             let chunked = HeaderValue::from_static("chunked");

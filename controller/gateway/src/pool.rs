@@ -50,7 +50,7 @@ impl Connection {
     > + use<> {
         // A response may wait for a client that reads nothing before it has sent everything: an upload goes on without
         // anyone who asks for the response.
-        if !matches!(request.body(), RequestBody::Empty) {
+        if matches!(request.body(), RequestBody::Limited { .. }) {
             self.detach();
         }
         self.driven.deadline.set(deadline);

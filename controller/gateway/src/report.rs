@@ -1,7 +1,7 @@
 //! What is counted, per function and second.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -98,6 +98,9 @@ pub(crate) struct Stats {
     epoch: Instant,
     stripes: [Stripe; STRIPES],
     activations: [AtomicU64; 2],
+    /// Whether anything happened since the last sample, or still happens: of thousands of functions most are quiet, and are
+    /// sampled as often as the busiest.
+    is_busy: AtomicBool,
     last: Mutex<Snapshot>,
 }
 
@@ -138,6 +141,7 @@ impl Default for Stats {
             epoch: Instant::now(),
             stripes: Default::default(),
             activations: Default::default(),
+            is_busy: AtomicBool::default(),
             last: Mutex::default(),
         }
     }
@@ -155,12 +159,22 @@ impl Stats {
         self.stripes.get(index).unwrap_or(first)
     }
 
+    /// Something happened, and is counted already.
+    fn busy(&self) {
+        // It is read by all threads, and written by one.
+        if !self.is_busy.load(Ordering::SeqCst) {
+            self.is_busy.store(true, Ordering::SeqCst);
+        }
+    }
+
     pub(crate) fn came(&self) {
         self.stripe().requests.fetch_add(1, Ordering::Relaxed);
+        self.busy();
     }
 
     pub(crate) fn begin_flight(&self, now: Instant) {
         self.stripe().flying.begin(self.at(now));
+        self.busy();
     }
 
     pub(crate) fn end_flight(&self, now: Instant) {
@@ -169,6 +183,7 @@ impl Stats {
 
     pub(crate) fn begin_wait(&self, now: Instant) {
         self.stripe().waiting.begin(self.at(now));
+        self.busy();
     }
 
     pub(crate) fn end_wait(&self, now: Instant) {
@@ -193,6 +208,7 @@ impl Stats {
             u64::try_from(elapsed.as_micros()).unwrap_or(u64::MAX),
             Ordering::Relaxed,
         );
+        self.busy();
     }
 
     pub(crate) fn activated(&self, succeeded: bool) {
@@ -244,6 +260,9 @@ impl Stats {
     /// What happened since the last call.
     pub(crate) fn sample(&self, function: &FunctionId, now: Instant) -> FunctionStats {
         let at = self.at(now);
+        if !self.is_busy.swap(false, Ordering::SeqCst) {
+            return self.quiet(function, at);
+        }
         let next = Snapshot {
             at,
             flying: self.sum(|stripe| stripe.flying.integral(at)),
@@ -257,16 +276,41 @@ impl Stats {
         #[expect(clippy::cast_precision_loss, reason = "nanoseconds of a second fit")]
         let mean = |integral: i64| (integral as f64 / nanos as f64).max(0.0);
         let (totals, before) = (next.totals, previous.totals);
+        let (in_flight, queued) = (self.in_flight(), self.queued());
+        if in_flight > 0 || queued > 0 {
+            self.busy();
+        }
         FunctionStats {
             function: function.clone(),
             seconds: Duration::from_nanos(nanos.unsigned_abs()).as_secs_f64(),
             concurrency: mean(next.flying.wrapping_sub(previous.flying)),
             queue: mean(next.waiting.wrapping_sub(previous.waiting)),
-            in_flight: self.in_flight(),
-            queued: self.queued(),
+            in_flight,
+            queued,
             requests: totals.requests.saturating_sub(before.requests),
             answers: less(totals.answers, before.answers),
             latency: less(totals.latency, before.latency),
+        }
+    }
+}
+
+impl Stats {
+    /// Nothing happened since the last call, nor does it.
+    fn quiet(&self, function: &FunctionId, at: i64) -> FunctionStats {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let nanos = at.saturating_sub(last.at).max(1);
+        last.at = at;
+        drop(last);
+        FunctionStats {
+            function: function.clone(),
+            seconds: Duration::from_nanos(nanos.unsigned_abs()).as_secs_f64(),
+            concurrency: 0.0,
+            queue: 0.0,
+            in_flight: 0,
+            queued: 0,
+            requests: 0,
+            answers: [0; 5],
+            latency: [0; LATENCY_BOUNDS.len() + 1],
         }
     }
 }
@@ -280,8 +324,6 @@ fn less<const N: usize>(mut now: [u64; N], before: [u64; N]) -> [u64; N] {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-
     use super::*;
 
     #[test]
@@ -325,6 +367,26 @@ mod tests {
             ),
             (1, 0, 0, [0; 5])
         );
+    }
+
+    /// Would fail if what happens after a quiet time were averaged over that, too, or not told.
+    #[test]
+    fn a_quiet_time_is_over_when_something_happens() {
+        let stats = Stats::default();
+        let id: FunctionId = "a/b".parse().unwrap();
+        let at = |millis: u64| stats.epoch + Duration::from_millis(millis);
+        let sampled = |millis| {
+            let sample = stats.sample(&id, at(millis));
+            (sample.seconds, sample.concurrency, sample.in_flight)
+        };
+        assert_eq!(sampled(1000), (1.0, 0.0, 0));
+        assert_eq!(sampled(5000), (4.0, 0.0, 0));
+        stats.begin_flight(at(5500));
+        assert_eq!(sampled(6000), (1.0, 0.5, 1));
+        assert_eq!(sampled(7000), (1.0, 1.0, 1));
+        stats.end_flight(at(7500));
+        assert_eq!(sampled(8000), (1.0, 0.5, 0));
+        assert_eq!(sampled(9000), (1.0, 0.0, 0));
     }
 
     /// Would fail if a change could be read in half: the integral would be off by an hour.

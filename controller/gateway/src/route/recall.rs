@@ -7,7 +7,7 @@ use std::sync::Arc;
 use crate::function::Function;
 
 /// How many of them a thread remembers.
-const PLACES: usize = 64;
+const PLACES: usize = 512;
 
 struct Entry {
     edition: u64,

@@ -1,12 +1,15 @@
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio::sync::{Notify, mpsc};
 
 use crate::support::{
-    Bed, Client, Reports, Upstream, channel, empty, endpoint, http2, id, raw, route,
+    Bed, Client, Reports, Upstream, channel, empty, endpoint, full, http2, id, raw, route, until,
 };
 
 /// Sends every piece of the request's body back as it comes.
@@ -60,6 +63,64 @@ async fn a_get_may_have_a_body_of_any_length() {
     let answer = answer.into_body().collect().await.unwrap().to_bytes();
     let answer = String::from_utf8_lossy(&answer);
     assert!(answer.contains(r#""body":"hello""#), "{answer}");
+}
+
+/// Would fail if a part of a short body were lost where the rest comes later, or a client that waits to be asked for it weren't.
+#[tokio::test]
+async fn short_bodies_arrive_whole_in_however_many_pieces() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    let head = |more: &str| {
+        format!(
+            "POST /a/b/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n{more}Content-Length: 8\r\n\r\n"
+        )
+    };
+    let at_once = format!("{}all of i", head(""));
+    let answer = raw(bed.address, at_once.as_bytes()).await;
+    assert!(answer.contains(r#""body":"all of i""#), "{answer}");
+
+    let stream = TcpStream::connect(bed.address).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let first = format!("{}half", head(""));
+    writer.write_all(first.as_bytes()).await.unwrap();
+    // It has reached the replica, which waits for the rest.
+    until(|| upstream.requests.load(Ordering::SeqCst) == 2).await;
+    writer.write_all(b"half").await.unwrap();
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(r#""body":"halfhalf""#), "{answer}");
+
+    let stream = TcpStream::connect(bed.address).await.unwrap();
+    let (mut reader, mut writer) = stream.into_split();
+    let asks = head("Expect: 100-continue\r\n");
+    writer.write_all(asks.as_bytes()).await.unwrap();
+    let mut asked = [0; 25];
+    reader.read_exact(&mut asked).await.unwrap();
+    assert_eq!(asked.as_slice(), b"HTTP/1.1 100 Continue\r\n\r\n");
+    writer.write_all(b"expected").await.unwrap();
+    let mut answer = String::new();
+    reader.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.contains(r#""body":"expected""#), "{answer}");
+
+    for whole in [true, false] {
+        let (sender, body) = channel();
+        let body = if whole { full("by frame") } else { body };
+        let asked = Request::post("http://x/a/b/")
+            .header("content-length", "8")
+            .body(body)
+            .unwrap();
+        let mut client = http2(bed.address).await;
+        let answer = tokio::spawn(client.send_request(asked));
+        if !whole {
+            sender.send(Ok("by ".into())).await.unwrap();
+            sender.send(Ok("frame".into())).await.unwrap();
+        }
+        drop(sender);
+        let answer = answer.await.unwrap().unwrap().into_body();
+        let answer = answer.collect().await.unwrap().to_bytes();
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains(r#""body":"by frame""#), "{answer}");
+    }
 }
 
 #[tokio::test]
