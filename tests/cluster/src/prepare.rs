@@ -6,7 +6,7 @@ use crate::{addons, machine, programs, shared};
 
 /// Installs and builds what the tests' cluster is made of, with progress; where the tests run against the user's own
 /// cluster, only what they need for that. Where no cluster can run it says why: the tests that need one say the same and
-/// are skipped, or fail if `CI=true`.
+/// are skipped, or fail in CI.
 ///
 /// # Errors
 /// When something can't be installed or built.

@@ -30,6 +30,30 @@ const SHARED: &str = "test";
 /// How long the shared cluster is kept for the next test program of the same run.
 const LINGER: Duration = Duration::from_secs(20);
 
+/// What came of starting the shared cluster. Also a failure is kept: each further test would wait for minutes until it
+/// failed once more.
+enum Shared {
+    Runs(Cluster),
+    CannotRun(String),
+    Failed(String),
+}
+
+impl Shared {
+    fn start() -> Self {
+        let cluster = match kubeconfig_of_user() {
+            Some(kubeconfig) => Cluster::of_user(&kubeconfig),
+            None => match reasons() {
+                Some(reasons) => return Self::CannotRun(reasons),
+                None => Cluster::join_shared(),
+            },
+        };
+        match cluster {
+            Ok(cluster) => Self::Runs(cluster),
+            Err(error) => Self::Failed(format!("{error:#}")),
+        }
+    }
+}
+
 /// A Kubernetes cluster that tests may use.
 pub struct Cluster {
     pub(crate) kubectl: Kubectl,
@@ -43,20 +67,20 @@ pub struct Cluster {
 impl Cluster {
     /// The cluster that the tests of this run share: the user's own if `KUBECONFIG` is set, else one that is started
     /// when the first test asks and taken down soon after the last test program ended. None when this machine cannot run
-    /// one, and then it says why; where `CI=true`, that is a failure instead.
+    /// one, and then it says why; in CI, that is a failure instead.
     ///
     /// # Panics
-    /// When the cluster does not come up, or cannot run although `CI=true`.
+    /// When the cluster does not come up, or cannot run in CI.
     pub fn shared() -> Option<&'static Cluster> {
-        static CLUSTER: OnceLock<Option<Cluster>> = OnceLock::new();
-        CLUSTER
-            .get_or_init(|| {
-                if let Some(kubeconfig) = kubeconfig_of_user() {
-                    return Some(or_panic(Cluster::of_user(&kubeconfig)));
-                }
-                can_run().then(|| or_panic(Cluster::join_shared()))
-            })
-            .as_ref()
+        static CLUSTER: OnceLock<Shared> = OnceLock::new();
+        match CLUSTER.get_or_init(Shared::start) {
+            Shared::Runs(cluster) => Some(cluster),
+            Shared::CannotRun(reasons) => {
+                skip(reasons);
+                None
+            }
+            Shared::Failed(error) => give_up(error),
+        }
     }
 
     /// A cluster of one test's own, for tests that break it, called `hint` (at most 12 characters) and this process's id.
@@ -65,7 +89,14 @@ impl Cluster {
     /// # Panics
     /// As [`Cluster::shared`].
     pub fn own(hint: &str, nodes: u8) -> Option<Owned> {
-        can_run().then(|| Owned(or_panic(Cluster::start_own(hint, nodes))))
+        if let Some(reasons) = reasons() {
+            skip(&reasons);
+            return None;
+        }
+        match Cluster::start_own(hint, nodes) {
+            Ok(cluster) => Some(Owned(cluster)),
+            Err(error) => give_up(&format!("{error:#}")),
+        }
     }
 
     fn join_shared() -> Result<Cluster> {
@@ -268,24 +299,14 @@ fn installed(program: &str) -> bool {
         .is_ok_and(|output| output.status.success())
 }
 
-/// Whether this machine can run a cluster; it says why not, and where `CI=true` that is a failure.
-fn can_run() -> bool {
+/// Why this machine cannot run a cluster, if it cannot.
+fn reasons() -> Option<String> {
     let reasons = machine::reasons();
-    if reasons.is_empty() {
-        return true;
-    }
-    let reasons = reasons.join("; ");
-    if std::env::var("CI").is_ok_and(|value| value == "true") {
-        give_up(&format!(
-            "CI=true asks for a cluster, but none can run here: {reasons}"
-        ));
-    }
-    eprintln!("skipped: no cluster can run here: {reasons}");
-    false
+    (!reasons.is_empty()).then(|| reasons.join("; "))
 }
 
-fn or_panic<T>(result: Result<T>) -> T {
-    result.unwrap_or_else(|error| give_up(&format!("{error:#}")))
+fn skip(reasons: &str) {
+    wisp_skip::skip(format!("no cluster can run here: {reasons}"));
 }
 
 #[expect(

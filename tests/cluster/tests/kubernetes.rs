@@ -157,7 +157,7 @@ fn a_loaded_image_is_pulled_by_its_usual_name() -> Result<()> {
         return Ok(());
     };
     if cluster.name().is_none() {
-        eprintln!("skipped: nothing is loaded into the user's own cluster");
+        wisp_skip::skip("nothing is loaded into the user's own cluster");
         return Ok(());
     }
     let namespace = cluster.namespace("load")?;

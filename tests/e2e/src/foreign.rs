@@ -47,10 +47,10 @@ impl Foreign {
             return Ok(true);
         }
         if cluster.name().is_none() {
-            eprintln!(
-                "skipped: {} are unknown to this cluster, which is your own",
+            wisp_skip::skip(format!(
+                "{} are unknown to this cluster, which is your own",
                 self.definition
-            );
+            ));
             return Ok(false);
         }
         let file = self.folder()?.join(self.file);

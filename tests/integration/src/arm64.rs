@@ -38,11 +38,7 @@ pub fn arm64() -> Option<Arm64> {
     }
     let onnxruntime = cache()?.join("arm64/onnxruntime/1.31.1/libonnxruntime.so");
     if let Some(lack) = lack(&onnxruntime) {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "{lack}: run cargo xtask test"
-        );
-        eprintln!("skipped: {lack}");
+        wisp_skip::skip(format!("{lack}: run cargo xtask test"));
         return None;
     }
     Some(Arm64 {

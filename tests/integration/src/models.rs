@@ -15,15 +15,10 @@ pub fn onnxruntime() -> Option<PathBuf> {
     if file.is_file() {
         return Some(file);
     }
-    assert!(
-        std::env::var_os("CI").is_none(),
+    wisp_skip::skip(format!(
         "{} is missing: run cargo xtask setup",
         file.display()
-    );
-    eprintln!(
-        "skipped: {} is missing: run cargo xtask setup",
-        file.display()
-    );
+    ));
     None
 }
 

@@ -51,13 +51,8 @@ fn onnxruntime() -> PathBuf {
 /// A file that `cargo xtask` fetches. Without it a test has nothing to say, which CI doesn't accept.
 fn is_there(path: &Path, install: &str) -> bool {
     let there = path.is_file();
-    assert!(
-        there || std::env::var_os("CI").is_none(),
-        "{} is missing: {install}",
-        path.display()
-    );
     if !there {
-        eprintln!("skipped: {} is missing: {install}", path.display());
+        wisp_skip::skip(format!("{} is missing: {install}", path.display()));
     }
     there
 }

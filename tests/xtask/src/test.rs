@@ -129,7 +129,7 @@ fn arm64() -> Result<()> {
     }
     match install::arm64() {
         Ok(()) => build::arm64(),
-        Err(error) if std::env::var_os("CI").is_none() => {
+        Err(error) if !wisp_skip::is_ci() => {
             eprintln!("skipped: {error:#}");
             Ok(())
         }
@@ -157,7 +157,7 @@ fn unchanged() -> Result<()> {
     }
     let status = output(command("git").args(["status", "--porcelain"]))
         .context("cannot ask git for changes")?;
-    if std::env::var_os("CI").is_some() && !status.is_empty() {
+    if wisp_skip::is_ci() && !status.is_empty() {
         bail!("the checks changed or made files:\n{status}");
     }
     Ok(())

@@ -28,9 +28,8 @@ impl Registry {
     fn start(more: &str) -> Result<Option<Self>> {
         let program = match wisp_cluster::registry() {
             Ok(program) => program,
-            Err(error) if std::env::var_os("CI").is_some() => return Err(error),
             Err(error) => {
-                eprintln!("skipped: there is no registry: {error:#}");
+                wisp_skip::skip(format!("there is no registry: {error:#}"));
                 return Ok(None);
             }
         };

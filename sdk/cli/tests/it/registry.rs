@@ -27,8 +27,7 @@ impl Registry {
         let program = match wisp_cluster::registry() {
             Ok(program) => program,
             Err(error) => {
-                assert!(std::env::var_os("CI").is_none(), "{error:?}");
-                eprintln!("skipped: there is no registry: {error:#}");
+                wisp_skip::skip(format!("there is no registry: {error:#}"));
                 return None;
             }
         };

@@ -220,7 +220,7 @@ pub(crate) fn two_nodes(cluster: &Cluster) -> Result<Option<[String; 2]>> {
                 cluster.name().is_none(),
                 "our own has only the nodes {names:?}"
             );
-            eprintln!("skipped: the cluster has one node");
+            wisp_skip::skip("the cluster has one node");
             Ok(None)
         }
     }

@@ -48,7 +48,7 @@ async fn functions_with_gpus_go_where_they_are_and_say_what_they_compute_on() ->
         return Ok(());
     };
     if wisp.cluster().name().is_none() {
-        eprintln!("skipped: the nodes of a cluster that is given are somebody's");
+        wisp_skip::skip("the nodes of a cluster that is given are somebody's");
         return Ok(());
     }
     let _stays = wisp.with_operator().await;

@@ -260,7 +260,7 @@ async fn a_node_of_another_family_gets_code_of_its_own() -> Result<()> {
         return Ok(());
     };
     if wisp.cluster().name().is_none() {
-        eprintln!("skipped: what a cluster elsewhere emulates isn't known");
+        wisp_skip::skip("what a cluster elsewhere emulates isn't known");
         return Ok(());
     }
     let Some(emulated) = Emulated::start(wisp, &arm)? else {
@@ -452,7 +452,7 @@ async fn a_request_finds_another_pod_where_a_host_died() -> Result<()> {
         ensure!(text(&pod, CLAIMED_FROM) == "warm", "{pod}");
         if !kill_host(&pod)? {
             ensure!(round == 0, "no process of {pod}");
-            eprintln!("skipped: the cluster's processes are another machine's");
+            wisp_skip::skip("the cluster's processes are another machine's");
             return Ok(());
         }
         killed.insert(text(&pod, "/metadata/uid").to_owned());

@@ -83,7 +83,7 @@ async fn a_pull_secret_opens_its_registry_to_the_operator_and_to_nobody_else() -
         return Ok(());
     };
     let Some(guard) = wisp.guard() else {
-        eprintln!("skipped: the registry of a cluster elsewhere can't be guarded from here");
+        wisp_skip::skip("the registry of a cluster elsewhere can't be guarded from here");
         return Ok(());
     };
     let _stays = wisp.with_operator().await;
@@ -136,7 +136,7 @@ async fn a_pull_secret_is_the_nodes_where_they_mount_an_image() -> Result<()> {
         return Ok(());
     };
     let Some(guard) = wisp.guard() else {
-        eprintln!("skipped: the registry of a cluster elsewhere can't be guarded from here");
+        wisp_skip::skip("the registry of a cluster elsewhere can't be guarded from here");
         return Ok(());
     };
     let space = wisp.space("pull")?;

@@ -55,7 +55,7 @@ pub(crate) async fn reads_a_seven(space: &Space, name: &str) -> Result<()> {
 /// The folder of a new claim's volume, as this machine sees it; none where the cluster isn't on this machine.
 fn volume(wisp: &Installation, space: &Space, claim: &str) -> Result<Option<PathBuf>> {
     if wisp.cluster().name().is_none() {
-        eprintln!("skipped: the volumes of a cluster elsewhere can't be written to from here");
+        wisp_skip::skip("the volumes of a cluster elsewhere can't be written to from here");
         return Ok(None);
     }
     space.apply(&format!(
@@ -388,7 +388,7 @@ async fn a_registry_may_go_and_come_back() -> Result<()> {
         return Ok(());
     };
     let Some(detour) = wisp.detour() else {
-        eprintln!("skipped: the registry of a cluster elsewhere can't be cut off from here");
+        wisp_skip::skip("the registry of a cluster elsewhere can't be cut off from here");
         return Ok(());
     };
     let _operator = wisp.with_operator().await;

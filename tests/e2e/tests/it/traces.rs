@@ -19,6 +19,7 @@ async fn a_cold_start_is_one_trace_from_the_client_to_the_pod() -> Result<()> {
         return Ok(());
     };
     let Some(collector) = wisp.collector() else {
+        wisp_skip::skip("pods of a cluster elsewhere may have no way to a collector here");
         return Ok(());
     };
     let _stays = wisp.with_operator().await;
