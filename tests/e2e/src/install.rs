@@ -40,16 +40,16 @@ pub struct Installation {
 /// When it can't be installed.
 #[expect(clippy::panic, reason = "a test without wisp has failed")]
 pub fn installed() -> Option<&'static Installation> {
-    static INSTALLATION: OnceLock<Option<Installation>> = OnceLock::new();
-    INSTALLATION
-        .get_or_init(|| {
-            let cluster = Cluster::shared()?;
-            match Installation::of(cluster, binary, "debug") {
-                Ok(installation) => Some(installation),
-                Err(error) => panic!("wisp can't be installed: {error:#}"),
-            }
-        })
-        .as_ref()
+    // Also a failure is kept: each further test would wait for minutes until it failed once more.
+    static INSTALLATION: OnceLock<Result<Installation, String>> = OnceLock::new();
+    let cluster = Cluster::shared()?;
+    let made = INSTALLATION.get_or_init(|| {
+        Installation::of(cluster, binary, "debug").map_err(|error| format!("{error:#}"))
+    });
+    match made {
+        Ok(installation) => Some(installation),
+        Err(error) => panic!("wisp can't be installed: {error}"),
+    }
 }
 
 /// The repository's folder.
