@@ -32,13 +32,14 @@ pub(crate) fn system(
 
 pub(crate) fn roll_out(wisp: &Installation, part: &str) -> Result<String> {
     let deployment = format!("deployment/wisp-{part}");
+    let patience = format!("--timeout={}s", PATIENCE.as_secs());
     wisp.cluster().kubectl(&[
         "--namespace",
         NAMESPACE,
         "rollout",
         "status",
         &deployment,
-        "--timeout=180s",
+        &patience,
     ])
 }
 
@@ -148,6 +149,21 @@ async fn no_request_fails_while_the_gateway_is_replaced() -> Result<()> {
     load.stop().await?.none_failed()
 }
 
+/// What keeps a function's pod from being placed, and from being one of a pool, until there is a pod with this label.
+const ANCHORED: &str = "  pod: {affinity: {podAffinity: {requiredDuringSchedulingIgnoredDuringExecution: [\
+    {labelSelector: {matchLabels: {app: anchor}}, topologyKey: kubernetes.io/hostname}]}}}\n";
+
+/// Has that pod. It needs no more than a place on a node: its image is none.
+fn anchor(wisp: &Installation, space: &Space) -> Result<String> {
+    let registry = wisp.cluster().registry()?;
+    space.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: anchor, labels: {{app: anchor}}}}\nspec:\n\
+        \x20 securityContext: {{runAsNonRoot: true, seccompProfile: {{type: RuntimeDefault}}}}\n\
+        \x20 containers:\n  - name: none\n    image: {registry}/none:1\n\
+        \x20   securityContext: {{allowPrivilegeEscalation: false, capabilities: {{drop: [ALL]}}}}\n"
+    ))
+}
+
 /// Would fail if what serves depended on the operator, or a function that sleeps weren't woken once there is one again,
 /// also by a request that came before.
 #[tokio::test(flavor = "multi_thread")]
@@ -158,9 +174,8 @@ async fn the_operator_may_go_at_any_time() -> Result<()> {
     let _operator = wisp.without_operator().await;
     let space = wisp.space("orphan")?;
     function(&space, "awake", "  scaling: {minReplicas: 1}\n").await?;
-    for name in ["asleep", "waking"] {
-        function(&space, name, "").await?;
-    }
+    function(&space, "asleep", "").await?;
+    function(&space, "waking", ANCHORED).await?;
     space
         .until("awake", "hello", |answer| answer.status == 200)
         .await?;
@@ -178,10 +193,17 @@ async fn the_operator_may_go_at_any_time() -> Result<()> {
         let (client, path) = (space.client(), space.path("waking", "hello"));
         async move { client.get(&path).await }
     });
+    // Its pod is there, and can't be placed: so long the wake-up goes on.
     space.pods("waking", 1)?;
     let mut arguments = vec!["--namespace", NAMESPACE, "delete", "pod", "--wait=false"];
     arguments.extend(before.iter().map(String::as_str));
     wisp.cluster().kubectl(&arguments)?;
+    ensure!(
+        !waking.is_finished(),
+        "it was no longer being woken: {:?}",
+        waking.await
+    );
+    anchor(wisp, &space)?;
     let first = space.get("asleep", "hello").await?;
     // Where nobody comes for longer than a client should wait, it is told to come again.
     ensure!(
