@@ -221,7 +221,8 @@ fn of_pool(space: &Space) -> Result<String> {
 /// Waits until the pool `warm`, whose `deployment` was changed, has pods that `show` so, and then until one that the function
 /// `hello` is woken in needs not compile it.
 async fn is_given_code(space: &Space, deployment: &str, show: &str) -> Result<()> {
-    space.kubectl(&["rollout", "status", deployment, "--timeout=60s"])?;
+    let patience = format!("--timeout={}s", PATIENCE.as_secs());
+    space.kubectl(&["rollout", "status", deployment, &patience])?;
     // The first pods may come before the operator knows, and one of the old may have been claimed while it was to end.
     let began = Instant::now();
     loop {
