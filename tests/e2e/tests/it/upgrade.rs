@@ -52,6 +52,23 @@ fn follows(space: &Space, most: u64, has_policies: bool) -> Result<()> {
     })
 }
 
+/// Has other values reach what runs, and somebody write to the namespace's pool.
+async fn changed(wisp: &Installation, space: &Space) -> Result<()> {
+    upgrade(
+        wisp,
+        "networkPolicies.enabled=false,pools.default.maxReplicas=6",
+    )?;
+    follows(space, 6, false)?;
+    space
+        .until("asleep", "hello", |answer| answer.status == 200)
+        .await?;
+    // Who wrote to the pool by hand keeps what was written.
+    let patch = "{\"spec\": {\"maxReplicas\": 7}}";
+    space
+        .kubectl(&["patch", "rp", "default", "--type=merge", "--patch", patch])
+        .map(drop)
+}
+
 /// Would fail if an upgrade lost values, a request, or a function that sleeps; or if what its values say reached only functions
 /// and pools that come later.
 #[tokio::test(flavor = "multi_thread")]
@@ -83,21 +100,14 @@ async fn an_upgrade_reaches_what_runs_and_fails_no_request() -> Result<()> {
     let load = Load::start(wisp.gateway(), &path, 2, STEADY, false);
     load.more(20).await?;
 
-    upgrade(
-        wisp,
-        "networkPolicies.enabled=false,pools.default.maxReplicas=6",
-    )?;
-    follows(&space, 6, false)?;
-    space
-        .until("asleep", "hello", |answer| answer.status == 200)
-        .await?;
-    // Who wrote to the pool by hand keeps what was written.
-    let patch = "{\"spec\": {\"maxReplicas\": 7}}";
-    space.kubectl(&["patch", "rp", "default", "--type=merge", "--patch", patch])?;
-    upgrade(
+    let there = changed(wisp, &space).await;
+    // Also where it failed: others need the installation as it was.
+    let back = upgrade(
         wisp,
         "networkPolicies.enabled=true,pools.default.maxReplicas=5",
-    )?;
+    );
+    there?;
+    back?;
     follows(&space, 7, true)?;
     ensure!(images()? == before, "{before} became {}", images()?);
     load.more(20).await?;
