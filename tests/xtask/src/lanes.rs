@@ -3,6 +3,7 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +17,12 @@ use crate::command::{cargo, command, execute, output};
 /// The programs of the second lane, by package and target: each has a cluster of its own, or shares one with its like, and
 /// leaves half of the processor idle.
 const WAITING: [(&str, &str); 2] = [("wisp-e2e", "it"), ("wisp-e2e", "outage")];
+
+/// How long a program may take. One that takes longer hangs, and nobody would be told what else was found.
+const LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// How often it is seen whether it has ended.
+const LOOKED_AFTER: Duration = Duration::from_millis(20);
 
 /// How long the last lines of a program that ended may take.
 const LEFT_BEHIND: Duration = Duration::from_secs(10);
@@ -145,7 +152,7 @@ impl Program {
             }
         };
         thread::spawn(print);
-        let status = child.wait()?;
+        let status = wait(&mut child, LIMIT)?;
         // What it left running holds the pipe as long as it lives: that isn't waited for.
         let rest = Instant::now() + LEFT_BEHIND;
         let mut said = Vec::new();
@@ -161,10 +168,31 @@ impl Program {
         }
         let seconds = began.elapsed().as_secs_f64();
         println!("── {name} took {seconds:.1} s");
-        if !status.success() {
-            bail!("{name} failed: {status}\n{}", said.join("\n"));
+        let said = said.join("\n");
+        match status {
+            Some(status) if status.success() => Ok(()),
+            Some(status) => bail!("{name} failed: {status}\n{said}"),
+            None => bail!(
+                "{name} was killed after {} min: it printed which tests have \"been running for over 60 seconds\"\n{said}",
+                LIMIT.as_secs() / 60
+            ),
         }
-        Ok(())
+    }
+}
+
+/// How `child` ended; `None` where it didn't within `limit`, and was killed.
+fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+    let end = Instant::now() + limit;
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(Some(status));
+        }
+        if Instant::now() >= end {
+            child.kill()?;
+            child.wait()?;
+            return Ok(None);
+        }
+        thread::sleep(LOOKED_AFTER);
     }
 }
 
@@ -204,6 +232,16 @@ impl Reasons {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Would fail if a program that hangs were waited for, or one that ends were said to hang.
+    #[test]
+    fn a_program_that_hangs_is_killed() {
+        let mut hangs = command("sleep").arg("600").spawn().unwrap();
+        assert_eq!(wait(&mut hangs, Duration::ZERO).unwrap(), None);
+        assert!(hangs.try_wait().unwrap().is_some());
+        let mut ends = command("true").spawn().unwrap();
+        assert!(wait(&mut ends, LIMIT).unwrap().unwrap().success());
+    }
 
     /// Would fail if a test's program were overlooked, or one that is no test run.
     #[test]
