@@ -50,7 +50,9 @@ pub fn run(options: &Options) -> Result<Report> {
     };
     let native = |data: SocketAddr| {
         let mut command = Command::new(&options.this);
-        command.args(["hello", "--listen", &data.to_string(), "--threads", "2"]);
+        command
+            .args(["hello", "--listen", &data.to_string()])
+            .args(["--threads", &machine.cores.to_string()]);
         command
     };
     // The component is compiled with the first start, and found by all others.

@@ -7,6 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::cores::{Cores, kept};
+use crate::machine::Machine;
 
 /// What a run found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -68,25 +69,19 @@ impl Target {
     }
 }
 
-/// Threads of the generator where it has no cores of its own: as many as serve, so that neither waits for the other on its
-/// own.
-const THREADS: u32 = 2;
-
-/// Asks over so many connections for so many seconds.
+/// Asks over so many connections for so many seconds, with a thread for each core that the generator may use: as many as
+/// serve, so that neither waits for the other on its own.
 pub(crate) fn run(target: &Target, connections: u32, seconds: u32) -> Result<Load> {
-    let threads = target
-        .cores
-        .as_ref()
-        .and_then(|cores| u32::try_from(cores.count()).ok());
+    let cores = target.cores.as_ref();
+    let threads = cores.map_or(Machine::here().cores, Cores::count);
+    // wrk refuses to have more threads than connections.
+    let threads = threads.min(connections.try_into()?);
     let mut command = Command::new("wrk");
     command
         // Its own bound of two seconds would count late answers as failures.
         .args(["--latency", "--timeout", "30s"])
         .args(["-H", &format!("Host: {}", target.host)])
-        .args([
-            "-t",
-            &threads.unwrap_or(THREADS).min(connections).to_string(),
-        ])
+        .args(["-t", &threads.to_string()])
         .args(["-c", &connections.to_string(), "-d", &format!("{seconds}s")]);
     if let Some(script) = &target.script {
         command.arg("-s").arg(script);
