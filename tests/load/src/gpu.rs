@@ -7,6 +7,7 @@ use std::num::NonZeroU32;
 use std::os::unix::process::CommandExt as _;
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Barrier;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -21,7 +22,7 @@ use crate::memory::model;
 use crate::nn::{Native, ramp};
 use crate::outputs::difference;
 use crate::report::{Aim, Report, Row, Sample};
-use crate::runtime::{Place, Runtime, config};
+use crate::runtime::{Place, Runtime, config, get};
 
 /// How to check.
 #[derive(Debug, Clone)]
@@ -168,30 +169,42 @@ fn compare(device: &Runtime, cpu: &Runtime, alone: &mut Alone, images: &[u8]) ->
         images.chunks(IMAGE).map(answer).collect()
     };
     let expected = one_by_one(cpu)?;
+    let mut clients: Vec<Client> = (0..IMAGES)
+        .map(|_| Client::connect(device.data))
+        .collect::<Result<_>>()?;
+    let before = Batches::of(device)?;
+    // All are connected, and none asks before all can.
+    let barrier = Barrier::new(IMAGES);
     let at_once = std::thread::scope(|scope| {
-        let ask = |image| {
-            Ok(floats(
-                &Client::connect(device.data)?.post("/logits", image)?,
-            ))
-        };
+        let barrier = &barrier;
         let threads: Vec<_> = images
             .chunks(IMAGE)
-            .map(|image| scope.spawn(move || -> Result<Vec<f32>> { ask(image) }))
+            .zip(&mut clients)
+            .map(|(image, client)| {
+                scope.spawn(move || -> Result<Vec<f32>> {
+                    barrier.wait();
+                    Ok(floats(&client.post("/logits", image)?))
+                })
+            })
             .collect();
         let joined = threads.into_iter().map(|thread| thread.join());
         joined
             .map(|answer| answer.map_err(|_| anyhow!("a client panicked"))?)
             .collect::<Result<Vec<_>>>()
     })?;
+    let joined = Batches::of(device)?.calls_each_since(&before);
     let whole = alone.run(&floats(images))?;
     let whole: Vec<Vec<f32>> = whole
         .chunks(whole.len().div_ceil(IMAGES).max(1))
         .map(<[f32]>::to_vec)
         .collect();
-    let mut rows = Vec::new();
+    // Else what is compared below was never computed together. The first may go alone, before the others are there.
+    let case = "outputs of wisp-runtime, 16 at once";
+    let joined = Row::new(BENCH, case, "calls per batch", &Sample(vec![joined]), "");
+    let mut rows = vec![joined.aiming(Aim::AtLeast(2.0))];
     for (case, found) in [
         ("outputs of wisp-runtime, one by one", one_by_one(device)?),
-        ("outputs of wisp-runtime, 16 at once", at_once),
+        (case, at_once),
         ("outputs of ONNX Runtime alone, 16 at once", whole),
     ] {
         let (greatest, others) = difference(&found, &expected);
@@ -202,6 +215,32 @@ fn compare(device: &Runtime, cpu: &Runtime, alone: &mut Alone, images: &[u8]) ->
         rows.push(classes.aiming(Aim::Below(1.0)));
     }
     Ok(rows)
+}
+
+/// What a host's only model has computed so far, as its metrics say.
+struct Batches {
+    calls: f64,
+    batches: f64,
+}
+
+impl Batches {
+    fn of(host: &Runtime) -> Result<Self> {
+        let metrics = get(host.control, "/metrics")?;
+        let value = |name: &str| -> Result<f64> {
+            let mut lines = metrics.lines().filter(|line| line.starts_with(name));
+            let value = lines.next().and_then(|line| line.rsplit(' ').next());
+            Ok(value.with_context(|| format!("no {name}"))?.parse()?)
+        };
+        Ok(Self {
+            calls: value("wisp_nn_batch_size_sum")?,
+            batches: value("wisp_nn_batches_total")?,
+        })
+    }
+
+    /// Calls per batch since `before`.
+    fn calls_each_since(&self, before: &Self) -> f64 {
+        (self.calls - before.calls) / (self.batches - before.batches)
+    }
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

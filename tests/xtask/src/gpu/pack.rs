@@ -224,16 +224,18 @@ fn mib(bytes: u64) -> String {
 mod tests {
     use super::*;
 
-    fn entry(arguments: &[&str]) -> (bool, String) {
+    /// How it ended, and what it said.
+    fn entry(arguments: &[&str]) -> (Option<i32>, String) {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(ENTRY), CHECK).unwrap();
         let mut entry = command("sh");
         entry.arg(folder.path().join(ENTRY)).args(arguments);
         let output = entry.output().unwrap();
         let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8(text).unwrap())
+        (output.status.code(), String::from_utf8(text).unwrap())
     }
 
+    /// Would fail if a check that was asked for were taken for one that found nothing wrong.
     #[test]
     fn without_a_gpu_the_entry_says_so() {
         if Path::new("/dev/nvidiactl").exists() || Path::new("/dev/dxg").exists() {
@@ -241,10 +243,21 @@ mod tests {
             return;
         }
         let said = "There is no NVIDIA GPU here (/dev/nvidiactl): nothing was checked.\n";
-        assert_eq!(entry(&["--seconds", "1"]), (true, said.to_owned()));
+        assert_eq!(entry(&["--seconds", "1"]), (Some(0), said.to_owned()));
+        for asked in [
+            &["--device", "gpu"][..],
+            &["--device=gpu"],
+            &["--report", "gpu.json"],
+            &["--report=gpu.json", "--rounds", "1"],
+        ] {
+            assert_eq!(entry(asked), (Some(3), said.to_owned()), "{asked:?}");
+        }
         // On the CPU it goes on, and here there is nothing to go on with.
-        let (success, text) = entry(&["--device", "cpu"]);
-        assert!(!success && text.contains("SHA256SUMS"), "{text}");
+        let (code, text) = entry(&["--device", "cpu", "--report", "cpu.json"]);
+        assert!(
+            ![Some(0), Some(3)].contains(&code) && text.contains("SHA256SUMS"),
+            "{code:?}: {text}"
+        );
     }
 
     #[test]
