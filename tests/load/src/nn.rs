@@ -73,7 +73,8 @@ pub fn run(options: &Options) -> Result<Report> {
             wisp(options, &work, folder.path())?,
         ];
         if let (Some(peers), "digits") = (&options.peers, work.kind) {
-            cases.extend(peers::start(peers, &work.model.1, folder.path())?);
+            let (model, batching) = (&work.model.1, work.batching);
+            cases.extend(peers::start(peers, model, batching, folder.path())?);
         }
         for case in &cases {
             wrk::run(&case.target, 8, 1)?;

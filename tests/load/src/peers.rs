@@ -1,4 +1,6 @@
-//! The model servers that others use, each with the digits' model: MLServer, and Triton through NVIDIA's pytriton.
+//! The model servers that others use, each with the digits' model: MLServer, and Triton through NVIDIA's pytriton. Both
+//! have ONNX Runtime called by Python: Triton's own backend for ONNX isn't in pytriton. Each has as many workers as there
+//! are cores, each worker a session with one thread, and the batching that wisp has.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -6,8 +8,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail};
+use wisp_contract::config::Batching;
 
 use crate::child::Child;
+use crate::machine::Machine;
 use crate::nn::digit;
 use crate::ports::free_port;
 use crate::runtime::get;
@@ -30,7 +34,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// Starts both and waits until they answer.
-pub(crate) fn start(peers: &Peers, model: &Path, folder: &Path) -> Result<Vec<Case>> {
+pub(crate) fn start(
+    peers: &Peers,
+    model: &Path,
+    batching: Batching,
+    folder: &Path,
+) -> Result<Vec<Case>> {
+    let served = Served {
+        model,
+        batching,
+        workers: Machine::here().cores,
+    };
     let body = folder.join("v2.json");
     let digit = digit();
     std::fs::write(
@@ -41,8 +55,8 @@ pub(crate) fn start(peers: &Peers, model: &Path, folder: &Path) -> Result<Vec<Ca
     )?;
     let mut cases = Vec::new();
     for (name, mut command, address) in [
-        mlserver(&peers.mlserver, model, folder)?,
-        triton(&peers.triton, model, folder)?,
+        mlserver(&peers.mlserver, &served, folder)?,
+        triton(&peers.triton, &served, folder)?,
     ] {
         let (child, mut output) = Child::start_group(&mut command)?;
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
@@ -60,18 +74,30 @@ pub(crate) fn start(peers: &Peers, model: &Path, folder: &Path) -> Result<Vec<Ca
     Ok(cases)
 }
 
+/// What both serve, and how.
+struct Served<'a> {
+    model: &'a Path,
+    batching: Batching,
+    workers: usize,
+}
+
 type Peer = (&'static str, Command, SocketAddr);
 
-fn mlserver(environment: &Path, model: &Path, folder: &Path) -> Result<Peer> {
+/// A process for each worker, <https://docs.seldon.ai/mlserver/user-guide/parallel-inference>, which batches are sent to,
+/// <https://docs.seldon.ai/mlserver/user-guide/adaptive-batching>.
+fn mlserver(environment: &Path, served: &Served<'_>, folder: &Path) -> Result<Peer> {
     let folder = folder.join("mlserver");
     std::fs::create_dir_all(&folder)?;
     let (http, grpc, metrics) = (free_port()?, free_port()?, free_port()?);
     let settings = serde_json::json!({
         "host": "127.0.0.1", "http_port": http.port(), "grpc_port": grpc.port(), "metrics_port": metrics.port(),
-        "debug": false, "parallel_workers": 0,
+        "debug": false, "parallel_workers": served.workers,
     });
     std::fs::write(folder.join("settings.json"), settings.to_string())?;
-    let settings = serde_json::json!({"name": "mnist", "implementation": "digits.Digits"});
+    let settings = serde_json::json!({
+        "name": "mnist", "implementation": "digits.Digits",
+        "max_batch_size": served.batching.max_size, "max_batch_time": served.batching.max_delay.as_secs_f64(),
+    });
     std::fs::write(folder.join("model-settings.json"), settings.to_string())?;
     let program = format!(
         r#"import onnxruntime
@@ -91,13 +117,15 @@ class Digits(MLModel):
         found = self.session.run(None, {{"input": pixels}})[0]
         return InferenceResponse(model_name=self.name, outputs=[NumpyCodec.encode_output("probabilities", found)])
 "#,
-        model.display().to_string()
+        served.model.display().to_string()
     );
     std::fs::write(folder.join("digits.py"), program)?;
     let mut command = Command::new(environment.join("bin/mlserver"));
     command.arg("start").arg(&folder).current_dir(&folder);
+    // Its workers are processes that import the model anew.
+    command.env("PYTHONPATH", &folder);
     command.stderr(std::process::Stdio::null());
-    Ok(("MLServer", command, http))
+    Ok(("MLServer, ONNX Runtime from Python", command, http))
 }
 
 /// Where the shared library of a Python is.
@@ -110,7 +138,9 @@ fn library_folder(python: &Path) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-fn triton(environment: &Path, model: &Path, folder: &Path) -> Result<Peer> {
+/// A thread for each worker, <https://triton-inference-server.github.io/pytriton/latest/binding_models/>: Python lets go of
+/// its lock while ONNX Runtime computes.
+fn triton(environment: &Path, served: &Served<'_>, folder: &Path) -> Result<Peer> {
     let (http, grpc, metrics) = (free_port()?, free_port()?, free_port()?);
     let program = format!(
         r#"import numpy
@@ -119,29 +149,35 @@ from pytriton.decorators import batch
 from pytriton.model_config import DynamicBatcher, ModelConfig, Tensor
 from pytriton.triton import Triton, TritonConfig
 
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-session = onnxruntime.InferenceSession({:?}, options)
+def worker():
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession({:?}, options)
 
-@batch
-def infer(input):
-    return {{"probabilities": session.run(None, {{"input": input}})[0]}}
+    @batch
+    def infer(input):
+        return {{"probabilities": session.run(None, {{"input": input}})[0]}}
+
+    return infer
 
 ports = dict(http_port={}, grpc_port={}, metrics_port={})
 with Triton(config=TritonConfig(http_address="127.0.0.1", **ports)) as triton:
     triton.bind(
         model_name="mnist",
-        infer_func=infer,
+        infer_func=[worker() for _ in range({})],
         inputs=[Tensor(name="input", dtype=numpy.float32, shape=(1, 28, 28))],
         outputs=[Tensor(name="probabilities", dtype=numpy.float32, shape=(10,))],
-        config=ModelConfig(max_batch_size=64, batcher=DynamicBatcher(max_queue_delay_microseconds=1000)),
+        config=ModelConfig(max_batch_size={}, batcher=DynamicBatcher(max_queue_delay_microseconds={})),
     )
     triton.serve()
 "#,
-        model.display().to_string(),
+        served.model.display().to_string(),
         http.port(),
         grpc.port(),
-        metrics.port()
+        metrics.port(),
+        served.workers,
+        served.batching.max_size,
+        served.batching.max_delay.as_micros()
     );
     let path = folder.join("triton.py");
     std::fs::write(&path, program)?;
@@ -151,5 +187,5 @@ with Triton(config=TritonConfig(http_address="127.0.0.1", **ports)) as triton:
     command.env("LD_LIBRARY_PATH", library_folder(&python)?);
     command.arg(&path).current_dir(folder);
     command.stderr(std::process::Stdio::null());
-    Ok(("Triton", command, http))
+    Ok(("pytriton, ONNX Runtime from Python", command, http))
 }

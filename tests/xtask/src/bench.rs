@@ -25,7 +25,7 @@ pub(crate) enum Bench {
     Nn {
         #[command(flatten)]
         length: Length,
-        /// Install MLServer and Triton into the cache, and ask them for digits, too.
+        /// Install MLServer and pytriton into the cache, and ask them for digits, too.
         #[arg(long)]
         peers: bool,
     },
