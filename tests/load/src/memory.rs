@@ -30,6 +30,9 @@ pub struct Options {
 const BENCH: &str = "memory";
 const IN_FLIGHT: [usize; 3] = [1, 100, 1000];
 const SHARERS: usize = 64;
+/// MiB that an instance may take beside the model that it opened: its own memory and stack, and what the host keeps for
+/// it. It was 0.13 on a Xeon and 0.71 on an EPYC, so this is what machines differ by, and far from a model of its own.
+const OF_INSTANCE: f64 = 0.75;
 /// What a request for `/hold` uses.
 const HELD: f64 = 2.0;
 const MIB: f64 = 1_048_576.0;
@@ -104,11 +107,12 @@ pub fn run(options: &Options) -> Result<Report> {
     }
     let case = format!("a model of {size:.1} MiB, opened by {SHARERS} instances");
     let all = size * SHARERS as f64;
-    // Instances need some memory themselves; a model of each one's own would be far more than that.
+    // The model is loaded before. What only a few of the instances copied would show, too.
+    let most = size + OF_INSTANCE * SHARERS as f64;
     rows.push(
         Row::new(BENCH, &case, "growth of RSS", &resident, "MiB")
             .against(all)
-            .aiming(Aim::Below(all / 4.0)),
+            .aiming(Aim::Below(most)),
     );
     rows.push(Row::new(BENCH, &case, "growth of PSS", &share, "MiB").against(all));
     Ok(Report { machine, rows })
