@@ -50,7 +50,8 @@ const SERVE: &str = "wasmtime serve 0.2 fresh";
 pub const NOTE: &str = "load generator: wrk against a server that answers without reading HTTP, so the most that it can ask.\n\
     wasmtime serve: not its binary, but what it does, built of the same parts of wasmtime 48 with the best of its flags.\n\
     \"Apart\" has the servers on half of the machine's cores and the load generator on the others, which\n\
-    bounds what native hyper can show; else they share all.";
+    bounds what native hyper can show; else they share all.\n\
+    \"By the clock\": asked 80 % as often as wrk was answered, or as much of that as one thread can ask for: the ratio says how much.";
 
 /// What each case is held against beside native hyper, and by what factor it is to be faster.
 const PEERS: [(&str, &str, Option<f64>); 3] = [
@@ -102,7 +103,7 @@ pub fn run(options: &Options) -> Result<Report> {
 
 fn cases(options: &Options, halves: Option<&Halves>) -> Result<Vec<Case>> {
     let on = halves.map(|halves| &halves.server);
-    let threads = on.map_or(2, Cores::count).to_string();
+    let threads = on.map_or(Machine::here().cores, Cores::count).to_string();
     let reuse = |requests: u32, concurrent: u32| Instances::Reuse {
         max_requests: NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN),
         max_concurrent: NonZeroU32::new(concurrent).unwrap_or(NonZeroU32::MIN),

@@ -4,63 +4,87 @@ use std::net::SocketAddr;
 
 use anyhow::{Context as _, Result};
 
-use super::{BENCH, FRESH, NATIVE, Options, PATH};
+use super::{BENCH, CONNECTIONS, FRESH, NATIVE, Options, PATH};
 use crate::pace::{self, Paced};
 use crate::report::{Aim, Row, Sample};
 use crate::turns::Case;
 
-/// That part.
+/// That part, where the generator can ask for so much: by the clock it asks from one thread.
 const LOAD: f64 = 0.8;
 
-/// How late answers are at a part of what each server can do, asked by the clock and not by when it answered last.
+/// What was found of one server.
+struct Late<'a> {
+    case: &'a Case,
+    /// What wrk was answered per second.
+    most: f64,
+    /// What was asked for per second.
+    rate: Sample,
+    p99: Sample,
+}
+
+impl<'a> Late<'a> {
+    fn of(cases: &'a [Case], name: &str) -> Result<Self> {
+        let case = cases.iter().find(|case| case.name == name);
+        let case = case.context("a case")?;
+        let at_most = case.found(CONNECTIONS.len() - 1);
+        Ok(Self {
+            case,
+            most: at_most.context("wrk was there before")?.per_second.median(),
+            rate: Sample::default(),
+            p99: Sample::default(),
+        })
+    }
+
+    fn row(&self, metric: &str, sample: &Sample, unit: &str) -> Row {
+        let case = format!("{} at {}, by the clock", self.case.name, connections());
+        Row::new(BENCH, &case, metric, sample, unit)
+    }
+}
+
+/// How late answers are at a part of what each server can do, asked by the clock and not by when it answered last. The
+/// rates' rows tell by their ratios which part it was.
 pub(super) fn rows(cases: &[Case], options: &Options) -> Result<Vec<Row>> {
-    let mut found: Vec<(&str, Sample)> = Vec::new();
+    let mut native = Late::of(cases, NATIVE)?;
+    let mut fresh = Late::of(cases, FRESH)?;
     for _ in 0..options.rounds {
-        for name in [NATIVE, FRESH] {
-            let case = cases
-                .iter()
-                .find(|case| case.name == name)
-                .context("a case")?;
-            let paced = keeping_up(case.target.address, options.seconds)?;
-            match found.iter_mut().find(|(known, _)| *known == name) {
-                Some((_, sample)) => sample.0.push(paced.p99),
-                None => found.push((name, Sample(vec![paced.p99]))),
-            }
+        for late in [&mut native, &mut fresh] {
+            let (rate, paced) = keeping_up(late.case.target.address, late.most, options.seconds)?;
+            late.rate.0.push(rate);
+            late.p99.0.push(paced.p99);
         }
     }
-    let [(_, native), (_, fresh)] = &found[..] else {
-        return Ok(Vec::new());
+    let rate = |late: &Late<'_>| {
+        late.row("requests/s asked for, of its most", &late.rate, "1/s")
+            .against(late.most)
     };
-    let row = |name: &str, sample: &Sample| {
-        Row::new(
-            BENCH,
-            &format!("{name} at 64, 80 % of its most"),
-            "p99",
-            sample,
-            "µs",
-        )
-    };
-    let times = Row::new(
-        BENCH,
-        &format!("{FRESH} at 64, 80 % of its most"),
-        "p99, times native's",
-        &fresh.over(native),
-        "x",
-    );
+    let times = fresh.p99.over(&native.p99);
     Ok(vec![
-        row(NATIVE, native),
-        row(FRESH, fresh).against(native.median()),
-        times.aiming(Aim::Below(2.0)),
+        rate(&native),
+        native.row("p99", &native.p99, "µs"),
+        rate(&fresh),
+        fresh
+            .row("p99", &fresh.p99, "µs")
+            .against(native.p99.median()),
+        fresh
+            .row("p99, times native's at native's rate", &times, "x")
+            .aiming(Aim::Below(2.0)),
     ])
 }
 
-/// A run at [`LOAD`] of the most that the server answers, or as much below as the generator needs to ask by the clock.
-fn keeping_up(address: SocketAddr, seconds: u32) -> Result<Paced> {
-    let mut rate = pace::run(address, PATH, 64, seconds, None)?.per_second * LOAD;
+fn connections() -> u32 {
+    CONNECTIONS.last().copied().unwrap_or_default()
+}
+
+/// A run at [`LOAD`] of the `most` that the server answers, or as much below as the generator needs to ask by the clock; and
+/// the rate of that.
+fn keeping_up(address: SocketAddr, most: f64, seconds: u32) -> Result<(f64, Paced)> {
+    let run = |rate| pace::run(address, PATH, connections(), seconds, rate);
+    // What the generator can ask for is often less, and found at once where it doesn't go by the clock.
+    let mut rate = run(None)?.per_second.min(most) * LOAD;
     loop {
-        let paced = pace::run(address, PATH, 64, seconds, Some(rate))?;
+        let paced = run(Some(rate))?;
         if paced.per_second > rate * 0.97 {
-            return Ok(paced);
+            return Ok((rate, paced));
         }
         rate *= LOAD;
     }
