@@ -14,8 +14,7 @@ use args::Command;
 
 fn main() -> ExitCode {
     match run(Command::parse()) {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+        Ok(status) => status,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
@@ -23,7 +22,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command) -> anyhow::Result<bool> {
+fn run(command: Command) -> anyhow::Result<ExitCode> {
     let this = std::env::current_exe()?;
     match command {
         Command::Gateway { gateway, common } => {
@@ -37,9 +36,9 @@ fn run(command: Command) -> anyhow::Result<bool> {
                 wisp_load::gateway::hold(&options)?;
             }
             let report = wisp_load::gateway::run(&options)?;
-            let met = tell("gateway", &report, &common.target)?;
+            let status = tell("gateway", &report, &common.target)?;
             println!("{}", wisp_load::gateway::NOTE);
-            Ok(met)
+            Ok(status)
         }
         Command::Host {
             hosts,
@@ -58,9 +57,9 @@ fn run(command: Command) -> anyhow::Result<bool> {
             if common.hold {
                 wisp_load::host::hold(&options)?;
             }
-            let met = tell("host", &wisp_load::host::run(&options)?, &common.target)?;
+            let status = tell("host", &wisp_load::host::run(&options)?, &common.target)?;
             println!("{}", wisp_load::host::NOTE);
-            Ok(met)
+            Ok(status)
         }
         Command::Start { hosts, p2, common } => {
             let options = wisp_load::start::Options {
@@ -124,7 +123,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             }
             answer.canned = canned;
             wisp_load::serve_hello(listen, threads, &answer, |address| println!("{address}"))?;
-            Ok(true)
+            Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "baselines")]
         Command::Serve {
@@ -138,7 +137,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             };
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
             wisp_load::serve_component(any, &component, reuse, |address| println!("{address}"))?;
-            Ok(true)
+            Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "baselines")]
         Command::Infer {
@@ -157,7 +156,7 @@ fn run(command: Command) -> anyhow::Result<bool> {
             wisp_load::serve_model(any, kind, &model, batching, device, &cache, |address| {
                 println!("{address}");
             })?;
-            Ok(true)
+            Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "baselines")]
         Command::Gpu {
@@ -179,16 +178,16 @@ fn run(command: Command) -> anyhow::Result<bool> {
             if let Some(path) = report {
                 found.write(&path)?;
             }
-            Ok(found.met())
+            Ok(found.status())
         }
     }
 }
 
-/// Writes and prints a report, and says whether its aims were met.
-fn tell(name: &str, report: &Report, target: &Path) -> anyhow::Result<bool> {
+/// Writes and prints a report, and gives the status that tells whether its aims were met.
+fn tell(name: &str, report: &Report, target: &Path) -> anyhow::Result<ExitCode> {
     let path = target.join("bench").join(format!("{name}.json"));
     report.write(&path)?;
     print!("{}", report.table());
     println!("written to {}", path.display());
-    Ok(report.met())
+    Ok(report.status())
 }

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::path::Path;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use serde::Serialize;
@@ -164,6 +165,17 @@ impl Report {
     #[must_use]
     pub fn met(&self) -> bool {
         self.rows.iter().all(|row| row.met != Some(false))
+    }
+
+    /// How a program ends that found this: well, or with 4 where an aim was missed, which is neither what a failure is told
+    /// by nor a wrong command line, nor, in `gpu check`, that there is no GPU.
+    #[must_use]
+    pub fn status(&self) -> ExitCode {
+        if self.met() {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::from(4)
+        }
     }
 
     /// For people.

@@ -10,6 +10,8 @@ use crate::build::{self, CLUSTER, program};
 use crate::command::{cargo, command, execute, workspace};
 use crate::{cache, install, javascript, models};
 
+mod last;
+
 /// What can be measured.
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Bench {
@@ -137,7 +139,7 @@ fn host(name: &str, length: &Length, peers: bool) -> Result<()> {
             command.arg(format!("--{name}")).arg(environment);
         }
     }
-    judge(&mut command)
+    judge(name, &mut command)
 }
 
 /// Installs those of Debian's packages whose program of the same name isn't there.
@@ -160,12 +162,47 @@ fn debian(programs: &[&str]) -> Result<()> {
     }
 }
 
-/// Runs a bench, which tells by its status whether all aims were met.
-fn judge(bench: &mut Command) -> Result<()> {
-    if !bench.status()?.success() {
-        bail!("an aim was missed, or the run failed");
+/// The status by which a bench tells that it ran, and missed an aim: `wisp_load::Report::status`.
+const MISSED: i32 = 4;
+
+/// An aim was missed: all else went well.
+#[derive(Debug)]
+pub(crate) struct Missed(String);
+
+impl Missed {
+    /// What `cargo xtask` ends with then.
+    pub(crate) const STATUS: u8 = MISSED as u8;
+}
+
+impl std::fmt::Display for Missed {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "the bench `{}` ran, and an aim was missed", self.0)
     }
-    Ok(())
+}
+
+impl std::error::Error for Missed {}
+
+/// Runs the bench `name`, and holds what it found against what it found the last time here.
+///
+/// # Errors
+/// [`Missed`], where it missed an aim; another, where it didn't come to its end.
+fn judge(name: &str, bench: &mut Command) -> Result<()> {
+    let file = build::target()?.join(format!("bench/{name}.json"));
+    let before = last::read(&file);
+    let status = bench.status()?;
+    if !status.success() && status.code() != Some(MISSED) {
+        bail!("the bench `{name}` failed: {status}");
+    }
+    if let (Some(before), Some(now)) = (before, last::read(&file))
+        && let Some(text) = last::compared(&before, &now)
+    {
+        print!("\n{text}");
+    }
+    if status.success() {
+        Ok(())
+    } else {
+        Err(Missed(name.to_owned()).into())
+    }
 }
 
 fn cold(wakes: &Wakes) -> Result<()> {
@@ -212,7 +249,7 @@ fn cold(wakes: &Wakes) -> Result<()> {
         .args(["--many", &many.to_string(), "--only", &wakes.only])
         .args(["--wakes", &times.to_string()])
         .args(["--plain", &plain.to_string()]);
-    judge(&mut command)
+    judge("cold", &mut command)
 }
 
 fn gateway(length: &Length) -> Result<()> {
@@ -237,5 +274,5 @@ fn gateway(length: &Length) -> Result<()> {
         .arg("--target")
         .arg(&target);
     length.tell(&mut command);
-    judge(&mut command)
+    judge("gateway", &mut command)
 }

@@ -66,7 +66,11 @@ fn main() -> std::process::ExitCode {
         Ok(()) => std::process::ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("\nerror: {error:#}");
-            std::process::ExitCode::FAILURE
+            if error.is::<bench::Missed>() {
+                std::process::ExitCode::from(bench::Missed::STATUS)
+            } else {
+                std::process::ExitCode::FAILURE
+            }
         }
     }
 }

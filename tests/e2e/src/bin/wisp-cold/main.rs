@@ -72,9 +72,5 @@ async fn main() -> Result<ExitCode> {
     };
     report.write(&options.out)?;
     println!("{}", report.table());
-    Ok(if report.met() {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    })
+    Ok(report.status())
 }
