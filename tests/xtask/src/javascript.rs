@@ -11,15 +11,21 @@ use crate::command::{cargo, command, execute, output, succeeds, workspace};
 /// The packages of npm that build it are kept below the cache folder.
 const FOLDER: &str = "javascript";
 
-/// Builds `tests/fixtures/javascript` to `out`, unless it is there.
+/// What it is built of.
+const SOURCES: [&str; 3] = ["package.json", "handler.js", "build.mjs"];
+
+/// Builds `tests/fixtures/javascript` to `out`, unless what is there was built of the same.
 pub(crate) fn build(out: &Path) -> Result<()> {
-    if out.is_file() {
+    let from = workspace().join("tests/fixtures/javascript");
+    let wit = wit()?;
+    let key = key(&from, &wit)?;
+    let known = out.with_extension("key");
+    if out.is_file() && std::fs::read_to_string(&known).is_ok_and(|known| known == key) {
         return Ok(());
     }
-    let from = workspace().join("tests/fixtures/javascript");
     let folder = cache::dir()?.join(FOLDER);
     std::fs::create_dir_all(&folder)?;
-    for name in ["package.json", "handler.js", "build.mjs"] {
+    for name in SOURCES {
         std::fs::copy(from.join(name), folder.join(name))?;
     }
     if !succeeds(command("npm").arg("--version")) {
@@ -35,10 +41,21 @@ pub(crate) fn build(out: &Path) -> Result<()> {
     execute(
         command("node")
             .args(["build.mjs", "handler.js"])
-            .arg(wit()?)
+            .arg(wit)
             .arg(out)
             .current_dir(&folder),
-    )
+    )?;
+    // Last, so that what wasn't built to its end isn't taken for it.
+    std::fs::write(&known, key).with_context(|| format!("cannot write {}", known.display()))
+}
+
+/// Of all that the component follows from: its sources, and by its path the version of WASI's packages.
+fn key(sources: &Path, wit: &Path) -> Result<String> {
+    let mut lines = vec![wit.display().to_string()];
+    for name in SOURCES {
+        lines.push(format!("{}  {name}", cache::sha256(&sources.join(name))?));
+    }
+    Ok(lines.join("\n"))
 }
 
 /// The packages of WASI 0.2 that come with wasmtime.
@@ -59,4 +76,25 @@ fn wit() -> Result<PathBuf> {
     let manifest = found.and_then(|package| package.get("manifest_path")?.as_str());
     let manifest = manifest.context("there is no package wasmtime-wasi-http")?;
     Ok(Path::new(manifest).with_file_name("wit").join("deps"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a component of another handler, or of another WASI, were taken for the one of these.
+    #[test]
+    fn another_source_has_another_key() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in SOURCES {
+            std::fs::write(folder.path().join(name), "1").unwrap();
+        }
+        let wit = Path::new("wasmtime-wasi-http-1/wit");
+        let first = key(folder.path(), wit).unwrap();
+        assert_eq!(key(folder.path(), wit).unwrap(), first);
+        let other = Path::new("wasmtime-wasi-http-2/wit");
+        assert_ne!(key(folder.path(), other).unwrap(), first);
+        std::fs::write(folder.path().join("handler.js"), "2").unwrap();
+        assert_ne!(key(folder.path(), wit).unwrap(), first);
+    }
 }
