@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use serde_json::json;
 use wisp_e2e::{Operator, Stopped, repository};
 use wisp_load::{Aim, Row, Sample};
@@ -29,6 +29,20 @@ const PHOTO: Question = Question {
     body: include_bytes!("../../../../../examples/classify/flower.jpg"),
     word: "daisy",
 };
+/// The cases' names, or what those of several have in common.
+pub(crate) const NAMES: [&str; 11] = [
+    "hello, pool",
+    "digits, pool",
+    "javascript of 12 MB, pool",
+    "EfficientNet",
+    "operator just restarted",
+    "operator just killed",
+    "API server and registry down",
+    "8 functions at once, pool of 3",
+    "pool empty",
+    "functions in one second, pool of 10",
+    "pods that stand by",
+];
 /// Pods that stand by where functions are woken one by one.
 const STANDING: usize = 2;
 
@@ -56,8 +70,35 @@ impl Rows {
     }
 }
 
+/// Whether some case's name holds this.
+///
+/// # Errors
+/// When none does, with all names.
+pub(crate) fn check(only: &str) -> Result<()> {
+    let is_there = NAMES.iter().any(|name| name.contains(only));
+    ensure!(
+        is_there,
+        "no case's name holds `{only}`: there are {}",
+        NAMES.map(|name| format!("`{name}`")).join(", ")
+    );
+    Ok(())
+}
+
 /// Runs those that are asked for.
 pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
+    let [
+        of_hello,
+        of_digits,
+        of_javascript,
+        of_photos,
+        restarted,
+        killed,
+        down,
+        at_once,
+        empty,
+        in_one_second,
+        _,
+    ] = NAMES;
     let wanted = |name: &str| name.contains(&bench.options.only);
     let component = |name: &str| bench.options.components.join(name);
     let hello = bench
@@ -69,14 +110,10 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
 
     let alone = json!({"minReplicas": STANDING, "maxReplicas": 2 * STANDING});
     bench.pool("warm", alone.clone()).await?;
-    let plain = bench.plain(&hellos[..1], HELLO).await?;
-    let baseline = percentile(&plain.total, 50.0);
-    rows.extend(
-        [50.0, 99.0].map(|percent| Bench::percentile("plain Deployment", &plain.total, percent)),
-    );
+    let baseline = plain(bench, "hello", &hellos, HELLO, &mut rows).await?;
 
     let case = Case {
-        name: "hello, pool",
+        name: of_hello,
         question: HELLO,
         p50: Aim::Below(5.0),
         p99: Some(Aim::Below(25.0)),
@@ -85,7 +122,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         rows.extend(case.run(bench, &hellos, baseline).await?);
     }
     let case = Case {
-        name: "digits, pool",
+        name: of_digits,
         question: DIGIT,
         p50: Aim::Below(10.0),
         p99: None,
@@ -99,10 +136,11 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         let model = bench.space.push_model("mnist", model).await?;
         let model = format!("  models: [{{name: mnist, source: {{image: '{model}'}}}}]\n");
         let functions = bench.turns("digits", &image, &model)?;
+        let baseline = plain(bench, "digits", &functions, DIGIT, &mut rows).await?;
         rows.extend(case.run(bench, &functions, baseline).await?);
     }
     let case = Case {
-        name: "javascript of 12 MB, pool",
+        name: of_javascript,
         question: Question {
             word: "JavaScript",
             ..HELLO
@@ -114,31 +152,32 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         let file = component("javascript.wasm");
         let image = bench.space.push_component("javascript", &file).await?;
         let functions = bench.turns("javascript", &image, "")?;
+        let baseline = plain(bench, "javascript", &functions, case.question, &mut rows).await?;
         rows.extend(case.run(bench, &functions, baseline).await?);
     }
-    if wanted("EfficientNet") {
-        rows.extend(photos(bench, baseline).await?);
+    if wanted(of_photos) {
+        photos(bench, &mut rows).await?;
     }
     let cluster = bench.wisp.cluster();
-    let case = "operator just restarted";
+    let case = restarted;
     if wanted(case) {
         let trouble = || bench.restart_operator();
         rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
     }
-    let case = "operator just killed";
+    let case = killed;
     if wanted(case) {
         let trouble = || Operator::find(bench.wisp)?.kill();
         rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
     }
-    let case = "API server and registry down";
+    let case = down;
     if wanted(case) && cluster.name().is_some() {
         let trouble = || Stopped::of(cluster, &["apiserver", "registry"]);
         rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
     }
-    if wanted("8 functions at once, pool of 3") {
-        rows.extend(eight(bench, &hellos).await?);
+    if wanted(at_once) {
+        rows.extend(eight(bench, at_once, &hellos).await?);
     }
-    if wanted("pool empty") {
+    if wanted(empty) {
         bench
             .pool("none", json!({"minReplicas": 0, "maxReplicas": 0}))
             .await?;
@@ -147,14 +186,29 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
             bench.asleep(std::slice::from_ref(name), 0).await?;
             found.add(bench.ask(name, HELLO).await?);
         }
-        let p50 = Bench::percentile("pool empty", &found.total, 50.0);
+        let p50 = Bench::percentile(empty, &found.total, 50.0);
         rows.extend([p50.against(baseline).aiming(Aim::Below(1.1 * baseline))]);
     }
-    if wanted("functions in one second, pool of 10") {
-        rows.extend(many(bench, &hello).await?);
+    if wanted(in_one_second) {
+        rows.extend(many(bench, in_one_second, &hello).await?);
     }
     rows.extend(crate::idle::rows(bench).await?);
     Ok(rows.0)
+}
+
+/// A plain Deployment of what the `functions` called `name` are, as rows of its own. Gives its p50, which they are held
+/// against: what one of another function takes, without a model or with less code, would flatter or wrong them.
+async fn plain(
+    bench: &Bench<'_>,
+    name: &str,
+    functions: &[String],
+    question: Question,
+    rows: &mut Rows,
+) -> Result<f64> {
+    let found = bench.plain(functions, question).await?;
+    let case = format!("{name}, plain Deployment");
+    rows.extend([50.0, 99.0].map(|percent| Bench::percentile(&case, &found.total, percent)));
+    Ok(percentile(&found.total, 50.0))
 }
 
 /// Wakes functions in turns, each just after `trouble` came and as long as what it gives lives.
@@ -221,7 +275,7 @@ impl Case<'_> {
 }
 
 /// A model of 18 MB, from the store; and kept in the pool's pods.
-async fn photos(bench: &Bench<'_>, baseline: f64) -> Result<Vec<Row>> {
+async fn photos(bench: &Bench<'_>, rows: &mut Rows) -> Result<()> {
     let component = bench.options.components.join("classify.wasm");
     let image = bench.space.push_component("classify", &component).await?;
     let file = bench.options.models.join("efficientnet-lite0.onnx");
@@ -229,6 +283,7 @@ async fn photos(bench: &Bench<'_>, baseline: f64) -> Result<Vec<Row>> {
     let models =
         format!("  models: [{{name: efficientnet-lite0, source: {{image: '{model}'}}}}]\n");
     let functions = bench.turns("classify", &image, &models)?;
+    let baseline = plain(bench, "EfficientNet", &functions, PHOTO, rows).await?;
     let case = |name, aim| Case {
         name,
         question: PHOTO,
@@ -238,7 +293,7 @@ async fn photos(bench: &Bench<'_>, baseline: f64) -> Result<Vec<Row>> {
     let found = bench.wake(&functions, PHOTO, STANDING).await?;
     // The aims are for what a wake-up adds to what the function computes: a picture is decoded and scaled, too.
     let aim = |found: &Found, added: f64| Aim::Below(added + found.awake.median());
-    let mut rows = case("EfficientNet from the store", aim(&found, 100.0)).rows(&found, baseline);
+    rows.extend(case("EfficientNet from the store", aim(&found, 100.0)).rows(&found, baseline));
     let pool = json!({
         "minReplicas": STANDING, "maxReplicas": STANDING,
         "models": [{"name": "efficientnet-lite0", "source": {"image": model}}],
@@ -251,12 +306,10 @@ async fn photos(bench: &Bench<'_>, baseline: f64) -> Result<Vec<Row>> {
             "warm",
             json!({"minReplicas": STANDING, "maxReplicas": 2 * STANDING}),
         )
-        .await?;
-    Ok(rows)
+        .await
 }
 
-async fn eight(bench: &Bench<'_>, hellos: &[String]) -> Result<Vec<Row>> {
-    let case = "8 functions at once, pool of 3";
+async fn eight(bench: &Bench<'_>, case: &str, hellos: &[String]) -> Result<Vec<Row>> {
     bench
         .pool("three", json!({"minReplicas": 3, "maxReplicas": 3}))
         .await?;
@@ -274,9 +327,9 @@ async fn eight(bench: &Bench<'_>, hellos: &[String]) -> Result<Vec<Row>> {
     Ok(vec![p50, slowest.against(last).aiming(Aim::Below(600.0))])
 }
 
-async fn many(bench: &Bench<'_>, hello: &str) -> Result<Vec<Row>> {
+async fn many(bench: &Bench<'_>, case: &str, hello: &str) -> Result<Vec<Row>> {
     let many = bench.options.many;
-    let case = format!("{many} functions in one second, pool of 10");
+    let case = format!("{many} {case}");
     // As little as a pod of the pool, or a hundred of them would not fit on two small nodes.
     let small =
         "  pod: {resources: {requests: {cpu: 10m, memory: 32Mi}, limits: {memory: 256Mi}}}\n";

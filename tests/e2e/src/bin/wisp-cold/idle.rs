@@ -8,6 +8,7 @@ use wisp_e2e::PATIENCE;
 use wisp_load::{Aim, Row, Sample};
 
 use crate::bench::Bench;
+use crate::cases::NAMES;
 
 /// Pods whose CPU time is measured together.
 const PODS: u32 = 20;
@@ -24,7 +25,7 @@ struct Usage {
 
 /// Memory of one, and CPU of twenty.
 pub(crate) async fn rows(bench: &Bench<'_>) -> Result<Vec<Row>> {
-    let case = "pods that stand by";
+    let [.., case] = NAMES;
     if !case.contains(&bench.options.only) {
         return Ok(Vec::new());
     }

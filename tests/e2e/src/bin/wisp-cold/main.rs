@@ -56,6 +56,7 @@ struct Options {
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let options = Options::parse();
+    cases::check(&options.only)?;
     let machine = Machine::here();
     let cluster = Cluster::shared().context("there is no cluster to measure on")?;
     let wisp = Installation::of(cluster, |name| options.programs.join(name), "info")?;
