@@ -31,7 +31,7 @@ enum Message {
 
 /// `TensorProto.external_data`.
 const EXTERNAL_DATA: u64 = 13;
-/// `TensorProto.data_location`; 1 is `EXTERNAL`.
+/// `TensorProto.data_location`; 0 is `DEFAULT`, 1 `EXTERNAL`.
 const DATA_LOCATION: u64 = 14;
 
 impl Message {
@@ -59,8 +59,9 @@ pub(crate) fn external_data(model: &[u8]) -> ExternalData {
                 return ExternalData::Malformed;
             };
             match (message, field, value) {
-                (Message::Tensor, EXTERNAL_DATA, _)
-                | (Message::Tensor, DATA_LOCATION, Value::Number(1)) => {
+                (Message::Tensor, EXTERNAL_DATA, _) => return ExternalData::Some,
+                // C++ reads an enumeration's value from the lower 32 bits. Only the default means that all is inside.
+                (Message::Tensor, DATA_LOCATION, Value::Number(place)) if place as u32 != 0 => {
                     return ExternalData::Some;
                 }
                 (_, _, Value::Bytes(inner)) => {
@@ -125,6 +126,37 @@ mod tests {
         for bytes in [&[0xff; 11][..], &[0x0a, 5, 1], &[0x0b], &[0x08]] {
             assert_eq!(external_data(bytes), ExternalData::Malformed, "{bytes:?}");
         }
+    }
+
+    /// Would fail if other files could be named by bytes that ONNX Runtime, which reads tags and enumerations of 32 bits,
+    /// takes for what they are not here; or by parts of a message that it merges.
+    #[test]
+    fn other_files_dont_hide_behind_what_is_cut_off() {
+        let tensor = |bytes: &[u8]| field(7, &field(5, bytes));
+        let high = |number: u64, wire: u64| varint_bytes(1 << 32 | number << 3 | wire);
+        let entry = [&high(EXTERNAL_DATA, 2)[..], &[1, b'x']].concat();
+        let place = [&high(DATA_LOCATION, 0)[..], &[1]].concat();
+        let graph = [&high(7, 2)[..], &field(5, &[])].concat();
+        for bytes in [tensor(&entry), tensor(&place), graph] {
+            assert_eq!(external_data(&bytes), ExternalData::Malformed, "{bytes:?}");
+        }
+
+        let place = |value: u64| [&[14 << 3][..], &varint_bytes(value)].concat();
+        for value in [1 | 1 << 32, u64::MAX, 2] {
+            let bytes = tensor(&place(value));
+            assert_eq!(external_data(&bytes), ExternalData::Some, "{value}");
+        }
+        assert_eq!(external_data(&tensor(&place(0))), ExternalData::None);
+        let twice = [field(7, &[]), tensor(&place(1))].concat();
+        assert_eq!(external_data(&twice), ExternalData::Some);
+        let reset = tensor(&[place(1), place(0)].concat());
+        assert_eq!(external_data(&reset), ExternalData::Some);
+        // A tag that is longer than it has to be.
+        let longer = tensor(&[0xf0, 0x80, 0x00, 1]);
+        assert_eq!(external_data(&longer), ExternalData::Some);
+        let training = field(1, &field(5, &place(1)));
+        let training = [&[0xa2, 0x01, training.len() as u8][..], &training].concat();
+        assert_eq!(external_data(&training), ExternalData::Some);
     }
 
     #[test]
