@@ -3,15 +3,19 @@
 mod arena;
 mod device;
 mod external;
+#[cfg(test)]
+mod fixture;
 mod io;
 mod lane;
 mod library;
+mod message;
 mod operators;
 mod plan;
 mod probe;
 mod protobuf;
 mod session;
 mod sized;
+mod survey;
 
 pub use library::LibraryError;
 pub use plan::{Plan, plan};

@@ -4,6 +4,7 @@
 //! the host's files. ONNX is protobuf, <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>; this walks the few
 //! messages that lead to tensors.
 
+use super::message::{DATA_LOCATION, EXTERNAL_DATA, Message};
 use super::protobuf::{Fields, Value};
 
 /// What a model says about other files.
@@ -15,39 +16,6 @@ pub(crate) enum ExternalData {
     Some,
     /// The bytes are no protobuf.
     Malformed,
-}
-
-#[derive(Clone, Copy)]
-enum Message {
-    Model,
-    Training,
-    Function,
-    Graph,
-    Node,
-    Attribute,
-    Sparse,
-    Tensor,
-}
-
-/// `TensorProto.external_data`.
-const EXTERNAL_DATA: u64 = 13;
-/// `TensorProto.data_location`; 0 is `DEFAULT`, 1 `EXTERNAL`.
-const DATA_LOCATION: u64 = 14;
-
-impl Message {
-    /// What the field of this number holds, where that leads to tensors.
-    fn child(self, field: u64) -> Option<Self> {
-        Some(match (self, field) {
-            (Self::Model, 7) | (Self::Training, 1 | 2) | (Self::Attribute, 6 | 11) => Self::Graph,
-            (Self::Model, 20) => Self::Training,
-            (Self::Model, 25) => Self::Function,
-            (Self::Function, 7) | (Self::Graph, 1) => Self::Node,
-            (Self::Function, 11) | (Self::Node, 5) => Self::Attribute,
-            (Self::Graph, 5) | (Self::Attribute, 5 | 10) | (Self::Sparse, 1 | 2) => Self::Tensor,
-            (Self::Graph, 15) | (Self::Attribute, 22 | 23) => Self::Sparse,
-            _ => return None,
-        })
-    }
 }
 
 /// Looks through a whole model. Takes time and memory proportional to its length, however deep it nests.

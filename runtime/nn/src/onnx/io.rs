@@ -156,15 +156,10 @@ pub(crate) fn bytes<T: TensorValueTypeMarker + ?Sized>(
     })
 }
 
-/// What a model says about one of its inputs or outputs, and the name of its first dimension where it has one.
-pub(crate) fn describe(outlet: &Outlet) -> Result<(TensorInfo, Option<String>), String> {
+/// What a model says about one of its inputs or outputs.
+pub(crate) fn describe(outlet: &Outlet) -> Result<TensorInfo, String> {
     let name = outlet.name();
-    let ValueType::Tensor {
-        ty,
-        shape,
-        dimension_symbols,
-    } = outlet.dtype()
-    else {
+    let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
         return Err(format!(
             "`{name}` is {}, and only tensors are supported{}",
             outlet.dtype(),
@@ -174,18 +169,11 @@ pub(crate) fn describe(outlet: &Outlet) -> Result<(TensorInfo, Option<String>), 
     let dtype = dtype(*ty)
         .ok_or_else(|| format!("`{name}` has elements of type {ty}, which is not supported"))?;
     let dims = shape.iter().map(|dim| u64::try_from(*dim).ok()).collect();
-    let symbol = dimension_symbols
-        .first()
-        .filter(|symbol| !symbol.is_empty())
-        .cloned();
-    Ok((
-        TensorInfo {
-            name: name.to_owned(),
-            dtype,
-            dims,
-        },
-        symbol,
-    ))
+    Ok(TensorInfo {
+        name: name.to_owned(),
+        dtype,
+        dims,
+    })
 }
 
 fn advice(found: &ValueType) -> &'static str {

@@ -35,33 +35,52 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 fn next<'a>(bytes: &mut &'a [u8]) -> Option<(u64, Value<'a>)> {
+    let (field, head) = head(|| {
+        let (byte, rest) = bytes.split_first()?;
+        *bytes = rest;
+        Some(*byte)
+    })?;
+    let value = match head {
+        Head::Number(number) => Value::Number(number),
+        Head::Fixed(len) => take(bytes, len).map(|_| Value::Fixed)?,
+        Head::Bytes(len) => Value::Bytes(take(bytes, len)?),
+    };
+    Some((field, value))
+}
+
+/// A field's value, or how many bytes it has, which come next.
+#[derive(Clone, Copy)]
+pub(super) enum Head {
+    Number(u64),
+    Fixed(u64),
+    Bytes(u64),
+}
+
+/// Reads the number of a field, and the beginning of its value, byte by byte. `None` where it is malformed.
+pub(super) fn head(mut byte: impl FnMut() -> Option<u8>) -> Option<(u64, Head)> {
     // C++ cuts a tag off at 32 bits: a higher bit would show it another field than the one seen here.
-    let tag = varint(bytes, SHORT).filter(|tag| u32::try_from(*tag).is_ok())?;
+    let tag = varint(&mut byte, SHORT).filter(|tag| u32::try_from(*tag).is_ok())?;
     let field = tag >> 3;
     // It ends a message at such a field, or refuses it.
     if field == 0 {
         return None;
     }
-    let value = match tag & 7 {
-        0 => Value::Number(varint(bytes, LONG)?),
-        1 => take(bytes, 8).map(|_| Value::Fixed)?,
-        2 => {
-            let len = varint(bytes, SHORT)?;
-            Value::Bytes(take(bytes, usize::try_from(len).ok()?)?)
-        }
-        5 => take(bytes, 4).map(|_| Value::Fixed)?,
+    let head = match tag & 7 {
+        0 => Head::Number(varint(&mut byte, LONG)?),
+        1 => Head::Fixed(8),
+        2 => Head::Bytes(varint(&mut byte, SHORT)?),
+        5 => Head::Fixed(4),
         // Groups are older than ONNX.
         _ => return None,
     };
-    Some((field, value))
+    Some((field, head))
 }
 
 /// Of at most so many bytes. Bits above the 64th are none, as in C++.
-fn varint(bytes: &mut &[u8], most: usize) -> Option<u64> {
+fn varint(byte: &mut impl FnMut() -> Option<u8>, most: usize) -> Option<u64> {
     let mut number = 0_u64;
     for shift in (0..64).step_by(7).take(most) {
-        let (byte, rest) = bytes.split_first()?;
-        *bytes = rest;
+        let byte = byte()?;
         number |= u64::from(byte & 0x7f) << shift;
         if byte & 0x80 == 0 {
             return Some(number);
@@ -70,8 +89,8 @@ fn varint(bytes: &mut &[u8], most: usize) -> Option<u64> {
     None
 }
 
-fn take<'a>(bytes: &mut &'a [u8], len: usize) -> Option<&'a [u8]> {
-    let (head, tail) = bytes.split_at_checked(len)?;
+fn take<'a>(bytes: &mut &'a [u8], len: u64) -> Option<&'a [u8]> {
+    let (head, tail) = bytes.split_at_checked(usize::try_from(len).ok()?)?;
     *bytes = tail;
     Some(head)
 }

@@ -21,6 +21,7 @@ use super::operators::are_steady;
 use super::plan::{Plan, is_inline, may_spread, pays, plan, spreads};
 use super::probe::{PATIENCE, Verdict, one_row, probe};
 use super::sized::{SizedLane, sizes};
+use super::survey::Survey;
 use crate::TensorInfo;
 use crate::backend::{Lane, Loaded, MakeInline, MoreLanes};
 use crate::trials;
@@ -30,7 +31,7 @@ use crate::trials;
 pub(crate) struct Request {
     /// The model, or its beginning, where it is read from `beside`.
     pub(crate) bytes: Bytes,
-    /// How many bytes it has.
+    /// How many bytes it has. While it is loaded, those in files beside it count, too.
     pub(crate) length: u64,
     /// Where it is read from, if it is large or some of its numbers lie in files beside it.
     pub(crate) beside: Option<PathBuf>,
@@ -56,6 +57,9 @@ impl Request {
 /// The most bytes of a model's file of which an item may take microseconds: all of it is read each time.
 const LARGEST_INLINE: u64 = 4 << 20;
 
+/// A folder that there can't be.
+const NOWHERE: &str = "/dev/null/nowhere";
+
 /// Why a model was not loaded.
 pub(crate) enum Refusal {
     /// ONNX Runtime says why.
@@ -66,6 +70,8 @@ pub(crate) enum Refusal {
 
 /// Loads a model onto the device it asks for, and never onto another.
 pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, Refusal> {
+    let survey = Survey::of(request);
+    let request = &surveyed(request, survey.as_ref());
     let first = || on_cpu(library, request, first_plan(request).threads);
     let (sessions, device_reason) = match request.device {
         Device::Cpu => (vec![first()?], None),
@@ -79,9 +85,9 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         return Err(Refusal::Model("no session was made".to_owned()));
     };
     let on_gpu = first.place.is_gpu();
-    let (inputs, input_names) =
+    let inputs =
         describe_all(first.inputs()).map_err(|what| Refusal::Model(format!("its input {what}")))?;
-    let (outputs, output_names) = describe_all(first.outputs())
+    let outputs = describe_all(first.outputs())
         .map_err(|what| Refusal::Model(format!("its output {what}")))?;
     let outlets = Outlets {
         keeps_memory: is_prepared(request),
@@ -93,7 +99,8 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         .map(|session| outlets.lane(session))
         .collect();
 
-    let mut joinable = looks_joinable(&inputs, &outputs);
+    let mut joinable =
+        looks_joinable(&inputs, &outputs).and_then(|()| keeps_rows_apart(survey.as_ref()));
     let known = request.trial.as_ref().filter(|_| !on_gpu);
     // How long the first session, which has all cores, takes for a row.
     let mut all_cores = None;
@@ -108,7 +115,7 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
                     pays(pace, sessions_of(request, false).sessions)
                 }
                 Verdict::Dependent(why) => Err(format!("dimension 0 is no batch: {why}")),
-                Verdict::Unknown => same_name(&input_names, &output_names),
+                Verdict::Unknown(why) => Err(format!("it could not be tried: {why}")),
             };
         }
         _ => {}
@@ -331,8 +338,8 @@ fn on_cpu(
 #[cfg(test)]
 pub(super) fn plain(library: &Library, request: &Request) -> OnnxLane {
     let session = on(library, request, Place::Cpu).unwrap();
-    let (inputs, _) = describe_all(session.inputs()).unwrap();
-    let (outputs, _) = describe_all(session.outputs()).unwrap();
+    let inputs = describe_all(session.inputs()).unwrap();
+    let outputs = describe_all(session.outputs()).unwrap();
     let outlets = Outlets {
         keeps_memory: is_prepared(request),
         inputs,
@@ -406,7 +413,14 @@ fn session(
             .with_memory_pattern(false)?;
         match &request.beside {
             Some(path) => builder.commit_from_file(path),
-            None => builder.commit_from_memory(&request.bytes),
+            // It has no files beside it. Were it to name some all the same, ONNX Runtime would look for them where the
+            // process runs.
+            None => builder
+                .with_config_entry(
+                    "session.model_external_initializers_file_folder_path",
+                    NOWHERE,
+                )?
+                .commit_from_memory(&request.bytes),
         }
     };
     let began = Instant::now();
@@ -422,15 +436,34 @@ fn session(
     made
 }
 
-type Described = (Arc<[TensorInfo]>, Vec<Option<String>>);
+fn describe_all(outlets: &[ort::value::Outlet]) -> Result<Arc<[TensorInfo]>, String> {
+    outlets.iter().map(describe).collect()
+}
 
-fn describe_all(outlets: &[ort::value::Outlet]) -> Result<Described, String> {
-    let described = outlets
-        .iter()
-        .map(describe)
-        .collect::<Result<Vec<_>, _>>()?;
-    let (infos, names): (Vec<_>, Vec<_>) = described.into_iter().unzip();
-    Ok((infos.into(), names))
+/// The same, with what is known by looking through the model: how much all of its weights are, and whether what was found
+/// before still counts.
+fn surveyed(request: &Request, survey: Option<&Survey>) -> Request {
+    let mut request = request.clone();
+    if let Some(path) = &request.beside {
+        let outside = survey.and_then(|survey| survey.outside(path).ok());
+        // What can't be weighed is taken for much.
+        request.length = request.length.saturating_add(outside.unwrap_or(u64::MAX));
+    }
+    if request.trial == Some(Trial::Joined) && keeps_rows_apart(survey).is_err() {
+        request.trial = None;
+    }
+    request
+}
+
+/// Whether the model has no operator that is known to look at all rows of a batch.
+fn keeps_rows_apart(survey: Option<&Survey>) -> Result<(), String> {
+    match survey {
+        Some(Survey {
+            mixes: Some(why), ..
+        }) => Err(format!("dimension 0 is no batch: {why}")),
+        Some(_) => Ok(()),
+        None => Err("its operators could not be looked through".to_owned()),
+    }
 }
 
 /// Whether dimension 0 of every input and output is each call's own.
@@ -448,20 +481,5 @@ fn looks_joinable(inputs: &[TensorInfo], outputs: &[TensorInfo]) -> Result<(), S
     }
 }
 
-/// Whether the model gives dimension 0 one name everywhere, which is what exporters do with a batch.
-fn same_name(inputs: &[Option<String>], outputs: &[Option<String>]) -> Result<(), String> {
-    let first = inputs.first().and_then(Option::as_ref);
-    if first.is_some()
-        && inputs
-            .iter()
-            .chain(outputs)
-            .all(|name| name.as_ref() == first)
-    {
-        Ok(())
-    } else {
-        Err(
-            "it could not be tried with made-up inputs, and dimension 0 has no common name"
-                .to_owned(),
-        )
-    }
-}
+#[cfg(test)]
+mod tests;

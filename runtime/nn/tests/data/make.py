@@ -190,3 +190,82 @@ save(
     check=False,
 )
 (HERE / "outside.bin").write_bytes(np.array([1, 2], np.float32).tobytes())
+
+# The same, found from where the tests run: a model that is loaded from bytes has no folder of its own.
+outside.external_data[0].value = "tests/data/outside.bin"
+save(
+    "outside-here",
+    [helper.make_node("Add", ["x", "w"], ["y"])],
+    [info("x", T.FLOAT, ["n", 2])],
+    [info("y", T.FLOAT, ["n", 2])],
+    [outside],
+    check=False,
+)
+
+# Below, rows of a batch see each other in ways that numbers of one range don't show, or hardly.
+ROWS = ([info("x", T.FLOAT, ["n", 4])], [info("y", T.FLOAT, ["n", 4])])
+quantise = [
+    helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "scale", "zero"]),
+    helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
+]
+save("quantised", quantise, *ROWS)
+within = helper.make_graph(quantise, "within", [], ROWS[1])
+save(
+    "quantised-within",
+    [helper.make_node("If", ["yes"], ["y"], then_branch=within, else_branch=within)],
+    *ROWS,
+    [constant("yes", np.array(True))],
+)
+save(
+    "training",
+    [helper.make_node("BatchNormalization", ["x"] + ["one", "zero", "zero", "one"], ["y", "m", "v"], training_mode=1)],
+    *ROWS,
+    [constant("one", np.ones(4, np.float32)), constant("zero", np.zeros(4, np.float32))],
+)
+save(
+    "by-largest",
+    [
+        helper.make_node("Abs", ["x"], ["a"]),
+        helper.make_node("ReduceMax", ["a"], ["m"], keepdims=0),
+        helper.make_node("Div", ["x", "m"], ["y"]),
+    ],
+    *ROWS,
+)
+save(
+    "less-mean",
+    [
+        helper.make_node("ReduceMean", ["x"], ["m"], keepdims=0),
+        helper.make_node("Mul", ["m", "part"], ["p"]),
+        helper.make_node("Sub", ["x", "p"], ["y"]),
+    ],
+    *ROWS,
+    [constant("part", np.float32(0.001))],
+)
+save(
+    "less-log-mean",
+    [
+        helper.make_node("Log", ["x"], ["l"]),
+        helper.make_node("ReduceMean", ["l"], ["m"], keepdims=0),
+        helper.make_node("Sub", ["l", "m"], ["y"]),
+    ],
+    *ROWS,
+)
+save("not-a-number", [helper.make_node("Sub", ["x", "none"], ["y"])], *ROWS, [constant("none", np.float32(np.nan))])
+
+# And here they don't, though large numbers overflow, or are none that are taken.
+save("softmax", [helper.make_node("Exp", ["x"], ["e"]), helper.make_node("Softmax", ["e"], ["y"], axis=1)], *ROWS)
+save(
+    "logarithms",
+    [helper.make_node("Log", ["x"], ["l"]), helper.make_node("Exp", ["l"], ["y"])],
+    *ROWS,
+)
+save(
+    "to-index",
+    [
+        helper.make_node("Cast", ["x"], ["i"], to=T.INT64),
+        helper.make_node("GatherElements", ["table", "i"], ["y"], axis=0),
+    ],
+    [info("x", T.FLOAT, ["n"])],
+    [info("y", T.FLOAT, ["n"])],
+    [constant("table", np.array([0.5, 1.5, 2.5, 3.5], np.float32))],
+)

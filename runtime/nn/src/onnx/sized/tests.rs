@@ -1,40 +1,14 @@
 //! On the CPU, where all of it works but what a GPU alone has: its memory, and CUDA graphs.
 
-use std::num::{NonZeroU32, NonZeroUsize};
-use std::path::{Path, PathBuf};
-
 use bytes::Bytes;
-use wisp_contract::config::Device;
 
 use super::*;
-use crate::onnx::session::{Request, on, plain};
+use crate::onnx::fixture;
+use crate::onnx::session::{on, plain};
 
 /// A model of `tests/data`, computed as a whole and in seats of these sizes; `None` where there is no ONNX Runtime.
 fn lanes(model: &str, max_rows: Option<u64>) -> Option<(OnnxLane, SizedLane)> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let cache =
-        variable("WISP_CACHE").or_else(|| variable("HOME").map(|home| home.join(".cache/wisp")));
-    let library = crate::onnx::library(variable("WISP_ONNXRUNTIME").as_deref(), cache.as_deref());
-    let library = match library {
-        Ok(library) => library,
-        Err(error) => {
-            wisp_skip::skip(error);
-            return None;
-        }
-    };
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/data/{model}.onnx"));
-    let bytes = Bytes::from(std::fs::read(file).unwrap());
-    let request = Request {
-        length: bytes.len() as u64,
-        bytes,
-        beside: None,
-        device: Device::Cpu,
-        max_rows: NonZeroU32::MIN,
-        cores: NonZeroUsize::MIN,
-        gpu_memory: None,
-        max_sessions: 1,
-        trial: None,
-    };
+    let (library, request) = (fixture::library()?, fixture::request(model));
     let make = || plain(&library, &request);
     let (whole, again) = (make(), make());
     let sizes = sizes(&whole.inputs, &whole.outputs, max_rows).unwrap();

@@ -1,0 +1,65 @@
+//! What ONNX Runtime makes of a request.
+
+use super::*;
+use crate::onnx::fixture;
+
+/// Would fail if a model of which only the bytes are known could read files of the host, should it get that far: this one
+/// names a file that is there.
+#[test]
+fn what_is_loaded_from_bytes_finds_no_files() {
+    let Some(library) = fixture::library() else {
+        return;
+    };
+    let mut request = fixture::request("outside-here");
+    let error = on(&library, &request, Place::Cpu).map(drop).unwrap_err();
+    assert!(error.contains("outside.bin"), "{error}");
+    // A function's own model keeps what lies beside its file.
+    request.beside = Some(fixture::file("outside"));
+    on(&library, &request, Place::Cpu).unwrap();
+}
+
+/// Would fail if a model whose weights lie beside it got a session for each core, each with a copy of them; or one did of
+/// which nobody knows how much lies there.
+#[test]
+fn weights_in_files_beside_a_model_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("outside.onnx");
+    std::fs::copy(fixture::file("outside"), &path).unwrap();
+    let sessions = |length: Option<u64>| {
+        let weights = folder.path().join("outside.bin");
+        match length {
+            Some(length) => {
+                let file = std::fs::File::create(&weights).unwrap();
+                // No block of it is ever written.
+                file.set_len(length).unwrap();
+            }
+            None => std::fs::remove_file(&weights).unwrap(),
+        }
+        let request = Request {
+            beside: Some(path.clone()),
+            cores: NonZeroUsize::new(8).unwrap(),
+            max_sessions: usize::MAX,
+            ..fixture::request("outside")
+        };
+        let request = surveyed(&request, Survey::of(&request).as_ref());
+        let sessions = sessions_of(&request, false).sessions;
+        (sessions, may_spread(sessions, request.length))
+    };
+    assert_eq!(sessions(Some(8)), (8, true));
+    assert_eq!(sessions(Some(100 << 20)), (5, false));
+    assert_eq!(sessions(Some(3 << 30)), (1, false));
+    assert_eq!(sessions(None), (1, false));
+}
+
+/// Would fail if a model whose rows see each other were joined because a host that looked less closely said so.
+#[test]
+fn what_was_found_before_doesnt_count_where_operators_say_otherwise() {
+    for (model, expected) in [("quantised", None), ("add", Some(Trial::Joined))] {
+        let request = Request {
+            trial: Some(Trial::Joined),
+            ..fixture::request(model)
+        };
+        let request = surveyed(&request, Survey::of(&request).as_ref());
+        assert_eq!(request.trial, expected, "{model}");
+    }
+}
