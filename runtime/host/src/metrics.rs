@@ -142,19 +142,26 @@ impl Collector for Reading {
 impl Reading {
     fn encode_models(&self, encoder: &mut DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         type Count = fn(&wisp_nn::Snapshot) -> f64;
-        let counters: [(&str, &str, Count); 7] = [
+        let counters: [(&str, &str, Count); 8] = [
             (
                 "items",
                 "Calls of a model that were computed, failed ones included",
                 |model| model.items as f64,
             ),
-            ("batches", "Batches that were computed", |model| {
-                model.batches as f64
-            }),
+            (
+                "batches",
+                "Batches that were computed, parts of those that failed included",
+                |model| model.batches as f64,
+            ),
+            (
+                "reruns",
+                "Calls that were computed again, because their batch failed",
+                |model| model.reruns as f64,
+            ),
             ("failed", "Calls that failed", |model| model.failed as f64),
             (
                 "cancelled",
-                "Calls whose caller went before they were computed",
+                "Calls whose caller went before they were computed, or while they were",
                 |model| model.cancelled as f64,
             ),
             (
@@ -184,7 +191,7 @@ impl Reading {
                 counter.encode(family.encode_family(&[("model", model.as_str())])?)?;
             }
         }
-        let help = "Calls by the size of the batch that they were computed in";
+        let help = "Batches by how many calls were computed in one";
         let mut family =
             encoder.encode_descriptor("wisp_nn_batch_size", help, None, MetricType::Histogram)?;
         for (model, snapshot) in &self.models {
@@ -197,7 +204,12 @@ impl Reading {
             let labels = [("model", model.as_str())];
             family
                 .encode_family(&labels)?
-                .encode_histogram::<NoLabelSet>(snapshot.items as f64, batches, &buckets, None)?;
+                .encode_histogram::<NoLabelSet>(
+                    snapshot.batch_items as f64,
+                    batches,
+                    &buckets,
+                    None,
+                )?;
         }
         let help = "Calls that wait for a model now";
         let mut family =
@@ -228,7 +240,11 @@ mod tests {
             "mnist".to_owned(),
             wisp_nn::Snapshot {
                 items: 5,
-                batches: 2,
+                batches: 3,
+                // Three of them failed together: the one by itself, and then the other two.
+                batch_items: 8,
+                batch_sizes: [1, 1, 1, 0, 0, 0, 0, 0, 0],
+                reruns: 3,
                 queued: 1,
                 ..Default::default()
             },
@@ -246,8 +262,10 @@ mod tests {
             "wisp_host_queued 2",
             "wisp_host_dropped_log_bytes_total 7",
             "wisp_nn_items_total{model=\"mnist\"} 5.0",
-            "wisp_nn_batches_total{model=\"mnist\"} 2.0",
-            "wisp_nn_batch_size_sum{model=\"mnist\"} 5.0",
+            "wisp_nn_batches_total{model=\"mnist\"} 3.0",
+            "wisp_nn_reruns_total{model=\"mnist\"} 3.0",
+            "wisp_nn_batch_size_sum{model=\"mnist\"} 8.0",
+            "wisp_nn_batch_size_count{model=\"mnist\"} 3",
             "wisp_nn_queued{model=\"mnist\"} 1",
         ] {
             assert!(

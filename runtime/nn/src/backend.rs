@@ -75,7 +75,8 @@ pub trait Lane: Send {
     /// item's `rows`. Gives back each item's outputs, in the order of [`Loaded::outputs`].
     ///
     /// # Errors
-    /// When computing failed. Several items are then computed again one by one, so that only the faulty ones fail.
+    /// When computing failed. Of several items each half is then computed again, and so on, so that only the faulty ones
+    /// fail.
     fn run<'a>(
         &'a mut self,
         items: &'a [Item],

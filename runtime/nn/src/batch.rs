@@ -1,7 +1,8 @@
 //! How do requests of different instances come to be computed together?
 //!
 //! Each model has one [`Queue`]. Its lanes, each on a thread of its own, take batches from it, compute them and answer
-//! every caller alone ([`worker`]). How long a lane waits for company is decided in [`linger`], and nowhere else.
+//! every caller alone ([`worker`]). How long a lane waits for company, and how much of it, is decided in [`linger`], and
+//! nowhere else.
 
 mod clock;
 mod inline;
@@ -13,6 +14,7 @@ mod worker;
 
 pub(crate) use clock::{ThreadClock, block_on};
 pub(crate) use job::{Job, JobError, Key};
+pub(crate) use linger::LONGEST_BATCH;
 pub(crate) use queue::{Lanes, Queue, Role};
 pub(crate) use thread::LaneThread;
 pub(crate) use worker::{Ended, work};

@@ -2,8 +2,9 @@
 //!
 //! A [`ModelStore`] loads each model of a function once per process. [`Model::run`] puts a call into the model's bounded
 //! queue; threads of the model's own, its lanes, take what waits, join calls of different instances along dimension 0
-//! where the model allows it, compute, and give each caller its own rows back. No call ever blocks the thread that makes
-//! it, and none sees another's numbers.
+//! where the model allows it, compute, and give each caller its own rows back. None sees another's numbers. A call only
+//! computes on the thread that makes it where it is alone and the model was seen to take microseconds; otherwise it never
+//! blocks that thread.
 //!
 //! # Backends
 //! ONNX Runtime computes ONNX models. Its shared library is opened at run time, and only when a model asks for it.

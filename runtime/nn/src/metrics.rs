@@ -11,6 +11,7 @@ pub const BATCH_SIZE_BUCKETS: [u64; 8] = [1, 2, 4, 8, 16, 32, 64, 128];
 pub struct Metrics {
     items: AtomicU64,
     batches: AtomicU64,
+    batch_items: AtomicU64,
     batch_sizes: [AtomicU64; BATCH_SIZE_BUCKETS.len() + 1],
     failed: AtomicU64,
     cancelled: AtomicU64,
@@ -26,17 +27,19 @@ pub struct Metrics {
 pub struct Snapshot {
     /// Items that were computed, failed ones included.
     pub items: u64,
-    /// Batches that were computed, re-runs of single items included.
+    /// Batches that were computed, or begun, those included that are parts of one that failed.
     pub batches: u64,
+    /// Items in these batches: each as often as it was in one.
+    pub batch_items: u64,
     /// Batches by number of items, in the buckets of [`BATCH_SIZE_BUCKETS`] and one above. Not cumulative.
     pub batch_sizes: [u64; BATCH_SIZE_BUCKETS.len() + 1],
     /// Items that failed.
     pub failed: u64,
-    /// Items whose caller went before they were computed.
+    /// Items whose caller went before they were computed, or while they were.
     pub cancelled: u64,
     /// Items that found the queue full.
     pub rejected: u64,
-    /// Items that were computed again alone, because their batch failed.
+    /// Items that were computed again, because their batch failed; each as often as it was.
     pub reruns: u64,
     /// Time that items waited, all together.
     pub queue_time: Duration,
@@ -57,6 +60,7 @@ impl Metrics {
         Snapshot {
             items: self.items.load(Relaxed),
             batches: self.batches.load(Relaxed),
+            batch_items: self.batch_items.load(Relaxed),
             batch_sizes,
             failed: self.failed.load(Relaxed),
             cancelled: self.cancelled.load(Relaxed),
@@ -70,6 +74,7 @@ impl Metrics {
 
     pub(crate) fn batch(&self, items: usize, took: Duration) {
         self.batches.fetch_add(1, Relaxed);
+        self.batch_items.fetch_add(items as u64, Relaxed);
         self.compute_nanos.fetch_add(nanos(took), Relaxed);
         let bucket = BATCH_SIZE_BUCKETS.partition_point(|bound| *bound < items as u64);
         if let Some(count) = self.batch_sizes.get(bucket) {
@@ -96,8 +101,8 @@ impl Metrics {
         self.rejected.fetch_add(1, Relaxed);
     }
 
-    pub(crate) fn rerun(&self) {
-        self.reruns.fetch_add(1, Relaxed);
+    pub(crate) fn rerun(&self, items: usize) {
+        self.reruns.fetch_add(items as u64, Relaxed);
     }
 
     pub(crate) fn queued(&self, count: usize) {

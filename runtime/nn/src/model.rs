@@ -255,8 +255,9 @@ impl Model {
     /// Computes all outputs, in the model's order. The inputs may come in any order. It blocks for no longer than a small
     /// model takes for a call that is alone, microseconds; all else is computed by other threads.
     ///
-    /// Dropping the future takes the call out of the queue or, once such a thread computes it and nobody else waits for the
-    /// same batch, asks the backend to stop.
+    /// Dropping the future frees the inputs of a call that waits, which nobody computes then, though it counts among those
+    /// that wait until a lane comes across it or the queue is full. Of one that is being computed they go with its batch;
+    /// where nobody else waits for that, the backend is asked to stop.
     ///
     /// # Errors
     /// When the inputs aren't what the model takes, when too many calls wait, or when computing fails.

@@ -1,6 +1,6 @@
 //! What waits in the queue, and how does its caller leave?
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::oneshot;
@@ -31,9 +31,9 @@ pub(crate) enum JobError {
 
 pub(crate) type Reply = Result<Vec<Tensor>, JobError>;
 
-/// An item in the queue.
+/// An item in the queue. The item itself is its caller's until a lane takes it: whoever leaves takes it along.
 pub(crate) struct Job {
-    pub(crate) item: Item,
+    pub(crate) rows: u64,
     pub(crate) key: Key,
     pub(crate) arrived: Instant,
     pub(crate) caller: Caller,
@@ -45,32 +45,43 @@ pub(crate) struct Caller {
     link: Arc<Link>,
 }
 
-/// The caller's end of a job. Dropping it cancels the job.
+/// The caller's end of a job. Dropping it cancels the job, and frees its item unless a lane has it.
 pub(crate) struct Ticket {
     reply: oneshot::Receiver<Reply>,
     link: Arc<Link>,
 }
 
-#[derive(Default)]
 struct Link(Mutex<LinkState>);
 
-#[derive(Default)]
 struct LinkState {
     gone: bool,
+    /// Until a lane takes it.
+    item: Option<Item>,
     batch: Option<Abort>,
+}
+
+impl Link {
+    fn lock(&self) -> MutexGuard<'_, LinkState> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Job {
     pub(crate) fn new(item: Item, key: Key, now: Instant) -> (Self, Ticket) {
         let (send, receive) = oneshot::channel();
-        let link = Arc::new(Link::default());
+        let rows = item.rows;
+        let link = Arc::new(Link(Mutex::new(LinkState {
+            gone: false,
+            item: Some(item),
+            batch: None,
+        })));
         let caller = Caller {
             reply: send,
             link: Arc::clone(&link),
         };
         (
             Self {
-                item,
+                rows,
                 key,
                 arrived: now,
                 caller,
@@ -88,9 +99,14 @@ impl Caller {
         self.reply.is_closed()
     }
 
+    /// The item, to be computed. `None` where the caller went.
+    pub(crate) fn take_item(&self) -> Option<Item> {
+        self.link.lock().item.take()
+    }
+
     /// From now on, leaving means leaving `batch`. A caller that left before leaves it at once.
     pub(crate) fn join(&self, batch: &Abort) {
-        let mut state = self.link.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.link.lock();
         if state.gone {
             batch.leave();
         } else {
@@ -113,9 +129,13 @@ impl Ticket {
 impl Drop for Ticket {
     fn drop(&mut self) {
         self.reply.close();
-        let mut state = self.link.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.link.lock();
         state.gone = true;
-        if let Some(batch) = state.batch.take() {
+        let (item, batch) = (state.item.take(), state.batch.take());
+        // To free it may take a while.
+        drop(state);
+        drop(item);
+        if let Some(batch) = batch {
             batch.leave();
         }
     }

@@ -1,4 +1,4 @@
-//! How long does a lane wait for company?
+//! How long does a lane wait for company, and for how much?
 
 use std::time::{Duration, Instant};
 
@@ -6,6 +6,9 @@ use std::time::{Duration, Instant};
 const SHARE: u32 = 32;
 /// The weight of the newest batch in the moving batch time: 1/8.
 const WEIGHT: u32 = 8;
+
+/// Rows are joined while they are expected to be computed within this: the first of them waits for the last.
+pub(crate) const LONGEST_BATCH: Duration = Duration::from_secs(1);
 
 /// What a lane sees when it asks.
 #[derive(Debug, Clone, Copy)]
@@ -35,6 +38,7 @@ pub(crate) struct Linger {
     max_delay: Duration,
     batch_time: Duration,
     last_items: usize,
+    row_time: Duration,
 }
 
 impl Linger {
@@ -43,17 +47,26 @@ impl Linger {
             max_delay,
             batch_time: Duration::ZERO,
             last_items: 0,
+            row_time: Duration::ZERO,
         }
     }
 
     /// A batch was computed.
-    pub(crate) fn computed(&mut self, items: usize, took: Duration) {
+    pub(crate) fn computed(&mut self, items: usize, rows: u64, took: Duration) {
         self.last_items = items;
-        self.batch_time = if self.batch_time.is_zero() {
-            took
-        } else {
-            (self.batch_time * (WEIGHT - 1)).saturating_add(took) / WEIGHT
-        };
+        self.batch_time = moved(self.batch_time, took);
+        let of_row = took / u32::try_from(rows.max(1)).unwrap_or(u32::MAX);
+        // Something is prepared for the first batch, and a row costs less among more: what is shorter counts at once.
+        self.row_time = moved(self.row_time, of_row).min(of_row);
+    }
+
+    /// The most rows that are joined, of those that may be.
+    pub(crate) fn most_rows(&self, max_rows: u64) -> u64 {
+        let fit = LONGEST_BATCH
+            .as_nanos()
+            .checked_div(self.row_time.as_nanos())
+            .unwrap_or(u128::MAX);
+        max_rows.min(u64::try_from(fit).unwrap_or(u64::MAX).max(1))
     }
 
     /// Waits only where company is likely: the last batch had several items, or others are being computed.
@@ -69,6 +82,15 @@ impl Linger {
         } else {
             Decision::Wait(until)
         }
+    }
+}
+
+/// The moving average after one more.
+fn moved(average: Duration, newest: Duration) -> Duration {
+    if average.is_zero() {
+        newest
+    } else {
+        average.saturating_mul(WEIGHT - 1).saturating_add(newest) / WEIGHT
     }
 }
 
@@ -92,7 +114,7 @@ mod tests {
         let now = Instant::now();
         let mut linger = Linger::new(2 * MS);
         assert_eq!(linger.decide(now, view(now)), Decision::Go);
-        linger.computed(1, 320 * MS);
+        linger.computed(1, 1, 320 * MS);
         assert_eq!(linger.decide(now, view(now)), Decision::Go);
     }
 
@@ -100,7 +122,7 @@ mod tests {
     fn with_company_it_waits_a_thirty_second_of_the_batch_time() {
         let now = Instant::now();
         let mut linger = Linger::new(2 * MS);
-        linger.computed(4, 32 * MS);
+        linger.computed(4, 4, 32 * MS);
         assert_eq!(linger.decide(now, view(now)), Decision::Wait(now + MS));
         assert_eq!(linger.decide(now + MS, view(now)), Decision::Go);
     }
@@ -109,7 +131,7 @@ mod tests {
     fn never_longer_than_the_limit_and_not_at_all_when_full() {
         let now = Instant::now();
         let mut linger = Linger::new(2 * MS);
-        linger.computed(4, 3200 * MS);
+        linger.computed(4, 4, 3200 * MS);
         assert_eq!(linger.decide(now, view(now)), Decision::Wait(now + 2 * MS));
         assert_eq!(
             linger.decide(
@@ -127,7 +149,7 @@ mod tests {
     fn batches_in_flight_count_as_company() {
         let now = Instant::now();
         let mut linger = Linger::new(2 * MS);
-        linger.computed(1, 32 * MS);
+        linger.computed(1, 1, 32 * MS);
         assert_eq!(
             linger.decide(
                 now,
@@ -144,8 +166,8 @@ mod tests {
     fn the_batch_time_moves_by_an_eighth() {
         let now = Instant::now();
         let mut linger = Linger::new(1000 * MS);
-        linger.computed(2, 320 * MS);
-        linger.computed(2, 640 * MS);
+        linger.computed(2, 2, 320 * MS);
+        linger.computed(2, 2, 640 * MS);
         assert_eq!(
             linger.decide(now, view(now)),
             Decision::Wait(now + 360 * MS / 32)
@@ -156,7 +178,26 @@ mod tests {
     fn a_limit_of_zero_turns_waiting_off() {
         let now = Instant::now();
         let mut linger = Linger::new(Duration::ZERO);
-        linger.computed(8, 320 * MS);
+        linger.computed(8, 8, 320 * MS);
         assert_eq!(linger.decide(now, view(now)), Decision::Go);
+    }
+
+    /// Would fail if slow rows were joined until the first waits for seconds, or fast ones weren't because once, to begin
+    /// with, they were slow.
+    #[test]
+    fn slow_rows_are_joined_while_a_second_is_enough() {
+        let mut linger = Linger::new(2 * MS);
+        assert_eq!(linger.most_rows(32), 32);
+        linger.computed(1, 1, 3000 * MS);
+        assert_eq!(linger.most_rows(32), 1, "never none");
+        linger.computed(1, 1, 200 * MS);
+        assert_eq!(linger.most_rows(32), 5);
+        linger.computed(1, 5, 250 * MS);
+        assert_eq!(linger.most_rows(32), 20);
+        assert_eq!(linger.most_rows(8), 8);
+        linger.computed(1, 1, 450 * MS);
+        assert_eq!(linger.most_rows(32), 10, "an eighth of the way up");
+        linger.computed(1, 1, Duration::ZERO);
+        assert_eq!(linger.most_rows(32), 32);
     }
 }

@@ -137,6 +137,7 @@ impl Queue {
             return Err(JobError::QueueFull { limit: self.limit });
         }
         let rows = state.push(job);
+        let is_full = rows >= state.linger.most_rows(self.max_rows);
         self.metrics.queued(state.waiting);
         let lingering = state.lingering;
         let is_solos = state.is_solos();
@@ -146,7 +147,7 @@ impl Queue {
         } else if !lingering {
             // The lane that computed last: its numbers are in the caches, and others' memory isn't needed.
             self.arrived.notify_last();
-        } else if rows >= self.max_rows {
+        } else if is_full {
             self.full.notify_one();
         }
         Ok(())
@@ -211,14 +212,11 @@ impl Queue {
             _ if state.lingering => return Step::Idle,
             _ => {}
         }
+        let max_rows = state.linger.most_rows(self.max_rows);
         let decision = state.groups.get(index).and_then(|group| {
             let since = group.jobs.front()?.arrived.max(free_since);
             // What can't be joined has nothing to wait for.
-            let max_rows = if group.key == Key::Alone {
-                0
-            } else {
-                self.max_rows
-            };
+            let max_rows = if group.key == Key::Alone { 0 } else { max_rows };
             let view = View {
                 since,
                 rows: group.rows,
@@ -231,7 +229,7 @@ impl Queue {
             state.lingering = true;
             return Step::Linger(until);
         }
-        let jobs = state.take(index, self.max_rows);
+        let jobs = state.take(index, max_rows);
         self.metrics.queued(state.waiting);
         state.running += 1;
         if role == Role::Solo {
@@ -245,12 +243,13 @@ impl Queue {
         Step::Take(jobs)
     }
 
-    /// A lane is done with the batch that it took. `took` is `None` where it was not computed as one.
-    pub(crate) fn computed(&self, items: usize, took: Option<Duration>) {
+    /// A lane is done with the batch that it took, of so many items and rows. `took` is `None` where it was not computed as
+    /// one.
+    pub(crate) fn computed(&self, items: usize, rows: u64, took: Option<Duration>) {
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
         if let Some(took) = took {
-            state.linger.computed(items, took);
+            state.linger.computed(items, rows, took);
         }
     }
 
@@ -330,7 +329,7 @@ impl State {
     /// Adds an item to its group, and says how many rows the group has then.
     fn push(&mut self, job: Job) -> u64 {
         self.waiting += 1;
-        let rows = job.item.rows;
+        let rows = job.rows;
         if let Some(group) = self.groups.iter_mut().find(|group| group.key == job.key) {
             group.rows = group.rows.saturating_add(rows);
             group.jobs.push_back(job);
@@ -362,14 +361,14 @@ impl State {
         };
         let mut rows = 0_u64;
         while let Some(job) = group.jobs.front() {
-            let fits = group.key != Key::Alone && rows.saturating_add(job.item.rows) <= max_rows;
+            let fits = group.key != Key::Alone && rows.saturating_add(job.rows) <= max_rows;
             if !taken.is_empty() && !fits {
                 break;
             }
             let Some(job) = group.jobs.pop_front() else {
                 break;
             };
-            rows = rows.saturating_add(job.item.rows);
+            rows = rows.saturating_add(job.rows);
             taken.push(job);
         }
         group.rows = group.rows.saturating_sub(rows);
@@ -393,7 +392,7 @@ impl State {
             group.rows = group
                 .jobs
                 .iter()
-                .fold(0, |rows, job| rows.saturating_add(job.item.rows));
+                .fold(0, |rows, job| rows.saturating_add(job.rows));
         }
         self.groups.retain(|group| !group.jobs.is_empty());
         self.waiting = self.groups.iter().map(|group| group.jobs.len()).sum();

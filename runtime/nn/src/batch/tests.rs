@@ -277,6 +277,100 @@ async fn one_faulty_item_harms_no_other() {
     assert!(seen.reruns >= 2, "{seen:?}");
 }
 
+/// Would fail if all items of a batch were computed one by one because of one that is faulty, or batches were counted that
+/// don't add up.
+#[tokio::test(start_paused = true)]
+async fn a_faulty_item_is_found_by_halves() {
+    let bench = Bench::new(1, 8, 64);
+    let busy = tokio::spawn(bench.call(0, 1));
+    settle().await;
+    let bytes = [1, 2, 255, 4, 5, 6, 7, 8];
+    let replies = join_all(bytes.map(|byte| bench.call(byte, 1))).await;
+    busy.await.unwrap().unwrap();
+    for (sent, reply) in bytes.iter().zip(&replies) {
+        assert_eq!(reply.is_err(), *sent == 255, "{sent}");
+        assert!(reply.is_err() || byte(reply) == *sent, "{sent}");
+    }
+    let halves: [&[u8]; 8] = [
+        &[0],
+        &bytes,
+        &bytes[..4],
+        &bytes[..2],
+        &bytes[2..4],
+        &bytes[2..3],
+        &bytes[3..4],
+        &bytes[4..],
+    ];
+    assert_eq!(bench.batches(), halves);
+    let seen = bench.metrics.snapshot();
+    assert_eq!((seen.items, seen.failed, seen.reruns), (9, 1, 14));
+    assert_eq!((seen.batches, seen.batch_items), (8, 23));
+    assert_eq!(seen.batch_sizes, [3, 2, 2, 1, 0, 0, 0, 0, 0]);
+}
+
+/// Computes until nobody waits for it.
+struct Patient;
+
+impl Lane for Patient {
+    fn run<'a>(
+        &'a mut self,
+        _: &'a [Item],
+        abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        async {
+            while !abort.is_aborted() {
+                tokio::time::sleep(MS).await;
+            }
+            Err(BackendError("it was broken off".into()))
+        }
+        .boxed()
+    }
+}
+
+/// Would fail if a call whose caller left while it was computed counted as one that the model failed.
+#[tokio::test(start_paused = true)]
+async fn what_is_broken_off_didnt_fail() {
+    let bench = Bench::without_workers(lanes(1, false, false), 8, 8);
+    bench.begin_with(Role::Any, Patient);
+    for count in [1, 2] {
+        let calls = (0..count).map(|byte| tokio::spawn(bench.call(byte, 1)));
+        let calls: Vec<_> = calls.collect();
+        settle().await;
+        calls.iter().for_each(tokio::task::JoinHandle::abort);
+        tokio::time::sleep(5 * MS).await;
+    }
+    let seen = bench.metrics.snapshot();
+    assert_eq!((seen.items, seen.failed, seen.cancelled), (0, 0, 3));
+}
+
+/// Would fail if the numbers of a call that nobody waits for stayed in memory until a lane comes across it: whoever made it
+/// no longer accounts for them.
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_goes_takes_its_numbers_along() {
+    struct Held(#[expect(dead_code, reason = "it is counted")] Arc<()>);
+    impl AsRef<[u8]> for Held {
+        fn as_ref(&self) -> &[u8] {
+            &[7]
+        }
+    }
+    let bench = Bench::without_workers(lanes(1, false, false), 8, 8);
+    let (held, now) = (Arc::new(()), TestClock.now());
+    let data = bytes::Bytes::from_owner(Held(Arc::clone(&held)));
+    let item = Item {
+        inputs: vec![Tensor::new(DType::U8, [1, 1], data).unwrap()],
+        rows: 1,
+    };
+    let (job, ticket) = Job::new(item, Key::Join(vec![1]), now);
+    bench.queue.push(job).unwrap();
+    assert_eq!(Arc::strong_count(&held), 2);
+    drop(ticket);
+    assert_eq!(Arc::strong_count(&held), 1);
+    bench.begin(Role::Any, 32 * MS);
+    bench.call(1, 1).await.unwrap();
+    assert_eq!(bench.batches(), [[1]]);
+    assert_eq!(bench.metrics.snapshot().cancelled, 1);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_caller_that_goes_is_not_computed() {
     let bench = Bench::new(1, 8, 64);

@@ -23,6 +23,7 @@ pub(crate) async fn work(
         let mut taken = Taken {
             queue: &queue,
             items: batch.items.len(),
+            rows: (batch.items.iter()).fold(0, |rows, item| rows.saturating_add(item.rows)),
             took: None,
         };
         if taken.items > 0 {
@@ -35,12 +36,13 @@ pub(crate) async fn work(
 struct Taken<'a> {
     queue: &'a Queue,
     items: usize,
+    rows: u64,
     took: Option<Duration>,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.queue.computed(self.items, self.took);
+        self.queue.computed(self.items, self.rows, self.took);
     }
 }
 
@@ -74,25 +76,50 @@ impl Batch {
             callers: Vec::with_capacity(jobs.len()),
         };
         for job in jobs {
-            if job.caller.is_gone() {
+            let Some(item) = job.caller.take_item() else {
                 metrics.cancelled();
                 continue;
-            }
+            };
             metrics.waited(now.saturating_duration_since(job.arrived));
-            batch.items.push(job.item);
+            batch.items.push(item);
             batch.callers.push(job.caller);
         }
         batch
     }
 
-    /// Computes all items together and, where that fails, each alone, so that one faulty item harms no other.
-    /// Gives the time of the batch where it succeeded.
+    /// Computes all items together and, where that fails, each half of them, and so on, so that one faulty item harms no
+    /// other and few are computed again. Gives the time of the batch where it succeeded.
     async fn compute(
         self,
         lane: &mut dyn Lane,
         metrics: &Metrics,
         clock: &impl Clock,
     ) -> Option<Duration> {
+        let mut left = match self.attempt(lane, metrics, clock).await {
+            Ok(took) => return Some(took),
+            Err(halves) => halves,
+        };
+        while let Some(batch) = left.pop() {
+            let batch = batch.without_gone(metrics);
+            if batch.items.is_empty() {
+                continue;
+            }
+            metrics.rerun(batch.items.len());
+            if let Err(halves) = batch.attempt(lane, metrics, clock).await {
+                left.extend(halves);
+            }
+        }
+        None
+    }
+
+    /// Computes all items together and answers their callers. Where that fails, it gives back the halves, the first one
+    /// last; none of an item that was by itself.
+    async fn attempt(
+        mut self,
+        lane: &mut dyn Lane,
+        metrics: &Metrics,
+        clock: &impl Clock,
+    ) -> Result<Duration, Vec<Self>> {
         let abort = Abort::new(self.callers.len());
         for caller in &self.callers {
             caller.join(&abort);
@@ -104,36 +131,44 @@ impl Batch {
                     metrics.done(true);
                     caller.answer(Ok(outputs));
                 }
-                Some(took)
+                Ok(took)
             }
             Err(error) if self.items.len() == 1 => {
                 for caller in self.callers {
-                    metrics.done(false);
-                    caller.answer(Err(error.clone().into()));
-                }
-                None
-            }
-            Err(_) => {
-                for (item, caller) in self.items.iter().zip(self.callers) {
+                    // It may have been broken off because nobody waits any more.
                     if caller.is_gone() {
                         metrics.cancelled();
-                        continue;
+                    } else {
+                        metrics.done(false);
+                        caller.answer(Err(error.clone().into()));
                     }
-                    metrics.rerun();
-                    let abort = Abort::new(1);
-                    caller.join(&abort);
-                    let (result, _) =
-                        run(lane, std::slice::from_ref(item), &abort, metrics, clock).await;
-                    metrics.done(result.is_ok());
-                    caller.answer(
-                        result
-                            .map(|mut outputs| outputs.pop().unwrap_or_default())
-                            .map_err(Into::into),
-                    );
                 }
-                None
+                Err(Vec::new())
+            }
+            Err(_) => {
+                let half = self.items.len() / 2;
+                let second = Self {
+                    items: self.items.split_off(half),
+                    callers: self.callers.split_off(half),
+                };
+                Err(vec![second, self])
             }
         }
+    }
+
+    /// The items whose callers still wait.
+    fn without_gone(self, metrics: &Metrics) -> Self {
+        let both = self.items.into_iter().zip(self.callers);
+        let (items, callers) = both
+            .filter(|(_, caller)| {
+                let is_gone = caller.is_gone();
+                if is_gone {
+                    metrics.cancelled();
+                }
+                !is_gone
+            })
+            .unzip();
+        Self { items, callers }
     }
 }
 

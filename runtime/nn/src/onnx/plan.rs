@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use super::probe::Pace;
+use crate::batch::LONGEST_BATCH;
 
 /// Copies of a model's weights that sessions may hold together, in bytes of its file.
 const COPIES: u64 = 512 << 20;
@@ -43,15 +44,19 @@ pub fn plan(cores: NonZeroUsize, joined: bool, file_bytes: u64) -> Plan {
 ///
 /// Small models gain much: most of their time goes into being called. Large ones fill the cores with one row already,
 /// and a batch of theirs only outgrows the caches: EfficientNet-Lite0 answers 107 calls per second joined and 190
-/// in two sessions, on two cores.
+/// in two sessions, on two cores. Of slow ones only as many rows are joined as are computed within a second.
 pub(crate) fn pays(pace: Pace, sessions: usize) -> Result<(), String> {
     let Pace {
         one_row,
         eight_rows,
     } = pace;
+    let each_more = eight_rows.saturating_sub(one_row) / 7;
+    let of_rows = |rows: u32| one_row.saturating_add(each_more.saturating_mul(rows - 1));
+    let rows = (1..=8).rev().find(|rows| of_rows(*rows) <= LONGEST_BATCH);
+    let rows = rows.unwrap_or(1);
     // Sessions side by side don't double what one with all cores does: it uses them, too.
     let share = if sessions > 1 { 0.6 } else { 0.9 };
-    if eight_rows.as_secs_f64() <= share * 8.0 * one_row.as_secs_f64() {
+    if of_rows(rows).as_secs_f64() <= share * f64::from(rows) * one_row.as_secs_f64() {
         Ok(())
     } else {
         Err(format!(
@@ -152,5 +157,10 @@ mod tests {
         );
         // With one session there is nothing to be side by side with.
         assert_eq!(pays(pace(10_000, 64_000), 1), Ok(()));
+        // Five rows are all that a second is enough for, and two.
+        assert_eq!(pays(pace(600_000, 1_300_000), 2), Ok(()));
+        assert!(pays(pace(600_000, 3_000_000), 2).is_err());
+        // Eight rows would gain, but there is time for one.
+        assert!(pays(pace(900_000, 2_000_000), 1).is_err());
     }
 }
