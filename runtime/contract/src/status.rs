@@ -69,7 +69,7 @@ pub struct ModelStatus {
     pub backend: String,
     /// What it got: `cpu`, or `gpu` with the device's name.
     pub device: String,
-    /// Why it isn't on the GPU, where `auto` was asked for and no GPU was to be had.
+    /// Why it isn't on the GPU, where `auto` was asked for and no GPU was to be had; or not on all GPUs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub device_reason: Option<String>,
     /// Whether requests of different instances are computed together.

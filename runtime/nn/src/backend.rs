@@ -13,7 +13,7 @@ pub struct Loaded {
     pub backend: String,
     /// Where: `cpu`, or `gpu` with the device's name.
     pub device: String,
-    /// Why it isn't on the GPU, where `auto` was asked for and no GPU was to be had.
+    /// Why it isn't on the GPU, where `auto` was asked for and no GPU was to be had; or not on all GPUs.
     pub device_reason: Option<String>,
     /// Its inputs.
     pub inputs: Vec<TensorInfo>,

@@ -36,7 +36,7 @@ pub use dtype::DType;
 pub use info::TensorInfo;
 pub use metrics::{BATCH_SIZE_BUCKETS, Metrics, Snapshot};
 pub use model::{Model, RunError};
-pub use name::shown;
+pub use name::{sentence, shown};
 pub use onnx::LibraryError;
 pub use store::{LoadError, ModelStore, Options, Preloaded, UnknownModel, load_library};
 pub use tensor::{MAX_RANK, NamedTensor, Tensor, TensorError, byte_len};

@@ -16,7 +16,8 @@ use crate::batch::{
     Ended, Job, JobError, Key, LaneThread, Lanes, Queue, Role, ThreadClock, block_on, work,
 };
 use crate::metrics::{Metrics, Snapshot};
-use crate::{NamedTensor, Tensor, TensorInfo, shown};
+use crate::name::listed;
+use crate::{NamedTensor, Tensor, TensorInfo, sentence, shown};
 
 /// A loaded model, shared by every instance. Dropping it ends its threads.
 pub struct Model {
@@ -33,8 +34,9 @@ pub struct Model {
     metrics: Arc<Metrics>,
     /// The thread that makes what is missing yet.
     maker: Mutex<Option<JoinHandle<()>>>,
-    /// Its place among those that may be loaded at once, where that is bounded.
-    _place: Option<OwnedSemaphorePermit>,
+    /// Its place among those that there may be at once, where that is bounded. Its threads have it, too: they may compute
+    /// for a while after it is gone.
+    _place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Why a model gave no outputs.
@@ -119,14 +121,8 @@ impl RunError {
 }
 
 impl Model {
-    /// The same model, which has `place` for as long as there is any use of it.
-    pub(crate) fn in_place(mut self, place: OwnedSemaphorePermit) -> Self {
-        self._place = Some(place);
-        self
-    }
-
     /// Starts a thread for each lane that hasn't one of `threads`, and waits until those that prepare are done. It began to
-    /// be loaded at `started`.
+    /// be loaded at `started`, and has `place` until its last thread ends.
     ///
     /// # Errors
     /// When the system has no thread left.
@@ -137,7 +133,9 @@ impl Model {
         batching: Batching,
         queue_limit: NonZeroUsize,
         started: Instant,
+        place: Option<OwnedSemaphorePermit>,
     ) -> std::io::Result<Self> {
+        let place = place.map(Arc::new);
         let batched = match loaded.joinable {
             Ok(()) if batching.max_size.get() > 1 => Ok(batching.max_size),
             Ok(()) => Err("batching.maxSize is 1".to_owned()),
@@ -172,12 +170,13 @@ impl Model {
             queue: Arc::new(queue),
             metrics,
             maker: Mutex::default(),
-            _place: None,
+            _place: place.clone(),
         };
         let shared = Shared {
             name: model.name.clone(),
             queue: Arc::clone(&model.queue),
             metrics: Arc::clone(&model.metrics),
+            place,
         };
         if let Some(lane) = loaded.solo {
             let name = lane_name("solo", &model.name);
@@ -303,12 +302,10 @@ impl Model {
                 .zip(&mut ordered)
                 .find(|(info, _)| info.name == name);
             let Some((info, place)) = found else {
-                let known: Vec<String> =
-                    self.inputs.iter().map(|info| format!("`{info}`")).collect();
                 return Err(RunError::UnknownInput {
                     model: self.name.clone(),
                     name: shown(&name),
-                    known: known.join(", "),
+                    known: listed(self.inputs.iter()),
                 });
             };
             if !info.accepts(&tensor) {
@@ -370,7 +367,7 @@ impl Model {
         match error {
             JobError::Backend(error) => RunError::Failed {
                 model,
-                message: error.0,
+                message: sentence(&error.0),
             },
             JobError::QueueFull { limit } => RunError::QueueFull { model, limit },
             JobError::Stopped => RunError::Stopped { model },
@@ -410,6 +407,7 @@ struct Shared {
     name: String,
     queue: Arc<Queue>,
     metrics: Arc<Metrics>,
+    place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 impl Shared {
@@ -417,7 +415,12 @@ impl Shared {
     fn begin(&self, role: Role, thread: LaneThread) {
         let ended = Ended::new(&self.queue, role);
         let (queue, metrics) = (Arc::clone(&self.queue), Arc::clone(&self.metrics));
-        thread.work(move |lane| block_on(work(queue, ended, lane, metrics, ThreadClock)));
+        let place = self.place.clone();
+        thread.work(move |lane| {
+            // Let go of after the lane.
+            let _place = place;
+            block_on(work(queue, ended, lane, metrics, ThreadClock));
+        });
     }
 
     /// Makes the lanes that are missing, for as long as the model is there; `made` are there already.

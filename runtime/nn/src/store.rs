@@ -10,13 +10,15 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
+use tokio::sync::OwnedSemaphorePermit;
 use wisp_contract::config::{self, Batching, Device, ModelFormat, Trial};
 use wisp_contract::model_file;
 use wisp_contract::status::ModelStatus;
 
 use crate::batch::LaneThread;
+use crate::name::listed;
 use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
-use crate::{Loaded, Model, shown, trials};
+use crate::{Loaded, Model, sentence, shown, trials};
 
 mod guest;
 mod preloaded;
@@ -273,10 +275,9 @@ impl ModelStore {
             if self.models.is_empty() {
                 return UnknownModel::None { name };
             }
-            let known: Vec<String> = self.models.keys().map(|name| format!("`{name}`")).collect();
             UnknownModel::Other {
                 name,
-                known: known.join(", "),
+                known: listed(self.models.keys()),
             }
         })
     }
@@ -315,6 +316,7 @@ fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadErr
         config.batching,
         options,
         started,
+        None,
     )
 }
 
@@ -416,11 +418,11 @@ fn load_source(
     onnx::load(&library, &request).map_err(|refusal| match refusal {
         Refusal::Model(reason) => LoadError::Refused {
             model: model(),
-            reason,
+            reason: sentence(&reason),
         },
         Refusal::Gpu(reason) => LoadError::Gpu {
             model: model(),
-            reason,
+            reason: sentence(&reason),
         },
     })
 }
@@ -432,9 +434,18 @@ fn start(
     batching: Batching,
     options: &Options,
     started: Instant,
+    place: Option<OwnedSemaphorePermit>,
 ) -> Result<Model, LoadError> {
     let name = model.to_owned();
-    let started = Model::start(name, loaded, threads, batching, options.queue, started);
+    let started = Model::start(
+        name,
+        loaded,
+        threads,
+        batching,
+        options.queue,
+        started,
+        place,
+    );
     started.map_err(|source| LoadError::Thread {
         model: model.to_owned(),
         source,

@@ -727,7 +727,59 @@ async fn guests_have_so_many_models_at_once_and_no_more() {
         "{refused}"
     );
     held.truncate(held.len() / 2);
-    load(b'z').await.unwrap();
+    // Their threads end after them.
+    while let Err(error) = load(b'z').await {
+        assert!(matches!(error, LoadError::TooMany { .. }), "{error}");
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Would fail if a guest's model could have names so long that the messages which repeat them fill the host's memory.
+#[tokio::test]
+async fn names_are_as_long_as_names_are() {
+    need_onnxruntime!();
+    let store = ModelStore::empty(&options());
+    // A model that gives back what it takes, under names of its own.
+    let named_model = |input: &str, operator: &str| {
+        let field = |number: u8, inner: &[u8]| {
+            let mut bytes = vec![number << 3 | 2];
+            let mut len = inner.len();
+            while len >= 0x80 {
+                bytes.push(len as u8 | 0x80);
+                len >>= 7;
+            }
+            bytes.push(len as u8);
+            bytes.extend(inner);
+            bytes
+        };
+        let text = |number, text: &str| field(number, text.as_bytes());
+        let dims = field(2, &field(1, &[0x08, 1]));
+        let info = |name: &str| {
+            let tensor = field(1, &[&[0x08, 1][..], &dims].concat());
+            [text(1, name), field(2, &tensor)].concat()
+        };
+        let node = [text(1, input), text(2, "y"), text(4, operator)].concat();
+        let (x, y) = (field(11, &info(input)), field(12, &info("y")));
+        let graph = [field(1, &node), text(2, "g"), x, y].concat();
+        let opset = field(8, &[0x10, 18]);
+        [&[0x08, 9][..], &opset, &field(7, &graph)].concat()
+    };
+    let load = async |input: &str, operator: &str| {
+        let bytes = named_model(input, operator);
+        store.load_bytes(bytes.into(), Device::Cpu).await
+    };
+    let model = load(&"x".repeat(1024), "Identity").await.unwrap();
+    let error = model.run(Vec::new()).await.unwrap_err().to_string();
+    assert!(error.contains("xxx"), "{error}");
+    for (input, operator) in [(1025, "Identity".to_owned()), (1, "x".repeat(1 << 20))] {
+        let error = load(&"x".repeat(input), &operator).await;
+        let error = error.map(|_| ()).unwrap_err().to_string();
+        assert!(
+            error.contains("was refused") && error.len() < 20_000,
+            "{} bytes",
+            error.len()
+        );
+    }
 }
 
 #[tokio::test]

@@ -1,7 +1,7 @@
 //! What is a guest told when something fails?
 
 use wisp_contract::log::chain;
-use wisp_nn::{DType, LoadError, RunError, UnknownModel};
+use wisp_nn::{DType, LoadError, RunError, UnknownModel, sentence};
 
 use crate::bindings::wasi::nn::errors::ErrorCode;
 
@@ -12,10 +12,11 @@ pub struct Error {
 }
 
 impl Error {
-    pub(crate) fn new(code: ErrorCode, data: impl Into<String>) -> Self {
+    /// The sentence is cut off where it is long: it may repeat what a guest says, who may keep many.
+    pub(crate) fn new(code: ErrorCode, data: impl AsRef<str>) -> Self {
         Self {
             code,
-            data: data.into(),
+            data: sentence(data.as_ref()),
         }
     }
 
@@ -74,5 +75,23 @@ impl From<LoadError> for Error {
             | LoadError::Interrupted { .. } => ErrorCode::RuntimeError,
         };
         Self::new(code, chain(&error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a guest's errors, of which it may keep many, were as long as the names in its model.
+    #[test]
+    fn no_sentence_is_longer_than_anybody_reads() {
+        let error = Error::from(LoadError::Refused {
+            model: "m".to_owned(),
+            reason: "x".repeat(1 << 20),
+        });
+        assert!(error.data.starts_with("model `m` was refused: xxx"));
+        assert!(error.data.len() < 10_000, "{} bytes", error.data.len());
+        let short = Error::invalid("an ONNX model is one buffer".to_owned());
+        assert_eq!(short.data, "an ONNX model is one buffer");
     }
 }

@@ -52,6 +52,70 @@ fn a_model_is_ready_once_its_first_lanes_are_prepared() {
     begins(true);
 }
 
+/// Computes until it is told to end, whoever waits.
+struct Stubborn(Option<mpsc::Receiver<()>>, mpsc::Sender<()>);
+
+impl Lane for Stubborn {
+    fn run<'a>(
+        &'a mut self,
+        items: &'a [Item],
+        _abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        self.1.send(()).unwrap();
+        if let Some(end) = self.0.take() {
+            end.recv().unwrap();
+        }
+        ready(Ok(items.iter().map(|item| item.inputs.clone()).collect())).boxed()
+    }
+}
+
+/// Would fail if a model gave its place away while a thread of it computes: there could be any number of such threads.
+#[test]
+fn a_place_is_kept_until_the_last_thread_ends() {
+    let info = TensorInfo {
+        name: "x".to_owned(),
+        dtype: DType::U8,
+        dims: vec![Some(1)],
+    };
+    let ((end, ended), (begin, begun)) = (mpsc::channel(), mpsc::channel());
+    let loaded = Loaded {
+        backend: "stubborn".to_owned(),
+        device: "here".to_owned(),
+        device_reason: None,
+        inputs: vec![info.clone()],
+        outputs: vec![info],
+        joinable: Err("it is one item".to_owned()),
+        tried: None,
+        lanes: vec![Box::new(Stubborn(Some(ended), begin))],
+        solo: None,
+        more: Box::new(std::iter::empty()),
+        inline: None,
+    };
+    let places = Arc::new(tokio::sync::Semaphore::new(1));
+    let place = Arc::clone(&places).try_acquire_owned().unwrap();
+    let limit = NonZeroUsize::MIN;
+    let model = Model::start(
+        "stubborn".to_owned(),
+        loaded,
+        Vec::new(),
+        Batching::default(),
+        limit,
+        Instant::now(),
+        Some(place),
+    )
+    .unwrap();
+    let tensor = Tensor::new(DType::U8, [1], vec![7]).unwrap();
+    let mut call = Box::pin(model.run(vec![NamedTensor::new("x", tensor)]));
+    assert!(call.as_mut().now_or_never().is_none());
+    begun.recv().unwrap();
+    drop(call);
+    drop(model);
+    assert_eq!(places.available_permits(), 0);
+    end.send(()).unwrap();
+    // Ends where the thread does.
+    let _ = crate::batch::block_on(places.acquire());
+}
+
 fn begins(is_preloaded: bool) {
     let count = Arc::<AtomicUsize>::default;
     let (begun, ready, elsewhere) = (count(), count(), count());
@@ -93,7 +157,16 @@ fn begins(is_preloaded: bool) {
     } else {
         Vec::new()
     };
-    let model = Model::start(name, loaded, threads, Batching::default(), limit, began).unwrap();
+    let model = Model::start(
+        name,
+        loaded,
+        threads,
+        Batching::default(),
+        limit,
+        began,
+        None,
+    )
+    .unwrap();
     assert!(ready.load(Ordering::SeqCst) >= 2);
     assert!(model.status().load_millis >= 20);
     let calls: FuturesUnordered<_> = (0..100_u8)

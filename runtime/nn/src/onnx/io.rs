@@ -9,7 +9,7 @@ use ort::value::{
 };
 
 use crate::backend::BackendError;
-use crate::{DType, TensorInfo};
+use crate::{DType, MAX_RANK, TensorInfo, shown};
 
 /// Calls `$body` with `$t` being the Rust type of a [`DType`].
 macro_rules! with_type {
@@ -156,9 +156,19 @@ pub(crate) fn bytes<T: TensorValueTypeMarker + ?Sized>(
     })
 }
 
+/// The longest name of an input or output, in bytes: messages repeat it.
+const LONGEST_NAME: usize = 1024;
+
 /// What a model says about one of its inputs or outputs.
 pub(crate) fn describe(outlet: &Outlet) -> Result<TensorInfo, String> {
     let name = outlet.name();
+    if name.len() > LONGEST_NAME {
+        return Err(format!(
+            "`{}` has a name of {} bytes, and may have {LONGEST_NAME}",
+            shown(name),
+            name.len()
+        ));
+    }
     let ValueType::Tensor { ty, shape, .. } = outlet.dtype() else {
         return Err(format!(
             "`{name}` is {}, and only tensors are supported{}",
@@ -168,6 +178,12 @@ pub(crate) fn describe(outlet: &Outlet) -> Result<TensorInfo, String> {
     };
     let dtype = dtype(*ty)
         .ok_or_else(|| format!("`{name}` has elements of type {ty}, which is not supported"))?;
+    if shape.len() > MAX_RANK {
+        let rank = shape.len();
+        return Err(format!(
+            "`{name}` has {rank} dimensions, and may have {MAX_RANK}"
+        ));
+    }
     let dims = shape.iter().map(|dim| u64::try_from(*dim).ok()).collect();
     Ok(TensorInfo {
         name: name.to_owned(),

@@ -13,7 +13,7 @@ use super::device::{OnDevice, Place};
 use super::io;
 use crate::backend::{Abort, BackendError, Item, Lane};
 use crate::buffer::{Buffer, split};
-use crate::{Tensor, TensorInfo};
+use crate::{Tensor, TensorInfo, sentence};
 
 /// One session. It computes on the thread that polls it.
 pub(crate) struct OnnxLane {
@@ -229,5 +229,5 @@ pub(super) fn run_options(
 
 #[expect(clippy::needless_pass_by_value, reason = "map_err passes it by value")]
 pub(super) fn told(error: ort::Error) -> BackendError {
-    BackendError(error.message().to_owned())
+    BackendError(sentence(error.message()))
 }

@@ -10,6 +10,8 @@ use std::time::Instant;
 use ort::environment::Environment;
 use ort::logging::LogLevel;
 
+use crate::sentence;
+
 /// The oldest version that will do, as in `ort`'s feature `api-24`.
 const OLDEST: &str = "1.24";
 /// The version that the tests run with.
@@ -124,6 +126,8 @@ fn start(
 
 /// What it writes becomes log lines like everybody's.
 fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &str) {
+    // It repeats names that a guest's model gives its parts.
+    let message = sentence(message);
     match level {
         LogLevel::Verbose | LogLevel::Info => {
             tracing::debug!(target: "onnxruntime", location, "{message}")

@@ -22,9 +22,8 @@ use super::plan::{Plan, is_inline, may_spread, pays, plan, spreads};
 use super::probe::{PATIENCE, Verdict, one_row, probe};
 use super::sized::{SizedLane, sizes};
 use super::survey::Survey;
-use crate::TensorInfo;
 use crate::backend::{Lane, Loaded, MakeInline, MoreLanes};
-use crate::trials;
+use crate::{TensorInfo, sentence, trials};
 
 /// What to load.
 #[derive(Clone)]
@@ -75,9 +74,9 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
     let first = || on_cpu(library, request, first_plan(request).threads);
     let (sessions, device_reason) = match request.device {
         Device::Cpu => (vec![first()?], None),
-        Device::Gpu => (on_gpus(library, request).map_err(Refusal::Gpu)?, None),
+        Device::Gpu => on_gpus(library, request).map_err(Refusal::Gpu)?,
         Device::Auto => match on_gpus(library, request) {
-            Ok(sessions) => (sessions, None),
+            Ok(had) => had,
             Err(reason) => (vec![first()?], Some(reason)),
         },
     };
@@ -348,29 +347,59 @@ pub(super) fn plain(library: &Library, request: &Request) -> OnnxLane {
     outlets.lane(OnDevice::new(session, Place::Cpu))
 }
 
-/// One session on each GPU.
-fn on_gpus(library: &Library, request: &Request) -> Result<Vec<OnDevice<Session>>, String> {
+/// One session on each GPU that can be had, and why the others can't.
+fn on_gpus(library: &Library, request: &Request) -> Result<Had<OnDevice<Session>>, String> {
     gpu_hope()?;
-    (0..gpus().min(request.max_sessions))
-        .map(|index| {
-            let graphs = Place::Gpu(Gpu {
-                index,
-                // What repeats as often as a number says can't be recorded.
-                graphs: is_prepared(request),
-            });
-            let plain = graphs.without_graphs();
-            // ONNX Runtime refuses to where a part of it is computed on the CPU.
-            let recorded = if graphs == plain {
-                None
-            } else {
-                on(library, request, graphs).ok()
-            };
-            Ok(match recorded {
-                Some(session) => OnDevice::new(session, graphs),
-                None => OnDevice::new(on(library, request, plain)?, plain),
-            })
-        })
-        .collect()
+    let each = (0..gpus()).map(|index| (index, on_gpu(library, request, index)));
+    some_of(each, request.max_sessions)
+}
+
+fn on_gpu(library: &Library, request: &Request, index: usize) -> Result<OnDevice<Session>, String> {
+    let graphs = Place::Gpu(Gpu {
+        index,
+        // What repeats as often as a number says can't be recorded.
+        graphs: is_prepared(request),
+    });
+    let plain = graphs.without_graphs();
+    // ONNX Runtime refuses to where a part of it is computed on the CPU.
+    let recorded = if graphs == plain {
+        None
+    } else {
+        on(library, request, graphs).ok()
+    };
+    Ok(match recorded {
+        Some(session) => OnDevice::new(session, graphs),
+        None => OnDevice::new(on(library, request, plain)?, plain),
+    })
+}
+
+/// What could be had of GPUs, and why the rest couldn't.
+type Had<T> = (Vec<T>, Option<String>);
+
+/// The first `most` that can be had. Fails, with all reasons, where none can.
+fn some_of<T>(
+    each: impl Iterator<Item = (usize, Result<T, String>)>,
+    most: usize,
+) -> Result<Had<T>, String> {
+    let (mut had, mut reasons) = (Vec::new(), Vec::new());
+    for (index, one) in each {
+        match one {
+            Ok(one) => had.push(one),
+            Err(reason) => reasons.push(format!("GPU {index}: {reason}")),
+        }
+        if had.len() >= most {
+            break;
+        }
+    }
+    let reasons = reasons.join("; ");
+    if had.is_empty() {
+        return Err(reasons);
+    }
+    if reasons.is_empty() {
+        return Ok((had, None));
+    }
+    tracing::warn!(reasons, "a model computes on fewer GPUs than there are");
+    Ok((had, Some(reasons)))
 }
 
 /// Whether a GPU may hold so many more copies of the weights. What lies in other files is taken for much.
@@ -427,7 +456,7 @@ fn session(
     // The binding asserts what it believes of ONNX Runtime, and a model can prove it wrong.
     let made = catch_unwind(AssertUnwindSafe(make))
         .map_err(|_| "the ONNX Runtime binding panicked".to_owned())?
-        .map_err(|error| error.message().to_owned());
+        .map_err(|error| sentence(error.message()));
     tracing::debug!(
         millis = began.elapsed().as_secs_f64() * 1e3,
         threads,

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
-use tokio::sync::{OnceCell, Semaphore};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use wisp_contract::config::{Batching, Device};
 use wisp_contract::model_file;
 
@@ -20,7 +20,8 @@ const KEPT: usize = 8;
 const KEPT_BYTES: usize = 256 << 20;
 /// Models that are loaded at the same time.
 const LOADS: usize = 2;
-/// Models that there are, kept ones included: each has sessions and threads, however small its file is.
+/// Models that there are, kept ones included, those that are being loaded, and those that nobody has any more but whose
+/// threads still compute: each has sessions and threads, however small its file is.
 const MOST: usize = 32;
 
 /// The models that guests brought most recently, the last one in front.
@@ -78,10 +79,10 @@ impl GuestModels {
             let task = tokio::task::spawn_blocking(move || {
                 // Held while it runs, even if nobody waits any more.
                 let _permit = permit;
-                from_guest(digest, &bytes, device, &options)
+                from_guest(digest, &bytes, device, &options, place)
             });
             let model = task.await.map_err(|_| interrupted())??;
-            Ok(Arc::new(model.in_place(place)))
+            Ok(Arc::new(model))
         };
         let model = cell.get_or_try_init(load).await;
         if model.is_err() {
@@ -138,6 +139,7 @@ fn from_guest(
     bytes: &Bytes,
     device: Device,
     options: &Options,
+    place: OwnedSemaphorePermit,
 ) -> Result<Model, LoadError> {
     let started = Instant::now();
     let name = name(&digest);
@@ -168,5 +170,6 @@ fn from_guest(
     };
     let batching = Batching::default();
     let loaded = load_source(&name, source, device, batching, options)?;
-    start(&name, loaded, Vec::new(), batching, options, started)
+    let place = Some(place);
+    start(&name, loaded, Vec::new(), batching, options, started, place)
 }

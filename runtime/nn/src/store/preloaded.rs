@@ -83,6 +83,7 @@ impl Preloaded {
             model.batching,
             options,
             Instant::now(),
+            None,
         )
     }
 }

@@ -18,6 +18,34 @@ fn what_is_loaded_from_bytes_finds_no_files() {
     on(&library, &request, Place::Cpu).unwrap();
 }
 
+/// Would fail if one GPU that can't be had kept a model off the others, or it weren't told why.
+#[test]
+fn what_can_be_had_is_had() {
+    let of = |each: &[Result<u8, &str>], most| {
+        let each: Vec<_> = each
+            .iter()
+            .map(|one| one.map_err(str::to_owned))
+            .enumerate()
+            .collect();
+        some_of(each.into_iter(), most)
+    };
+    let reason = |why: &str| Some(why.to_owned());
+    assert_eq!(of(&[Ok(1), Ok(2)], 9), Ok((vec![1, 2], None)));
+    assert_eq!(
+        of(&[Ok(1), Err("busy"), Ok(3), Err("lost")], 9),
+        Ok((vec![1, 3], reason("GPU 1: busy; GPU 3: lost")))
+    );
+    // A guest's model gets one, which needn't be the first.
+    assert_eq!(
+        of(&[Err("busy"), Ok(2), Err("lost")], 1),
+        Ok((vec![2], reason("GPU 0: busy")))
+    );
+    assert_eq!(
+        of(&[Err("busy"), Err("lost")], 9),
+        Err("GPU 0: busy; GPU 1: lost".to_owned())
+    );
+}
+
 /// Would fail if a model whose weights lie beside it got a session for each core, each with a copy of them; or one did of
 /// which nobody knows how much lies there.
 #[test]
