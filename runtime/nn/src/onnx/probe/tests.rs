@@ -80,8 +80,10 @@ fn each_row_is_measured_by_itself() {
         Tensor::new(DType::F32, [2, 2], data).unwrap()
     };
     let one = tensor([1000.0, 500.0, 1.0, 0.5]);
-    assert!(alike(&one, &tensor([1005.0, 500.0, 1.0, 0.505])));
-    assert!(!alike(&one, &tensor([1000.0, 500.0, 1.0, 0.6])));
+    let is_same = |other| are_alike(&one, &tensor(other), &SAME);
+    assert!(is_same([1000.5, 500.0, 1.0, 0.5005]));
+    assert!(!is_same([1000.0, 500.0, 1.0, 0.6]));
+    assert!(!is_same([1002.0, 500.0, 1.0, 0.5]));
     let none = tensor([f32::NAN, f32::INFINITY, 1.0, 1.0]);
     assert!(alike(&none, &none));
     assert!(!alike(&one, &none) && !alike(&none, &one));
