@@ -71,14 +71,15 @@ impl ControlError {
     }
 }
 
-/// The key of the control port of a pod that stands by in a pool, or was taken from one.
+/// The key of the control port of a pod that stands by in a pool, or was taken from one. What the pod says of its pool may be
+/// a lie; the key is of use in the pod's own namespace alone, where whoever makes pods may read the pool's Secret anyway.
 #[must_use]
 pub fn pool_key(root: &Root, pod: &Pod) -> Option<Key> {
     let is_pools = [POOL, CLAIMED_FROM]
         .iter()
         .any(|label| pod.labels().contains_key(*label));
     let pool = pod.annotations().get(POOL_UID).filter(|_| is_pools)?;
-    Some(root.pool(pool))
+    Some(root.pool(&pod.namespace()?, pool))
 }
 
 /// The key of the control port of a function's pod. `uid` is the Function object's.

@@ -15,6 +15,7 @@ mod parts;
 mod queue;
 mod recover;
 mod size;
+mod standing;
 mod status;
 mod trials;
 
@@ -43,7 +44,6 @@ use crate::levels::Levels;
 use crate::live::{Claim, Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
-use crate::reconcile::pod::{is_made_as, made_as};
 use crate::wake::{Capacity, Deployments};
 use hold::Holds;
 use models::{Kept, State};
@@ -357,20 +357,6 @@ impl Pools {
         None
     }
 
-    /// The pods of a pool that are as it wants them now: while they are replaced after a change of its spec, or of the
-    /// runtime, those before are not.
-    fn current(&self, pool: &RuntimePool) -> Vec<Arc<Pod>> {
-        let Some(id) = pool_id(pool) else {
-            return Vec::new();
-        };
-        let mut pods = self.cluster.warm.of(&id);
-        if !pods.is_empty() {
-            let digest = made_as(pool, &self.settings);
-            pods.retain(|pod| is_made_as(pod, &digest));
-        }
-        pods
-    }
-
     /// Remembers a pod as taken. Returns whether it wasn't before.
     fn mark(&self, pod: &Pod) -> bool {
         let uid = pod.uid().unwrap_or_default();
@@ -384,8 +370,7 @@ impl Pools {
             .pools()
             .state()
             .iter()
-            .filter_map(|pool| pool_id(pool))
-            .flat_map(|id| self.cluster.warm.of(&id))
+            .flat_map(|pool| self.standing(pool))
             .collect();
         let lives = pods.iter().map(|pod| pods::life(pod)).collect();
         self.queue.retain(&lives);

@@ -76,10 +76,11 @@ impl Root {
     }
 
     /// The key of the control ports of a pool's pods, also of those that functions have taken. `uid` is the RuntimePool
-    /// object's.
+    /// object's. Whoever says in one namespace that a pod is of a pool of another gets a key that opens nothing: a pod can
+    /// say of what pool it is, and not where it is itself.
     #[must_use]
-    pub fn pool(&self, uid: &str) -> Key {
-        Key(self.derive("pool").mac(uid))
+    pub fn pool(&self, namespace: &str, uid: &str) -> Key {
+        Key(self.derive("pool").mac(&format!("{namespace}/{uid}")))
     }
 
     /// The key of the ports of a function's replicas, of a root for them. `uid` is the Function object's: a function
@@ -127,8 +128,9 @@ mod tests {
             data.of(&a, "2"),
             root.artifact("00"),
             root.artifact("01"),
-            root.pool("1"),
-            root.pool("2"),
+            root.pool("x", "1"),
+            root.pool("x", "2"),
+            root.pool("y", "1"),
         ];
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "{index}");

@@ -76,7 +76,8 @@ pub mod pod {
     /// Annotation: how often the pod's container had been started anew when it was taken, a whole number. One that was
     /// started anew since has lost its function.
     pub const CLAIMED_RESTARTS: &str = "wisp.dev/claimed-restarts";
-    /// Annotation: the RuntimePool object's uid, which the key of the pod's control port is derived from.
+    /// Annotation: the RuntimePool object's uid, which the key of the pod's control port is derived from, with the pod's
+    /// namespace.
     pub const POOL_UID: &str = "wisp.dev/pool-uid";
     /// Whether a pod with these labels and annotations was taken from a pool and has lost its function since: its container
     /// was started anew, `restarts` times in all.

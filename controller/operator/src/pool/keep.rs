@@ -89,7 +89,7 @@ enum KeepError {
 /// The Secret with the key of the pods' control ports, and with what they have ready.
 pub(super) fn secret(pool: &RuntimePool, preload: &str, settings: &Settings) -> Secret {
     let name = pool.name_any();
-    let key = settings.root.pool(&pool.uid().unwrap_or_default());
+    let key = pod::warm_key(pool, settings);
     Secret {
         metadata: names::owned(pool, &names::pool(&name), names::pool_labels(&name)),
         data: Some(
@@ -357,7 +357,7 @@ impl Pools {
         models: &State,
         candidates: Option<Vec<Candidate>>,
     ) {
-        let standing = self.cluster.warm.of(id);
+        let standing = self.standing(pool);
         let alive = standing.iter().filter(|pod| pods::is_alive(pod));
         let current = self.current(pool);
         let ready = current.iter().filter(|pod| pods::is_ready(pod));

@@ -163,7 +163,7 @@ impl Pools {
         let Some(id) = pool_id(pool) else {
             return false;
         };
-        let standing = self.cluster.warm.of(&id);
+        let standing = self.standing(pool);
         let mut troubles = standing.iter().filter_map(|pod| pods::trouble(pod));
         let trouble = troubles.any(|trouble| trouble.is_final || trouble.reason == "Unschedulable");
         let deployment = self
@@ -178,11 +178,7 @@ impl Pools {
 
     /// Asks pods that came up whether they stand by.
     pub(super) fn ask_new_pods(self: &Arc<Self>, pools: &[Arc<RuntimePool>]) {
-        for pod in pools
-            .iter()
-            .filter_map(|pool| pool_id(pool))
-            .flat_map(|id| self.cluster.warm.of(&id))
-        {
+        for pod in pools.iter().flat_map(|pool| self.standing(pool)) {
             let Some(address) = pods::address(&pod) else {
                 continue;
             };

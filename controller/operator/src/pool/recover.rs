@@ -12,7 +12,7 @@ use wisp_contract::operator::Replica;
 use wisp_contract::operator::pod::{DATA_PORT, POOL};
 use wisp_contract::status::{HostStatus, Phase};
 
-use super::{Claimable, Pools, pool_id};
+use super::{Claimable, Pools};
 use crate::cluster::pods;
 use crate::control;
 use crate::live::{Claim, Live, lock};
@@ -36,8 +36,7 @@ impl Pools {
         let pools = self.cluster.pools().state();
         let pods: Vec<Arc<Pod>> = pools
             .iter()
-            .filter_map(|pool| pool_id(pool))
-            .flat_map(|id| self.cluster.warm.of(&id))
+            .flat_map(|pool| self.standing(pool))
             .filter(|pod| pods::is_alive(pod) && pods::address(pod).is_some())
             .collect();
         futures::stream::iter(pods)
@@ -104,7 +103,8 @@ impl Pools {
         }
     }
 
-    /// Counts the pod as the function's, where that is the one that it says it is.
+    /// Counts the pod as the function's, where that is the one that it says it is. It is believed of functions of its own
+    /// namespace alone: it is one of a pool there, and who can make pods there that answer anything can make the function's.
     fn remember(
         &self,
         id: &FunctionId,

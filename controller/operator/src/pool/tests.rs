@@ -12,6 +12,7 @@ use crate::artifacts::{Code, Stored};
 use crate::live::Plan;
 use crate::reconcile::desired::desired;
 use crate::reconcile::network::{Peers, pool_policy};
+use crate::reconcile::pod::made_as;
 use crate::resolve::{Bytes, Resolved};
 
 fn settings() -> Settings {
@@ -370,6 +371,10 @@ mod claiming {
         Box::leak(format!("HTTP/1.1 {status} X\r\ncontent-type: application/problem+json\r\ncontent-length: {length}\r\n\r\n{body}").into_boxed_str())
     }
 
+    fn of_replica_set(name: &str) -> Value {
+        json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": name, "uid": "r-1", "controller": true})
+    }
+
     /// A pod of the pool is there, and the kubelet says whether it is ready.
     fn stand_by(cluster: &Cluster, index: usize, address: &str, is_ready: &str) {
         let pod = json!({
@@ -377,6 +382,7 @@ mod claiming {
                 "name": format!("p-{index}"), "namespace": "vision", "uid": format!("pod-{index}"),
                 "labels": {"wisp.dev/pool": "warm"},
                 "annotations": {"wisp.dev/pool-uid": "p-1", "wisp.dev/template": made_as(&pool(json!({})), &settings())},
+                "ownerReferences": [of_replica_set("wisp-pool-warm-5c8d9f")],
             },
             "status": {"phase": "Running", "podIP": address, "conditions": [{"type": "Ready", "status": is_ready}]},
         });
@@ -496,6 +502,80 @@ mod claiming {
         old.annotations_mut().remove("wisp.dev/template");
         bench.pools.cluster.warm.apply(Event::Apply(old));
         assert_eq!(current(&bench, json!({})), 0);
+    }
+
+    /// Would fail if a tenant were told the key of another tenant's pool for a pod that says it is one of it, or any pod were
+    /// asked what it is for having a pool's label.
+    #[tokio::test]
+    async fn a_pod_gets_no_key_for_what_it_says_it_is() {
+        let asked = host("127.78.12.1", SERVES).await;
+        let mut bench = Bench::new(&[]);
+        let mut theirs = pool(json!({}));
+        theirs.metadata.namespace = Some("mallory".to_owned());
+        theirs.metadata.uid = Some("m-1".to_owned());
+        let event = Event::Apply(theirs.clone());
+        bench.feed.pools().apply_watcher_event(&event);
+        let theirs_made = made_as(&theirs, &settings());
+        assert_ne!(theirs_made, made_as(&pool(json!({})), &settings()));
+        let cluster = Arc::clone(&bench.pools.cluster);
+        let there = |uid: &str, owners: Value| {
+            let pod = json!({
+                "metadata": {
+                    "name": "p", "namespace": "mallory", "uid": "pod", "labels": {"wisp.dev/pool": "warm"},
+                    "annotations": {"wisp.dev/pool-uid": uid, "wisp.dev/template": theirs_made},
+                    "ownerReferences": owners,
+                },
+                "status": {"phase": "Running", "podIP": "127.78.12.1", "conditions": [{"type": "Ready", "status": "True"}]},
+            });
+            let pod: Pod = serde_json::from_value(pod).unwrap();
+            cluster.warm.apply(Event::Apply(pod.clone()));
+            pod
+        };
+        let made = json!([of_replica_set("wisp-pool-warm-5c8d9f")]);
+        let others = json!([of_replica_set("wisp-pool-warmer-5c8d9f")]);
+        for (uid, owners) in [
+            // Of another namespace's pool, and of one of this namespace that had its name before.
+            ("p-1", &made),
+            ("m-0", &made),
+            ("m-1", &json!([])),
+            ("m-1", &others),
+        ] {
+            there(uid, owners.clone());
+            bench.pools.recover_all().await;
+            assert_eq!(bench.pools.current(&theirs).len(), 0, "{uid} {owners}");
+            assert_eq!(asked.connections.load(Ordering::SeqCst), 0);
+        }
+        let root = settings().root;
+        let own = there("m-1", made.clone());
+        bench.pools.recover_all().await;
+        assert_eq!(bench.pools.current(&theirs).len(), 1);
+        assert_eq!(asked.connections.load(Ordering::SeqCst), 1);
+        let key = control::pool_key(&root, &own);
+        assert_eq!(key, Some(root.pool("mallory", "m-1")));
+        // What says that it was taken from the pool gets a key, and that key opens nothing.
+        let mut taken = there("p-1", made);
+        let labels = [
+            ("wisp.dev/function", "f"),
+            ("wisp.dev/claimed-from", "warm"),
+        ];
+        let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        taken.metadata.labels = Some(labels.into());
+        let secret = keep::secret(&pool(json!({})), "{}", &settings());
+        let victims = secret.data.unwrap()["control-key"].0.clone();
+        let id = "mallory/f".parse().unwrap();
+        let key = control::key(&root, &taken, &id, "u-2");
+        assert_ne!(key.0.into_bytes(), victims);
+    }
+
+    /// Would fail if a pod that was given another key were taken for one that can be told something.
+    #[test]
+    fn pods_with_another_key_are_made_of_another_template() {
+        let other = Settings {
+            root: Root::new(&"l".repeat(64)).unwrap(),
+            ..settings()
+        };
+        let warm = pool(json!({}));
+        assert_ne!(made_as(&warm, &other), made_as(&warm, &settings()));
     }
 
     /// Would fail if a function were given a pod in which it can't be loaded, because the pool's next ones will have more

@@ -16,7 +16,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 use wisp_api::{Function, RuntimePool};
-use wisp_contract::assignment;
+use wisp_contract::assignment::{self, Key};
 use wisp_contract::operator::pod::{CONCURRENCY, CONTROL_PORT, DATA_PORT, POOL_UID};
 
 use super::assignment::{COMPONENT_MOUNT, KEY_VALUE_MOUNT, MODELS_MOUNT};
@@ -97,13 +97,23 @@ pub fn warm(
     template
 }
 
-/// A digest of what makes the pods of `pool` what they are: their image, where they run, what they may use. What they have
-/// ready isn't in it, for a pod without that only takes longer; nor is what models add to their memory, which isn't known
+/// The key of the control ports of the pods that stand by in `pool`.
+#[must_use]
+pub fn warm_key(pool: &RuntimePool, settings: &Settings) -> Key {
+    let namespace = pool.namespace().unwrap_or_default();
+    settings
+        .root
+        .pool(&namespace, &pool.uid().unwrap_or_default())
+}
+
+/// A digest of what makes the pods of `pool` what they are: their image, where they run, what they may use, and their key, for
+/// those that have another from before can't be told anything. What they have ready isn't in it, for a pod without that only takes longer; nor is what models add to their memory, which isn't known
 /// before the models are.
 #[must_use]
 pub fn made_as(pool: &RuntimePool, settings: &Settings) -> String {
     let template = serde_json::to_vec(&bare(pool, 0, settings)).unwrap_or_default();
-    let digest = hex::encode(Sha256::digest(template));
+    let all = Sha256::new_with_prefix(template).chain_update(warm_key(pool, settings).0);
+    let digest = hex::encode(all.finalize());
     digest.chars().take(16).collect()
 }
 
