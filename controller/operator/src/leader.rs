@@ -149,11 +149,22 @@ impl Leader {
     /// Renews it. What another took meanwhile isn't taken back, even where that one is gone: this process has to begin anew.
     async fn renew(&self) -> Result<bool, kube::Error> {
         let lease = self.leases.get_opt(LEASE).await?;
-        let spec = lease.as_ref().and_then(|lease| lease.spec.as_ref());
-        if spec.is_some_and(|spec| spec.holder_identity.as_ref() != Some(&self.identity)) {
+        if !self.may_hold(lease.as_ref()) {
             return Ok(false);
         }
-        self.write(lease).await
+        if self.write(lease).await? {
+            return Ok(true);
+        }
+        // Whoever wrote it meanwhile needn't be another candidate: this one's last attempt, which it didn't wait for any more,
+        // may have come through late.
+        let lease = self.leases.get_opt(LEASE).await?;
+        Ok(self.may_hold(lease.as_ref()))
+    }
+
+    /// Whether no other candidate holds the Lease.
+    fn may_hold(&self, lease: Option<&Lease>) -> bool {
+        let spec = lease.and_then(|lease| lease.spec.as_ref());
+        spec.is_none_or(|spec| spec.holder_identity.as_ref() == Some(&self.identity))
     }
 
     /// Writes it as this candidate's. The API server refuses all but one of those who try at once.
@@ -398,6 +409,31 @@ mod tests {
         assert_eq!(lock(&labels).iter().collect::<Vec<_>>(), expected);
         let holder = lock(&lease).as_ref().unwrap()["spec"]["holderIdentity"].clone();
         assert_eq!(holder, "");
+    }
+
+    /// Would fail if a leader gave up because of what it wrote itself, or led on after another took its Lease.
+    #[tokio::test]
+    async fn a_lease_that_was_written_meanwhile_is_lost_only_if_another_holds_it() {
+        let holder = Arc::new(Mutex::new(String::new()));
+        let next = Arc::new(Mutex::new(None::<String>));
+        let (written, meanwhile) = (Arc::clone(&holder), Arc::clone(&next));
+        let client = api_server::client(move |asked, _| {
+            let mut holder = lock(&written);
+            if asked.starts_with("GET") {
+                let spec = json!({"holderIdentity": *holder});
+                let metadata = json!({"name": LEASE, "resourceVersion": "1"});
+                return (200, json!({"metadata": metadata, "spec": spec}));
+            }
+            if let Some(next) = lock(&meanwhile).take() {
+                *holder = next;
+            }
+            refusal(409)
+        });
+        let leader = Leader::new(client, "n", None);
+        leader.identity.clone_into(&mut lock(&holder));
+        assert!(leader.renew().await.unwrap(), "its own late write");
+        *lock(&next) = Some("another".to_owned());
+        assert!(!leader.renew().await.unwrap());
     }
 
     /// Would fail if a leader that was killed were waited for, or one that lives were not.
