@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use futures::StreamExt as _;
 use kube::runtime::Controller;
-use kube::runtime::controller::{Action, Config};
+use kube::runtime::controller::{self, Action};
 use kube::runtime::reflector::ObjectRef;
-use kube::{Client, ResourceExt as _};
+use kube::{Client, Config, ResourceExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
@@ -79,12 +79,12 @@ impl Operator {
                 .await
                 .with_context(|| format!("{address} can't be listened at"))
         };
+        let cluster = Config::infer().await.context("no API server is known")?;
+        let client = wisp_client::client(cluster);
         Ok(Self {
             api: bind(options.listen).await?,
             health: bind(options.health).await?,
-            client: Client::try_default()
-                .await
-                .context("no API server is known")?,
+            client: client.context("no client for the API server can be made")?,
             artifacts: Arc::new(artifacts),
             options,
         })
@@ -289,7 +289,7 @@ async fn lead(
         standing.send_replace(Standing::Leading);
         Controller::for_stream(futures::stream::pending(), cluster.functions().clone())
             .reconcile_on(futures::stream::poll_fn(move |task| dirty.poll_recv(task)))
-            .with_config(Config::default().concurrency(CONCURRENCY))
+            .with_config(controller::Config::default().concurrency(CONCURRENCY))
             .run(run, on_error, Arc::clone(&context))
             .for_each(|_| std::future::ready(()))
             .await;

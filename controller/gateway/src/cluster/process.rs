@@ -127,7 +127,7 @@ async fn start(
         .namespace
         .clone()
         .unwrap_or_else(|| config.default_namespace.clone());
-    let client = Client::try_from(config).context("no client for the API server can be made")?;
+    let client = wisp_client::client(config).context("no client for the API server can be made")?;
 
     health.enter(Phase::Starting(
         "the Secret with the gateway's keys is missing",
