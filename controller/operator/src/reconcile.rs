@@ -37,7 +37,7 @@ use crate::resolve::Resolved;
 use crate::resolver::{Outcome, Resolver};
 use apply::ApplyError;
 use desired::{Desired, DesiredError, Settings};
-use revisions::{counts, hold, prune, settle};
+use revisions::{counts, hold, prune, records, settle};
 use say::say;
 
 /// How long after what was left of a deleted Function is looked at again.
@@ -182,7 +182,7 @@ async fn make(
     let serving = promote(before.as_deref(), &desired.revision, wanted, &alive, &ready).to_owned();
     settle(context, id, live, &desired.revision, serving, function).await;
     hold(context, id, live, resolved);
-    prune(context, id, live).await?;
+    prune(context, id, function, live).await?;
     Ok(())
 }
 
@@ -231,7 +231,7 @@ async fn ensure(
     if is_known {
         return Ok(());
     }
-    let number = number(&context.cluster.revisions.of(id), &desired.revision);
+    let number = number(&records(context, id, function), &desired.revision);
     let applied = apply::apply(&context.client, function, desired, number, replicas).await?;
     *lock(&live.applied) = Some(Applied {
         digest,

@@ -166,7 +166,7 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
         self.object(deployment).await
     }
 
-    /// Removes one that the owner had under other settings.
+    /// Removes one that the owner had and needs no more. Somebody else's of that name stays.
     async fn remove<K>(&self, name: &str) -> Result<(), ApplyError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
@@ -187,7 +187,7 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
                 uid: found.uid(),
                 ..Preconditions::default()
             }),
-            ..DeleteParams::default()
+            ..DeleteParams::background()
         };
         match api.delete(name, &parameters).await {
             // It is no more, or another's.
@@ -242,28 +242,23 @@ fn failed<K: Resource<DynamicType = ()>>(name: &str, source: kube::Error) -> App
     }
 }
 
-/// Removes a revision with its pods.
+/// Removes a revision of `function` with its pods: what of that name is the function's.
 ///
 /// # Errors
 /// When the API server refuses.
-pub async fn remove(client: &Client, namespace: &str, revision: &str) -> Result<(), ApplyError> {
-    delete::<Deployment>(client, namespace, revision).await?;
-    delete::<Secret>(client, namespace, revision).await?;
-    delete::<ControllerRevision>(client, namespace, revision).await
-}
-
-async fn delete<K>(client: &Client, namespace: &str, name: &str) -> Result<(), ApplyError>
-where
-    K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
-        + Clone
-        + Debug
-        + DeserializeOwned,
-{
-    let api = Api::<K>::namespaced(client.clone(), namespace);
-    match api.delete(name, &DeleteParams::background()).await {
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        other => other.map(drop).map_err(|error| failed::<K>(name, error)),
-    }
+pub async fn remove(
+    client: &Client,
+    function: &Function,
+    revision: &str,
+) -> Result<(), ApplyError> {
+    let apply = Apply {
+        client,
+        owner: function,
+    };
+    apply.remove::<Deployment>(revision).await?;
+    apply.remove::<Secret>(revision).await?;
+    // The last: by it the others are found.
+    apply.remove::<ControllerRevision>(revision).await
 }
 
 #[cfg(test)]
@@ -310,3 +305,39 @@ mod tests {
         }
     }
 }
+
+    /// Would fail if a revision's name were enough to have anybody's Deployment or Secret deleted, or one that was made anew
+    /// under that name meanwhile.
+    #[tokio::test]
+    async fn of_a_revision_goes_what_is_the_functions_alone() {
+        let mut function = Function::new("f", Default::default());
+        function.metadata.namespace = Some("n".to_owned());
+        function.metadata.uid = Some("u".to_owned());
+        let ours = names::owned(&function, "database", names::labels("f"));
+        let deleted = Arc::new(Mutex::new(Vec::new()));
+        let remembered = Arc::clone(&deleted);
+        let client = api_server::client(move |asked, sent| {
+            if !asked.starts_with("GET") {
+                let uid = sent["preconditions"]["uid"].clone();
+                let policy = sent["propagationPolicy"].clone();
+                lock(&remembered).push(format!("{asked} {uid} {policy}"));
+                return refusal(404);
+            }
+            let mut metadata = ours.clone();
+            metadata.uid = Some("x".to_owned());
+            // It is somebody's who is no function.
+            if asked.contains("/secrets/") {
+                metadata.owner_references = None;
+            }
+            (
+                200,
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}),
+            )
+        });
+        remove(&client, &function, "database").await.unwrap();
+        let in_apps = |kind: &str| {
+            format!("DELETE /apis/apps/v1/namespaces/n/{kind}/database \"x\" \"Background\"")
+        };
+        let expected = ["deployments", "controllerrevisions"].map(in_apps);
+        assert_eq!(*lock(&deleted), expected);
+    }

@@ -1,7 +1,9 @@
 //! Which revisions there are: what they hold of the store, which one serves, and which ones go.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::ResourceExt as _;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
@@ -10,6 +12,7 @@ use wisp_contract::log::chain;
 use super::{Context, ReconcileError, apply};
 use crate::cluster::pods;
 use crate::live::{Live, Plan, lock};
+use crate::names::{self, Ownership};
 use crate::resolve::{Bytes, Resolved};
 
 /// What replicas may fetch stays in the store: also what the revision before needs, as long as it serves.
@@ -81,17 +84,30 @@ pub(super) async fn settle(
     }
 }
 
+/// The records of the function's revisions. One that somebody else made is none, whatever its labels say: what else has its
+/// name would go with it.
+pub(super) fn records(
+    context: &Context,
+    id: &FunctionId,
+    function: &Function,
+) -> Vec<Arc<ControllerRevision>> {
+    let mut records = context.cluster.revisions.of(id);
+    records.retain(|record| names::ownership(function, &record.metadata) == Ownership::Ours);
+    records
+}
+
 /// Removes revisions that were replaced long ago.
 pub(super) async fn prune(
     context: &Context,
     id: &FunctionId,
+    function: &Function,
     live: &Live,
 ) -> Result<(), ReconcileError> {
     let Some(plan) = live.plan() else {
         return Ok(());
     };
     let (alive, _) = counts(context, id);
-    let mut records = context.cluster.revisions.of(id);
+    let mut records = records(context, id, function);
     records.retain(|record| {
         let name = record.name_any();
         name != plan.latest && name != plan.serving && record.metadata.deletion_timestamp.is_none()
@@ -99,7 +115,7 @@ pub(super) async fn prune(
     records.sort_by_key(|record| std::cmp::Reverse(record.revision));
     for record in records.iter().skip(context.options.revision_history) {
         if !alive.contains_key(&record.name_any()) {
-            apply::remove(&context.client, id.namespace(), &record.name_any()).await?;
+            apply::remove(&context.client, function, &record.name_any()).await?;
         }
     }
     Ok(())
