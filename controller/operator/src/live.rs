@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use dashmap::DashMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -118,14 +118,13 @@ pub struct Applied {
     pub digest: u64,
     /// The Deployment's generation thereafter.
     pub generation: Option<i64>,
+    /// A digest of what the Deployment is thereafter, but for the number of its replicas.
+    pub shape: u64,
     /// When.
     pub at: Instant,
     /// Whether the Service is somebody else's.
     pub service_taken: bool,
 }
-
-/// So long applied objects are taken to be as they were applied.
-pub const APPLIED_FOR: Duration = Duration::from_secs(600);
 
 impl Functions {
     /// What is remembered of this function; nothing, if `uid` is another object's than what was.

@@ -4,6 +4,7 @@ pub mod apply;
 pub mod assignment;
 pub mod desired;
 pub mod device;
+pub mod due;
 pub mod hosts;
 pub mod network;
 pub mod pod;
@@ -27,7 +28,7 @@ use crate::attempts::digest_of;
 use crate::autoscale::{Autoscaler, promote};
 use crate::cluster::Cluster;
 use crate::events::Events;
-use crate::live::{APPLIED_FOR, Applied, Functions, Live, Plan, lock};
+use crate::live::{Applied, Functions, Live, Plan, lock};
 use crate::metrics::Metrics;
 use crate::names;
 use crate::options::Options;
@@ -146,7 +147,7 @@ pub async fn reconcile(
         Some(ReconcileError::Apply(ApplyError::Leftover { .. })) => Ok(Action::requeue(LEFTOVER)),
         Some(error) => Err(error),
         None => Ok(retry.map_or_else(
-            || Action::requeue(APPLIED_FOR),
+            || Action::requeue(due::applied_for(&function.uid().unwrap_or_default())),
             |after| Action::requeue(after.max(Duration::from_millis(50))),
         )),
     }
@@ -222,13 +223,15 @@ async fn ensure(
     let generation = deployment
         .as_ref()
         .and_then(|deployment| deployment.metadata.generation);
-    let is_known = lock(&live.applied).as_ref().is_some_and(|applied| {
-        applied.digest == digest
-            && applied.at.elapsed() < APPLIED_FOR
-            // Scaling, too, makes a new generation; applying once more does no harm. An older one is not yet seen.
-            && generation.is_some_and(|now| Some(now) <= applied.generation)
-    });
-    if is_known {
+    let long = due::applied_for(&function.uid().unwrap_or_default());
+    let is_applied = due::is_applied(
+        lock(&live.applied).as_mut(),
+        digest,
+        deployment.as_deref(),
+        long,
+        Instant::now(),
+    );
+    if is_applied {
         return Ok(());
     }
     let number = number(&records(context, id, function), &desired.revision);
@@ -236,6 +239,7 @@ async fn ensure(
     *lock(&live.applied) = Some(Applied {
         digest,
         generation: applied.generation.max(generation),
+        shape: applied.shape,
         at: Instant::now(),
         service_taken: applied.service_taken,
     });

@@ -30,6 +30,7 @@ use crate::live::lock;
 use crate::names::{self, MANAGER, SCALER};
 use crate::reconcile::apply::{ApplyError, apply_pool};
 use crate::reconcile::desired::{Settings, replicated};
+use crate::reconcile::due::applied_for;
 use crate::reconcile::{network, pod};
 
 /// How often all pools are looked at.
@@ -37,8 +38,6 @@ const TICK: Duration = Duration::from_secs(1);
 /// After so long a process that leads has seen all functions that were there before: those it knows nothing of by then it
 /// can't resolve.
 const RECALLED: Duration = Duration::from_secs(30);
-/// So long applied objects are taken to be as they were applied.
-const APPLIED_FOR: Duration = Duration::from_secs(600);
 /// How long the watch may take to show a Deployment that was made.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
 /// So long a status that was written isn't written again that the cluster shows otherwise: CustomResourceDefinitions of an
@@ -259,7 +258,7 @@ impl Pools {
             (known.wakes.size(now, min, max), known.claims, known.applied)
         };
         let kept_for = if found.is_some() {
-            APPLIED_FOR
+            applied_for(&pool.uid().unwrap_or_default())
         } else {
             SEEN_WITHIN
         };

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use wisp_api::{Function, RuntimePool};
 
 use super::desired::Desired;
+use super::due;
 use crate::names::{self, MANAGER, Ownership, SCALER};
 
 /// Why the objects can't be made.
@@ -51,6 +52,8 @@ pub enum ApplyError {
 pub struct Applied {
     /// The Deployment's generation.
     pub generation: Option<i64>,
+    /// Its [`shape`](super::due::shape).
+    pub shape: u64,
     /// Whether the Service is somebody else's.
     pub service_taken: bool,
 }
@@ -85,6 +88,7 @@ pub async fn apply(
     let deployment = apply.deployment(&desired.deployment, replicas).await?;
     Ok(Applied {
         generation: deployment.metadata.generation,
+        shape: due::shape(&deployment),
         service_taken,
     })
 }
@@ -304,7 +308,6 @@ mod tests {
             assert_eq!(*lock(&asked), all[..expected]);
         }
     }
-}
 
     /// Would fail if a revision's name were enough to have anybody's Deployment or Secret deleted, or one that was made anew
     /// under that name meanwhile.
@@ -341,3 +344,4 @@ mod tests {
         let expected = ["deployments", "controllerrevisions"].map(in_apps);
         assert_eq!(*lock(&deleted), expected);
     }
+}
