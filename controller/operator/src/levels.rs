@@ -1,6 +1,8 @@
-//! What processors replicas have: components are compiled for each level there is, so that no replica has to.
+//! What processors replicas have: components are compiled for each level there is, so that no replica has to. And what they ask
+//! for in vain.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use wisp_artifacts::Cpu;
 
@@ -8,7 +10,7 @@ use crate::artifacts::Artifacts;
 use crate::cluster::Cluster;
 use crate::live::Functions;
 
-/// What is done where a host tells what its processor is.
+/// What is done where a host tells what its processor is, or what it lacks.
 pub struct Levels {
     artifacts: Arc<dyn Artifacts>,
     cluster: Arc<Cluster>,
@@ -43,6 +45,21 @@ impl Levels {
                 live.inputs_changed();
             }
             self.cluster.reconcile(&id);
+        }
+    }
+
+    /// A replica asked for an artifact that the store doesn't have. Whose it is is resolved anew: the next to ask gets it.
+    pub fn lacks(&self, sha256: &str) {
+        let now = Instant::now();
+        for id in self.live.ids() {
+            if self
+                .live
+                .get(&id)
+                .is_some_and(|live| live.lacks(sha256, now))
+            {
+                tracing::warn!(function = %id, sha256, "the store lacks what the function's replicas need; it is fetched anew");
+                self.cluster.reconcile(&id);
+            }
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -47,6 +47,10 @@ pub struct Live {
     pub device: Mutex<Option<(String, Option<String>)>>,
     /// What of the store its replicas may fetch.
     pub held: Mutex<Vec<String>>,
+    /// What of the store they may fetch beside that, of revisions that were there before this process began.
+    pub recalled: Mutex<Vec<String>>,
+    /// When they last asked for something that the store didn't have.
+    lacked: Mutex<Option<Instant>>,
     /// The hosts that it claims.
     pub hosts: Mutex<Vec<String>>,
     /// Failures to reconcile it, in a row.
@@ -125,6 +129,9 @@ pub struct Applied {
     /// Whether the Service is somebody else's.
     pub service_taken: bool,
 }
+
+/// A function whose artifacts the store lacks isn't resolved anew for it once more before.
+const LACKED_FOR: Duration = Duration::from_secs(30);
 
 impl Functions {
     /// What is remembered of this function; nothing, if `uid` is another object's than what was.
@@ -215,6 +222,25 @@ impl Live {
         uses_it
     }
 
+    /// The store doesn't have what was asked for as of `now`. Who needs it is resolved anew, which fetches it; not where that
+    /// goes on, or failed and is tried again in its time, nor all the time where it doesn't help. Returns whether it is.
+    pub fn lacks(&self, sha256: &str, now: Instant) -> bool {
+        if !lock(&self.held).iter().any(|held| held == sha256) {
+            return false;
+        }
+        let mut resolution = lock(&self.resolution);
+        let last = resolution.last.as_ref();
+        let is_resolved = last.is_some_and(|settled| settled.outcome.is_ok());
+        let mut lacked = lock(&self.lacked);
+        let is_due = lacked.is_none_or(|at| now.saturating_duration_since(at) >= LACKED_FOR);
+        if !is_resolved || resolution.running.is_some() || !is_due {
+            return false;
+        }
+        *lacked = Some(now);
+        resolution.change = resolution.change.wrapping_add(1);
+        true
+    }
+
     /// What turns a pod of a pool into a replica of `revision`, where that is known and pods can be.
     #[must_use]
     pub fn claimable(&self, revision: &str) -> Option<Arc<Claimable>> {
@@ -281,6 +307,52 @@ mod tests {
     use super::*;
     use crate::artifacts::Stored;
 
+    fn resolved(component: &str) -> Settled {
+        let stored = Stored {
+            source: "cc".into(),
+            size: 1,
+            sha256: component.into(),
+            pinned: None,
+            compiled: Vec::new(),
+        };
+        Settled {
+            inputs: Inputs {
+                generation: 1,
+                change: 0,
+            },
+            outcome: Ok(Arc::new(Resolved {
+                component: Bytes::Stored(stored),
+                models: Vec::new(),
+                env: wisp_contract::config::Env::default(),
+            })),
+            retry_at: None,
+        }
+    }
+
+    /// Would fail if replicas asked in vain for ever for what the store has lost, or had their function resolved again and
+    /// again, or another's.
+    #[tokio::test]
+    async fn who_needs_what_the_store_lacks_is_resolved_anew() {
+        let (live, now) = (Live::default(), Instant::now());
+        assert!(!live.lacks("aa", now), "nothing is known of it");
+        lock(&live.resolution).last = Some(resolved("aa"));
+        assert!(!live.lacks("aa", now), "it isn't known yet what it needs");
+        lock(&live.held).push("aa".to_owned());
+        assert!(!live.lacks("bb", now), "another's");
+        assert!(live.lacks("aa", now));
+        assert_eq!(lock(&live.resolution).change, 1);
+        assert!(!live.lacks("aa", now), "it is on its way");
+        assert!(live.lacks("aa", now + LACKED_FOR));
+        let goes_on = tokio::spawn(std::future::pending::<()>());
+        let inputs = Inputs {
+            generation: 1,
+            change: 2,
+        };
+        lock(&live.resolution).running = Some((inputs, goes_on.abort_handle()));
+        assert!(!live.lacks("aa", now + LACKED_FOR * 2));
+        goes_on.abort();
+    }
+
     /// Would fail if a function kept code for fewer processors than there is, or one were resolved anew for another's.
     #[tokio::test]
     async fn who_uses_a_component_is_resolved_anew_when_there_is_more_code_of_it() {
@@ -293,28 +365,13 @@ mod tests {
             change: 0,
         };
         let goes_on = tokio::spawn(std::future::pending::<()>());
-        lock(&live.resolution).running = Some((inputs.clone(), goes_on.abort_handle()));
+        lock(&live.resolution).running = Some((inputs, goes_on.abort_handle()));
         assert!(!live.code_was_made("aa"), "it isn't known yet");
         assert!(lock(&live.resolution).has_missed, "it may turn out so");
         goes_on.abort();
 
-        let stored = Stored {
-            source: "cc".into(),
-            size: 1,
-            sha256: "aa".into(),
-            pinned: None,
-            compiled: Vec::new(),
-        };
         *lock(&live.resolution) = Resolution {
-            last: Some(Settled {
-                inputs,
-                outcome: Ok(Arc::new(Resolved {
-                    component: Bytes::Stored(stored),
-                    models: Vec::new(),
-                    env: wisp_contract::config::Env::default(),
-                })),
-                retry_at: None,
-            }),
+            last: Some(resolved("aa")),
             ..Resolution::default()
         };
         assert!(!live.code_was_made("bb"), "another's");

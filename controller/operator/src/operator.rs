@@ -11,7 +11,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Config, ResourceExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::watch;
+use tokio::sync::{SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
@@ -184,12 +184,18 @@ impl Operator {
             &autoscaler,
             &metrics,
         );
+        let recalled = SetOnce::new();
+        let kept = async {
+            // Pools fetch their models.
+            recalled.wait().await;
+            Arc::clone(&pools).run().await;
+        };
         standing.send_replace(Standing::Learning);
         metrics.leads(true);
         let result = tokio::select! {
-            () = lead(context, &pools, dirty, writers, &standing) => Err(anyhow::anyhow!("the watches ended")),
+            () = lead(context, &pools, dirty, writers, &standing, &recalled) => Err(anyhow::anyhow!("the watches ended")),
             () = autoscaler.run() => Ok(()),
-            () = Arc::clone(&pools).run() => Ok(()),
+            () = kept => Ok(()),
             () = levels.run() => Ok(()),
             () = leader.hold() => Err(LostLead.into()),
             () = end.cancelled() => Ok(()),
@@ -269,6 +275,7 @@ async fn lead(
     mut dirty: UnboundedReceiver<ObjectRef<Function>>,
     writers: Writers,
     standing: &watch::Sender<Standing>,
+    recalled: &SetOnce<()>,
 ) {
     let cluster = Arc::clone(&context.cluster);
     let watched = Arc::clone(&context);
@@ -285,6 +292,9 @@ async fn lead(
     let controller = async {
         // Who doesn't know yet what there is would make it anew.
         cluster.listed().await;
+        reconcile::recall(&context);
+        // Nobody else sets it.
+        let _ = recalled.set(());
         pools.recovered().await;
         standing.send_replace(Standing::Leading);
         Controller::for_stream(futures::stream::pending(), cluster.functions().clone())

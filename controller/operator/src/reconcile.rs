@@ -38,7 +38,7 @@ use crate::resolve::Resolved;
 use crate::resolver::{Outcome, Resolver};
 use apply::ApplyError;
 use desired::{Desired, DesiredError, Settings};
-use revisions::{counts, hold, prune, records, settle};
+use revisions::{counts, hold, prune, records, reserve, settle};
 use say::say;
 
 /// How long after what was left of a deleted Function is looked at again.
@@ -139,7 +139,9 @@ pub async fn reconcile(
         }
     }
     adopt(&id, &function, &live, &context);
-    if let (Outcome::Failed(..), Some(plan)) = (&outcome, live.plan()) {
+    if let Some(plan) = live.plan()
+        && needs_keeping(&context, &id, &function, &outcome, &plan.serving)
+    {
         context.resolver.keep(&id, &function, &live, &plan.serving);
     }
     say(&context, &id, &function, &live, &outcome, failed.as_ref()).await?;
@@ -150,6 +152,30 @@ pub async fn reconcile(
             || Action::requeue(due::applied_for(&function.uid().unwrap_or_default())),
             |after| Action::requeue(after.max(Duration::from_millis(50))),
         )),
+    }
+}
+
+/// Holds what the functions consist of that were there before this process began, as it is known of their revisions: before
+/// anything is fetched.
+pub fn recall(context: &Context) {
+    revisions::recall(&context.cluster, &context.live, &*context.artifacts);
+}
+
+/// Whether what serves may be missing in the store, and resolving the function doesn't fetch it.
+fn needs_keeping(
+    context: &Context,
+    id: &FunctionId,
+    function: &Function,
+    outcome: &Outcome,
+    serving: &str,
+) -> bool {
+    match outcome {
+        Outcome::Resolved(_) => false,
+        Outcome::Failed(..) => true,
+        Outcome::Working => {
+            let record = context.cluster.revisions.get(id, serving);
+            !record.is_some_and(|record| desired::is_of_spec(&record, function))
+        }
     }
 }
 
@@ -177,12 +203,14 @@ async fn make(
         // The others get theirs from the autoscaler, once the plan has them.
         Some(_) => target.unwrap_or(0),
     };
+    // Before anything that may fail: what is fetched for others meanwhile must not push it out.
+    reserve(&*context.artifacts, id, live, resolved);
     ensure(context, id, function, live, &desired, first).await?;
     let (alive, ready) = counts(context, id);
     let wanted = target.unwrap_or(first);
     let serving = promote(before.as_deref(), &desired.revision, wanted, &alive, &ready).to_owned();
     settle(context, id, live, &desired.revision, serving, function).await;
-    hold(context, id, live, resolved);
+    hold(&*context.artifacts, id, live, resolved);
     prune(context, id, function, live).await?;
     Ok(())
 }
@@ -234,7 +262,7 @@ async fn ensure(
     if is_applied {
         return Ok(());
     }
-    let number = number(&records(context, id, function), &desired.revision);
+    let number = number(&records(&context.cluster, id, function), &desired.revision);
     let applied = apply::apply(&context.client, function, desired, number, replicas).await?;
     *lock(&live.applied) = Some(Applied {
         digest,

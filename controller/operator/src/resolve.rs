@@ -104,6 +104,17 @@ pub struct Pin {
 }
 
 impl Resolved {
+    /// All of the store that it consists of.
+    #[must_use]
+    pub fn digests(&self) -> Vec<String> {
+        let models = self.models.iter().map(|(_, bytes)| bytes);
+        let all = std::iter::once(&self.component).chain(models);
+        let mut digests: Vec<String> = all.flat_map(Bytes::digests).collect();
+        digests.sort();
+        digests.dedup();
+        digests
+    }
+
     /// What its tags meant.
     #[must_use]
     pub fn pins(&self) -> Pins {

@@ -173,6 +173,7 @@ impl Resolver {
     fn hold(&self, id: &FunctionId, live: &Live, digests: Vec<String>) {
         let mut held = lock(&live.held);
         held.extend(digests);
+        held.extend(lock(&live.recalled).iter().cloned());
         held.sort();
         held.dedup();
         self.artifacts.hold(&id.to_string(), held.clone());

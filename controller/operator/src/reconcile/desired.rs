@@ -24,6 +24,8 @@ use crate::resolve::{self, Bytes, Pins, Resolved};
 
 /// Annotation of a ControllerRevision: the digest of the spec as it was written.
 pub const SPEC_ANNOTATION: &str = "wisp.dev/spec";
+/// Annotation of a ControllerRevision: the digests of all of the store that it consists of, with commas between.
+pub const ARTIFACTS_ANNOTATION: &str = "wisp.dev/artifacts";
 /// Annotation of a ControllerRevision: what the spec's tags meant.
 pub const PINS_ANNOTATION: &str = "wisp.dev/pins";
 
@@ -159,6 +161,10 @@ fn record(
             PINS_ANNOTATION.to_owned(),
             serde_json::to_string(&resolved.pins())?,
         ),
+        (
+            ARTIFACTS_ANNOTATION.to_owned(),
+            resolved.digests().join(","),
+        ),
     ]));
     let digest = |bytes: &Bytes| match bytes {
         Bytes::Stored(stored) => json!(format!("sha256:{}", stored.source)),
@@ -193,13 +199,30 @@ pub fn pins_of<'a>(
     records: impl IntoIterator<Item = &'a ControllerRevision>,
 ) -> Pins {
     let spec = resolve::spec_digest(function);
-    let annotation = |record: &'a ControllerRevision, key| record.annotations().get(key);
     let same = records
         .into_iter()
-        .filter(|record| annotation(record, SPEC_ANNOTATION) == Some(&spec));
+        .filter(|record| record.annotations().get(SPEC_ANNOTATION) == Some(&spec));
     same.max_by_key(|record| record.revision)
         .map(pins_in)
         .unwrap_or_default()
+}
+
+/// Whether a revision was made of what `function` is now.
+#[must_use]
+pub fn is_of_spec(record: &ControllerRevision, function: &Function) -> bool {
+    record.annotations().get(SPEC_ANNOTATION) == Some(&resolve::spec_digest(function))
+}
+
+/// What of the store a revision consists of, as far as its record says: an operator of an older version noted its sources alone.
+#[must_use]
+pub fn artifacts_in(record: &ControllerRevision) -> Vec<String> {
+    let noted = record.annotations().get(ARTIFACTS_ANNOTATION);
+    let noted = noted.map_or("", String::as_str).split(',');
+    let pins = pins_in(record);
+    let sources = pins.component.iter().chain(pins.models.values());
+    let sources = sources.map(|pin| pin.sha256.as_str());
+    let all = noted.chain(sources).filter(|digest| !digest.is_empty());
+    all.map(str::to_owned).collect()
 }
 
 /// What tags meant when a revision was made.

@@ -9,27 +9,76 @@ use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
 
+use super::desired::artifacts_in;
 use super::{Context, ReconcileError, apply};
-use crate::cluster::pods;
-use crate::live::{Live, Plan, lock};
+use crate::artifacts::Artifacts;
+use crate::cluster::{Cluster, pods};
+use crate::live::{Functions, Live, Plan, lock};
 use crate::names::{self, Ownership};
-use crate::resolve::{Bytes, Resolved};
+use crate::resolve::Resolved;
+
+/// Keeps in the store what the revisions consist of that were there before this process began: the one that serves, and the
+/// latest. They may be asleep, and nobody else needs what they are made of; by what is resolved from now on it would be pushed
+/// out.
+pub(super) fn recall(cluster: &Cluster, functions: &Functions, artifacts: &dyn Artifacts) {
+    for function in cluster.functions().state() {
+        let Ok(id) = function.id() else { continue };
+        let records = records(cluster, &id, &function);
+        let latest = records.iter().max_by_key(|record| record.revision);
+        let serves = function.status.iter();
+        let serves = serves.filter_map(|status| status.revision.as_ref());
+        let serving = records
+            .iter()
+            .filter(|record| serves.clone().any(|serves| *serves == record.name_any()));
+        let digests: Vec<String> = serving
+            .chain(latest)
+            .flat_map(|record| artifacts_in(record))
+            .collect();
+        if digests.is_empty() {
+            continue;
+        }
+        let live = functions.enter(&id, &function.uid().unwrap_or_default());
+        lock(&live.recalled).clone_from(&digests);
+        artifacts.hold(&id.to_string(), digests);
+    }
+}
+
+/// What the revision of `resolved` consists of stays in the store, beside all that did before.
+pub(super) fn reserve(
+    artifacts: &dyn Artifacts,
+    id: &FunctionId,
+    live: &Live,
+    resolved: &Resolved,
+) {
+    keep(artifacts, id, live, resolved, true);
+}
 
 /// What replicas may fetch stays in the store: also what the revision before needs, as long as it serves.
-pub(super) fn hold(context: &Context, id: &FunctionId, live: &Live, resolved: &Resolved) {
-    let all =
-        std::iter::once(&resolved.component).chain(resolved.models.iter().map(|(_, bytes)| bytes));
-    let mut digests: Vec<String> = all.flat_map(Bytes::digests).collect();
+pub(super) fn hold(artifacts: &dyn Artifacts, id: &FunctionId, live: &Live, resolved: &Resolved) {
     let is_rolling = live.plan().is_some_and(|plan| plan.serving != plan.latest);
+    keep(artifacts, id, live, resolved, is_rolling);
+}
+
+fn keep(
+    artifacts: &dyn Artifacts,
+    id: &FunctionId,
+    live: &Live,
+    resolved: &Resolved,
+    also_before: bool,
+) {
+    let mut digests = resolved.digests();
+    let mut recalled = lock(&live.recalled);
     let mut held = lock(&live.held);
-    if is_rolling {
-        digests.extend(held.iter().cloned());
+    if also_before {
+        digests.extend(held.iter().chain(recalled.iter()).cloned());
+        digests.sort();
+        digests.dedup();
+    } else {
+        recalled.clear();
     }
-    digests.sort();
-    digests.dedup();
     if *held != digests {
         held.clone_from(&digests);
-        context.artifacts.hold(&id.to_string(), digests);
+        artifacts.hold(&id.to_string(), digests);
     }
 }
 
@@ -87,11 +136,11 @@ pub(super) async fn settle(
 /// The records of the function's revisions. One that somebody else made is none, whatever its labels say: what else has its
 /// name would go with it.
 pub(super) fn records(
-    context: &Context,
+    cluster: &Cluster,
     id: &FunctionId,
     function: &Function,
 ) -> Vec<Arc<ControllerRevision>> {
-    let mut records = context.cluster.revisions.of(id);
+    let mut records = cluster.revisions.of(id);
     records.retain(|record| names::ownership(function, &record.metadata) == Ownership::Ours);
     records
 }
@@ -107,7 +156,7 @@ pub(super) async fn prune(
         return Ok(());
     };
     let (alive, _) = counts(context, id);
-    let mut records = records(context, id, function);
+    let mut records = records(&context.cluster, id, function);
     records.retain(|record| {
         let name = record.name_any();
         name != plan.latest && name != plan.serving && record.metadata.deletion_timestamp.is_none()
@@ -119,4 +168,104 @@ pub(super) async fn prune(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::runtime::watcher::Event;
+    use serde_json::json;
+    use wisp_contract::config::Env;
+
+    use super::*;
+    use crate::artifacts::Stored;
+    use crate::names::revision_labels;
+    use crate::resolve::Bytes;
+    use crate::resolve::tests::Store;
+
+    fn resolved(component: &str) -> Resolved {
+        let stored = Stored {
+            source: component.to_owned(),
+            size: 1,
+            sha256: component.to_owned(),
+            pinned: None,
+            compiled: Vec::new(),
+        };
+        Resolved {
+            component: Bytes::Stored(stored),
+            models: Vec::new(),
+            env: Env::default(),
+        }
+    }
+
+    fn function() -> Function {
+        serde_json::from_value(json!({
+            "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+            "metadata": {"name": "f", "namespace": "n", "uid": "u"},
+            "spec": {"component": {"image": "r/x:1"}},
+            "status": {"revision": "f-1"},
+        }))
+        .unwrap()
+    }
+
+    fn record(function: &Function, name: &str, number: i64, artifacts: &str) -> ControllerRevision {
+        let mut metadata = names::owned(function, name, revision_labels("f", name));
+        let pins = json!({"component": {"sha256": format!("source-{number}")}});
+        let noted = [
+            ("wisp.dev/artifacts", artifacts),
+            ("wisp.dev/pins", &pins.to_string()),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()));
+        metadata.annotations = Some(noted.into());
+        ControllerRevision {
+            metadata,
+            revision: Some(number),
+            ..ControllerRevision::default()
+        }
+    }
+
+    /// Would fail if an operator that has just begun let go of what sleeping functions are made of, before it has resolved
+    /// them; or held what is nobody's any more, or anybody's who made a record.
+    #[test]
+    fn what_was_there_before_stays_until_it_is_known_what_is_needed() {
+        let (store, functions) = (Store::default(), Functions::default());
+        let (cluster, mut feed) = Cluster::new();
+        let function = function();
+        let id = function.id().unwrap();
+        let of_store = feed.store();
+        of_store.apply_watcher_event(&Event::Apply(function.clone()));
+        let mut foreign = record(&function, "foreign", 9, "foreign");
+        foreign.metadata.owner_references = None;
+        for record in [
+            record(&function, "f-0", 0, "old"),
+            record(&function, "f-1", 1, "serves,code"),
+            record(&function, "f-2", 2, "latest"),
+            foreign,
+        ] {
+            cluster.revisions.apply(Event::Apply(record));
+        }
+        recall(&cluster, &functions, &store);
+        let held = || store.held("n/f");
+        assert_eq!(held(), ["code", "latest", "serves", "source-1", "source-2"]);
+
+        // What it resolves to serves only once it can.
+        let live = functions.get(&id).unwrap();
+        reserve(&store, &id, &live, &resolved("new"));
+        let plan = |serving: &str| {
+            *lock(&live.plan) = Some(Plan {
+                latest: "f-3".to_owned(),
+                serving: serving.to_owned(),
+                scaled_at: None,
+            });
+        };
+        plan("f-1");
+        hold(&store, &id, &live, &resolved("new"));
+        let all = ["code", "latest", "new", "serves", "source-1", "source-2"];
+        assert_eq!(held(), all);
+        plan("f-3");
+        hold(&store, &id, &live, &resolved("new"));
+        assert_eq!(held(), ["new"]);
+        // The next is fetched while this one serves.
+        reserve(&store, &id, &live, &resolved("next"));
+        assert_eq!(held(), ["new", "next"]);
+    }
 }

@@ -12,6 +12,16 @@ use crate::artifacts::{ArtifactError, Origin, Source, Trials};
 #[derive(Default)]
 pub(crate) struct Store {
     asked: Mutex<Vec<(String, Option<String>)>>,
+    held: Mutex<BTreeMap<String, Vec<String>>>,
+}
+
+impl Store {
+    /// What `owner` holds, in order.
+    pub(crate) fn held(&self, owner: &str) -> Vec<String> {
+        let mut held = self.held.lock().unwrap()[owner].clone();
+        held.sort();
+        held
+    }
 }
 
 impl Artifacts for Store {
@@ -106,7 +116,10 @@ impl Artifacts for Store {
         Box::pin(std::future::pending())
     }
 
-    fn hold(&self, _: &str, _: Vec<String>) {}
+    fn hold(&self, owner: &str, digests: Vec<String>) {
+        let mut held = self.held.lock().unwrap();
+        held.insert(owner.to_owned(), digests);
+    }
 
     fn release(&self, _: &str) {}
 }

@@ -136,7 +136,10 @@ impl Api {
     async fn artifact(&self, sha256: &str) -> Result<Response<Body>, Refusal> {
         match self.artifacts.open(sha256).await {
             Ok(Some((content, length))) => Ok(file(content, length)),
-            Ok(None) => Err(Refusal::NoArtifact(sha256.to_owned())),
+            Ok(None) => {
+                self.levels.lacks(sha256);
+                Err(Refusal::NoArtifact(sha256.to_owned()))
+            }
             Err(error) => {
                 tracing::error!(sha256, %error, "an artifact can't be read");
                 Err(Refusal::Store)
