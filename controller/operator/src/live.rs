@@ -13,6 +13,7 @@ use wisp_contract::operator::Replica;
 
 use crate::autoscale::Load;
 use crate::pool::{Claimable, Misfit};
+use crate::references::Versions;
 use crate::resolve::{Bytes, ResolveError, Resolved};
 use crate::wake::Running;
 
@@ -97,7 +98,9 @@ pub struct Resolution {
     /// The last result.
     pub last: Option<Settled>,
     /// What goes on.
-    pub running: Option<(Inputs, AbortHandle)>,
+    pub running: Option<AbortHandle>,
+    /// What was read last of the objects that it names.
+    pub versions: Versions,
     /// Failures in a row.
     pub failures: u32,
     /// Whether machine code was made while it went on, which it may have missed.
@@ -159,7 +162,7 @@ impl Functions {
     /// Forgets a function that is no more.
     pub fn forget(&self, function: &FunctionId) {
         if let Some((_, live)) = self.entries.remove(function)
-            && let Some((_, task)) = &lock(&live.resolution).running
+            && let Some(task) = &lock(&live.resolution).running
         {
             task.abort();
         }
@@ -365,7 +368,7 @@ mod tests {
             change: 0,
         };
         let goes_on = tokio::spawn(std::future::pending::<()>());
-        lock(&live.resolution).running = Some((inputs, goes_on.abort_handle()));
+        lock(&live.resolution).running = Some(goes_on.abort_handle());
         assert!(!live.code_was_made("aa"), "it isn't known yet");
         assert!(lock(&live.resolution).has_missed, "it may turn out so");
         goes_on.abort();

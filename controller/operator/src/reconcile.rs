@@ -126,6 +126,10 @@ pub async fn reconcile(
     let live = context.live.enter(&id, &function.uid().unwrap_or_default());
     context.references.set(&id, &references::of(&function));
     let outcome = context.resolver.outcome(&id, &function, &live).await;
+    let versions = lock(&live.resolution).versions.clone();
+    if !versions.is_empty() {
+        context.references.used(&id, &versions);
+    }
     let mut retry = None;
     let mut failed = None;
     match &outcome {

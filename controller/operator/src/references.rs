@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::core::PartialObjectMeta;
 use kube::runtime::WatchStreamExt as _;
 use kube::runtime::watcher::{self, Event, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use tokio::task::AbortHandle;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
@@ -74,6 +74,9 @@ pub fn of(function: &Function) -> BTreeSet<Reference> {
     all
 }
 
+/// The resource versions of objects as they were read; `None` where there was none.
+pub type Versions = BTreeMap<Reference, Option<String>>;
+
 /// Is told that an object changed which a function names.
 pub type OnChange = Box<dyn Fn(&FunctionId) + Send + Sync>;
 
@@ -84,13 +87,51 @@ pub struct References {
 }
 
 struct State {
-    watches: Mutex<BTreeMap<Reference, Watch>>,
+    known: Mutex<Known>,
     on_change: OnChange,
 }
 
+#[derive(Default)]
+struct Known {
+    watches: BTreeMap<Reference, Watch>,
+    /// What each function was resolved with last.
+    used: BTreeMap<FunctionId, Versions>,
+}
+
 struct Watch {
-    functions: BTreeSet<FunctionId>,
+    functions: BTreeMap<FunctionId, Told>,
+    /// What the first list showed, once it is there.
+    first: Option<Option<String>>,
     task: AbortHandle,
+}
+
+/// What a function is told of an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// All that happens: the watch had begun before the function named it.
+    All,
+    /// What happens after the first list, which is yet to be compared with what the function was resolved with: between the
+    /// two it may have changed unseen.
+    FromFirst,
+}
+
+impl Watch {
+    /// Whether the function was resolved with something else than the first list shows. It is asked once: what happens
+    /// thereafter is told by the watch itself, which may be behind.
+    fn has_missed(
+        &mut self,
+        function: &FunctionId,
+        reference: &Reference,
+        used: &Versions,
+    ) -> bool {
+        let (Some(first), Some(used)) = (&self.first, used.get(reference)) else {
+            return false;
+        };
+        let told = self.functions.get_mut(function);
+        let was_due =
+            told.is_some_and(|told| std::mem::replace(told, Told::All) == Told::FromFirst);
+        was_due && first != used
+    }
 }
 
 impl References {
@@ -98,7 +139,7 @@ impl References {
     #[must_use]
     pub fn new(client: Client, on_change: OnChange) -> Self {
         let state = State {
-            watches: Mutex::default(),
+            known: Mutex::default(),
             on_change,
         };
         Self {
@@ -109,18 +150,29 @@ impl References {
 
     /// Watches what `function` names from now on, and no more what only it named before.
     pub fn set(&self, function: &FunctionId, references: &BTreeSet<Reference>) {
-        let mut watches = self.state.watches();
+        let mut known = self.state.known();
         for reference in references {
-            watches
+            let watch = known
+                .watches
                 .entry(reference.clone())
                 .or_insert_with(|| Watch {
-                    functions: BTreeSet::new(),
+                    functions: BTreeMap::new(),
+                    first: None,
                     task: self.watch(reference),
-                })
-                .functions
-                .insert(function.clone());
+                });
+            let told = match watch.first {
+                Some(_) => Told::All,
+                None => Told::FromFirst,
+            };
+            watch.functions.entry(function.clone()).or_insert(told);
         }
-        watches.retain(|reference, watch| {
+        if let Some(used) = known.used.get_mut(function) {
+            used.retain(|reference, _| references.contains(reference));
+        }
+        if references.is_empty() {
+            known.used.remove(function);
+        }
+        known.watches.retain(|reference, watch| {
             if !references.contains(reference) {
                 watch.functions.remove(function);
             }
@@ -130,6 +182,21 @@ impl References {
             }
             needed
         });
+    }
+
+    /// Takes note of what `function` was resolved with. Where that isn't what the watches began with, it is told as a
+    /// change.
+    pub fn used(&self, function: &FunctionId, versions: &Versions) {
+        let mut known = self.state.known();
+        let mut has_missed = false;
+        for (reference, watch) in &mut known.watches {
+            has_missed |= watch.has_missed(function, reference, versions);
+        }
+        known.used.insert(function.clone(), versions.clone());
+        drop(known);
+        if has_missed {
+            (self.state.on_change)(function);
+        }
     }
 
     fn watch(&self, reference: &Reference) -> AbortHandle {
@@ -154,7 +221,7 @@ impl References {
         }
     }
 
-    fn run<K: Send + 'static>(
+    fn run<K: Resource + Send + 'static>(
         &self,
         reference: &Reference,
         events: impl futures::Stream<Item = Result<Event<K>, watcher::Error>> + Send + 'static,
@@ -162,15 +229,20 @@ impl References {
         let (state, reference) = (std::sync::Arc::clone(&self.state), reference.clone());
         let task = async move {
             let mut events = Box::pin(events.default_backoff());
-            let mut has_begun = false;
+            let mut first = Some(None);
             while let Some(event) = events.next().await {
                 match event {
-                    // What the first list shows is what the Function was resolved with, or is about to be.
-                    Ok(Event::InitDone) if !has_begun => has_begun = true,
-                    Ok(Event::Init | Event::InitApply(_)) => {}
-                    Ok(Event::InitDone | Event::Apply(_) | Event::Delete(_)) => {
-                        state.changed(&reference)
+                    Ok(Event::Init) => first = first.map(|_| None),
+                    Ok(Event::InitApply(object)) => {
+                        let version = object.meta().resource_version.clone();
+                        first = first.map(|_| version);
                     }
+                    Ok(Event::InitDone) => match first.take() {
+                        // Mostly what the Function was resolved with, or is about to be.
+                        Some(version) => state.began(&reference, version),
+                        None => state.changed(&reference),
+                    },
+                    Ok(Event::Apply(_) | Event::Delete(_)) => state.changed(&reference),
                     Err(error) => {
                         tracing::warn!(?reference, %error, "an object that functions name can't be watched");
                     }
@@ -182,15 +254,38 @@ impl References {
 }
 
 impl State {
-    fn watches(&self) -> std::sync::MutexGuard<'_, BTreeMap<Reference, Watch>> {
-        self.watches.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The first list is there, with the object as of `version`: who was resolved with another is told.
+    fn began(&self, reference: &Reference, version: Option<String>) {
+        let mut known = self.known();
+        let Known { watches, used } = &mut *known;
+        let Some(watch) = watches.get_mut(reference) else {
+            return;
+        };
+        watch.first = Some(version);
+        let functions: Vec<_> = watch.functions.keys().cloned().collect();
+        let missed: Vec<_> = functions
+            .into_iter()
+            .filter(|function| {
+                let used = used.get(function);
+                used.is_some_and(|used| watch.has_missed(function, reference, used))
+            })
+            .collect();
+        drop(known);
+        for function in &missed {
+            (self.on_change)(function);
+        }
     }
 
     fn changed(&self, reference: &Reference) {
         let functions: Vec<FunctionId> = self
-            .watches()
+            .known()
+            .watches
             .get(reference)
-            .map(|watch| watch.functions.iter().cloned().collect())
+            .map(|watch| watch.functions.keys().cloned().collect())
             .unwrap_or_default();
         for function in &functions {
             (self.on_change)(function);
@@ -228,5 +323,51 @@ mod tests {
             (Kind::ConfigMap, "model"),
         ];
         assert_eq!(names, expected.map(|(kind, name)| (kind, name.to_owned())));
+    }
+
+    /// Would fail if a change between the reading of an object and the first list of its watch were lost, or if every
+    /// function were resolved twice when an operator starts.
+    #[tokio::test]
+    async fn what_changed_before_the_watch_began_is_told_once() {
+        let (sender, mut told) = tokio::sync::mpsc::unbounded_channel();
+        let nobody = crate::api_server::client(|_, _| crate::api_server::refusal(500));
+        let on_change = move |function: &FunctionId| drop(sender.send(function.to_string()));
+        let references = References::new(nobody, Box::new(on_change));
+        let secret = Reference {
+            kind: Kind::Secret,
+            namespace: "n".into(),
+            name: "token".into(),
+        };
+        let (f, g): (FunctionId, FunctionId) = ("n/f".parse().unwrap(), "n/g".parse().unwrap());
+        let late: FunctionId = "n/late".parse().unwrap();
+        let with = |version: &str| Versions::from([(secret.clone(), Some(version.to_owned()))]);
+        let all = BTreeSet::from([secret.clone()]);
+        let mut heard = || std::iter::from_fn(|| told.try_recv().ok()).collect::<Vec<_>>();
+
+        for function in [&f, &g] {
+            references.set(function, &all);
+        }
+        // One was resolved before the list, the other is thereafter.
+        references.used(&f, &with("1"));
+        references.state.began(&secret, Some("2".into()));
+        assert_eq!(heard(), ["n/f"]);
+        references.used(&g, &with("2"));
+        references.used(&f, &with("2"));
+        assert_eq!(heard(), [""; 0]);
+        // The watch may be behind what is read.
+        references.used(&g, &with("3"));
+        references.set(&late, &all);
+        references.used(&late, &with("3"));
+        assert_eq!(heard(), [""; 0]);
+        references.state.changed(&secret);
+        assert_eq!(heard(), ["n/f", "n/g", "n/late"]);
+
+        for function in [&f, &g, &late] {
+            references.set(function, &BTreeSet::new());
+        }
+        references.set(&g, &all);
+        references.state.began(&secret, Some("4".into()));
+        references.used(&g, &with("3"));
+        assert_eq!(heard(), ["n/g"]);
     }
 }

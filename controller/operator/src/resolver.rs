@@ -10,7 +10,7 @@ use wisp_contract::FunctionId;
 use crate::artifacts::Artifacts;
 use crate::attempts::{Attempts, digest_of};
 use crate::cluster::Cluster;
-use crate::live::{Inputs, Live, Settled, lock};
+use crate::live::{Inputs, Live, Resolution, Settled, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::{pins_in, pins_of};
 use crate::resolve::{self, ResolveError, Resolved};
@@ -98,21 +98,19 @@ impl Resolver {
         live: &Arc<Live>,
     ) -> Option<Inputs> {
         let mut resolution = lock(&live.resolution);
-        let inputs = Inputs {
-            generation: function.metadata.generation.unwrap_or(0),
-            change: resolution.change,
-        };
+        let inputs = inputs(function, &resolution);
         if let Some(last) = &resolution.last
             && last.inputs == inputs
             && last.retry_at.is_none_or(|at| Instant::now() < at)
         {
             return None;
         }
-        if let Some((running, task)) = &resolution.running {
-            if *running == inputs && !task.is_finished() {
-                return None;
-            }
-            task.abort();
+        let running = resolution.running.as_ref();
+        if running.is_some_and(|task| !task.is_finished()) {
+            // It sees for itself whether what it fetches is still what is needed.
+            drop(resolution);
+            self.cluster.notify(id);
+            return None;
         }
         if resolution
             .last
@@ -121,15 +119,38 @@ impl Resolver {
         {
             resolution.failures = 0;
         }
-        let (this, id, function) = (Arc::clone(self), id.clone(), function.clone());
-        let (live, of) = (Arc::clone(live), inputs.clone());
-        let task = tokio::spawn(async move {
-            let outcome = this.resolve(&id, &function).await;
-            this.settle(&id, &live, of, outcome);
-        });
-        resolution.running = Some((inputs.clone(), task.abort_handle()));
-        resolution.has_missed = false;
+        let (this, live, id) = (Arc::clone(self), Arc::clone(live), id.clone());
+        let function = function.clone();
+        let task = tokio::spawn(async move { this.run(&id, &live, function).await });
+        resolution.running = Some(task.abort_handle());
         Some(inputs)
+    }
+
+    /// Resolves a function until the result is of all that it is made of by then.
+    async fn run(&self, id: &FunctionId, live: &Live, mut function: Function) {
+        loop {
+            let inputs = {
+                let mut resolution = lock(&live.resolution);
+                resolution.has_missed = false;
+                inputs(&function, &resolution)
+            };
+            let outcome = self.resolve(id, &function, live, &inputs).await;
+            let Some(now) = self.present(id, live) else {
+                return;
+            };
+            if let Some(outcome) = outcome
+                && self.settle(id, live, &now, inputs, outcome)
+            {
+                return;
+            }
+            function = now;
+        }
+    }
+
+    /// The function as it is now, unless it is gone.
+    fn present(&self, id: &FunctionId, live: &Live) -> Option<Function> {
+        let function = self.cluster.function(id)?;
+        live.is_of(&function).then(|| Function::clone(&function))
     }
 
     /// Has what the revision `serving` was made of in the store, of a function whose latest can't be resolved: this process may
@@ -184,12 +205,20 @@ impl Resolver {
         self.kept.retain(|known| known != id);
     }
 
+    /// Resolves `function`. What is fetched may take long: where something else changes meanwhile, that goes on; `None`
+    /// where it would be in vain.
     async fn resolve(
         &self,
         id: &FunctionId,
         function: &Function,
-    ) -> Result<Resolved, ResolveError> {
-        let gathered = resolve::gather(&self.client, function).await?;
+        live: &Live,
+        inputs: &Inputs,
+    ) -> Option<Result<Resolved, ResolveError>> {
+        let gathered = match resolve::gather(&self.client, function).await {
+            Ok(gathered) => gathered,
+            Err(error) => return Some(Err(error)),
+        };
+        lock(&live.resolution).versions = gathered.versions.clone();
         let records = self.cluster.revisions.of(id);
         let ours = records.iter().filter(|record| {
             record
@@ -198,17 +227,52 @@ impl Resolver {
                 .any(|owner| Some(&owner.uid) == function.metadata.uid.as_ref())
         });
         let pins = pins_of(function, ours.map(|record| &**record));
-        resolve::resolve(function, &gathered, &pins, &*self.artifacts).await
+        let sources = gathered.sources(function);
+        tokio::select! {
+            biased;
+            outcome = resolve::resolve(function, &gathered, &pins, &*self.artifacts) => Some(outcome),
+            () = self.until_in_vain(id, live, inputs.clone(), sources) => None,
+        }
     }
 
+    /// Waits until the function has other sources than those with the digest `sources`, which it had as of `known`.
+    async fn until_in_vain(&self, id: &FunctionId, live: &Live, mut known: Inputs, sources: u64) {
+        let mut changes = self.cluster.changes(id);
+        loop {
+            changes.borrow_and_update();
+            let Some(now) = self.present(id, live) else {
+                return;
+            };
+            let inputs = inputs(&now, &lock(&live.resolution));
+            if inputs != known
+                // What can't be read is read again when it is fetched.
+                && let Ok(gathered) = resolve::gather(&self.client, &now).await
+            {
+                if gathered.sources(&now) != sources {
+                    return;
+                }
+                known = inputs;
+            }
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Takes note of how it ended for `function` as it was with `inputs`, unless it isn't as it is `now`. Returns whether
+    /// it did.
     fn settle(
         &self,
         id: &FunctionId,
         live: &Live,
-        inputs: Inputs,
+        now: &Function,
+        of: Inputs,
         outcome: Result<Resolved, ResolveError>,
-    ) {
+    ) -> bool {
         let mut resolution = lock(&live.resolution);
+        if inputs(now, &resolution) != of {
+            return false;
+        }
         let retry_at = match &outcome {
             Ok(_) => {
                 resolution.failures = 0;
@@ -225,7 +289,7 @@ impl Resolver {
         };
         let is_resolved = outcome.is_ok();
         resolution.last = Some(Settled {
-            inputs,
+            inputs: of,
             outcome: outcome.map(Arc::new),
             retry_at,
         });
@@ -238,6 +302,15 @@ impl Resolver {
         drop(resolution);
         self.cluster.notify(id);
         self.cluster.reconcile(id);
+        true
+    }
+}
+
+/// What a function is resolved from, as of now.
+fn inputs(function: &Function, resolution: &Resolution) -> Inputs {
+    Inputs {
+        generation: function.metadata.generation.unwrap_or(0),
+        change: resolution.change,
     }
 }
 
@@ -264,7 +337,7 @@ fn known(function: &Function, live: &Live) -> Outcome {
             Err(error) => {
                 // An attempt that goes on has the function reconciled when it ends: its time has come already.
                 let running = resolution.running.as_ref();
-                let is_tried = running.is_some_and(|(_, task)| !task.is_finished());
+                let is_tried = running.is_some_and(|task| !task.is_finished());
                 let retry_at = settled.retry_at.filter(|_| !is_tried);
                 Outcome::Failed(error.clone(), retry_at)
             }
@@ -273,49 +346,4 @@ fn known(function: &Function, live: &Live) -> Outcome {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn attempts_are_made_ever_less_often_and_never_stop() {
-        let pauses =
-            |is_transient| [0, 1, 5, 40].map(|failures| pause(failures, is_transient).as_secs());
-        assert_eq!(pauses(true), [1, 2, 30, 30]);
-        assert_eq!(pauses(false), [5, 10, 30, 30]);
-    }
-
-    /// Would fail if a function were reconciled again and again while its registry is asked once more, or never again once
-    /// an attempt ended without a word.
-    #[tokio::test]
-    async fn what_is_being_tried_again_has_no_time_at_which_to_try() {
-        let (live, mut function) = (Live::default(), Function::new("f", Default::default()));
-        function.metadata.generation = Some(1);
-        let inputs = Inputs {
-            generation: 1,
-            change: 0,
-        };
-        let retry_at = Instant::now();
-        let error = ResolveError {
-            part: crate::resolve::Part::Component,
-            reason: "Unreachable",
-            message: "m".to_owned(),
-            is_transient: true,
-        };
-        lock(&live.resolution).last = Some(Settled {
-            inputs: inputs.clone(),
-            outcome: Err(error),
-            retry_at: Some(retry_at),
-        });
-        let at = || match known(&function, &live) {
-            Outcome::Failed(_, at) => at,
-            other => panic!("{other:?}"),
-        };
-        assert_eq!(at(), Some(retry_at));
-        let attempt = tokio::spawn(std::future::pending::<()>());
-        lock(&live.resolution).running = Some((inputs, attempt.abort_handle()));
-        assert_eq!(at(), None);
-        attempt.abort();
-        assert!(attempt.await.is_err());
-        assert_eq!(at(), Some(retry_at));
-    }
-}
+mod tests;

@@ -8,7 +8,8 @@ use wisp_api::{Function, Objects};
 
 use super::error::{Part, ResolveError};
 use crate::artifacts::ArtifactError;
-use crate::references::{self, Kind};
+use crate::attempts::digest_of;
+use crate::references::{self, Kind, Versions};
 
 /// The type of a Secret with credentials for registries.
 const PULL_TYPE: &str = "kubernetes.io/dockerconfigjson";
@@ -20,6 +21,8 @@ const PULL_KEY: &str = ".dockerconfigjson";
 pub struct Gathered {
     /// Those that variables are taken from.
     pub objects: Objects,
+    /// What was read of each object that the Function names.
+    pub versions: Versions,
     pub(super) namespace: String,
     secrets: BTreeMap<String, Secret>,
     maps: BTreeMap<String, ConfigMap>,
@@ -45,28 +48,28 @@ pub async fn gather(client: &Client, function: &Function) -> Result<Gathered, Re
         gathered.add_pull_secret(&secret.name);
     }
     for reference in references::of(function) {
-        match reference.kind {
+        let read = |error| ResolveError::api(&error);
+        let version = match reference.kind {
             Kind::Secret => {
                 let api = Api::<Secret>::namespaced(client.clone(), &namespace);
-                if let Some(secret) = api
-                    .get_opt(&reference.name)
-                    .await
-                    .map_err(|error| ResolveError::api(&error))?
-                {
+                let secret = api.get_opt(&reference.name).await.map_err(read)?;
+                secret.and_then(|secret| {
+                    let version = secret.resource_version();
                     gathered.add_secret(secret);
-                }
+                    version
+                })
             }
             Kind::ConfigMap => {
                 let api = Api::<ConfigMap>::namespaced(client.clone(), &namespace);
-                if let Some(map) = api
-                    .get_opt(&reference.name)
-                    .await
-                    .map_err(|error| ResolveError::api(&error))?
-                {
+                let map = api.get_opt(&reference.name).await.map_err(read)?;
+                map.and_then(|map| {
+                    let version = map.resource_version();
                     gathered.add_config_map(map);
-                }
+                    version
+                })
             }
-        }
+        };
+        gathered.versions.insert(reference, version);
     }
     Ok(gathered)
 }
@@ -87,6 +90,34 @@ impl Gathered {
     pub fn add_config_map(&mut self, map: ConfigMap) {
         self.objects.add_config_map(&map);
         self.maps.insert(map.name_any(), map);
+    }
+
+    /// A digest of what determines which bytes `function` runs: where they come from, and by whose leave. As long as it is
+    /// the same, what is being fetched is what is needed.
+    #[must_use]
+    pub fn sources(&self, function: &Function) -> u64 {
+        let spec = &function.spec;
+        let named = serde_json::to_string(&(&spec.component, &spec.models)).unwrap_or_default();
+        let credentials: Vec<_> = self
+            .pull
+            .iter()
+            .map(|name| self.secrets.get(name))
+            .map(|secret| {
+                secret.map(|secret| serde_json::to_string(&(&secret.type_, &secret.data)))
+            })
+            .map(|secret| secret.and_then(Result::ok))
+            .collect();
+        let component = spec.component.iter();
+        let component = component.filter_map(|component| component.config_map.as_ref());
+        let models = spec.models.iter();
+        let models = models.filter_map(|model| model.source.config_map.as_ref());
+        let maps: Vec<_> = component
+            .chain(models)
+            .map(|source| self.maps.get(&source.name))
+            .map(|map| map.map(|map| serde_json::to_string(&(&map.data, &map.binary_data))))
+            .map(|map| map.and_then(Result::ok))
+            .collect();
+        digest_of(&(named, credentials, maps))
     }
 
     /// The registries' credentials.

@@ -1,9 +1,10 @@
 use std::collections::BTreeMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
+use tokio::sync::Semaphore;
 
 use super::*;
 use crate::artifacts::{ArtifactError, Origin, Source, Trials};
@@ -11,11 +12,19 @@ use crate::artifacts::{ArtifactError, Origin, Source, Trials};
 /// A store that has what it is told, and remembers what it was asked for.
 #[derive(Default)]
 pub(crate) struct Store {
-    asked: Mutex<Vec<(String, Option<String>)>>,
+    pub(crate) asked: Mutex<Vec<(String, Option<String>)>>,
+    /// What each answer takes a permit of, where there is one.
+    pub(crate) gate: Option<Arc<Semaphore>>,
     held: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
 impl Store {
+    /// What it was asked for.
+    pub(crate) fn asked(&self) -> Vec<String> {
+        let asked = self.asked.lock().unwrap();
+        asked.iter().map(|(name, _)| name.clone()).collect()
+    }
+
     /// What `owner` holds, in order.
     pub(crate) fn held(&self, owner: &str) -> Vec<String> {
         let mut held = self.held.lock().unwrap()[owner].clone();
@@ -67,6 +76,9 @@ impl Artifacts for Store {
                 .lock()
                 .unwrap()
                 .push((name.clone(), known.clone()));
+            if let Some(gate) = &self.gate {
+                gate.acquire().await.unwrap().forget();
+            }
             if name.contains("missing") {
                 return Err(ArtifactError {
                     reason: "NotFound",

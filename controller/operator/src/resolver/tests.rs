@@ -1,0 +1,157 @@
+use std::sync::Mutex;
+
+use kube::runtime::watcher::Event;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use super::*;
+use crate::api_server;
+use crate::cluster::Feed;
+use crate::resolve::tests::Store;
+
+/// A function whose component takes until `gate` opens, and whose variable is what the ConfigMap has.
+struct Bench {
+    resolver: Arc<Resolver>,
+    live: Arc<Live>,
+    feed: Feed,
+    store: Arc<Store>,
+    gate: Arc<Semaphore>,
+    level: Arc<Mutex<&'static str>>,
+    id: FunctionId,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (cluster, feed) = Cluster::new();
+        let gate = Arc::new(Semaphore::new(0));
+        let store = Arc::new(Store {
+            gate: Some(Arc::clone(&gate)),
+            ..Store::default()
+        });
+        let level = Arc::new(Mutex::new("1"));
+        let told = Arc::clone(&level);
+        let client = api_server::client(move |asked, _| {
+            assert_eq!(asked, "GET /api/v1/namespaces/n/configmaps/settings");
+            let level = *lock(&told);
+            let metadata = json!({"name": "settings", "namespace": "n", "resourceVersion": level});
+            (200, json!({"metadata": metadata, "data": {"level": level}}))
+        });
+        let artifacts: Arc<dyn Artifacts> = Arc::clone(&store) as _;
+        let resolver = Resolver::new(client, cluster, artifacts, Arc::default());
+        Self {
+            resolver: Arc::new(resolver),
+            live: Arc::default(),
+            feed,
+            store,
+            gate,
+            level,
+            id: "n/f".parse().unwrap(),
+        }
+    }
+
+    /// Has the function's component at `url`, and resolves it.
+    async fn outcome(&mut self, generation: i64, url: &str) -> Outcome {
+        let function: Function = serde_json::from_value(json!({
+            "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+            "metadata": {"name": "f", "namespace": "n", "generation": generation},
+            "spec": {
+                "component": {"url": url, "sha256": "a".repeat(64)},
+                "env": [{"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level"}}}],
+            },
+        }))
+        .unwrap();
+        let store = self.feed.store();
+        store.apply_watcher_event(&Event::Apply(function.clone()));
+        self.resolver.outcome(&self.id, &function, &self.live).await
+    }
+
+    /// Until all that can be done without the component is done.
+    async fn quiet() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// Would fail if a long download began anew whenever something else changed, if what had changed were lost, or if one went
+/// on that nobody needs any more.
+#[tokio::test]
+async fn a_fetch_goes_on_as_long_as_it_is_what_is_needed() {
+    let mut bench = Bench::new();
+    let (first, second) = ("https://a.example/x.wasm", "https://b.example/x.wasm");
+    assert!(matches!(bench.outcome(1, first).await, Outcome::Working));
+    assert_eq!(bench.store.asked(), [first]);
+
+    *lock(&bench.level) = "2";
+    bench.live.inputs_changed();
+    assert!(matches!(bench.outcome(1, first).await, Outcome::Working));
+    Bench::quiet().await;
+    assert_eq!(bench.store.asked(), [first]);
+
+    assert!(matches!(bench.outcome(2, second).await, Outcome::Working));
+    Bench::quiet().await;
+    assert_eq!(bench.store.asked(), [first, second]);
+
+    // The one that was in vain is gone: it takes no permit.
+    *lock(&bench.level) = "3";
+    bench.live.inputs_changed();
+    assert!(matches!(bench.outcome(2, second).await, Outcome::Working));
+    Bench::quiet().await;
+    bench.gate.add_permits(2);
+    Bench::quiet().await;
+    assert_eq!(bench.store.asked(), [first, second, second]);
+    let Outcome::Resolved(resolved) = bench.outcome(2, second).await else {
+        panic!("it is there");
+    };
+    let level = serde_json::to_value(&resolved.env).unwrap();
+    assert!(level.to_string().contains("\"3\""), "{level}");
+    let versions = lock(&bench.live.resolution).versions.clone();
+    assert_eq!(
+        versions.into_values().collect::<Vec<_>>(),
+        [Some("3".to_owned())]
+    );
+    assert_eq!(bench.store.asked().len(), 3);
+}
+
+#[test]
+fn attempts_are_made_ever_less_often_and_never_stop() {
+    let pauses =
+        |is_transient| [0, 1, 5, 40].map(|failures| pause(failures, is_transient).as_secs());
+    assert_eq!(pauses(true), [1, 2, 30, 30]);
+    assert_eq!(pauses(false), [5, 10, 30, 30]);
+}
+
+/// Would fail if a function were reconciled again and again while its registry is asked once more, or never again once
+/// an attempt ended without a word.
+#[tokio::test]
+async fn what_is_being_tried_again_has_no_time_at_which_to_try() {
+    let (live, mut function) = (Live::default(), Function::new("f", Default::default()));
+    function.metadata.generation = Some(1);
+    let inputs = Inputs {
+        generation: 1,
+        change: 0,
+    };
+    let retry_at = Instant::now();
+    let error = ResolveError {
+        part: crate::resolve::Part::Component,
+        reason: "Unreachable",
+        message: "m".to_owned(),
+        is_transient: true,
+    };
+    lock(&live.resolution).last = Some(Settled {
+        inputs,
+        outcome: Err(error),
+        retry_at: Some(retry_at),
+    });
+    let at = || match known(&function, &live) {
+        Outcome::Failed(_, at) => at,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(at(), Some(retry_at));
+    let attempt = tokio::spawn(std::future::pending::<()>());
+    lock(&live.resolution).running = Some(attempt.abort_handle());
+    assert_eq!(at(), None);
+    attempt.abort();
+    assert!(attempt.await.is_err());
+    assert_eq!(at(), Some(retry_at));
+}
