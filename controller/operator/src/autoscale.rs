@@ -1,6 +1,7 @@
 //! How many replicas functions have: reports → windows → a decision → `/scale`. Nobody else writes that number.
 
 mod collect;
+mod rollout;
 mod spread;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,7 +24,7 @@ use crate::live::{Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::names;
 use collect::Collector;
-pub use spread::promote;
+pub use rollout::{Rollout, Seen};
 use spread::{Changes, share};
 use wisp_contract::log::chain;
 

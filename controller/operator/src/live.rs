@@ -11,7 +11,8 @@ use wisp_api::{Function, RuntimePool};
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 
-use crate::autoscale::Load;
+use crate::autoscale::{Load, Rollout};
+use crate::cluster::pods::Trouble;
 use crate::pool::{Claimable, Misfit};
 use crate::references::Versions;
 use crate::resolve::{Bytes, ResolveError, Resolved};
@@ -29,6 +30,8 @@ pub struct Live {
     uid: String,
     /// Which revisions there are.
     pub plan: Mutex<Option<Plan>>,
+    /// Which of them is on trial, and which can't serve. Locked before the plan, where both are.
+    pub rollout: Mutex<Rollout>,
     /// What it resolves to.
     pub resolution: Mutex<Resolution>,
     /// What was applied, so that it isn't applied again and again.
@@ -37,8 +40,8 @@ pub struct Live {
     pub load: Mutex<Load>,
     /// Pods of pools that were taken and that the cluster doesn't show as the function's yet, by name.
     pub claims: Mutex<BTreeMap<String, Claim>>,
-    /// What turns pods of pools into replicas, or why nothing does: of the revision that serves and of the latest, as they
-    /// were told.
+    /// What turns pods of pools into replicas, or why nothing does: of the revision that serves, of the one that does again
+    /// if that can't, and of the latest, as they were told.
     claimables: Mutex<Vec<(String, Told)>>,
     /// Held while its replicas are set.
     pub scaling: tokio::sync::Mutex<()>,
@@ -266,14 +269,18 @@ impl Live {
     }
 
     /// Remembers what turns pods into replicas of the latest revision, or why nothing does. What is known of the one that
-    /// serves is kept.
+    /// serves is kept, and of the one that does again if that can't.
     pub fn remember(&self, revision: &str, claimable: Result<Claimable, Misfit>) {
         let serving = self.plan().map(|plan| plan.serving);
+        let before = lock(&self.rollout).before().map(str::to_owned);
         let mut claimables = lock(&self.claimables);
         claimables.retain(|(known, _)| known != revision);
-        claimables.retain(|(known, _)| serving.as_ref().is_none_or(|serving| known == serving));
+        claimables.retain(|(known, _)| {
+            serving.as_ref().is_none_or(|serving| known == serving)
+                || Some(known) == before.as_ref()
+        });
         claimables.push((revision.to_owned(), claimable.map(Arc::new)));
-        let superfluous = claimables.len().saturating_sub(2);
+        let superfluous = claimables.len().saturating_sub(3);
         claimables.drain(..superfluous);
     }
 
@@ -287,6 +294,20 @@ impl Live {
     #[must_use]
     pub fn plan(&self) -> Option<Plan> {
         lock(&self.plan).clone()
+    }
+
+    /// Has the revision serve again that did before, where the one that serves is on trial and is in `trouble`. Returns
+    /// whether it does.
+    pub fn fall_back(&self, trouble: &Trouble) -> bool {
+        let mut rollout = lock(&self.rollout);
+        let mut plan = lock(&self.plan);
+        let Some(plan) = plan.as_mut() else {
+            return false;
+        };
+        let before = rollout.fall_back(&plan.serving, trouble);
+        let falls_back = before.is_some();
+        plan.serving = before.unwrap_or_else(|| std::mem::take(&mut plan.serving));
+        falls_back
     }
 
     /// Why it can't be resolved, if it can't.

@@ -25,7 +25,7 @@ use wisp_contract::hosts::OwnNames;
 
 use crate::artifacts::Artifacts;
 use crate::attempts::digest_of;
-use crate::autoscale::{Autoscaler, promote};
+use crate::autoscale::Autoscaler;
 use crate::cluster::Cluster;
 use crate::events::Events;
 use crate::live::{Applied, Functions, Live, Plan, lock};
@@ -38,7 +38,7 @@ use crate::resolve::Resolved;
 use crate::resolver::{Outcome, Resolver};
 use apply::ApplyError;
 use desired::{Desired, DesiredError, Settings};
-use revisions::{counts, hold, prune, records, reserve, settle};
+use revisions::{hold, prune, records, reserve, settle};
 use say::say;
 
 /// How long after what was left of a deleted Function is looked at again.
@@ -201,19 +201,15 @@ async fn make(
         .plan()
         .map(|plan| plan.serving)
         .or_else(|| served_before(context, id, function));
-    let target = lock(&live.load).desired;
     let first = match &before {
         None => function.spec.scaling.min_replicas,
         // The others get theirs from the autoscaler, once the plan has them.
-        Some(_) => target.unwrap_or(0),
+        Some(_) => lock(&live.load).desired.unwrap_or(0),
     };
     // Before anything that may fail: what is fetched for others meanwhile must not push it out.
     reserve(&*context.artifacts, id, live, resolved);
     ensure(context, id, function, live, &desired, first).await?;
-    let (alive, ready) = counts(context, id);
-    let wanted = target.unwrap_or(first);
-    let serving = promote(before.as_deref(), &desired.revision, wanted, &alive, &ready).to_owned();
-    settle(context, id, live, &desired.revision, serving, function).await;
+    settle(context, id, live, &desired.revision, before, function).await;
     hold(&*context.artifacts, id, live, resolved);
     prune(context, id, function, live).await?;
     Ok(())

@@ -188,15 +188,24 @@ impl Waker {
         tokio::pin!(deadline);
         let steps = async {
             self.revision(id, live).await?;
-            if let Some(replica) = self.provide(id, live, span).await? {
-                self.metrics.wake_phase("claimed", began.elapsed());
-                return Ok(Ensured {
-                    replicas: vec![replica],
-                });
+            loop {
+                if let Some(replica) = self.provide(id, live, span).await? {
+                    self.metrics.wake_phase("claimed", began.elapsed());
+                    return Ok(Ensured {
+                        replicas: vec![replica],
+                    });
+                }
+                self.metrics.wake_phase("scaled", began.elapsed());
+                let _waiting = span.child("pod");
+                match self.served(id, live, began).await {
+                    // The revision on trial can't serve, the one before could: who waits gets that.
+                    Err(WakeError::Trouble(trouble)) if live.fall_back(&trouble) => {
+                        self.cluster.notify(id);
+                        self.cluster.reconcile(id);
+                    }
+                    other => return other,
+                }
             }
-            self.metrics.wake_phase("scaled", began.elapsed());
-            let _waiting = span.child("pod");
-            self.served(id, live, began).await
         };
         tokio::select! {
             result = steps => result,

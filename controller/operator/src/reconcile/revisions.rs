@@ -8,10 +8,12 @@ use kube::ResourceExt as _;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
+use wisp_contract::problem::Fault;
 
 use super::desired::artifacts_in;
 use super::{Context, ReconcileError, apply};
 use crate::artifacts::Artifacts;
+use crate::autoscale::Seen;
 use crate::cluster::{Cluster, pods};
 use crate::live::{Functions, Live, Plan, lock};
 use crate::names::{self, Ownership};
@@ -55,7 +57,9 @@ pub(super) fn reserve(
 
 /// What replicas may fetch stays in the store: also what the revision before needs, as long as it serves.
 pub(super) fn hold(artifacts: &dyn Artifacts, id: &FunctionId, live: &Live, resolved: &Resolved) {
-    let is_rolling = live.plan().is_some_and(|plan| plan.serving != plan.latest);
+    // One on trial may give way to the one before.
+    let is_rolling = live.plan().is_some_and(|plan| plan.serving != plan.latest)
+        || lock(&live.rollout).before().is_some();
     keep(artifacts, id, live, resolved, is_rolling);
 }
 
@@ -100,20 +104,51 @@ pub(super) fn counts(
     (alive, ready)
 }
 
-/// Remembers which revisions there are, and has their replicas follow.
+/// What keeps pods of a revision from serving, or it from having any.
+pub(super) fn trouble(context: &Context, id: &FunctionId, revision: &str) -> Option<pods::Trouble> {
+    let pods = context.cluster.pods_of(id);
+    let mut of_revision = pods
+        .iter()
+        .filter(|pod| pods::revision(pod) == Some(revision));
+    let deployment = context.cluster.deployments.get(id, revision);
+    of_revision
+        .find_map(|pod| pods::trouble(pod))
+        .or_else(|| pods::refused(deployment.as_deref()?))
+}
+
+/// Which revision serves from now on: remembers it, and has the replicas follow. `before` is the one that did before this
+/// process began.
 pub(super) async fn settle(
     context: &Context,
     id: &FunctionId,
     live: &Live,
     latest: &str,
-    serving: String,
+    before: Option<String>,
     function: &Function,
 ) {
+    let target = lock(&live.load).desired;
     let changed = {
-        let mut plan = lock(&live.plan);
+        let (mut rollout, mut plan) = (lock(&live.rollout), lock(&live.plan));
+        // A wake-up may have gone back to the one before a moment ago.
+        let serving = plan.as_ref().map(|plan| plan.serving.clone()).or(before);
+        let wanted = target.unwrap_or_else(|| asked(context, id, serving.as_deref(), function));
+        let (alive, ready) = counts(context, id);
+        let troubles = serving.iter().map(String::as_str).chain([latest]);
+        let troubles = troubles.filter_map(|revision| {
+            let trouble = trouble(context, id, revision)?;
+            // What isn't the function's own may be otherwise the next time.
+            let is_sure = trouble.is_final && trouble.fault == Fault::Function;
+            is_sure.then(|| (revision.to_owned(), trouble))
+        });
+        let seen = Seen {
+            desired: wanted,
+            alive: &alive,
+            ready: &ready,
+            troubles: &troubles.collect(),
+        };
         let next = Plan {
             latest: latest.to_owned(),
-            serving,
+            serving: rollout.promote(serving.as_deref(), latest, seen),
             scaled_at: plan.as_ref().and_then(|plan| plan.scaled_at.clone()),
         };
         let changed = plan.as_ref() != Some(&next);
@@ -145,6 +180,15 @@ pub(super) fn records(
     records
 }
 
+/// How many replicas a function should have, of which nothing was decided yet: as many as it was given, and those that it
+/// should have at least.
+fn asked(context: &Context, id: &FunctionId, serving: Option<&str>, function: &Function) -> u32 {
+    let deployment = serving.and_then(|serving| context.cluster.deployments.get(id, serving));
+    let given = deployment.and_then(|deployment| deployment.spec.replicas);
+    let given = u32::try_from(given.unwrap_or(0)).unwrap_or(0);
+    given.max(function.spec.scaling.min_replicas)
+}
+
 /// Removes revisions that were replaced long ago.
 pub(super) async fn prune(
     context: &Context,
@@ -155,11 +199,13 @@ pub(super) async fn prune(
     let Some(plan) = live.plan() else {
         return Ok(());
     };
+    let before = lock(&live.rollout).before().map(str::to_owned);
     let (alive, _) = counts(context, id);
     let mut records = records(&context.cluster, id, function);
     records.retain(|record| {
         let name = record.name_any();
-        name != plan.latest && name != plan.serving && record.metadata.deletion_timestamp.is_none()
+        let is_used = name == plan.latest || name == plan.serving || Some(&name) == before.as_ref();
+        !is_used && record.metadata.deletion_timestamp.is_none()
     });
     records.sort_by_key(|record| std::cmp::Reverse(record.revision));
     for record in records.iter().skip(context.options.revision_history) {

@@ -9,11 +9,11 @@ use wisp_api::{Function, FunctionStatus};
 use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
 
-use super::revisions::counts;
+use super::revisions::{counts, trouble};
 use super::status::{self, Observed};
 use super::{Context, ReconcileError, device, hosts};
 use crate::autoscale;
-use crate::cluster::pods;
+use crate::cluster::pods::Trouble;
 use crate::live::{Live, lock};
 use crate::names::MANAGER;
 use crate::resolver::Outcome;
@@ -47,7 +47,7 @@ pub(super) async fn say(
             .unwrap_or(function.spec.scaling.min_replicas),
         trouble: plan
             .as_ref()
-            .and_then(|plan| trouble(context, id, &plan.latest)),
+            .and_then(|plan| trouble_of(context, id, live, &plan.latest)),
         records: &records,
         hosts_taken: &taken,
         service_taken: lock(&live.applied)
@@ -72,15 +72,10 @@ pub(super) async fn say(
     Ok(())
 }
 
-fn trouble(context: &Context, id: &FunctionId, revision: &str) -> Option<pods::Trouble> {
-    let pods = context.cluster.pods_of(id);
-    let mut of_revision = pods
-        .iter()
-        .filter(|pod| pods::revision(pod) == Some(revision));
-    let deployment = context.cluster.deployments.get(id, revision);
-    of_revision
-        .find_map(|pod| pods::trouble(pod))
-        .or_else(|| pods::refused(deployment.as_deref()?))
+/// What keeps the latest revision from serving: as is seen of its pods, or was when they were tried.
+fn trouble_of(context: &Context, id: &FunctionId, live: &Live, latest: &str) -> Option<Trouble> {
+    trouble(context, id, latest)
+        .or_else(|| lock(&live.rollout).failure(latest).cloned())
 }
 
 async fn write(

@@ -10,6 +10,7 @@ use tokio::net::TcpListener;
 use wisp_api::Function;
 
 use super::*;
+use crate::autoscale::Seen;
 use crate::cluster::Feed;
 use crate::live::{Claim, Plan};
 use crate::pool::Misfit;
@@ -210,6 +211,44 @@ async fn a_start_that_failed_is_told_in_the_hosts_own_words() {
         ("start-failed", Fault::Function)
     );
     assert!(error.retry_after().is_some());
+}
+
+/// Would fail if who waits were told that a change can't serve that was never tried before, where what it changed can.
+#[tokio::test]
+async fn a_revision_on_trial_that_fails_gives_way_to_the_one_before() {
+    let bench = Bench::new(
+        json!({"phase": "Running", "podIP": "127.0.0.1"}),
+        replica().await,
+    );
+    let live = bench.live.get(&bench.id).unwrap();
+    let nothing = Seen {
+        desired: 0,
+        alive: &Default::default(),
+        ready: &Default::default(),
+        troubles: &Default::default(),
+    };
+    let serving = lock(&live.rollout).promote(Some("f-1"), "f-2", nothing);
+    *lock(&live.plan) = Some(Plan {
+        latest: serving.clone(),
+        serving,
+        scaled_at: None,
+    });
+    let mut fails = pod(json!({"phase": "Running", "containerStatuses": [{
+        "name": "function", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+        "state": {"terminated": {"exitCode": 1, "reason": "Error", "message": "it traps"}},
+    }]}));
+    fails["metadata"]["name"] = "q".into();
+    fails["metadata"]["labels"]["wisp.dev/revision"] = "f-2".into();
+    bench
+        .cluster
+        .pods
+        .apply(Event::Apply(serde_json::from_value(fails).unwrap()));
+    assert_eq!(bench.ensure().await.unwrap().replicas.len(), 1);
+    assert_eq!(bench.asked.load(Ordering::SeqCst), 2);
+    let plan = live.plan().unwrap();
+    assert_eq!((&*plan.serving, &*plan.latest), ("f-1", "f-2"));
+    let rollout = lock(&live.rollout);
+    assert_eq!(rollout.failure("f-2").unwrap().message, "it traps");
 }
 
 #[tokio::test]

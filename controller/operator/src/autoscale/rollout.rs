@@ -1,0 +1,246 @@
+//! Which revision of a function serves.
+
+use std::collections::BTreeMap;
+
+use crate::cluster::pods::Trouble;
+
+/// What is remembered of a function's revisions, beside which one serves: which one was given a chance before it had shown
+/// that it can serve, and which one can't. A process that begins anew knows nothing of it: it gives another chance.
+#[derive(Debug, Default)]
+pub struct Rollout {
+    trial: Option<Trial>,
+    failed: Option<(String, Trouble)>,
+}
+
+/// A revision that serves, and has yet to show that it can.
+#[derive(Debug)]
+struct Trial {
+    revision: String,
+    /// The last one that could, or was not tried, either.
+    before: String,
+}
+
+/// What there is of a function's revisions.
+#[derive(Debug, Clone, Copy)]
+pub struct Seen<'a> {
+    /// How many replicas the function should have.
+    pub desired: u32,
+    /// Pods that are neither ending nor over, by revision.
+    pub alive: &'a BTreeMap<String, u32>,
+    /// Of these, those that are ready.
+    pub ready: &'a BTreeMap<String, u32>,
+    /// The revisions whose pods are in a trouble that is sure and the function's own.
+    pub troubles: &'a BTreeMap<String, Trouble>,
+}
+
+impl Rollout {
+    /// The revision that serves from now on. The latest takes over when
+    /// * there was none before, or what was has gone,
+    /// * the function sleeps: it is tried when it is woken, and the one before serves again if it turns out that it can't,
+    /// * as many of its replicas are ready as of the one before, or as there should be.
+    ///
+    /// While there should be replicas, one that has none for a moment is still the one that serves: a node is drained, say.
+    pub fn promote(&mut self, serving: Option<&str>, latest: &str, seen: Seen<'_>) -> String {
+        let count =
+            |of: &BTreeMap<String, u32>, revision: &str| of.get(revision).copied().unwrap_or(0);
+        let can_serve = |revision: &str| count(seen.ready, revision) > 0;
+        self.trial
+            .take_if(|trial| Some(&*trial.revision) != serving || can_serve(&trial.revision));
+        self.failed
+            .take_if(|(revision, _)| *revision != latest || can_serve(revision));
+        let Some(serving) = serving else {
+            return latest.to_owned();
+        };
+        let before = seen
+            .troubles
+            .get(serving)
+            .and_then(|trouble| self.fall_back(serving, trouble));
+        let serving = before.as_deref().unwrap_or(serving);
+        if serving == latest {
+            return latest.to_owned();
+        }
+        if let Some(trouble) = seen.troubles.get(latest).filter(|_| !can_serve(latest)) {
+            self.failed = Some((latest.to_owned(), trouble.clone()));
+        }
+        let needed = seen.desired.min(count(seen.ready, serving)).max(1);
+        if count(seen.ready, latest) >= needed {
+            self.trial = None;
+            return latest.to_owned();
+        }
+        let sleeps = seen.desired == 0 && count(seen.alive, serving) == 0;
+        if !sleeps || self.failure(latest).is_some() {
+            return serving.to_owned();
+        }
+        let before = self.trial.take().map(|trial| trial.before);
+        let before = before.unwrap_or_else(|| serving.to_owned());
+        self.trial = (before != latest).then(|| Trial {
+            revision: latest.to_owned(),
+            before,
+        });
+        latest.to_owned()
+    }
+
+    /// The revision that serves again, where `serving` was on trial and is in `trouble`.
+    pub fn fall_back(&mut self, serving: &str, trouble: &Trouble) -> Option<String> {
+        let trial = self.trial.take_if(|trial| trial.revision == serving)?;
+        tracing::warn!(
+            revision = serving,
+            before = trial.before,
+            why = trouble.message,
+            "a revision can't serve; the one before does again"
+        );
+        self.failed = Some((trial.revision, trouble.clone()));
+        Some(trial.before)
+    }
+
+    /// The revision that serves again if the one on trial can't.
+    #[must_use]
+    pub fn before(&self) -> Option<&str> {
+        self.trial.as_ref().map(|trial| &*trial.before)
+    }
+
+    /// Why `revision` can't serve, if it was seen not to.
+    #[must_use]
+    pub fn failure(&self, revision: &str) -> Option<&Trouble> {
+        let (failed, trouble) = self.failed.as_ref()?;
+        (failed == revision).then_some(trouble)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wisp_contract::problem::Fault;
+
+    use super::*;
+
+    fn counts(old: u32, new: u32) -> BTreeMap<String, u32> {
+        BTreeMap::from([("old".to_owned(), old), ("new".to_owned(), new)])
+    }
+
+    fn trouble() -> Trouble {
+        Trouble {
+            reason: "StartFailed",
+            message: "it traps".into(),
+            fault: Fault::Function,
+            is_final: true,
+            since: None,
+        }
+    }
+
+    /// Has `latest` take over if it can, where there should be `desired` replicas and these are alive and ready.
+    fn promote(
+        rollout: &mut Rollout,
+        serving: Option<&str>,
+        latest: &str,
+        (desired, alive, ready): (u32, &BTreeMap<String, u32>, &BTreeMap<String, u32>),
+        in_trouble: &[&str],
+    ) -> String {
+        let troubles = in_trouble
+            .iter()
+            .map(|revision| ((*revision).to_owned(), trouble()));
+        let seen = Seen {
+            desired,
+            alive,
+            ready,
+            troubles: &troubles.collect(),
+        };
+        rollout.promote(serving, latest, seen)
+    }
+
+    /// Would fail if one took over that hasn't shown that it can, while there should be replicas of the one before.
+    #[test]
+    fn a_revision_takes_over_when_it_can() {
+        let cases = [
+            // (serving, desired, alive, ready, expected)
+            (None, 0, counts(0, 0), counts(0, 0), "new"),
+            (Some("new"), 3, counts(0, 0), counts(0, 0), "new"),
+            (Some("old"), 0, counts(0, 0), counts(0, 0), "new"),
+            // Its last replicas are about to end.
+            (Some("old"), 0, counts(1, 0), counts(1, 0), "old"),
+            (Some("old"), 2, counts(2, 2), counts(2, 0), "old"),
+            (Some("old"), 2, counts(2, 2), counts(2, 1), "old"),
+            (Some("old"), 2, counts(2, 2), counts(2, 2), "new"),
+            // What never served needs no equal.
+            (Some("old"), 2, counts(2, 2), counts(0, 1), "new"),
+            (Some("old"), 2, counts(2, 2), counts(0, 0), "old"),
+            // Its only replica went with its node.
+            (Some("old"), 1, counts(0, 1), counts(0, 0), "old"),
+            // More replicas than are wanted now.
+            (Some("old"), 1, counts(4, 1), counts(4, 1), "new"),
+        ];
+        for (serving, desired, alive, ready, expected) in cases {
+            let seen = (desired, &alive, &ready);
+            assert_eq!(
+                promote(&mut Rollout::default(), serving, "new", seen, &[]),
+                expected,
+                "{serving:?} {desired} {alive:?} {ready:?}"
+            );
+        }
+    }
+
+    /// Would fail if a bad change became an outage as soon as the function slept, or if one that was mended by itself, or
+    /// by the next change, never took over.
+    #[test]
+    fn one_that_was_seen_to_fail_takes_over_only_when_it_can_serve() {
+        let (none, one, both) = (counts(0, 0), counts(1, 0), counts(1, 1));
+        let mut rollout = Rollout::default();
+        let mut step = |latest, seen, in_trouble: &[&str]| {
+            promote(&mut rollout, Some("old"), latest, seen, in_trouble)
+        };
+        assert_eq!(step("new", (1, &both, &one), &["new"]), "old");
+        assert_eq!(step("new", (0, &none, &none), &[]), "old");
+        assert_eq!(step("new", (1, &both, &both), &[]), "new");
+        assert_eq!(step("new", (0, &none, &none), &[]), "new", "it could serve");
+        assert_eq!(step("new", (1, &both, &one), &["new"]), "old");
+        assert_eq!(step("newer", (0, &none, &none), &[]), "newer");
+    }
+
+    /// Would fail if who wakes a function got a revision that can't serve, where one before could; if that were forgotten,
+    /// and the one that can't took over again; or if one that has served went for a trouble that came later.
+    #[test]
+    fn one_on_trial_that_fails_gives_way_to_the_last_that_served() {
+        let (none, new) = (counts(0, 0), counts(0, 1));
+        let asleep = (0, &none, &none);
+        let mut rollout = Rollout::default();
+        assert_eq!(
+            promote(&mut rollout, Some("old"), "new", asleep, &[]),
+            "new"
+        );
+        // Another change, before the first was ever woken.
+        assert_eq!(
+            promote(&mut rollout, Some("new"), "newer", asleep, &[]),
+            "newer"
+        );
+        assert_eq!(rollout.before(), Some("old"));
+        let woken = (1, &none, &none);
+        assert_eq!(
+            promote(&mut rollout, Some("newer"), "newer", woken, &["newer"]),
+            "old"
+        );
+        assert_eq!(rollout.failure("newer"), Some(&trouble()));
+        assert_eq!(
+            promote(&mut rollout, Some("old"), "newer", asleep, &[]),
+            "old"
+        );
+        // The one before comes back, and needs no trial.
+        assert_eq!(
+            promote(&mut rollout, Some("old"), "old", asleep, &[]),
+            "old"
+        );
+        assert_eq!((rollout.before(), rollout.failure("newer")), (None, None));
+
+        assert_eq!(
+            promote(&mut rollout, Some("old"), "new", asleep, &[]),
+            "new"
+        );
+        assert_eq!(
+            promote(&mut rollout, Some("new"), "new", (1, &new, &new), &[]),
+            "new"
+        );
+        assert_eq!(
+            promote(&mut rollout, Some("new"), "new", (1, &new, &none), &["new"]),
+            "new"
+        );
+        assert_eq!(rollout.fall_back("new", &trouble()), None);
+    }
+}
