@@ -3,35 +3,46 @@
 mod collect;
 mod rollout;
 mod spread;
+mod taken;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, Patch, PatchParams};
-use kube::{Api, Client, ResourceExt as _};
+use k8s_openapi::jiff::Timestamp;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
+use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::Notify;
 use wisp_api::Function;
 use wisp_autoscale::{Decision, History, Reason, Scaling, decide};
 use wisp_contract::FunctionId;
+use wisp_contract::log::chain;
 use wisp_contract::operator::Report;
+use wisp_contract::problem::Fault;
 
-use crate::cluster::{Cluster, pods};
+use crate::attempts::{Attempts, digest_of};
+use crate::cluster::Cluster;
+use crate::cluster::pods::{self, Trouble};
 use crate::live::{Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::names;
 use collect::Collector;
 pub use rollout::{Rollout, Seen};
 use spread::{Changes, share};
-use wisp_contract::log::chain;
+use taken::Taken;
 
 /// How often it is decided.
 const TICK: Duration = Duration::from_secs(1);
-/// After its start the operator takes no replica away before all gateways have told what they see.
+/// An operator takes no replica away that it found before it has heard gateways for so long: by then all of them have told
+/// what they see.
 const SETTLING: Duration = Duration::from_secs(10);
+/// Where no gateway says anything for so long, there is none.
+const UNHEARD: Duration = Duration::from_secs(60);
+/// So long the API server has to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// A function that sleeps and is asked for is woken by who waits: a pod that stands by may serve at once. So long a
 /// report that tells of it first makes no other.
 const WAKING: Duration = Duration::from_secs(1);
@@ -44,6 +55,8 @@ pub struct Load {
     pub desired: Option<u32>,
     /// When its load was first seen while it had no replica.
     rose: Option<Instant>,
+    /// When it was found with replicas that an operator before this one had decided on.
+    found: Option<Instant>,
 }
 
 /// Sees to it that functions have as many replicas as they need.
@@ -54,8 +67,10 @@ pub struct Autoscaler {
     metrics: Arc<Metrics>,
     collector: Mutex<Collector>,
     urgent: Notify,
-    /// When this process began to lead.
-    began: Mutex<Instant>,
+    /// When a gateway was first heard: nobody listens to them before this process leads, and knows what there is.
+    heard: Mutex<Option<Instant>>,
+    /// The setting of what ticks find not to be as it should be.
+    pushes: Attempts<FunctionId>,
 }
 
 /// Why replicas can't be set.
@@ -103,14 +118,17 @@ impl Autoscaler {
             metrics,
             collector: Mutex::default(),
             urgent: Notify::new(),
-            began: Mutex::new(Instant::now()),
+            heard: Mutex::default(),
+            pushes: Attempts::default(),
         }
     }
 
     /// Takes note of what a gateway saw.
     pub fn report(&self, report: Report) {
         let is_urgent = report.urgent;
-        lock(&self.collector).take(Instant::now(), report);
+        let now = Instant::now();
+        lock(&self.heard).get_or_insert(now);
+        lock(&self.collector).take(now, report);
         if is_urgent {
             self.urgent.notify_one();
         }
@@ -118,7 +136,6 @@ impl Autoscaler {
 
     /// Decides once a second, and at once when a queue grows. Never returns.
     pub async fn run(self: Arc<Self>) {
-        *lock(&self.began) = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -132,21 +149,63 @@ impl Autoscaler {
 
     fn tick(self: &Arc<Self>, now: Instant) {
         lock(&self.collector).forget_silent(now);
+        self.pushes.retain(|id| self.live.get(id).is_some());
         for function in self.cluster.functions().state() {
             let Ok(id) = function.id() else { continue };
             let Some(live) = self.live.get(&id) else {
                 continue;
             };
             self.decide(now, &id, &function, &live);
-            if !self.changes(&id, &live).is_empty() && !self.is_about_to_wake(now, &id, &live) {
-                let (this, id) = (Arc::clone(self), id.clone());
-                tokio::spawn(async move {
-                    if let Err(error) = this.push(&id).await {
-                        tracing::warn!(function = %id, error = %chain(&error), "the number of replicas could not be set");
-                    }
-                });
+            let changes = self.changes(&id, &live);
+            if changes.is_empty() {
+                self.forget_refusal(&id);
+            } else if !self.is_about_to_wake(now, &id, &live) {
+                self.begin_push(now, &id, &changes);
             }
         }
+    }
+
+    /// Sets replicas beside everything else, unless that goes on already, or was refused a moment ago. What is refused is
+    /// refused whatever the number is.
+    fn begin_push(self: &Arc<Self>, now: Instant, id: &FunctionId, changes: &Changes) {
+        let was_refused = self.pushes.error(id).is_some();
+        let what = if was_refused { 0 } else { digest_of(changes) };
+        if !self.pushes.begin(id, what, now) {
+            return;
+        }
+        let (this, id) = (Arc::clone(self), id.clone());
+        tokio::spawn(async move {
+            let result = this.push(&id).await.map_err(|error| {
+                let error = chain(&error).to_string();
+                tracing::warn!(function = %id, error, "the number of replicas could not be set");
+                error
+            });
+            let is_told = result.is_err() != was_refused;
+            this.pushes.end(&id, result, Instant::now());
+            if is_told {
+                this.cluster.reconcile(&id);
+            }
+        });
+    }
+
+    /// All is as it should be, whoever saw to it: what was refused before is told no more.
+    fn forget_refusal(&self, id: &FunctionId) {
+        if self.pushes.error(id).is_some() {
+            self.pushes.retain(|known| known != id);
+            self.cluster.reconcile(id);
+        }
+    }
+
+    /// Why the function hasn't the replicas that it should have, where they can't be set.
+    #[must_use]
+    pub fn refused(&self, id: &FunctionId) -> Option<Trouble> {
+        Some(Trouble {
+            reason: "ScalingRefused",
+            message: self.pushes.error(id)?,
+            fault: Fault::Platform,
+            is_final: false,
+            since: None,
+        })
     }
 
     fn decide(&self, now: Instant, id: &FunctionId, function: &Function, live: &Live) {
@@ -165,8 +224,7 @@ impl Autoscaler {
         state.history.record(now, load);
         let decision = decide(now, &state.history, &scaling, current);
         state.history.follow(&decision);
-        let settling = now.saturating_duration_since(*lock(&self.began)) < SETTLING;
-        let desired = if settling || is_missed {
+        let desired = if is_missed || !self.has_settled(now, &state) {
             decision.replicas.max(current.min(scaling.max))
         } else {
             decision.replicas
@@ -180,6 +238,17 @@ impl Autoscaler {
             self.tell(id, current, desired, &decision);
         }
         self.metrics.wanted(id, desired);
+    }
+
+    /// Whether what is known of the function's load is what all gateways see.
+    fn has_settled(&self, now: Instant, state: &Load) -> bool {
+        let Some(found) = state.found else {
+            return true;
+        };
+        match *lock(&self.heard) {
+            Some(heard) => now.saturating_duration_since(found.max(heard)) >= SETTLING,
+            None => now.saturating_duration_since(found) >= UNHEARD,
+        }
     }
 
     fn tell(&self, id: &FunctionId, current: u32, desired: u32, decision: &Decision) {
@@ -198,11 +267,12 @@ impl Autoscaler {
         let claimed = self.claimed(id, live);
         let replicas = claimed
             .get(&plan.serving)
-            .map_or(0, |pods| u32::try_from(pods.len()).unwrap_or(u32::MAX))
+            .map_or(0, |pods| taken::count(pods))
             .saturating_add(of_deployment);
         if replicas > 0 {
             // Nobody knows when it was last asked for: it has a whole idle timeout before it.
             state.history.touch(now);
+            state.found = Some(now);
         }
         Some(replicas)
     }
@@ -222,9 +292,12 @@ impl Autoscaler {
     /// Somebody waits for a replica: there shall be at least one.
     pub fn wake(&self, now: Instant, function: &Function, live: &Live) -> u32 {
         let mut state = lock(&live.load);
+        // It may be woken before anything was decided: what it has, it keeps.
+        let id = function.id().ok();
+        let current = id.and_then(|id| self.current(now, &id, live, &mut state));
         state.history.touch(now);
         let least = function.spec.scaling.min_replicas.max(1);
-        let desired = state.desired.unwrap_or(0).max(least);
+        let desired = current.unwrap_or(0).max(least);
         state.desired = Some(desired);
         desired
     }
@@ -245,23 +318,24 @@ impl Autoscaler {
             .collect()
     }
 
-    /// The names of the pods that were taken from pools, by revision.
-    fn claimed(&self, id: &FunctionId, live: &Live) -> BTreeMap<String, BTreeSet<String>> {
-        let mut claimed = BTreeMap::<String, BTreeSet<String>>::new();
+    /// The pods that were taken from pools, by revision.
+    fn claimed(&self, id: &FunctionId, live: &Live) -> BTreeMap<String, Vec<Taken>> {
+        let mut claimed = BTreeMap::<String, Vec<Taken>>::new();
+        let now = Timestamp::now();
         for pod in self.cluster.pods_of(id) {
             if pods::is_claimed(&pod)
                 && pods::is_alive(&pod)
                 && let Some(revision) = pods::revision(&pod)
             {
                 let of = claimed.entry(revision.to_owned()).or_default();
-                of.insert(pod.name_any());
+                of.push(Taken::shown(&pod, now));
             }
         }
         for (name, claim) in lock(&live.claims).iter() {
             // What the cluster shows counts as it is shown.
             if self.cluster.pods.get(id, name).is_none() {
                 let of = claimed.entry(claim.revision.clone()).or_default();
-                of.insert(name.clone());
+                of.push(Taken::unseen(name, claim));
             }
         }
         claimed
@@ -288,39 +362,58 @@ impl Autoscaler {
         let mut changes = share(desired, &plan, &self.replicas(id), &self.claimed(id, live));
         let pods = self.cluster.pods_of(id);
         let spent = pods.iter().filter(|pod| pods::is_spent(pod));
-        changes.surplus.extend(spent.map(|pod| pod.name_any()));
+        changes
+            .surplus
+            .extend(spent.map(|pod| spread::Surplus::of(pod)));
         changes
     }
 
-    /// Sets the replicas of all the function's revisions to what they should be.
+    /// Sets the replicas of all the function's revisions to what they should be. What is refused keeps nothing else from
+    /// being set.
     ///
     /// # Errors
-    /// When it has no revision, or the API server refuses.
+    /// When it has no revision, or the API server refuses; with the first that it refused.
     pub async fn push(&self, id: &FunctionId) -> Result<(), ScaleError> {
         let no_revision = || ScaleError::NoRevision(id.clone());
         let live = self.live.get(id).ok_or_else(no_revision)?;
         let _alone = live.scaling.lock().await;
         let changes = self.changes(id, &live);
-        let is_changed = !changes.is_empty();
+        let mut is_changed = false;
+        let mut result = Ok(());
         for (revision, replicas) in changes.deployments {
-            self.set(id, &revision, replicas).await?;
+            let set = self.set(id, &revision, replicas).await;
+            is_changed |= set.is_ok();
+            result = result.and(set);
         }
         for pod in changes.surplus {
-            self.end(id, &pod).await?;
-            lock(&live.claims).remove(&pod);
+            let ended = self.end(id, &pod).await;
+            if ended.is_ok() {
+                is_changed = true;
+                lock(&live.claims).remove(&pod.name);
+            }
+            result = result.and(ended);
         }
         if is_changed && let Some(plan) = lock(&live.plan).as_mut() {
             plan.scaled_at = Some(now());
         }
-        Ok(())
+        result
     }
 
-    async fn end(&self, id: &FunctionId, pod: &str) -> Result<(), ScaleError> {
+    async fn end(&self, id: &FunctionId, pod: &spread::Surplus) -> Result<(), ScaleError> {
         let api = Api::<Pod>::namespaced(self.client.clone(), id.namespace());
-        match api.delete(pod, &DeleteParams::default()).await {
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            other => other.map(drop).map_err(|source| ScaleError::End {
-                pod: pod.to_owned(),
+        let parameters = DeleteParams {
+            preconditions: Some(Preconditions {
+                uid: Some(pod.uid.clone()),
+                ..Preconditions::default()
+            }),
+            ..DeleteParams::default()
+        };
+        match tokio::time::timeout(PATIENCE, api.delete(&pod.name, &parameters)).await {
+            Err(_) => Err(ScaleError::Silence(PATIENCE)),
+            // It is no more, or another has its name.
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Ok(()),
+            Ok(other) => other.map(drop).map_err(|source| ScaleError::End {
+                pod: pod.name.clone(),
                 source,
             }),
         }
@@ -333,8 +426,10 @@ impl Autoscaler {
             ..PatchParams::default()
         };
         let patch = Patch::Merge(json!({"spec": {"replicas": replicas}}));
-        api.patch_scale(revision, &parameters, &patch)
-            .await
+        let patched = api.patch_scale(revision, &parameters, &patch);
+        let patched = tokio::time::timeout(PATIENCE, patched).await;
+        patched
+            .map_err(|_| ScaleError::Silence(PATIENCE))?
             .map(drop)
             .map_err(|source| ScaleError::Api {
                 revision: revision.to_owned(),
@@ -361,3 +456,6 @@ fn scaling(function: &Function) -> Scaling {
         idle_timeout: scaling.idle_timeout.into(),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,6 +2,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use k8s_openapi::api::core::v1::Pod;
+use kube::ResourceExt as _;
+
+use super::taken::{self, Taken};
 use crate::live::Plan;
 
 /// The replicas of each revision, where the function should have `desired`: the one that serves has them, and so has
@@ -26,12 +30,28 @@ pub(super) fn spread<'a>(
 }
 
 /// What is to be done for a function to have the replicas that it should have.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
 pub(super) struct Changes {
     /// The revisions whose Deployments get another number of replicas, and which.
     pub(super) deployments: BTreeMap<String, u32>,
     /// The pods from pools that end.
-    pub(super) surplus: Vec<String>,
+    pub(super) surplus: Vec<Surplus>,
+}
+
+/// A pod that ends, and no other that may have its name by then.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Surplus {
+    pub(super) name: String,
+    pub(super) uid: String,
+}
+
+impl Surplus {
+    pub(super) fn of(pod: &Pod) -> Self {
+        Self {
+            name: pod.name_any(),
+            uid: pod.uid().unwrap_or_default(),
+        }
+    }
 }
 
 impl Changes {
@@ -43,23 +63,27 @@ impl Changes {
 }
 
 /// How the replicas of each revision are shared between its Deployment, which has `current`, and the pods that were
-/// taken from pools: these stay as long as there are replicas at all, and the Deployment has the rest.
+/// taken from pools: these stay as long as there are replicas at all, those first that serve, and the Deployment has the
+/// rest.
 #[must_use]
 pub(super) fn share(
     desired: u32,
     plan: &Plan,
     current: &BTreeMap<String, u32>,
-    claimed: &BTreeMap<String, BTreeSet<String>>,
+    claimed: &BTreeMap<String, Vec<Taken>>,
 ) -> Changes {
     let mut changes = Changes::default();
     let revisions: BTreeSet<&String> = current.keys().chain(claimed.keys()).collect();
     for (revision, wanted) in spread(desired, plan, revisions) {
-        let pods = claimed.get(&revision);
+        let mut pods = claimed.get(&revision).cloned().unwrap_or_default();
+        taken::sort(&mut pods);
         let kept = usize::try_from(wanted).unwrap_or(usize::MAX);
-        let surplus = pods.into_iter().flatten().skip(kept).cloned();
-        changes.surplus.extend(surplus);
-        let count = pods.map_or(0, |pods| u32::try_from(pods.len()).unwrap_or(u32::MAX));
-        let rest = wanted.saturating_sub(count);
+        let surplus = pods.iter().skip(kept).filter(|pod| pod.can_be_ended());
+        changes
+            .surplus
+            .extend(surplus.map(|taken| taken.pod.clone()));
+        pods.truncate(kept);
+        let rest = wanted.saturating_sub(taken::count(&pods));
         if current.get(&revision).is_some_and(|now| *now != rest) {
             changes.deployments.insert(revision, rest);
         }
@@ -69,23 +93,88 @@ pub(super) fn share(
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::jiff::Timestamp;
+
     use super::*;
+    use crate::live::Claim;
 
     fn counts(old: u32, new: u32) -> BTreeMap<String, u32> {
         BTreeMap::from([("old".to_owned(), old), ("new".to_owned(), new)])
     }
 
+    /// A pod that was taken from a pool; one that isn't ready has been so for long.
+    fn taken(name: &str, is_ready: bool) -> Taken {
+        Taken {
+            pod: Surplus {
+                name: name.to_owned(),
+                uid: format!("{name}-uid"),
+            },
+            is_ready,
+            counts: is_ready,
+            made: None,
+        }
+    }
+
+    fn serving(revision: &str) -> Plan {
+        Plan {
+            latest: revision.into(),
+            serving: revision.into(),
+            scaled_at: None,
+        }
+    }
+
+    /// Would fail if the only replica that serves were ended because one on a node that died has the lesser name, or if that
+    /// one kept another from being made.
+    #[test]
+    fn what_serves_stays_and_what_does_not_is_replaced() {
+        let share = |desired, deployment: u32, pods: Vec<Taken>| {
+            let claimed = BTreeMap::from([("new".to_owned(), pods)]);
+            let changes = share(desired, &serving("new"), &counts(0, deployment), &claimed);
+            let names: Vec<_> = changes.surplus.into_iter().map(|pod| pod.name).collect();
+            (changes.deployments.get("new").copied(), names.join(" "))
+        };
+        let pods = || vec![taken("a", false), taken("b", true)];
+        assert_eq!(share(1, 0, pods()), (None, "a".to_owned()));
+        assert_eq!(share(2, 0, pods()), (Some(1), String::new()));
+        assert_eq!(share(0, 0, pods()), (None, "b a".to_owned()));
+        assert_eq!(
+            share(1, 0, vec![taken("a", false)]),
+            (Some(1), String::new())
+        );
+        // Of those that serve, the youngest goes.
+        let made = |name: &str, second: i64| Taken {
+            made: Some(Timestamp::from_second(second).unwrap()),
+            ..taken(name, true)
+        };
+        assert_eq!(
+            share(1, 0, vec![made("a", 2), made("b", 1)]),
+            (None, "a".to_owned())
+        );
+    }
+
+    /// Would fail if the pod that a wake-up waits for were ended by the name that stands for it, which another may have, or
+    /// if that one had a second made beside it.
+    #[test]
+    fn a_pod_that_is_yet_to_come_counts_and_is_not_ended() {
+        let claim = Claim {
+            revision: "new".into(),
+            replica: None,
+        };
+        let pods = vec![Taken::unseen("expected", &claim), taken("a", true)];
+        let claimed = BTreeMap::from([("new".to_owned(), pods)]);
+        let share = |desired| share(desired, &serving("new"), &counts(0, 0), &claimed);
+        assert_eq!(share(2), Changes::default());
+        assert_eq!(share(1), Changes::default());
+        assert_eq!(share(0).surplus, [taken("a", true).pod]);
+    }
+
     /// Would fail if a pod from a pool were counted twice, or not at all, or outlived its function's sleep.
     #[test]
     fn a_deployment_has_what_pods_from_pools_leave() {
-        let plan = Plan {
-            latest: "new".into(),
-            serving: "new".into(),
-            scaled_at: None,
-        };
+        let plan = serving("new");
         let share = |desired, old: u32, new: u32, claimed: &[(&str, &[&str])]| {
             let claimed = claimed.iter().map(|(revision, pods)| {
-                let pods = pods.iter().map(|pod| (*pod).to_owned()).collect();
+                let pods = pods.iter().map(|pod| taken(pod, true)).collect();
                 ((*revision).to_owned(), pods)
             });
             let changes = share(desired, &plan, &counts(old, new), &claimed.collect());
@@ -100,7 +189,7 @@ mod tests {
         let ended = |pods: &[&str]| {
             (
                 BTreeMap::new(),
-                pods.iter().map(|pod| (*pod).to_owned()).collect(),
+                pods.iter().map(|pod| taken(pod, true).pod).collect(),
             )
         };
         assert_eq!(share(1, 0, 0, &[("new", &["a", "b"])]), ended(&["b"]));

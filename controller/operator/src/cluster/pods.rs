@@ -31,12 +31,13 @@ pub struct Trouble {
 
 impl Trouble {
     /// The words that reasons are among, and whose fault each is.
-    pub const REASONS: [(&str, Fault); 7] = [
+    pub const REASONS: [(&str, Fault); 8] = [
         ("Unschedulable", Fault::Platform),
         ("RuntimeImagePullFailed", Fault::Platform),
         ("ModelImagePullFailed", Fault::Function),
         ("ContainerFailed", Fault::Platform),
         ("PodsRefused", Fault::Platform),
+        ("ScalingRefused", Fault::Platform),
         ("StartFailed", Fault::Function),
         ("OutOfMemory", Fault::Function),
     ];
@@ -112,6 +113,13 @@ pub fn life(pod: &Pod) -> String {
 #[must_use]
 pub fn is_ready(pod: &Pod) -> bool {
     is_alive(pod) && condition(pod, "Ready").is_some_and(|ready| ready.status == "True")
+}
+
+/// Since when the kubelet, or who watches over its node, finds it not ready, where that is known.
+#[must_use]
+pub fn unready_since(pod: &Pod) -> Option<Timestamp> {
+    let ready = condition(pod, "Ready").filter(|ready| ready.status != "True")?;
+    ready.last_transition_time.as_ref().map(|since| since.0)
 }
 
 /// Its address, once it has one.

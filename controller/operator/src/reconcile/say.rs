@@ -76,6 +76,7 @@ pub(super) async fn say(
 fn trouble_of(context: &Context, id: &FunctionId, live: &Live, latest: &str) -> Option<Trouble> {
     trouble(context, id, latest)
         .or_else(|| lock(&live.rollout).failure(latest).cloned())
+        .or_else(|| context.autoscaler.refused(id))
 }
 
 async fn write(

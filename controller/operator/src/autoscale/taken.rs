@@ -1,0 +1,105 @@
+//! Pods that were taken from pools: whether they serve, and which ones go first.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt as _;
+
+use super::spread::Surplus;
+use crate::cluster::pods;
+use crate::live::Claim;
+
+/// So long one that isn't ready may be about to be, or ready again: its kubelet may not have looked yet.
+const STARTING: Duration = Duration::from_secs(15);
+
+/// A pod that was taken from a pool, and is neither ending nor over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Taken {
+    pub(super) pod: Surplus,
+    pub(super) is_ready: bool,
+    /// Whether it serves, or may be about to: another is made for one that doesn't.
+    pub(super) counts: bool,
+    /// When it was made; `None` where the cluster doesn't show it as the function's yet, which may be a moment.
+    pub(super) made: Option<Timestamp>,
+}
+
+impl Taken {
+    /// One that the cluster shows as the function's, as of `now`.
+    pub(super) fn shown(pod: &Pod, now: Timestamp) -> Self {
+        let is_ready = pods::is_ready(pod);
+        let made = pod.creation_timestamp().map(|made| made.0);
+        let since = pods::unready_since(pod).or(made);
+        let is_new = since.is_none_or(|since| {
+            Duration::try_from(now.duration_since(since)).is_ok_and(|since| since < STARTING)
+        });
+        Self {
+            pod: Surplus::of(pod),
+            is_ready,
+            counts: is_ready || is_new,
+            made,
+        }
+    }
+
+    /// One that the cluster doesn't show as the function's yet, or that is yet to come.
+    pub(super) fn unseen(name: &str, claim: &Claim) -> Self {
+        Self {
+            pod: Surplus {
+                name: name.to_owned(),
+                uid: String::new(),
+            },
+            is_ready: claim.replica.is_some(),
+            counts: true,
+            made: None,
+        }
+    }
+
+    /// Whether it can be ended: one that the cluster doesn't show yet is waited for, or isn't there at all.
+    pub(super) fn can_be_ended(&self) -> bool {
+        !self.pod.uid.is_empty()
+    }
+}
+
+/// Puts those first that are to stay longest: what serves, then what has done so for longest.
+pub(super) fn sort(pods: &mut [Taken]) {
+    pods.sort_by(|a, b| {
+        let rank = |taken: &Taken| (Reverse(taken.is_ready), Reverse(taken.counts));
+        let age = |taken: &Taken| (taken.made.is_none(), taken.made);
+        (rank(a), age(a), &a.pod.name).cmp(&(rank(b), age(b), &b.pod.name))
+    });
+}
+
+/// How many of them count.
+pub(super) fn count(pods: &[Taken]) -> u32 {
+    let count = pods.iter().filter(|taken| taken.counts).count();
+    u32::try_from(count).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Would fail if a pod on a node that died kept another from being made for as long as Kubernetes shows it, or if each
+    /// pod whose kubelet hasn't looked yet had another made.
+    #[test]
+    fn a_pod_that_is_unready_for_long_does_not_count() {
+        let pod = |status: &str, since: &str| {
+            let pod = serde_json::from_value::<Pod>(json!({
+                "metadata": {"name": "p", "uid": "u", "creationTimestamp": "2025-12-31T00:00:00Z"},
+                "status": {"phase": "Running", "conditions": [
+                    {"type": "Ready", "status": status, "lastTransitionTime": since},
+                ]},
+            }));
+            let now = "2026-01-01T00:01:00Z".parse().unwrap();
+            let taken = Taken::shown(&pod.unwrap(), now);
+            (taken.is_ready, taken.counts)
+        };
+        assert_eq!(pod("True", "2026-01-01T00:00:00Z"), (true, true));
+        assert_eq!(pod("False", "2026-01-01T00:00:46Z"), (false, true));
+        assert_eq!(pod("False", "2026-01-01T00:00:45Z"), (false, false));
+        assert_eq!(pod("Unknown", "2026-01-01T00:00:00Z"), (false, false));
+    }
+}

@@ -1,0 +1,205 @@
+use kube::runtime::watcher::Event;
+use serde_json::Value;
+
+use super::*;
+use crate::api_server;
+use crate::cluster::Feed;
+use crate::live::Plan;
+
+/// What was asked of the API server, and what was sent along.
+type Asked = Arc<Mutex<Vec<(String, Value)>>>;
+
+struct Bench {
+    autoscaler: Arc<Autoscaler>,
+    cluster: Arc<Cluster>,
+    live: Arc<Live>,
+    asked: Asked,
+    id: FunctionId,
+    _feed: Feed,
+}
+
+impl Bench {
+    /// A function `n/f` whose revision `new` serves, with an API server that refuses what `is_refused`.
+    fn new(is_refused: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
+        let (cluster, mut feed) = Cluster::new();
+        let mut function = Function::new("f", Default::default());
+        function.metadata.namespace = Some("n".into());
+        feed.store().apply_watcher_event(&Event::Apply(function));
+        let functions = Arc::new(Functions::default());
+        let id: FunctionId = "n/f".parse().unwrap();
+        let live = functions.enter(&id, "");
+        *lock(&live.plan) = Some(Plan {
+            latest: "new".into(),
+            serving: "new".into(),
+            scaled_at: None,
+        });
+        let asked = Asked::default();
+        let (told, shown) = (Arc::clone(&asked), Arc::clone(&cluster));
+        let client = api_server::client(move |what, sent| {
+            lock(&told).push((what.to_owned(), sent.clone()));
+            if is_refused(what) {
+                return api_server::refusal(403);
+            }
+            // Without pods nothing is refused.
+            if sent["spec"]["replicas"] == 0 {
+                shown.deployments.apply(deployment("new", 0, None));
+                shown.notify(&"n/f".parse().unwrap());
+            }
+            if what.starts_with("DELETE") {
+                return (200, json!({"kind": "Status", "status": "Success"}));
+            }
+            (
+                200,
+                json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": {}}),
+            )
+        });
+        let autoscaler = Autoscaler::new(
+            client,
+            Arc::clone(&cluster),
+            functions,
+            Arc::new(Metrics::default()),
+        );
+        Self {
+            autoscaler: Arc::new(autoscaler),
+            cluster,
+            live,
+            asked,
+            id,
+            _feed: feed,
+        }
+    }
+
+    fn function(&self) -> Arc<Function> {
+        self.cluster.function(&self.id).unwrap()
+    }
+
+    /// What was asked since this was called last, and what was sent along.
+    fn asked(&self) -> Vec<(String, Value)> {
+        std::mem::take(&mut *lock(&self.asked))
+    }
+
+    fn decided(&self, now: Instant) -> Option<u32> {
+        let function = self.function();
+        self.autoscaler.decide(now, &self.id, &function, &self.live);
+        lock(&self.live.load).desired
+    }
+
+    /// Until what was begun is done.
+    async fn quiet() {
+        for _ in 0..100 {
+            tokio::task::yield_now().await;
+        }
+    }
+}
+
+/// A Deployment with so many replicas, whose pods are refused since then.
+fn deployment(name: &str, replicas: u32, refused: Option<&str>) -> Event<Deployment> {
+    let conditions = refused.map(|since| {
+        json!([{"type": "ReplicaFailure", "status": "True", "message": "quota", "lastUpdateTime": since}])
+    });
+    let deployment = serde_json::from_value(json!({
+        "metadata": {"name": name, "namespace": "n", "labels": {"wisp.dev/function": "f"}},
+        "spec": {"replicas": replicas, "selector": {}, "template": {}},
+        "status": {"conditions": conditions},
+    }));
+    Event::Apply(deployment.unwrap())
+}
+
+/// A pod that was taken from a pool, and serves.
+fn claimed(name: &str, revision: &str) -> Event<Pod> {
+    let pod = serde_json::from_value(json!({
+        "metadata": {
+            "name": name, "namespace": "n", "uid": format!("{name}-uid"),
+            "creationTimestamp": "2026-01-01T00:00:00Z",
+            "labels": {
+                "wisp.dev/function": "f", "wisp.dev/revision": revision, "wisp.dev/claimed-from": "default",
+            },
+            "annotations": {"wisp.dev/claimed-restarts": "0"},
+        },
+        "spec": {"containers": []},
+        "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]},
+    }));
+    Event::Apply(pod.unwrap())
+}
+
+/// Would fail if one Deployment that is refused kept all else from being set, or a pod were ended that has the name of the
+/// one that was meant.
+#[tokio::test]
+async fn what_is_refused_keeps_nothing_else_from_being_set() {
+    let bench = Bench::new(|what| what.contains("/new/"));
+    bench.cluster.deployments.apply(deployment("new", 0, None));
+    bench.cluster.deployments.apply(deployment("old", 1, None));
+    bench.cluster.pods.apply(claimed("p", "old"));
+    lock(&bench.live.load).desired = Some(2);
+    let error = bench.autoscaler.push(&bench.id).await.unwrap_err();
+    assert!(
+        matches!(&error, ScaleError::Api { revision, replicas: 2, .. } if revision == "new"),
+        "{error:?}"
+    );
+    let asked = bench.asked();
+    let paths: Vec<_> = asked.iter().map(|(what, _)| what.as_str()).collect();
+    assert_eq!(
+        paths,
+        [
+            "PATCH /apis/apps/v1/namespaces/n/deployments/new/scale",
+            "PATCH /apis/apps/v1/namespaces/n/deployments/old/scale",
+            "DELETE /api/v1/namespaces/n/pods/p",
+        ]
+    );
+    assert_eq!(asked[2].1["preconditions"]["uid"], "p-uid");
+}
+
+/// Would fail if a namespace that refuses to scale were asked with every tick, of which there are fifty a second where a
+/// queue grows and each wants more, or if nobody were told why.
+#[tokio::test]
+async fn what_is_refused_is_tried_ever_less_often_and_told() {
+    let bench = Bench::new(|_| true);
+    bench.cluster.deployments.apply(deployment("new", 1, None));
+    let start = Instant::now();
+    let grow = async |replicas| {
+        lock(&bench.live.load).desired = Some(replicas);
+        let changes = bench.autoscaler.changes(&bench.id, &bench.live);
+        bench.autoscaler.begin_push(start, &bench.id, &changes);
+        Bench::quiet().await;
+    };
+    for replicas in 2..50 {
+        grow(replicas).await;
+    }
+    assert_eq!(bench.asked().len(), 2);
+    let refused = bench.autoscaler.refused(&bench.id).unwrap();
+    assert_eq!(refused.reason, "ScalingRefused");
+    assert!(refused.message.contains("replicas of new"), "{refused:?}");
+    // Somebody else did it.
+    bench.cluster.deployments.apply(deployment("new", 4, None));
+    {
+        let mut load = lock(&bench.live.load);
+        load.history.touch(start);
+        (load.desired, load.found) = (Some(4), Some(start));
+    }
+    bench.autoscaler.tick(start);
+    Bench::quiet().await;
+    assert_eq!(bench.autoscaler.refused(&bench.id), None);
+}
+
+/// Would fail if an operator that takes over believed that functions have no load before gateways had a chance to tell it,
+/// and took replicas from those that are busy.
+#[tokio::test]
+async fn what_was_found_is_kept_until_gateways_were_heard() {
+    let bench = Bench::new(|_| true);
+    bench.cluster.deployments.apply(deployment("new", 4, None));
+    let start = Instant::now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    for second in [0, 20, 50, 59] {
+        assert_eq!(bench.decided(at(second)), Some(4), "{second}");
+    }
+    *lock(&bench.autoscaler.heard) = Some(at(50));
+    assert_eq!(bench.decided(at(59)), Some(4));
+    assert_eq!(bench.decided(at(60)), Some(0), "nobody asks for it");
+
+    // Nobody is heard at all; and what was woken before it was looked at has what it had.
+    let bench = Bench::new(|_| true);
+    bench.cluster.deployments.apply(deployment("new", 4, None));
+    let woken = bench.autoscaler.wake(at(0), &bench.function(), &bench.live);
+    assert_eq!((woken, bench.decided(at(59))), (4, Some(4)));
+    assert_eq!(bench.decided(at(60)), Some(0));
+}
