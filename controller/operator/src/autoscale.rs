@@ -43,6 +43,8 @@ const SETTLING: Duration = Duration::from_secs(10);
 const UNHEARD: Duration = Duration::from_secs(60);
 /// So long the API server has to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// So long a Deployment that shall have no pods may take to be shown without any.
+const EMPTIED_WITHIN: Duration = Duration::from_secs(2);
 /// A function that sleeps and is asked for is woken by who waits: a pod that stands by may serve at once. So long a
 /// report that tells of it first makes no other.
 const WAKING: Duration = Duration::from_secs(1);
@@ -397,6 +399,46 @@ impl Autoscaler {
             plan.scaled_at = Some(now());
         }
         result
+    }
+
+    /// Has a revision's pods asked for once more, where the namespace refused all of them: its Deployment has none for a
+    /// moment. The ReplicaSet then tries at once, and says anew whether it is refused.
+    ///
+    /// # Errors
+    /// When the API server refuses that.
+    pub async fn ask_anew(
+        &self,
+        id: &FunctionId,
+        live: &Live,
+        revision: &str,
+    ) -> Result<(), ScaleError> {
+        let _alone = live.scaling.lock().await;
+        let mut changes = self.cluster.changes(id);
+        let replicas = self.replicas(id).get(revision).copied().unwrap_or(0);
+        let pods = self.cluster.pods_of(id);
+        let mut of_revision = pods
+            .iter()
+            .filter(|pod| pods::revision(pod) == Some(revision));
+        // Those that were admitted are on their way.
+        if replicas == 0 || of_revision.any(|pod| pods::is_alive(pod)) {
+            return Ok(());
+        }
+        self.set(id, revision, 0).await?;
+        let emptied = async {
+            loop {
+                changes.borrow_and_update();
+                let deployment = self.cluster.deployments.get(id, revision);
+                let is_refused = |deployment: &Deployment| pods::refused(deployment).is_some();
+                if !deployment.as_deref().is_some_and(is_refused)
+                    || changes.changed().await.is_err()
+                {
+                    return;
+                }
+            }
+        };
+        // Shown or not: who waits needs them.
+        let _ = tokio::time::timeout(EMPTIED_WITHIN, emptied).await;
+        self.set(id, revision, replicas).await
     }
 
     async fn end(&self, id: &FunctionId, pod: &spread::Surplus) -> Result<(), ScaleError> {

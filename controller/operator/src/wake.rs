@@ -184,6 +184,7 @@ impl Waker {
         began: Instant,
         span: &Span,
     ) -> Result<Ensured, WakeError> {
+        let since = Timestamp::now();
         let deadline = tokio::time::sleep(self.timeout);
         tokio::pin!(deadline);
         let steps = async {
@@ -197,7 +198,8 @@ impl Waker {
                 }
                 self.metrics.wake_phase("scaled", began.elapsed());
                 let _waiting = span.child("pod");
-                match self.served(id, live, began).await {
+                self.ask_anew(id, live, since).await;
+                match self.served(id, live, began, since).await {
                     // The revision on trial can't serve, the one before could: who waits gets that.
                     Err(WakeError::Trouble(trouble)) if live.fall_back(&trouble) => {
                         self.cluster.notify(id);
@@ -267,12 +269,28 @@ impl Waker {
         })
     }
 
-    /// Waits until a replica serves: as soon as it has an address it is asked itself.
+    /// Has pods asked for anew, where they were refused before `since`: else that were tried at last every 1000 s, however
+    /// long ago somebody raised the quota.
+    async fn ask_anew(&self, id: &FunctionId, live: &Live, since: Timestamp) {
+        let was_refused_before = self
+            .trouble(id, live, since)
+            .is_some_and(|trouble| trouble.reason == "PodsRefused" && !trouble.is_final);
+        let Some(plan) = live.plan().filter(|_| was_refused_before) else {
+            return;
+        };
+        if let Err(error) = self.autoscaler.ask_anew(id, live, &plan.serving).await {
+            tracing::warn!(function = %id, error = %chain(&error), "pods that were refused could not be asked for anew");
+        }
+    }
+
+    /// Waits until a replica serves: as soon as it has an address it is asked itself. What was refused before `since` may
+    /// pass.
     async fn served(
         &self,
         id: &FunctionId,
         live: &Live,
         began: Instant,
+        since: Timestamp,
     ) -> Result<Ensured, WakeError> {
         let mut changes = self.cluster.changes(id);
         let mut asked: BTreeSet<IpAddr> = BTreeSet::new();
@@ -299,7 +317,7 @@ impl Waker {
             if let Some(ensured) = self.ready(id) {
                 return Ok(ensured);
             }
-            if let Some(trouble) = self.trouble(id, live)
+            if let Some(trouble) = self.trouble(id, live, since)
                 && (trouble.is_final || trouble.has_lasted(Timestamp::now(), FORBEARANCE))
             {
                 return Err(WakeError::Trouble(trouble));
@@ -326,7 +344,7 @@ impl Waker {
         }
     }
 
-    fn trouble(&self, id: &FunctionId, live: &Live) -> Option<Trouble> {
+    fn trouble(&self, id: &FunctionId, live: &Live, since: Timestamp) -> Option<Trouble> {
         let serving = live.plan()?.serving;
         let pods = self.cluster.pods_of(id);
         let mut of_pods = pods
@@ -335,7 +353,7 @@ impl Waker {
         let deployment = self.cluster.deployments.get(id, &serving);
         of_pods
             .find_map(|pod| pods::trouble(pod))
-            .or_else(|| pods::refused(deployment.as_deref()?))
+            .or_else(|| Some(pods::refused(deployment.as_deref()?)?.as_of(since)))
     }
 
     fn state(&self, id: &FunctionId, live: &Live) -> String {

@@ -203,3 +203,25 @@ async fn what_was_found_is_kept_until_gateways_were_heard() {
     assert_eq!((woken, bench.decided(at(59))), (4, Some(4)));
     assert_eq!(bench.decided(at(60)), Some(0));
 }
+
+/// Would fail if pods that a quota refused were asked for only when the ReplicaSet tries next, or if those that are on their
+/// way were ended for it.
+#[tokio::test]
+async fn pods_that_were_refused_are_asked_for_anew() {
+    let bench = Bench::new(|_| false);
+    let refused = deployment("new", 2, Some("2026-01-01T00:00:00Z"));
+    bench.cluster.deployments.apply(refused);
+    let ask = async || {
+        let anew = bench.autoscaler.ask_anew(&bench.id, &bench.live, "new");
+        anew.await.unwrap();
+        let asked = bench.asked().into_iter();
+        asked
+            .map(|(_, sent)| sent["spec"]["replicas"].clone())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(ask().await, [0, 2]);
+    let refused = deployment("new", 2, Some("2026-01-01T00:00:00Z"));
+    bench.cluster.deployments.apply(refused);
+    bench.cluster.pods.apply(claimed("p", "new"));
+    assert_eq!(ask().await, [0; 0]);
+}

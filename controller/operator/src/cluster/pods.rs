@@ -50,6 +50,21 @@ impl Trouble {
         };
         Duration::try_from(now.duration_since(*since)).is_ok_and(|lasted| lasted >= long)
     }
+
+    /// The same, as it is for who began to wait at `began`: what was refused before that may be admitted by now.
+    #[must_use]
+    pub fn as_of(mut self, began: Timestamp) -> Self {
+        if self.reason != "PodsRefused" {
+            return self;
+        }
+        // Kubernetes writes whole seconds.
+        let is_before = |since: &Time| since.0.as_second() < began.as_second();
+        if self.since.as_ref().is_some_and(is_before) {
+            self.is_final = false;
+            self.since = Some(Time(began));
+        }
+        self
+    }
 }
 
 /// The revision that a pod runs.
@@ -166,7 +181,9 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
     waiting(pod, status).or_else(|| ended(pod, status))
 }
 
-/// What keeps a Deployment from having pods at all: a quota, or an admission rule.
+/// What keeps a Deployment from having pods at all: a quota, or an admission rule. It is as of the first refusal, and stays
+/// when others follow, until pods are admitted: the ReplicaSet writes it once, and tries ever less often, at last every
+/// 1000 s.
 #[must_use]
 pub fn refused(deployment: &Deployment) -> Option<Trouble> {
     let conditions = deployment.status.as_ref()?.conditions.as_ref()?;
@@ -182,7 +199,7 @@ pub fn refused(deployment: &Deployment) -> Option<Trouble> {
             .unwrap_or_else(|| "the namespace admits no pod".to_owned()),
         fault: Fault::Platform,
         is_final: true,
-        since: None,
+        since: failure.last_update_time.clone(),
     })
 }
 
@@ -374,6 +391,25 @@ mod tests {
         let standing = container(json!({"running": {}}), json!({}));
         assert!(!is_spent(&standing) && is_alive(&standing));
         assert_ne!(life(&standing), life(&pod(json!({}))));
+    }
+
+    /// Would fail if who wakes a function were told of a quota that was mended before: the condition outlives it.
+    #[test]
+    fn what_was_refused_before_may_be_admitted_now() {
+        let refused_at = |second: &str| {
+            let deployment = serde_json::from_value(json!({"status": {"conditions": [{
+                "type": "ReplicaFailure", "status": "True", "message": "exceeded quota",
+                "lastTransitionTime": second, "lastUpdateTime": second,
+            }]}}));
+            refused(&deployment.unwrap()).unwrap()
+        };
+        let began: Timestamp = "2026-01-01T00:00:05.7Z".parse().unwrap();
+        let new = refused_at("2026-01-01T00:00:05Z");
+        assert_eq!(new.clone().as_of(began), new);
+        assert!(new.is_final);
+        let old = refused_at("2026-01-01T00:00:04Z").as_of(began);
+        assert_eq!((old.is_final, old.since), (false, Some(Time(began))));
+        assert_eq!(old.message, "exceeded quota");
     }
 
     #[test]
