@@ -1,20 +1,30 @@
-//! From a stored component to what replicas run: its initialisation runs once, here, and it is compiled to machine code
-//! for the hosts' engines. Both results go into the same store.
+//! From a stored component to what replicas run: its initialisation runs once, and it is compiled to machine code for the
+//! hosts' engines. Both results go into the same store. Where whoever deploys is not to be trusted with this process's
+//! memory and time, all of that happens [apart](Apart), in a process of its own.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 use wisp_engine::preinit::{self, Outcome, preinit};
-use wisp_engine::{
-    Cpu, Engines, Footprint, Inspection, Loader, Wasi, cache::Source, compatibility,
-};
+use wisp_engine::{Cpu, Engines, Footprint, Loader, Wasi, cache::Source, compatibility};
 
 use crate::error::Error;
-use crate::store::Store;
+use crate::store::{Store, Stored};
+
+mod apart;
+mod child;
+mod failure;
+
+pub use apart::Apart;
+pub use child::Job;
+use failure::Failure;
 
 /// The most bytes of a component that is compiled.
 pub(crate) const LARGEST: u64 = 256 << 20;
+/// The most bytes of a component's machine code.
+const LARGEST_CODE: u64 = 1 << 30;
 
 /// Prepares components, one at a time: compiling takes all the processors there are.
 #[derive(Debug, Clone)]
@@ -26,8 +36,17 @@ pub struct Compiler {
 #[derive(Debug)]
 struct Inner {
     engines: Engines,
-    limits: preinit::Limits,
+    cpu: Cpu,
+    bounds: Bounds,
     turn: Arc<Semaphore>,
+}
+
+/// What one component may use.
+#[derive(Debug, Clone)]
+struct Bounds {
+    init: preinit::Limits,
+    /// Where it is prepared; `None`: in this process, as long as it takes.
+    apart: Option<Apart>,
 }
 
 /// A component that was prepared.
@@ -75,26 +94,41 @@ impl Prepared {
 }
 
 impl Compiler {
-    /// A compiler from and to `store`, for machines of the level `cpu` and above. `limits` bound what a component's
-    /// initialisation may use.
+    /// A compiler from and to `store`, for machines of the level `cpu` and above, in this process. `limits` bound what a
+    /// component's initialisation may use; nothing bounds what compiling takes.
     #[must_use]
     pub fn new(store: Store, limits: preinit::Limits, cpu: Cpu) -> Self {
-        Self::with_turn(store, limits, cpu, Arc::new(Semaphore::new(1)))
+        let bounds = Bounds {
+            init: limits,
+            apart: None,
+        };
+        Self::with_turn(store, bounds, cpu, Arc::new(Semaphore::new(1)))
+    }
+
+    /// The same, which has each component prepared in a process of its own.
+    #[must_use]
+    pub fn apart(store: Store, limits: preinit::Limits, cpu: Cpu, apart: Apart) -> Self {
+        let bounds = Bounds {
+            init: limits,
+            apart: Some(apart),
+        };
+        Self::with_turn(store, bounds, cpu, Arc::new(Semaphore::new(1)))
     }
 
     /// One for machines of the level `cpu`. The two take turns.
     #[must_use]
     pub fn for_cpu(&self, cpu: Cpu) -> Self {
-        let turn = Arc::clone(&self.inner.turn);
-        Self::with_turn(self.store.clone(), self.inner.limits, cpu, turn)
+        let (bounds, turn) = (self.inner.bounds.clone(), Arc::clone(&self.inner.turn));
+        Self::with_turn(self.store.clone(), bounds, cpu, turn)
     }
 
-    fn with_turn(store: Store, limits: preinit::Limits, cpu: Cpu, turn: Arc<Semaphore>) -> Self {
+    fn with_turn(store: Store, bounds: Bounds, cpu: Cpu, turn: Arc<Semaphore>) -> Self {
         Self {
             store,
             inner: Arc::new(Inner {
                 engines: Engines::for_cpu(cpu),
-                limits,
+                cpu,
+                bounds,
                 turn,
             }),
         }
@@ -109,26 +143,31 @@ impl Compiler {
     }
 
     /// Prepares the component `source` (its SHA-256, in lower-case hex) of the store. What was prepared before, by
-    /// whatever process of the same version for the same level, is not prepared again.
+    /// whatever process of the same version for the same level, is not prepared again; nor, for a while, is what failed and
+    /// will fail again.
     ///
     /// # Errors
-    /// When the store lacks the component, no host would serve it, its initialisation fails or it doesn't compile.
+    /// When the store lacks the component, no host would serve it, its initialisation fails, it doesn't compile, or that
+    /// takes more than it may.
     pub async fn prepare(&self, source: &str) -> Result<Prepared, Error> {
         let key = self.key(source)?;
-        if let Some(prepared) = self.noted(&key).await? {
+        if let Some(prepared) = self.known(&key).await? {
             return Ok(prepared);
         }
         let turn = Arc::clone(&self.inner.turn).acquire_owned().await;
         let turn = turn.map_err(|_| Error::Thread)?;
         // Whoever had the turn before may have wanted the same.
-        if let Some(prepared) = self.noted(&key).await? {
+        if let Some(prepared) = self.known(&key).await? {
             return Ok(prepared);
         }
         let (this, source) = (self.clone(), source.to_owned());
-        // In a task of its own: a compiler can't be stopped, so it keeps its turn, and what it makes is of use, whether or not
-        // anybody still waits.
+        // In a task of its own, which keeps its turn: what it makes is of use, whether or not anybody still waits. A compiler
+        // in this process can't be stopped at all; one in another ends with this task, or when its time is over.
         let making = tokio::spawn(async move {
             let made = this.make(&key, &source).await;
+            if let Err(error) = &made {
+                this.note_failure(&key, error).await;
+            }
             drop(turn);
             made
         });
@@ -136,28 +175,101 @@ impl Compiler {
     }
 
     async fn make(&self, key: &str, source: &str) -> Result<Prepared, Error> {
-        let bytes = self.store.read(source, LARGEST).await?;
-        let inner = Arc::clone(&self.inner);
-        let work = tokio::task::spawn_blocking(move || inner.prepare(&bytes));
-        let made = work.await.map_err(|_| Error::Thread)??;
-        let component = self.store.put(made.component).await?;
-        let code = self.store.put(made.code).await?;
+        let (facts, component, code) = match &self.inner.bounds.apart {
+            None => self.here(source).await?,
+            Some(apart) => self.elsewhere(apart, source).await?,
+        };
         let prepared = Prepared {
             component: component.sha256,
             length: component.length,
             compiled: Compiled {
-                engine: made.engine,
+                engine: facts.engine,
                 sha256: code.sha256,
                 length: code.length,
-                wasi: made.inspection.wasi,
-                footprint: made.inspection.footprint,
-                asks_models: made.inspection.asks_models(),
+                wasi: facts.wasi,
+                footprint: facts.footprint,
+                asks_models: facts.asks_models,
             },
-            handler: made.inspection.handler,
-            cautions: made.cautions,
+            handler: facts.handler,
+            cautions: facts.cautions,
         };
         self.store.note(key, &prepared).await?;
         Ok(prepared)
+    }
+
+    async fn here(&self, source: &str) -> Result<(Facts, Stored, Stored), Error> {
+        let bytes = self.store.read(source, LARGEST).await?;
+        let inner = Arc::clone(&self.inner);
+        let work = tokio::task::spawn_blocking(move || {
+            prepare(&bytes, &inner.engines, &inner.bounds.init)
+        });
+        let made = work.await.map_err(|_| Error::Thread)??;
+        let component = self.store.put(made.component).await?;
+        let code = self.store.put(made.code).await?;
+        Ok((made.facts, component, code))
+    }
+
+    async fn elsewhere(
+        &self,
+        apart: &Apart,
+        source: &str,
+    ) -> Result<(Facts, Stored, Stored), Error> {
+        let missing = || Error::Missing {
+            sha256: source.to_owned(),
+        };
+        let (_, length) = self.store.find(source).await?.ok_or_else(missing)?;
+        if length > LARGEST {
+            return Err(Error::TooLarge {
+                what: format!("the artifact sha256:{source}"),
+                limit: LARGEST,
+            });
+        }
+        // Removed with all that is in it, however this ends.
+        let folder = self.store.scratch().await?;
+        let job = Job::new(
+            self.store.path(source),
+            folder.path(),
+            self.inner.cpu,
+            &self.inner.bounds.init,
+            apart.memory,
+        );
+        let facts = apart.run(&job).await?;
+        let component = job.component();
+        let component = if component.exists() {
+            self.store.take(&component, LARGEST).await?
+        } else {
+            Stored {
+                sha256: source.to_owned(),
+                length,
+            }
+        };
+        let code = self.store.take(&job.code(), LARGEST_CODE).await?;
+        Ok((facts, component, code))
+    }
+
+    /// What came of the same before, a failure too.
+    async fn known(&self, key: &str) -> Result<Option<Prepared>, Error> {
+        if let Some(prepared) = self.noted(key).await? {
+            return Ok(Some(prepared));
+        }
+        let failure: Option<Failure> = self.store.noted(&self.failure_key(key)).await;
+        match failure.filter(|failure| failure.holds(SystemTime::now())) {
+            Some(failure) => Err(failure.error()),
+            None => Ok(None),
+        }
+    }
+
+    /// Notes what will fail again, so that it doesn't take the turn from others again and again.
+    async fn note_failure(&self, key: &str, error: &Error) {
+        if error.is_transient() {
+            return;
+        }
+        let key = self.failure_key(key);
+        let before: Option<Failure> = self.store.noted(&key).await;
+        let failure = Failure::of(error, before.as_ref(), SystemTime::now());
+        if let Err(error) = self.store.note(&key, &failure).await {
+            tracing::warn!(error = error.sentence(), "a failure can't be noted");
+        }
     }
 
     /// What was noted, where all of it is still there.
@@ -183,34 +295,59 @@ impl Compiler {
         let version = env!("CARGO_PKG_VERSION");
         Ok(format!("{source}-{p2}-{p3}-{version}.json"))
     }
+
+    /// Under what a failure is noted: with other bounds it may be none.
+    fn failure_key(&self, key: &str) -> String {
+        let Bounds { init, apart } = &self.inner.bounds;
+        let (memory, timeout) = apart.as_ref().map_or((0, 0), |apart| {
+            (apart.memory, apart.timeout.as_millis())
+        });
+        let of_init = init.timeout.as_millis();
+        let (most, largest) = (init.memory, init.component);
+        format!("failed-{memory}-{timeout}-{of_init}-{most}-{largest}-{key}")
+    }
+}
+
+/// What a component turned out to be.
+#[derive(Debug, Serialize, Deserialize)]
+struct Facts {
+    engine: String,
+    wasi: Wasi,
+    footprint: Footprint,
+    asks_models: bool,
+    handler: String,
+    cautions: Vec<String>,
 }
 
 struct Made {
     component: Vec<u8>,
     code: Vec<u8>,
-    engine: String,
-    inspection: Inspection,
-    cautions: Vec<String>,
+    facts: Facts,
 }
 
-impl Inner {
-    fn prepare(&self, bytes: &[u8]) -> Result<Made, Error> {
-        let initialised = preinit(bytes, &self.limits).map_err(Error::Init)?;
-        let source = Source::from_bytes(initialised.component).map_err(Error::Component)?;
-        let code = Loader::compile(&source, &self.engines).map_err(Error::Compile)?;
-        let inspection = source.inspection();
-        let mut cautions = inspection.cautions.clone();
-        if let Outcome::Plain(why) = &initialised.outcome {
-            cautions.push(format!(
-                "the initialisation runs in every instance, because {why}"
-            ));
-        }
-        Ok(Made {
-            engine: compatibility(self.engines.get(inspection.wasi)?),
-            inspection: inspection.clone(),
-            cautions,
-            code,
-            component: source.bytes().to_vec(),
-        })
+/// Initialises and compiles, in this process and on this thread and its helpers.
+fn prepare(bytes: &[u8], engines: &Engines, limits: &preinit::Limits) -> Result<Made, Error> {
+    let initialised = preinit(bytes, limits).map_err(Error::Init)?;
+    let source = Source::from_bytes(initialised.component).map_err(Error::Component)?;
+    let code = Loader::compile(&source, engines).map_err(Error::Compile)?;
+    let inspection = source.inspection();
+    let mut cautions = inspection.cautions.clone();
+    if let Outcome::Plain(why) = &initialised.outcome {
+        cautions.push(format!(
+            "the initialisation runs in every instance, because {why}"
+        ));
     }
+    let facts = Facts {
+        engine: compatibility(engines.get(inspection.wasi)?),
+        wasi: inspection.wasi,
+        footprint: inspection.footprint,
+        asks_models: inspection.asks_models(),
+        handler: inspection.handler.clone(),
+        cautions,
+    };
+    Ok(Made {
+        component: source.into_bytes(),
+        code,
+        facts,
+    })
 }

@@ -1,6 +1,7 @@
 //! Why an artifact isn't there: one word for conditions and metrics, one sentence for people.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use wisp_contract::log::chain;
 use wisp_engine::inspect::InspectError;
@@ -169,6 +170,42 @@ pub enum Error {
     /// The component doesn't compile.
     #[error("the component can't be compiled")]
     Compile(#[source] LoadError),
+    /// The process that prepares the component asked for more memory than it may have.
+    #[error(
+        "the component can't be prepared: its initialisation (#[wisp::init]) and compiling it take more than the {} MiB of \
+         memory that there are for it",
+        limit >> 20
+    )]
+    OutOfMemory {
+        /// The most bytes.
+        limit: u64,
+    },
+    /// The process that prepares the component took longer than it may.
+    #[error(
+        "the component can't be prepared: its initialisation (#[wisp::init]) and compiling it take longer than the {} s that \
+         there are for it",
+        limit.as_secs_f64()
+    )]
+    TooSlow {
+        /// The longest.
+        limit: Duration,
+    },
+    /// The process that prepares the component ended early.
+    #[error("the component can't be prepared: the process that does so ended early ({why})")]
+    Crashed {
+        /// How, and what it said last.
+        why: String,
+    },
+    /// Another process prepared the component, and this is what went wrong.
+    #[error("{sentence}")]
+    Told {
+        /// Its [`Error::reason`].
+        reason: &'static str,
+        /// Its [`Error::sentence`].
+        sentence: String,
+        /// Its [`Error::is_transient`].
+        is_transient: bool,
+    },
     /// An artifact that should be in the store isn't.
     #[error("the store has no artifact sha256:{sha256}")]
     Missing {
@@ -203,7 +240,34 @@ pub enum Error {
     Thread,
 }
 
+/// Where nothing says more.
+const PREPARE_FAILED: &str = "PrepareFailed";
+
+/// The words for what can be wrong with a component, as another process tells them.
+const OF_COMPONENTS: [&str; 10] = [
+    "CompileFailed",
+    "EngineFailed",
+    "InitFailed",
+    "NoHandler",
+    "NotWasm",
+    "OutOfMemory",
+    "StoreFailed",
+    "TooLarge",
+    "TooSlow",
+    "UnsupportedImport",
+];
+
 impl Error {
+    /// What another process, or an earlier one, said of a component.
+    pub(crate) fn told(reason: &str, sentence: String, is_transient: bool) -> Self {
+        let known = OF_COMPONENTS.into_iter().find(|known| *known == reason);
+        Self::Told {
+            reason: known.unwrap_or(PREPARE_FAILED),
+            sentence,
+            is_transient,
+        }
+    }
+
     /// A word for conditions, events and metrics, one of few.
     #[must_use]
     pub fn reason(&self) -> &'static str {
@@ -247,7 +311,12 @@ impl Error {
                 "CompileFailed"
             }
             Self::Init(PreinitError::Engine(_)) | Self::Compile(_) => "EngineFailed",
+            Self::Init(PreinitError::TooLarge { .. }) => "TooLarge",
             Self::Init(_) => "InitFailed",
+            Self::OutOfMemory { .. } => "OutOfMemory",
+            Self::TooSlow { .. } => "TooSlow",
+            Self::Crashed { .. } => PREPARE_FAILED,
+            Self::Told { reason, .. } => reason,
             Self::StoreFull { .. } => "StoreFull",
             Self::Missing { .. } | Self::Io { .. } | Self::Client(_) | Self::Thread => {
                 "StoreFailed"
@@ -267,7 +336,10 @@ impl Error {
             | Self::StoreFull { .. }
             | Self::Io { .. }
             | Self::Client(_)
-            | Self::Thread => true,
+            | Self::Thread
+            | Self::Told {
+                is_transient: true, ..
+            } => true,
             Self::Init(PreinitError::Engine(_)) => true,
             Self::Compile(error) => matches!(error, LoadError::Engine(_) | LoadError::Thread),
             _ => false,

@@ -35,7 +35,7 @@ mod signature;
 mod store;
 mod url;
 
-pub use compile::{Compiled, Compiler, Prepared};
+pub use compile::{Apart, Compiled, Compiler, Job, Prepared};
 pub use credentials::Credentials;
 pub use error::{Error, Origin};
 pub use fetch::{FetchOptions, Fetcher, client_tls};
@@ -43,4 +43,5 @@ pub use oci::{Demand, Kind, Package, Pulled, Pushed};
 pub use reference::Reference;
 pub use signature::{KeyError, PublicKey};
 pub use store::{Store, Stored, measure};
+pub use wisp_engine::preinit::Limits;
 pub use wisp_engine::{Cpu, Footprint, Wasi};

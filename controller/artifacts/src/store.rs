@@ -7,15 +7,17 @@
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tempfile::TempDir;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
+use tokio_util::io::ReaderStream;
 
 use crate::error::Error;
 use crate::reference::is_sha256;
@@ -162,6 +164,42 @@ impl Store {
         }
         let written = done(writing).await?;
         blocking(move || written.keep()).await
+    }
+
+    /// Stores a file that this process has to itself.
+    ///
+    /// # Errors
+    /// When it can't be read or has more than `limit` bytes, or the store is full or can't be written.
+    pub(crate) async fn take(&self, path: &Path, limit: u64) -> Result<Stored, Error> {
+        let io = |source| Error::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let mut file = tokio::fs::File::open(path).await.map_err(io)?;
+        file.set_max_buf_size(BATCH);
+        let expected = Expected {
+            what: "what was made of the component".to_owned(),
+            sha256: None,
+            limit,
+        };
+        let chunks = ReaderStream::with_capacity(file, BATCH);
+        self.save(expected, chunks.map(|chunk| chunk.map_err(io)))
+            .await
+    }
+
+    /// A folder for files that others make for the store, on its disk. It is removed when it is dropped, and with what an
+    /// earlier process left.
+    ///
+    /// # Errors
+    /// When it can't be made.
+    pub(crate) async fn scratch(&self) -> Result<TempDir, Error> {
+        let folder = Arc::clone(&self.folder);
+        blocking(move || folder.scratch()).await
+    }
+
+    /// Where the artifact's file is, if it is there.
+    pub(crate) fn path(&self, sha256: &str) -> PathBuf {
+        self.folder.file(sha256)
     }
 
     /// Waits until nobody fetches the same from the same place: by then it may be here. It is let go of with what is

@@ -8,13 +8,22 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
+use wisp_artifacts::Job;
 use wisp_operator::{LostLead, Operator, Options};
 
 /// Before a process that led and leads no more begins anew.
 const PAUSE: Duration = Duration::from_secs(1);
 
+fn main() -> ExitCode {
+    // The operator has components prepared by processes of its own program, which are nothing else.
+    match Job::given(std::env::args_os()) {
+        Some(job) => job.run(),
+        None => operate(),
+    }
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn operate() -> ExitCode {
     let options = Options::parse();
     let filter = EnvFilter::try_new(&options.log).unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::{SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
+use wisp_artifacts::Apart;
 use wisp_contract::FunctionId;
 use wisp_contract::keys::Root;
 use wisp_contract::log::chain;
@@ -74,6 +75,11 @@ impl Operator {
             options.cpu_level,
         )
         .with_context(|| format!("--store {} can't be used", options.store.display()))?;
+        let artifacts = artifacts.preparing(Apart {
+            program: std::env::current_exe().context("the operator's own program isn't known")?,
+            memory: options.prepare_memory.0,
+            timeout: options.prepare_timeout,
+        });
         let bind = async |address| {
             TcpListener::bind(address)
                 .await

@@ -138,6 +138,12 @@ impl Source {
     pub fn bytes(&self) -> &[u8] {
         &self.bytes
     }
+
+    /// The same, of which nothing else is needed.
+    #[must_use]
+    pub fn into_bytes(self) -> Vec<u8> {
+        self.bytes
+    }
 }
 
 impl Loader {

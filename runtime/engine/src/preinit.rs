@@ -32,16 +32,19 @@ pub const SECTION: &str = "wisp:preinit";
 pub struct Limits {
     /// From its call to its return. It ends a little later than that: [`crate::TICK`] and what a host call takes.
     pub timeout: Duration,
-    /// Bytes of linear memory.
+    /// Bytes of each linear memory.
     pub memory: usize,
+    /// Bytes of the component with the memory that it leaves.
+    pub component: usize,
 }
 
 impl Default for Limits {
-    /// A minute and a GiB.
+    /// A minute, a GiB, and 128 MiB: operators take no larger component.
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(60),
             memory: 1 << 30,
+            component: 128 << 20,
         }
     }
 }
@@ -110,6 +113,17 @@ pub enum PreinitError {
     HostCall {
         /// `wasi:nn/graph@0.2.0-rc-2024-10-28#load-by-name`.
         call: String,
+    },
+    /// It left more memory than a component may hold.
+    #[error(
+        "the function's initialisation (#[wisp::init]) leaves too much memory: with it the component has {bytes} bytes, \
+         and may have {limit}; load what is large in the handler, or as a model"
+    )]
+    TooLarge {
+        /// What the component would have.
+        bytes: usize,
+        /// What it may have.
+        limit: usize,
     },
     /// wasmtime's compiler refuses the component.
     #[error("the component doesn't compile")]
@@ -213,7 +227,13 @@ fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit
         },
     ));
     let component = match snapshot {
-        Ok(component) => marked(&component),
+        Ok(component) if component.len() > limits.component => {
+            return Err(PreinitError::TooLarge {
+                bytes: component.len(),
+                limit: limits.component,
+            });
+        }
+        Ok(component) => marked(component),
         Err(error) => return Ok(plain(bytes, chain(&*error), output.text())),
     };
     let outcome = Outcome::Snapshot {
@@ -259,15 +279,14 @@ fn failure(error: wasmtime::Error, limits: &Limits, output: String) -> PreinitEr
 }
 
 /// The component with the custom section that says its initialisation ran.
-fn marked(component: &[u8]) -> Vec<u8> {
-    let mut marked = component.to_vec();
+fn marked(mut component: Vec<u8>) -> Vec<u8> {
     let name = SECTION.as_bytes();
     // Section 0; its size and the name's fit one LEB128 byte each.
     let length = |bytes: usize| u8::try_from(bytes).unwrap_or(0x7f) & 0x7f;
-    marked.extend([0, length(name.len() + 2), length(name.len())]);
-    marked.extend(name);
-    marked.push(1);
-    marked
+    component.extend([0, length(name.len() + 2), length(name.len())]);
+    component.extend(name);
+    component.push(1);
+    component
 }
 
 fn quoted(output: &str) -> Cow<'static, str> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
-use tempfile::NamedTempFile;
+use tempfile::{NamedTempFile, TempDir};
 
 use super::{Expected, Stored};
 use crate::error::Error;
@@ -105,6 +105,12 @@ impl Folder {
             file.persist(path).map_err(|error| error.error)
         };
         write().map(drop).map_err(|source| self.io(path, source))
+    }
+
+    /// A folder that nothing is found in.
+    pub(super) fn scratch(&self) -> Result<TempDir, Error> {
+        let partial = self.path.join(PARTIAL);
+        TempDir::new_in(&partial).map_err(|source| self.io(&partial, source))
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -12,6 +12,7 @@ fn compiler(store: &Store) -> Compiler {
     let limits = Limits {
         timeout: Duration::from_secs(5),
         memory: 1 << 24,
+        ..Limits::default()
     };
     Compiler::new(store.clone(), limits, Cpu::here())
 }
@@ -103,6 +104,7 @@ async fn what_cannot_run_is_told_by_reason() {
         Limits {
             timeout: Duration::from_millis(100),
             memory: 1 << 20,
+            ..Limits::default()
         },
         Cpu::here(),
     );

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use futures::future::BoxFuture;
 use wisp_artifacts::{
-    Compiled, Compiler, Cpu, Error, FetchOptions, Fetcher, Kind, Reference, Store,
+    Apart, Compiled, Compiler, Cpu, Error, FetchOptions, Fetcher, Kind, Limits, Reference, Store,
 };
 use wisp_contract::assignment::{Facts, Wasi};
 use wisp_contract::model_file::check_whole;
@@ -30,6 +30,8 @@ pub struct StoreArtifacts {
     compiler: Compiler,
     others: Others,
     policy: Policy,
+    /// What comes first, and whether somebody chose that.
+    cpu: (Cpu, bool),
 }
 
 /// What a source holds, in the store.
@@ -68,7 +70,21 @@ impl StoreArtifacts {
             compiler,
             store,
             policy,
+            cpu: (first, cpu.is_some()),
         })
+    }
+
+    /// Has components prepared in processes of their own. Whoever may make Functions says what is initialised and
+    /// compiled: in this process it could take all of its memory.
+    #[must_use]
+    pub fn preparing(self, apart: Apart) -> Self {
+        let (first, is_given) = self.cpu;
+        let compiler = Compiler::apart(self.store.clone(), Limits::default(), first, apart);
+        Self {
+            others: Others::new(compiler.clone(), first, is_given),
+            compiler,
+            ..self
+        }
     }
 
     async fn fetch(

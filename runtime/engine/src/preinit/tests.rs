@@ -75,6 +75,7 @@ const CLOCK: &str = r#"
 const SOON: Limits = Limits {
     timeout: Duration::from_millis(200),
     memory: 1 << 20,
+    component: 1 << 20,
 };
 
 fn call(bytes: &[u8], name: &str) -> u32 {
@@ -219,4 +220,22 @@ fn what_is_random_and_what_time_it_is_follows_from_the_component() {
     assert_eq!(first, ready(&timed));
     // 1 January 1980.
     assert_eq!(call(&first, "get"), 315_532_800);
+}
+
+/// Would fail if an initialisation could make a component as large as all the memory that it may have.
+#[test]
+fn a_snapshot_of_too_much_is_refused() {
+    let fill = "(memory.fill (i32.const 0) (i32.const 7) (i32.const 65536))";
+    let bytes = component(DENIED, fill);
+    let limits = Limits {
+        component: 1 << 16,
+        ..SOON
+    };
+    let error = preinit(&bytes, &limits).unwrap_err();
+    assert!(
+        matches!(error, PreinitError::TooLarge { bytes, limit } if bytes > limit && limit == 1 << 16),
+        "{error}"
+    );
+    let done = preinit(&bytes, &SOON).unwrap();
+    assert!(matches!(done.outcome, Outcome::Snapshot { .. }));
 }

@@ -1,0 +1,4 @@
+//! The operator's program, as far as it needs no cluster.
+#![cfg(test)]
+
+mod preparing;
