@@ -299,9 +299,9 @@ impl Compiler {
     /// Under what a failure is noted: with other bounds it may be none.
     fn failure_key(&self, key: &str) -> String {
         let Bounds { init, apart } = &self.inner.bounds;
-        let (memory, timeout) = apart.as_ref().map_or((0, 0), |apart| {
-            (apart.memory, apart.timeout.as_millis())
-        });
+        let (memory, timeout) = apart
+            .as_ref()
+            .map_or((0, 0), |apart| (apart.memory, apart.timeout.as_millis()));
         let of_init = init.timeout.as_millis();
         let (most, largest) = (init.memory, init.component);
         format!("failed-{memory}-{timeout}-{of_init}-{most}-{largest}-{key}")

@@ -23,8 +23,10 @@ use crate::error::Error;
 use crate::reference::is_sha256;
 
 mod folder;
+mod origins;
 
 use folder::{Folder, Writing};
+pub(crate) use origins::Place;
 
 /// The folder, shared by all clones.
 #[derive(Debug, Clone)]

@@ -4,10 +4,11 @@ use reqwest::Url;
 
 use crate::error::{Error, Origin};
 use crate::fetch::{Fetcher, Subject, host_of};
-use crate::store::{Expected, Store, Stored};
+use crate::store::{Expected, Place, Store, Stored};
 
 impl Fetcher {
-    /// Downloads `url` into `store`, unless the store already has what it should be. `sha256` is in lower-case hex.
+    /// Downloads `url` into `store`, unless the store already has what it should be, and has it from there: whoever knows a
+    /// digest alone gets nothing by it. `sha256` is in lower-case hex.
     ///
     /// # Errors
     /// When there is nothing at the URL, it has another digest or more than `limit` bytes, or it or the store fails.
@@ -19,6 +20,9 @@ impl Fetcher {
         limit: u64,
     ) -> Result<Stored, Error> {
         let found = async || -> Result<Option<Stored>, Error> {
+            if !store.came_from(sha256, Place::Url(url)).await {
+                return Ok(None);
+            }
             let found = store.find(sha256).await?;
             Ok(found.map(|(_, length)| Stored {
                 sha256: sha256.to_owned(),
@@ -67,7 +71,10 @@ impl Fetcher {
                 sha256: Some(sha256.to_owned()),
                 limit,
             };
-            store.save(expected, subject.stream(response, None)).await
+            let stored = store.save(expected, subject.stream(response, None));
+            let stored = stored.await?;
+            store.comes_from(sha256, &[Place::Url(url)]).await?;
+            Ok(stored)
         };
         self.bounded(&subject, work).await
     }

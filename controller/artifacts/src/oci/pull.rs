@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use http::header::ACCEPT;
+use reqwest::Url;
 use sha2::{Digest, Sha256};
 
 use super::manifest::Manifest;
@@ -11,7 +12,7 @@ use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::fetch::Fetcher;
 use crate::reference::Reference;
-use crate::store::{Expected, Store};
+use crate::store::{Expected, Place, Store};
 
 /// What an artifact should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,8 +48,10 @@ impl Kind {
 }
 
 impl Fetcher {
-    /// Pulls the component or model that `image` is into `store`, unless the store already has it, with the first of
-    /// the `credentials` for its registry that is let in. A digest in `image` is checked, and so is that of the file.
+    /// Pulls the component or model that `image` is into `store`, with the first of the `credentials` for its registry that
+    /// is let in. A digest in `image` is checked, and so is that of the file. What the store already has is not pulled again
+    /// where it came from the same repository, or the same registry says that this one has it, too: a manifest can name
+    /// whatever its author knows the digest of.
     ///
     /// # Errors
     /// When the image isn't there, isn't what it should be or has more than `limit` bytes, or the registry or the store
@@ -103,10 +106,19 @@ impl Session<'_> {
             });
         }
         let _alone = store.alone(what, sha256).await;
-        if let Some((_, length)) = store.find(sha256).await? {
-            return Ok(pulled(length));
-        }
         let url = self.url(&format!("blobs/sha256:{sha256}"))?;
+        let (host, repository) = (self.image.host(), self.image.repository());
+        let own = Place::Repository(host, repository);
+        if let Some((_, length)) = store.find(sha256).await? {
+            if store.came_from(sha256, own).await {
+                return Ok(pulled(length));
+            }
+            // Its word is enough only of a registry that gave the bytes before: another would say anything of a digest.
+            if store.came_from(sha256, Place::Registry(host)).await && self.has(&url).await? {
+                store.comes_from(sha256, &[own]).await?;
+                return Ok(pulled(length));
+            }
+        }
         let response = self.send(|client| client.get(url.clone())).await?;
         let response = self.success(response).await?;
         let expected = Expected {
@@ -116,7 +128,15 @@ impl Session<'_> {
         };
         let chunks = self.subject.stream(response, Some(layer.size));
         let stored = store.save(expected, chunks).await?;
+        let places = [Place::Registry(host), own];
+        store.comes_from(sha256, &places).await?;
         Ok(pulled(stored.length))
+    }
+
+    /// Whether the registry says that the repository has the blob. Some refuse to say, and yet give it.
+    async fn has(&self, blob: &Url) -> Result<bool, Error> {
+        let response = self.send(|client| client.head(blob.clone())).await?;
+        Ok(response.status().is_success())
     }
 
     /// A manifest and its SHA-256, which is compared with `expected`.

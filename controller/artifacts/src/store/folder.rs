@@ -20,6 +20,8 @@ pub(super) struct Folder {
     path: PathBuf,
     capacity: u64,
     state: Mutex<State>,
+    /// Held by who adds to what is noted of where artifacts came from.
+    pub(super) origins: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -79,6 +81,7 @@ impl Folder {
             path: folder.to_owned(),
             capacity,
             state: Mutex::default(),
+            origins: Mutex::default(),
         };
         this.state().kept = total(&this.files()?);
         Ok(this)
@@ -179,6 +182,7 @@ impl Folder {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 other => other.map_err(|source| self.io(&path, source))?,
             }
+            let _ = fs::remove_file(self.note(&Self::origins_key(&file.sha256)));
             state.checked.remove(&file.sha256);
             state.kept = state.kept.saturating_sub(file.length);
         }

@@ -107,6 +107,44 @@ async fn room_is_made_by_removing_what_nobody_holds_and_was_not_used_for_longest
     assert_eq!(partial(folder.path()), 0);
 }
 
+/// Would fail if who showed that they have an artifact had to show it again after a restart, others hadn't to, or notes of
+/// what is gone were left behind.
+#[tokio::test]
+async fn where_an_artifact_came_from_is_known_for_as_long_as_it_is_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 4).unwrap();
+    let first = store.put(&b"aaaa"[..]).await.unwrap().sha256;
+    let url = Place::Url("https://u:p4ss@a.example/m");
+    store.comes_from(&first, &[url]).await.unwrap();
+    let store = Store::open(folder.path(), 4).unwrap();
+    assert!(store.came_from(&first, url).await);
+    for other in [
+        Place::Url("https://a.example/m"),
+        Place::Repository("https://u:p4ss@a.example/m", ""),
+        Place::Registry("a.example"),
+    ] {
+        assert!(!store.came_from(&first, other).await, "{other:?}");
+    }
+    assert!(!store.came_from(&sha256(b"bbbb"), url).await);
+    let note = folder.path().join(format!("notes/origins-{first}"));
+    assert!(!fs::read_to_string(&note).unwrap().contains("p4ss"));
+
+    let many: Vec<String> = (0..70).map(|index| format!("r{index}")).collect();
+    for host in &many {
+        let place = Place::Registry(host);
+        store.comes_from(&first, &[place]).await.unwrap();
+        store.comes_from(&first, &[place]).await.unwrap();
+    }
+    let known = |index: usize| store.came_from(&first, Place::Registry(&many[index]));
+    assert_eq!(
+        (known(5).await, known(6).await, known(69).await),
+        (false, true, true)
+    );
+
+    store.put(&b"bbbb"[..]).await.unwrap();
+    assert!(!note.exists());
+}
+
 /// Would fail if a stream that breaks off, has too much or something else left anything behind.
 #[tokio::test]
 async fn only_what_is_whole_and_right_is_kept() {

@@ -28,6 +28,34 @@ async fn what_a_url_gives_is_checked_and_asked_for_once() {
     assert!(error.to_string().contains(&url), "{error}");
 }
 
+/// Would fail if who knows the digest of what others have, as a Function's status tells it, got it by that.
+#[tokio::test]
+async fn what_is_stored_is_given_to_nobody_who_could_not_download_it() {
+    let fake = Fake::new(|_, _| answer("200 OK", "", b"model")).await;
+    let (digest, url) = (sha256(b"model"), format!("http://{}/m", fake.address));
+    let (folder, store) = store();
+    let get = async |url: &str, store| fetcher().download(url, &digest, store, 5).await;
+    get(&url, &store).await.unwrap();
+
+    let bare = Fake::new(|_, _| answer("404 x", "", b"")).await;
+    let error = get(&format!("http://{}/m", bare.address), &store).await;
+    assert_eq!(error.unwrap_err().reason(), "NotFound");
+    let wrong = Fake::new(|_, _| answer("200 OK", "", b"guess")).await;
+    let error = get(&format!("http://{}/m", wrong.address), &store).await;
+    assert_eq!(error.unwrap_err().reason(), "DigestMismatch");
+    let error = get("https://127.0.0.1:1/m", &store).await;
+    assert_eq!(error.unwrap_err().reason(), "DownloadFailed");
+
+    // Another who has it shows that once; who had it needs nobody, also after a restart.
+    let mirror = Fake::new(|_, _| answer("200 OK", "", b"model")).await;
+    let mirrored = format!("http://{}/m", mirror.address);
+    let store = wisp_artifacts::Store::open(folder.path(), 64 << 20).unwrap();
+    for url in [&url, &mirrored, &url, &mirrored] {
+        assert_eq!(get(url, &store).await.unwrap().length, 5);
+    }
+    assert_eq!((fake.seen().len(), mirror.seen().len()), (1, 1));
+}
+
 /// Would fail if ten functions with one model fetched it ten times at once.
 #[tokio::test]
 async fn who_fetches_the_same_at_once_fetches_it_once() {

@@ -180,6 +180,69 @@ async fn a_locked_registry_lets_in_who_has_the_password() -> Result<()> {
     Ok(())
 }
 
+/// Would fail if a manifest that names what others have, by a digest that a Function's status tells, were enough to get it:
+/// on a registry of whoever wrote it, or in a repository of theirs on the same one.
+#[tokio::test]
+async fn what_is_stored_is_given_to_nobody_who_could_not_pull_it() -> Result<()> {
+    let Some(registry) = Registry::open()? else {
+        return Ok(());
+    };
+    let (wasm, nobody) = (component(1), Credentials::default());
+    let private = registry.image("private/secret:1");
+    let package = Package::Component(wasm.clone().into());
+    fetcher().push(&private, package.clone(), &nobody).await?;
+    let (folder, store) = store();
+    let pull = async |image: &Reference, store: &Store| {
+        fetcher()
+            .pull(image, Kind::Component, &nobody, store, 1 << 20)
+            .await
+    };
+    let pulled = pull(&private, &store).await?;
+
+    // A registry that would say anything, and has nothing.
+    let body = manifest(&wasm);
+    let liar = Fake::new(move |head, _| match head {
+        head if head.starts_with("HEAD ") => answer("200 OK", "", b""),
+        head => serve(head, &body, answer("404 x", "", b"")),
+    })
+    .await;
+    let image: Reference = format!("{}/a/b:1", liar.address).parse()?;
+    let error = pull(&image, &store).await.unwrap_err();
+    assert_eq!(error.reason(), "NotFound", "{error}");
+
+    // The registry itself takes a manifest of blobs that the repository lacks from nobody, so that another one stands in for
+    // it here: it gave the blob from one repository, and has none of it in the other.
+    let (body, given) = (manifest(&wasm), wasm.clone());
+    let shared = Fake::new(move |head, _| match head {
+        head if head.contains("/theirs/") => serve(head, &body, answer("404 x", "", b"")),
+        head if head.starts_with("HEAD ") => answer("200 OK", "", b""),
+        head => serve(head, &body, answer("200 OK", "", &given)),
+    })
+    .await;
+    let image = |name: &str| format!("{}/{name}:1", shared.address).parse::<Reference>();
+    assert_eq!(pull(&image("ours/a")?, &store).await?.sha256, pulled.sha256);
+    let error = pull(&image("theirs/a")?, &store).await.unwrap_err();
+    assert_eq!(error.reason(), "NotFound", "{error}");
+    let before = shared.seen().len();
+    pull(&image("ours/b")?, &store).await?;
+    let asked = shared.seen().split_off(before);
+    assert!(
+        asked[1].starts_with("HEAD ") && asked.len() == 2,
+        "{asked:?}"
+    );
+
+    // On the real one: who has it says so once, and nobody is asked for the blob again.
+    let copy = registry.image("public/copy:1");
+    fetcher().push(&copy, package, &nobody).await?;
+    pull(&copy, &store).await?;
+    registry.corrupt(&pulled.sha256, b"damaged")?;
+    let store = Store::open(folder.path(), 64 << 20)?;
+    for image in [&private, &copy] {
+        assert_eq!(pull(image, &store).await?.sha256, pulled.sha256);
+    }
+    Ok(())
+}
+
 /// Would fail if a registry that is down looked like an image that isn't there.
 #[tokio::test]
 async fn a_registry_that_is_down_is_worth_another_try() -> Result<()> {
