@@ -2,6 +2,7 @@
 //! digest.
 
 mod admit;
+mod memory;
 mod others;
 mod store;
 
@@ -18,6 +19,7 @@ use wisp_artifacts::Cpu;
 use wisp_contract::assignment::Facts;
 use wisp_contract::config::Tried;
 
+pub(crate) use memory::share_of_memory;
 pub use store::StoreArtifacts;
 
 /// How much of a file is read at once.

@@ -20,7 +20,7 @@ use wisp_contract::keys::Root;
 use wisp_contract::log::chain;
 use wisp_traces::Traces;
 
-use crate::artifacts::{Artifacts, StoreArtifacts};
+use crate::artifacts::{self, Artifacts, StoreArtifacts};
 use crate::autoscale::Autoscaler;
 use crate::cluster::{Change, Cluster, Writers, watch_all};
 use crate::events::Events;
@@ -67,7 +67,7 @@ impl Operator {
     /// When one of these fails, with what it is.
     pub async fn build(options: Options) -> anyhow::Result<Self> {
         use anyhow::Context as _;
-        let artifacts = StoreArtifacts::open(
+        let store = StoreArtifacts::open(
             &options.store,
             options.store_size.0,
             options.insecure_registry.clone(),
@@ -75,9 +75,11 @@ impl Operator {
             options.cpu_level,
         )
         .with_context(|| format!("--store {} can't be used", options.store.display()))?;
-        let artifacts = artifacts.preparing(Apart {
+        let store = store.preparing(Apart {
             program: std::env::current_exe().context("the operator's own program isn't known")?,
-            memory: options.prepare_memory.0,
+            memory: options
+                .prepare_memory
+                .map_or_else(artifacts::share_of_memory, |memory| memory.0),
             timeout: options.prepare_timeout,
         });
         let bind = async |address| {
@@ -91,7 +93,7 @@ impl Operator {
             api: bind(options.listen).await?,
             health: bind(options.health).await?,
             client: client.context("no client for the API server can be made")?,
-            artifacts: Arc::new(artifacts),
+            artifacts: Arc::new(store),
             options,
         })
     }

@@ -130,15 +130,10 @@ pub struct Options {
     /// what any replica has].
     #[arg(long, value_name = "LEVEL", env = "WISP_CPU_LEVEL")]
     pub cpu_level: Option<Cpu>,
-    /// The most memory that one component's initialisation and compiling may take, beside the operator's own: a process of its
-    /// own has it, one at a time. The container's limit must leave the operator 512Mi beside it.
-    #[arg(
-        long,
-        value_name = "SIZE",
-        env = "WISP_PREPARE_MEMORY",
-        default_value = "1280Mi"
-    )]
-    pub prepare_memory: Bytes,
+    /// The most memory that one component's initialisation and compiling may take, in a process of its own beside the
+    /// operator's [default: five eighths of the container's limit; 1280Mi where it has none].
+    #[arg(long, value_name = "SIZE", env = "WISP_PREPARE_MEMORY")]
+    pub prepare_memory: Option<Bytes>,
     /// The longest that they may take, in seconds. Meanwhile all other components wait.
     #[arg(long, value_name = "SECONDS", env = "WISP_PREPARE_TIMEOUT", default_value = "300", value_parser = seconds)]
     pub prepare_timeout: Duration,

@@ -200,14 +200,24 @@ async fn nothing_is_left_of_an_operator_that_ends() {
         "init_timeout": {"secs": 60, "nanos": 0}, "init_memory": 1 << 20, "init_component": 1 << 20,
     });
     let fifo = path.join("none");
-    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    assert!(
+        Command::new("mkfifo")
+            .arg(&fifo)
+            .status()
+            .unwrap()
+            .success()
+    );
     let mut child = Command::new(apart().program)
         .args(["prepare-component", &job.to_string()])
         .stdin(Stdio::piped())
         .spawn()
         .unwrap();
     until(|| children(&path).len() == 1).await;
-    assert_eq!(child.try_wait().unwrap(), None, "it waits for the component");
+    assert_eq!(
+        child.try_wait().unwrap(),
+        None,
+        "it waits for the component"
+    );
     drop(child.stdin.take());
     let status = child.wait().unwrap();
     assert!(!status.success(), "{status}");
