@@ -368,11 +368,7 @@ mod tests {
         assert!(!live.lacks("aa", now), "it is on its way");
         assert!(live.lacks("aa", now + LACKED_FOR));
         let goes_on = tokio::spawn(std::future::pending::<()>());
-        let inputs = Inputs {
-            generation: 1,
-            change: 2,
-        };
-        lock(&live.resolution).running = Some((inputs, goes_on.abort_handle()));
+        lock(&live.resolution).running = Some(goes_on.abort_handle());
         assert!(!live.lacks("aa", now + LACKED_FOR * 2));
         goes_on.abort();
     }
@@ -384,10 +380,6 @@ mod tests {
         assert!(!live.code_was_made("aa"), "nothing is known of it");
         assert_eq!(lock(&live.resolution).change, 0);
 
-        let inputs = Inputs {
-            generation: 1,
-            change: 0,
-        };
         let goes_on = tokio::spawn(std::future::pending::<()>());
         lock(&live.resolution).running = Some(goes_on.abort_handle());
         assert!(!live.code_was_made("aa"), "it isn't known yet");

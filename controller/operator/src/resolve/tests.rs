@@ -15,7 +15,7 @@ pub(crate) struct Store {
     pub(crate) asked: Mutex<Vec<(String, Option<String>)>>,
     /// What each answer takes a permit of, where there is one.
     pub(crate) gate: Option<Arc<Semaphore>>,
-    held: Mutex<BTreeMap<String, Vec<String>>>,
+    pub(crate) held: Mutex<BTreeMap<String, Vec<String>>>,
 }
 
 impl Store {

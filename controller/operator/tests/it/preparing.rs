@@ -113,6 +113,11 @@ async fn who_takes_too_much_memory_is_told_and_takes_it_from_nobody() {
     let folder = tempfile::tempdir().unwrap();
     let store = store(folder.path());
     let compiler = compiler(&store, apart());
+    // The guest itself is refused what it asks for, though it may have it.
+    let greedy = store.put(component(1, &fill(8000))).await.unwrap().sha256;
+    let error = compiler.prepare(&greedy).await.unwrap_err();
+    assert_eq!(error.reason(), "OutOfMemory", "{}", error.sentence());
+    // What is made of what the guest has takes more.
     let hungry = store.put(component(1, &fill(2000))).await.unwrap().sha256;
     let error = compiler.prepare(&hungry).await.unwrap_err();
     assert_eq!(error.reason(), "OutOfMemory", "{}", error.sentence());

@@ -10,12 +10,15 @@ use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{
     Component, Instance, Linker, LinkerInstance, ResourceTable, ResourceType,
 };
-use wasmtime::{Engine, Store, StoreLimits, StoreLimitsBuilder};
+use wasmtime::{Engine, ResourceLimiter, Store, StoreLimits, StoreLimitsBuilder};
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
 use wasmtime_wasi::{HostWallClock, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 
 use super::{EXPORT, Limits};
 use crate::interface::InterfaceName;
+
+/// How errors of the kernel that say ENOMEM end.
+const NO_MEMORY: &str = "(os error 12)";
 
 /// Bytes of output that are kept.
 const OUTPUT: usize = 64 << 10;
@@ -44,8 +47,40 @@ pub(super) struct TimedOut;
 pub(super) struct Sandbox {
     wasi: WasiCtx,
     table: ResourceTable,
-    limits: StoreLimits,
+    limits: Growth,
     output: MemoryOutputPipe,
+}
+
+/// How far memories grow.
+struct Growth(StoreLimits);
+
+impl ResourceLimiter for Growth {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.0.memory_growing(current, desired, maximum)
+    }
+
+    /// What the guest may have and this process is not given isn't the guest's to deal with: it would tell of a failure of
+    /// its own.
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        let was_refused = error
+            .chain()
+            .any(|cause| cause.to_string().contains(NO_MEMORY));
+        if was_refused { Err(error) } else { Ok(()) }
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        self.0.table_growing(current, desired, maximum)
+    }
 }
 
 /// What was printed so far.
@@ -94,7 +129,7 @@ impl Sandbox {
                 .stderr(output.clone())
                 .build(),
             table: ResourceTable::new(),
-            limits: StoreLimitsBuilder::new().memory_size(limits.memory).build(),
+            limits: Growth(StoreLimitsBuilder::new().memory_size(limits.memory).build()),
             output,
         }
     }
