@@ -20,7 +20,7 @@ const WITHIN: Duration = Duration::from_secs(40);
 pub struct Silent;
 
 /// A client whose requests end within 40 s, with an error where they aren't answered: their whole answers, and the heads of
-/// those of watches, which go on. [`kube::runtime::watcher`] begins a watch anew that is silent for too long. A followed log is
+/// those of watches, which go on. [`kube::runtime::watcher()`] begins a watch anew that is silent for too long. A followed log is
 /// left alone, as it may be silent from its start.
 ///
 /// # Errors
