@@ -14,7 +14,11 @@ const SHOWN_WITHIN: Duration = Duration::from_secs(1);
 
 /// Attempts of one kind, by what they are made for.
 #[derive(Debug)]
-pub(crate) struct Attempts<K>(Mutex<BTreeMap<K, Attempt>>);
+pub(crate) struct Attempts<K> {
+    all: Mutex<BTreeMap<K, Attempt>>,
+    /// The longest pause.
+    longest: Duration,
+}
 
 /// The attempt that is made, or was last.
 #[derive(Debug, Default)]
@@ -30,14 +34,24 @@ struct Attempt {
 
 impl<K> Default for Attempts<K> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self::pausing(Duration::MAX)
+    }
+}
+
+impl<K> Attempts<K> {
+    /// Those that fail are made again after `longest` at the latest.
+    pub(crate) fn pausing(longest: Duration) -> Self {
+        Self {
+            all: Mutex::default(),
+            longest,
+        }
     }
 }
 
 impl<K: Ord + Clone> Attempts<K> {
     /// Whether something with the digest `what` is to be done as of `now`; who is told so says how it [ends](Self::end).
     pub(crate) fn begin(&self, key: &K, what: u64, now: Instant) -> bool {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.all);
         let attempt = all.entry(key.clone()).or_default();
         let is_same = attempt.what == what;
         if attempt.is_going_on || (is_same && attempt.not_before.is_some_and(|at| now < at)) {
@@ -54,7 +68,7 @@ impl<K: Ord + Clone> Attempts<K> {
 
     /// It was done, or it is known why not.
     pub(crate) fn end(&self, key: &K, result: Result<(), String>, now: Instant) {
-        let mut all = lock(&self.0);
+        let mut all = lock(&self.all);
         let Some(attempt) = all.get_mut(key) else {
             return;
         };
@@ -62,7 +76,7 @@ impl<K: Ord + Clone> Attempts<K> {
         attempt.error = result.err();
         let (pause, failures) = match &attempt.error {
             Some(_) => (
-                pause(attempt.failures, true),
+                pause(attempt.failures, true).min(self.longest),
                 attempt.failures.saturating_add(1),
             ),
             None => (SHOWN_WITHIN, 0),
@@ -73,12 +87,12 @@ impl<K: Ord + Clone> Attempts<K> {
 
     /// Why it could not be done the last time.
     pub(crate) fn error(&self, key: &K) -> Option<String> {
-        lock(&self.0).get(key)?.error.clone()
+        lock(&self.all).get(key)?.error.clone()
     }
 
     /// Forgets what is no more.
     pub(crate) fn retain(&self, is_there: impl Fn(&K) -> bool) {
-        lock(&self.0).retain(|key, _| is_there(key));
+        lock(&self.all).retain(|key, _| is_there(key));
     }
 }
 

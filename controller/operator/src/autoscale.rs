@@ -28,6 +28,8 @@ pub use rollout::{Rollout, Seen};
 use spread::{Changes, share};
 use taken::Taken;
 
+/// So long nothing more is set of a function of which something was refused, at the most: what else it should have waits, too.
+const REFUSED_FOR: Duration = Duration::from_secs(4);
 /// How often it is decided.
 const TICK: Duration = Duration::from_secs(1);
 /// An operator takes no replica away that it found before it has heard gateways for so long: by then all of them have told
@@ -111,7 +113,7 @@ impl Autoscaler {
             collector: Mutex::default(),
             urgent: Notify::new(),
             heard: Mutex::default(),
-            pushes: Attempts::default(),
+            pushes: Attempts::pausing(REFUSED_FOR),
         }
     }
 

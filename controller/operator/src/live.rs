@@ -43,6 +43,8 @@ pub struct Live {
     /// What turns pods of pools into replicas, or why nothing does: of the revision that serves, of the one that does again
     /// if that can't, and of the latest, as they were told.
     claimables: Mutex<Vec<(String, Told)>>,
+    /// When its pods, which were refused, were last asked for anew.
+    pub asked_anew: Mutex<Option<Instant>>,
     /// Held while its replicas are set.
     pub scaling: tokio::sync::Mutex<()>,
     /// The wake-up that goes on.

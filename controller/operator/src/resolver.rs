@@ -192,9 +192,11 @@ impl Resolver {
 
     /// Keeps `digests` in the store, beside what may be known to be needed by now.
     fn hold(&self, id: &FunctionId, live: &Live, digests: Vec<String>) {
+        // One lock after the other: whoever has both takes this one first.
+        let recalled = lock(&live.recalled).clone();
         let mut held = lock(&live.held);
         held.extend(digests);
-        held.extend(lock(&live.recalled).iter().cloned());
+        held.extend(recalled);
         held.sort();
         held.dedup();
         self.artifacts.hold(&id.to_string(), held.clone());

@@ -80,7 +80,8 @@ impl Rollout {
         latest.to_owned()
     }
 
-    /// The revision that serves again, where `serving` was on trial and is in `trouble`.
+    /// The revision that serves again, where `serving` was on trial and is in `trouble`: until it is mended, or, where the trouble
+    /// may be another's, until the function sleeps.
     pub fn fall_back(&mut self, serving: &str, trouble: &Trouble) -> Option<String> {
         let trial = self.trial.take_if(|trial| trial.revision == serving)?;
         tracing::warn!(
@@ -89,7 +90,9 @@ impl Rollout {
             why = trouble.message,
             "a revision can't serve; the one before does again"
         );
-        self.failed = Some((trial.revision, trouble.clone()));
+        if trouble.is_sure() {
+            self.failed = Some((trial.revision, trouble.clone()));
+        }
         Some(trial.before)
     }
 
@@ -242,5 +245,18 @@ mod tests {
             "new"
         );
         assert_eq!(rollout.fall_back("new", &trouble()), None);
+
+        // No node has room, which isn't its fault: it is tried again.
+        let mut rollout = Rollout::default();
+        let unscheduled = Trouble {
+            fault: Fault::Platform,
+            ..trouble()
+        };
+        for _ in 0..2 {
+            let tried = promote(&mut rollout, Some("old"), "new", asleep, &[]);
+            assert_eq!(tried, "new");
+            let instead = rollout.fall_back("new", &unscheduled);
+            assert_eq!(instead.as_deref(), Some("old"));
+        }
     }
 }

@@ -19,10 +19,13 @@ use crate::cluster::pods::{self, Trouble};
 use crate::live::{Live, lock};
 use crate::names;
 
-/// So long the API server has to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// So long the API server has to answer: as long as it may wait for an admission webhook.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// So long a Deployment that shall have no pods may take to be shown without any.
 const EMPTIED_WITHIN: Duration = Duration::from_secs(2);
+/// How often a revision's pods are asked for anew at the most: a namespace may go on to refuse them, and there is always somebody
+/// who waits.
+const ASKED_ANEW: Duration = Duration::from_secs(15);
 
 impl Autoscaler {
     /// Sets replicas beside everything else, unless that goes on already, or was refused a moment ago. What is refused is
@@ -111,6 +114,13 @@ impl Autoscaler {
         revision: &str,
     ) -> Result<(), ScaleError> {
         let _alone = live.scaling.lock().await;
+        {
+            let (mut last, now) = (lock(&live.asked_anew), Instant::now());
+            if last.is_some_and(|last| now.saturating_duration_since(last) < ASKED_ANEW) {
+                return Ok(());
+            }
+            *last = Some(now);
+        }
         let mut changes = self.cluster.changes(id);
         let replicas = self.replicas(id).get(revision).copied().unwrap_or(0);
         let pods = self.cluster.pods_of(id);

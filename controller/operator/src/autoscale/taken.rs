@@ -11,8 +11,9 @@ use super::spread::Surplus;
 use crate::cluster::pods;
 use crate::live::Claim;
 
-/// So long one that isn't ready may be about to be, or ready again: its kubelet may not have looked yet.
-const STARTING: Duration = Duration::from_secs(15);
+/// So long one that isn't ready may be about to be, or ready again: while it loads a function's models it doesn't say that it
+/// stands by, and its kubelet looks a moment after it serves.
+const STARTING: Duration = Duration::from_secs(60);
 
 /// A pod that was taken from a pool, and is neither ending nor over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,7 +33,8 @@ impl Taken {
         let made = pod.creation_timestamp().map(|made| made.0);
         let since = pods::unready_since(pod).or(made);
         let is_new = since.is_none_or(|since| {
-            Duration::try_from(now.duration_since(since)).is_ok_and(|since| since < STARTING)
+            // Its node's clock may be ahead.
+            Duration::try_from(now.duration_since(since)).map_or(true, |since| since < STARTING)
         });
         Self {
             pod: Surplus::of(pod),
@@ -98,8 +100,9 @@ mod tests {
             (taken.is_ready, taken.counts)
         };
         assert_eq!(pod("True", "2026-01-01T00:00:00Z"), (true, true));
-        assert_eq!(pod("False", "2026-01-01T00:00:46Z"), (false, true));
-        assert_eq!(pod("False", "2026-01-01T00:00:45Z"), (false, false));
+        assert_eq!(pod("False", "2026-01-01T00:00:01Z"), (false, true));
+        assert_eq!(pod("False", "2026-01-01T00:01:09Z"), (false, true));
+        assert_eq!(pod("False", "2026-01-01T00:00:00Z"), (false, false));
         assert_eq!(pod("Unknown", "2026-01-01T00:00:00Z"), (false, false));
     }
 }

@@ -30,6 +30,12 @@ pub struct Trouble {
 }
 
 impl Trouble {
+    /// Whether the next pods of the revision will be in it, too: what isn't the function's own may be otherwise then.
+    #[must_use]
+    pub fn is_sure(&self) -> bool {
+        self.is_final && self.fault == Fault::Function
+    }
+
     /// The words that reasons are among, and whose fault each is.
     pub const REASONS: [(&str, Fault); 8] = [
         ("Unschedulable", Fault::Platform),

@@ -8,7 +8,6 @@ use kube::ResourceExt as _;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
-use wisp_contract::problem::Fault;
 
 use super::desired::artifacts_in;
 use super::{Context, ReconcileError, apply};
@@ -136,9 +135,7 @@ pub(super) async fn settle(
         let troubles = serving.iter().map(String::as_str).chain([latest]);
         let troubles = troubles.filter_map(|revision| {
             let trouble = trouble(context, id, revision)?;
-            // What isn't the function's own may be otherwise the next time.
-            let is_sure = trouble.is_final && trouble.fault == Fault::Function;
-            is_sure.then(|| (revision.to_owned(), trouble))
+            trouble.is_sure().then(|| (revision.to_owned(), trouble))
         });
         let seen = Seen {
             desired: wanted,
