@@ -90,11 +90,13 @@ impl Connections {
 
     /// Serves a connection until it ends, and holds its place as long.
     pub(crate) fn start(&self, stream: TcpStream, from: SocketAddr, place: Permit) {
-        let peer = Peer::new(from.ip(), self.transport.scheme());
+        let peer = Peer {
+            place: Some(Arc::new(place)),
+            ..Peer::new(from.ip(), self.transport.scheme())
+        };
         let (gateway, tasks) = (Arc::clone(&self.gateway), self.tasks.clone());
         let (transport, draining) = (self.transport.clone(), self.draining.clone());
         self.tasks.spawn(async move {
-            let _place = place;
             let _ = stream.set_nodelay(true);
             let client = Client {
                 gateway,

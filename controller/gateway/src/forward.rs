@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use http::header::{
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{Uri, Version};
+use wisp_admit::Permit;
 use wisp_contract::headers;
 
 use crate::identify;
@@ -92,6 +94,8 @@ pub(crate) struct Peer {
     /// `http` or `https`.
     pub(crate) scheme: &'static str,
     pub(crate) namespace: Namespace,
+    /// The place of the connection, also of what it becomes.
+    pub(crate) place: Option<Arc<Permit>>,
 }
 
 impl Peer {
@@ -104,6 +108,7 @@ impl Peer {
             text,
             scheme,
             namespace: Namespace::default(),
+            place: None,
         }
     }
 }

@@ -244,7 +244,13 @@ impl Gateway {
                     && let Some(wanted) = upgrade
                 {
                     let agreed = upgrade::agreed(response.headers());
-                    wanted.open(&mut response, exchange, self.options.tunnel_idle, tasks);
+                    let place = peer.place.clone();
+                    wanted.open(
+                        &mut response,
+                        (exchange, place),
+                        self.options.tunnel_idle,
+                        tasks,
+                    );
                     let mut head = response.into_parts().0;
                     forward::response(&mut head, &id, queue, activate);
                     forward::switching(&mut head.headers, agreed);
@@ -440,6 +446,7 @@ impl Gateway {
                     function: function.id.clone(),
                 });
             }
+            arrived = None;
             let _ = tokio::time::timeout(backoff, changed).await;
             backoff = (backoff * 2).min(Duration::from_millis(200));
             tried.clear();

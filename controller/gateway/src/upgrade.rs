@@ -1,6 +1,7 @@
 //! Connections that leave HTTP behind, such as WebSockets: once the replica agreed, bytes go both ways as they come.
 
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -11,6 +12,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio_util::task::TaskTracker;
+use wisp_admit::Permit;
 
 use crate::proxy::Exchange;
 
@@ -57,11 +59,11 @@ impl Wanted {
     }
 
     /// Joins both connections, once the client was told `response`, which is a 101. It ends when both sides have, or
-    /// nothing came from either for `patience`; until then it is in flight.
+    /// nothing came from either for `patience`; until then it is in flight, and has its `place` among the connections.
     pub(crate) fn open(
         self,
         response: &mut Response<Incoming>,
-        mut exchange: Box<Exchange>,
+        (mut exchange, place): (Box<Exchange>, Option<Arc<Permit>>),
         patience: Duration,
         tasks: &TaskTracker,
     ) {
@@ -69,6 +71,7 @@ impl Wanted {
         exchange.detach();
         let replica = hyper::upgrade::on(response);
         tasks.spawn(async move {
+            let _place = place;
             let (client, replica) = match tokio::try_join!(self.client, replica) {
                 Ok(both) => both,
                 Err(error) => {

@@ -26,6 +26,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use hyper::rt::{Sleep, Timer};
+use tokio::task::coop;
 use tokio::time::Instant;
 
 type Armed = Pin<Box<tokio::time::Sleep>>;
@@ -76,7 +77,9 @@ impl Deadline {
         }
         self.waker = Some(cx.waker().clone());
         loop {
-            ready!(self.armed.as_mut().poll(cx));
+            // Without it, a task that has used up its budget would have told nobody that it is to be woken.
+            let mut armed = coop::unconstrained(self.armed.as_mut());
+            ready!(Pin::new(&mut armed).poll(cx));
             if self.armed.deadline() >= self.at {
                 return Poll::Ready(());
             }
@@ -218,6 +221,22 @@ mod tests {
             deadline.set(after(again, 15));
             poll_fn(|cx| deadline.poll(cx)).await;
             assert!(Instant::now() >= after(again, 15));
+        });
+    }
+
+    /// Would fail, by never being reached, if a task that had no budget left when it first asked weren't woken.
+    #[test]
+    fn one_that_is_first_asked_for_without_budget_is_reached() {
+        run(async {
+            let mut deadline = Deadline::new(after(Instant::now(), 5));
+            poll_fn(|cx| {
+                // The first time: it is polled once more after that, at once.
+                while deadline.waker.is_none() && coop::has_budget_remaining() {
+                    let _ = pin!(coop::consume_budget()).poll(cx);
+                }
+                deadline.poll(cx)
+            })
+            .await;
         });
     }
 

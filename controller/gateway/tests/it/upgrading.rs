@@ -89,6 +89,12 @@ async fn an_upgraded_connection_carries_bytes_both_ways_until_it_is_closed() {
         client.read_exact(&mut said).await.unwrap();
         assert_eq!(said, text.repeat(2).as_bytes());
     }
+    // It is one of the connections that a gateway may have, still.
+    let metrics = bed.gateway.metrics().1;
+    assert!(
+        metrics.contains("\nwisp_gateway_connections 1\n"),
+        "{metrics}"
+    );
     client.shutdown().await.unwrap();
     let mut rest = Vec::new();
     client.read_to_end(&mut rest).await.unwrap();

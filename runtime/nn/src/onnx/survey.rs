@@ -129,6 +129,10 @@ impl Frame {
     }
 }
 
+/// How deep messages may lie within each other: as deep as ONNX Runtime's own reader takes them. Each level is remembered, and
+/// takes a model a few bytes.
+const DEEPEST: usize = 100;
+
 /// Reads a model of so many bytes, from one field to the next.
 fn survey(model: impl Read + Seek, length: u64) -> Option<Survey> {
     let mut reader = Reader {
@@ -165,6 +169,7 @@ fn survey(model: impl Read + Seek, length: u64) -> Option<Survey> {
             frame.outputs += 1;
         }
         match frame.message.child(field) {
+            Some(_) if open.len() > DEEPEST => return None,
             Some(child) => open.push(Frame::new(child, end)),
             None => match frame.place(field).filter(|_| length <= LONGEST) {
                 Some(place) => *place = reader.take(length)?,
@@ -182,7 +187,10 @@ struct Reader<R> {
 
 impl<R: Read + Seek> Reader<R> {
     fn byte(&mut self) -> Option<u8> {
-        self.take(1)?.pop()
+        let mut byte = [0];
+        self.model.read_exact(&mut byte).ok()?;
+        self.at = self.at.checked_add(1)?;
+        Some(byte[0])
     }
 
     fn take(&mut self, length: u64) -> Option<Vec<u8>> {
@@ -258,5 +266,17 @@ mod tests {
         // A graph that says it is longer than the model, and a node that is longer than its graph.
         assert_eq!(of(&[0x3a, 5, 0x0a]), None);
         assert_eq!(of(&[0x3a, 2, 0x0a, 4, 0x22, 2, b'A', b'd']), None);
+        // Graphs in attributes of nodes in graphs, deeper than anybody reads.
+        let within = |bytes: Vec<u8>, tag: u8| {
+            let length = [0x80 | (bytes.len() & 127), bytes.len() >> 7];
+            let length = length.map(|half| u8::try_from(half).unwrap());
+            [&[tag][..], &length, &bytes].concat()
+        };
+        let nested = |levels: usize| {
+            let tags = [0x32, 0x2a, 0x0a].into_iter().cycle().take(levels);
+            of(&within(tags.fold(Vec::new(), within), 0x3a))
+        };
+        assert!(nested(30).is_some());
+        assert_eq!(nested(300), None);
     }
 }
