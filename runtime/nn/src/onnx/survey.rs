@@ -141,7 +141,9 @@ fn survey(model: impl Read + Seek, length: u64) -> Option<Survey> {
     };
     let mut found = Survey::default();
     let mut open = vec![Frame::new(Message::Model, length)];
-    while let Some(frame) = open.last_mut() {
+    loop {
+        let depth = open.len();
+        let Some(frame) = open.last_mut() else { break };
         if reader.at == frame.end {
             found.close(frame);
             open.pop();
@@ -169,7 +171,7 @@ fn survey(model: impl Read + Seek, length: u64) -> Option<Survey> {
             frame.outputs += 1;
         }
         match frame.message.child(field) {
-            Some(_) if open.len() > DEEPEST => return None,
+            Some(_) if depth > DEEPEST => return None,
             Some(child) => open.push(Frame::new(child, end)),
             None => match frame.place(field).filter(|_| length <= LONGEST) {
                 Some(place) => *place = reader.take(length)?,
