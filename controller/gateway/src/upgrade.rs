@@ -27,10 +27,7 @@ pub(crate) struct Wanted {
 
 /// Whether a request asks for another protocol, <https://www.rfc-editor.org/rfc/rfc9110#section-7.8>.
 pub(crate) fn wanted(request: &mut Request<Incoming>) -> Option<Wanted> {
-    if !request.headers().contains_key(UPGRADE)
-        || request.version() != Version::HTTP_11
-        || request.method() == Method::CONNECT
-    {
+    if request.version() != Version::HTTP_11 || request.method() == Method::CONNECT {
         return None;
     }
     let is_meant = request

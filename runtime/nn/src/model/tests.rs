@@ -52,6 +52,28 @@ fn a_model_is_ready_once_its_first_lanes_are_prepared() {
     begins(true);
 }
 
+/// A model of these lanes, which takes a byte and gives one.
+fn loaded(lanes: Vec<Box<dyn Lane>>) -> Loaded {
+    let info = TensorInfo {
+        name: "x".to_owned(),
+        dtype: DType::U8,
+        dims: vec![Some(1)],
+    };
+    Loaded {
+        backend: "test".to_owned(),
+        device: "here".to_owned(),
+        device_reason: None,
+        inputs: vec![info.clone()],
+        outputs: vec![info],
+        joinable: Err("it is one item".to_owned()),
+        tried: None,
+        lanes,
+        solo: None,
+        more: Box::new(std::iter::empty()),
+        inline: None,
+    }
+}
+
 /// Computes until it is told to end, whoever waits.
 struct Stubborn(Option<mpsc::Receiver<()>>, mpsc::Sender<()>);
 
@@ -72,25 +94,8 @@ impl Lane for Stubborn {
 /// Would fail if a model gave its place away while a thread of it computes: there could be any number of such threads.
 #[test]
 fn a_place_is_kept_until_the_last_thread_ends() {
-    let info = TensorInfo {
-        name: "x".to_owned(),
-        dtype: DType::U8,
-        dims: vec![Some(1)],
-    };
     let ((end, ended), (begin, begun)) = (mpsc::channel(), mpsc::channel());
-    let loaded = Loaded {
-        backend: "stubborn".to_owned(),
-        device: "here".to_owned(),
-        device_reason: None,
-        inputs: vec![info.clone()],
-        outputs: vec![info],
-        joinable: Err("it is one item".to_owned()),
-        tried: None,
-        lanes: vec![Box::new(Stubborn(Some(ended), begin))],
-        solo: None,
-        more: Box::new(std::iter::empty()),
-        inline: None,
-    };
+    let loaded = loaded(vec![Box::new(Stubborn(Some(ended), begin))]);
     let places = Arc::new(tokio::sync::Semaphore::new(1));
     let place = Arc::clone(&places).try_acquire_owned().unwrap();
     let limit = NonZeroUsize::MIN;
@@ -127,25 +132,9 @@ fn begins(is_preloaded: bool) {
             elsewhere: Arc::clone(&elsewhere),
         })
     };
-    let info = TensorInfo {
-        name: "x".to_owned(),
-        dtype: DType::U8,
-        dims: vec![Some(1)],
-    };
     let later = lane();
-    let mut loaded = Loaded {
-        backend: "echo".to_owned(),
-        device: "here".to_owned(),
-        device_reason: None,
-        inputs: vec![info.clone()],
-        outputs: vec![info],
-        joinable: Err("it is one item".to_owned()),
-        tried: None,
-        lanes: vec![lane(), lane()],
-        solo: None,
-        more: Box::new(std::iter::once(Ok(later))),
-        inline: None,
-    };
+    let mut loaded = loaded(vec![lane(), lane()]);
+    loaded.more = Box::new(std::iter::once(Ok(later)));
     let began = Instant::now();
     let limit = NonZeroUsize::MIN.saturating_add(99);
     let name = "echo".to_owned();
