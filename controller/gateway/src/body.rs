@@ -13,16 +13,17 @@ use hyper::body::Incoming;
 
 use crate::overdue;
 use crate::proxy::Exchange;
+use crate::upstream::UpstreamError;
 
 /// Why a body ends before its time.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BodyError {
     #[error("the body is larger than allowed")]
     TooLarge,
-    #[error("the response took longer than allowed")]
-    TooSlow,
-    #[error("the body broke off")]
+    #[error("the client's body broke off")]
     BrokeOff(#[source] hyper::Error),
+    #[error("the replica's body broke off")]
+    Upstream(#[source] Box<UpstreamError>),
 }
 
 /// The longest body that is sent as one piece where it came as one.
@@ -106,18 +107,6 @@ impl RequestBody {
     }
 }
 
-impl RequestBody {
-    /// Whether there is one, and how long it is isn't known before it ends.
-    pub(crate) fn is_of_unknown_length(&self) -> bool {
-        match self {
-            Self::Empty | Self::Whole(_) => false,
-            Self::Limited { inner, .. } => {
-                !inner.is_end_stream() && inner.size_hint().exact().is_none()
-            }
-        }
-    }
-}
-
 impl Body for RequestBody {
     type Data = Bytes;
     type Error = BodyError;
@@ -194,35 +183,10 @@ impl Body for RequestBody {
     }
 }
 
-/// The next piece of a response's body, with the connection driven where there is none yet; an error where it has taken longer
-/// than it may.
-fn poll_driven(
-    inner: &mut Incoming,
-    exchange: &mut Exchange,
-    cx: &mut Context<'_>,
-) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-    exchange.poll(cx, |driven, cx| {
-        let mut frame = Pin::new(&mut *inner).poll_frame(cx);
-        if let (Poll::Pending, Some(driven)) = (&frame, driven) {
-            driven.drive(cx);
-            frame = Pin::new(inner).poll_frame(cx);
-            if frame.is_pending() {
-                return driven
-                    .poll_deadline(cx)
-                    .map(|()| Some(Err(BodyError::TooSlow)));
-            }
-        }
-        frame.map_err(BodyError::BrokeOff)
-    })
-}
-
 /// A response's body on its way to the client.
 pub(crate) enum Outgoing {
     Full(Full<Bytes>),
-    Streamed {
-        inner: Incoming,
-        exchange: Box<Exchange>,
-    },
+    Streamed(Box<Exchange>),
 }
 
 impl Outgoing {
@@ -231,13 +195,13 @@ impl Outgoing {
     }
 
     /// Made by the task that sends it, which minds its deadline from then on.
-    pub(crate) fn streamed(inner: Incoming, exchange: Box<Exchange>) -> Self {
+    pub(crate) fn streamed(exchange: Box<Exchange>) -> Self {
         if let Some(until) = exchange.until()
-            && !inner.is_end_stream()
+            && !exchange.is_over()
         {
             overdue::begin(until);
         }
-        Self::Streamed { inner, exchange }
+        Self::Streamed(exchange)
     }
 }
 
@@ -253,17 +217,16 @@ impl Body for Outgoing {
             Self::Full(body) => Pin::new(body)
                 .poll_frame(cx)
                 .map_err(|never| match never {}),
-            Self::Streamed { inner, exchange } => match poll_driven(inner, exchange, cx) {
-                Poll::Ready(None) => {
+            Self::Streamed(exchange) => match ready!(exchange.poll_frame(cx)) {
+                Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+                Some(Err(error)) => {
+                    exchange.broke();
+                    Poll::Ready(Some(Err(BodyError::Upstream(Box::new(error)))))
+                }
+                None => {
                     exchange.finished();
                     Poll::Ready(None)
                 }
-                Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
-                Poll::Ready(Some(Err(error))) => {
-                    exchange.broke();
-                    Poll::Ready(Some(Err(error)))
-                }
-                Poll::Pending => Poll::Pending,
             },
         }
     }
@@ -271,24 +234,24 @@ impl Body for Outgoing {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(body) => body.is_end_stream(),
-            Self::Streamed { inner, .. } => inner.is_end_stream(),
+            Self::Streamed(exchange) => exchange.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(body) => body.size_hint(),
-            Self::Streamed { inner, .. } => inner.size_hint(),
+            Self::Streamed(exchange) => exchange.size_hint(),
         }
     }
 }
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        if let Self::Streamed { inner, exchange } = self {
+        if let Self::Streamed(exchange) = self {
             overdue::end();
             // A body of known length isn't polled past its last byte.
-            if inner.is_end_stream() {
+            if exchange.is_over() {
                 exchange.finished();
             }
         }

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use http::header::TRANSFER_ENCODING;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
@@ -230,35 +229,33 @@ impl Gateway {
                 admitted,
                 upload,
             }) => {
-                let mut response = answer.response;
-                visit.status = response.status().as_u16();
-                let (queue, activate) = (visit.queue, visit.activate);
+                let Answer {
+                    mut head,
+                    connection,
+                } = answer;
+                visit.status = head.status.as_u16();
+                let agreed = upgrade.and_then(|wanted| {
+                    let is_agreed = head.status == StatusCode::SWITCHING_PROTOCOLS;
+                    is_agreed.then(|| (wanted, upgrade::agreed(&head.headers)))
+                });
+                forward::response(&mut head, &id, visit.queue, visit.activate);
                 let exchange = Box::new(Exchange::new(
-                    answer.connection,
+                    connection,
                     upload,
                     visit,
                     lease,
                     admitted.permit,
                 ));
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS
-                    && let Some(wanted) = upgrade
-                {
-                    let agreed = upgrade::agreed(response.headers());
-                    let place = peer.place.clone();
-                    wanted.open(
-                        &mut response,
-                        (exchange, place),
-                        self.options.tunnel_idle,
-                        tasks,
-                    );
-                    let mut head = response.into_parts().0;
-                    forward::response(&mut head, &id, queue, activate);
-                    forward::switching(&mut head.headers, agreed);
-                    return Response::from_parts(head, Outgoing::full(Bytes::new()));
-                }
-                let (mut head, inner) = response.into_parts();
-                forward::response(&mut head, &id, queue, activate);
-                Response::from_parts(head, Outgoing::streamed(inner, exchange))
+                let body = match agreed {
+                    Some((wanted, protocol)) => {
+                        forward::switching(&mut head.headers, protocol);
+                        let place = peer.place.clone();
+                        wanted.open(exchange, place, self.options.tunnel_idle, tasks);
+                        Outgoing::full(Bytes::new())
+                    }
+                    None => Outgoing::streamed(exchange),
+                };
+                Response::from_parts(head, body)
             }
             Err(failure) => {
                 if visit.function.is_none() {
@@ -326,25 +323,13 @@ impl Gateway {
         }
         let (body, upload) =
             RequestBody::new(body, limits.request_body, seen.has(Seen::EXPECT)).await;
-        // hyper takes a GET's body of no declared length for none, unless it is said that there is one.
-        if body.is_of_unknown_length() && matches!(parts.method, Method::GET | Method::HEAD) {
-            let chunked = HeaderValue::from_static("chunked");
-            parts.headers.insert(TRANSFER_ENCODING, chunked);
-        }
         // Admit and, where there is no replica, activate; balance and proxy.
         let sent = self
-            .send(
-                function,
-                &limits,
-                declared,
-                Request::from_parts(parts, body),
-                visit,
-            )
+            .send(function, &limits, declared, (parts, body), visit)
             .await;
         match sent {
             Ok((answer, ..))
-                if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS
-                    && upgrade.is_none() =>
+                if answer.head.status == StatusCode::SWITCHING_PROTOCOLS && upgrade.is_none() =>
             {
                 Err(Failure::Unasked {
                     function: function.id.clone(),
@@ -382,7 +367,7 @@ impl Gateway {
         function: &Arc<Function>,
         limits: &RequestLimits,
         declared: u64,
-        mut request: Request<RequestBody>,
+        (mut parts, mut body): (Parts, RequestBody),
         visit: &mut Visit,
     ) -> Result<(Answer, Lease, Admitted), Failure> {
         let mut tried = Vec::new();
@@ -392,10 +377,9 @@ impl Gateway {
         let mut give_up: Option<Instant> = None;
         let mut backoff = Duration::from_millis(5);
         loop {
-            let admitted =
-                admit(self, function, limits, declared, request.headers(), visit).await?;
+            let admitted = admit(self, function, limits, declared, &parts.headers, visit).await?;
             visit.waited(&admitted);
-            visit.awoke(request.headers_mut());
+            visit.awoke(&mut parts.headers);
             while let Some(lease) = function.replicas.pick(&tried) {
                 let now = arrived
                     .take()
@@ -404,32 +388,28 @@ impl Gateway {
                 visit.fly(now);
                 let deadline =
                     tokio::time::Instant::from_std(now) + limits.timeout + self.options.grace;
-                // What is safe may be asked another replica, once, if this one dies over it.
-                let spare = if may_repeat && function.replicas.are_several() {
-                    proxy::spare(&request)
-                } else {
-                    None
-                };
-                match (proxy::send(&lease, request, now, deadline).await, spare) {
-                    (Ok(answer), _) => return Ok((answer, lease, admitted)),
-                    (Err(SendError::Unsent(back)), _) => {
+                let is_repeatable = may_repeat
+                    && function.replicas.are_several()
+                    && proxy::is_repeatable(&parts, &body);
+                match proxy::send(&lease, &parts, &mut body, now, deadline).await {
+                    Ok(answer) => return Ok((answer, lease, admitted)),
+                    Err(SendError::Unsent) => {
                         lease.quarantine();
                         tried.push(lease.address());
-                        request = *back;
                     }
-                    (Err(error), Some(spare)) if error.is_death() => {
+                    // What is safe may be asked another replica, once, if this one dies over it.
+                    Err(error) if is_repeatable && error.is_death() => {
                         lease.quarantine();
                         tried.push(lease.address());
-                        request = spare;
                         may_repeat = false;
                     }
-                    (Err(SendError::TooSlow), _) => {
+                    Err(SendError::TooSlow) => {
                         return Err(Failure::TooSlow {
                             function: function.id.clone(),
                             allowed: limits.timeout,
                         });
                     }
-                    (Err(SendError::Broken(error)), _) => {
+                    Err(SendError::Broken(error)) => {
                         tracing::debug!(function = %function.id, %error, "a replica broke the connection");
                         return Err(Failure::Broken {
                             function: function.id.clone(),

@@ -26,13 +26,14 @@ mod options;
 mod overdue;
 mod pool;
 mod proxy;
-mod relay;
 mod replica;
 mod report;
 mod respond;
 mod route;
 mod upgrade;
+mod upstream;
 mod visit;
+mod wire;
 
 pub use accept::Server;
 pub use activate::{ActivateError, Activator};

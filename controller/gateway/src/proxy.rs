@@ -5,119 +5,87 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use http::{Method, Request, Response};
-use hyper::body::Incoming;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Method, response};
+use http_body::{Frame, SizeHint};
 use wisp_admit::Permit;
 
 use crate::balance::Lease;
 use crate::body::{RequestBody, UploadState};
-use crate::forward;
-use crate::pool::{self, ConnectError, Connection, Driven};
+use crate::pool;
+use crate::upstream::{Connection, Switched, UpstreamError};
 use crate::visit::Visit;
 
 /// Why there is no response.
 #[derive(Debug)]
 pub(crate) enum SendError {
     /// Nothing of the request reached the replica: it may be sent elsewhere.
-    Unsent(Box<Request<RequestBody>>),
+    Unsent,
     /// No head of a response before the deadline.
     TooSlow,
-    /// The connection broke after the request was sent, at least in part.
-    Broken(hyper::Error),
+    /// The exchange broke after the request was sent, at least in part.
+    Broken(UpstreamError),
 }
 
 impl SendError {
     /// Whether the replica went away without an answer, as one that dies does.
     pub(crate) fn is_death(&self) -> bool {
-        let Self::Broken(error) = self else {
-            return false;
-        };
-        let io = std::error::Error::source(error)
-            .and_then(|source| source.downcast_ref::<std::io::Error>());
-        error.is_incomplete_message() || error.is_canceled() || error.is_closed() || io.is_some()
+        matches!(
+            self,
+            Self::Broken(UpstreamError::Closed | UpstreamError::Broke(_))
+        )
     }
 }
 
-/// The same request once more, where it may be sent twice: its method is safe and it has no body,
+/// Whether a request may be sent twice: its method is safe and it has no body,
 /// <https://www.rfc-editor.org/rfc/rfc9110#section-9.2.1>.
-pub(crate) fn spare(request: &Request<RequestBody>) -> Option<Request<RequestBody>> {
-    let is_safe = matches!(*request.method(), Method::GET | Method::HEAD);
-    if !is_safe || !matches!(request.body(), RequestBody::Empty) {
-        return None;
-    }
-    let mut copy = Request::new(RequestBody::Empty);
-    copy.method_mut().clone_from(request.method());
-    copy.uri_mut().clone_from(request.uri());
-    copy.headers_mut().clone_from(request.headers());
-    Some(copy)
+pub(crate) fn is_repeatable(parts: &Parts, body: &RequestBody) -> bool {
+    matches!(parts.method, Method::GET | Method::HEAD) && matches!(body, RequestBody::Empty)
 }
 
 /// The head of a response, and the connection that carries its body.
 pub(crate) struct Answer {
-    pub(crate) response: Response<Incoming>,
+    pub(crate) head: response::Parts,
     pub(crate) connection: Connection,
 }
 
 /// Sends a request on a connection that was used before, or on a new one.
 pub(crate) async fn send(
     lease: &Lease,
-    mut request: Request<RequestBody>,
+    parts: &Parts,
+    body: &mut RequestBody,
     now: Instant,
     deadline: tokio::time::Instant,
 ) -> Result<Answer, SendError> {
     let address = lease.address();
-    match lease.key() {
-        Some(key) => _ = request.headers_mut().insert(forward::KEY, key.clone()),
-        None => _ = request.headers_mut().remove(forward::KEY),
-    }
     loop {
-        let (mut connection, reused) = match pool::take(address, now) {
+        let (mut connection, is_reused) = match pool::take(address, now) {
             Some(connection) => (connection, true),
             // Rare, and large: it would make the future of every request as large.
-            None => match Box::pin(pool::connect(address)).await {
+            None => match Box::pin(Connection::open(address)).await {
                 Ok(connection) => (connection, false),
-                Err(error) => return Err(unsent(address, &error, request)),
+                Err(error) => {
+                    tracing::debug!(%address, %error, "a replica could not be reached");
+                    return Err(SendError::Unsent);
+                }
             },
         };
-        let mut answer = std::pin::pin!(connection.send(request, deadline));
-        let answered = std::future::poll_fn(|cx| {
-            connection.poll(cx, |driven, cx| {
-                // First: a replica that sends without end leaves none of tokio's budget to it.
-                if driven.poll_deadline(cx).is_ready() {
-                    return Poll::Ready(None);
-                }
-                driven.drive(cx);
-                answer.as_mut().poll(cx).map(Some)
-            })
-        });
-        match answered.await {
-            Some(Ok(response)) => {
+        match connection.ask(parts, body, lease.key(), deadline).await {
+            Ok(head) => {
                 lease.reached();
-                return Ok(Answer {
-                    response,
-                    connection,
-                });
+                return Ok(Answer { head, connection });
             }
-            Some(Err(mut error)) => match error.take_message() {
-                // The replica closed an idle connection in this moment.
-                Some(back) if reused => request = back,
-                Some(back) => {
-                    return Err(unsent(
-                        address,
-                        &ConnectError::Handshake(error.into_error()),
-                        back,
-                    ));
-                }
-                None => return Err(SendError::Broken(error.into_error())),
-            },
-            None => return Err(SendError::TooSlow),
+            // The replica closed an idle connection in this moment.
+            Err(UpstreamError::Unsent(_)) if is_reused => {}
+            Err(UpstreamError::Unsent(error)) => {
+                tracing::debug!(%address, %error, "a replica could not be reached");
+                return Err(SendError::Unsent);
+            }
+            Err(UpstreamError::TooSlow) => return Err(SendError::TooSlow),
+            Err(error) => return Err(SendError::Broken(error)),
         }
     }
-}
-
-fn unsent(address: SocketAddr, error: &ConnectError, request: Request<RequestBody>) -> SendError {
-    tracing::debug!(%address, %error, "a replica could not be reached");
-    SendError::Unsent(Box::new(request))
 }
 
 /// What a response holds on to until its last byte.
@@ -152,23 +120,32 @@ impl Exchange {
         }
     }
 
-    /// Does `work`, which polls what the connection to the replica carries, and the connection while there is one.
-    pub(crate) fn poll<T>(
+    /// The next piece of the response's body.
+    pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
-        work: impl FnOnce(Option<&mut Driven>, &mut Context<'_>) -> Poll<T>,
-    ) -> Poll<T> {
+    ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
         match &mut self.connection {
-            Some(connection) => connection.poll(cx, |driven, cx| work(Some(driven), cx)),
-            None => work(None, cx),
+            Some(connection) => connection.poll_frame(cx),
+            None => Poll::Ready(None),
         }
     }
 
-    /// Leaves that to a task of its own.
-    pub(crate) fn detach(&mut self) {
-        if let Some(connection) = &mut self.connection {
-            connection.detach();
-        }
+    /// Whether the response has no more of a body.
+    pub(crate) fn is_over(&self) -> bool {
+        self.connection.as_ref().is_none_or(Connection::is_over)
+    }
+
+    /// How much of the body there is left.
+    pub(crate) fn size_hint(&self) -> SizeHint {
+        self.connection
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Connection::size_hint)
+    }
+
+    /// What the connection has become.
+    pub(crate) fn switch(&mut self) -> Option<Switched> {
+        self.connection.take()?.switch()
     }
 
     /// The response's last byte was read.

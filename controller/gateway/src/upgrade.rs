@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -15,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use wisp_admit::Permit;
 
 use crate::proxy::Exchange;
+use crate::upstream::Switched;
 
 /// Bytes that are on their way in one direction.
 const BUFFER: usize = 16 << 10;
@@ -55,29 +56,31 @@ impl Wanted {
         headers.insert(UPGRADE, self.protocols.clone());
     }
 
-    /// Joins both connections, once the client was told `response`, which is a 101. It ends when both sides have, or
-    /// nothing came from either for `patience`; until then it is in flight, and has its `place` among the connections.
+    /// Joins both connections, once the client was told that they switch. It ends when both sides have, or nothing came from
+    /// either for `patience`; until then it is in flight, and has its `place` among the connections.
     pub(crate) fn open(
         self,
-        response: &mut Response<Incoming>,
-        (mut exchange, place): (Box<Exchange>, Option<Arc<Permit>>),
+        mut exchange: Box<Exchange>,
+        place: Option<Arc<Permit>>,
         patience: Duration,
         tasks: &TaskTracker,
     ) {
-        // The connection is handed over by who drives it.
-        exchange.detach();
-        let replica = hyper::upgrade::on(response);
         tasks.spawn(async move {
             let _place = place;
-            let (client, replica) = match tokio::try_join!(self.client, replica) {
-                Ok(both) => both,
+            let Some(replica) = exchange.switch() else {
+                tracing::debug!("a replica switched in the middle of a request");
+                exchange.broke();
+                return;
+            };
+            let client = match self.client.await {
+                Ok(client) => client,
                 Err(error) => {
                     tracing::debug!(%error, "an upgrade failed");
                     exchange.broke();
                     return;
                 }
             };
-            match join(TokioIo::new(client), TokioIo::new(replica), patience).await {
+            match join(TokioIo::new(client), replica, patience).await {
                 Ok(()) => exchange.closed(),
                 Err(error) => {
                     tracing::debug!(%error, "an upgraded connection broke");
@@ -93,14 +96,14 @@ pub(crate) fn agreed(from: &HeaderMap) -> Option<HeaderValue> {
     from.get(UPGRADE).cloned()
 }
 
-async fn join<A, B>(client: A, replica: B, patience: Duration) -> io::Result<()>
-where
-    A: AsyncRead + AsyncWrite,
-    B: AsyncRead + AsyncWrite,
-{
+async fn join(
+    client: impl AsyncRead + AsyncWrite,
+    replica: Switched,
+    patience: Duration,
+) -> io::Result<()> {
     let clock = Clock::new();
     let (from_client, to_client) = tokio::io::split(client);
-    let (from_replica, to_replica) = tokio::io::split(replica);
+    let (from_replica, to_replica) = (replica.read, replica.write);
     tokio::select! {
         ended = async {
             tokio::try_join!(pump(from_client, to_replica, &clock), pump(from_replica, to_client, &clock))

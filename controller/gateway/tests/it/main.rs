@@ -5,6 +5,7 @@ mod balancing;
 mod draining;
 mod hostile;
 mod limits;
+mod replies;
 mod routing;
 mod streaming;
 mod support;
