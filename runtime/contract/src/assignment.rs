@@ -1,6 +1,7 @@
 //! The Assignment: what turns a generic host into one function's replica, once in its life.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -109,6 +110,11 @@ pub struct Assignment {
     pub revision: String,
     /// What to run and within which limits.
     pub config: FunctionConfig,
+    /// How many processors' time the replica's container may take, where that is less than it sees of its machine: one that
+    /// stood by is given its function's limit after the Assignment, and models are split over processors before. A part of
+    /// one counts as none, and none as one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpus: Option<NonZeroUsize>,
     /// What the data port demands in [`crate::headers::KEY`]; absent: whoever reaches the port is served.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Key>,

@@ -151,6 +151,7 @@ impl Cli {
                 },
                 key_value: Vec::new(),
             },
+            cpus: None,
             key: None,
             artifacts: Vec::new(),
         })

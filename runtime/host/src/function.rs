@@ -220,6 +220,9 @@ impl Function {
         let options = ModelOptions {
             // Every request in flight may wait for the same model.
             queue: assignment.config.limits.concurrency,
+            cores: assignment
+                .cpus
+                .map_or(around.models.cores, |cpus| around.models.cores.min(cpus)),
             ..around.models.clone()
         };
         let warm = ready.take_models(&assignment);

@@ -40,6 +40,7 @@ pub fn assignment(component: &Path) -> Assignment {
             outbound: wisp_contract::config::Outbound::default(),
             key_value: Vec::new(),
         },
+        cpus: None,
         key: None,
         artifacts: Vec::new(),
     }

@@ -70,6 +70,7 @@ impl Place {
                 uid: None,
                 revision: "1".to_owned(),
                 config,
+                cpus: None,
                 key: None,
                 artifacts: Vec::new(),
             };

@@ -98,6 +98,7 @@ pub fn assignment(
         uid: Some(uid.to_owned()),
         revision: revision.to_owned(),
         config,
+        cpus: None,
         key: Some(root.data().of(id, uid)),
         artifacts,
     }

@@ -18,7 +18,7 @@ use wisp_api::Function;
 use wisp_contract::assignment::{Assignment, FunctionId};
 use wisp_contract::keys::Root;
 
-use super::{assignment, network, pod};
+use super::{assignment, network, pod, resources};
 use crate::names;
 use crate::resolve::{self, Bytes, Pins, Resolved};
 
@@ -104,7 +104,7 @@ pub fn desired(
             function, resolved,
         )?)?);
     let revision = names::revision(id.name(), &hex::encode(digest.finalize()));
-    let assignment = assignment::assignment(
+    let mut assignment = assignment::assignment(
         &id,
         &uid,
         &revision,
@@ -113,6 +113,7 @@ pub fn desired(
         &settings.root,
         &settings.operator,
     );
+    assignment.cpus = resources::cpus(&resources::resources(function, resolved));
     let labels = names::revision_labels(id.name(), &revision);
     let control = settings.root.control(&id, &uid);
     let secret = Secret {

@@ -1,6 +1,7 @@
 //! What a replica's container asks for, derived from its function's limits.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 
 use k8s_openapi::api::core::v1::ResourceRequirements;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -203,6 +204,15 @@ fn amount(name: &str, quantity: &str) -> Option<u64> {
     )]
     let millis = millis.round().max(0.0) as u64;
     Some(millis)
+}
+
+/// How many processors' time a container with these limits may take, as its processes count them; `None`: as many as its
+/// machine has.
+#[must_use]
+pub fn cpus(resources: &ResourceRequirements) -> Option<NonZeroUsize> {
+    let limit = resources.limits.as_ref()?.get("cpu")?;
+    let whole = usize::try_from(amount("cpu", &limit.0)? / 1000).ok()?;
+    Some(NonZeroUsize::new(whole).unwrap_or(NonZeroUsize::MIN))
 }
 
 /// As Kubernetes has it for a new pod: where there is a limit and no request, the limit is the request.

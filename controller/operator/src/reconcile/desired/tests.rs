@@ -265,6 +265,24 @@ fn what_the_spec_says_of_pods_is_passed_through() {
     assert_eq!(spec.automount_service_account_token, Some(false));
 }
 
+/// Would fail if a pod that stood by split its models over processors that its function's pods may not use.
+#[test]
+fn an_assignment_says_how_many_processors_there_will_be() {
+    let cpus = |limit: Option<&str>| {
+        let mut function = digits();
+        let limits = limit.map(|limit| json!({"cpu": limit, "memory": "1Gi"}));
+        let pod = json!({"resources": {"limits": limits}});
+        function.spec.pod = Some(serde_json::from_value(pod).unwrap());
+        let assignment = desired(&function, &resolved(), &settings()).unwrap().assignment;
+        assignment.cpus.map(std::num::NonZeroUsize::get)
+    };
+    assert_eq!(cpus(None), None);
+    assert_eq!(cpus(Some("2")), Some(2));
+    // As the host counts what its cgroup says.
+    assert_eq!(cpus(Some("1500m")), Some(1));
+    assert_eq!(cpus(Some("100m")), Some(1));
+}
+
 #[test]
 fn pins_are_those_of_the_newest_revision_with_the_same_spec() {
     let function = digits();

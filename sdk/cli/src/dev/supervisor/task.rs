@@ -188,6 +188,7 @@ impl State {
             uid: None,
             revision: prepared.digest.clone(),
             config: prepared.config.clone(),
+            cpus: None,
             key: Some(key.clone()),
             artifacts: Vec::new(),
         };
