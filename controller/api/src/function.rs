@@ -19,7 +19,7 @@ pub use source::{
     Batching, ComponentSource, ConfigMapSource, Device, ImageVolumeSource, LocalObjectReference,
     Model, ModelFormat, ModelSource, PersistentVolumeClaimSource,
 };
-pub use status::{ComponentStatus, FunctionStatus, RevisionStatus};
+pub use status::{ComponentStatus, FunctionStatus, HostStatus, RevisionStatus};
 
 /// The longest name of a Function: its revisions' names, a dash and ten characters longer, must fit into labels.
 pub const MAX_NAME: usize = 52;
@@ -103,7 +103,7 @@ pub struct FunctionSpec {
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub key_value: Vec<KeyValue>,
 
-    /// Host names that lead to this Function, beside its own URL. Lower case, without a port; the older of two Functions that claim one keeps it.
+    /// Host names that lead to this Function, beside its own URL. Lower case, without a port. Of Functions that claim one who has it keeps it. A name below an own domain of the gateways, or of Services, is of the namespace that it holds, and `<name>.<namespace>` of the Function that is called so.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(
         length(max = 32),

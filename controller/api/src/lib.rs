@@ -40,7 +40,7 @@ pub use crd::{CrdError, Definition};
 pub use duration::{Duration, DurationError};
 pub use function::{
     Batching, ComponentSource, ComponentStatus, ConfigMapSource, Device, EnvVar, EnvVarSource,
-    Function, FunctionSpec, FunctionStatus, ImageVolumeSource, InstanceMode, Instances,
+    Function, FunctionSpec, FunctionStatus, HostStatus, ImageVolumeSource, InstanceMode, Instances,
     KeySelector, KeyValue, Limits, LocalObjectReference, MAX_NAME, Model, ModelFormat, ModelSource,
     Outbound, PersistentVolumeClaimSource, Pod, RevisionStatus, Scaling, Target,
 };

@@ -32,6 +32,29 @@ impl Function {
         )
     }
 
+    /// When the object was made, in seconds since 1970; 0 where it wasn't yet.
+    #[must_use]
+    pub fn created(&self) -> i64 {
+        let created = self.metadata.creation_timestamp.as_ref();
+        created.map_or(0, |time| time.0.as_second())
+    }
+
+    /// The hosts of its spec that lead to it, as its status tells, each with since when, in microseconds since 1970.
+    ///
+    /// No object had a host before it was made, whatever its status says.
+    pub fn held(&self) -> impl Iterator<Item = (&str, i64)> {
+        let created = self.created().saturating_mul(1_000_000);
+        let hosts = self.status.iter().flat_map(|status| &status.hosts);
+        hosts
+            .filter(|host| self.spec.hosts.contains(&host.name))
+            .map(move |host| {
+                (
+                    host.name.as_str(),
+                    host.since.0.as_microsecond().max(created),
+                )
+            })
+    }
+
     /// Checks what holds wherever the Function runs.
     ///
     /// # Errors

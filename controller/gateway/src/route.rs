@@ -10,7 +10,7 @@ use http::header::HOST;
 use http::request::Parts;
 use wisp_contract::FunctionId;
 use wisp_contract::config::Limits;
-use wisp_contract::hosts::OwnNames;
+use wisp_contract::hosts::{Claim, OwnNames};
 
 use crate::function::Function;
 use crate::respond::Failure;
@@ -22,12 +22,13 @@ pub(crate) mod recall;
 pub struct FunctionRoute {
     /// The function.
     pub id: FunctionId,
-    /// Host names that lead to it, beside `/<namespace>/<name>/` and `<name>.<namespace>.<domain>`, which are always
-    /// its own: claiming such a name of another function has no effect while that function is there, and claiming one of
-    /// the gateway's has none at all.
+    /// Host names that it claims, beside `/<namespace>/<name>/`, `<name>.<namespace>` and `<name>.<namespace>.<domain>`,
+    /// which are its own. To claim another function's has no effect while that function is there, and to claim the gateway's,
+    /// or one below a domain that holds another namespace, has none at all.
     pub hosts: Vec<String>,
-    /// When it came to be, in seconds since 1970: of two functions that claim a host the older keeps it, and of two
-    /// of the same age the one whose id comes first.
+    /// Which of them it has, and since when, in microseconds since 1970: who had a host first keeps it ([`Claim`]).
+    pub held: BTreeMap<String, i64>,
+    /// When it came to be, in seconds since 1970: a host that nobody had yet is the older function's.
     pub created: i64,
     /// Its limits. Of these the gateway minds `timeout`, `queue`, `queue_bytes` and `request_body`.
     pub limits: Limits,
@@ -43,10 +44,12 @@ pub(crate) struct Routes {
     /// Who has a host.
     hosts: DashMap<String, Arc<Function>>,
     /// Who wants a host, first the one who gets it; also the lock of whoever changes anything.
-    claims: Mutex<BTreeMap<String, BTreeSet<(i64, FunctionId)>>>,
+    claims: Mutex<Claims>,
     /// Another number after every change, and another than any other `Routes` of this process has.
     edition: AtomicU64,
 }
+
+type Claims = BTreeMap<String, BTreeSet<Claim>>;
 
 /// The function that a request is for.
 pub(crate) struct Found {
@@ -72,15 +75,20 @@ impl Routes {
             .store(NEXT.fetch_add(1, Ordering::Relaxed), Ordering::Release);
     }
 
-    /// Adds or changes a function. Returns the hosts that it claims and another function has.
+    /// Adds or changes a function. Returns the hosts that it claims and doesn't have.
     pub(crate) fn insert(&self, mut route: FunctionRoute) -> Vec<String> {
         for host in &mut route.hosts {
             host.make_ascii_lowercase();
         }
         let mut claims = self.claims.lock().unwrap_or_else(PoisonError::into_inner);
         let wanted: BTreeSet<String> = route.hosts.iter().cloned().collect();
-        let claim = (route.created, route.id.clone());
-        let key = route.id.to_string();
+        let new: BTreeMap<_, _> = wanted
+            .iter()
+            .filter(|host| self.names.may_claim(host, &route.id))
+            .map(|host| (host.clone(), route.claim(host)))
+            .collect();
+        let id = route.id.clone();
+        let key = id.to_string();
         let existing = self
             .functions
             .get(&key)
@@ -90,7 +98,7 @@ impl Routes {
             Some(function) => {
                 let old = function.route.load_full();
                 for host in &old.hosts {
-                    withdraw(&mut claims, host, &(old.created, old.id.clone()));
+                    withdraw(&mut claims, host, &old.claim(host));
                     touched.insert(host.clone());
                 }
                 function.update(route);
@@ -103,11 +111,8 @@ impl Routes {
                 self.functions.insert(key, Arc::new(Function::new(route)));
             }
         }
-        for host in &wanted {
-            claims
-                .entry(host.clone())
-                .or_default()
-                .insert(claim.clone());
+        for (host, claim) in new {
+            claims.entry(host).or_default().insert(claim);
         }
         for host in &touched {
             self.settle(&claims, host);
@@ -115,7 +120,7 @@ impl Routes {
         self.changed();
         wanted
             .into_iter()
-            .filter(|host| claims.get(host).and_then(BTreeSet::first) != Some(&claim))
+            .filter(|host| self.by_host(host).is_none_or(|owner| owner.id != id))
             .collect()
     }
 
@@ -129,7 +134,7 @@ impl Routes {
         self.namesakes.remove_if(id.name(), |_, count| *count == 0);
         let route = function.route.load_full();
         for host in &route.hosts {
-            withdraw(&mut claims, host, &(route.created, route.id.clone()));
+            withdraw(&mut claims, host, &route.claim(host));
             self.settle(&claims, host);
         }
         self.changed();
@@ -137,11 +142,11 @@ impl Routes {
     }
 
     /// Gives a host to whom it belongs now.
-    fn settle(&self, claims: &BTreeMap<String, BTreeSet<(i64, FunctionId)>>, host: &str) {
+    fn settle(&self, claims: &Claims, host: &str) {
         let owner = claims
             .get(host)
             .and_then(BTreeSet::first)
-            .and_then(|(_, id)| self.get(id));
+            .and_then(|claim| self.get(claim.function()));
         match owner {
             Some(function) => _ = self.hosts.insert(host.to_owned(), function),
             None => _ = self.hosts.remove(host),
@@ -181,7 +186,7 @@ impl Routes {
         self.hosts.get(host).map(|entry| Arc::clone(entry.value()))
     }
 
-    /// Who is `<name>.<namespace>.<domain>`.
+    /// Who is `<name>.<namespace>.<domain>`, or `<name>.<namespace>`.
     fn by_own_name(&self, host: &str) -> Option<Arc<Function>> {
         let mut functions = self.names.functions(host);
         functions.find_map(|(namespace, name)| self.by_id(&format!("{namespace}/{name}")))
@@ -252,11 +257,13 @@ impl Routes {
     }
 }
 
-fn withdraw(
-    claims: &mut BTreeMap<String, BTreeSet<(i64, FunctionId)>>,
-    host: &str,
-    claim: &(i64, FunctionId),
-) {
+impl FunctionRoute {
+    fn claim(&self, host: &str) -> Claim {
+        Claim::new(self.id.clone(), self.created, self.held.get(host).copied())
+    }
+}
+
+fn withdraw(claims: &mut Claims, host: &str, claim: &Claim) {
     if let Some(claimants) = claims.get_mut(host) {
         claimants.remove(claim);
         if claimants.is_empty() {

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use crate::assignment::FunctionId;
 
-/// Names of functions: `<name>.<namespace>.<domain>` of every domain. Nobody but the function itself has them while it is
-/// there.
+/// Names of functions: `<name>.<namespace>.<domain>` of every domain, and `<name>.<namespace>`. Nobody but the function itself
+/// has them while it is there, and those below a domain nobody outside its namespace ever has.
 #[derive(Debug, Clone, Default)]
 pub struct OwnNames {
     /// Each with the dot before it.
@@ -30,11 +30,20 @@ impl OwnNames {
 
     /// The functions whose name `host` would be, as namespace and name, if there were any such.
     pub fn functions<'a>(&'a self, host: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
-        self.suffixes.iter().filter_map(move |suffix| {
-            let (name, namespace) = host.strip_suffix(suffix.as_str())?.split_once('.')?;
-            (!name.is_empty() && !namespace.is_empty() && !namespace.contains('.'))
-                .then_some((namespace, name))
-        })
+        self.below_domains(host).chain(of_short(host))
+    }
+
+    fn below_domains<'a>(&'a self, host: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+        let names = self.suffixes.iter();
+        names.filter_map(move |suffix| of_short(host.strip_suffix(suffix.as_str())?))
+    }
+
+    /// Whether `function` may have `host` without being called so. A name below a domain is its namespace's also while no
+    /// function is called so: else it would be somebody else's until then, and while one is made anew.
+    #[must_use]
+    pub fn may_claim(&self, host: &str, function: &FunctionId) -> bool {
+        let mut names = self.below_domains(host);
+        !self.is_reserved(host) && names.all(|(namespace, _)| namespace == function.namespace())
     }
 
     /// Whether no function can have `host`: the gateway itself is reached by it.
@@ -46,11 +55,47 @@ impl OwnNames {
     }
 }
 
-/// `<name>.<namespace>`, which a cluster's DNS completes. A function claims it as it does its hosts: it may be somebody's
-/// on the internet, whose Function then is the older one.
+/// `<name>.<namespace>`, which a cluster's DNS completes. Any function may claim such a name, as there are hosts on the
+/// internet that look so, but not beside the function that is called so.
 #[must_use]
 pub fn short(function: &FunctionId) -> String {
     format!("{}.{}", function.name(), function.namespace())
+}
+
+/// Namespace and name of `<name>.<namespace>`.
+fn of_short(host: &str) -> Option<(&str, &str)> {
+    let (name, namespace) = host.split_once('.')?;
+    let is_short = !name.is_empty() && !namespace.is_empty() && !namespace.contains('.');
+    is_short.then_some((namespace, name))
+}
+
+/// That a function wants a host. Of all who may have it, who comes first has it: who had it before all others, then the
+/// oldest function, then the first by its id. When a function was made tells nothing of when it claimed a host: that a host
+/// was somebody's already is written down, and counts for more.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Claim {
+    /// `i64::MAX` where it doesn't have it.
+    since: i64,
+    created: i64,
+    function: FunctionId,
+}
+
+impl Claim {
+    /// That of a function which was `created` then, in seconds since 1970, and has the host `since` then, in microseconds.
+    #[must_use]
+    pub fn new(function: FunctionId, created: i64, since: Option<i64>) -> Self {
+        Self {
+            since: since.unwrap_or(i64::MAX),
+            created,
+            function,
+        }
+    }
+
+    /// Whose it is.
+    #[must_use]
+    pub fn function(&self) -> &FunctionId {
+        &self.function
+    }
 }
 
 /// The names by which pods reach the gateways, whose Service that is.
@@ -87,9 +132,10 @@ mod tests {
             let found: Vec<_> = names.functions(host).collect();
             assert_eq!(found, [("vision", "digits")], "{host}");
         }
+        let short: Vec<_> = names.functions("digits.vision").collect();
+        assert_eq!(short, [("vision", "digits")]);
         for host in [
             "digits",
-            "digits.vision",
             "a.digits.vision.svc",
             "fn.example.com.",
             "vision.svc.cluster.local",
@@ -98,6 +144,46 @@ mod tests {
         ] {
             assert_eq!(names.functions(host).count(), 0, "{host}");
         }
+    }
+
+    /// Would fail if a namespace could have a name below a domain that holds another's, or not have one that holds its own.
+    #[test]
+    fn names_below_a_domain_are_their_namespaces() {
+        let domains = all_domains(&["fn.example.com".to_owned()], "cluster.local");
+        let names = OwnNames::new(&domains, &["gateway.sys".to_owned()]);
+        let may = |function: &str, host| names.may_claim(host, &function.parse().unwrap());
+        for host in [
+            "pay.shop.fn.example.com",
+            "pay.shop.svc",
+            "pay.shop.svc.cluster.local",
+        ] {
+            assert!(may("shop/other", host) && !may("evil/pay", host), "{host}");
+        }
+        for host in [
+            "pay.shop",
+            "shop.example.com",
+            "fn.example.com",
+            "example.com",
+        ] {
+            assert!(may("evil/pay", host), "{host}");
+        }
+        assert!(!may("gateway/sys", "gateway.sys") && !may("a/b", "localhost"));
+    }
+
+    /// Would fail if a host went to whoever is older, though another had it before they wanted it.
+    #[test]
+    fn who_has_a_host_comes_before_who_is_older() {
+        let claim = |id: &str, created, since| Claim::new(id.parse().unwrap(), created, since);
+        let mut claims = [
+            claim("a/old", 1, None),
+            claim("a/second", 2, Some(9_000_000)),
+            claim("b/first", 8, Some(8_000_000)),
+            claim("a/young", 9, None),
+            claim("a/older", 0, None),
+        ];
+        claims.sort();
+        let order = claims.each_ref().map(|claim| claim.function().name());
+        assert_eq!(order, ["first", "second", "older", "old", "young"]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What wisp says of a Function.
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,11 @@ pub struct FunctionStatus {
     /// The revisions that are kept, newest first.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub revisions: Vec<RevisionStatus>,
-    /// ComponentReady, ModelsReady and Ready.
+    /// Of the spec's hosts, those that lead to the Function. Who has a host keeps it until its spec drops it or it is deleted, whoever else claims it.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub hosts: Vec<HostStatus>,
+    /// ComponentReady, ModelsReady and Ready; HostsReady where it claims hosts or another has one of its names; ServiceReady where another's Service has its name.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,
@@ -48,6 +52,16 @@ pub struct FunctionStatus {
 pub struct ComponentStatus {
     /// The digest of its bytes, as `sha256:…`.
     pub digest: String,
+}
+
+/// A host that leads to the Function.
+#[derive(JsonSchema, Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostStatus {
+    /// Which.
+    pub name: String,
+    /// Since when.
+    pub since: MicroTime,
 }
 
 /// A revision: what the spec was when its pods were made.

@@ -6,7 +6,6 @@ use k8s_openapi::api::core::v1::{ContainerStatus, Pod as KubePod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::{Resource as _, ResourceExt as _};
 use wisp_api::Function;
-use wisp_contract::hosts;
 use wisp_contract::operator::pod;
 use wisp_contract::{FunctionId, FunctionIdError};
 use wisp_gateway::FunctionRoute;
@@ -35,13 +34,15 @@ pub(crate) fn function(function: &Function, id: &FunctionId) -> Option<Known> {
     if function.metadata.deletion_timestamp.is_some() {
         return None;
     }
-    let mut hosts = vec![hosts::short(id)];
-    hosts.extend(function.spec.hosts.iter().cloned());
+    let held = function
+        .held()
+        .map(|(host, since)| (host.to_owned(), since));
     Some(Known {
         route: FunctionRoute {
             id: id.clone(),
-            hosts,
-            created: created(&function.metadata),
+            hosts: function.spec.hosts.clone(),
+            held: held.collect(),
+            created: function.created(),
             limits: function.limits(),
         },
         uid: function.metadata.uid.clone().unwrap_or_default(),
@@ -263,11 +264,16 @@ mod tests {
             "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
             "metadata": {"name": "digits", "namespace": "vision", "uid": "u", "creationTimestamp": "2026-01-01T00:00:01Z"},
             "spec": {"component": {"image": "x/y:1"}, "hosts": ["digits.example.com"], "limits": {"timeout": "3s", "queue": 5}},
+            "status": {"hosts": [
+                {"name": "digits.example.com", "since": "2026-01-01T00:00:02.000001Z"}, {"name": "dropped.example", "since": "2026-01-01T00:00:02.000000Z"},
+            ]},
         }))
         .unwrap();
         let id = id(&object.metadata).unwrap();
         let known = function(&object, &id).unwrap();
-        assert_eq!(known.route.hosts, ["digits.vision", "digits.example.com"]);
+        assert_eq!(known.route.hosts, ["digits.example.com"]);
+        let held = [("digits.example.com".to_owned(), 1_767_225_602_000_001)];
+        assert_eq!(known.route.held, held.into());
         assert_eq!(
             (known.uid.as_str(), known.route.created),
             ("u", 1_767_225_601)

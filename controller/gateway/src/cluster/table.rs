@@ -73,7 +73,7 @@ fn apply(gateway: &Gateway, change: Change) {
             let id = route.id.clone();
             tracing::debug!(function = %id, "the function is known");
             for host in gateway.insert_route(route) {
-                tracing::warn!(function = %id, host, "an older function has the host");
+                tracing::warn!(function = %id, host, "the host that the function claims is another's");
             }
         }
         Change::Unroute(id) => {

@@ -4,6 +4,7 @@ fn route(name: &str, hosts: &[&str]) -> FunctionRoute {
     FunctionRoute {
         id: name.parse().unwrap(),
         hosts: hosts.iter().map(ToString::to_string).collect(),
+        held: BTreeMap::new(),
         created: 0,
         limits: Limits::default(),
     }
@@ -69,4 +70,52 @@ fn a_change_is_seen_by_whoever_comes_by_the_path() {
     routes.insert(route("a/b", &[]));
     let second = routes.find(&parts).ok().unwrap().function;
     assert!(!Arc::ptr_eq(&first, &second));
+}
+
+/// Would fail if somebody took a host from who has it by claiming it with a function that is older, or if gateways that learn
+/// of the functions in another order, as after a restart, gave it to another.
+#[test]
+fn a_host_stays_with_who_has_it() {
+    let mut old = route("a/old", &["h.example"]);
+    let mut young = route("b/young", &["h.example"]);
+    (old.created, young.created) = (1, 2);
+    young.held = BTreeMap::from([("h.example".to_owned(), 3_000_000)]);
+    for order in [[&old, &young], [&young, &old]] {
+        let routes = Routes::new(&[], &[]);
+        for route in order {
+            routes.insert(route.clone());
+        }
+        assert_eq!(found(&routes, "h.example", "/"), some("b/young", false));
+        assert_eq!(routes.insert(old.clone()), ["h.example"]);
+    }
+    let routes = Routes::new(&[], &[]);
+    routes.insert(young.clone());
+    routes.insert(old);
+    young.hosts.clear();
+    routes.insert(young);
+    assert_eq!(found(&routes, "h.example", "/"), some("a/old", false));
+}
+
+/// Would fail if a function got the names of one that isn't there yet, or is being made anew, from another namespace; or if its
+/// short name were another's while it is there.
+#[test]
+fn own_names_are_nobody_elses() {
+    let routes = Routes::new(&["fn.example".to_owned(), "svc".to_owned()], &[]);
+    let below = ["pay.shop.fn.example", "pay.shop.svc"];
+    let names = [below[0], below[1], "pay.shop"];
+    let mut thief = route("evil/thief", &names);
+    thief.held = names.map(|host| (host.to_owned(), 1)).into();
+    assert_eq!(routes.insert(thief), below);
+    assert_eq!(found(&routes, "pay.shop", "/"), some("evil/thief", false));
+    for host in below {
+        assert_eq!(found(&routes, host, "/"), None, "{host}");
+    }
+    routes.insert(route("shop/other", &below));
+    assert_eq!(found(&routes, below[0], "/"), some("shop/other", false));
+    routes.insert(route("shop/pay", &[]));
+    for host in names {
+        assert_eq!(found(&routes, host, "/"), some("shop/pay", false), "{host}");
+    }
+    routes.remove(&"shop/pay".parse().unwrap());
+    assert_eq!(found(&routes, below[1], "/"), some("shop/other", false));
 }

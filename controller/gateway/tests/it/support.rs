@@ -59,6 +59,7 @@ pub(crate) fn route(name: &str, hosts: &[&str]) -> FunctionRoute {
     FunctionRoute {
         id: id(name),
         hosts: hosts.iter().map(ToString::to_string).collect(),
+        held: Default::default(),
         created: 0,
         limits: Limits::default(),
     }

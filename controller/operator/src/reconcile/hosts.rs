@@ -3,11 +3,13 @@
 use std::fmt;
 use std::sync::Arc;
 
-use wisp_api::Function;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::jiff::Timestamp;
+use wisp_api::{Function, HostStatus};
 use wisp_contract::FunctionId;
-use wisp_contract::hosts::{OwnNames, short};
+use wisp_contract::hosts::{Claim, OwnNames, short};
 
-/// A host that a Function claims and does not have.
+/// A host that a Function claims, or is called by, and does not have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Taken {
     /// Which.
@@ -19,10 +21,12 @@ pub struct Taken {
 /// Who has a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Owner {
-    /// A Function that claimed it earlier.
-    Older(FunctionId),
+    /// A Function that has it, or would before this one.
+    First(FunctionId),
     /// The Function whose own name it is.
     Named(FunctionId),
+    /// The functions of a namespace, whether or not one is called so.
+    Namespace(String),
     /// The gateways.
     Gateway,
 }
@@ -31,41 +35,48 @@ impl fmt::Display for Taken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let host = &self.host;
         match &self.owner {
-            Owner::Older(id) => write!(
-                f,
-                "{host} is {id}'s: the older of two functions that claim a host keeps it"
-            ),
+            Owner::First(id) => write!(f, "{host} is {id}'s: who has a host keeps it"),
             Owner::Named(id) => write!(f, "{host} is {id}'s: it is named so"),
+            Owner::Namespace(namespace) => write!(
+                f,
+                "{host} is a name of the namespace {namespace}, whose functions alone may have it"
+            ),
             Owner::Gateway => write!(f, "{host} leads to the gateways themselves"),
         }
     }
 }
 
-/// The hosts of `function` that others have. Older is who was created earlier; at the same second, who comes first by
-/// namespace and name.
+/// The hosts of `function` that others have, as the gateways see it.
 #[must_use]
 pub fn taken(function: &Function, all: &[Arc<Function>], names: &OwnNames) -> Vec<Taken> {
-    let own = function.id().ok();
+    let Ok(own) = function.id() else {
+        return Vec::new();
+    };
     let owner = |host: &String| {
         if names.is_reserved(host) {
             return Some(Owner::Gateway);
         }
-        let mut named = names.functions(host).filter_map(|(namespace, name)| {
-            let id = FunctionId::new(namespace, name).ok()?;
-            let is_there = |other: &Arc<Function>| other.id().ok().as_ref() == Some(&id);
-            all.iter().any(is_there).then_some(id)
-        });
-        if let Some(id) = named.next() {
-            return (Some(&id) != own.as_ref()).then_some(Owner::Named(id));
+        let is_there = |id: &FunctionId| all.iter().any(|other| is_of(other, id));
+        let mut named = names
+            .functions(host)
+            .filter_map(|(namespace, name)| FunctionId::new(namespace, name).ok());
+        if let Some(id) = named.find(is_there) {
+            return (id != own).then_some(Owner::Named(id));
+        }
+        if !names.may_claim(host, &own) {
+            let namespace = names.functions(host).next()?.0.to_owned();
+            return Some(Owner::Namespace(namespace));
         }
         let claims = all.iter().filter(|other| claims(other, host));
-        let oldest = claims.min_by_key(|other| age(other))?;
-        let is_older = age(oldest) < age(function);
-        is_older.then(|| oldest.id().ok().map(Owner::Older))?
+        let claims = claims.filter_map(|other| claim(other, host));
+        let first = claims
+            .filter(|claim| *claim.function() != own && names.may_claim(host, claim.function()))
+            .min()?;
+        (first < claim(function, host)?).then(|| Owner::First(first.function().clone()))
     };
-    let short = own.as_ref().map(short);
-    short
-        .iter()
+    let short = short(&own);
+    [&short]
+        .into_iter()
         .chain(&function.spec.hosts)
         .filter_map(|host| {
             let (host, owner) = (host.clone(), owner(host)?);
@@ -74,11 +85,39 @@ pub fn taken(function: &Function, all: &[Arc<Function>], names: &OwnNames) -> Ve
         .collect()
 }
 
-/// Whether a Function claims `host`: by its spec, or as its short name.
+/// The hosts that lead to `function`, which lacks those that are `taken`: what it has it keeps, as this is written down.
+#[must_use]
+pub fn held(function: &Function, taken: &[Taken], now: Timestamp) -> Vec<HostStatus> {
+    // As precise as it is once it was written.
+    let now = Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now);
+    let hosts = function.spec.hosts.iter();
+    let had = function.status.iter().flat_map(|status| &status.hosts);
+    hosts
+        .filter(|host| !taken.iter().any(|taken| taken.host == **host))
+        .map(|name| HostStatus {
+            name: name.clone(),
+            since: had
+                .clone()
+                .find(|host| host.name == *name)
+                .map_or(MicroTime(now), |host| host.since.clone()),
+        })
+        .collect()
+}
+
+fn is_of(function: &Function, id: &FunctionId) -> bool {
+    function.metadata.deletion_timestamp.is_none() && function.id().ok().as_ref() == Some(id)
+}
+
+/// Whether the spec of a Function claims `host`. One that is being deleted has none any more.
 fn claims(function: &Function, host: &str) -> bool {
-    let meta = &function.metadata;
-    let own = meta.name.as_deref().zip(meta.namespace.as_deref());
-    host.split_once('.') == own || function.spec.hosts.iter().any(|claimed| claimed == host)
+    function.metadata.deletion_timestamp.is_none()
+        && function.spec.hosts.iter().any(|claimed| claimed == host)
+}
+
+fn claim(function: &Function, host: &str) -> Option<Claim> {
+    let mut held = function.held();
+    let since = held.find_map(|(name, since)| (name == host).then_some(since));
+    Some(Claim::new(function.id().ok()?, function.created(), since))
 }
 
 /// The Functions that claim one of `hosts`, or a name of `id`.
@@ -88,27 +127,16 @@ pub fn rivals<'a>(
     all: &'a [Arc<Function>],
     names: &'a OwnNames,
 ) -> impl Iterator<Item = FunctionId> + 'a {
-    let own = short(id);
     let is_name = move |host: &String| {
         let mut functions = names.functions(host);
         functions.any(|named| named == (id.namespace(), id.name()))
     };
     let shares = move |other: &&Arc<Function>| {
-        let mut wanted = hosts.iter().chain([&own]);
-        wanted.any(|host| claims(other, host)) || other.spec.hosts.iter().any(is_name)
+        hosts.iter().any(|host| claims(other, host)) || other.spec.hosts.iter().any(is_name)
     };
     all.iter()
         .filter(shares)
         .filter_map(|other| other.id().ok())
-}
-
-fn age(function: &Function) -> impl Ord + use<> {
-    let meta = &function.metadata;
-    (
-        meta.creation_timestamp.clone(),
-        meta.namespace.clone(),
-        meta.name.clone(),
-    )
 }
 
 #[cfg(test)]
@@ -126,23 +154,29 @@ mod tests {
         )
     }
 
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(1_800_000_000 + second).unwrap()
+    }
+
+    fn said(taken: &[Taken]) -> Vec<String> {
+        taken.iter().map(ToString::to_string).collect()
+    }
+
     #[test]
-    fn the_older_keeps_a_host_and_the_name_decides_between_twins() {
+    fn a_host_that_nobody_has_is_the_olders_and_the_name_decides_between_twins() {
         let all = [
             function("young", "2026-01-02T00:00:00Z", &["a.example", "b.example"]),
             function("old", "2026-01-01T00:00:00Z", &["a.example"]),
             function("twin", "2026-01-02T00:00:00Z", &["b.example", "c.example"]),
         ];
-        let names = |of: usize| {
-            let taken = taken(&all[of], &all, &OwnNames::default()).into_iter();
-            taken
-                .map(|taken| match taken.owner {
-                    Owner::Older(id) => format!("{} {id}", taken.host),
-                    other => panic!("{other:?}"),
-                })
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(names(0), ["a.example n/old", "b.example n/twin"]);
+        let names = |of: usize| said(&taken(&all[of], &all, &OwnNames::default()));
+        assert_eq!(
+            names(0),
+            [
+                "a.example is n/old's: who has a host keeps it",
+                "b.example is n/twin's: who has a host keeps it"
+            ]
+        );
         assert!(names(1).is_empty() && names(2).is_empty());
         let (hosts, id) = (["c.example".to_owned()], "n/none".parse().unwrap());
         assert_eq!(
@@ -151,6 +185,48 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["n/twin"]
         );
+    }
+
+    /// Would fail if an old Function took a host that another has by claiming it, if an operator that starts anew knew nothing
+    /// of who has it, or if a host were nobody's once who had it dropped it.
+    #[test]
+    fn who_has_a_host_keeps_it_until_it_is_dropped() {
+        let names = OwnNames::default();
+        let mut young = (*function("young", "2026-01-02T00:00:00Z", &["a.example"])).clone();
+        let first = held(&young, &[], at(1));
+        young
+            .status
+            .get_or_insert_default()
+            .hosts
+            .clone_from(&first);
+        assert_eq!(held(&young, &[], at(9)), first, "since when stays");
+        let mut thief = (*function("old", "2026-01-01T00:00:00Z", &["a.example"])).clone();
+        let all = [Arc::new(young.clone()), Arc::new(thief.clone())];
+        assert!(taken(&young, &all, &names).is_empty());
+        let lacks = taken(&thief, &all, &names);
+        assert_eq!(lacks[0].owner, Owner::First("n/young".parse().unwrap()));
+        assert!(held(&thief, &lacks, at(2)).is_empty());
+
+        // An operator that hadn't heard of the first said the same of both: the first still has it.
+        thief.status.get_or_insert_default().hosts = held(&thief, &[], at(2));
+        let all = [Arc::new(young.clone()), Arc::new(thief.clone())];
+        assert!(taken(&young, &all, &names).is_empty());
+        assert_eq!(taken(&thief, &all, &names), lacks);
+
+        young.spec.hosts.clear();
+        assert!(held(&young, &[], at(3)).is_empty());
+        let all = [Arc::new(young), Arc::new(thief.clone())];
+        assert!(taken(&thief, &all, &names).is_empty());
+    }
+
+    /// Would fail if a Function that is being deleted kept a host from the next, whom the gateways already lead it to.
+    #[test]
+    fn who_is_being_deleted_has_no_host() {
+        let mut going = (*function("digits", "2026-01-01T00:00:00Z", &["a.example"])).clone();
+        going.metadata.deletion_timestamp = going.metadata.creation_timestamp.clone();
+        let next = function("next", "2026-01-02T00:00:00Z", &["a.example", "digits.n"]);
+        let all = [Arc::new(going), Arc::clone(&next)];
+        assert!(taken(&next, &all, &OwnNames::default()).is_empty());
     }
 
     /// Would fail if a Function were told that it has a name which the gateways give to another, or to nobody.
@@ -163,7 +239,9 @@ mod tests {
                 &[
                     "digits.n.fn.example",
                     "later.n.svc",
-                    "thief.n",
+                    "later.shop.svc",
+                    "later.shop",
+                    "digits.n",
                     "localhost",
                     "wisp-gateway.sys",
                 ],
@@ -172,44 +250,24 @@ mod tests {
         ];
         let domains = ["svc".to_owned(), "fn.example".to_owned()];
         let names = OwnNames::new(&domains, &["wisp-gateway.sys".to_owned()]);
-        let taken: Vec<_> = taken(&all[0], &all, &names)
-            .iter()
-            .map(ToString::to_string)
-            .collect();
         assert_eq!(
-            taken,
+            said(&taken(&all[0], &all, &names)),
             [
                 "digits.n.fn.example is n/digits's: it is named so",
+                "later.shop.svc is a name of the namespace shop, whose functions alone may have it",
+                "digits.n is n/digits's: it is named so",
                 "localhost leads to the gateways themselves",
                 "wisp-gateway.sys leads to the gateways themselves",
             ]
         );
-        let rivals: Vec<_> = rivals(&"n/later".parse().unwrap(), &[], &all, &names).collect();
-        assert_eq!(rivals, ["n/thief".parse().unwrap()]);
-    }
-
-    /// Would fail if whoever may name a Function had a host of the same name that somebody had before, or its owner
-    /// weren't told who has its short name.
-    #[test]
-    fn a_short_name_is_the_older_ones_too() {
-        let all = [
-            function("site", "2026-01-01T00:00:00Z", &["acme.n"]),
-            function("acme", "2026-01-02T00:00:00Z", &[]),
-        ];
-        let names = OwnNames::default();
-        assert!(taken(&all[0], &all, &names).is_empty());
-        let taken = taken(&all[1], &all, &names);
-        assert_eq!(
-            taken,
-            [Taken {
-                host: "acme.n".to_owned(),
-                owner: Owner::Older("n/site".parse().unwrap()),
-            }]
-        );
-        let rivals: Vec<_> = rivals(&"n/acme".parse().unwrap(), &[], &all, &names).collect();
-        assert_eq!(
-            rivals,
-            ["n/site".parse().unwrap(), "n/acme".parse().unwrap()]
-        );
+        assert!(taken(&all[1], &all, &names).is_empty());
+        for name in ["n/later", "shop/later"] {
+            let id = name.parse().unwrap();
+            let rivals: Vec<_> = rivals(&id, &[], &all, &names).collect();
+            assert_eq!(rivals, ["n/thief".parse().unwrap()], "{name}");
+        }
+        // A function whose own short name is the gateways'.
+        let names = OwnNames::new(&[], &["digits.n".to_owned()]);
+        assert_eq!(taken(&all[1], &all, &names)[0].owner, Owner::Gateway);
     }
 }

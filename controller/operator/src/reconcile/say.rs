@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde_json::json;
@@ -49,6 +50,7 @@ pub(super) async fn say(
             .as_ref()
             .and_then(|plan| trouble_of(context, id, live, &plan.latest)),
         records: &records,
+        hosts: hosts::held(function, &taken, Timestamp::now()),
         hosts_taken: &taken,
         service_taken: lock(&live.applied)
             .as_ref()

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use kube::ResourceExt as _;
-use wisp_api::{ComponentStatus, Function, FunctionStatus, RevisionStatus};
+use wisp_api::{ComponentStatus, Function, FunctionStatus, HostStatus, RevisionStatus};
 use wisp_contract::operator::pod;
 
 use super::desired::component_of;
@@ -41,6 +41,8 @@ pub struct Observed<'a> {
     pub trouble: Option<Trouble>,
     /// The revisions' records.
     pub records: &'a [Arc<ControllerRevision>],
+    /// Hosts that lead to it.
+    pub hosts: Vec<HostStatus>,
     /// Hosts that are others'.
     pub hosts_taken: &'a [Taken],
     /// Whether the Service of its name is somebody else's.
@@ -94,6 +96,7 @@ pub fn status(observed: &Observed<'_>) -> FunctionStatus {
             .map(|digest| ComponentStatus { digest }),
         revision: serving,
         revisions: revisions(observed),
+        hosts: observed.hosts.clone(),
         conditions: conditions(observed),
         last_scale_time: observed
             .plan
@@ -133,7 +136,8 @@ fn conditions(observed: &Observed<'_>) -> Vec<Condition> {
         ("ModelsReady", models(observed)),
         ("Ready", ready::ready(observed)),
     ];
-    if !observed.function.spec.hosts.is_empty() {
+    // A name that it has without asking may be another's, too.
+    if !observed.function.spec.hosts.is_empty() || !observed.hosts_taken.is_empty() {
         verdicts.push(("HostsReady", hosts(observed)));
     }
     if observed.service_taken {

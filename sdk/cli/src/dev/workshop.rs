@@ -1,6 +1,6 @@
 //! Keeps what runs in step with the files: builds, compiles ahead, and hands each function's supervisor what is new.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -194,6 +194,7 @@ impl Workshop {
         let refused = self.gateway.insert_route(FunctionRoute {
             id: id.clone(),
             hosts: hosts.clone(),
+            held: BTreeMap::new(),
             created: 0,
             limits: declared.function.limits(),
         });

@@ -21,6 +21,7 @@ fn known(name: &str, uid: &str) -> Known {
         route: FunctionRoute {
             id: id(name),
             hosts: Vec::new(),
+            held: Default::default(),
             created: 100,
             limits: Limits {
                 concurrency: NonZeroUsize::new(9).unwrap(),

@@ -43,6 +43,7 @@ fn observed<'a>(function: &'a Function, plan: &'a Plan) -> Observed<'a> {
         ready: BTreeMap::new(),
         trouble: None,
         records: &[],
+        hosts: Vec::new(),
         hosts_taken: &[],
         service_taken: false,
         url: "http://g/n/f/".into(),
@@ -272,7 +273,7 @@ fn names_that_are_others_are_told() {
     assert_eq!(told(&status(&base), "HostsReady"), "True Claimed");
     let taken = [Taken {
         host: "a.example".to_owned(),
-        owner: Owner::Older("x/older".parse().unwrap()),
+        owner: Owner::First("x/older".parse().unwrap()),
     }];
     base.hosts_taken = &taken;
     base.service_taken = true;
@@ -285,4 +286,24 @@ fn names_that_are_others_are_told() {
             .contains("a.example is x/older's")
     );
     assert_eq!(told(&status, "Ready"), "True Sleeping");
+}
+
+/// Would fail if the owner of a function whose own name leads elsewhere weren't told, as it claims no hosts.
+#[test]
+fn a_name_of_ones_own_that_is_anothers_is_told() {
+    let (function, plan) = (function(None), plan("a", "a"));
+    let mut base = observed(&function, &plan);
+    let is_told = |status: FunctionStatus| {
+        status
+            .conditions
+            .iter()
+            .any(|one| one.type_ == "HostsReady")
+    };
+    assert!(!is_told(status(&base)));
+    let taken = [Taken {
+        host: "f.n".to_owned(),
+        owner: Owner::Gateway,
+    }];
+    base.hosts_taken = &taken;
+    assert_eq!(told(&status(&base), "HostsReady"), "False HostTaken");
 }
