@@ -1,4 +1,4 @@
-//! The installation's one secret: made at the first start, never overwritten.
+//! The installation's one secret: made at the first start, never overwritten; and what gateways are told of it, which follows it.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,8 +6,9 @@ use std::time::Duration;
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use kube::api::PostParams;
+use kube::api::{Patch, PatchParams, PostParams};
 use kube::{Api, Client};
+use serde_json::json;
 use uuid::Uuid;
 use wisp_contract::keys::{Root, RootError};
 use wisp_contract::log::chain;
@@ -95,8 +96,41 @@ pub async fn load(client: &Client, namespace: &str) -> Result<Root, KeysError> {
         (DATA_KEY, root.data().reveal()),
         (OPERATOR_KEY, root.operator().0),
     ]);
-    get_or_create(&api, namespace, GATEWAY_SECRET, derived).await?;
+    let told = get_or_create(&api, namespace, GATEWAY_SECRET, derived.clone()).await?;
+    if let Some(patch) = differing(&told, &derived) {
+        // As after `wisp-keys` was lost alone: nothing would answer gateways that have the keys of the one before.
+        tracing::warn!(
+            secret = GATEWAY_SECRET,
+            "the gateways were told other keys than the installation's secret makes: they are told these"
+        );
+        let parameters = PatchParams {
+            field_manager: Some(MANAGER.to_owned()),
+            ..PatchParams::default()
+        };
+        let patch = Patch::Merge(patch);
+        let patched = api.patch(GATEWAY_SECRET, &parameters, &patch).await;
+        patched.map_err(|source| KeysError::Api {
+            namespace: namespace.to_owned(),
+            name: GATEWAY_SECRET,
+            source,
+        })?;
+    }
     Ok(root)
+}
+
+/// What is to be changed of a Secret for it to hold `values`, if anything.
+fn differing(secret: &Secret, values: &BTreeMap<&str, String>) -> Option<serde_json::Value> {
+    let data = secret.data.as_ref();
+    let holds = |(key, value): (&&str, &String)| {
+        data.and_then(|data| data.get(*key))
+            .is_some_and(|held| held.0 == value.as_bytes())
+    };
+    (!values.iter().all(holds)).then(|| {
+        let data = values
+            .iter()
+            .map(|(key, value)| ((*key).to_owned(), ByteString(value.clone().into_bytes())));
+        json!({"data": data.collect::<BTreeMap<_, _>>()})
+    })
 }
 
 async fn get_or_create(
@@ -133,5 +167,34 @@ async fn get_or_create(
         // Another was quicker: theirs counts.
         Err(kube::Error::Api(status)) if status.code == 409 => api.get(name).await.map_err(failed),
         other => other.map_err(failed),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if gateways kept what a lost secret made, lacked one of the keys, or were written to at every start.
+    #[test]
+    fn what_gateways_are_told_follows_the_secret() {
+        let values = BTreeMap::from([
+            (DATA_KEY, "new".to_owned()),
+            (OPERATOR_KEY, "op".to_owned()),
+        ]);
+        let secret = |data: serde_json::Value| -> Secret {
+            serde_json::from_value(json!({"data": data})).unwrap()
+        };
+        // base64 of new, op and old.
+        let whole = json!({"data": "bmV3", "operator": "b3A="});
+        assert_eq!(differing(&secret(whole.clone()), &values), None);
+        let patch = Some(json!({"data": whole}));
+        for held in [
+            json!({"data": "b2xk", "operator": "b3A="}),
+            json!({"data": "bmV3"}),
+            json!({}),
+        ] {
+            assert_eq!(differing(&secret(held.clone()), &values), patch, "{held}");
+        }
+        assert_eq!(differing(&Secret::default(), &values), patch);
     }
 }

@@ -13,8 +13,11 @@ use crate::watches::Pauses;
 /// The operator makes the Secret within seconds of an installation, and until then nobody is served.
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 
+/// How often it is looked whether the Secret still holds the same: a gateway may read it, and not watch it.
+const LOOKED_EVERY: Duration = Duration::from_secs(30);
+
 /// What a gateway proves itself with.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Keys {
     /// Makes the keys of the functions' data ports.
     pub(crate) data: Root,
@@ -56,6 +59,22 @@ pub(crate) async fn wait(client: Client, namespace: &str, name: &str) -> Keys {
     }
 }
 
+/// Ends once the Secret holds other keys than `keys`, as where the installation's secret was lost and made anew. Whoever has the
+/// ones before is refused by the operator and by new replicas for ever. What can't be read is no other.
+pub(crate) async fn replaced(client: Client, namespace: &str, name: &str, keys: &Keys) {
+    let secrets = Api::<Secret>::namespaced(client, namespace);
+    until_other(keys, async || read(&secrets, name).await.ok()).await;
+}
+
+async fn until_other(keys: &Keys, read: impl AsyncFn() -> Option<Keys>) {
+    loop {
+        tokio::time::sleep(LOOKED_EVERY).await;
+        if read().await.is_some_and(|now| now != *keys) {
+            return;
+        }
+    }
+}
+
 async fn read(secrets: &Api<Secret>, name: &str) -> Result<Keys, KeysError> {
     let secret = secrets
         .get_opt(name)
@@ -87,6 +106,23 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    /// Would fail if a gateway went on with keys that nobody takes any more, or ended because the API server was away.
+    #[tokio::test(start_paused = true)]
+    async fn other_keys_are_noticed() {
+        let keys = |data: &str| Keys {
+            data: Root::new(&data.repeat(32)).unwrap(),
+            operator: Key("o".to_owned()),
+        };
+        let answers = [None, Some(keys("a")), None, Some(keys("b"))];
+        let asked = std::cell::Cell::new(0);
+        until_other(&keys("a"), async || {
+            asked.set(asked.get() + 1);
+            answers[asked.get() - 1].clone()
+        })
+        .await;
+        assert_eq!(asked.get(), answers.len());
+    }
 
     #[test]
     fn a_secret_that_lacks_something_is_told_by_its_key() {

@@ -57,10 +57,13 @@ pub(crate) async fn run(cli: Cli, log: Log) -> anyhow::Result<()> {
         stop,
         reporting,
         silence,
+        replaced,
         traces,
     } = started;
     tokio::select! {
         () = signals.any() => {}
+        // Kubernetes starts it anew, and then it has the new ones.
+        () = replaced.cancelled() => tracing::warn!("the gateways have other keys by now: this one ends"),
         // A serving thread that fails ends the process: Kubernetes starts it anew.
         failed = servers.join_next() => return ended(failed),
     }
@@ -110,6 +113,8 @@ struct Started {
     reporting: tokio::task::JoinHandle<()>,
     /// Ends the reports.
     silence: CancellationToken,
+    /// The keys that it began with aren't the gateways' any more.
+    replaced: CancellationToken,
     traces: Traces,
 }
 
@@ -137,7 +142,14 @@ async fn start(
         .context("the operator's key is none that a header can hold")?;
     let operator = Arc::new(operator);
 
-    let table = Arc::new(Table::new(Directory::new(keys.data)));
+    let table = Arc::new(Table::new(Directory::new(keys.data.clone())));
+    let replaced = CancellationToken::new();
+    let (tell, of, name) = (replaced.clone(), namespace.clone(), cli.keys_secret.clone());
+    let looking = client.clone();
+    background.spawn(async move {
+        keys::replaced(looking, &of, &name, &keys).await;
+        tell.cancel();
+    });
     let waker = Waker {
         operator: Arc::clone(&operator),
         table: Arc::clone(&table),
@@ -201,6 +213,7 @@ async fn start(
         stop,
         reporting,
         silence,
+        replaced,
         traces,
     })
 }

@@ -17,6 +17,7 @@ use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
 use wisp_api::{Function, RuntimePool};
 use wisp_contract::assignment::{self, Key};
+use wisp_contract::keys::Root;
 use wisp_contract::operator::pod::{CONCURRENCY, CONTROL_PORT, DATA_PORT, POOL_UID};
 
 use super::assignment::{COMPONENT_MOUNT, KEY_VALUE_MOUNT, MODELS_MOUNT};
@@ -37,9 +38,12 @@ const USER: i64 = 65532;
 const PRELOAD_ANNOTATION: &str = "wisp.dev/preload";
 /// Annotation: a digest of all else that makes a pod that stands by what it is.
 const TEMPLATE_ANNOTATION: &str = "wisp.dev/template";
+/// Annotation: a digest of the secret that the keys of a revision's pods are made of.
+const KEYS_ANNOTATION: &str = "wisp.dev/keys";
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
-/// The template of a revision's pods. It depends on `revision` by its labels and its Secret alone.
+/// The template of a revision's pods. With another secret of the installation it is another: pods that have keys of the one
+/// before answer nobody any more, and only a new revision replaces them, those from pools, too. It depends on `revision` by its labels and its Secret alone.
 #[must_use]
 pub fn template(
     function: &Function,
@@ -64,14 +68,22 @@ pub fn template(
     let mut spec = spec(pod, container, grace);
     spec.image_pull_secrets = image_pull_secrets(function, &volumes, settings);
     spec.volumes = some(volumes);
+    let mut annotations = annotations(function);
+    annotations.insert(KEYS_ANNOTATION.to_owned(), keys(&settings.root));
     PodTemplateSpec {
         metadata: Some(ObjectMeta {
             labels: Some(names::revision_labels(&function.name_any(), revision)),
-            annotations: Some(annotations(function)),
+            annotations: Some(annotations),
             ..ObjectMeta::default()
         }),
         spec: Some(spec),
     }
+}
+
+/// What tells one secret from another, and nothing else of it.
+fn keys(root: &Root) -> String {
+    let digest = root.derive("told-apart").reveal();
+    digest.chars().take(16).collect()
 }
 
 /// The longest that the pods of `function` may take to end, in seconds.

@@ -137,7 +137,13 @@ fn a_revision_is_everything_that_alters_pods() {
     limits.spec.limits.concurrency = 3;
     let mut pod = function.clone();
     pod.spec.pod = Some(serde_json::from_value(json!({"nodeSelector": {"disk": "ssd"}})).unwrap());
+    let renewed = Settings {
+        root: Root::new(&"n".repeat(64)).unwrap(),
+        ..settings()
+    };
     let names = [
+        // Pods that have keys of a secret that is lost answer nobody.
+        desired(&function, &resolved, &renewed).unwrap().revision,
         base,
         name(&function, &secret),
         name(&function, &component),
