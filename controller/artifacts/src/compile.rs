@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
 use wisp_engine::preinit::{self, Outcome, preinit};
 use wisp_engine::{Cpu, Engines, Footprint, Loader, Wasi, cache::Source, compatibility};
 
@@ -16,17 +15,19 @@ use crate::store::{Store, Stored};
 mod apart;
 mod child;
 mod failure;
+mod turns;
 
 pub use apart::Apart;
 pub use child::Job;
 use failure::Failure;
+use turns::Turns;
 
 /// The most bytes of a component that is compiled.
 pub(crate) const LARGEST: u64 = 256 << 20;
 /// The most bytes of a component's machine code.
 const LARGEST_CODE: u64 = 1 << 30;
 
-/// Prepares components, one at a time: compiling takes all the processors there are.
+/// Prepares components, one at a time: compiling takes all the processors there are. Those that a replica waits for come first.
 #[derive(Debug, Clone)]
 pub struct Compiler {
     store: Store,
@@ -38,7 +39,7 @@ struct Inner {
     engines: Engines,
     cpu: Cpu,
     bounds: Bounds,
-    turn: Arc<Semaphore>,
+    turns: Arc<Turns>,
 }
 
 /// What one component may use.
@@ -102,7 +103,7 @@ impl Compiler {
             init: limits,
             apart: None,
         };
-        Self::with_turn(store, bounds, cpu, Arc::new(Semaphore::new(1)))
+        Self::with_turns(store, bounds, cpu, Arc::default())
     }
 
     /// The same, which has each component prepared in a process of its own.
@@ -112,26 +113,32 @@ impl Compiler {
             init: limits,
             apart: Some(apart),
         };
-        Self::with_turn(store, bounds, cpu, Arc::new(Semaphore::new(1)))
+        Self::with_turns(store, bounds, cpu, Arc::default())
     }
 
     /// One for machines of the level `cpu`. The two take turns.
     #[must_use]
     pub fn for_cpu(&self, cpu: Cpu) -> Self {
-        let (bounds, turn) = (self.inner.bounds.clone(), Arc::clone(&self.inner.turn));
-        Self::with_turn(self.store.clone(), bounds, cpu, turn)
+        let (bounds, turns) = (self.inner.bounds.clone(), Arc::clone(&self.inner.turns));
+        Self::with_turns(self.store.clone(), bounds, cpu, turns)
     }
 
-    fn with_turn(store: Store, bounds: Bounds, cpu: Cpu, turn: Arc<Semaphore>) -> Self {
+    fn with_turns(store: Store, bounds: Bounds, cpu: Cpu, turns: Arc<Turns>) -> Self {
         Self {
             store,
             inner: Arc::new(Inner {
                 engines: Engines::for_cpu(cpu),
                 cpu,
                 bounds,
-                turn,
+                turns,
             }),
         }
+    }
+
+    /// Somebody waits for `sha256`, which the store doesn't have: what it is made of, by those who hold it, is prepared before
+    /// all else.
+    pub fn hurry(&self, sha256: &str) {
+        self.inner.turns.hurry(self.store.held_beside(sha256));
     }
 
     /// What [`Compiler::prepare`] gave for `source` before, where the store still has all of it.
@@ -154,8 +161,7 @@ impl Compiler {
         if let Some(prepared) = self.known(&key).await? {
             return Ok(prepared);
         }
-        let turn = Arc::clone(&self.inner.turn).acquire_owned().await;
-        let turn = turn.map_err(|_| Error::Thread)?;
+        let turn = self.inner.turns.take(source).await;
         // Whoever had the turn before may have wanted the same.
         if let Some(prepared) = self.known(&key).await? {
             return Ok(prepared);

@@ -230,6 +230,11 @@ impl Store {
         self.folder.release(owner);
     }
 
+    /// All that is held by whoever holds `sha256`.
+    pub(crate) fn held_beside(&self, sha256: &str) -> Vec<String> {
+        self.folder.held_beside(sha256)
+    }
+
     /// What [`Store::note`] wrote under `key`; `None` where there is nothing of this type.
     pub async fn noted<T: DeserializeOwned + Send + 'static>(&self, key: &str) -> Option<T> {
         let path = self.folder.note(key);

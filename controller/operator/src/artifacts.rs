@@ -157,6 +157,8 @@ pub trait Artifacts: Send + Sync + 'static {
         &'a self,
         sha256: &'a str,
     ) -> BoxFuture<'a, Result<Option<(File, u64)>, ArtifactError>>;
+    /// A replica waits for an artifact or machine code that isn't in the store: what it is of is prepared before all else.
+    fn hurry(&self, sha256: &str);
     /// From now on `owner` needs exactly `digests`: they stay in the store.
     fn hold(&self, owner: &str, digests: Vec<String>);
     /// `owner` needs nothing any more.

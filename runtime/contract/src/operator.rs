@@ -79,6 +79,9 @@ pub mod pod {
     /// Annotation: the RuntimePool object's uid, which the key of the pod's control port is derived from, with the pod's
     /// namespace.
     pub const POOL_UID: &str = "wisp.dev/pool-uid";
+    /// What the message begins with that a host leaves where it ends because it couldn't fetch all that its function is made of.
+    pub const NOT_ALL_HERE: &str = "not all of the function is here";
+
     /// Whether a pod with these labels and annotations was taken from a pool and has lost its function since: its container
     /// was started anew, `restarts` times in all.
     #[must_use]

@@ -12,6 +12,7 @@ use wasmtime_wasi_http::p3::bindings::ServicePre;
 use wisp_admit::{Limiter, Limits as AdmitLimits};
 use wisp_contract::assignment::{Assignment, Key};
 use wisp_contract::config::{self, Limits};
+use wisp_contract::operator::pod::NOT_ALL_HERE;
 use wisp_contract::status::{ModelStatus, Startup};
 use wisp_egress::{Egress, Options as EgressOptions, Policy};
 use wisp_engine::{EngineError, Engines, LoadError, Loaded, Loader, Wasi};
@@ -57,7 +58,7 @@ pub(crate) struct Function {
 /// Why an Assignment can't be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BecomeError {
-    #[error("not all of the function is here")]
+    #[error("{}", NOT_ALL_HERE)]
     Artifact(#[from] FetchError),
     #[error("the component can't be served")]
     Component(#[from] LoadError),

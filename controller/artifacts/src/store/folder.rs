@@ -95,6 +95,12 @@ impl Folder {
         self.state().held.remove(owner);
     }
 
+    pub(super) fn held_beside(&self, sha256: &str) -> Vec<String> {
+        let state = self.state();
+        let holders = state.held.values().filter(|held| held.contains(sha256));
+        holders.flatten().cloned().collect()
+    }
+
     /// The file of a note.
     pub(super) fn note(&self, key: &str) -> PathBuf {
         self.path.join(NOTES).join(key)

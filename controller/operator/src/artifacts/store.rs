@@ -305,6 +305,10 @@ impl Artifacts for StoreArtifacts {
         Box::pin(async move { Ok(self.store.find(sha256).await?) })
     }
 
+    fn hurry(&self, sha256: &str) {
+        self.compiler.hurry(sha256);
+    }
+
     fn hold(&self, owner: &str, digests: Vec<String>) {
         self.store.hold(owner, digests);
     }

@@ -9,7 +9,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use wisp_api::Function;
-use wisp_contract::operator::pod::{CLAIMED_FROM, CONCURRENCY, REVISION, has_forgotten};
+use wisp_contract::operator::pod::{
+    CLAIMED_FROM, CONCURRENCY, NOT_ALL_HERE, REVISION, has_forgotten,
+};
 use wisp_contract::problem::Fault;
 
 use crate::names::{self, Ownership};
@@ -37,13 +39,14 @@ impl Trouble {
     }
 
     /// The words that reasons are among, and whose fault each is.
-    pub const REASONS: [(&str, Fault); 8] = [
+    pub const REASONS: [(&str, Fault); 9] = [
         ("Unschedulable", Fault::Platform),
         ("RuntimeImagePullFailed", Fault::Platform),
         ("ModelImagePullFailed", Fault::Function),
         ("ContainerFailed", Fault::Platform),
         ("PodsRefused", Fault::Platform),
         ("ScalingRefused", Fault::Platform),
+        ("ArtifactsMissing", Fault::Platform),
         ("StartFailed", Fault::Function),
         ("OutOfMemory", Fault::Function),
     ];
@@ -280,6 +283,18 @@ fn ended(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
         .is_some_and(|state| state.running.is_some());
     // One that runs again may serve in a moment.
     let ended = state.or(last.filter(|_| !is_running))?;
+    if let Some(message) = ended.message.as_deref().map(str::trim)
+        && message.starts_with(NOT_ALL_HERE)
+    {
+        // The operator may be fetching and compiling it just now, as after its store was lost.
+        return Some(Trouble {
+            reason: "ArtifactsMissing",
+            message: message.to_owned(),
+            fault: Fault::Platform,
+            is_final: false,
+            since: ended.finished_at.clone(),
+        });
+    }
     let (reason, message, fault) = match (ended.reason.as_deref(), ended.message.as_deref().map(str::trim)) {
         (_, Some(message)) if !message.is_empty() => ("StartFailed", message.to_owned(), Fault::Function),
         (Some("OOMKilled"), _) => (
@@ -360,6 +375,20 @@ mod tests {
                 "StartFailed",
                 "the model `m` has no GPU",
                 true,
+            ),
+            // Not the function's fault, and the next try may find it: else a revision would be given up for good because the
+            // operator's store was lost.
+            (
+                container(
+                    json!({"waiting": {"reason": "CrashLoopBackOff"}}),
+                    json!({"terminated": {
+                        "exitCode": 1, "reason": "Error", "finishedAt": "2026-01-01T00:00:00Z",
+                        "message": format!("{NOT_ALL_HERE}: the artifact http://o/x can't be fetched"),
+                    }}),
+                ),
+                "ArtifactsMissing",
+                "can't be fetched",
+                false,
             ),
             (
                 container(

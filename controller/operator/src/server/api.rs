@@ -138,6 +138,7 @@ impl Api {
             Ok(Some((content, length))) => Ok(file(content, length)),
             Ok(None) => {
                 self.levels.lacks(sha256);
+                self.artifacts.hurry(sha256);
                 Err(Refusal::NoArtifact(sha256.to_owned()))
             }
             Err(error) => {
