@@ -19,6 +19,9 @@ use crate::names::{self, MANAGER};
 
 /// The label by which a Deployment's pods are told apart by their template.
 const TEMPLATE_HASH: &str = "pod-template-hash";
+/// What the cluster autoscaler asks of a pod before it takes its node away. Of its own accord it ends only pods whose
+/// controllers it knows, and a Function is none of them: one such pod would keep its node for ever.
+const SAFE_TO_EVICT: &str = "cluster-autoscaler.kubernetes.io/safe-to-evict";
 /// So long nothing is written: the request that woke the function has the processors first, and the pod that takes the
 /// place of this one is made thereafter.
 const ADOPTED_AFTER: Duration = Duration::from_millis(100);
@@ -42,6 +45,7 @@ pub(super) fn patch(function: &Function, pod: &Pod, pool: &str, claimable: &Clai
     let mut annotations = claimable.annotations.clone();
     let restarts = pods::restarts(pod).to_string();
     annotations.insert(CLAIMED_RESTARTS.to_owned(), restarts);
+    annotations.insert(SAFE_TO_EVICT.to_owned(), "true".to_owned());
     json!({"metadata": {
         // Another pod of that name is refused.
         "uid": pod.uid(),

@@ -289,6 +289,9 @@ fn a_pod_that_was_taken_is_the_functions_and_nobody_elses() {
     assert_eq!(metadata["ownerReferences"][0]["kind"], "Function");
     assert_eq!(metadata["annotations"]["wisp.dev/concurrency"], "64");
     assert_eq!(metadata["annotations"]["wisp.dev/claimed-restarts"], "0");
+    // Else a cluster autoscaler would never take its node away.
+    let evicted = "cluster-autoscaler.kubernetes.io/safe-to-evict";
+    assert_eq!(metadata["annotations"][evicted], "true");
 }
 
 /// What users see of a pool: any change of it is to be looked at.
