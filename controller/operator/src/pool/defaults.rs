@@ -64,7 +64,8 @@ pub(super) fn todo(
         (true, None) => Some(Todo::Make),
         (true, Some(pool)) => (sizes(&pool.spec) != defaults.sizes() && is_as_made(pool))
             .then(|| Todo::Change(pool.uid())),
-        (false, Some(pool)) => Some(Todo::Drop(pool.uid())),
+        // What a person changed is somebody's, whom nobody asked.
+        (false, Some(pool)) => is_as_made(pool).then(|| Todo::Drop(pool.uid())),
         (false, None) => None,
     };
     let namespaces = functions.iter().chain(ours.keys());
@@ -174,7 +175,7 @@ mod tests {
     }
 
     /// Would fail if a namespace had a pool that nobody needs, none though it has Functions, or two; or if one kept the sizes
-    /// of an installation that has others by now, or lost those that a person gave it.
+    /// of an installation that has others by now, or lost those that a person gave it, be it with the pool itself.
     #[test]
     fn who_has_functions_and_asked_for_no_pool_has_one() {
         let set = |names: &[&str]| {
@@ -223,6 +224,6 @@ mod tests {
         };
         assert_eq!(todo_by(DEFAULTS), "-both -empty +going ~grown +new");
         let none = Defaults { min: 0, max: 0 };
-        assert_eq!(todo_by(none), "-both -edited -empty -grown -has");
+        assert_eq!(todo_by(none), "-both -empty -grown -has");
     }
 }
