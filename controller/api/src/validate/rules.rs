@@ -6,10 +6,13 @@ use std::fmt::Display;
 use super::{Mistakes, names, sources};
 use crate::duration::Duration;
 use crate::function::{
-    EnvVar, FunctionSpec, InstanceMode, Instances, KeySelector, KeyValue, Limits, Outbound, Scaling,
+    EnvVar, FunctionSpec, InstanceMode, Instances, KeySelector, KeyValue, Limits, Outbound, Pod,
+    Scaling,
 };
 use crate::quantity::Bytes;
 
+/// What nodes call whole GPUs.
+const GPU: &str = "nvidia.com/gpu";
 const KI: u64 = 1 << 10;
 const GI: u64 = 1 << 30;
 
@@ -60,6 +63,25 @@ pub(super) fn spec(spec: &FunctionSpec, mistakes: &mut Mistakes) {
         "spec.pod.gpu",
         mistakes,
     );
+    if let Some(pod) = &spec.pod {
+        gpus(pod, mistakes);
+    }
+}
+
+/// Kubernetes' own way to say it would count, and `gpu` for nothing.
+fn gpus(pod: &Pod, mistakes: &mut Mistakes) {
+    let resources = pod.resources.as_ref();
+    let limits = resources.and_then(|resources| resources.limits.as_ref());
+    let limit = limits.and_then(|limits| limits.get(GPU));
+    if let (Some(gpu), Some(limit)) = (pod.gpu, limit)
+        && limit.0 != gpu.to_string()
+    {
+        let message = format!(
+            "{gpu}, but spec.pod.resources.limits says {} of `{GPU}`: say one of them",
+            limit.0
+        );
+        mistakes.add("spec.pod.gpu", message);
+    }
 }
 
 fn scaling(scaling: &Scaling, concurrency: u32, mistakes: &mut Mistakes) {

@@ -56,6 +56,8 @@ fn numbers() {
         "{instances: {maxRequests: 3}}",
         "{instances: {mode: reuse, maxRequests: 3, idleTimeout: 48h}}",
         "{pod: {gpu: 17}}",
+        "{pod: {gpu: 2, resources: {limits: {nvidia.com/gpu: 1}}}}",
+        "{pod: {gpu: 2, resources: {limits: {nvidia.com/gpu: '2', nvidia.com/mig-1g.5gb: 1}}}}",
     ]));
 }
 
