@@ -390,6 +390,7 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
         "PersistentVolumeClaim/wisp-operator",
         "PriorityClass/wisp-system",
         "ClusterRole/wisp-edit",
+        "Role/wisp-invoke",
     ] {
         ensure!(!objects.contains_key(none), "there is {none}");
     }
@@ -635,7 +636,14 @@ fn the_rights_are_those_that_the_document_tells() -> Result<()> {
     let document = std::fs::read_to_string(document)?;
     // A Secret that is called as the value is by which the document names it.
     let secret = json!({"secretName": "gateway.tls.secretName"});
-    let objects = chart.objects(&json!({"gateway": {"tls": secret}}))?;
+    let invokers =
+        json!([{"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": "developers"}]);
+    let objects =
+        chart.objects(&json!({"gateway": {"tls": secret}, "rbac": {"invokers": invokers}}))?;
+    expect(
+        &objects,
+        &[("RoleBinding/wisp-invoke", "/subjects", invokers)],
+    )?;
     for (role, heading) in [
         ("ClusterRole/wisp-operator", "The operator cluster-wide"),
         ("Role/wisp-operator", "The operator in its own namespace"),
@@ -644,6 +652,7 @@ fn the_rights_are_those_that_the_document_tells() -> Result<()> {
             "Role/wisp-gateway",
             "The gateways in the operator's namespace",
         ),
+        ("Role/wisp-invoke", "Those of `rbac.invokers`"),
     ] {
         let (given, told) = (rules(&objects[role]), told(&document, heading)?);
         ensure!(!given.is_empty(), "{role} gives nothing");
