@@ -53,6 +53,16 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
+{{- /* Pods of a component go to different nodes, where there are some. */ -}}
+{{- define "wisp.spread" -}}
+topologySpreadConstraints:
+- maxSkew: 1
+  topologyKey: kubernetes.io/hostname
+  whenUnsatisfiable: ScheduleAnyway
+  labelSelector:
+    matchLabels: {{- include "wisp.selector" . | nindent 6 }}
+{{- end }}
+
 {{- define "wisp.scheduling" -}}
 {{- with .root.Values.image.pullSecrets }}
 imagePullSecrets:

@@ -151,7 +151,10 @@ fn every_way_in_leads_to_the_gateways() -> Result<()> {
 
     let objects = chart.objects(&json!({
         "domains": ["fn.example.com", "example.org"],
-        "gateway": {"tls": {"secretName": "cert"}, "trustForwarded": true, "service": {"type": "LoadBalancer"}},
+        "gateway": {"tls": {"secretName": "cert"}, "trustForwarded": true, "service": {
+            "type": "LoadBalancer", "externalTrafficPolicy": "Local", "loadBalancerClass": "example.com/internal",
+            "loadBalancerSourceRanges": ["192.0.2.0/24"], "nodePorts": {"http": 30480, "https": 30443},
+        }},
     }))?;
     let service = "Service/wisp-gateway";
     expect(
@@ -159,6 +162,19 @@ fn every_way_in_leads_to_the_gateways() -> Result<()> {
         &[
             (service, "/spec/type", json!("LoadBalancer")),
             (service, "/spec/ports/1/targetPort", json!("https")),
+            (service, "/spec/ports/0/nodePort", json!(30480)),
+            (service, "/spec/ports/1/nodePort", json!(30443)),
+            (service, "/spec/externalTrafficPolicy", json!("Local")),
+            (
+                service,
+                "/spec/loadBalancerClass",
+                json!("example.com/internal"),
+            ),
+            (
+                service,
+                "/spec/loadBalancerSourceRanges",
+                json!(["192.0.2.0/24"]),
+            ),
             (
                 "NetworkPolicy/wisp-gateway",
                 "/spec/ingress/0/ports/2/port",
@@ -210,7 +226,8 @@ fn a_url_is_https_where_tls_ends_at_the_ingress() -> Result<()> {
     Ok(())
 }
 
-/// Would fail if several replicas could be drained away at once, or one that is alone could never be.
+/// Would fail if several replicas could be drained away at once, or one that is alone could never be; or if they need not be on
+/// different nodes, or an upgrade took back what an autoscaler set.
 #[test]
 fn several_replicas_are_never_all_away() -> Result<()> {
     let Some(chart) = Chart::open()? else {
@@ -231,9 +248,12 @@ fn several_replicas_are_never_all_away() -> Result<()> {
     )?;
     for (budget, component) in budgets.iter().zip(["gateway", "operator"]) {
         let selected = "/spec/selector/matchLabels/app.kubernetes.io~1component";
+        let deployment = format!("Deployment/wisp-{component}");
+        let spread = "/spec/template/spec/topologySpreadConstraints/0/topologyKey";
         expect(
             &objects,
             &[
+                (&deployment, spread, json!("kubernetes.io/hostname")),
                 (budget, "/spec/maxUnavailable", json!(1)),
                 (budget, selected, json!(component)),
             ],
@@ -246,6 +266,11 @@ fn several_replicas_are_never_all_away() -> Result<()> {
             "there is a {budget} for one replica"
         );
     }
+    let values = json!({"gateway": {"autoscaled": true}});
+    let objects = chart.objects(&values)?;
+    ensure!(objects.contains_key(budgets[0]), "{:?}", objects.keys());
+    let rendered = chart.helm(&["template", "--show-only=templates/gateway.yaml"], &values)?;
+    ensure!(!rendered.contains("replicas:"), "{rendered}");
     Ok(())
 }
 
@@ -295,6 +320,46 @@ fn the_store_has_room_for_more_than_it_keeps() -> Result<()> {
     )
 }
 
+/// Would fail if an installation couldn't be given a claim for its store later, or that taken away again: what the Deployment was
+/// told before then stands beside what it is told now.
+#[test]
+fn a_store_gets_a_claim_later() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    for persistence in [false, true, false] {
+        let values = json!({"operator": {"store": {"persistence": persistence}}});
+        let show = ["template", "--show-only=templates/operator.yaml"];
+        let rendered = chart.helm(&show, &values)?;
+        let mut documents = rendered.split("\n---\n");
+        let deployment = documents
+            .find(|document| document.contains("\nkind: Deployment\n"))
+            .context("no Deployment")?;
+        let file = tempfile::NamedTempFile::new()?;
+        std::fs::write(file.path(), deployment)?;
+        // It has no pods: their ServiceAccount isn't there.
+        let apply = [
+            "apply",
+            "--server-side",
+            "--field-manager=helm",
+            "--output=json",
+            "--filename",
+            file.path().to_str().context("a path of UTF-8")?,
+        ];
+        let answer = chart.namespace.kubectl(&apply);
+        let answer = answer.with_context(|| format!("with persistence {persistence}"))?;
+        let applied: Value = serde_json::from_str(&answer)?;
+        let volume = &applied["spec"]["template"]["spec"]["volumes"][0];
+        let has_claim = volume.get("persistentVolumeClaim").is_some();
+        let has_folder = volume.get("emptyDir").is_some();
+        ensure!(
+            (has_claim, has_folder) == (persistence, !persistence),
+            "{volume}"
+        );
+    }
+    Ok(())
+}
+
 /// Would fail if a value of the rest didn't reach what it is for.
 #[test]
 fn the_other_values_reach_what_they_are_for() -> Result<()> {
@@ -321,12 +386,16 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
                 ],
             )?;
         }
+        let labels = json!(["wisp.dev/function", "wisp.dev/revision"]);
+        let functions = "PodMonitor/wisp-functions";
+        expect(&objects, &[(functions, "/spec/podTargetLabels", labels)])?;
     }
 
     let objects = chart.objects(&json!({
         "gateway": {
             "activateTimeout": 300,
             "drainTimeout": 3600,
+            "extraEnv": [{"name": "OTEL_SERVICE_NAME", "value": "edge"}],
             "idleTimeout": 620,
             "maxConnections": 1_000_000,
         },
@@ -372,6 +441,7 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
         ("wisp-gateway", "WISP_DRAIN_TIMEOUT", "3600"),
         ("wisp-gateway", "WISP_IDLE_TIMEOUT", "620"),
         ("wisp-gateway", "WISP_MAX_CONNECTIONS", "1000000"),
+        ("wisp-gateway", "OTEL_SERVICE_NAME", "edge"),
         ("wisp-operator", "WISP_ACTIVATE_TIMEOUT", "300"),
         (
             "wisp-operator",
