@@ -294,4 +294,44 @@ mod tests {
         metrics.forget(&id);
         assert!(!metrics.text().contains(r#"function="f""#));
     }
+
+    /// Would fail if the page on what to watch named a metric that isn't, or lacked one.
+    #[test]
+    fn every_metric_is_told() {
+        let page = include_str!("../docs/watching.md");
+        let (metrics, id) = (Metrics::default(), "n/f".parse().unwrap());
+        metrics.wanted(&id, 1);
+        metrics.ready(&id, 1);
+        metrics.pool(&id, 1, 1);
+        metrics.wake_phase("served", Duration::ZERO);
+        metrics.scaled("load", true);
+        for count in [
+            Metrics::woke,
+            Metrics::claimed,
+            Metrics::reconciled,
+            Metrics::resolved,
+        ] {
+            count(&metrics, "succeeded");
+        }
+        let text = metrics.text();
+        let names = text.lines().filter_map(|line| {
+            let (name, kind) = line.strip_prefix("# TYPE ")?.split_once(' ')?;
+            let end = if kind == "counter" { "_total" } else { "" };
+            Some(format!("`{name}{end}`"))
+        });
+        let names: Vec<String> = names.collect();
+        assert!(
+            names.contains(&"`wisp_operator_resolves_total`".to_owned()),
+            "{text}"
+        );
+        for name in &names {
+            assert!(page.contains(name), "{name}");
+        }
+        let told = page
+            .split('`')
+            .filter(|word| word.starts_with("wisp_operator_"));
+        for word in told {
+            assert!(names.contains(&format!("`{word}`")), "{word}");
+        }
+    }
 }

@@ -71,6 +71,12 @@ async fn a_function_is_woken_served_by_all_its_names_and_reported() {
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
+    // The page on what to watch names them all.
+    let page = include_str!("../../../operator/docs/watching.md");
+    for line in metrics.lines().filter(|line| line.starts_with("# TYPE ")) {
+        let name = line.split(' ').nth(2).unwrap();
+        assert!(page.contains(&format!("`{name}`")), "{name}");
+    }
     let nowhere = gateway.get("nowhere.test", "/").await;
     assert_eq!(nowhere.status, StatusCode::NOT_FOUND);
 }

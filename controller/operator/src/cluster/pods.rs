@@ -407,6 +407,24 @@ mod tests {
         }
     }
 
+    /// Would fail if the page on what to watch lacked a reason, or told another that it is theirs to mend.
+    #[test]
+    fn every_trouble_is_told() {
+        let page = include_str!("../../docs/watching.md");
+        for (reason, fault) in Trouble::REASONS {
+            let whose = match fault {
+                Fault::Function => "| owner |",
+                _ => "| installation |",
+            };
+            let word = format!("`{reason}`");
+            let mut rows = page.lines().filter(|line| line.starts_with("| `Ready` "));
+            assert!(
+                rows.any(|row| row.contains(&word) && row.contains(whose)),
+                "{reason}"
+            );
+        }
+    }
+
     /// Would fail if a pod were of no use for having been started anew while it stood by, or went on being a function's
     /// after it has forgotten that.
     #[test]
