@@ -10,6 +10,12 @@ use serde::{Deserialize, Serialize};
 
 /// What the replicas' pods ask for, beyond what `limits` implies. The fields are those of a Kubernetes PodSpec.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[schemars(extend("x-kubernetes-validations" = [
+    {
+        "rule": "!has(self.gpu) || !has(self.resources) || !has(self.resources.limits) || !('nvidia.com/gpu' in self.resources.limits) || string(self.resources.limits['nvidia.com/gpu']) == string(self.gpu)",
+        "message": "gpu must be what resources.limits says of nvidia.com/gpu, where that says anything"
+    }
+]))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pod {
     /// Requests and limits of the container; derived from the Function's limits where absent.

@@ -33,6 +33,8 @@ const ONE_MODEL: &str =
     "exactly one of image, url, configMap, persistentVolumeClaim, imageVolume must be given";
 const MODEL_FILE: &str = "file is for `wisp dev` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim";
 const URL: &str = "url needs sha256, the digest of what is to be found there";
+const GPU: &str =
+    "gpu must be what resources.limits says of nvidia.com/gpu, where that says anything";
 const MAX_DELAY: &str = "maxDelay must be at most 1s";
 const NAME: &str = "metadata.name must start with a letter, hold only a-z, 0-9 and -, not end with -, and be at most 52 characters long";
 
@@ -195,6 +197,12 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
             "spec.env[0].valueFrom",
             "exactly one of secretKeyRef and configMapKeyRef must be given",
         ),
+        // Its pods.
+        (
+            of("  pod: {gpu: 2, resources: {limits: {nvidia.com/gpu: 1}}}\n"),
+            "spec.pod",
+            GPU,
+        ),
         // Its stores.
         (store("maxSize: 1023"), "spec.keyValue[0]", SIZE),
         (store("maxSize: 65Gi"), "spec.keyValue[0]", SIZE),
@@ -318,6 +326,14 @@ async fn every_rule_refuses_in_its_own_words() -> Result<()> {
             "spec",
             "models of a pool come from image, url or configMap: its pods have no volumes",
         ),
+        (
+            pool(
+                "wrong",
+                "pod: {gpu: 0, resources: {limits: {nvidia.com/gpu: '1'}}}",
+            ),
+            "spec.pod",
+            GPU,
+        ),
         (kept("{}"), "spec.models[0].source", ONE_MODEL),
         (kept("{file: m.onnx}"), "spec.models[0].source", MODEL_FILE),
         (kept("{url: 'https://x/m'}"), "spec.models[0].source", URL),
@@ -355,7 +371,7 @@ async fn what_is_just_within_the_rules_is_taken() -> Result<()> {
         \x20 outbound: {{allow: ['https://api.example.com', 'http://*.example.com:8080']}}\n\
         \x20 keyValue: [{{name: a, maxSize: 1Ki}}, {{name: b, maxSize: 64Gi}}, {{name: c}}]\n\
         \x20 hosts: [a.example.com]\n\
-        \x20 pod: {{gpu: 16, nodeSelector: {{a: b}}, tolerations: [{{operator: Exists}}], serviceAccountName: a}}\n"
+        \x20 pod: {{gpu: 16, resources: {{limits: {{nvidia.com/gpu: '16'}}}}, nodeSelector: {{a: b}}, tolerations: [{{operator: Exists}}], serviceAccountName: a}}\n"
     );
     let least = "  limits: {timeout: 1ms, memory: 65536, concurrency: 1, queue: 0, queueBytes: 0, requestBody: 0, \
         logRate: 1Ki, tensors: 1Ki, handles: 16, tableElements: 1}\n  scaling: {idleTimeout: 1s}\n";
