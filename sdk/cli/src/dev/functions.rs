@@ -1,7 +1,6 @@
 //! All functions that run, by name: what the gateway wakes and the autoscaler counts.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -14,6 +13,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::problem::Fault;
 use wisp_gateway::{ActivateError, Activator, Gateway};
 
+use super::manifests::Folder;
 use super::supervisor::Supervisor;
 
 /// How often the number of replicas is decided.
@@ -29,7 +29,7 @@ struct Entry {
     scaling: Scaling,
     history: Arc<Mutex<History>>,
     /// The folder that declares it.
-    folder: PathBuf,
+    folder: Folder,
 }
 
 impl Functions {
@@ -47,7 +47,7 @@ impl Functions {
         id: FunctionId,
         supervisor: Supervisor,
         function: &Function,
-        folder: &Path,
+        folder: &Folder,
     ) {
         let scaling = scaling(function);
         self.with(|functions| {
@@ -55,13 +55,13 @@ impl Functions {
                 .entry(id)
                 .and_modify(|entry| {
                     entry.scaling = scaling;
-                    folder.clone_into(&mut entry.folder);
+                    entry.folder = folder.clone();
                 })
                 .or_insert_with(|| Entry {
                     supervisor,
                     scaling,
                     history: Arc::default(),
-                    folder: folder.to_owned(),
+                    folder: folder.clone(),
                 });
         });
     }
@@ -75,7 +75,7 @@ impl Functions {
     }
 
     /// The folder that declares the function.
-    pub(crate) fn folder(&self, id: &FunctionId) -> Option<PathBuf> {
+    pub(crate) fn folder(&self, id: &FunctionId) -> Option<Folder> {
         self.with(|functions| functions.get(id).map(|entry| entry.folder.clone()))
     }
 

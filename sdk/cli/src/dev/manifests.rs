@@ -1,6 +1,6 @@
 //! Which functions are in these folders, and what do their manifests say?
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use wisp_api::{Function, Manifest, ManifestError, Objects, Place, parse_manifests};
@@ -15,32 +15,30 @@ use crate::paths;
 pub(crate) struct Folder {
     /// Absolute.
     pub(crate) dir: PathBuf,
-    /// The one manifest that functions are read from; all of the folder's where it is absent.
-    only: Option<PathBuf>,
+    /// The manifests that functions are read from; all of the folder's where it is absent.
+    only: Option<BTreeSet<PathBuf>>,
 }
 
 impl Folder {
-    /// All manifests of a folder.
-    pub(crate) fn whole(dir: &Path) -> Self {
-        Self {
-            dir: dir.to_owned(),
-            only: None,
-        }
-    }
-
-    /// Its YAML, and the file that was named, whatever it is called.
+    /// Its YAML, and the files that were named, whatever they are called.
     fn yaml(&self) -> Result<Vec<PathBuf>, ManifestsError> {
+        let is_named = |path: &PathBuf| self.only.as_ref().is_some_and(|only| only.contains(path));
         let mut paths = list(&self.dir)?;
-        paths.retain(|path| is_yaml(path) || self.only.as_ref() == Some(path));
+        paths.retain(|path| is_yaml(path) || is_named(path));
         Ok(paths)
     }
 
     /// Whether somebody, or its name, says that a Function is in this file of it.
     fn names(&self, path: &Path) -> bool {
         match &self.only {
-            Some(only) => only == path,
+            Some(only) => only.contains(path),
             None => is_function_file(path),
         }
+    }
+
+    /// Whether functions are read from this file of it.
+    fn reads(&self, path: &Path) -> bool {
+        self.only.as_ref().is_none_or(|only| only.contains(path))
     }
 }
 
@@ -112,37 +110,37 @@ fn indented(error: &ManifestError) -> String {
 /// # Errors
 /// When a path isn't there or holds no function.
 pub(crate) fn discover(paths: &[PathBuf]) -> Result<Vec<Folder>, ManifestsError> {
-    let mut folders = Vec::new();
+    // One for each folder, however many of its files are named: what isn't in a folder's manifests is no longer its.
+    let mut folders: BTreeMap<PathBuf, Option<BTreeSet<PathBuf>>> = BTreeMap::new();
     for path in paths {
         let found = path
             .canonicalize()
             .map_err(|_| ManifestsError::Missing(path.clone()))?;
         if found.is_file() {
             let dir = found.parent().unwrap_or(Path::new("/")).to_owned();
-            folders.push(Folder {
-                dir,
-                only: Some(found),
-            });
+            let named = folders.entry(dir).or_insert_with(|| Some(BTreeSet::new()));
+            if let Some(named) = named {
+                named.insert(found);
+            }
             continue;
         }
         if declares_functions(&found)? {
-            folders.push(Folder::whole(&found));
+            folders.insert(found, None);
             continue;
         }
-        let mut below = Vec::new();
+        let mut is_empty = true;
         for child in list(&found)? {
             if child.is_dir() && !is_hidden(&child) && declares_functions(&child)? {
-                below.push(Folder::whole(&child));
+                folders.insert(child, None);
+                is_empty = false;
             }
         }
-        if below.is_empty() {
+        if is_empty {
             return Err(ManifestsError::Empty(path.clone()));
         }
-        folders.append(&mut below);
     }
-    folders.sort();
-    folders.dedup();
-    Ok(folders)
+    let folder = |(dir, only)| Folder { dir, only };
+    Ok(folders.into_iter().map(folder).collect())
 }
 
 /// Those of `paths` that are folders of functions' folders: others may come in them.
@@ -216,7 +214,7 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
         let Some(function) = manifest.function() else {
             continue;
         };
-        if folder.only.as_ref().is_some_and(|only| only != path) {
+        if !folder.reads(path) {
             continue;
         }
         let wrong = |error| ManifestsError::Wrong {
@@ -253,7 +251,7 @@ pub(crate) fn of_functions(
 ) -> Result<Vec<(PathBuf, Vec<Manifest>)>, ManifestsError> {
     let mut found = Vec::new();
     for path in folder.yaml()? {
-        if folder.only.as_ref().is_some_and(|only| *only != path) {
+        if !folder.reads(&path) {
             continue;
         }
         let is_named = folder.names(&path);
@@ -397,6 +395,29 @@ mod tests {
             names(root.path(), "d").unwrap_err(),
             ManifestsError::Missing(_)
         ));
+    }
+
+    /// Would fail if two files of one folder were two folders: each would take the other's functions for removed. Or if
+    /// a folder that is named, too, were read in part.
+    #[test]
+    fn files_of_one_folder_are_one_folder() {
+        let file = |name: &str| HELLO.replace("hello", name);
+        let (a, b, c) = (file("a"), file("b"), file("c"));
+        let root = tree(&[("f/a.yaml", &a), ("f/b.yaml", &b), ("f/c.yaml", &c)]);
+        let found = |paths: &[&str]| {
+            let paths: Vec<_> = paths.iter().map(|path| root.path().join(path)).collect();
+            let folders = discover(&paths).unwrap();
+            assert_eq!(folders.len(), 1, "{folders:?}");
+            let declared = read(&folders[0], Path::new("/cache")).unwrap();
+            let ids: Vec<_> = declared.iter().map(|it| it.id.to_string()).collect();
+            assert_eq!(of_functions(&folders[0]).unwrap().len(), ids.len());
+            ids.join(" ")
+        };
+        assert_eq!(found(&["f/a.yaml"]), "default/a");
+        assert_eq!(found(&["f/b.yaml", "f/a.yaml"]), "default/a default/b");
+        for paths in [["f", "f/a.yaml"], ["f/a.yaml", "f"], ["f/a.yaml", ""]] {
+            assert_eq!(found(&paths), "default/a default/b default/c");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Keeps what runs in step with the files: builds, compiles ahead, and hands each function's supervisor what is new.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -154,12 +154,12 @@ impl Workshop {
     fn without_others(&self, folder: &Folder, mut declared: Vec<Declared>) -> Vec<Declared> {
         declared.retain(|function| {
             let of = self.functions.folder(&function.id);
-            let of = of.filter(|of| *of != folder.dir);
+            let of = of.filter(|of| of.dir != folder.dir);
             // It may have been moved from there to here.
             let Some(first) = of.filter(|of| self.declares(of, &function.id)) else {
                 return true;
             };
-            let (id, second) = (function.id.clone(), folder.dir.clone());
+            let (id, first, second) = (function.id.clone(), first.dir, folder.dir.clone());
             self.console
                 .tell(ManifestsError::Twice { id, first, second }.into());
             false
@@ -167,11 +167,11 @@ impl Workshop {
         declared
     }
 
-    /// Whether the manifests in `dir` declare the function, or can't tell.
-    fn declares(&self, dir: &Path, id: &FunctionId) -> bool {
-        match manifests::read(&Folder::whole(dir), &self.launch.cache) {
+    /// Whether the manifests in `folder` declare the function, or can't tell.
+    fn declares(&self, folder: &Folder, id: &FunctionId) -> bool {
+        match manifests::read(folder, &self.launch.cache) {
             Ok(declared) => declared.iter().any(|function| function.id == *id),
-            Err(_) => dir.is_dir(),
+            Err(_) => folder.dir.is_dir(),
         }
     }
 
@@ -189,7 +189,7 @@ impl Workshop {
             )
         });
         self.functions
-            .insert(id.clone(), supervisor, &declared.function, &folder.dir);
+            .insert(id.clone(), supervisor, &declared.function, folder);
         let hosts = declared.function.spec.hosts.clone();
         let refused = self.gateway.insert_route(FunctionRoute {
             id: id.clone(),
@@ -306,7 +306,7 @@ impl Workshop {
             .collect();
         let dir = folder.dir.clone();
         self.functions.ids().into_iter().filter(move |id| {
-            !kept.contains(id) && self.functions.folder(id).as_ref() == Some(&dir)
+            !kept.contains(id) && self.functions.folder(id).is_some_and(|of| of.dir == dir)
         })
     }
 
