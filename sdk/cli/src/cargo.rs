@@ -1,5 +1,6 @@
 //! A project's Cargo build.
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -218,6 +219,63 @@ fn artifact(line: &str, manifest: &Path) -> Option<Artifact> {
     })
 }
 
+/// The folders of the crates that the project in `dir` depends on by path, however far away, and the manifest of its
+/// workspace. Read from the manifests themselves: Cargo tells nothing of a project one of whose manifests is wrong.
+pub(crate) fn dependencies(dir: &Path) -> Vec<PathBuf> {
+    let mut found = BTreeSet::new();
+    let workspace = dir.ancestors().skip(1).find(|above| {
+        read_manifest(above).is_some_and(|manifest| manifest.contains_key("workspace"))
+    });
+    let mut unread = vec![dir.to_owned()];
+    if let Some(workspace) = workspace {
+        for path in paths(&read_manifest(workspace).unwrap_or_default()) {
+            unread.extend(workspace.join(path).canonicalize());
+        }
+    }
+    let mut seen = BTreeSet::new();
+    while let Some(dir) = unread.pop() {
+        if !seen.insert(dir.clone()) {
+            continue;
+        }
+        for path in paths(&read_manifest(&dir).unwrap_or_default()) {
+            // One that isn't there may be about to come.
+            let dependency = dir.join(path);
+            unread.push(dependency.canonicalize().unwrap_or(dependency));
+        }
+    }
+    seen.remove(dir);
+    found.extend(seen);
+    found.extend(workspace.map(|workspace| workspace.join("Cargo.toml")));
+    found.into_iter().collect()
+}
+
+fn read_manifest(dir: &Path) -> Option<toml::Table> {
+    let text = std::fs::read_to_string(dir.join("Cargo.toml")).ok()?;
+    text.parse().ok()
+}
+
+/// All `path`s of dependencies, for whichever target, and of patches.
+fn paths(manifest: &toml::Table) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for (key, value) in manifest {
+        let Some(table) = value.as_table() else {
+            continue;
+        };
+        if key.ends_with("dependencies") {
+            let paths = table.values().filter_map(|of| of.get("path")?.as_str());
+            found.extend(paths.map(PathBuf::from));
+        } else if ["patch", "target", "workspace"].contains(&key.as_str()) {
+            found.extend(paths(table));
+            for below in table.values().filter_map(toml::Value::as_table) {
+                found.extend(paths(below));
+                let patched = below.values().filter_map(|of| of.get("path")?.as_str());
+                found.extend(patched.filter(|_| key == "patch").map(PathBuf::from));
+            }
+        }
+    }
+    found
+}
+
 /// The name in `path+file:///home/me/hello#0.1.0` or `path+file:///home/me/x#hello@0.1.0`.
 fn package_name(id: &str) -> Option<String> {
     let (url, fragment) = id.split_once('#')?;
@@ -263,6 +321,44 @@ mod tests {
             None
         );
         assert_eq!(artifact("not json", manifest), None);
+    }
+
+    /// Would fail if a first build that fails in a crate beside the project were not tried again when that is mended.
+    #[test]
+    fn crates_that_a_project_depends_on_by_path_are_found() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let write = |dir: &str, text: &str| {
+            std::fs::create_dir_all(root.join(dir)).unwrap();
+            std::fs::write(root.join(dir).join("Cargo.toml"), text).unwrap();
+        };
+        write(
+            "",
+            "[workspace]\nmembers = ['a']\n[workspace.dependencies]\ninherited = {path = 'inherited'}\n[patch.crates-io]\nserde = {path = 'patched'}\n",
+        );
+        write(
+            "a",
+            "[dependencies]\nserde = '1'\nb = {path = '../b'}\ninherited.workspace = true\n[target.'cfg(unix)'.dependencies]\nd = {path = '../d'}\n",
+        );
+        write(
+            "b",
+            "[dependencies.c]\npath = '../c'\n[build-dependencies]\na = {path = '../a'}\n",
+        );
+        write("c", "no TOML");
+        write("inherited", "");
+        write("patched", "");
+        let expected = ["Cargo.toml", "b", "c", "d", "inherited", "patched"];
+        let mut found = dependencies(&root.join("a"));
+        found.sort();
+        // `d` isn't there yet.
+        for path in &mut found {
+            *path = path.components().collect();
+            if path.ends_with("a/../d") {
+                *path = root.join("d");
+            }
+        }
+        found.sort();
+        assert_eq!(found, expected.map(|name| root.join(name)));
     }
 
     #[test]

@@ -131,7 +131,8 @@ pub(crate) fn discover(paths: &[PathBuf]) -> Result<Vec<Folder>, ManifestsError>
         let mut is_empty = true;
         for child in list(&found)? {
             if child.is_dir() && !is_hidden(&child) && declares_functions(&child)? {
-                folders.insert(child, None);
+                // A link and what it leads to are one folder.
+                folders.insert(child.canonicalize().unwrap_or(child), None);
                 is_empty = false;
             }
         }

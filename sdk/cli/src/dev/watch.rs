@@ -22,13 +22,15 @@ pub(crate) struct Watch {
     watched: BTreeSet<PathBuf>,
 }
 
-/// What belongs to which function's folder.
+/// What belongs to which function's folder. All paths are what links and `..` in them lead to: the system tells of a
+/// change by one path, however many lead there.
 #[derive(Debug, Default)]
 struct Interests {
     folders: BTreeSet<PathBuf>,
-    /// Folders that functions' folders come to lie in.
-    roots: BTreeSet<PathBuf>,
-    /// Files elsewhere: models, components, and the sources of crates that a project depends on by path.
+    /// Folders that functions' folders come to lie in: by where they are, and by where links in them lead to.
+    roots: BTreeMap<PathBuf, PathBuf>,
+    /// Files elsewhere: models, components, and the sources of crates that a project depends on by path. Of a folder all
+    /// that is in it counts.
     files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
     /// What was removed or has another name now: what comes in its place isn't watched yet.
     gone: BTreeSet<PathBuf>,
@@ -37,21 +39,39 @@ struct Interests {
 impl Interests {
     /// The functions' folders that a change of `path` concerns.
     fn concerned(&self, path: &Path) -> Vec<PathBuf> {
-        let inside = self.folders.iter().filter(|folder| {
-            path.strip_prefix(folder)
-                .is_ok_and(|rest| !rest.iter().any(|part| is_ignored(&part.to_string_lossy())))
+        let within = |folder: &Path| {
+            let rest = path.strip_prefix(folder).ok()?;
+            let is_ours = !rest.iter().any(|part| is_ignored(&part.to_string_lossy()));
+            is_ours.then(|| rest.iter().count())
+        };
+        let inside = self
+            .folders
+            .iter()
+            .filter(|folder| within(folder).is_some());
+        let roots = self.roots.iter().filter(|(dir, root)| {
+            // A folder in the root, and a file in that.
+            let deepest = if dir == root { 2 } else { 1 };
+            within(dir).is_some_and(|depth| depth <= deepest)
         });
-        let roots = self.roots.iter().filter(|root| {
-            path.strip_prefix(root).is_ok_and(|rest| {
-                rest.iter().count() <= 2
-                    && !rest.iter().any(|part| is_ignored(&part.to_string_lossy()))
-            })
+        let elsewhere = path.ancestors().filter_map(|above| {
+            let of = self.files.get(above)?;
+            (above == path || within(above).is_some()).then_some(of)
         });
         inside
-            .chain(roots)
-            .chain(self.files.get(path).into_iter().flatten())
+            .chain(roots.map(|(_, root)| root))
+            .chain(elsewhere.flatten())
             .cloned()
             .collect()
+    }
+
+    /// Whether what is watched may lie at or below `path`.
+    fn is_above(&self, path: &Path) -> bool {
+        let dirs = self.folders.iter().chain(self.roots.keys());
+        dirs.clone().any(|dir| path.starts_with(dir))
+            || dirs
+                .chain(self.files.keys())
+                .any(|watched| watched.starts_with(path))
+            || path.ancestors().any(|above| self.files.contains_key(above))
     }
 }
 
@@ -86,12 +106,15 @@ impl Watch {
                 event.kind,
                 EventKind::Remove(_) | EventKind::Modify(ModifyKind::Name(_))
             ) {
-                interests.gone.extend(event.paths.iter().cloned());
+                // Much comes and goes beside a folder that may be anywhere.
+                let gone = event.paths.iter().filter(|path| interests.is_above(path));
+                let gone: Vec<_> = gone.cloned().collect();
+                interests.gone.extend(gone);
             }
             if event.need_rescan() {
                 // More happened than was told: any folder may be another.
                 let elsewhere = interests.files.keys().filter_map(|file| file.parent());
-                let all = interests.folders.iter().chain(&interests.roots);
+                let all = interests.folders.iter().chain(interests.roots.values());
                 let all: Vec<_> = all.cloned().collect();
                 let gone: Vec<_> = elsewhere.map(Path::to_owned).chain(all.clone()).collect();
                 interests.gone.extend(gone);
@@ -114,8 +137,8 @@ impl Watch {
         })
     }
 
-    /// Watches a function's folder, the sources in it, and `files` elsewhere. Called again after each change: new
-    /// folders are watched, too.
+    /// Watches a function's folder, the sources in it, and `files` elsewhere, all in them where they are folders. Called
+    /// again after each change: new folders are watched, too.
     ///
     /// # Errors
     /// When a folder can't be watched: too many are, usually.
@@ -128,16 +151,22 @@ impl Watch {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             interests.folders.insert(folder.to_owned());
-            for file in files {
-                interests
-                    .files
-                    .entry(file.clone())
-                    .or_default()
-                    .insert(folder.to_owned());
+            for file in files.iter().flat_map(|file| places(file)) {
+                if file.is_dir() {
+                    sources(&file, &mut dirs, 0);
+                }
                 dirs.extend(file.parent().map(Path::to_owned));
+                let of = interests.files.entry(file).or_default();
+                of.insert(folder.to_owned());
             }
         }
         self.watch(dirs)
+    }
+
+    /// Watches for the folder itself to be gone and come back.
+    pub(crate) fn add_parent(&mut self, folder: &Path) {
+        // Where that may not be watched, the folder is while it is there.
+        let _ = self.watch(folder.parent().map(Path::to_owned));
     }
 
     /// Watches those of `dirs` that are there and aren't watched. One that was removed and made anew must be watched anew.
@@ -169,17 +198,21 @@ impl Watch {
     /// # Errors
     /// As [`Watch::add`].
     pub(crate) fn add_root(&mut self, root: &Path) -> notify::Result<()> {
+        let mut roots = BTreeMap::from([(root.to_owned(), root.to_owned())]);
+        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
+            if entry.path().is_dir()
+                && !is_ignored(&entry.file_name().to_string_lossy())
+                && let Ok(dir) = entry.path().canonicalize()
+            {
+                roots.insert(dir, root.to_owned());
+            }
+        }
+        let dirs: Vec<PathBuf> = roots.keys().cloned().collect();
         self.interests
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .roots
-            .insert(root.to_owned());
-        let mut dirs = vec![root.to_owned()];
-        for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
-            if entry.path().is_dir() && !is_ignored(&entry.file_name().to_string_lossy()) {
-                dirs.push(entry.path());
-            }
-        }
+            .extend(roots);
         self.watch(dirs)
     }
 
@@ -198,6 +231,16 @@ impl Watch {
         let _ = tokio::time::timeout(LONGEST, settle).await;
         folders
     }
+}
+
+/// Where a file is: its name without links and `..` before it, and what that leads to where it is a link. Either may
+/// change.
+fn places(file: &Path) -> BTreeSet<PathBuf> {
+    let named = file
+        .parent()
+        .zip(file.file_name())
+        .and_then(|(parent, name)| Some(parent.canonicalize().ok()?.join(name)));
+    named.into_iter().chain(file.canonicalize()).collect()
 }
 
 /// The folder and those below it that may hold sources.
@@ -295,6 +338,66 @@ mod tests {
         watch.add(&folder, &[]).unwrap();
         std::fs::write(folder.join("src/lib.rs"), "").unwrap();
         assert_eq!(watch.changed().await, BTreeSet::from([folder.clone()]));
+    }
+
+    /// Would fail if a change weren't seen of a model beside the project, which the manifest names with `..`; or only by
+    /// one of two functions that name it differently; or of one that a link leads to.
+    #[tokio::test]
+    async fn a_file_is_seen_whatever_it_is_called() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let [a, b, models] = ["a", "b", "models"].map(|name| root.join(name));
+        for dir in [&a, &b, &models] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        std::fs::write(models.join("m.onnx"), "1").unwrap();
+        let link = b.join("model");
+        std::os::unix::fs::symlink(models.join("m.onnx"), &link).unwrap();
+        let mut watch = Watch::start().unwrap();
+        watch.add(&a, &[a.join("../models/m.onnx")]).unwrap();
+        watch.add(&b, std::slice::from_ref(&link)).unwrap();
+        watch.add_root(&models).unwrap();
+        std::fs::write(models.join("m.onnx"), "2").unwrap();
+        let both = BTreeSet::from([a.clone(), b.clone()]);
+        assert!(watch.changed().await.is_superset(&both));
+        std::fs::remove_file(&link).unwrap();
+        std::fs::write(&link, "3").unwrap();
+        assert_eq!(watch.changed().await, BTreeSet::from([b]));
+    }
+
+    /// Would fail if what is mended in a crate that a project depends on weren't seen, where that never compiled.
+    #[tokio::test]
+    async fn a_folder_elsewhere_is_seen_with_all_in_it() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (project, dependency) = (root.join("project"), root.join("words"));
+        std::fs::create_dir_all(dependency.join("src")).unwrap();
+        std::fs::create_dir(&project).unwrap();
+        let mut watch = Watch::start().unwrap();
+        let named = project.join("../words");
+        watch.add(&project, &[named]).unwrap();
+        std::fs::write(dependency.join("src/lib.rs"), "").unwrap();
+        assert_eq!(watch.changed().await, BTreeSet::from([project]));
+    }
+
+    /// Would fail if a folder that was named, and that came back later, were never seen again.
+    #[tokio::test]
+    async fn a_folder_that_comes_back_is_seen() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().canonicalize().unwrap().join("hello");
+        std::fs::create_dir(&folder).unwrap();
+        let mut watch = Watch::start().unwrap();
+        watch.add(&folder, &[]).unwrap();
+        watch.add_parent(&folder);
+        let all = BTreeSet::from([folder.clone()]);
+        std::fs::remove_dir(&folder).unwrap();
+        assert_eq!(watch.changed().await, all);
+        watch.add(&folder, &[]).unwrap();
+        std::fs::create_dir(&folder).unwrap();
+        assert_eq!(watch.changed().await, all);
+        watch.add(&folder, &[]).unwrap();
+        std::fs::write(folder.join("function.yaml"), "").unwrap();
+        assert_eq!(watch.changed().await, all);
     }
 
     /// Would fail if nothing were seen any more after a branch was switched that has a folder, to one that hasn't, and back.

@@ -16,6 +16,7 @@ use super::prepare::{self, PrepareError, Prepared, Project};
 use super::replica::Launch;
 use super::supervisor::Supervisor;
 use super::watch::{self, Watch};
+use crate::cargo;
 
 /// How long a manifest may be gone before its functions are.
 const GRACE: Duration = Duration::from_millis(500);
@@ -80,6 +81,12 @@ impl Workshop {
         } else {
             None
         };
+        // Those that come and go with a root are found by it.
+        let named: BTreeSet<PathBuf> = folders
+            .iter()
+            .filter(|folder| !roots.iter().any(|root| folder.dir.parent() == Some(root)))
+            .map(|folder| folder.dir.clone())
+            .collect();
         for (folder, functions) in &declared {
             // Before the build: what is changed meanwhile is built again.
             if let Some(watch) = &mut watch {
@@ -95,6 +102,9 @@ impl Workshop {
         };
         for root in &roots {
             watch.add_root(root)?;
+        }
+        for folder in &named {
+            watch.add_parent(folder);
         }
         loop {
             let mut changed = watch.changed().await;
@@ -116,7 +126,8 @@ impl Workshop {
                 let files = self.again(folder).await;
                 watch.add(&folder.dir, &files)?;
             }
-            folders.retain(|folder| folder.dir.is_dir());
+            // What somebody named is theirs again when it comes back.
+            folders.retain(|folder| folder.dir.is_dir() || named.contains(&folder.dir));
         }
     }
 
@@ -220,7 +231,8 @@ impl Workshop {
             Ok(project) => project,
             Err(error) => {
                 self.failed(declared, &error);
-                return files;
+                // Of a build that never was there is no list of what it is made of.
+                return cargo::dependencies(&folder.dir);
             }
         };
         if let Some(project) = &project {
