@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest, Sha256};
 use wisp_api::ConfigError;
-use wisp_contract::FunctionConfig;
+use wisp_contract::{FunctionConfig, FunctionId};
 use wisp_engine::cache::Source;
 use wisp_engine::preinit::{self, Outcome};
 use wisp_engine::{Engines, LoadError, Loader, PreinitError};
@@ -20,6 +20,9 @@ use crate::failure;
 
 /// The folder beside a function's manifest that `wisp dev` keeps its own files in.
 pub(crate) const OWN: &str = ".wisp";
+/// Digits of a component's digest in its copy's name, and what comes after them.
+const DIGITS: usize = 16;
+const ENDING: &str = ".wasm";
 
 /// What a replica is told.
 #[derive(Debug, Clone, PartialEq)]
@@ -150,7 +153,7 @@ pub(crate) fn prepare(
         initialised(source)?
     };
     loader.prepare(&source, engines)?;
-    config.component.file = keep(&own, declared.id.name(), &source)?;
+    config.component.file = keep(&own, &declared.id, &source)?;
     config.component.sha256 = Some(source.sha256().to_owned());
     let mut digest = Sha256::new();
     digest.update(serde_json::to_vec(&config).unwrap_or_default());
@@ -182,10 +185,10 @@ fn initialised(source: Source) -> Result<Source, PrepareError> {
 
 /// Copies the component to where only its content decides its name: replicas that start while the next one is being
 /// built read this one.
-fn keep(own: &Path, name: &str, source: &Source) -> Result<PathBuf, PrepareError> {
+fn keep(own: &Path, id: &FunctionId, source: &Source) -> Result<PathBuf, PrepareError> {
     let folder = own.join("components");
-    let short: String = source.sha256().chars().take(16).collect();
-    let path = folder.join(format!("{name}-{short}.wasm"));
+    let short: String = source.sha256().chars().take(DIGITS).collect();
+    let path = folder.join(format!("{}{short}{ENDING}", prefix(id)));
     let failed = |source| PrepareError::Write {
         path: path.clone(),
         source,
@@ -195,21 +198,35 @@ fn keep(own: &Path, name: &str, source: &Source) -> Result<PathBuf, PrepareError
         return Ok(path);
     }
     std::fs::create_dir_all(&folder).map_err(failed)?;
-    sweep(&folder, name);
+    sweep(&folder, id);
     let mut file = tempfile::NamedTempFile::new_in(&folder).map_err(failed)?;
     io::Write::write_all(&mut file, source.bytes()).map_err(failed)?;
     file.persist(&path).map_err(|error| failed(error.error))?;
     Ok(path)
 }
 
+/// What the names of a function's copies begin with. No function's name has a dot.
+fn prefix(id: &FunctionId) -> String {
+    format!("{}.{}-", id.namespace(), id.name())
+}
+
+/// Whether it is the name of a copy of this function, not of one whose name only begins like its.
+fn is_copy(name: &str, id: &FunctionId) -> bool {
+    let digits = name
+        .strip_prefix(&prefix(id))
+        .and_then(|rest| rest.strip_suffix(ENDING));
+    digits.is_some_and(|digits| {
+        digits.len() == DIGITS && digits.bytes().all(|digit| digit.is_ascii_hexdigit())
+    })
+}
+
 /// Removes old copies; the last few may still be read.
-fn sweep(folder: &Path, name: &str) {
-    let prefix = format!("{name}-");
+fn sweep(folder: &Path, id: &FunctionId) {
     let mut copies: Vec<_> = std::fs::read_dir(folder)
         .into_iter()
         .flatten()
         .flatten()
-        .filter(|entry| entry.file_name().to_string_lossy().starts_with(&prefix))
+        .filter(|entry| is_copy(&entry.file_name().to_string_lossy(), id))
         .filter_map(|entry| Some((entry.metadata().ok()?.modified().ok()?, entry.path())))
         .collect();
     copies.sort();
@@ -228,4 +245,31 @@ fn identity(metadata: &Metadata) -> Vec<u8> {
         metadata.mtime_nsec().to_le_bytes(),
     ]
     .concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a function's new component removed those that replicas of another one read.
+    #[test]
+    fn only_a_function_s_own_copies_are_swept() {
+        let folder = tempfile::tempdir().unwrap();
+        let id: FunctionId = "vision/digits".parse().unwrap();
+        let hex = |digit: &str| digit.repeat(DIGITS);
+        let own = ["0", "1", "2", "3", "4"].map(|n| format!("vision.digits-{}.wasm", hex(n)));
+        let others =
+            ["0", "1", "2", "3", "4"].map(|n| format!("vision.digits-big-{}.wasm", hex(n)));
+        let elsewhere = ["0", "1", "2", "3"].map(|n| format!("other.digits-{}.wasm", hex(n)));
+        let kept = "vision.digits-notes.wasm".to_owned();
+        for name in own.iter().chain(&others).chain(&elsewhere).chain([&kept]) {
+            std::fs::write(folder.path().join(name), "").unwrap();
+        }
+        sweep(folder.path(), &id);
+        let is_there = |name: &&String| folder.path().join(name).exists();
+        assert_eq!(own.iter().filter(is_there).count(), 3);
+        assert_eq!(others.iter().filter(is_there).count(), 5);
+        assert_eq!(elsewhere.iter().filter(is_there).count(), 4);
+        assert!(is_there(&&kept));
+    }
 }
