@@ -246,9 +246,12 @@ fn hex(bytes: &[u8]) -> String {
         })
 }
 
-/// Writes a file so that whoever reads it sees the old or the new content, whole.
+/// Writes a file so that whoever reads it sees the old or the new content, whole. The umask says who may: it is no secret.
 fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = tempfile::NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+    use std::os::unix::fs::PermissionsExt as _;
+    let mut file = tempfile::Builder::new()
+        .permissions(std::fs::Permissions::from_mode(0o666))
+        .tempfile_in(path.parent().unwrap_or(Path::new(".")))?;
     file.write_all(content)?;
     file.persist(path).map_err(|error| error.error)?;
     Ok(())
@@ -382,6 +385,13 @@ mod tests {
         assert_eq!(make(1), first);
         let second = make(2);
         assert_ne!(second.1, first.1);
+        // As any file that is made here: a component that only its maker may read can't go into an image.
+        std::fs::write(target.path().join("any"), "").unwrap();
+        let mode = |file: &str| {
+            let metadata = std::fs::metadata(target.path().join(file)).unwrap();
+            metadata.mode() & 0o777
+        };
+        assert_eq!(mode("wisp/f.wasm"), mode("any"));
         // A damaged output is made anew.
         std::fs::write(target.path().join("wisp/f.wasm"), "damaged").unwrap();
         assert_eq!(make(2).1, second.1);
