@@ -223,8 +223,10 @@ fn understand(text: &str) -> Said {
 /// Where `wisp-runtime` is: beside this program, else on PATH.
 pub(crate) fn find_runtime(given: Option<&Path>) -> Option<PathBuf> {
     const NAME: &str = "wisp-runtime";
+    // A bare name would be looked up on PATH when it is run, whatever was looked at here.
+    let absolute = |file: PathBuf| std::path::absolute(&file).unwrap_or(file);
     if let Some(given) = given {
-        return given.is_file().then(|| given.to_owned());
+        return given.is_file().then(|| absolute(given.to_owned()));
     }
     let beside = std::env::current_exe()
         .ok()
@@ -238,6 +240,7 @@ pub(crate) fn find_runtime(given: Option<&Path>) -> Option<PathBuf> {
         .into_iter()
         .chain(on_path)
         .find(|file| file.is_file())
+        .map(absolute)
 }
 
 #[cfg(test)]
@@ -296,6 +299,15 @@ mod tests {
         let replica =
             Replica::start(launch, &assignment(), move |said| _ = sender.send(said)).unwrap();
         (replica, receiver)
+    }
+
+    /// Would fail if `--runtime Cargo.toml`, a file of this folder, were looked for on PATH when it is run.
+    #[test]
+    fn the_file_that_is_named_is_the_one_that_runs() {
+        let here = std::env::current_dir().unwrap();
+        let named = Path::new("Cargo.toml");
+        assert_eq!(find_runtime(Some(named)), Some(here.join(named)));
+        assert_eq!(find_runtime(Some(Path::new("nothing-there"))), None);
     }
 
     #[tokio::test]
