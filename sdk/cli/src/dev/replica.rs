@@ -20,6 +20,9 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Lines longer than this are no log lines.
 const LONGEST: usize = 1 << 20;
 
+/// The longest variable that Linux starts a process with: 32 pages, with its name, `=` and a zero (`MAX_ARG_STRLEN`).
+const LARGEST: usize = 32 * 4096;
+
 /// How replicas are started.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
@@ -79,6 +82,8 @@ impl Replica {
         said: impl Fn(Said) + Send + Sync + 'static,
     ) -> std::io::Result<Self> {
         use std::os::unix::process::CommandExt as _;
+        let text = serde_json::to_string(assignment)?;
+        fits(assignment, &text).map_err(std::io::Error::other)?;
         let mut command = Command::new(&launch.runtime);
         command
             .args([
@@ -89,10 +94,7 @@ impl Replica {
                 "--cache",
             ])
             .arg(&launch.cache)
-            .env(
-                wisp_contract::assignment::ENV,
-                serde_json::to_string(assignment)?,
-            )
+            .env(wisp_contract::assignment::ENV, text)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -113,6 +115,24 @@ impl Replica {
     pub(crate) fn stop(&self) -> Stop {
         self.stop.clone()
     }
+}
+
+/// Whether a process can be given this assignment, which is a variable of its environment: `Argument list too long` is
+/// all that the system would say.
+fn fits(assignment: &Assignment, text: &str) -> Result<(), String> {
+    let size = wisp_contract::assignment::ENV.len() + "=".len() + text.len() + 1;
+    if size <= LARGEST {
+        return Ok(());
+    }
+    let variables = assignment.config.env.0.iter();
+    let largest = variables
+        .max_by_key(|(_, value)| value.len())
+        .map_or_else(String::new, |(name, value)| {
+            format!(": the largest is `{name}` with {} bytes", value.len())
+        });
+    Err(format!(
+        "its variables are too large: with all else that it is told they take {size} bytes, of {LARGEST} at most{largest}"
+    ))
 }
 
 async fn attend(
@@ -351,6 +371,35 @@ mod tests {
         assert!(
             text.contains("default/hello") && text.contains("--data 127.0.0.1:0"),
             "{text}"
+        );
+    }
+
+    /// Would fail if variables that no process can be started with were answered with `Argument list too long`, or some
+    /// that one can be started with were refused.
+    #[tokio::test]
+    async fn what_a_process_cannot_be_given_is_told_with_its_size() {
+        let (_folder, launch) = launch("echo ${#WISP_ASSIGNMENT}");
+        let mut assignment = assignment();
+        let mut set = |name: &str, length: usize| {
+            let env = &mut assignment.config.env.0;
+            env.insert(name.to_owned(), "x".repeat(length));
+            assignment.clone()
+        };
+        set("SMALL", 7);
+        let empty = serde_json::to_string(&set("LARGE", 0)).unwrap().len();
+        let room = LARGEST - "WISP_ASSIGNMENT=".len() - 1 - empty;
+        let (sender, mut said) = mpsc::unbounded_channel();
+        let started = Replica::start(&launch, &set("LARGE", room), move |said| {
+            _ = sender.send(said)
+        });
+        assert!(started.is_ok(), "{started:?}");
+        let length = (empty + room).to_string();
+        assert!(matches!(said.recv().await, Some(Said::Text(text)) if text == length));
+        let error = Replica::start(&launch, &set("LARGE", room + 1), |_| {}).unwrap_err();
+        let error = error.to_string();
+        assert!(
+            error.contains("`LARGE`") && error.contains("131072"),
+            "{error}"
         );
     }
 
