@@ -2,8 +2,9 @@
 
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
+use std::time::Duration;
 
 use serde::Serialize;
 use wisp_contract::log::{Level, Line};
@@ -16,6 +17,8 @@ use style::Style;
 
 /// Lines that wait for a slow terminal; what comes beyond them is dropped and counted.
 const BACKLOG: usize = 4096;
+/// How long the end waits for a terminal that doesn't take the last lines: one that was stopped never will.
+const LAST: Duration = Duration::from_secs(2);
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -115,8 +118,27 @@ pub(crate) enum ReplicaState {
 /// Takes events from every thread, and never waits.
 #[derive(Debug, Clone)]
 pub(crate) struct Console {
-    events: SyncSender<Message>,
-    dropped: Arc<AtomicU64>,
+    events: Sender<Message>,
+    backlog: Arc<Backlog>,
+}
+
+/// Of what comes as fast as requests do: others are few.
+#[derive(Debug, Default)]
+struct Backlog {
+    waiting: AtomicUsize,
+    dropped: AtomicU64,
+}
+
+impl Backlog {
+    /// Whether there is room for one more, which is counted.
+    fn takes(&self) -> bool {
+        let takes = self.waiting.fetch_add(1, Ordering::Relaxed) < BACKLOG;
+        if !takes {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+        takes
+    }
 }
 
 #[derive(Debug)]
@@ -128,38 +150,48 @@ enum Message {
     },
 }
 
+impl Event {
+    /// Whether there is one for each request, or for each line of a guest.
+    fn is_frequent(&self) -> bool {
+        matches!(
+            self,
+            Self::Request { .. } | Self::Log { .. } | Self::Note { .. }
+        )
+    }
+}
+
 impl Console {
     /// Starts the thread that prints.
     ///
     /// # Errors
     /// When the system refuses the thread.
     pub(crate) fn start(terminal: Terminal) -> std::io::Result<Self> {
-        let (events, receiver) = sync_channel(BACKLOG);
-        let dropped = Arc::new(AtomicU64::new(0));
-        let counter = Arc::clone(&dropped);
-        std::thread::Builder::new()
-            .name("wisp-console".to_owned())
-            .spawn(move || print(&receiver, terminal, &counter))?;
-        Ok(Self { events, dropped })
+        Self::to(std::io::stdout(), terminal)
     }
 
-    /// Waits until everything so far is printed.
+    fn to(out: impl Write + Send + 'static, terminal: Terminal) -> std::io::Result<Self> {
+        let (events, receiver) = channel();
+        let backlog = Arc::new(Backlog::default());
+        let of_printer = Arc::clone(&backlog);
+        std::thread::Builder::new()
+            .name("wisp-console".to_owned())
+            .spawn(move || print(&receiver, out, terminal, &of_printer))?;
+        Ok(Self { events, backlog })
+    }
+
+    /// Waits until everything so far is printed, though not for ever.
     pub(crate) fn flush(&self) {
         let (done, printed) = sync_channel(1);
         if self.events.send(Message::Flush { _done: done }).is_ok() {
-            let _ = printed.recv();
+            let _ = printed.recv_timeout(LAST);
         }
     }
 
-    /// Prints `event` soon. Requests and guests' lines are dropped where the terminal doesn't keep up; all else waits.
+    /// Prints `event` soon. Requests and guests' lines are dropped where the terminal doesn't keep up. All else waits,
+    /// but whoever tells doesn't: a terminal that was stopped must not stop the gateway, nor the end.
     pub(crate) fn tell(&self, event: Event) {
-        match event {
-            Event::Request { .. } | Event::Log { .. } => {
-                if let Err(TrySendError::Full(_)) = self.events.try_send(Message::Event(event)) {
-                    self.dropped.fetch_add(1, Ordering::Relaxed);
-                }
-            }
-            event => _ = self.events.send(Message::Event(event)),
+        if !event.is_frequent() || self.backlog.takes() {
+            let _ = self.events.send(Message::Event(event));
         }
     }
 
@@ -181,19 +213,24 @@ impl Console {
     }
 }
 
-fn print(messages: &Receiver<Message>, terminal: Terminal, dropped: &AtomicU64) {
+fn print(messages: &Receiver<Message>, out: impl Write, terminal: Terminal, backlog: &Backlog) {
     let mut style = Style::new(terminal.out);
-    let mut out = std::io::BufWriter::new(std::io::stdout());
+    let mut out = std::io::BufWriter::new(out);
     while let Ok(first) = messages.recv() {
         let mut flushed = Vec::new();
         // Everything that is there already goes out in one piece.
         for message in std::iter::once(first).chain(messages.try_iter().take(BACKLOG)) {
             match message {
-                Message::Event(event) => write(&mut out, &mut style, &terminal, &event),
+                Message::Event(event) => {
+                    if event.is_frequent() {
+                        backlog.waiting.fetch_sub(1, Ordering::Relaxed);
+                    }
+                    write(&mut out, &mut style, &terminal, &event);
+                }
                 flush @ Message::Flush { .. } => flushed.push(flush),
             }
         }
-        let lost = dropped.swap(0, Ordering::Relaxed);
+        let lost = backlog.dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let message =
                 format!("{lost} lines are not shown: they came faster than this terminal prints");

@@ -1,6 +1,7 @@
 use wisp_contract::log::GUEST_LOG;
 
 use super::*;
+use crate::args::{Color, Format};
 use crate::terminal::Paint;
 
 fn events() -> Vec<Event> {
@@ -100,4 +101,53 @@ fn what_scripts_read() {
         .map(|event| serde_json::to_string(event).unwrap())
         .collect();
     insta::assert_snapshot!(lines.join("\n"));
+}
+
+/// Takes nothing until it is told to.
+struct Stopped {
+    go: Receiver<()>,
+    taken: Sender<Vec<u8>>,
+}
+
+impl Write for Stopped {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let _ = self.go.recv();
+        let _ = self.taken.send(bytes.to_owned());
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Would fail if a terminal that takes nothing stopped those who tell, and the end with them; if what it doesn't take
+/// filled the memory; or if what matters were dropped with what doesn't.
+#[test]
+fn nobody_waits_for_a_terminal_that_takes_nothing() {
+    let (go, stopped) = channel();
+    let (taken, out) = channel();
+    let terminal = Terminal::detect(Format::Human, Color::Never);
+    let console = Console::to(Stopped { go: stopped, taken }, terminal).unwrap();
+    let note = || Event::Note {
+        message: "a line".to_owned(),
+    };
+    (0..3 * BACKLOG).for_each(|_| console.tell(note()));
+    (0..2 * BACKLOG).for_each(|_| {
+        console.tell(Event::Removed {
+            function: "f".to_owned(),
+        });
+    });
+    // Gone, the sender lets all through.
+    drop(go);
+    console.flush();
+    drop(console);
+    let text: Vec<u8> = out.into_iter().flatten().collect();
+    let text = String::from_utf8(text).unwrap();
+    let lines = |what: &str| text.lines().filter(|line| line.contains(what)).count();
+    assert_eq!(lines("removed"), 2 * BACKLOG);
+    // The thread may have taken some before it wrote.
+    let shown = lines("a line");
+    assert!((BACKLOG..=2 * BACKLOG + 1).contains(&shown), "{shown}");
+    assert!(lines("lines are not shown") > 0);
 }
