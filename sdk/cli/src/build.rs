@@ -288,7 +288,7 @@ fn report(built: &Built, took: Duration, terminal: &Terminal) -> Result<(), Outp
                 &format!("ran ahead of time: every instance saves {saved} ({size})"),
             )?;
             for text in output.lines() {
-                line("", &paint.dim(text))?;
+                line("", &paint.dim(&terminal::harmless(text)))?;
             }
         }
         Init::Plain { why } => line(

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 use serde_json::json;
 
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, harmless_lines};
 
 /// An error that knows the way out.
 pub(crate) trait Explain: Error + Send + Sync + 'static {
@@ -62,7 +62,8 @@ impl Failure {
             }
         } else {
             let paint = terminal.err;
-            let mut texts = causes(&*self.error);
+            // A function's own words may be among them.
+            let mut texts = causes(&*self.error).map(|text| harmless_lines(&text));
             terminal.note(&format!(
                 "{} {}",
                 paint.red("error:"),
@@ -72,6 +73,7 @@ impl Failure {
                 terminal.note(&format!("  {} {cause}", paint.dim("because:")));
             }
             if let Some(hint) = &self.hint {
+                let hint = harmless_lines(hint);
                 terminal.note(&format!("  {} {hint}", paint.green("hint:")));
             }
         }

@@ -11,7 +11,7 @@ use wisp_api::Function;
 use crate::args::Get;
 use crate::cluster::{self, Cluster, ClusterError};
 use crate::failure::Failure;
-use crate::terminal::{Paint, Terminal};
+use crate::terminal::{Paint, Terminal, harmless, harmless_lines};
 
 /// What is told of a function.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -164,7 +164,7 @@ fn table(functions: &[Told], everywhere: bool, now: Timestamp, paint: Paint) -> 
             function.replicas.to_string(),
             function.device.clone().unwrap_or_else(|| "-".to_owned()),
             age(function.created.as_deref(), now),
-            function.url.clone().unwrap_or_else(|| "-".to_owned()),
+            harmless(function.url.as_deref().unwrap_or("-")),
         ]
     }));
     let widths: Vec<usize> = (0..head.len())
@@ -199,7 +199,7 @@ fn table(functions: &[Told], everywhere: bool, now: Timestamp, paint: Paint) -> 
 
 /// `True (Sleeping)`, or why not.
 fn standing(function: &Told) -> String {
-    format!("{} ({})", function.ready, function.reason)
+    harmless(&format!("{} ({})", function.ready, function.reason))
 }
 
 fn coloured(text: &str, function: Option<&Told>, paint: Paint) -> String {
@@ -217,6 +217,7 @@ fn details(told: &Told, now: Timestamp, paint: Paint) -> Vec<String> {
         coloured(&standing(told), Some(told), paint)
     )];
     let mut line = |label: &str, value: &str| {
+        let value = harmless(value);
         lines.push(format!("  {} {value}", paint.dim(&format!("{label:<9}"))));
     };
     line("url", told.url.as_deref().unwrap_or("-"));
@@ -250,7 +251,8 @@ fn details(told: &Told, now: Timestamp, paint: Paint) -> Vec<String> {
         );
     }
     for condition in &told.conditions {
-        let text = format!("{} ({})", condition.status, condition.reason);
+        // A message may quote the function.
+        let text = harmless(&format!("{} ({})", condition.status, condition.reason));
         let text = if condition.status == "True" {
             paint.green(&text)
         } else {
@@ -258,8 +260,8 @@ fn details(told: &Told, now: Timestamp, paint: Paint) -> Vec<String> {
         };
         lines.push(format!(
             "  {} {text} {}",
-            condition.kind,
-            paint.dim(&condition.message)
+            harmless(&condition.kind),
+            paint.dim(&harmless_lines(&condition.message))
         ));
     }
     lines
@@ -339,6 +341,22 @@ mod tests {
         text.push(String::new());
         text.push(serde_json::to_string_pretty(&functions[1]).unwrap());
         insta::assert_snapshot!(text.join("\n"));
+    }
+
+    /// Would fail if a function, whose last words are in a message, could write what it likes to the user's terminal.
+    #[test]
+    fn what_a_function_says_does_nothing_to_a_terminal() {
+        let conditions = json!([{
+            "type": "Ready", "status": "False", "reason": "Crashed", "message": "it said: \u{1b}[2J\u{9b}0m",
+            "lastTransitionTime": "2026-01-01T00:01:00Z",
+        }]);
+        let told = function(
+            "digits",
+            json!({"replicas": 0, "readyReplicas": 0, "conditions": conditions}),
+        );
+        let now = "2026-01-01T00:10:00Z".parse().unwrap();
+        let text = details(&told, now, Paint::NONE).join("\n");
+        assert!(text.contains("it said: \\u{1b}[2J\\u{9b}0m"), "{text}");
     }
 
     #[test]

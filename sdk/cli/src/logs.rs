@@ -15,7 +15,7 @@ use wisp_contract::operator::pod;
 use crate::args::Logs;
 use crate::cluster::{self, Cluster, Watch};
 use crate::failure::{Failure, chain};
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, harmless};
 
 mod line;
 mod replica;
@@ -167,7 +167,7 @@ fn note_unread(replica: &str, error: &kube::Error, terminal: &Terminal) {
     terminal.note(&format!(
         "{} the log of {replica} can't be read: {}",
         paint.yellow("note:"),
-        chain(error)
+        harmless(&chain(error))
     ));
 }
 

@@ -147,6 +147,22 @@ pub(crate) fn write(bytes: &[u8]) -> Result<(), OutputError> {
     Ok(out.flush()?)
 }
 
+/// Whether a terminal would do something else with these bytes than show them: the control characters of ASCII save
+/// white space, and those that UTF-8 has as two bytes (C1). `before` is the byte that came before them.
+pub(crate) fn acts(before: u8, bytes: &[u8]) -> bool {
+    let mut last = before;
+    bytes.iter().any(|&byte| {
+        let is_c1 = std::mem::replace(&mut last, byte) == 0xc2 && matches!(byte, 0x80..=0x9f);
+        is_c1 || byte.is_ascii_control() && !matches!(byte, b'\t'..=b'\r')
+    })
+}
+
+/// [`harmless`], line by line.
+pub(crate) fn harmless_lines(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(harmless).collect();
+    lines.join("\n")
+}
+
 /// Without what would move a terminal's cursor or change its colours: functions log and answer what
 /// strangers send.
 pub(crate) fn harmless(text: &str) -> String {
@@ -213,6 +229,24 @@ mod tests {
         assert_eq!(
             durations,
             ["850 µs", "9.5 ms", "12 ms", "1.4 s", "2 min 5 s"]
+        );
+    }
+
+    /// Would fail if a function could write to a terminal what moves its cursor, or its text weren't shown any more.
+    #[test]
+    fn what_strangers_send_does_nothing_to_a_terminal() {
+        for text in ["plain\ttext\r\n", "h\u{e9}llo \u{a0}\u{20ac} 日本", ""] {
+            assert!(!acts(b'\n', text.as_bytes()), "{text:?}");
+        }
+        for text in [
+            "\x1b[2J", "\u{9b}2J", "\0", "a\x08b", "\x7f", "\x0e", "\x07",
+        ] {
+            assert!(acts(b'\n', text.as_bytes()), "{text:?}");
+        }
+        assert!(acts(0xc2, b"\x9b"), "in two pieces");
+        assert_eq!(
+            harmless_lines("a\x1b[2J\nb\u{9b}\t\n"),
+            "a\\u{1b}[2J\nb\\u{9b}\t\n"
         );
     }
 

@@ -9,7 +9,7 @@ use wisp_contract::FunctionId;
 use super::DeployError;
 use crate::cluster::{Cluster, Watch};
 use crate::failure::Failure;
-use crate::terminal::Terminal;
+use crate::terminal::{Terminal, harmless, harmless_lines};
 
 /// Reasons that stay until somebody changes something.
 const FINAL: [&str; 21] = [
@@ -99,10 +99,10 @@ pub(super) fn wanting(function: &Function) -> Vec<String> {
     conditions
         .filter(|condition| condition.status == "False")
         .map(|condition| {
-            format!(
+            harmless_lines(&format!(
                 "{}: {} ({})",
                 condition.type_, condition.message, condition.reason
-            )
+            ))
         })
         .collect()
 }
@@ -144,7 +144,8 @@ pub(super) async fn until_ready(
                 }
                 State::Waiting { reason, message } if now != last => {
                     let paint = terminal.err;
-                    terminal.note(&format!("  {} {message}", paint.dim(&format!("{reason}:"))));
+                    let reason = paint.dim(&format!("{}:", harmless(reason)));
+                    terminal.note(&format!("  {reason} {}", harmless_lines(message)));
                 }
                 State::Waiting { .. } => {}
             }

@@ -13,7 +13,7 @@ use wisp_contract::headers;
 use wisp_contract::problem::{self, Problem};
 
 use super::InvokeError;
-use crate::terminal::{self, Terminal, harmless};
+use crate::terminal::{self, OutputError, Terminal, harmless};
 
 /// Prints the answer; returns whether it is a 2xx.
 pub(super) async fn print(
@@ -66,7 +66,11 @@ pub(super) async fn print(
             .to_bytes();
         match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => explain(&problem, terminal),
-            Err(_) => terminal::write(&body)?,
+            Err(_) => {
+                let mut shown = Shown::new(terminal);
+                shown.add(&body)?;
+                shown.end(&media_type)?;
+            }
         }
         return Ok(false);
     }
@@ -88,35 +92,58 @@ async fn copy(
     media_type: &str,
     terminal: &Terminal,
 ) -> Result<(), InvokeError> {
-    let mut hidden = 0_usize;
-    let mut last = b'\n';
+    let mut shown = Shown::new(terminal);
     while let Some(frame) = body.frame().await {
-        let Ok(data) = frame.map_err(InvokeError::BrokeOff)?.into_data() else {
-            continue;
-        };
-        // Control characters do things to a terminal; a file or a pipe gets every byte.
-        if terminal.interactive && (hidden > 0 || data.contains(&0) || data.contains(&0x1b)) {
-            hidden += data.len();
-            continue;
+        if let Ok(data) = frame.map_err(InvokeError::BrokeOff)?.into_data() {
+            shown.add(&data)?;
         }
-        last = data.last().copied().unwrap_or(last);
-        terminal::write(&data)?;
     }
-    if terminal.interactive && last != b'\n' {
-        terminal::write(b"\n")?;
+    Ok(shown.end(media_type)?)
+}
+
+/// What of a body was shown so far.
+struct Shown<'a> {
+    terminal: &'a Terminal,
+    hidden: usize,
+    last: u8,
+}
+
+impl<'a> Shown<'a> {
+    fn new(terminal: &'a Terminal) -> Self {
+        Self {
+            terminal,
+            hidden: 0,
+            last: b'\n',
+        }
     }
-    if hidden > 0 {
-        let size = terminal::bytes(hidden as u64);
-        let what = if media_type.is_empty() {
-            "binary data"
-        } else {
-            media_type
-        };
-        terminal.note(&format!(
-            "{size} of {what} are not shown on a terminal: send them to a file with `> FILE`"
-        ));
+
+    fn add(&mut self, data: &[u8]) -> Result<(), OutputError> {
+        // Control characters do things to a terminal; a file or a pipe gets every byte.
+        if self.terminal.interactive && (self.hidden > 0 || terminal::acts(self.last, data)) {
+            self.hidden += data.len();
+            return Ok(());
+        }
+        self.last = data.last().copied().unwrap_or(self.last);
+        terminal::write(data)
     }
-    Ok(())
+
+    fn end(self, media_type: &str) -> Result<(), OutputError> {
+        if self.terminal.interactive && self.last != b'\n' {
+            terminal::write(b"\n")?;
+        }
+        if self.hidden > 0 {
+            let size = terminal::bytes(self.hidden as u64);
+            let what = if media_type.is_empty() {
+                "binary data".to_owned()
+            } else {
+                harmless(media_type)
+            };
+            self.terminal.note(&format!(
+                "{size} of {what} are not shown on a terminal: send them to a file with `> FILE`"
+            ));
+        }
+        Ok(())
+    }
 }
 
 fn explain(problem: &Problem, terminal: &Terminal) {

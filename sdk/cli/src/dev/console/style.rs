@@ -5,7 +5,7 @@ use std::time::Duration;
 use wisp_contract::log::{GUEST_LOG, GUEST_STDERR, Level};
 
 use super::{Event, ReplicaState};
-use crate::terminal::{self, Paint, harmless};
+use crate::terminal::{self, Paint, harmless, harmless_lines};
 
 /// How events look to people.
 pub(super) struct Style {
@@ -226,7 +226,8 @@ impl Style {
             Event::Stopping => vec![
                 paint.dim("stopping: requests in flight are finished; Ctrl-C again ends at once"),
             ],
-            Event::Note { message } => vec![paint.yellow(message)],
+            // A replica's words that are no log lines are among them.
+            Event::Note { message } => vec![paint.yellow(&harmless_lines(message))],
         }
     }
 }
