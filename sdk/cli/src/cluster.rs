@@ -10,6 +10,7 @@
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::net::IpAddr;
+use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::proxy::matcher::Matcher;
@@ -20,6 +21,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::assignment::is_dns_label;
 
 use crate::args::ClusterArgs;
+use crate::terminal;
 
 mod error;
 mod forward;
@@ -29,6 +31,10 @@ pub(crate) use error::ClusterError;
 pub(crate) use forward::Gateway;
 pub(crate) use watch::Watch;
 
+/// How long a single request may take: an API server that is reached and doesn't answer shall not look like work. What is
+/// watched or followed may be silent for as long as it likes.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// A cluster that can be asked.
 #[derive(Clone)]
 pub(crate) struct Cluster {
@@ -37,6 +43,8 @@ pub(crate) struct Cluster {
     pub(crate) namespace: String,
     /// Whether the user asked for that one.
     is_fixed: bool,
+    /// Whether this process runs in it: names of its network lead somewhere here.
+    pub(crate) is_around: bool,
     /// The API server, for errors.
     pub(crate) server: String,
 }
@@ -49,7 +57,7 @@ impl Cluster {
     pub(crate) async fn connect(args: &ClusterArgs) -> Result<Self, ClusterError> {
         // The crypto provider is named because the crates that use rustls don't agree on one; set once is enough.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut config = configuration(args).await?;
+        let (mut config, is_around) = configuration(args).await?;
         if let Some(namespace) = &args.namespace {
             if !is_dns_label(namespace) {
                 return Err(ClusterError::Namespace(namespace.clone()));
@@ -65,6 +73,7 @@ impl Cluster {
             client,
             namespace,
             is_fixed: args.namespace.is_some(),
+            is_around,
             server: server.trim_end_matches('/').to_owned(),
         })
     }
@@ -98,8 +107,7 @@ impl Cluster {
     /// # Errors
     /// When it isn't there, or the cluster refuses to tell.
     pub(crate) async fn function(&self, id: &FunctionId) -> Result<Function, ClusterError> {
-        self.functions(id.namespace())
-            .get(id.name())
+        within(self.functions(id.namespace()).get(id.name()))
             .await
             .map_err(|error| self.refused(format!("get the function {id}"), error))
     }
@@ -110,7 +118,25 @@ impl Cluster {
     }
 }
 
-async fn configuration(args: &ClusterArgs) -> Result<Config, ClusterError> {
+/// The answer to a single request, which comes within [`PATIENCE`] or not at all.
+///
+/// # Errors
+/// What the cluster says no with, or that it says nothing.
+pub(crate) async fn within<T>(
+    answer: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
+    tokio::time::timeout(PATIENCE, answer)
+        .await
+        .unwrap_or_else(|_| Err(kube::Error::Service(Box::new(Silent))))
+}
+
+/// Why a cluster counts as one that doesn't answer.
+#[derive(Debug, thiserror::Error)]
+#[error("there was no answer within {}", terminal::duration(PATIENCE))]
+struct Silent;
+
+/// The cluster that is configured, and whether it is the one that this process runs in.
+async fn configuration(args: &ClusterArgs) -> Result<(Config, bool), ClusterError> {
     let options = KubeConfigOptions {
         context: args.context.clone(),
         ..KubeConfigOptions::default()
@@ -132,10 +158,11 @@ async fn configuration(args: &ClusterArgs) -> Result<Config, ClusterError> {
         Ok(config)
     };
     match found.await {
-        Ok(config) => Ok(config),
+        Ok(config) => Ok((config, false)),
         // Nobody said which: perhaps this runs in a pod.
         Err(error) if args.kubeconfig.is_none() && args.context.is_none() && is_missing(&error) => {
-            Config::incluster().map_err(|_| read(error))
+            let config = Config::incluster().map_err(|_| read(error))?;
+            Ok((config, true))
         }
         Err(error) => Err(read(error)),
     }
@@ -230,11 +257,14 @@ fn is_missing(error: &KubeconfigError) -> bool {
 pub(crate) fn run<T, E: From<ClusterError>>(
     work: impl Future<Output = Result<T, E>>,
 ) -> Result<T, E> {
-    tokio::runtime::Builder::new_current_thread()
+    let executor = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .map_err(ClusterError::System)?
-        .block_on(work)
+        .map_err(ClusterError::System)?;
+    let outcome = executor.block_on(work);
+    // A name that is being looked up, which nothing ends, isn't waited for.
+    executor.shutdown_background();
+    outcome
 }
 
 #[cfg(test)]
@@ -253,6 +283,21 @@ mod tests {
         );
         std::fs::write(&file, text).unwrap();
         file
+    }
+
+    /// Would fail if an API server that takes a request and never answers were waited for without end, or without a word
+    /// about what was asked.
+    #[tokio::test]
+    async fn a_silent_cluster_is_not_waited_for() {
+        tokio::time::pause();
+        let silence = std::future::pending::<Result<(), kube::Error>>();
+        let error = within(silence).await.unwrap_err();
+        let error = ClusterError::from_kube("list the functions".to_owned(), "https://c", error);
+        let text = crate::failure::Failure::from(error).text();
+        assert_eq!(
+            text,
+            "can't list the functions: https://c doesn't answer <- there was no answer within 30.0 s"
+        );
     }
 
     /// Would fail if a file that is gone hid the clusters of those that are there.

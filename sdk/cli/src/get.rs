@@ -9,7 +9,7 @@ use serde::Serialize;
 use wisp_api::Function;
 
 use crate::args::Get;
-use crate::cluster::{self, Cluster, ClusterError};
+use crate::cluster::{self, Cluster, ClusterError, within};
 use crate::failure::Failure;
 use crate::terminal::{Paint, Terminal, harmless, harmless_lines};
 
@@ -87,8 +87,7 @@ async fn list(cluster: &Cluster, everywhere: bool) -> Result<Vec<Told>, ClusterE
     } else {
         cluster.functions(&cluster.namespace)
     };
-    let listed = api
-        .list(&ListParams::default())
+    let listed = within(api.list(&ListParams::default()))
         .await
         .map_err(|error| cluster.refused("list the functions", error))?;
     Ok(listed.items.iter().map(told).collect())

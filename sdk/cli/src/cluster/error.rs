@@ -51,6 +51,8 @@ pub(crate) enum ClusterError {
     Other { what: String, source: kube::Error },
     #[error("there is no gateway to forward a port to: {0}")]
     NoGateway(String),
+    #[error("several Services look like the gateways': {}", .0.join(", "))]
+    Gateways(Vec<String>),
     #[error("the cluster would refuse {id}:\n{}", indented(error))]
     Invalid { id: String, error: ManifestError },
     #[error("this machine refuses what is needed to ask")]
@@ -71,6 +73,10 @@ impl Explain for ClusterError {
             }
             Self::NotFound { kind, name, .. } if kind == "namespaces" => {
                 return Some(format!("make it: kubectl create namespace {name}"));
+            }
+            Self::Gateways(_) => {
+                "forward a port to the right one, `kubectl port-forward -n NAMESPACE service/NAME 8080:80`, and name it: \
+                 --gateway 127.0.0.1:8080"
             }
             Self::Conflict { .. } => "take the fields over with --force-conflicts",
             Self::Unauthorized { .. } => {

@@ -12,7 +12,7 @@ use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::ListParams;
 use kube::{Api, ResourceExt as _};
 
-use super::{Cluster, ClusterError};
+use super::{Cluster, ClusterError, within};
 
 /// What the chart labels the gateways' Service with.
 const LABELS: &str = "app.kubernetes.io/name=wisp,app.kubernetes.io/component=gateway";
@@ -52,8 +52,7 @@ impl Gateway {
             .collect::<Vec<_>>()
             .join(",");
         let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), &namespace);
-        let found = pods
-            .list(&ListParams::default().labels(&selector))
+        let found = within(pods.list(&ListParams::default().labels(&selector)))
             .await
             .map_err(|error| cluster.refused(format!("list the pods of {namespace}"), error))?;
         let pod = found.items.into_iter().find(is_ready).ok_or_else(|| {
@@ -79,9 +78,7 @@ impl Gateway {
         mut request: Request<Full<Bytes>>,
     ) -> Result<Response<Incoming>, ClusterError> {
         let what = || format!("forward a port to {}", self.pod);
-        let mut forwarder = self
-            .pods
-            .portforward(&self.pod, &[self.port])
+        let mut forwarder = within(self.pods.portforward(&self.pod, &[self.port]))
             .await
             .map_err(|error| cluster.refused(what(), error))?;
         let stream = forwarder
@@ -122,21 +119,37 @@ fn address(request: &mut Request<Full<Bytes>>) {
     *request.uri_mut() = Uri::try_from(path).unwrap_or_default();
 }
 
+/// The gateways' Service: where the chart puts it unless told otherwise, else the only one that looks like it. Labels are
+/// anybody's, and what is sent may be secret.
 async fn service(cluster: &Cluster) -> Result<Service, ClusterError> {
+    let own = Api::<Service>::namespaced(cluster.client.clone(), NAMESPACE);
+    let error = match within(own.get(SERVICE)).await {
+        Ok(service) => return Ok(service),
+        Err(error) => error,
+    };
     let everywhere: Api<Service> = Api::all(cluster.client.clone());
-    let listed = everywhere
-        .list(&ListParams::default().labels(LABELS).limit(1))
-        .await;
-    if let Ok(listed) = listed
-        && let Some(service) = listed.items.into_iter().next()
-    {
-        return Ok(service);
-    }
+    let labelled = ListParams::default().labels(LABELS);
     // Few may list Services everywhere.
-    Api::<Service>::namespaced(cluster.client.clone(), NAMESPACE)
-        .get(SERVICE)
-        .await
-        .map_err(|error| cluster.refused(format!("get the Service {NAMESPACE}/{SERVICE}"), error))
+    let found = match &error {
+        kube::Error::Api(_) => within(everywhere.list(&labelled)).await.ok(),
+        _ => None,
+    };
+    match only(found.map(|found| found.items).unwrap_or_default())? {
+        Some(service) => Ok(service),
+        None => Err(cluster.refused(format!("get the Service {NAMESPACE}/{SERVICE}"), error)),
+    }
+}
+
+/// The one that there is, if there is.
+fn only(mut found: Vec<Service>) -> Result<Option<Service>, ClusterError> {
+    if found.len() > 1 {
+        let name = |service: &Service| {
+            let namespace = service.namespace().unwrap_or_default();
+            format!("{namespace}/{}", service.name_any())
+        };
+        return Err(ClusterError::Gateways(found.iter().map(name).collect()));
+    }
+    Ok(found.pop())
 }
 
 fn is_ready(pod: &Pod) -> bool {
@@ -184,6 +197,28 @@ mod tests {
         assert_eq!(container_port(&pod, &named("http")), Some(8080));
         assert_eq!(container_port(&pod, &named("https")), None);
         assert_eq!(container_port(&pod, &IntOrString::Int(80)), Some(80));
+    }
+
+    /// Would fail if requests went to whoever made a Service with the gateways' labels, in whichever namespace.
+    #[test]
+    fn of_several_gateways_none_is_picked() {
+        let services = |names: &[&str]| -> Vec<Service> {
+            let service = |name: &&str| json!({"metadata": {"namespace": name, "name": SERVICE}});
+            let services = names.iter().map(service);
+            services
+                .map(|service| serde_json::from_value(service).unwrap())
+                .collect()
+        };
+        assert_eq!(only(services(&[])).unwrap(), None);
+        let one = only(services(&["platform"])).unwrap().unwrap();
+        assert_eq!(one.namespace().as_deref(), Some("platform"));
+        let error = only(services(&["mallory", "platform"])).unwrap_err();
+        let text = crate::failure::Failure::from(error).text();
+        assert!(
+            text.contains("mallory/wisp-gateway, platform/wisp-gateway"),
+            "{text}"
+        );
+        assert!(text.contains("kubectl port-forward"), "{text}");
     }
 
     #[test]

@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+use http::{Request, Uri};
+use http_body_util::Full;
+
 use super::request::Body;
 use super::{InvokeError, answer, request, send};
 use crate::args::Invoke;
@@ -26,23 +30,43 @@ pub(super) async fn exchange(
         .and_then(|status| status.url)
         .ok_or(InvokeError::NoUrl(id))?;
     let request = request::request(args, body, Some(&url), None)?;
-    let mut sent = Instant::now();
-    let response = match send(request.clone(), Some(CONNECT)).await {
+    let sent = Instant::now();
+    // In a pod of another cluster such a name leads to a stranger.
+    if is_internal(request.uri()) && !cluster.is_around {
+        return forwarded(request, "it is the cluster's own", &cluster, args, terminal).await;
+    }
+    match send(request.clone(), Some(CONNECT)).await {
         Err(error) if is_unreachable(&error) => {
-            let gateway = Gateway::find(&cluster).await?;
-            let paint = terminal.err;
             let why = causes(&error).last().unwrap_or_default();
-            terminal.note(&paint.dim(&format!(
-                "its URL can't be reached from here ({why}): the gateway {} is asked by a forwarded port",
-                gateway.pod
-            )));
-            sent = Instant::now();
-            gateway.send(&cluster, request).await?
+            forwarded(request, &why, &cluster, args, terminal).await
         }
-        other => other?,
-    };
-    let head = sent.elapsed();
-    answer::print(response, head, sent, args.include, terminal).await
+        response => answer::print(response?, sent.elapsed(), sent, args.include, terminal).await,
+    }
+}
+
+/// Asks a gateway by a port that is forwarded to it. `why` tells why the function's URL can't be reached.
+async fn forwarded(
+    request: Request<Full<Bytes>>,
+    why: &str,
+    cluster: &Cluster,
+    args: &Invoke,
+    terminal: &Terminal,
+) -> Result<bool, InvokeError> {
+    let gateway = Gateway::find(cluster).await?;
+    let note = format!(
+        "its URL can't be reached from here ({why}): the gateway {} is asked by a forwarded port",
+        gateway.pod
+    );
+    terminal.note(&terminal.err.dim(&note));
+    let sent = Instant::now();
+    let response = gateway.send(cluster, request).await?;
+    answer::print(response, sent.elapsed(), sent, args.include, terminal).await
+}
+
+/// Whether only a cluster's own DNS knows the host: `NAME.NAMESPACE.svc`, and what a cluster calls its domain.
+fn is_internal(uri: &Uri) -> bool {
+    let host = uri.host().unwrap_or_default();
+    host.split('.').nth(2) == Some("svc")
 }
 
 /// Whether nothing was sent.
@@ -51,5 +75,31 @@ fn is_unreachable(error: &InvokeError) -> bool {
         InvokeError::Refused(_) => true,
         InvokeError::Send { source, .. } => source.is_connect(),
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if `--context b` in a pod of the cluster a asked a's gateway, which has the same name.
+    #[test]
+    fn a_cluster_s_own_names_are_told_from_all_others() {
+        let is = |url: &'static str| is_internal(&Uri::from_static(url));
+        for url in [
+            "http://wisp-gateway.wisp-system.svc.cluster.local/vision/digits/",
+            "http://wisp-gateway.wisp-system.svc.cluster.local.:8080/",
+            "http://wisp-gateway.wisp-system.svc/",
+        ] {
+            assert!(is(url), "{url}");
+        }
+        for url in [
+            "http://digits.vision.example.com/",
+            "http://svc.example.com/",
+            "http://10.0.0.1:8080/",
+            "http://localhost/",
+        ] {
+            assert!(!is(url), "{url}");
+        }
     }
 }

@@ -229,6 +229,56 @@ fn a_log_that_may_not_be_read_ends_with_the_reason() {
     }
 }
 
+/// Would fail if what is sent to a function went through a Service that anybody may have made.
+#[test]
+fn a_cluster_is_asked_through_its_own_gateway() {
+    const OWN: &str = "/api/v1/namespaces/wisp-system/services/wisp-gateway";
+    let folder = tempfile::tempdir().unwrap();
+    let service = |namespace: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Service",
+            "metadata": {"name": "wisp-gateway", "namespace": namespace},
+            "spec": {"selector": {"app": "gateway"}, "ports": [{"port": 80}]},
+        })
+    };
+    let ask = |has_own: bool| {
+        let api = Api::new(move |asked| {
+            let path = asked.path.split('?').next().unwrap_or_default();
+            match path {
+                OWN if has_own => Answer::json(&service("wisp-system")),
+                OWN => Answer::status(404, "services", "wisp-gateway", "no such service"),
+                "/api/v1/services" => Answer::json(&json!({
+                    "apiVersion": "v1", "kind": "ServiceList", "metadata": {},
+                    "items": [service("mallory"), service("platform")],
+                })),
+                _ if path.ends_with("/pods") => Answer::json(&json!({
+                    "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [],
+                })),
+                _ => {
+                    let mut function = function();
+                    function["status"]["url"] =
+                        "http://wisp-gateway.wisp-system.svc.localhost:1/vision/digits/".into();
+                    Answer::json(&function)
+                }
+            }
+        });
+        let said = run(
+            folder.path(),
+            Some(&api),
+            &["invoke", "--cluster", "digits"],
+        );
+        assert_eq!(said.code, Some(1), "{said:?}");
+        let asked = api.asked("GET").into_iter().map(|asked| asked.path);
+        (said.err, asked.collect::<Vec<_>>().join(" "))
+    };
+    let (said, asked) = ask(true);
+    assert!(said.contains("no pod of wisp-system"), "{said}");
+    assert!(!asked.contains("/api/v1/services"), "{asked}");
+    let (said, asked) = ask(false);
+    let both = "mallory/wisp-gateway, platform/wisp-gateway";
+    assert!(said.contains(both) && !asked.contains("/pods"), "{said}");
+}
+
 #[test]
 fn functions_are_listed_and_what_is_not_there_is_told() {
     let folder = tempfile::tempdir().unwrap();
