@@ -116,6 +116,8 @@ pub(crate) fn run(args: &Invoke, terminal: &Terminal) -> Result<ExitCode, Failur
             .await
             .unwrap_or(Err(InvokeError::Timeout(args.timeout)))
     });
+    // A name that is being looked up, which nothing ends, isn't waited for.
+    executor.shutdown_background();
     Ok(if outcome? {
         ExitCode::SUCCESS
     } else {

@@ -2,8 +2,9 @@
 
 use std::io::{self, Read as _};
 
+use base64::Engine as _;
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderName, HeaderValue};
+use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderName, HeaderValue};
 use http::{HeaderMap, Method, Request, Uri};
 use http_body_util::Full;
 use wisp_contract::FunctionId;
@@ -32,7 +33,7 @@ pub(super) fn request(
     base: Option<&str>,
     environment: Option<&str>,
 ) -> Result<Request<Full<Bytes>>, InvokeError> {
-    let uri = url(args, base, environment)?;
+    let (uri, login) = url(args, base, environment)?;
     let method = match (&args.method, &body) {
         (Some(method), _) => Method::from_bytes(method.to_uppercase().as_bytes())
             .map_err(|_| InvokeError::Method(method.clone()))?,
@@ -50,6 +51,9 @@ pub(super) fn request(
         request
             .headers_mut()
             .insert(CONTENT_TYPE, HeaderValue::from_static(body.media_type));
+    }
+    if let Some(login) = login {
+        request.headers_mut().insert(AUTHORIZATION, login);
     }
     let mut given = HeaderMap::new();
     for header in &args.headers {
@@ -70,40 +74,99 @@ pub(super) fn is_url(target: &str) -> bool {
     target.starts_with("http://") || target.starts_with("https://")
 }
 
-/// Where to send it. A name stands for its path at the gateway.
-fn url(args: &Invoke, base: Option<&str>, environment: Option<&str>) -> Result<Uri, InvokeError> {
-    let path = if args.path.is_empty() || args.path.starts_with(['/', '?']) {
-        args.path.clone()
-    } else {
-        format!("/{}", args.path)
-    };
+/// Where to send it, and the name and password in it as a header has them. A function's name stands for its path at the
+/// gateway.
+fn url(
+    args: &Invoke,
+    base: Option<&str>,
+    environment: Option<&str>,
+) -> Result<(Uri, Option<HeaderValue>), InvokeError> {
     let base = base.or_else(|| is_url(&args.target).then_some(args.target.as_str()));
     let text = if let Some(base) = base {
-        let base = if path.is_empty() {
-            base
-        } else {
-            base.trim_end_matches('/')
-        };
-        format!("{base}{path}")
+        below(base, &args.path)
     } else {
         let id = match args.target.split_once('/') {
             Some(_) => args.target.parse::<FunctionId>(),
             None => FunctionId::new("default", &args.target),
         };
-        let id = id.map_err(|_| InvokeError::Target(args.target.clone()))?;
-        let path = if path.starts_with('/') {
-            path
-        } else {
-            format!("/{path}")
-        };
+        let id = id.map_err(|_| InvokeError::Target(without_login(&args.target).0))?;
         let gateway = match (&args.gateway, environment) {
             (Some(typed), _) => gateway("--gateway", typed)?,
             (None, Some(set)) => gateway(VARIABLE, set)?,
             (None, None) => format!("http://{GATEWAY}"),
         };
-        format!("{gateway}/{}/{}{path}", id.namespace(), id.name())
+        let base = format!("{gateway}/{}/{}/", id.namespace(), id.name());
+        below(&base, &args.path)
     };
-    Uri::try_from(&text).map_err(|error| InvokeError::Url(text, error.into()))
+    let (text, login) = without_login(&text);
+    match Uri::try_from(&text) {
+        Ok(uri) => Ok((uri, login)),
+        Err(error) => Err(InvokeError::Url(text, error.into())),
+    }
+}
+
+/// `path`, which may have a query, below `base`, which may have one, too.
+fn below(base: &str, path: &str) -> String {
+    // What stands after `#` is never sent.
+    let [base, path] = [base, path].map(|text| text.split('#').next().unwrap_or_default());
+    let parts = |text: &'_ str| -> (String, String) {
+        let (path, query) = text.split_once('?').unwrap_or((text, ""));
+        (path.to_owned(), query.to_owned())
+    };
+    let ((base, first), (path, second)) = (parts(base), parts(path));
+    let mut url = if path.is_empty() {
+        base
+    } else {
+        let base = base.strip_suffix('/').unwrap_or(&base);
+        format!("{base}/{}", path.strip_prefix('/').unwrap_or(&path))
+    };
+    for (query, sign) in [
+        (&first, '?'),
+        (&second, if first.is_empty() { '?' } else { '&' }),
+    ] {
+        if !query.is_empty() {
+            url.push(sign);
+            url.push_str(query);
+        }
+    }
+    url
+}
+
+/// The URL without the name and the password in it, and those as a header has them: what is printed, or sent as a host,
+/// is no place for them.
+fn without_login(url: &str) -> (String, Option<HeaderValue>) {
+    let Some((scheme, rest)) = url.split_once("://") else {
+        return (url.to_owned(), None);
+    };
+    let (authority, path) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let Some((login, host)) = authority.rsplit_once('@') else {
+        return (url.to_owned(), None);
+    };
+    let (name, password) = login.split_once(':').unwrap_or((login, ""));
+    let pair = [&decoded(name)[..], b":", &decoded(password)].concat();
+    let basic = base64::engine::general_purpose::STANDARD.encode(pair);
+    let header = HeaderValue::try_from(format!("Basic {basic}")).ok();
+    let header = header.map(|mut header| {
+        header.set_sensitive(true);
+        header
+    });
+    (format!("{scheme}://{host}{path}"), header)
+}
+
+/// The bytes that `%40` and the like stand for.
+fn decoded(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((plain, after)) = rest.split_once('%') {
+        bytes.extend(plain.bytes());
+        let two = after.get(..2).filter(|two| !two.starts_with('+'));
+        let byte = two.and_then(|two| u8::from_str_radix(two, 16).ok());
+        bytes.push(byte.unwrap_or(b'%'));
+        let skipped = if byte.is_some() { 2 } else { 0 };
+        rest = after.get(skipped..).unwrap_or_default();
+    }
+    bytes.extend(rest.bytes());
+    bytes
 }
 
 /// A gateway's URL, without a slash at its end.
@@ -112,7 +175,7 @@ fn gateway(named: &'static str, text: &str) -> Result<String, InvokeError> {
     if is_url(text) {
         Ok(text.to_owned())
     } else if text.contains("://") || text.is_empty() {
-        Err(InvokeError::Gateway(named, text.to_owned()))
+        Err(InvokeError::Gateway(named, without_login(text).0))
     } else {
         Ok(format!("http://{text}"))
     }

@@ -87,6 +87,61 @@ fn names_and_urls_become_urls() {
     );
 }
 
+/// Would fail if a path below a URL with a query became part of the query, or `?y=1` asked another path than the URL's.
+#[test]
+fn a_path_goes_below_a_url_whatever_it_ends_with() {
+    for (base, path, expected) in [
+        ("https://x.test/a?k=1", "b", "https://x.test/a/b?k=1"),
+        (
+            "https://x.test/a/?k=1",
+            "/b?y=1",
+            "https://x.test/a/b?k=1&y=1",
+        ),
+        ("https://x.test/a/", "?y=1", "https://x.test/a/?y=1"),
+        ("https://x.test/a", "?y=1", "https://x.test/a?y=1"),
+        ("https://x.test/a?k=1", "?y=1", "https://x.test/a?k=1&y=1"),
+        ("https://x.test/a?k=1", "", "https://x.test/a?k=1"),
+        ("https://x.test/a/", "b/", "https://x.test/a/b/"),
+        ("https://x.test", "b", "https://x.test/b"),
+        ("https://x.test/a#top", "b#c?d", "https://x.test/a/b"),
+    ] {
+        let made = made(&[base, "--path", path]).unwrap();
+        assert_eq!(made.uri().to_string(), expected, "{base} {path}");
+    }
+    let made = made(&["https://x.test", "--path", "?y=1"]).unwrap();
+    let uri = made.uri();
+    assert_eq!((uri.path(), uri.query()), ("/", Some("y=1")));
+}
+
+/// Would fail if a name and password in a URL were not sent, or were shown, or won against a header that was typed.
+#[test]
+fn a_login_in_a_url_is_sent_and_never_shown() {
+    let login = |words: &[&str]| {
+        let request = made(words).unwrap();
+        let authority = request.uri().authority().unwrap().as_str();
+        assert!(!authority.contains('@'), "{request:?}");
+        let header = request.headers().get("authorization");
+        assert!(!format!("{header:?}").contains("Basic"), "{header:?}");
+        header.map(|header| header.to_str().unwrap().to_owned())
+    };
+    // echo -n 'ada:s3:c@t' | base64
+    let expected = Some("Basic YWRhOnMzOmNAdA==".to_owned());
+    assert_eq!(login(&["http://ada:s3:c%40t@x.test/"]), expected);
+    let by_gateway = ["hello", "--gateway", "ada:s3:c@t@g:1"];
+    assert_eq!(login(&by_gateway), expected);
+    assert_eq!(login(&["http://x.test/a@b"]), None);
+    let typed = made(&["http://ada:x@x.test/", "-H", "Authorization: Bearer t"]).unwrap();
+    assert_eq!(typed.headers()["authorization"], "Bearer t");
+    for words in [
+        &["http://ada:s3cret@a b/"][..],
+        &["ftp://ada:s3cret@x.test/"],
+        &["hello", "--gateway", "ftp://ada:s3cret@x.test"],
+    ] {
+        let said = Failure::from(made(words).unwrap_err()).text();
+        assert!(!said.contains("s3cret"), "{said}");
+    }
+}
+
 #[test]
 fn a_body_makes_it_a_post_and_tells_its_type() {
     let with = |words: &[&str]| {
