@@ -13,7 +13,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::operator::pod;
 
 use crate::args::Logs;
-use crate::cluster::{self, Cluster, Watch};
+use crate::cluster::{self, Cluster, Watch, within};
 use crate::failure::{Failure, chain};
 use crate::terminal::{Terminal, harmless};
 
@@ -42,14 +42,15 @@ pub(crate) fn run(args: &Logs, terminal: &Terminal) -> Result<ExitCode, Failure>
                 .tail
                 .or_else(|| (args.since.is_none() && args.request.is_none()).then_some(TAIL)),
             follow: args.follow,
+            previous: args.previous,
         };
         let printer = Printer::new(args.request.clone(), terminal);
         if args.follow {
-            follow(&cluster, &api, &id, &wanted, printer, terminal).await
+            follow(&cluster, &api, &id, &wanted, printer, terminal).await?;
+            Ok::<_, Failure>(ExitCode::SUCCESS)
         } else {
             print(&cluster, &api, &id, &wanted, printer, terminal).await
-        }?;
-        Ok::<_, Failure>(ExitCode::SUCCESS)
+        }
     })
 }
 
@@ -57,7 +58,8 @@ fn selector(id: &FunctionId) -> String {
     format!("{}={}", pod::FUNCTION, id.name())
 }
 
-/// What the replicas have said so far, in the order in which they said it.
+/// What the replicas have said so far, in the order in which they said it. Where a replica's is missing in it, or a part
+/// of it, that is no success.
 async fn print(
     cluster: &Cluster,
     api: &Api<Pod>,
@@ -65,15 +67,19 @@ async fn print(
     wanted: &Wanted,
     mut printer: Printer,
     terminal: &Terminal,
-) -> Result<(), Failure> {
-    let pods = api
-        .list(&ListParams::default().labels(&selector(id)))
+) -> Result<ExitCode, Failure> {
+    let pods = within(api.list(&ListParams::default().labels(&selector(id))))
         .await
         .map_err(|error| cluster.refused(format!("list the replicas of {id}"), error))?;
-    let started: Vec<&Pod> = pods.items.iter().filter(|pod| has_started(pod)).collect();
+    let has_log = |pod: &&Pod| has_started(pod) && (!wanted.previous || has_restarted(pod));
+    let started: Vec<&Pod> = pods.items.iter().filter(has_log).collect();
     if started.is_empty() {
-        terminal.note(&format!("{id} has no replica now"));
-        return Ok(());
+        terminal.note(&if wanted.previous {
+            format!("no replica of {id} was started before")
+        } else {
+            format!("{id} has no replica now")
+        });
+        return Ok(ExitCode::SUCCESS);
     }
     let mut entries: Vec<Entry> = Vec::new();
     let (count, mut unread) = (started.len(), 0_usize);
@@ -104,7 +110,11 @@ async fn print(
     if !has_printed {
         terminal.note("none of its replicas has said anything that was asked for");
     }
-    Ok(())
+    Ok(if unread == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
 }
 
 /// What the replicas say, those that come later too, as it comes; until Ctrl-C.
@@ -164,11 +174,20 @@ async fn follow(
 
 fn note_unread(replica: &str, error: &kube::Error, terminal: &Terminal) {
     let paint = terminal.err;
-    terminal.note(&format!(
+    terminal.warn(&format!(
         "{} the log of {replica} can't be read: {}",
         paint.yellow("note:"),
         harmless(&chain(error))
     ));
+}
+
+/// Whether there can be a log of the container before.
+fn has_restarted(pod: &Pod) -> bool {
+    pod.status
+        .iter()
+        .flat_map(|status| status.container_statuses.iter().flatten())
+        .filter(|status| status.name == replica::CONTAINER)
+        .any(|status| status.restart_count > 0)
 }
 
 /// Whether there can be a log: the container runs, or ran.

@@ -125,6 +125,11 @@ impl Terminal {
         }
     }
 
+    /// A line about what is missing in what is printed, on standard error, whoever reads.
+    pub(crate) fn warn(&self, line: &str) {
+        let _ = writeln!(std::io::stderr().lock(), "{line}");
+    }
+
     /// An object for scripts, on standard output.
     ///
     /// # Errors

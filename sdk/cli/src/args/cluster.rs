@@ -146,7 +146,8 @@ pub(crate) struct Get {
 /// Print what a function's replicas in a cluster log
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Replicas that are gone have taken their lines with them: to see those, collect the cluster's logs."
+    after_help = "Replicas that are gone have taken their lines with them: to see those, collect the cluster's logs.\n\
+                  Exit status: 1 where a replica's lines are missing in what is printed."
 )]
 pub(crate) struct Logs {
     /// The function
@@ -155,6 +156,10 @@ pub(crate) struct Logs {
     /// Go on with what comes, of replicas that come, too
     #[arg(long, short)]
     pub(crate) follow: bool,
+
+    /// The lines of the containers before: why a replica that starts again and again crashed
+    #[arg(long, conflicts_with = "follow")]
+    pub(crate) previous: bool,
 
     /// Only the lines of one request, by its x-request-id
     #[arg(long, value_name = "ID")]

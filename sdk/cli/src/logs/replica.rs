@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use futures::{AsyncBufReadExt as _, Stream, StreamExt as _, TryStreamExt as _};
+use futures::{AsyncBufRead, AsyncBufReadExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
@@ -10,6 +10,7 @@ use kube::api::LogParams;
 use tokio::sync::mpsc;
 
 use super::line::Entry;
+use crate::cluster::within;
 
 /// The container that hosts the function.
 pub(super) const CONTAINER: &str = "function";
@@ -36,6 +37,8 @@ pub(super) struct Wanted {
     pub(super) since: Option<Duration>,
     pub(super) tail: Option<u32>,
     pub(super) follow: bool,
+    /// Those of the container before the one that runs: of one that crashed.
+    pub(super) previous: bool,
 }
 
 impl Wanted {
@@ -45,6 +48,7 @@ impl Wanted {
             since: None,
             tail: None,
             follow: self.follow,
+            previous: self.previous,
         }
     }
 
@@ -52,6 +56,7 @@ impl Wanted {
         LogParams {
             container: Some(CONTAINER.to_owned()),
             follow: self.follow,
+            previous: self.previous,
             timestamps: true,
             since_time: after,
             since_seconds: self
@@ -91,11 +96,19 @@ impl Replica {
         parameters: LogParams,
     ) -> impl Stream<Item = Result<Entry, kube::Error>> + use<> {
         let (api, name) = (self.api.clone(), self.name.clone());
-        let opened =
-            async move { Ok::<_, kube::Error>((api.log_stream(&name, &parameters).await?, name)) };
+        let opened = async move {
+            let log = api.log_stream(&name, &parameters);
+            // One that is followed may begin with its first line.
+            let log = if parameters.follow {
+                log.await?
+            } else {
+                within(log).await?
+            };
+            Ok::<_, kube::Error>((log, name))
+        };
         futures::stream::once(opened)
             .map_ok(|(log, name)| {
-                log.lines()
+                lines(log)
                     .map_ok(move |line| Entry::read(&name, &line))
                     .map_err(kube::Error::ReadEvents)
             })
@@ -109,12 +122,12 @@ impl Replica {
         let mut is_told = false;
         let began = Timestamp::now();
         let mut parameters = wanted.parameters(None);
+        let mut again = Again::default();
         loop {
             let mut lines = Box::pin(self.read(parameters));
             while let Ok(Some(line)) = tokio::time::timeout(SILENCE, lines.next()).await {
                 let said = match line {
-                    // The server's `sinceTime` is good to a second.
-                    Ok(entry) if entry.written.is_some() && entry.written <= last => continue,
+                    Ok(entry) if again.repeats(entry.written) => continue,
                     Ok(entry) => {
                         last = entry.written.or(last);
                         is_told = false;
@@ -129,7 +142,7 @@ impl Replica {
                 }
             }
             // The log ended, or the connection did: does the replica run still?
-            match self.api.get_opt(&self.name).await {
+            match within(self.api.get_opt(&self.name)).await {
                 Ok(Some(pod)) if is_running(&pod) => {}
                 Ok(_) => return,
                 Err(_) => {}
@@ -137,8 +150,40 @@ impl Replica {
             tokio::time::sleep(PAUSE).await;
             // Where nothing was wanted of what there was, what came since is.
             parameters = wanted.parameters(Some(last.unwrap_or(began)));
+            again = Again(last);
         }
     }
+}
+
+/// The last line before the log was asked for once more: until there is a newer one, what comes was there already. The
+/// server's `sinceTime` is good to a second. After that the order of the lines is all that counts: several may have one
+/// time, and a node's clock may be set back.
+#[derive(Debug, Default)]
+struct Again(Option<Timestamp>);
+
+impl Again {
+    /// Whether a line of this time was there already.
+    fn repeats(&mut self, written: Option<Timestamp>) -> bool {
+        let repeats = written.is_some() && written <= self.0;
+        if written.is_some() && !repeats {
+            self.0 = None;
+        }
+        repeats
+    }
+}
+
+/// Lines as text, whatever bytes a program wrote: one that is no UTF-8 doesn't end the log.
+fn lines(log: impl AsyncBufRead + Unpin) -> impl Stream<Item = std::io::Result<String>> {
+    futures::stream::try_unfold(log, |mut log| async move {
+        let mut line = Vec::new();
+        if log.read_until(b'\n', &mut line).await? == 0 {
+            return Ok(None);
+        }
+        let text = String::from_utf8_lossy(&line);
+        let text = text.strip_suffix('\n').unwrap_or(&text);
+        let text = text.strip_suffix('\r').unwrap_or(text);
+        Ok(Some((text.to_owned(), log)))
+    })
 }
 
 fn is_running(pod: &Pod) -> bool {
@@ -153,6 +198,28 @@ fn is_running(pod: &Pod) -> bool {
 mod tests {
     use super::*;
 
+    /// Would fail if lines of one time, or of a clock that was set back, were taken for repeated; or repeated ones weren't.
+    #[test]
+    fn lines_are_repeated_only_after_the_log_was_asked_for_again() {
+        let repeated = |again: &mut Again, seconds: &[i64]| -> Vec<i64> {
+            let at = |second: i64| Some(Timestamp::from_second(second).unwrap());
+            let repeated = seconds.iter().filter(|second| again.repeats(at(**second)));
+            repeated.copied().collect()
+        };
+        assert!(repeated(&mut Again::default(), &[5, 5, 4, 6]).is_empty());
+        let mut again = Again(Some(Timestamp::from_second(5).unwrap()));
+        assert_eq!(repeated(&mut again, &[4, 5, 6, 6, 3]), [4, 5]);
+        assert!(!again.repeats(None));
+    }
+
+    /// Would fail if a byte that is no UTF-8 ended a log.
+    #[tokio::test]
+    async fn a_line_is_read_whatever_it_holds() {
+        let log = futures::io::Cursor::new(b"one\r\n\xff two\n\nend");
+        let lines: Vec<String> = lines(log).try_collect().await.unwrap();
+        assert_eq!(lines, ["one", "\u{fffd} two", "", "end"]);
+    }
+
     /// Would fail if a log that broke off began anew, or lost what was said meanwhile.
     #[test]
     fn a_log_goes_on_where_it_ended() {
@@ -160,6 +227,7 @@ mod tests {
             since: Some(Duration::from_millis(10)),
             tail: Some(5),
             follow: true,
+            previous: false,
         };
         let first = wanted.parameters(None);
         assert_eq!(first.since_seconds, Some(1));

@@ -96,6 +96,54 @@ fn the_replicas_logs_are_one() {
     );
 }
 
+/// Would fail if a log that lacks a replica's lines, or was read only to a byte that is no UTF-8, looked like a whole one.
+#[test]
+fn a_log_in_part_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::new(
+        |asked| match asked.path.split('?').next().unwrap_or_default() {
+            "/api/v1/namespaces/vision/pods" => pods(asked, &["d-a", "d-b"], &[]),
+            "/api/v1/namespaces/vision/pods/d-a/log" => Answer::text(line(1, "one", "r1")),
+            "/api/v1/namespaces/vision/pods/d-b/log" => {
+                Answer::status(500, "pods", "d-b", "the node is away")
+            }
+            _ => Answer::json(&function()),
+        },
+    );
+    for words in [&["logs", "digits"][..], &["logs", "digits", "-o", "json"]] {
+        let said = run(folder.path(), Some(&api), words);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(said.out.contains("one"), "{said:?}");
+        assert!(said.err.contains("the node is away"), "{said:?}");
+    }
+}
+
+/// Would fail if why a replica crashed, which the container before said, couldn't be read; or if it were looked for where
+/// there was none before.
+#[test]
+fn what_a_replica_said_before_it_crashed_is_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = Api::new(
+        |asked| match asked.path.split('?').next().unwrap_or_default() {
+            "/api/v1/namespaces/vision/pods" => {
+                let mut crashed = pod("d-a");
+                crashed["status"]["containerStatuses"][0]["restartCount"] = 3.into();
+                Answer::json(&json!({
+                    "apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": [crashed, pod("d-b")],
+                }))
+            }
+            "/api/v1/namespaces/vision/pods/d-a/log" if asked.path.contains("previous=true") => {
+                Answer::text(line(1, "out of memory", "r1"))
+            }
+            _ if asked.path.contains("/log") => Answer::status(400, "pods", "", "no such log"),
+            _ => Answer::json(&function()),
+        },
+    );
+    let said = run(folder.path(), Some(&api), &["logs", "digits", "--previous"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.out.contains("out of memory"), "{said:?}");
+}
+
 /// Would fail if replicas that come later were not followed, or a connection that breaks off lost or repeated lines.
 #[test]
 fn what_is_followed_goes_on_over_new_replicas_and_broken_connections() {
