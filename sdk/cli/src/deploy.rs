@@ -7,12 +7,12 @@ use std::time::{Duration, Instant};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 
 use crate::args::Deploy;
-use crate::cluster::{self, Cluster, ClusterError};
+use crate::cluster::{self, Cluster, ClusterError, within};
 use crate::dev::manifests::discover;
 use crate::failure::{Explain, Failure};
 
@@ -24,9 +24,11 @@ mod upload;
 mod wait;
 
 use plan::{Beside, Origin, Plan, Planned};
+use wait::{Old, Wanted};
 
 /// Who owns the fields that are applied.
 const MANAGER: &str = "wisp";
+
 /// Why a function isn't deployed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeployError {
@@ -43,12 +45,9 @@ pub(crate) enum DeployError {
     Id { namespace: String, name: String },
     #[error("the function {0} is declared twice")]
     Twice(FunctionId),
-    #[error(
-        "the model `{model}` of {id} has the sha256 {found}, but the manifest asks for {expected}"
-    )]
+    #[error("{what} has the sha256 {found}, but the manifest asks for {expected}")]
     Digest {
-        id: FunctionId,
-        model: String,
+        what: String,
         found: String,
         expected: String,
     },
@@ -74,7 +73,7 @@ pub(crate) enum DeployError {
     #[error("{0} was deleted meanwhile")]
     Deleted(FunctionId),
     #[error(
-        "--pull-secret names what an image is pulled with, but the component of {0} is no image"
+        "--pull-secret names what images are pulled with, but {0} has none: neither its component nor a model is one"
     )]
     NoImage(FunctionId),
     #[error("there is nothing to deploy: no Function is declared in {0}")]
@@ -122,26 +121,53 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
         for note in &plan.notes {
             terminal.note(&format!("{} {note}", terminal.err.yellow("note:")));
         }
+        // All that can be wrong is found before minutes of building, and before the cluster is changed.
         for function in &plan.functions {
             match args.registry() {
                 Some(_) => upload::check(function, args)?,
                 None => needs_nothing(function)?,
             }
-            if !args.pull_secrets.is_empty() && !function.becomes_image() {
+            if !args.pull_secrets.is_empty() && !function.pulls_images() {
                 return Err(DeployError::NoImage(function.id.clone()).into());
             }
+            let mut function = upload::stand_in(function, args)?;
+            function.add_pull_secrets(&args.pull_secrets);
+            function.check()?;
         }
-        // Before minutes of building: is there anybody to deploy to?
-        cluster
-            .client
-            .apiserver_version()
-            .await
-            .map_err(|error| cluster.refused("deploy", error))?;
-        for beside in &plan.beside {
-            apply_beside(&cluster, beside, args, terminal).await?;
+        for function in &plan.functions {
+            match cluster.function(&function.id).await {
+                Ok(_) | Err(ClusterError::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
+        let mut uploads = Vec::new();
         for function in &mut plan.functions {
-            deploy(function, &cluster, args, terminal).await?;
+            let began = Instant::now();
+            let images = upload::upload(function, args, terminal).await?;
+            function.add_pull_secrets(&args.pull_secrets);
+            function.check()?;
+            uploads.push((images, began.elapsed()));
+        }
+        let mut changed = Vec::new();
+        for beside in &plan.beside {
+            if apply_beside(&cluster, beside, args, terminal).await? {
+                changed.push(beside);
+            }
+        }
+        for (function, (images, took)) in plan.functions.iter().zip(uploads) {
+            let is_concerned = changed.iter().any(|beside| {
+                beside.namespace == function.id.namespace() && function.mentions(&beside.name)
+            });
+            deploy(
+                function,
+                &images,
+                took,
+                is_concerned,
+                &cluster,
+                args,
+                terminal,
+            )
+            .await?;
         }
         Ok(ExitCode::SUCCESS)
     })
@@ -157,16 +183,18 @@ fn needs_nothing(function: &Planned) -> Result<(), DeployError> {
     Err(DeployError::NoRegistry(function.id.clone(), what))
 }
 
+/// Applies a function, whose `images` are pushed, which `took` so long, and waits for it. `is_concerned` says that what
+/// it takes from beside it has changed.
 async fn deploy(
-    function: &mut Planned,
+    function: &Planned,
+    images: &Value,
+    took: Duration,
+    is_concerned: bool,
     cluster: &Cluster,
     args: &Deploy,
     terminal: &Terminal,
 ) -> Result<(), Failure> {
     let began = Instant::now();
-    let images = upload::upload(function, args, terminal).await?;
-    function.add_pull_secrets(&args.pull_secrets);
-    function.check()?;
     let (result, applied) = apply(function, cluster, args).await?;
     let paint = terminal.out;
     terminal.say(&format!(
@@ -177,9 +205,12 @@ async fn deploy(
     ))?;
     let mut status = None;
     if !args.no_wait {
-        let generation = applied.metadata.generation.unwrap_or_default();
+        let wanted = Wanted {
+            generation: applied.metadata.generation.unwrap_or_default(),
+            old: (result == "unchanged").then(|| Old::new(&applied, is_concerned)),
+        };
         let ready =
-            wait::until_ready(cluster, &function.id, generation, args.timeout, terminal).await?;
+            wait::until_ready(cluster, &function.id, wanted, args.timeout, terminal).await?;
         for told in wait::wanting(&ready) {
             terminal.note(&format!("{} {told}", terminal.err.yellow("note:")));
         }
@@ -188,7 +219,7 @@ async fn deploy(
             "{} {} in {}",
             paint.green("ready"),
             paint.bold(now.url.as_deref().unwrap_or_default()),
-            terminal::duration(began.elapsed())
+            terminal::duration(took + began.elapsed())
         ))?;
         status = Some(now);
     }
@@ -199,7 +230,7 @@ async fn deploy(
         "ready": status.is_some(),
         "url": status.as_ref().and_then(|status| status.url.clone()),
         "revision": status.and_then(|status| status.revision),
-        "seconds": began.elapsed().as_secs_f64(),
+        "seconds": (took + began.elapsed()).as_secs_f64(),
     }))?;
     Ok(())
 }
@@ -221,10 +252,11 @@ async fn apply(
 ) -> Result<(&'static str, Function), ClusterError> {
     let api = cluster.functions(function.id.namespace());
     let refused = |error| cluster.refused(format!("apply the function {}", function.id), error);
-    let before = api.get_opt(function.id.name()).await.map_err(refused)?;
+    let before = within(api.get_opt(function.id.name()))
+        .await
+        .map_err(refused)?;
     let patch = Patch::Apply(&function.written);
-    let after = api
-        .patch(function.id.name(), &parameters(args), &patch)
+    let after = within(api.patch(function.id.name(), &parameters(args), &patch))
         .await
         .map_err(refused)?;
     let result = match before {
@@ -235,25 +267,39 @@ async fn apply(
     Ok((result, after))
 }
 
+/// Applies what stands beside a function; returns whether that changed it.
 async fn apply_beside(
     cluster: &Cluster,
     beside: &Beside,
     args: &Deploy,
     terminal: &Terminal,
-) -> Result<(), Failure> {
+) -> Result<bool, Failure> {
     let (client, namespace) = (cluster.client.clone(), &beside.namespace);
-    let parameters = parameters(args);
-    let patch = Patch::Apply(&beside.written);
-    let done = if beside.kind == "Secret" {
+    let applied = if beside.kind == "Secret" {
         let api: Api<Secret> = Api::namespaced(client, namespace);
-        api.patch(&beside.name, &parameters, &patch).await.map(drop)
+        apply_to(&api, beside, args).await
     } else {
         let api: Api<ConfigMap> = Api::namespaced(client, namespace);
-        api.patch(&beside.name, &parameters, &patch).await.map(drop)
+        apply_to(&api, beside, args).await
     };
     let what = format!("the {} {namespace}/{}", beside.kind, beside.name);
-    done.map_err(|error| cluster.refused(format!("apply {what}"), error))?;
+    let is_changed = applied.map_err(|error| cluster.refused(format!("apply {what}"), error))?;
     let paint = terminal.out;
     terminal.say(&format!("{} {what}", paint.green("applied")))?;
-    Ok(())
+    Ok(is_changed)
+}
+
+async fn apply_to<K>(api: &Api<K>, beside: &Beside, args: &Deploy) -> kube::Result<bool>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    // Who may write a Secret may not be allowed to read it: then it may have changed.
+    let before = within(api.get_metadata_opt(&beside.name)).await.ok();
+    let before = before
+        .flatten()
+        .and_then(|before| before.resource_version());
+    let patch = Patch::Apply(&beside.written);
+    let after = within(api.patch(&beside.name, &parameters(args), &patch)).await?;
+    let version = &after.meta().resource_version;
+    Ok(before.is_none() || before != *version)
 }

@@ -104,7 +104,7 @@ pub(crate) struct Deploy {
     )]
     cluster_registry: Option<String>,
 
-    /// A Secret that the cluster pulls the component with; may be given several times
+    /// A Secret that the cluster pulls the component and the models with; may be given several times
     #[arg(long = "pull-secret", value_name = "NAME", help_heading = "Registry")]
     pub(crate) pull_secrets: Vec<String>,
 

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use wisp_api::{Function, Manifest, Object, Other, Place, parse_manifests};
 use wisp_artifacts::Reference;
 use wisp_contract::FunctionId;
@@ -211,29 +211,64 @@ fn local_models(function: &Function, dir: &Path, cache: &Path) -> Vec<LocalModel
 }
 
 impl Planned {
-    /// From now on the component is `image`.
+    /// From now on the component is `image`: in place of where it came from. What else is said of it holds still.
     pub(super) fn set_component(&mut self, image: &Reference) {
-        let component = Map::from_iter([("image".to_owned(), image.to_string().into())]);
-        if let Some(function) = self.written.as_object_mut() {
-            let spec = function.entry("spec").or_insert_with(|| json!({}));
-            if let Some(spec) = spec.as_object_mut() {
-                spec.insert("component".to_owned(), component.into());
-            }
+        let Some(function) = self.written.as_object_mut() else {
+            return;
+        };
+        let spec = function.entry("spec").or_insert_with(|| json!({}));
+        let Some(spec) = spec.as_object_mut() else {
+            return;
+        };
+        let component = spec.entry("component").or_insert_with(|| json!({}));
+        // `component:` with nothing after it.
+        if component.is_null() {
+            *component = json!({});
+        }
+        if let Some(component) = component.as_object_mut() {
+            component.remove("file");
+            component.insert("image".to_owned(), image.to_string().into());
         }
     }
 
-    /// Whether the cluster gets the component as an image: one that it names, or one that is pushed from here.
-    pub(super) fn becomes_image(&self) -> bool {
-        self.component.is_some() || self.written.pointer("/spec/component/image").is_some()
+    /// The digest that the manifest asks of the component.
+    pub(super) fn component_sha256(&self) -> Option<&str> {
+        self.written.pointer("/spec/component/sha256")?.as_str()
     }
 
-    /// Adds Secrets to those that the image is pulled with.
+    /// Whether the cluster pulls an image for it: one that it names, or one that is pushed from here; of its component or
+    /// of a model.
+    pub(super) fn pulls_images(&self) -> bool {
+        let models = self.written.pointer("/spec/models");
+        let mut models = models.and_then(Value::as_array).into_iter().flatten();
+        self.component.is_some()
+            || !self.models.is_empty()
+            || self.written.pointer("/spec/component/image").is_some()
+            || models.any(|model| {
+                let has = |source: &str| model.pointer(source).is_some();
+                has("/source/image") || has("/source/imageVolume")
+            })
+    }
+
+    /// Whether it names `name` anywhere, as it does a Secret or a ConfigMap that it takes something from.
+    pub(super) fn mentions(&self, name: &str) -> bool {
+        fn has(value: &Value, name: &str) -> bool {
+            match value {
+                Value::String(text) => text == name,
+                Value::Array(values) => values.iter().any(|value| has(value, name)),
+                Value::Object(fields) => fields.values().any(|value| has(value, name)),
+                _ => false,
+            }
+        }
+        self.written.get("spec").is_some_and(|spec| has(spec, name))
+    }
+
+    /// Adds Secrets to those that images are pulled with: models' too, whatever the component comes from.
     pub(super) fn add_pull_secrets(&mut self, names: &[String]) {
         let component = self
             .written
             .pointer_mut("/spec/component")
-            .and_then(Value::as_object_mut)
-            .filter(|component| component.contains_key("image"));
+            .and_then(Value::as_object_mut);
         let Some(component) = component.filter(|_| !names.is_empty()) else {
             return;
         };

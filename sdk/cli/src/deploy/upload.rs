@@ -7,7 +7,7 @@ use wisp_artifacts::{Pushed, Reference};
 use wisp_contract::FunctionId;
 
 use super::DeployError;
-use super::plan::{Origin, Planned};
+use super::plan::{LocalModel, Origin, Planned};
 use crate::args::Deploy;
 use crate::failure::Failure;
 use crate::push;
@@ -45,6 +45,24 @@ pub(super) fn check(function: &Planned, args: &Deploy) -> Result<(), Failure> {
     }
 }
 
+/// The function as the cluster would get it, with any image in place of those that are to be pushed.
+///
+/// # Errors
+/// When the registry's name is none.
+pub(super) fn stand_in(function: &Planned, args: &Deploy) -> Result<Planned, RegistryError> {
+    let mut function = function.clone();
+    if let Some(registry) = args.cluster_registry().or(args.registry()) {
+        let image = place(&function.id, registry, "latest")?.pinned(&"0".repeat(64));
+        if function.component.is_some() {
+            function.set_component(&image);
+        }
+        for model in function.models.clone() {
+            function.set_model(model.index, &image);
+        }
+    }
+    Ok(function)
+}
+
 /// Where the function's images are in `registry`.
 fn place(function: &FunctionId, registry: &str, tag: &str) -> Result<Reference, RegistryError> {
     let name = function.name();
@@ -72,7 +90,12 @@ pub(super) async fn upload(
     if let Some(origin) = &function.component {
         let (Origin::Project(path) | Origin::File(path)) = origin;
         let file = push::component(path, terminal)?;
-        let image = place(registry, &tag(None, &file).await?)?;
+        let sha256 = wisp_artifacts::measure(&file)
+            .await
+            .map_err(RegistryError::from)?
+            .sha256;
+        demand(function, None, &sha256, function.component_sha256())?;
+        let image = place(registry, &tag(None, &sha256))?;
         let pushed = registries
             .push(&image, Upload::Component(&file), terminal)
             .await?;
@@ -81,22 +104,15 @@ pub(super) async fn upload(
         function.set_component(&image);
     }
     for model in function.models.clone() {
-        let image = place(registry, &tag(Some(&model.name), &model.file).await?)?;
+        let sha256 = wisp_artifacts::measure(&model.file)
+            .await
+            .map_err(RegistryError::from)?
+            .sha256;
+        demand(function, Some(&model), &sha256, model.sha256.as_deref())?;
+        let image = place(registry, &tag(Some(&model.name), &sha256))?;
         let pushed = registries
             .push(&image, Upload::Model(&model.file), terminal)
             .await?;
-        if let Some(expected) = model
-            .sha256
-            .filter(|expected| !expected.eq_ignore_ascii_case(&pushed.sha256))
-        {
-            return Err(DeployError::Digest {
-                id: function.id.clone(),
-                model: model.name,
-                found: pushed.sha256,
-                expected,
-            }
-            .into());
-        }
         let image = known(&image, &pushed)?;
         images.insert(model.name, image.to_string().into());
         function.set_model(model.index, &image);
@@ -104,16 +120,35 @@ pub(super) async fn upload(
     Ok(images.into())
 }
 
+/// Whether a file is the one that the manifest asks for: the cluster would find that out when it has all of it.
+fn demand(
+    function: &Planned,
+    model: Option<&LocalModel>,
+    found: &str,
+    expected: Option<&str>,
+) -> Result<(), DeployError> {
+    match expected {
+        Some(expected) if !expected.eq_ignore_ascii_case(found) => Err(DeployError::Digest {
+            what: match model {
+                Some(model) => format!("the model `{}` of {}", model.name, function.id),
+                None => format!("the component of {}", function.id),
+            },
+            found: found.to_owned(),
+            expected: expected.to_owned(),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// A tag that says what the file is and differs with its content, so that no tag ever means two things.
-async fn tag(model: Option<&str>, file: &Path) -> Result<String, RegistryError> {
-    let sha256 = wisp_artifacts::measure(file).await?.sha256;
+fn tag(model: Option<&str>, sha256: &str) -> String {
     let short: String = sha256.chars().take(TAG).collect();
-    Ok(match model {
+    match model {
         // A tag has 128 characters at most.
         Some(name) => {
             let name: String = name.replace('/', "-").chars().take(100).collect();
             format!("{name}-{short}")
         }
         None => short,
-    })
+    }
 }

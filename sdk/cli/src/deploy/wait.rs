@@ -1,7 +1,9 @@
 //! Is the function ready, will it be, or has it failed?
 
+use std::pin::pin;
 use std::time::Duration;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::watcher::{self, Event};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
@@ -45,6 +47,50 @@ pub(super) enum State {
     Failed { reason: String, message: String },
     /// It may yet.
     Waiting { reason: String, message: String },
+}
+
+/// How long what was said before a deployment may stand after it: the operator looks again when what a function takes has
+/// changed, and a registry has to answer it.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What is waited for.
+pub(super) struct Wanted {
+    pub(super) generation: i64,
+    /// What was said already, where the Function itself stayed as it was: its generation tells nothing then.
+    pub(super) old: Option<Old>,
+}
+
+/// What was said of a function before.
+pub(super) struct Old {
+    revision: Option<String>,
+    conditions: Vec<Condition>,
+    /// Whether what it takes from Secrets or ConfigMaps has changed, so that its being ready is old, too.
+    is_concerned: bool,
+}
+
+impl Old {
+    pub(super) fn new(function: &Function, is_concerned: bool) -> Self {
+        let status = function.status.clone().unwrap_or_default();
+        Self {
+            revision: status.revision,
+            conditions: status.conditions,
+            is_concerned,
+        }
+    }
+
+    /// Whether `function`, which is in this state, says only what it said before, and may yet say something else.
+    fn is_said_by(&self, function: &Function, state: &State) -> bool {
+        let may_change = match state {
+            State::Ready => self.is_concerned,
+            // Perhaps just that was mended: a Secret, or what is in a registry.
+            State::Failed { .. } => true,
+            State::Waiting { .. } => false,
+        };
+        let is_same = function.status.as_ref().is_some_and(|status| {
+            status.revision == self.revision && status.conditions == self.conditions
+        });
+        may_change && is_same
+    }
 }
 
 /// What `function` says of its `generation`.
@@ -107,14 +153,14 @@ pub(super) fn wanting(function: &Function) -> Vec<String> {
         .collect()
 }
 
-/// Waits until the function is ready in `generation`, and tells on the way what it waits for.
+/// Waits until the function is ready as it is `wanted`, and tells on the way what it waits for.
 ///
 /// # Errors
 /// When it fails, or isn't ready in time.
 pub(super) async fn until_ready(
     cluster: &Cluster,
     id: &FunctionId,
-    generation: i64,
+    wanted: Wanted,
     patience: Duration,
     terminal: &Terminal,
 ) -> Result<Function, Failure> {
@@ -126,13 +172,34 @@ pub(super) async fn until_ready(
     };
     let watching = async {
         let refused = |error| cluster.refused(format!("watch the function {id}"), error);
-        while let Some(event) = events.next().await.map_err(refused)? {
-            let function = match event {
-                Event::Apply(function) | Event::InitApply(function) => function,
-                Event::Delete(_) => break,
-                Event::Init | Event::InitDone => continue,
+        let Wanted {
+            generation,
+            mut old,
+        } = wanted;
+        let mut grace = pin!(tokio::time::sleep(GRACE));
+        let mut held: Option<Function> = None;
+        loop {
+            let function = tokio::select! {
+                event = events.next() => match event.map_err(refused)? {
+                    Some(Event::Apply(function) | Event::InitApply(function)) => function,
+                    Some(Event::Init | Event::InitDone) => continue,
+                    Some(Event::Delete(_)) | None => break,
+                },
+                () = &mut grace, if held.is_some() => {
+                    old = None;
+                    let Some(function) = held.take() else { continue };
+                    function
+                }
             };
             let now = state(&function, generation);
+            if old
+                .as_ref()
+                .is_some_and(|old| old.is_said_by(&function, &now))
+            {
+                held = Some(function);
+                continue;
+            }
+            held = None;
             match &now {
                 State::Ready => return Ok(function),
                 State::Failed { reason, message } => {
@@ -177,7 +244,7 @@ mod tests {
 
     use super::*;
 
-    fn said(observed: i64, conditions: &[(&str, &str, &str)]) -> State {
+    fn function(observed: i64, conditions: &[(&str, &str, &str)]) -> Function {
         let conditions: Vec<Value> = conditions
             .iter()
             .map(|(kind, status, reason)| {
@@ -187,13 +254,41 @@ mod tests {
                 })
             })
             .collect();
-        let function = serde_json::from_value(json!({
+        serde_json::from_value(json!({
             "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
             "metadata": {"name": "a"}, "spec": {},
             "status": {"observedGeneration": observed, "replicas": 0, "readyReplicas": 0, "conditions": conditions},
         }))
-        .unwrap();
-        state(&function, 2)
+        .unwrap()
+    }
+
+    fn said(observed: i64, conditions: &[(&str, &str, &str)]) -> State {
+        state(&function(observed, conditions), 2)
+    }
+
+    /// Would fail if a deployment that only changes a Secret were told what was wrong before it, or that what ran with
+    /// the old one is ready; or if what is said anew were taken for old.
+    #[test]
+    fn what_was_said_before_is_not_the_answer() {
+        let failed = function(2, &[("ComponentReady", "False", "PullSecretNotFound")]);
+        let ready = function(2, &[("Ready", "True", "Serving")]);
+        let is_old = |before: &Function, is_concerned, now: &Function| {
+            Old::new(before, is_concerned).is_said_by(now, &state(now, 2))
+        };
+        for is_concerned in [false, true] {
+            assert!(is_old(&failed, is_concerned, &failed));
+            assert!(!is_old(&failed, is_concerned, &ready));
+            assert!(!is_old(&ready, is_concerned, &failed));
+            assert_eq!(is_old(&ready, is_concerned, &ready), is_concerned);
+        }
+        let mut next = ready.clone();
+        next.status.as_mut().unwrap().revision = Some("a-2".to_owned());
+        assert!(!is_old(&ready, true, &next));
+        let waiting = function(2, &[("Ready", "Unknown", "Starting")]);
+        assert!(
+            !is_old(&waiting, true, &waiting),
+            "it is told what it waits for"
+        );
     }
 
     fn reason(state: State) -> String {

@@ -51,10 +51,6 @@ fn cluster(now: Value, later: Value) -> Api {
     Api::new(move |asked: &Asked| {
         let path = asked.path.split('?').next().unwrap_or_default();
         match (asked.method.as_str(), path) {
-            (_, "/version") => Answer::json(&json!({
-                "major": "1", "minor": "36", "gitVersion": "v1.36.3", "gitCommit": "", "gitTreeState": "",
-                "buildDate": "", "goVersion": "", "compiler": "", "platform": "",
-            })),
             ("GET", FUNCTION) => Answer::status(404, "functions", "digits", "no such function"),
             ("PATCH", FUNCTION) => Answer::json(&function(&json!([]))),
             ("PATCH", _) => Answer::json(&json!({"metadata": {"name": "words"}})),
@@ -191,6 +187,93 @@ fn what_cannot_serve_is_told_at_once() {
     assert!(
         error.contains("0 of 1 replicas are ready (Starting)"),
         "{error}"
+    );
+}
+
+/// Would fail if a deployment that fails had changed the cluster: one of several functions is wrong, or refused.
+#[test]
+fn what_fails_has_changed_nothing() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let folder = folder();
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    let other = "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: other}\nspec:\n  ";
+    let api = Api::new(
+        |asked| match asked.path.split('?').next().unwrap_or_default() {
+            FUNCTION => Answer::status(404, "functions", "digits", "no such function"),
+            _ => Answer::status(403, "functions", "other", "functions are forbidden"),
+        },
+    );
+    let digest = "0".repeat(64);
+    for (component, message) in [
+        ("component: {image: 'no image'}", "spec.component.image"),
+        ("component: {file: digits.wasm}", "functions are forbidden"),
+    ] {
+        write("other.yaml", &format!("{other}{component}\n"));
+        let said = deploy(folder.path(), &api, &registry, &[]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        let told = said.json().remove(0);
+        assert!(told["error"].as_str().unwrap().contains(message), "{told}");
+        assert!(api.asked("PATCH").is_empty());
+    }
+    // Two files that the manifests ask for, and one of them is another.
+    write(
+        "other.yaml",
+        &format!("{other}component: {{file: digits.wasm, sha256: '{digest}'}}\n"),
+    );
+    let api = Api::new(|_| Answer::status(404, "functions", "x", "no such function"));
+    let said = deploy(folder.path(), &api, &registry, &[]);
+    let told = said.json().remove(0);
+    let error = told["error"].as_str().unwrap();
+    assert!(
+        error.starts_with("the component of vision/other has the sha256 "),
+        "{error}"
+    );
+    assert!(api.asked("PATCH").is_empty());
+}
+
+/// Would fail if what was wrong before a deployment that only mended a Secret, say, were told as its outcome.
+#[test]
+fn what_was_said_before_is_not_waited_for() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let folder = folder();
+    let before = function(&json!([condition(
+        "ComponentReady",
+        "False",
+        "PullSecretNotFound",
+        "there is no Secret"
+    )]));
+    let after = function(&json!([condition(
+        "Ready",
+        "True",
+        "Sleeping",
+        "it sleeps"
+    )]));
+    let api = Api::new(move |asked: &Asked| {
+        let path = asked.path.split('?').next().unwrap_or_default();
+        match path {
+            FUNCTION => Answer::json(&before),
+            _ if path.contains("configmaps") => {
+                Answer::json(&json!({"metadata": {"name": "words"}}))
+            }
+            _ if asked.path.contains("watch=true") => {
+                Answer::events(&[json!({"type": "MODIFIED", "object": after})])
+            }
+            _ => Answer::json(&json!({
+                "apiVersion": "wisp.dev/v1alpha1", "kind": "FunctionList",
+                "metadata": {"resourceVersion": "9"}, "items": [before],
+            })),
+        }
+    });
+    let said = deploy(folder.path(), &api, &registry, &[]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let told = said.json().remove(0);
+    assert_eq!(
+        (&told["result"], &told["ready"]),
+        (&json!("unchanged"), &json!(true))
     );
 }
 

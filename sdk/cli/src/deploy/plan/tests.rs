@@ -161,17 +161,55 @@ fn secrets_are_added_to_those_of_an_image() {
         plan(&root, "vision", false).unwrap().functions.remove(0)
     };
     let mut function = manifest("{image: 'r.io/digits:1', pullSecrets: [{name: a}]}");
-    assert!(function.becomes_image());
+    assert!(function.pulls_images());
     function.add_pull_secrets(&["a".to_owned(), "b".to_owned()]);
     function.check().unwrap();
     assert_eq!(
         function.written["spec"]["component"]["pullSecrets"],
         json!([{"name": "a"}, {"name": "b"}])
     );
-    assert!(manifest("{file: digits.wasm}").becomes_image());
-    let mut other = manifest("{configMap: {name: digits, key: digits.wasm}}");
-    assert!(!other.becomes_image());
-    let before = other.written.clone();
+    assert!(manifest("{file: digits.wasm}").pulls_images());
+    assert!(!manifest("{configMap: {name: digits, key: digits.wasm}}").pulls_images());
+    // A model's image is pulled with what stands at the component, whatever that comes from.
+    let mut other = manifest(
+        "{configMap: {name: digits, key: digits.wasm}}\n  models: [{name: m, source: {file: m.onnx}}]",
+    );
+    assert!(other.pulls_images());
+    other.set_model(0, &image("r.io/digits:b"));
     other.add_pull_secrets(&["b".to_owned()]);
-    assert_eq!(other.written, before);
+    other.check().unwrap();
+    assert_eq!(
+        other.written["spec"]["component"],
+        json!({"configMap": {"name": "digits", "key": "digits.wasm"}, "pullSecrets": [{"name": "b"}]})
+    );
+    for source in [
+        "{image: 'r.io/m:1'}",
+        "{imageVolume: {reference: 'r.io/m:1', path: m}}",
+    ] {
+        let models = format!(
+            "{{configMap: {{name: digits, key: d}}}}\n  models: [{{name: m, source: {source}}}]"
+        );
+        assert!(manifest(&models).pulls_images(), "{source}");
+    }
+}
+
+/// Would fail if what the manifest says of its component, beside where it is, were lost with the file's name.
+#[test]
+fn what_is_said_of_a_component_stays() {
+    let sha256 = "a".repeat(64);
+    let text = format!(
+        "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: digits}}\nspec:\n  \
+         component: {{file: digits.wasm, sha256: {sha256}, pullSecrets: [{{name: a}}]}}\n  \
+         env: [{{name: T, valueFrom: {{secretKeyRef: {{name: keys, key: t}}}}}}]\n"
+    );
+    let root = folder(&[("function.yaml", &text)]);
+    let mut function = plan(&root, "vision", false).unwrap().functions.remove(0);
+    assert_eq!(function.component_sha256(), Some(&*sha256));
+    assert!(function.mentions("keys") && !function.mentions("other"));
+    function.set_component(&image("r.io/digits:a"));
+    function.check().unwrap();
+    assert_eq!(
+        function.written["spec"]["component"],
+        json!({"image": "r.io/digits:a", "sha256": sha256, "pullSecrets": [{"name": "a"}]})
+    );
 }
