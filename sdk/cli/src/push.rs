@@ -26,6 +26,12 @@ pub(crate) enum PushError {
     Missing(PathBuf),
     #[error("the model `{name}` can't be pushed: there is no {}", file.display())]
     NoModel { name: String, file: PathBuf },
+    #[error("the models `{first}` and `{second}` would both be {image}")]
+    OneTag {
+        first: String,
+        second: String,
+        image: String,
+    },
     #[error("the model `{name}` can't be pushed beside {image}")]
     Tag {
         name: String,
@@ -41,6 +47,7 @@ impl Explain for PushError {
                 "the model's tag is the component's, a dash, and the model's name: shorten one of them"
                     .to_owned(),
             ),
+            Self::OneTag { .. } => Some("push one of them to another reference".to_owned()),
             _ => None,
         }
     }
@@ -53,7 +60,8 @@ pub(crate) fn run(args: &Push, terminal: &Terminal) -> Result<ExitCode, Failure>
         .models
         .iter()
         .map(|model| self::model(model, &image))
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect::<Result<Vec<Model>, _>>()?;
+    distinct(&models)?;
     // Before anything is built, or pushed in place of what was there.
     for (name, file, _) in &models {
         if !file.is_file() {
@@ -100,9 +108,27 @@ fn reference(text: &str) -> Result<Reference, Failure> {
     Ok(image)
 }
 
-/// A model's name, its file and where it goes: the same repository, because some registries have to be told of every
+/// A model's name, its file and where it goes.
+type Model = (String, PathBuf, Reference);
+
+/// Whether each goes to a place of its own: a tag has no `/`, and a model's name may have both that and a dash.
+fn distinct(models: &[Model]) -> Result<(), PushError> {
+    for (index, (second, _, image)) in models.iter().enumerate() {
+        let mut before = models.iter().take(index);
+        if let Some((first, _, _)) = before.find(|(_, _, other)| other == image) {
+            return Err(PushError::OneTag {
+                first: first.clone(),
+                second: second.clone(),
+                image: image.to_string(),
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Reads a model as it was typed. It goes to the same repository, because some registries have to be told of every
 /// repository beforehand.
-fn model(text: &str, image: &Reference) -> Result<(String, PathBuf, Reference), PushError> {
+fn model(text: &str, image: &Reference) -> Result<Model, PushError> {
     let (name, file) = text
         .split_once('=')
         .filter(|(name, file)| !name.is_empty() && !file.is_empty())
@@ -168,6 +194,21 @@ mod tests {
         let long = format!("{}=x", "n".repeat(127));
         let text = Failure::from(model(&long, &image).unwrap_err()).text();
         assert!(text.contains("shorten"), "{text}");
+    }
+
+    /// Would fail if the second of two models were pushed in place of the first.
+    #[test]
+    fn two_models_are_two_images() {
+        let image: Reference = "r.io/vision/digits:1.4".parse().unwrap();
+        let said = |texts: &[&str]| {
+            let models = texts.iter().map(|text| model(text, &image).unwrap());
+            distinct(&models.collect::<Vec<_>>()).map_err(|error| error.to_string())
+        };
+        assert_eq!(said(&["a/b=x", "a/c=x", "b=x"]), Ok(()));
+        for (second, name) in [("a-b=y", "`a-b`"), ("a/b=y", "`a/b`")] {
+            let error = said(&["a/b=x", "b=x", second]).unwrap_err();
+            assert!(error.contains("`a/b`") && error.contains(name), "{error}");
+        }
     }
 
     #[test]
