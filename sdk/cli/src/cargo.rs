@@ -120,7 +120,7 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
             command.env_remove(&name);
         }
     }
-    let mut child = orphans::spawn(command).map_err(CargoError::Start)?;
+    let (mut child, _group) = orphans::spawn_group(command).map_err(CargoError::Start)?;
     let said = child.stderr.take().map(|mut stderr| {
         std::thread::spawn(move || {
             let mut text = Vec::new();
