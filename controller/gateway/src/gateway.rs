@@ -410,7 +410,8 @@ impl Gateway {
                         });
                     }
                     Err(SendError::Broken(error)) => {
-                        tracing::debug!(function = %function.id, %error, "a replica broke the connection");
+                        let error: &dyn std::error::Error = &error;
+                        tracing::debug!(function = %function.id, error, "a replica broke the connection");
                         return Err(Failure::Broken {
                             function: function.id.clone(),
                         });

@@ -33,6 +33,8 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 const KEEPALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(2), 3);
 /// The fewest and the most bytes that are read at once: as many as came the last time, where that was all there was room for.
 const ROOM: (usize, usize) = (8 << 10, 128 << 10);
+/// The fewest that a read is worth.
+const LEAST: usize = 1 << 10;
 
 /// Why there is no response, or no more of it.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +77,8 @@ pub(crate) struct Connection {
     /// What is to be written first, and how much of it was.
     output: Vec<u8>,
     written: usize,
+    /// Whether the replica was told of a body that it hasn't got yet.
+    owes_body: bool,
     asked: Method,
     body: Decoder,
     is_kept: bool,
@@ -111,6 +115,7 @@ impl Connection {
             seen: 0,
             output: Vec::new(),
             written: 0,
+            owes_body: false,
             asked: Method::GET,
             body: Decoder::Done,
             is_kept: true,
@@ -159,6 +164,7 @@ impl Connection {
         self.asked.clone_from(&parts.method);
         self.output.clear();
         self.written = 0;
+        self.owes_body = matches!(body, RequestBody::Limited { .. });
         let framing = match body {
             RequestBody::Empty => Framing::None,
             RequestBody::Whole(whole) => Framing::Length(whole.len() as u64),
@@ -182,8 +188,9 @@ impl Connection {
         }
     }
 
-    fn is_written(&self) -> bool {
-        self.written == self.output.len()
+    /// Whether the replica has all of the request.
+    fn is_sent(&self) -> bool {
+        self.write.is_some() && self.written == self.output.len() && !self.owes_body
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -208,18 +215,24 @@ impl Connection {
         {
             self.upload = None;
             self.write = ended.map_err(UpstreamError::Body)?;
+            self.owes_body = self.write.is_none();
         }
         Ok(())
     }
 
     /// Reads more; false where the connection has ended.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool, UpstreamError>> {
-        self.input.reserve(self.room);
+        // Small pieces, each of which keeps all of its block, share one.
+        if self.input.capacity().saturating_sub(self.input.len()) < LEAST {
+            self.input.reserve(self.room);
+        }
         let room = self.input.capacity().saturating_sub(self.input.len());
         let read = poll_read_buf(Pin::new(&mut self.read), cx, &mut self.input);
         let length = ready!(read).map_err(UpstreamError::Broke)?;
         if length == room {
             self.room = self.room.saturating_mul(2).min(ROOM.1);
+        } else if length < self.room / 4 {
+            self.room = (self.room / 2).max(ROOM.0);
         }
         Poll::Ready(Ok(length > 0))
     }
@@ -292,8 +305,12 @@ impl Connection {
         self.deadline.at()
     }
 
-    /// What the connection has become, after a 101; `None` where an upload goes on.
+    /// What the connection has become, after a 101; `None` where the request isn't all sent.
     pub(crate) fn switch(mut self) -> Option<Switched> {
+        let _ = self.poll_upload(&mut Context::from_waker(Waker::noop()));
+        if !self.is_sent() {
+            return None;
+        }
         let write = self.write.take()?;
         let read = io::Cursor::new(self.input.freeze()).chain(self.read);
         Some(Switched { read, write })
@@ -307,14 +324,14 @@ impl Connection {
             upload.go_on();
             return None;
         }
-        let is_free = self.is_kept && self.is_over() && self.is_written() && self.write.is_some();
         // Of what comes unasked, nobody can say what it answers.
-        if !is_free || !self.input.is_empty() {
+        if !self.is_kept || !self.is_over() || !self.is_sent() || !self.input.is_empty() {
             return None;
         }
-        if self.room > ROOM.0 {
-            (self.room, self.input) = (ROOM.0, BytesMut::new());
+        if self.input.capacity() > ROOM.0 {
+            self.input = BytesMut::new();
         }
+        self.room = ROOM.0;
         if self.output.capacity() > ROOM.0 {
             self.output = Vec::new();
         }

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http::header::{CONNECTION, CONTENT_LENGTH, HeaderName, TRANSFER_ENCODING};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version, response};
+use hyper::ext::ReasonPhrase;
 
 use crate::forward;
 
@@ -56,8 +57,12 @@ pub(crate) fn write_head(
     let mut piece = |bytes: &[u8]| out.extend_from_slice(bytes);
     piece(parts.method.as_str().as_bytes());
     piece(b" ");
-    let target = parts.uri.path_and_query();
-    piece(target.map_or("/", |target| target.as_str()).as_bytes());
+    // What has no path has the root's.
+    piece(parts.uri.path().as_bytes());
+    if let Some(query) = parts.uri.query() {
+        piece(b"?");
+        piece(query.as_bytes());
+    }
     piece(b" HTTP/1.1\r\n");
     let mut is_length_said = false;
     for (name, value) in &parts.headers {
@@ -127,6 +132,12 @@ pub(crate) fn read_head(
     parts.version = Version::HTTP_11;
     parts.status = StatusCode::from_u16(parsed.code.unwrap_or_default())
         .map_err(|_| httparse::Error::Status)?;
+    let reason = parsed.reason.unwrap_or_default();
+    if Some(reason) != parts.status.canonical_reason()
+        && let Ok(reason) = ReasonPhrase::try_from(reason.as_bytes())
+    {
+        parts.extensions.insert(reason);
+    }
     parts.headers = headers(&bytes, parsed.headers)?;
     let length = length(&mut parts.headers)?;
     let encoding = chunked(&parts.headers)?;
@@ -159,6 +170,10 @@ fn end_of_fields(input: &[u8], seen: &mut usize) -> Result<Option<usize>, WireEr
     let unseen = input.get(*seen..).unwrap_or_default();
     let end = memchr::memmem::find(unseen, END)
         .map(|at| at.saturating_add(*seen).saturating_add(END.len()));
+    // That is no end, and who sends it waits for nothing more.
+    if end.is_none() && memchr::memmem::find(unseen, b"\n\n").is_some() {
+        return Err(httparse::Error::NewLine.into());
+    }
     if end.map_or(input.len() > MAX_HEAD, |end| end > MAX_HEAD) {
         return Err(WireError::HeadTooLarge);
     }

@@ -24,7 +24,7 @@ pub(super) struct Upload {
 enum UploadError {
     /// What the client sent is no body, or too large.
     Body(BodyError),
-    /// The replica takes no more: it may have answered.
+    /// The replica doesn't take, or get, all of it: it may have answered.
     Write,
 }
 
@@ -65,43 +65,48 @@ impl Drop for Upload {
     }
 }
 
-/// Sends a body, and gives the connection back.
+/// Sends a body, and gives the connection back: where less came than was announced, what follows would be taken for the rest.
 async fn send(
     mut write: OwnedWriteHalf,
     mut body: RequestBody,
     deadline: Instant,
 ) -> Result<OwnedWriteHalf, UploadError> {
-    let is_chunked = body.size_hint().exact().is_none();
+    let mut left = body.size_hint().exact();
     let sending = async {
+        let mut trailers = HeaderMap::new();
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(UploadError::Body)?;
-            let sent = match frame.into_data() {
-                Ok(mut data) if !is_chunked => write.write_all_buf(&mut data).await,
-                Ok(data) if data.is_empty() => Ok(()),
-                Ok(data) => write.write_all_buf(&mut wire::chunk(data)).await,
+            let mut data = match frame.map_err(UploadError::Body)?.into_data() {
+                Ok(data) => data,
                 Err(frame) => {
-                    let end = frame.trailers_ref().map(wire::last_chunk);
-                    return finish(&mut write, end.filter(|_| is_chunked)).await;
+                    trailers = frame.into_trailers().unwrap_or_default();
+                    break;
                 }
+            };
+            let sent = if let Some(left) = &mut left {
+                *left = left
+                    .checked_sub(data.len() as u64)
+                    .ok_or(UploadError::Write)?;
+                write.write_all_buf(&mut data).await
+            } else if data.is_empty() {
+                Ok(())
+            } else {
+                write.write_all_buf(&mut wire::chunk(data)).await
             };
             sent.map_err(|_| UploadError::Write)?;
         }
-        finish(
-            &mut write,
-            is_chunked.then(|| wire::last_chunk(&HeaderMap::new())),
-        )
-        .await
+        match left {
+            Some(0) => Ok(()),
+            // An HTTP/2 client may end a request in the middle, and call that no error.
+            Some(_) => Err(UploadError::Write),
+            None => write
+                .write_all(&wire::last_chunk(&trailers))
+                .await
+                .map_err(|_| UploadError::Write),
+        }
     };
     match tokio::time::timeout_at(deadline, sending).await {
         Ok(sent) => sent.map(|()| write),
         // Who waits for the response finds that out as well.
         Err(_elapsed) => Err(UploadError::Write),
     }
-}
-
-async fn finish(write: &mut OwnedWriteHalf, end: Option<Vec<u8>>) -> Result<(), UploadError> {
-    write
-        .write_all(&end.unwrap_or_default())
-        .await
-        .map_err(|_| UploadError::Write)
 }

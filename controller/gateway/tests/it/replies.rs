@@ -201,3 +201,96 @@ async fn a_replica_may_answer_before_it_has_read_everything() {
         assert_eq!(read(answer).await.body, "enough");
     }
 }
+
+/// A frame of HTTP/2, <https://www.rfc-editor.org/rfc/rfc9113#section-4.1>.
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// Fields as HPACK has them that indexes nothing.
+fn fields(fields: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let field = |(name, value): &(&str, &str)| [&[0][..], &text(name), &text(value)].concat();
+    fields.iter().flat_map(field).collect()
+}
+
+/// Would fail if a client of HTTP/2 could end its body early, without an error, and have the replica take the next request on
+/// that connection for the rest.
+#[tokio::test]
+async fn a_connection_whose_replica_is_owed_a_body_is_not_used_again() {
+    const ANSWER: &str = "HTTP/1.1 401 No\r\ncontent-length: 2\r\n\r\nhi";
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (came, mut all) = tokio::sync::mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let mut index = 0;
+        while let Ok((mut stream, _)) = listener.accept().await {
+            index += 1;
+            let came = came.clone();
+            tokio::spawn(async move {
+                let mut piece = [0; 4096];
+                let mut is_answered = false;
+                while let Ok(length @ 1..) = stream.read(&mut piece).await {
+                    let _ = came.send((
+                        index,
+                        String::from_utf8_lossy(&piece[..length]).into_owned(),
+                    ));
+                    if !std::mem::replace(&mut is_answered, true) {
+                        stream.write_all(ANSWER.as_bytes()).await.unwrap();
+                    }
+                }
+            });
+        }
+    });
+    let bed = bed(address);
+    let mut client = TcpStream::connect(bed.address).await.unwrap();
+    let head = |method, length: Option<&'static str>| {
+        let mut all = vec![
+            (":method", method),
+            (":scheme", "http"),
+            (":path", "/a/b/"),
+            (":authority", "x"),
+        ];
+        all.extend(length.map(|length| ("content-length", length)));
+        fields(&all)
+    };
+    // Its windows are empty: a response's body stays where it is.
+    let begin = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(SETTINGS, 0, 0, &[0, 4, 0, 0, 0, 0]),
+        frame(HEADERS, 4, 1, &head("POST", Some("1000"))),
+        frame(DATA, 0, 1, b"0123456789"),
+    ];
+    client.write_all(&begin.concat()).await.unwrap();
+    loop {
+        let mut begun = [0; 9];
+        client.read_exact(&mut begun).await.unwrap();
+        let length = u32::from_be_bytes([0, begun[0], begun[1], begun[2]]);
+        let mut payload = vec![0; usize::try_from(length).unwrap()];
+        client.read_exact(&mut payload).await.unwrap();
+        if begun[3] == HEADERS {
+            break;
+        }
+    }
+    // In one piece: the gateway hears of both at once.
+    let end = [frame(DATA, 0, 1, b"x"), frame(RST_STREAM, 0, 1, &[0; 4])];
+    client.write_all(&end.concat()).await.unwrap();
+    client
+        .write_all(&frame(HEADERS, 5, 3, &head("GET", None)))
+        .await
+        .unwrap();
+    let index = loop {
+        let (index, text) = all.recv().await.unwrap();
+        if text.contains("GET /") {
+            break index;
+        }
+    };
+    assert_eq!(index, 2, "the rest of the first body");
+}
