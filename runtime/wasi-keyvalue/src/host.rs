@@ -1,6 +1,5 @@
 //! `wasi:keyvalue@0.2.0-draft` for guests: store, atomics and batch.
 
-use std::error::Error as _;
 use std::sync::Arc;
 
 use wasmtime::component::{HasData, Linker, Resource, ResourceTable};
@@ -80,14 +79,9 @@ pub fn add_to_linker<T: Send + 'static>(
     batch::add_to_linker::<T, HasKeyValue>(linker, view)
 }
 
-/// The error as the guest sees it. What failed below the store goes to the log only.
+/// The error as the guest sees it. What failed below the store is in the log only, once.
 fn told<R>(result: Result<R, Error>) -> Result<R, wit::Error> {
-    result.map_err(|error| {
-        if let Error::Storage(_) = &error {
-            tracing::error!(error = error.source(), "{error}");
-        }
-        wit::Error::Other(error.to_string())
-    })
+    result.map_err(|error| wit::Error::Other(error.to_string()))
 }
 
 impl wit::Host for WasiKeyValue<'_> {

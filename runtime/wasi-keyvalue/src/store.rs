@@ -3,12 +3,14 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use redb::{Builder, ConcurrencyMode, Database, ReadableDatabase as _};
+use redb::{Builder, ConcurrencyMode, Database, DatabaseError, ReadableDatabase as _};
 
+use crate::database::{Reopened, Use};
 use crate::limits::{
-    MAX_CALL_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_keys, check_pairs,
+    MAX_CALL_BYTES, MAX_CALL_ITEMS, MAX_KEY_BYTES, MAX_VALUE_BYTES, check_key, check_keys,
+    check_pairs,
 };
-use crate::tables::{Snapshot, Writable};
+use crate::tables::Snapshot;
 use crate::writer::Writer;
 
 /// Memory that one store's file is cached in, at most.
@@ -17,7 +19,7 @@ const CACHE_BYTES: usize = 32 << 20;
 /// A key-value store on disk. Clones share it.
 #[derive(Clone)]
 pub struct Store {
-    database: Arc<Database>,
+    database: Arc<Reopened>,
     writer: Writer,
 }
 
@@ -60,14 +62,20 @@ pub enum Error {
     /// All keys and values of one call together were too long.
     #[error("the call carries more than {MAX_CALL_BYTES} bytes of keys and values: split it")]
     CallTooLarge,
+    /// One call named too many keys.
+    #[error("the call names {items} keys: a call takes at most {MAX_CALL_ITEMS}, split it")]
+    TooMany {
+        /// How many it named.
+        items: usize,
+    },
     /// The store has no room.
     #[error(
-        "the store is full: it holds {used} of {max} bytes (keyValue.maxSize), and this needs {needed} more"
+        "the store is full: its entries count {used} of {max} bytes (keyValue.maxSize), and this needs {needed} more"
     )]
     Full {
-        /// Bytes of all keys and values.
+        /// What all entries count: each its value, its key twice and 64 bytes.
         used: u64,
-        /// How many bytes would be added.
+        /// How much would be added.
         needed: u64,
         /// The limit.
         max: u64,
@@ -128,19 +136,18 @@ impl Store {
     /// # Errors
     /// When the file can't be opened or made, or holds something else.
     pub fn open(name: &str, file: &Path, max_bytes: u64) -> Result<Self, StorageError> {
-        let mut builder = Builder::new();
-        builder.set_cache_size(
-            usize::try_from(max_bytes)
-                .unwrap_or(usize::MAX)
-                .min(CACHE_BYTES),
-        );
-        builder.set_concurrency_mode(ConcurrencyMode::MultiWriter);
-        let database = Arc::new(builder.create(file)?);
-        // Readers need the tables to be there.
-        let transaction = database.begin_write()?;
-        Writable::open(&transaction, max_bytes)?.finish()?;
-        transaction.commit()?;
-        let writer = Writer::spawn(name, Arc::clone(&database), max_bytes)
+        let file = file.to_owned();
+        Self::with(name, max_bytes, move || builder(max_bytes).create(&file))
+    }
+
+    /// The store in the database that `open` opens, now and whenever it failed.
+    fn with(
+        name: &str,
+        max_bytes: u64,
+        open: impl Fn() -> Result<Database, DatabaseError> + Send + Sync + 'static,
+    ) -> Result<Self, StorageError> {
+        let database = Arc::new(Reopened::new(name, max_bytes, Box::new(open))?);
+        let writer = Writer::spawn(name, Arc::clone(&database))
             .map_err(|error| StorageError::from(redb::Error::Io(error)))?;
         Ok(Self { database, writer })
     }
@@ -234,13 +241,26 @@ impl Store {
     ) -> Result<R, Error> {
         let database = Arc::clone(&self.database);
         let run = move || {
-            let transaction = database.begin_read().map_err(StorageError::from)?;
-            operation(&Snapshot::open(&transaction).map_err(StorageError::from)?)
+            database.with(Use::Read, |database| {
+                let transaction = database.begin_read().map_err(StorageError::from)?;
+                operation(&Snapshot::open(&transaction).map_err(StorageError::from)?)
+            })
         };
         tokio::task::spawn_blocking(run)
             .await
             .unwrap_or(Err(Error::Storage(StorageError::Stopped)))
     }
+}
+
+fn builder(max_bytes: u64) -> Builder {
+    let mut builder = Builder::new();
+    builder.set_cache_size(
+        usize::try_from(max_bytes)
+            .unwrap_or(usize::MAX)
+            .min(CACHE_BYTES),
+    );
+    builder.set_concurrency_mode(ConcurrencyMode::MultiWriter);
+    builder
 }
 
 #[cfg(test)]

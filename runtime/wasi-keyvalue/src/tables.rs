@@ -9,17 +9,17 @@ use redb::{
     ReadOnlyTable, ReadTransaction, ReadableTable as _, Table, TableDefinition, WriteTransaction,
 };
 
-use crate::limits::{MAX_CALL_BYTES, PAGE_KEYS};
+use crate::limits::{MAX_CALL_BYTES, PAGE_KEYS, cost};
 use crate::store::{Error, Found, Page};
 
 /// Key → its number and its value.
 const ENTRIES: TableDefinition<'_, &str, (u64, &[u8])> = TableDefinition::new("entries");
 /// Number → key.
 const ORDER: TableDefinition<'_, u64, &str> = TableDefinition::new("order");
-/// [`BYTES`] and [`NEXT`].
+/// [`COST`] and [`NEXT`].
 const META: TableDefinition<'_, &str, u64> = TableDefinition::new("meta");
-/// Bytes of all keys and values.
-const BYTES: &str = "bytes";
+/// What all entries count.
+const COST: &str = "cost";
 /// The number of the next new key.
 const NEXT: &str = "next";
 
@@ -27,6 +27,7 @@ const NEXT: &str = "next";
 pub(crate) struct Snapshot {
     entries: ReadOnlyTable<&'static str, (u64, &'static [u8])>,
     order: ReadOnlyTable<u64, &'static str>,
+    meta: ReadOnlyTable<&'static str, u64>,
 }
 
 impl Snapshot {
@@ -34,7 +35,13 @@ impl Snapshot {
         Ok(Self {
             entries: transaction.open_table(ENTRIES)?,
             order: transaction.open_table(ORDER)?,
+            meta: transaction.open_table(META)?,
         })
+    }
+
+    /// Whether it is written down what the entries count.
+    pub(crate) fn is_counted(&self) -> bool {
+        self.meta.get(COST).is_ok_and(|cost| cost.is_some())
     }
 
     pub(crate) fn get_many(&self, keys: Vec<String>) -> Result<Vec<Found>, Error> {
@@ -85,7 +92,7 @@ pub(crate) struct Writable<'t> {
     entries: Table<'t, &'static str, (u64, &'static [u8])>,
     order: Table<'t, u64, &'static str>,
     meta: Table<'t, &'static str, u64>,
-    bytes: u64,
+    cost: u64,
     next: u64,
     max_bytes: u64,
 }
@@ -96,14 +103,19 @@ impl<'t> Writable<'t> {
         max_bytes: u64,
     ) -> Result<Self, redb::Error> {
         let meta = transaction.open_table(META)?;
-        let read =
-            |name: &str| Ok::<_, redb::Error>(meta.get(name)?.map_or(0, |value| value.value()));
-        let (bytes, next) = (read(BYTES)?, read(NEXT)?);
+        let entries = transaction.open_table(ENTRIES)?;
+        let read = |name: &str| Ok::<_, redb::Error>(meta.get(name)?.map(|value| value.value()));
+        // Files made before entries counted more than their bytes have none: the folder `.wisp` stays over versions.
+        let cost = match read(COST)? {
+            Some(cost) => cost,
+            None => count(&entries)?,
+        };
+        let next = read(NEXT)?.unwrap_or_default();
         Ok(Self {
-            entries: transaction.open_table(ENTRIES)?,
+            entries,
             order: transaction.open_table(ORDER)?,
             meta,
-            bytes,
+            cost,
             next,
             max_bytes,
         })
@@ -112,18 +124,16 @@ impl<'t> Writable<'t> {
     pub(crate) fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Error> {
         let old = self.entries.get(key)?.map(|entry| {
             let (number, value) = entry.value();
-            (number, value.len() as u64)
+            (number, cost(key, value.len()))
         });
-        let (number, freed) = old.map_or((self.next, 0), |(number, old)| {
-            (number, key.len() as u64 + old)
-        });
-        let added = key.len() as u64 + value.len() as u64;
-        let bytes = self.bytes.saturating_sub(freed).saturating_add(added);
+        let (number, freed) = old.unwrap_or((self.next, 0));
+        let added = cost(key, value.len());
+        let sum = self.cost.saturating_sub(freed).saturating_add(added);
         // What makes a store smaller is always allowed: its limit may have been lowered.
-        if bytes > self.max_bytes && bytes > self.bytes {
+        if sum > self.max_bytes && sum > self.cost {
             return Err(Error::Full {
-                used: self.bytes,
-                needed: bytes - self.bytes,
+                used: self.cost,
+                needed: sum - self.cost,
                 max: self.max_bytes,
             });
         }
@@ -132,18 +142,18 @@ impl<'t> Writable<'t> {
             self.order.insert(number, key)?;
             self.next = self.next.saturating_add(1);
         }
-        self.bytes = bytes;
+        self.cost = sum;
         Ok(())
     }
 
     pub(crate) fn delete(&mut self, key: &str) -> Result<(), Error> {
         let old = self.entries.remove(key)?.map(|entry| {
             let (number, value) = entry.value();
-            (number, value.len() as u64)
+            (number, cost(key, value.len()))
         });
-        if let Some((number, value)) = old {
+        if let Some((number, freed)) = old {
             self.order.remove(number)?;
-            self.bytes = self.bytes.saturating_sub(key.len() as u64 + value);
+            self.cost = self.cost.saturating_sub(freed);
         }
         Ok(())
     }
@@ -171,8 +181,26 @@ impl<'t> Writable<'t> {
 
     /// Writes down what the operations changed in sum.
     pub(crate) fn finish(mut self) -> Result<(), redb::Error> {
-        self.meta.insert(BYTES, self.bytes)?;
+        self.meta.insert(COST, self.cost)?;
         self.meta.insert(NEXT, self.next)?;
         Ok(())
     }
+}
+
+/// What all entries count, by reading each of them.
+fn count(entries: &Table<'_, &'static str, (u64, &'static [u8])>) -> Result<u64, redb::Error> {
+    let mut sum = 0u64;
+    for entry in entries.iter()? {
+        let (key, entry) = entry?;
+        sum = sum.saturating_add(cost(key.value(), entry.value().1.len()));
+    }
+    Ok(sum)
+}
+
+/// Makes of a file one that was made before entries were counted as they are now.
+#[cfg(test)]
+pub(crate) fn forget_count(database: &redb::Database) {
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(META).unwrap().remove(COST).unwrap();
+    transaction.commit().unwrap();
 }

@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::{io, thread};
 
-use redb::Database;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
+use crate::database::{Reopened, Use};
 use crate::store::{Error, StorageError};
 use crate::tables::Writable;
 
@@ -36,11 +36,11 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) fn spawn(name: &str, database: Arc<Database>, max_bytes: u64) -> io::Result<Self> {
+    pub(crate) fn spawn(name: &str, database: Arc<Reopened>) -> io::Result<Self> {
         let (jobs, queue) = channel();
         thread::Builder::new()
             .name(format!("kv-{name}"))
-            .spawn(move || work(&queue, &database, max_bytes))?;
+            .spawn(move || work(&queue, &database))?;
         Ok(Self {
             jobs,
             room: Arc::new(Semaphore::new(QUEUE_BYTES)),
@@ -84,7 +84,7 @@ impl Writer {
     }
 }
 
-fn work(queue: &Receiver<Job>, database: &Database, max_bytes: u64) {
+fn work(queue: &Receiver<Job>, database: &Reopened) {
     while let Ok(first) = queue.recv() {
         let mut batch = vec![first];
         batch.extend(queue.try_iter().take(BATCH - 1));
@@ -94,13 +94,14 @@ fn work(queue: &Receiver<Job>, database: &Database, max_bytes: u64) {
             rooms.push(job.room);
             job.run
         });
-        let committed = transact(database, max_bytes, runs, &mut done);
-        if let Err(error) = &committed {
-            tracing::error!(
-                error = error as &dyn std::error::Error,
-                "a key-value store failed to write"
-            );
-        }
+        let committed = database
+            .with(Use::Write, |open| {
+                Ok(transact(open, database.max_bytes(), runs, &mut done)?)
+            })
+            .map_err(|error| match error {
+                Error::Storage(error) => error,
+                _ => StorageError::Stopped,
+            });
         for done in done {
             done(committed.clone());
         }
@@ -108,7 +109,7 @@ fn work(queue: &Receiver<Job>, database: &Database, max_bytes: u64) {
 }
 
 fn transact(
-    database: &Database,
+    database: &redb::Database,
     max_bytes: u64,
     runs: impl Iterator<Item = Run>,
     done: &mut Vec<Done>,

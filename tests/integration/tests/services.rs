@@ -241,7 +241,7 @@ async fn what_is_stored_is_there_for_the_next_process_even_after_a_kill() {
 async fn a_store_has_a_limit_and_only_its_own_name_opens_it() {
     let folder = tempfile::tempdir().unwrap();
     let host =
-        sdk(|config| config.key_value = vec![store(&folder.path().join("default.redb"), 1000)])
+        sdk(|config| config.key_value = vec![store(&folder.path().join("default.redb"), 1200)])
             .await;
     let put = async |key: &str, bytes: usize| {
         host.client()
@@ -254,7 +254,7 @@ async fn a_store_has_a_limit_and_only_its_own_name_opens_it() {
     assert_eq!(put("large", 900).await, StatusCode::INTERNAL_SERVER_ERROR);
     host.line("full", |line| {
         line.message
-            .contains("it holds 905 of 1000 bytes (keyValue.maxSize)")
+            .contains("its entries count 974 of 1200 bytes (keyValue.maxSize)")
     })
     .await
     .unwrap();

@@ -1,6 +1,10 @@
 use std::collections::BTreeSet;
+use std::io;
+use std::ops::Bound;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures::future::join_all;
+use redb::StorageBackend;
 
 use super::*;
 
@@ -66,7 +70,7 @@ async fn a_store_takes_what_fits_and_says_what_does_not() {
     let Opened {
         store,
         folder: _folder,
-    } = open(100);
+    } = open(200);
     store.set("k".into(), vec![0; 90]).await.unwrap();
     let error = store
         .set("other".into(), vec![0; 20])
@@ -75,10 +79,10 @@ async fn a_store_takes_what_fits_and_says_what_does_not() {
         .to_string();
     assert_eq!(
         error,
-        "the store is full: it holds 91 of 100 bytes (keyValue.maxSize), and this needs 25 more"
+        "the store is full: its entries count 156 of 200 bytes (keyValue.maxSize), and this needs 94 more"
     );
     assert!(!store.exists("other".into()).await.unwrap());
-    store.set("k".into(), vec![0; 99]).await.unwrap();
+    store.set("k".into(), vec![0; 134]).await.unwrap();
     assert!(matches!(
         store.increment("n".into(), 1).await,
         Err(Error::Full { .. })
@@ -238,4 +242,210 @@ fn a_file_that_is_something_else_is_refused() {
     std::fs::write(&file, "this is a text, and it is no database".repeat(200)).unwrap();
     assert!(Store::open("t", &file, 100).is_err());
     assert_eq!(std::fs::read_to_string(&file).unwrap().len(), 37 * 200);
+}
+
+/// Bytes that the file takes on its disk.
+fn on_disk(opened: &Opened) -> u64 {
+    use std::os::unix::fs::MetadataExt as _;
+    std::fs::metadata(opened.folder.path().join("t.redb"))
+        .unwrap()
+        .blocks()
+        * 512
+}
+
+/// Would fail if an entry counted its key and value alone: the file of a store that is full of small entries would take
+/// many times `maxSize`, and the kubelet would evict its pod for that.
+#[tokio::test]
+async fn a_store_full_of_small_entries_takes_no_more_than_its_volume() {
+    const MAX: u64 = 2 * MIB;
+    for key_bytes in [8, 500] {
+        let opened = open(MAX);
+        // Keys in no order fill a tree's pages worst: 7,919 is a prime.
+        let key = |n: u64| format!("{:0>key_bytes$}", n * 7919 % 1_000_003);
+        let mut batches = (0..).map(|batch| {
+            let pairs = (batch * 500..(batch + 1) * 500).map(|n| (key(n), vec![1]));
+            opened.store.set_many(pairs.collect())
+        });
+        let full = loop {
+            if let Err(error) = batches.next().unwrap().await {
+                break error;
+            }
+        };
+        assert!(matches!(full, Error::Full { .. }), "{full}");
+        // Less than what a pod's volume holds, 2 × maxSize + 16 MiB. What one write replaces is there twice for a while.
+        let taken = on_disk(&opened);
+        assert!(
+            taken < 2 * MAX + 2 * MIB,
+            "{taken} bytes, keys of {key_bytes}"
+        );
+    }
+}
+
+/// Would fail if deletes of entries that were counted otherwise made a store look emptier than it is.
+#[tokio::test]
+async fn a_file_without_a_count_is_counted_when_it_is_opened() {
+    let Opened { store, folder } = open(MIB);
+    store.set("k".into(), vec![0; 90]).await.unwrap();
+    drop(store);
+    let file = folder.path().join("t.redb");
+    // Once the writer's thread has ended, too, nobody else has the file.
+    let database = builder(MIB).create(&file).unwrap();
+    crate::tables::forget_count(&database);
+    drop(database);
+    let store = Store::open("t", &file, 200).unwrap();
+    assert!(matches!(
+        store.set("other".into(), vec![0; 20]).await,
+        Err(Error::Full {
+            used: 156,
+            needed: 94,
+            ..
+        })
+    ));
+}
+
+/// Would fail if a call's items had no bound of their own: a million empty values are few bytes.
+#[tokio::test]
+async fn a_call_names_so_many_keys_and_no_more() {
+    let Opened {
+        store,
+        folder: _folder,
+    } = open(MIB);
+    let keys = |count: usize| vec!["k".to_owned(); count];
+    assert_eq!(
+        store.get_many(keys(MAX_CALL_ITEMS)).await.unwrap().len(),
+        MAX_CALL_ITEMS
+    );
+    let pairs = keys(MAX_CALL_ITEMS + 1)
+        .into_iter()
+        .map(|key| (key, Vec::new()));
+    for refused in [
+        store.get_many(keys(MAX_CALL_ITEMS + 1)).await.map(drop),
+        store.set_many(pairs.collect()).await,
+        store.delete_many(keys(MAX_CALL_ITEMS + 1)).await,
+    ] {
+        assert_eq!(
+            refused.unwrap_err().to_string(),
+            "the call names 10001 keys: a call takes at most 10000, split it"
+        );
+    }
+    assert!(!store.exists("k".into()).await.unwrap());
+}
+
+/// A file that can't be written, or not be read either, while the disk is full or gone.
+#[derive(Debug)]
+struct Faulty {
+    file: redb::backends::FileBackend,
+    disk: Arc<Disk>,
+}
+
+#[derive(Debug, Default)]
+struct Disk {
+    is_full: AtomicBool,
+    is_gone: AtomicBool,
+}
+
+impl Faulty {
+    fn read_fault(&self) -> io::Result<()> {
+        if self.disk.is_gone.load(Ordering::SeqCst) {
+            return Err(io::Error::other("gone"));
+        }
+        Ok(())
+    }
+
+    fn write_fault(&self) -> io::Result<()> {
+        if self.disk.is_full.load(Ordering::SeqCst) {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
+    }
+}
+
+type Locked = Result<bool, redb::BackendError>;
+
+impl StorageBackend for Faulty {
+    fn len(&self) -> io::Result<u64> {
+        self.file.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.read_fault()?;
+        self.file.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.write_fault()?;
+        self.file.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        self.write_fault()?;
+        self.file.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.write_fault()?;
+        self.file.write(offset, data)
+    }
+    fn close(&self) -> io::Result<()> {
+        self.file.close()
+    }
+    fn try_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Locked {
+        self.file.try_lock_range(start, end)
+    }
+    fn try_lock_shared_range(&self, start: Bound<u64>, end: Bound<u64>) -> Locked {
+        self.file.try_lock_shared_range(start, end)
+    }
+    fn lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), redb::BackendError> {
+        self.file.lock_range(start, end)
+    }
+    fn lock_shared_range(
+        &self,
+        start: Bound<u64>,
+        end: Bound<u64>,
+    ) -> Result<(), redb::BackendError> {
+        self.file.lock_shared_range(start, end)
+    }
+    fn unlock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<(), redb::BackendError> {
+        self.file.unlock_range(start, end)
+    }
+    fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Locked {
+        self.file.query_lock_range(start, end)
+    }
+}
+
+/// Would fail if one error of the disk cost a replica its store for good: redb refuses everything after it.
+#[tokio::test]
+async fn a_disk_that_failed_for_a_while_costs_the_calls_of_that_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("t.redb");
+    let disk = Arc::new(Disk::default());
+    let given = Arc::clone(&disk);
+    let store = Store::with("t", MIB, move || {
+        let file = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)?;
+        builder(MIB).create_with_backend(Faulty {
+            file: redb::backends::FileBackend::new(file)?,
+            disk: Arc::clone(&given),
+        })
+    })
+    .unwrap();
+    store.set("n".into(), b"1".to_vec()).await.unwrap();
+
+    disk.is_full.store(true, Ordering::SeqCst);
+    for _ in 0..3 {
+        let refused = store.increment("n".into(), 1).await;
+        assert!(matches!(refused, Err(Error::Storage(_))), "{refused:?}");
+    }
+    disk.is_full.store(false, Ordering::SeqCst);
+    assert_eq!(store.get("n".into()).await.unwrap().unwrap(), b"1");
+    assert_eq!(store.increment("n".into(), 1).await.unwrap(), 2);
+
+    // What is in the cache is read without the disk: a new handle's is empty.
+    disk.is_full.store(true, Ordering::SeqCst);
+    assert!(store.increment("n".into(), 1).await.is_err());
+    disk.is_gone.store(true, Ordering::SeqCst);
+    assert!(store.get("n".into()).await.is_err());
+    disk.is_full.store(false, Ordering::SeqCst);
+    disk.is_gone.store(false, Ordering::SeqCst);
+    assert_eq!(store.increment("n".into(), 1).await.unwrap(), 3);
 }
