@@ -23,8 +23,8 @@ const AROUND: u64 = 128;
 /// Bounds on what guests log.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Bytes per second of all instances together, of which each line takes 128 more than its text. A second's worth may come
-    /// at once.
+    /// Bytes per second of all instances together, of which each line takes 128 more than its text does as JSON. A second's
+    /// worth may come at once.
     pub rate: NonZeroU64,
     /// Bytes of one line; the rest is cut off and counted.
     pub line: NonZeroUsize,
@@ -255,14 +255,18 @@ impl Instance {
         let context = fields
             .get("context")
             .and_then(Value::as_str)
-            .map_or(0, str::len);
-        let bytes = (message.len() + context + 1) as u64;
+            .unwrap_or_default();
+        let bytes = (message.len() + context.len() + 1) as u64;
+        let escapes = escapes(&message).saturating_add(escapes(context));
         let passes = self
             .replica
             .bucket
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .take(bytes + AROUND, now.instant);
+            .take(
+                bytes.saturating_add(escapes).saturating_add(AROUND),
+                now.instant,
+            );
         if !passes {
             let lost = bytes.saturating_add(cut);
             self.replica.lose(lost, &state.request_id);
@@ -371,6 +375,16 @@ fn cut_at_char(text: &str, cap: usize) -> (&str, u64) {
         .get(..text.floor_char_boundary(cap))
         .unwrap_or_default();
     (kept, (text.len() - kept.len()) as u64)
+}
+
+/// How many bytes longer `text` is as a JSON string: a control character is written as up to six.
+fn escapes(text: &str) -> u64 {
+    let more = |byte| match byte {
+        b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0C => 1,
+        0x00..0x20 => 5,
+        _ => 0,
+    };
+    text.bytes().map(more).sum()
 }
 
 #[cfg(test)]

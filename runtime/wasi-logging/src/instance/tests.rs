@@ -184,3 +184,38 @@ fn an_instance_that_is_used_again_logs_for_its_next_request() {
         .collect();
     assert_eq!(ids, ["first: of the first", "second: of the second"]);
 }
+
+#[test]
+fn escapes_are_what_json_adds() {
+    for text in [
+        "",
+        "plain é 漢",
+        "\"\\/\n\r\t\u{8}\u{c}",
+        "\0\u{1}\u{1b}[0m\u{1f}\u{7f}\u{2028}",
+    ] {
+        let json = serde_json::to_string(text).unwrap();
+        assert_eq!(
+            escapes(text),
+            (json.len() - 2 - text.len()) as u64,
+            "{json}"
+        );
+    }
+}
+
+/// Would fail if the rate were of the text alone: what is written of control characters is six times as much.
+#[test]
+fn the_rate_is_of_what_is_written() {
+    const RATE: u64 = 10_000;
+    let (logs, sink) = logs(RATE, 1000);
+    let instance = logs.instance(None);
+    let now = Now::read();
+    for _ in 0..100 {
+        instance.write(Std::Out, &[&[1; 500][..], b"\n"].concat(), now);
+        instance.log(Level::Info, &"\u{2}".repeat(500), "", None, now);
+    }
+    let written: usize = sink.lines().iter().map(String::len).sum();
+    assert!(
+        written > 3000 && written as u64 <= RATE,
+        "{written} bytes of {RATE}"
+    );
+}
