@@ -21,13 +21,14 @@ use crate::tensor::{GuestTensor, named};
 pub struct Graph {
     model: Arc<Model>,
     /// What the guest's own bytes cost.
-    _charge: Option<Charge>,
+    charge: Option<Arc<Charge>>,
 }
 
-/// The resource behind a guest's execution context. It holds nothing of its own: the model keeps no state between
-/// calls.
+/// The resource behind a guest's execution context. The model keeps no state between calls.
 pub struct GraphExecutionContext {
     model: Arc<Model>,
+    /// The graph's: a context keeps the model in memory where the graph was dropped.
+    _charge: Option<Arc<Charge>>,
 }
 
 /// Offers all interfaces of `wasi:nn@0.2.0-rc-2024-10-28` to guests.
@@ -74,7 +75,7 @@ impl WasiNn<'_> {
         }
         Ok(Ok(self.table.push(Graph {
             model,
-            _charge: charge,
+            charge: charge.map(Arc::new),
         })?))
     }
 
@@ -249,8 +250,12 @@ impl graph::HostGraph for WasiNn<'_> {
         &mut self,
         this: Resource<Graph>,
     ) -> Result<std::result::Result<Resource<GraphExecutionContext>, Resource<Error>>> {
-        let model = Arc::clone(&self.table.get(&this)?.model);
-        Ok(Ok(self.table.push(GraphExecutionContext { model })?))
+        let graph = self.table.get(&this)?;
+        let context = GraphExecutionContext {
+            model: Arc::clone(&graph.model),
+            _charge: graph.charge.clone(),
+        };
+        Ok(Ok(self.table.push(context)?))
     }
 
     fn drop(&mut self, this: Resource<Graph>) -> Result<()> {

@@ -3,7 +3,7 @@
 //! The interface is upstream's, unchanged, <https://github.com/WebAssembly/wasi-nn>. What it leaves open:
 //! - `load-by-name` opens the function's models, by the names in `spec.models`.
 //! - `load` takes one buffer with an ONNX model that holds all its numbers itself. Its bytes count against the
-//!   instance's tensor budget for as long as the graph lives.
+//!   instance's tensor budget for as long as the graph lives, or an execution context that was made from it.
 //! - A tensor's constructor can't fail in this interface. So a tensor whose bytes don't fit its shape, or that exceeds
 //!   the budget, says so when it is used in `compute`; one that exceeds the budget holds no data, and one with more
 //!   than [`wisp_nn::MAX_RANK`] dimensions holds neither data nor dimensions.

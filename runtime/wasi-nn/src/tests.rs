@@ -348,6 +348,14 @@ async fn a_guest_may_bring_a_model_of_its_own() {
         .await
         .unwrap();
 
+    // Would fail if a guest got its budget back while a context keeps the model in memory.
+    let held = store.ctx.budget.used();
+    assert!(held >= bytes.len() as u64, "{held}");
+    store.table.delete(graph).unwrap();
+    assert_eq!(store.ctx.budget.used(), held);
+    store.table.delete(context).unwrap();
+    assert_eq!(store.ctx.budget.used(), held - bytes.len() as u64);
+
     for (what, code, word) in [
         (
             load(vec![], GraphEncoding::Onnx, ExecutionTarget::Cpu),
