@@ -88,10 +88,12 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, PhotoError> {
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(MAX_PIXEL_BYTES);
-    reader.limits(limits);
+    reader.limits(limits.clone());
     let mut decoder = reader.into_decoder().map_err(refuse)?;
     // A camera held sideways writes that into the file's EXIF data, and not into the pixels.
     let orientation = decoder.orientation().map_err(refuse)?;
+    // `from_decoder` makes room for the pixels without asking how much there may be.
+    limits.reserve(decoder.total_bytes()).map_err(refuse)?;
     let mut photo = DynamicImage::from_decoder(decoder).map_err(refuse)?;
     photo.apply_orientation(orientation);
     Ok(photo)
@@ -232,5 +234,11 @@ mod tests {
         ));
         let wide = png(&image::RgbImage::new(MAX_SIDE + 1, 1));
         assert!(matches!(to_input(&wide), Err(PhotoError::Decode(_))));
+        // Would fail if pixels were decoded that the function has no memory for: it would trap, and answer 502.
+        let large = png(&image::RgbImage::new(MAX_SIDE, 3500));
+        assert!(matches!(
+            to_input(&large),
+            Err(PhotoError::Decode(ImageError::Limits(_)))
+        ));
     }
 }

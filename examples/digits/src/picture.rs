@@ -4,7 +4,9 @@
 use std::io::Cursor;
 
 use image::imageops::{FilterType, resize};
-use image::{DynamicImage, ImageBuffer, ImageError, ImageReader, Limits, Luma};
+use image::{
+    DynamicImage, ImageBuffer, ImageDecoder, ImageError, ImageReader, Limits, Luma, RgbaImage,
+};
 use thiserror::Error;
 
 /// Pixels on each side of the model's input.
@@ -37,7 +39,7 @@ pub(crate) enum PictureError {
 /// # Errors
 /// When the bytes are no such image, or the image shows nothing.
 pub(crate) fn to_input(bytes: &[u8]) -> Result<Vec<f32>, PictureError> {
-    let grey = grey(&decode(bytes)?);
+    let grey = grey(decode(bytes)?);
     let paper = border_mean(&grey);
     if grey.dimensions() == (SIDE, SIDE) && paper < 0.5 {
         check_contrast(&grey)?;
@@ -65,7 +67,12 @@ pub(crate) fn check_contrast(pixels: &[f32]) -> Result<(), PictureError> {
     Ok(())
 }
 
-fn decode(bytes: &[u8]) -> Result<DynamicImage, PictureError> {
+/// The picture upright, in 8 bits.
+fn decode(bytes: &[u8]) -> Result<RgbaImage, PictureError> {
+    let refuse = |error| match error {
+        ImageError::Unsupported(_) => PictureError::Format,
+        error => PictureError::Decode(error),
+    };
     let mut reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|_| PictureError::Format)?;
@@ -76,16 +83,21 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, PictureError> {
     limits.max_image_width = Some(MAX_SIDE);
     limits.max_image_height = Some(MAX_SIDE);
     limits.max_alloc = Some(32 << 20);
-    reader.limits(limits);
-    reader.decode().map_err(|error| match error {
-        ImageError::Unsupported(_) => PictureError::Format,
-        error => PictureError::Decode(error),
-    })
+    reader.limits(limits.clone());
+    let mut decoder = reader.into_decoder().map_err(refuse)?;
+    // A camera held sideways writes that into the file's EXIF data, and not into the pixels.
+    let orientation = decoder.orientation().map_err(refuse)?;
+    // `from_decoder` makes room for the pixels without asking how much there may be.
+    limits.reserve(decoder.total_bytes()).map_err(refuse)?;
+    let picture = DynamicImage::from_decoder(decoder).map_err(refuse)?;
+    // Turned only once it is small: 32 MiB in 16 bits, and turned beside that, are all the memory that the function has.
+    let mut picture = DynamicImage::from(picture.into_rgba8());
+    picture.apply_orientation(orientation);
+    Ok(picture.into_rgba8())
 }
 
 /// Brightness from 0 to 1; what is transparent shows white paper.
-fn grey(picture: &DynamicImage) -> Grey {
-    let rgba = picture.to_rgba8();
+fn grey(rgba: RgbaImage) -> Grey {
     let brightness = rgba.pixels().map(|pixel| {
         let [r, g, b, a] = pixel.0.map(|value| f32::from(value) / 255.0);
         (0.299 * r + 0.587 * g + 0.114 * b) * a + (1.0 - a)
@@ -174,6 +186,9 @@ fn centred(digit: &Grey) -> Vec<f32> {
 
 #[cfg(test)]
 mod tests {
+    use image::ImageEncoder as _;
+    use image::codecs::png::PngEncoder;
+
     use super::*;
 
     fn png(picture: &DynamicImage) -> Vec<u8> {
@@ -214,6 +229,43 @@ mod tests {
         assert!(
             paper > 500,
             "the paper's shading must go: only {paper} of 784 pixels are empty"
+        );
+    }
+
+    /// Would fail if a photograph of a camera held sideways were read as it lies in the file.
+    #[test]
+    fn a_picture_is_turned_upright_as_its_exif_data_say() {
+        let mut upright = image::GrayImage::from_pixel(60, 60, Luma([255]));
+        for i in 10..50 {
+            upright.put_pixel(i, 12, Luma([0]));
+            upright.put_pixel(48, i, Luma([0]));
+        }
+        let upright = DynamicImage::from(upright);
+        // TIFF with one entry: tag 0x112 (orientation), one short, 6: to be turned by a right angle, clockwise.
+        let exif = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+        let mut sideways = Vec::new();
+        let mut encoder = PngEncoder::new(&mut sideways);
+        encoder.set_exif_metadata(exif.to_vec()).unwrap();
+        upright.rotate270().write_with_encoder(encoder).unwrap();
+        assert_eq!(
+            to_input(&sideways).unwrap(),
+            to_input(&png(&upright)).unwrap()
+        );
+    }
+
+    /// Would fail if the largest picture were refused, or a larger one were decoded.
+    #[test]
+    fn the_largest_picture_fits() {
+        let mut large =
+            image::ImageBuffer::from_pixel(MAX_SIDE, MAX_SIDE, image::Rgba([u16::MAX; 4]));
+        for y in 500..1500 {
+            large.put_pixel(1000, y, image::Rgba([0, 0, 0, u16::MAX]));
+        }
+        assert_eq!(
+            to_input(&png(&DynamicImage::ImageRgba16(large)))
+                .unwrap()
+                .len(),
+            784
         );
     }
 
