@@ -36,7 +36,7 @@ use crate::{Body, Error, IntoResponse, Request, Response, Result, response};
 ///
 /// In a path `{name}` is one segment, and `{*name}` at the end is all that is left, at least one segment.
 /// A fixed segment goes before `{name}`, which goes before `{*name}`; routes that are equal so far go in their order. A
-/// GET route answers HEAD too. A path that is known for other methods only is a 405 with `allow` (and answers OPTIONS
+/// GET route answers HEAD too, unless another of the same path is for HEAD itself. A path that is known for other methods only is a 405 with `allow` (and answers OPTIONS
 /// with it), an unknown path a 404.
 #[derive(Default)]
 pub struct Router {
@@ -239,7 +239,7 @@ impl Router {
             if route.accepts(request.method()) {
                 if best
                     .as_ref()
-                    .is_none_or(|(other, _)| route.pattern.is_before(&other.pattern))
+                    .is_none_or(|(other, _)| route.is_before(other, request.method()))
                 {
                     best = Some((route, params));
                 }
@@ -280,6 +280,15 @@ impl Route {
             Some(own) => own == method || (*own == Method::GET && *method == Method::HEAD),
             None => true,
         }
+    }
+
+    /// Whether it goes before `other`, which accepts the method as well and was added before. A GET route only stands in
+    /// for one of HEAD.
+    fn is_before(&self, other: &Self, method: &Method) -> bool {
+        let is_own = |route: &Self| route.method.as_ref() == Some(method);
+        let stands_in = other.method == Some(Method::GET) && !is_own(other);
+        self.pattern.is_before(&other.pattern)
+            || (stands_in && is_own(self) && !other.pattern.is_before(&self.pattern))
     }
 }
 

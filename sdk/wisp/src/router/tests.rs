@@ -1,5 +1,6 @@
 use super::Router;
 use super::pattern::Pattern;
+use crate::http::{Method, StatusCode};
 use crate::{Request, RequestExt, Response, ResponseExt, Result, test};
 
 async fn param(request: Request) -> Result<String> {
@@ -110,4 +111,23 @@ fn a_pattern_shows_as_it_was_written() {
     for path in ["/", "/a/{x}/b/{*rest}", "/a/"] {
         assert_eq!(Pattern::new(path).to_string(), path);
     }
+}
+
+/// Would fail if a route of HEAD never ran because one of GET was added before it.
+#[test]
+fn a_route_of_head_goes_before_one_of_get_that_stands_in_for_it() {
+    let head = |_: Request| async { (StatusCode::ACCEPTED, "") };
+    let router = Router::new()
+        .get("/a/{x}", param)
+        .route(Method::HEAD, "/a/{name}", head)
+        .route(Method::HEAD, "/{*rest}", |_: Request| async {
+            StatusCode::GONE
+        });
+    assert_eq!(ask(&router, "HEAD", "/a/1").unwrap().status(), 202);
+    assert_eq!(ask(&router, "GET", "/a/1").unwrap().status(), 200);
+    // A more fixed path still goes first.
+    let router = Router::new()
+        .route(Method::HEAD, "/{*rest}", head)
+        .get("/a/{x}", param);
+    assert_eq!(ask(&router, "HEAD", "/a/1").unwrap().status(), 200);
 }
