@@ -8,9 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 
 use crate::platform::reactor;
+use crate::report;
 
 /// Runs `future` beside the handler. It goes on after the response was sent, until it is done or the request's time is
-/// over, whichever is first: work that must not be lost belongs ahead of the response.
+/// over, whichever is first: work that must not be lost belongs ahead of the response. Where it waits for what never comes,
+/// the log says so.
 ///
 /// ```
 /// # use wisp::{Request, Response, Result};
@@ -27,6 +29,7 @@ pub fn spawn(future: impl Future<Output = ()> + 'static) {
     let task = Task {
         future: Box::pin(future),
         signal: Signal::raised(),
+        is_told: false,
     };
     TASKS.with_borrow_mut(|tasks| tasks.push(task));
 }
@@ -38,6 +41,8 @@ thread_local! {
 struct Task {
     future: Pin<Box<dyn Future<Output = ()>>>,
     signal: Arc<Signal>,
+    /// Whether the log says that it can't go on.
+    is_told: bool,
 }
 
 /// Whether a future asked to be polled.
@@ -107,9 +112,24 @@ pub(crate) fn drain() {
     while TASKS.with_borrow(|tasks| !tasks.is_empty()) {
         poll_tasks();
         let idle = TASKS.with_borrow(|tasks| !tasks.is_empty()) && !any_task_raised();
-        if idle && reactor::park_if_waiting().is_err() {
-            return;
+        if idle && let Err(stalled) = reactor::park_if_waiting() {
+            return tell(&stalled);
         }
+    }
+}
+
+/// Once for each task: an instance that serves again has them still.
+fn tell(stalled: &Stalled) {
+    let untold = TASKS.with_borrow_mut(|tasks| {
+        tasks
+            .iter_mut()
+            .filter_map(|task| (!std::mem::replace(&mut task.is_told, true)).then_some(()))
+            .count()
+    });
+    if untold > 0 {
+        report::error(&format!(
+            "{untold} of the tasks beside the handler, as `wisp::spawn` begins, didn't end: {stalled}"
+        ));
     }
 }
 

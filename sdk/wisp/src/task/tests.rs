@@ -86,3 +86,20 @@ fn two_limits_at_once_are_told_apart() {
     ));
     assert!(fast.is_ok() && slow.is_err());
 }
+
+/// Would fail if a task vanished without a word, or an instance that serves again told of it with every request.
+#[test]
+fn a_task_that_can_not_go_on_is_told_once() {
+    test::block_on(async {
+        spawn(std::future::pending());
+        spawn(std::future::pending());
+    });
+    test::block_on(async {});
+    let told: Vec<_> = test::logs().into_iter().map(|line| line.message).collect();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(
+        told[0]
+            .starts_with("2 of the tasks beside the handler, as `wisp::spawn` begins, didn't end: the function waits"),
+        "{told:?}"
+    );
+}
