@@ -220,3 +220,37 @@ impl Store {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test;
+
+    /// Would fail if a test passed with what the host refuses.
+    #[test]
+    fn a_tests_store_refuses_what_the_hosts_does() {
+        test::kv("s");
+        let store = open("s").unwrap();
+        let long = "k".repeat(1025);
+        for key in ["", &long] {
+            for refused in [
+                store.get(key).map(drop),
+                store.set(key, "").map(drop),
+                store.delete(key).map(drop),
+                store.exists(key).map(drop),
+                store.increment(key, 1).map(drop),
+            ] {
+                let text = refused.unwrap_err().to_string();
+                assert!(text.ends_with("a key is 1 to 1024 bytes"), "{text}");
+            }
+        }
+        store.set(&long[1..], vec![0; 16 << 20]).unwrap();
+        let text = store.set("k", vec![0; (16 << 20) + 1]).unwrap_err();
+        assert!(
+            text.to_string().contains("at most 16777216 bytes"),
+            "{text}"
+        );
+        store.set("n", "+1").unwrap();
+        assert!(store.increment("n", 1).is_err());
+    }
+}

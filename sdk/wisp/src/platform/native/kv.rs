@@ -1,9 +1,15 @@
-//! Key-value stores: maps of the test's thread.
+//! Key-value stores: maps of the test's thread, which refuse what the host does.
 
 use std::collections::BTreeMap;
 
 use crate::kv::Cause;
 use crate::test::fakes;
+
+/// Bytes of a key, at most, as the host has it.
+const MAX_KEY_BYTES: usize = 1 << 10;
+
+/// Bytes of a value, at most, likewise.
+const MAX_VALUE_BYTES: usize = 16 << 20;
 
 pub(crate) struct Store(String);
 
@@ -20,19 +26,25 @@ pub(crate) fn open(name: &str) -> Result<Store, Cause> {
 
 impl Store {
     pub(crate) fn get(&self, key: &str) -> Result<Option<Vec<u8>>, Cause> {
-        self.with(|map| map.get(key).cloned())
+        self.at(key, |map| map.get(key).cloned())
     }
 
     pub(crate) fn set(&self, key: &str, value: &[u8]) -> Result<(), Cause> {
-        self.with(|map| drop(map.insert(key.to_owned(), value.to_vec())))
+        if value.len() > MAX_VALUE_BYTES {
+            return Err(Cause::Other(format!(
+                "the value of key `{key}` is {} bytes: a value is at most {MAX_VALUE_BYTES} bytes",
+                value.len()
+            )));
+        }
+        self.at(key, |map| drop(map.insert(key.to_owned(), value.to_vec())))
     }
 
     pub(crate) fn delete(&self, key: &str) -> Result<(), Cause> {
-        self.with(|map| drop(map.remove(key)))
+        self.at(key, |map| drop(map.remove(key)))
     }
 
     pub(crate) fn exists(&self, key: &str) -> Result<bool, Cause> {
-        self.with(|map| map.contains_key(key))
+        self.at(key, |map| map.contains_key(key))
     }
 
     pub(crate) fn keys(&self) -> Result<Vec<String>, Cause> {
@@ -41,11 +53,12 @@ impl Store {
 
     /// Numbers are decimal text, as the host keeps them.
     pub(crate) fn increment(&self, key: &str, by: u64) -> Result<u64, Cause> {
-        self.with(|map| {
+        self.at(key, |map| {
             let now = match map.get(key) {
                 None => 0,
                 Some(bytes) => str::from_utf8(bytes)
                     .ok()
+                    .filter(|text| !text.starts_with('+'))
                     .and_then(|text| text.parse::<u64>().ok())
                     .ok_or_else(|| Cause::Other("the value is no number".to_owned()))?,
             };
@@ -55,6 +68,20 @@ impl Store {
             map.insert(key.to_owned(), sum.to_string().into_bytes());
             Ok(sum)
         })?
+    }
+
+    fn at<R>(&self, key: &str, work: impl FnOnce(&mut Map) -> R) -> Result<R, Cause> {
+        let wrong = match key.len() {
+            0 => "the key is empty".to_owned(),
+            bytes if bytes > MAX_KEY_BYTES => {
+                let start: String = key.chars().take(32).collect();
+                format!("the key `{start}…` is {bytes} bytes")
+            }
+            _ => return self.with(work),
+        };
+        Err(Cause::Other(format!(
+            "{wrong}: a key is 1 to {MAX_KEY_BYTES} bytes"
+        )))
     }
 
     fn with<R>(&self, work: impl FnOnce(&mut Map) -> R) -> Result<R, Cause> {
