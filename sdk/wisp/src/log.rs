@@ -17,15 +17,16 @@
 //! Lines of an [`#[wisp::init]`](macro@crate::init) that runs at the build go to standard error: there is nobody to log to.
 //!
 //! The least grave level that is written is the environment variable `LOG_LEVEL`: `off`, `error`, `warn`, `info` (the
-//! default), `debug` or `trace`. In tests everything is captured, whatever the level.
+//! default), `debug` or `trace`; [`set_max_level`] goes before it. In tests everything is captured, whatever the variable says.
+//! Where the function has a logger of its own, set before the first line, that keeps its level, too.
 
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-pub use ::log::{Level, LevelFilter, Log, Metadata, Record, log_enabled, max_level, set_max_level};
+pub use ::log::{Level, LevelFilter, Log, Metadata, Record};
 
 pub use crate::{
-    __log_debug as debug, __log_error as error, __log_info as info, __log_trace as trace,
-    __log_warn as warn,
+    __log_debug as debug, __log_enabled as log_enabled, __log_error as error, __log_info as info,
+    __log_trace as trace, __log_warn as warn,
 };
 
 use crate::{init as start_up, platform};
@@ -40,9 +41,14 @@ pub const LEVEL: &str = "LOG_LEVEL";
 const NEVER: u8 = 0;
 const AT_BUILD: u8 = 1;
 const IN_A_REQUEST: u8 = 2;
+/// The function set it: no environment changes that.
+const BY_HAND: u8 = 3;
 
 /// When the level was read. A snapshot carries that it was read at the build, and not in a request.
 static LEVEL_READ: AtomicU8 = AtomicU8::new(NEVER);
+
+/// Whether the crate `log` has the logger of this module.
+static IS_OURS: AtomicBool = AtomicBool::new(false);
 
 /// Makes what is logged through the crate `log` arrive. The macros here do it by themselves, and so does
 /// `#[wisp::handler]` in a crate that depends on `log`; needed only where nothing but a dependency logs. It may be called
@@ -61,8 +67,13 @@ pub fn init() {
         return;
     }
     LEVEL_READ.store(now, Ordering::Relaxed);
-    // A logger of the function's own, set before, stays.
-    let _ = ::log::set_logger(&Logger);
+    if ::log::set_logger(&Logger).is_ok() {
+        IS_OURS.store(true, Ordering::Relaxed);
+    }
+    // A logger of the function's own, set before, stays, and so does its level.
+    if !IS_OURS.load(Ordering::Relaxed) {
+        return;
+    }
     let given = platform::log::variable(LEVEL);
     let level = given.as_deref().unwrap_or(platform::log::DEFAULT_LEVEL);
     match level.parse() {
@@ -75,6 +86,34 @@ pub fn init() {
             );
         }
     }
+}
+
+/// The least grave level that is written.
+///
+/// ```
+/// assert_eq!(wisp::log::max_level(), wisp::log::LevelFilter::Trace);
+/// ```
+#[must_use]
+pub fn max_level() -> LevelFilter {
+    init();
+    ::log::max_level()
+}
+
+/// Sets the least grave level that is written from now on, whatever `LOG_LEVEL` says.
+///
+/// ```standalone_crate
+/// use wisp::log::{self, Level, LevelFilter};
+///
+/// log::set_max_level(LevelFilter::Warn);
+/// log::info!("3 items");
+/// log::warn!("the cache is full");
+/// assert!(log::log_enabled!(Level::Warn) && !log::log_enabled!(Level::Info));
+/// assert_eq!(wisp::test::logs().len(), 1);
+/// ```
+pub fn set_max_level(level: LevelFilter) {
+    init();
+    LEVEL_READ.store(BY_HAND, Ordering::Relaxed);
+    ::log::set_max_level(level);
 }
 
 /// Whether [`init`] was called.
@@ -177,5 +216,22 @@ macro_rules! __log_trace {
     ($($arguments:tt)+) => {{
         $crate::log::init();
         $crate::__private::log::trace!($($arguments)+)
+    }};
+}
+
+/// Whether lines of a level are written: `log_enabled!(Level::Debug)`, for what is costly to compute.
+///
+/// ```
+/// use wisp::log::{self, Level};
+///
+/// assert!(log::log_enabled!(Level::Debug));
+/// assert!(log::log_enabled!(target: "cache", Level::Debug));
+/// ```
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __log_enabled {
+    ($($arguments:tt)+) => {{
+        $crate::log::init();
+        $crate::__private::log::log_enabled!($($arguments)+)
     }};
 }
