@@ -179,6 +179,11 @@ impl Body {
         Ok(all.into())
     }
 
+    /// Whether it is made of parts by the function itself.
+    pub(crate) fn is_streamed(&self) -> bool {
+        matches!(self.0, Inner::Stream(_))
+    }
+
     /// How many bytes the sender says are left; 0 where it doesn't.
     fn left(&self) -> u64 {
         match &self.0 {

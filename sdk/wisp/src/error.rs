@@ -107,6 +107,17 @@ impl Error {
         self
     }
 
+    /// Adds to the log's text what the source is about.
+    pub(crate) fn about(mut self, what: &str) -> Self {
+        if let Some(source) = self.0.source.take() {
+            self.0.source = Some(Box::new(About {
+                what: what.to_owned(),
+                source,
+            }));
+        }
+        self
+    }
+
     /// Adds a header to the response, as `retry-after` or `www-authenticate`.
     ///
     /// ```
@@ -260,6 +271,14 @@ impl Error {
             ));
         }
     }
+}
+
+/// What a failure is about.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}")]
+struct About {
+    what: String,
+    source: Box<dyn StdError + Send + Sync>,
 }
 
 impl<E: StdError + Send + Sync + 'static> From<E> for Error {

@@ -12,10 +12,12 @@
 //! # }).unwrap();
 //! ```
 //!
-//! A function may send requests where its `spec.outbound.allow` says, and nowhere else.
+//! A function may send requests where its `spec.outbound.allow` says, and nowhere else. No redirect is followed: a response of
+//! status 3xx comes as it is, and its `location` is the function's to ask for.
 
 mod client;
 mod error;
+mod headers;
 
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
@@ -23,6 +25,12 @@ pub(crate) use client::Timeouts;
 pub use client::{Client, RequestBuilder, get, post, send};
 pub(crate) use error::Cause;
 pub use error::Error;
+#[cfg(target_family = "wasm")]
+pub(crate) use headers::is_of_the_connection;
+
+/// Which request a response answers: method and URL without secrets. It is among the response's extensions.
+#[derive(Debug, Clone)]
+pub(crate) struct Upstream(pub(crate) String);
 
 #[cfg(test)]
 mod tests;

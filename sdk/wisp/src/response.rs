@@ -6,6 +6,7 @@ use ::http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::http::Upstream;
 use crate::{Body, Bytes, Error, Response, Result};
 
 /// JSON with status 200.
@@ -176,7 +177,8 @@ impl<T: IntoResponse> IntoResponse for (StatusCode, T) {
     }
 }
 
-/// Reads a [`Response`]: that of an outgoing request, or a handler's in a test.
+/// Reads a [`Response`]: that of an outgoing request, or a handler's in a test. What is wrong with the former is logged with
+/// its request's method and URL, without the query.
 ///
 /// ```
 /// use wisp::ResponseExt;
@@ -240,24 +242,34 @@ pub trait ResponseExt: Sized {
 
 impl ResponseExt for Response {
     async fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
-        Ok(serde_json::from_slice(&self.bytes().await?)?)
+        let bytes = self.bytes().await?;
+        serde_json::from_slice(&bytes).map_err(|error| about(self, error.into()))
     }
 
     async fn bytes(&mut self) -> Result<Bytes> {
-        self.body_mut().bytes().await
+        let read = self.body_mut().bytes().await;
+        read.map_err(|error| about(self, error))
     }
 
     async fn text(&mut self) -> Result<String> {
-        Ok(String::from_utf8(self.bytes().await?.into())?)
+        let bytes = self.bytes().await?;
+        String::from_utf8(bytes.into()).map_err(|error| about(self, error.into()))
     }
 
     fn error_for_status(self) -> Result<Self> {
         let status = self.status();
         if status.is_client_error() || status.is_server_error() {
-            return Err(Error::internal(format!(
-                "the response's status is {status}"
-            )));
+            let error = Error::internal(format!("the response's status is {status}"));
+            return Err(about(&self, error));
         }
         Ok(self)
+    }
+}
+
+/// Says which request the response answers, where it is an outgoing request's: a function may ask many.
+fn about(response: &Response, error: Error) -> Error {
+    match response.extensions().get::<Upstream>() {
+        Some(Upstream(request)) => error.about(request),
+        None => error,
     }
 }

@@ -7,8 +7,9 @@ use std::time::Duration;
 use ::http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use serde::Serialize;
 
-use super::Error;
-use super::error::Cause;
+use super::error::{Cause, without_secrets};
+use super::headers::is_of_the_connection;
+use super::{Error, Upstream};
 use crate::{Body, Request, Response, platform, time};
 
 /// How long to wait for what.
@@ -53,7 +54,8 @@ impl Client {
         Self::default()
     }
 
-    /// Sends this header with every request. What is no header is an error when a request is sent.
+    /// Sends this header with every request, unless the request sets another of that name. What is no header, or the host's
+    /// as `host` is, is an error when a request is sent.
     ///
     /// ```
     /// let client = wisp::http::Client::new().header("accept", "application/json");
@@ -208,7 +210,8 @@ pub struct RequestBuilder {
 }
 
 impl RequestBuilder {
-    /// Adds a header. What is none is an error when the request is sent.
+    /// Sets a header, in place of one of that name that it or its client has. What is none, or the host's as `host` and
+    /// `connection` are, is an error when the request is sent.
     ///
     /// ```
     /// let request = wisp::http::get("https://example.com/").header("accept", "text/plain");
@@ -218,7 +221,8 @@ impl RequestBuilder {
         self
     }
 
-    /// Sets the body: bytes, a text, or a stream.
+    /// Sets the body: bytes, a text, or a stream. A GET or HEAD whose body is a stream needs a `content-length`, and is an
+    /// error without: HTTP/1.1 sends none of it.
     ///
     /// ```
     /// let request = wisp::http::post("https://example.com/").body(vec![1, 2, 3]);
@@ -228,7 +232,7 @@ impl RequestBuilder {
         self
     }
 
-    /// Sets the body to JSON, with its `content-type`.
+    /// Sets the body to JSON, with its `content-type` where none is set.
     ///
     /// ```
     /// let request = wisp::http::post("https://example.com/").json(&["a", "b"]);
@@ -236,8 +240,10 @@ impl RequestBuilder {
     pub fn json<T: Serialize + ?Sized>(mut self, value: &T) -> Self {
         match serde_json::to_vec(value) {
             Ok(bytes) => {
-                self.headers
-                    .push(header::CONTENT_TYPE.as_str(), "application/json");
+                self.headers.or_insert(
+                    header::CONTENT_TYPE,
+                    HeaderValue::from_static("application/json"),
+                );
                 self.body = bytes.into();
             }
             Err(error) => self
@@ -304,22 +310,52 @@ impl IntoFuture for RequestBuilder {
 async fn transmit(request: Request, timeouts: Timeouts) -> Result<Response, Error> {
     let method = request.method().clone();
     let url = request.uri().to_string();
-    let sent = if matches!(request.uri().scheme_str(), Some("http" | "https"))
-        && request.uri().host().is_some()
-    {
-        let response = platform::client::send(request, timeouts);
-        match timeouts.head {
-            Some(limit) => time::timeout(limit, response)
-                .await
-                .unwrap_or(Err(Cause::TimedOut)),
-            None => response.await,
+    let sent = match check(&request) {
+        Ok(()) => {
+            let response = platform::client::send(request, timeouts);
+            match timeouts.head {
+                Some(limit) => time::timeout(limit, response)
+                    .await
+                    .unwrap_or(Err(Cause::TimedOut)),
+                None => response.await,
+            }
         }
-    } else {
-        Err(Cause::Invalid(
-            "the URL must begin with http:// or https:// and name a host".to_owned(),
-        ))
+        Err(detail) => Err(Cause::Invalid(detail)),
     };
-    sent.map_err(|cause| Error::new(method, &url, cause))
+    match sent {
+        Ok(mut response) => {
+            let upstream = Upstream(format!("{method} {}", without_secrets(&url)));
+            response.extensions_mut().insert(upstream);
+            Ok(response)
+        }
+        Err(cause) => Err(Error::new(method, &url, cause)),
+    }
+}
+
+/// Whether the request can be sent as it is, or the sentence on why it can't.
+fn check(request: &Request) -> Result<(), String> {
+    let uri = request.uri();
+    if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none() {
+        return Err("the URL must begin with http:// or https:// and name a host".to_owned());
+    }
+    if uri
+        .authority()
+        .is_some_and(|authority| authority.as_str().contains('@'))
+    {
+        // Which host a name before the @ is meant for is nobody's to guess.
+        return Err("the URL holds a user's name or password, which can't be sent there: send them in the header `authorization`".to_owned());
+    }
+    // A body that came in is let pass: that of a GET has no length where it has no bytes.
+    let method = request.method();
+    if matches!(*method, Method::GET | Method::HEAD)
+        && request.body().is_streamed()
+        && !request.headers().contains_key(header::CONTENT_LENGTH)
+    {
+        return Err(format!(
+            "its body is a stream, of which HTTP/1.1 sends nothing with {method}: send bytes, set `content-length`, or use another method"
+        ));
+    }
+    Ok(())
 }
 
 /// Headers, or the sentence on what was wrong with the first that is none.
@@ -343,6 +379,9 @@ impl Headers {
             HeaderName::from_bytes(name.as_bytes()),
             HeaderValue::from_str(value),
         ) {
+            (Ok(name), Ok(_)) if is_of_the_connection(&name) => self.refuse(format!(
+                "the header `{name}` is of the connection, which is the host's"
+            )),
             (Ok(name), Ok(value)) => {
                 headers.insert(name, value);
             }
@@ -351,6 +390,12 @@ impl Headers {
             (_, Err(_)) => self.refuse(format!(
                 "the value of the header `{name}` holds characters that no header may"
             )),
+        }
+    }
+
+    fn or_insert(&mut self, name: HeaderName, value: HeaderValue) {
+        if let Ok(headers) = &mut self.built {
+            headers.entry(name).or_insert(value);
         }
     }
 

@@ -23,7 +23,7 @@ pub struct Error {
 }
 
 /// The URL without what may be a secret: what is before an `@`, and after a `?`. Errors are logged.
-fn without_secrets(url: &str) -> String {
+pub(super) fn without_secrets(url: &str) -> String {
     let (url, has_query) = match url.find(['?', '#']) {
         Some(end) => (url.get(..end).unwrap_or_default(), true),
         None => (url, false),

@@ -100,6 +100,101 @@ fn an_upstreams_failure_is_ours_and_not_the_clients() {
     assert_eq!(response.status(), 500);
     assert_eq!(
         test::logs()[0].message,
-        "500 internal-error: the response's status is 400 Bad Request"
+        "500 internal-error: GET https://a.example/: the response's status is 400 Bad Request"
+    );
+}
+
+/// Would fail if a header were dropped on its way without a word, or refused without its name.
+#[test]
+fn headers_of_the_connection_are_refused_by_name() {
+    for name in [
+        "Host",
+        "connection",
+        "te",
+        "upgrade",
+        "proxy-authorization",
+        "keep-alive",
+    ] {
+        let refused = fail(get("http://a/").header(name, "x")).to_string();
+        let told = format!("the header `{}` is of the connection", name.to_lowercase());
+        assert!(refused.contains(&told), "{refused}");
+    }
+    let client = Client::new().header("host", "b");
+    assert!(fail(client.get("http://a/")).to_string().contains("`host`"));
+}
+
+#[test]
+fn a_user_in_the_url_is_refused_without_being_told() {
+    let refused = fail(get("https://ada:s3cret@a.example/")).to_string();
+    assert!(
+        refused.starts_with("GET https://a.example/: ")
+            && refused.contains("`authorization`")
+            && !refused.contains("s3cret"),
+        "{refused}"
+    );
+}
+
+/// Would fail if such a body were left behind: HTTP/1.1 sends none of it.
+#[test]
+fn a_get_takes_no_stream_without_a_length() {
+    test::upstream("http://a.example", async |mut request: Request| {
+        Ok(response::bytes(request.body_mut().bytes().await?))
+    });
+    let stream = || Body::stream(stream::iter(["one", "two"]));
+    let refused = fail(get("http://a.example/").body(stream())).to_string();
+    assert!(refused.contains("its body is a stream"), "{refused}");
+    for sent in [
+        get("http://a.example/").body("onetwo"),
+        get("http://a.example/")
+            .body(stream())
+            .header("content-length", "6"),
+        post("http://a.example/").body(stream()),
+    ] {
+        let mut response = test::block_on(sent.send()).unwrap();
+        assert_eq!(test::block_on(response.text()).unwrap(), "onetwo");
+    }
+}
+
+#[test]
+fn json_keeps_the_type_that_was_set_before() {
+    test::upstream("http://a.example", async |request: Request| {
+        Ok(response::text(request.headers()["content-type"].to_str()?))
+    });
+    let kind = |request: super::RequestBuilder| {
+        let mut response = test::block_on(request.send()).unwrap();
+        test::block_on(response.text()).unwrap()
+    };
+    let patch = post("http://a.example/").header("content-type", "application/merge-patch+json");
+    assert_eq!(kind(patch.json(&[1])), "application/merge-patch+json");
+    assert_eq!(
+        kind(post("http://a.example/").json(&[1])),
+        "application/json"
+    );
+}
+
+/// Would fail if the log said that a status is 404, and not whose.
+#[test]
+fn what_is_wrong_with_a_response_is_told_with_its_request() {
+    test::upstream("http://a.example", async |_: Request| {
+        let mut response = response::text("{");
+        *response.status_mut() = super::StatusCode::NOT_FOUND;
+        Ok(response)
+    });
+    let ask = || test::block_on(get("http://a.example/x?key=s3cret").send()).unwrap();
+    let refused = ask().error_for_status().unwrap_err();
+    assert_eq!(
+        refused.chain(),
+        "GET http://a.example/x?…: the response's status is 404 Not Found"
+    );
+    let no_json = test::block_on(ask().json::<u8>()).unwrap_err().chain();
+    assert!(
+        no_json.starts_with("GET http://a.example/x?…: "),
+        "{no_json}"
+    );
+    // A response of nobody else is none of a request.
+    let own = response::status(super::StatusCode::NOT_FOUND).error_for_status();
+    assert_eq!(
+        own.unwrap_err().chain(),
+        "the response's status is 404 Not Found"
     );
 }

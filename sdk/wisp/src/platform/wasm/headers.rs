@@ -4,6 +4,8 @@ use http::header::{self, HeaderName};
 use http::{HeaderMap, HeaderValue};
 use wasip2::http::types::{Fields, HeaderError};
 
+use crate::http::is_of_the_connection;
+
 /// Copies `wasi:http` fields. What is no valid header is left out.
 pub(crate) fn from_fields(fields: &Fields) -> HeaderMap {
     let entries = fields.entries();
@@ -20,9 +22,17 @@ pub(crate) fn from_fields(fields: &Fields) -> HeaderMap {
 
 /// How long the body is, by its `content-length`; 0 where there is none.
 pub(crate) fn length(headers: &HeaderMap) -> u64 {
-    let length = headers.get(header::CONTENT_LENGTH);
-    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
-    length.unwrap_or(0)
+    announced(headers).unwrap_or(0)
+}
+
+/// What the `content-length` says, where there is one.
+pub(crate) fn announced(headers: &HeaderMap) -> Option<u64> {
+    headers
+        .get(header::CONTENT_LENGTH)?
+        .to_str()
+        .ok()?
+        .parse()
+        .ok()
 }
 
 /// Copies what describes the message itself. Headers of one connection (RFC 9110, section 7.6.1) are the host's.
@@ -33,20 +43,4 @@ pub(crate) fn to_fields(headers: &HeaderMap) -> Result<Fields, HeaderError> {
         .map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec()))
         .collect();
     Fields::from_list(&entries)
-}
-
-fn is_of_the_connection(name: &HeaderName) -> bool {
-    const OURS: [HeaderName; 6] = [
-        header::CONNECTION,
-        header::HOST,
-        header::PROXY_AUTHENTICATE,
-        header::TRANSFER_ENCODING,
-        header::TE,
-        header::UPGRADE,
-    ];
-    OURS.contains(name)
-        || matches!(
-            name.as_str(),
-            "keep-alive" | "proxy-connection" | "http2-settings"
-        )
 }
