@@ -1,5 +1,8 @@
 //! Bodies of requests and responses: whole, streamed in, or streamed out.
 
+/// Only a host is sent to.
+#[cfg(any(test, target_family = "wasm"))]
+pub(crate) mod announced;
 mod writer;
 
 use std::fmt;

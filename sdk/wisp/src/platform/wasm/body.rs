@@ -8,6 +8,7 @@ use wasip2::http::types::{self as wasi, IncomingRequest, IncomingResponse, Outgo
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 
 use super::reactor::Ready;
+use crate::body::announced::{Announced, WrongLength};
 use crate::body::{Body, ReadError};
 
 /// The most bytes asked for in one read.
@@ -126,35 +127,75 @@ pub(crate) enum WriteError {
     Closed,
     /// The body itself failed.
     Body(crate::Error),
+    /// It isn't as long as its message says.
+    Length(WrongLength),
+    /// The host refuses it, in its words.
+    Refused(String),
+}
+
+impl WriteError {
+    /// What is to be said of `message`, where that isn't to be expected.
+    pub(crate) fn told(&self, message: &str) -> Option<String> {
+        match self {
+            Self::Closed => None,
+            Self::Body(error) => Some(format!(
+                "{message} is cut short: its body failed: {}",
+                error.chain()
+            )),
+            Self::Length(wrong) => Some(format!("{message} is cut short: its {wrong}")),
+            Self::Refused(text) => Some(format!("{message} is cut short by the host: {text}")),
+        }
+    }
+}
+
+impl From<StreamError> for WriteError {
+    fn from(error: StreamError) -> Self {
+        match error {
+            StreamError::Closed => Self::Closed,
+            StreamError::LastOperationFailed(error) => Self::Refused(error.to_debug_string()),
+        }
+    }
 }
 
 /// Sends `body` as fast as the receiver takes it, and ends it. When it fails, the receiver sees that it is cut short.
-pub(crate) async fn send(mut body: Body, outgoing: OutgoingBody) -> Result<(), WriteError> {
+/// `length` is what the headers say, where they do.
+pub(crate) async fn send(
+    mut body: Body,
+    outgoing: OutgoingBody,
+    length: Option<u64>,
+) -> Result<(), WriteError> {
+    let mut announced = Announced::new(length);
     let stream = outgoing.write().map_err(|()| WriteError::Closed)?;
     match body.take_full() {
-        Some(bytes) => write_all(&stream, &bytes).await?,
+        Some(bytes) => {
+            announced.more(bytes.len()).map_err(WriteError::Length)?;
+            write_all(&stream, &bytes).await?;
+        }
         None => {
             while let Some(chunk) = body.chunk().await.map_err(WriteError::Body)? {
+                announced.more(chunk.len()).map_err(WriteError::Length)?;
                 write_all(&stream, &chunk).await?;
                 // What was written now is to be seen now, and not when more of it comes.
-                stream.flush().map_err(|_| WriteError::Closed)?;
+                stream.flush()?;
             }
         }
     }
     drop(stream);
+    announced.end().map_err(WriteError::Length)?;
+    // A receiver that is gone by now took what it wanted.
     OutgoingBody::finish(outgoing, None).map_err(|_| WriteError::Closed)
 }
 
 async fn write_all(stream: &OutputStream, mut bytes: &[u8]) -> Result<(), WriteError> {
     while !bytes.is_empty() {
-        let room = stream.check_write().map_err(|_| WriteError::Closed)?;
+        let room = stream.check_write()?;
         if room == 0 {
             Ready::new(stream.subscribe()).await;
             continue;
         }
         let (now, later) =
             bytes.split_at(bytes.len().min(usize::try_from(room).unwrap_or(usize::MAX)));
-        stream.write(now).map_err(|_| WriteError::Closed)?;
+        stream.write(now)?;
         bytes = later;
     }
     Ok(())

@@ -4,7 +4,7 @@ use http::{Method, header};
 use wasip2::http::outgoing_handler;
 use wasip2::http::types::{self as wasi, ErrorCode, OutgoingBody, OutgoingRequest, RequestOptions};
 
-use super::body::{self, Incoming, WriteError};
+use super::body::{self, Incoming};
 use super::headers;
 use super::reactor::Ready;
 use crate::http::{Cause, Timeouts};
@@ -12,16 +12,20 @@ use crate::{Body, Request, Response, report, task};
 
 /// Sends `request`, and returns when the response's head is there. The request's body is sent beside that, and after.
 pub(crate) async fn send(mut request: Request, timeouts: Timeouts) -> Result<Response, Cause> {
-    if let Some(size) = request.body().size()
-        && (size > 0
+    if let Some(size) = request.body().size() {
+        let is_told = size > 0
             || matches!(
                 *request.method(),
                 Method::POST | Method::PUT | Method::PATCH
-            ))
-    {
-        request
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, size.into());
+            );
+        if is_told {
+            request
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, size.into());
+        } else {
+            // A request that came in, and whose body was read, still has the length of that.
+            request.headers_mut().remove(header::CONTENT_LENGTH);
+        }
     }
     let (parts, body) = request.into_parts();
     let fields =
@@ -49,7 +53,7 @@ pub(crate) async fn send(mut request: Request, timeouts: Timeouts) -> Result<Res
         .map_err(|()| refused("path"))?;
     let outgoing_body = outgoing.body().map_err(|()| refused("body"))?;
     let future = outgoing_handler::handle(outgoing, options(timeouts)).map_err(cause)?;
-    send_body(body, outgoing_body);
+    send_body(body, outgoing_body, headers::announced(&parts.headers));
 
     loop {
         if let Some(result) = future.get() {
@@ -69,18 +73,19 @@ pub(crate) async fn send(mut request: Request, timeouts: Timeouts) -> Result<Res
     }
 }
 
-fn send_body(body: Body, outgoing: OutgoingBody) {
+fn send_body(body: Body, outgoing: OutgoingBody, length: Option<u64>) {
     if body.size() == Some(0) {
         // A host that has failed by now says so in the response.
         let _ = OutgoingBody::finish(outgoing, None);
         return;
     }
     task::spawn(async move {
-        if let Err(WriteError::Body(error)) = body::send(body, outgoing).await {
-            report::error(&format!(
-                "an outgoing request is cut short: its body failed: {}",
-                error.chain()
-            ));
+        let told = match body::send(body, outgoing, length).await {
+            Ok(()) => None,
+            Err(error) => error.told("an outgoing request"),
+        };
+        if let Some(told) = told {
+            report::error(&told);
         }
     });
 }
@@ -125,6 +130,7 @@ fn cause(code: ErrorCode) -> Cause {
         | ErrorCode::HttpResponseTimeout => Cause::TimedOut,
         ErrorCode::DnsError(_) | ErrorCode::DestinationNotFound => Cause::Unresolved,
         ErrorCode::ConnectionRefused => Cause::Refused,
+        ErrorCode::HttpRequestUriInvalid => Cause::Invalid("the host refuses the URL".to_owned()),
         other => Cause::Failed(other.to_string()),
     }
 }

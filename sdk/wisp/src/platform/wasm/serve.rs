@@ -5,7 +5,7 @@ use wasip2::http::types::{
     self as wasi, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
 
-use super::body::{self, Incoming, WriteError};
+use super::body::{self, Incoming};
 use super::headers;
 use crate::{Body, Error, Request, Response, handler::Answer, init, report, request, task};
 
@@ -123,12 +123,10 @@ async fn send(mut response: Response, out: ResponseOutparam, is_head: bool) -> R
         // The client may be gone already, which is no mistake of anybody here.
         return OutgoingBody::finish(outgoing_body, None).or(Ok(()));
     }
-    match body::send(body, outgoing_body).await {
-        Ok(()) | Err(WriteError::Closed) => Ok(()),
-        Err(WriteError::Body(error)) => Err(format!(
-            "the response is cut short: its body failed: {}",
-            error.chain()
-        )),
+    let length = headers::announced(&parts.headers);
+    match body::send(body, outgoing_body, length).await {
+        Ok(()) => Ok(()),
+        Err(error) => error.told("the response").map_or(Ok(()), Err),
     }
 }
 
