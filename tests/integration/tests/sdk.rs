@@ -240,6 +240,23 @@ async fn a_body_that_fails_is_cut_short_and_the_log_says_why() {
     assert_eq!(text(&host, "/hello/a").await, "hello a");
 }
 
+/// Would fail if a response were cut without a word to the function's developer.
+#[tokio::test]
+async fn a_body_that_is_not_as_long_as_its_head_says_is_told() {
+    let host = host().await;
+    assert_eq!(text(&host, "/five-bytes/5").await, "12345");
+    for (length, told) in [
+        (7, "content-length is 7, its body has 5 bytes"),
+        (4, "content-length is 4, its body has 5 bytes or more"),
+    ] {
+        // How much of it the client sees is the host's.
+        let _ = host.client().get(&format!("/five-bytes/{length}")).await;
+        host.line(told, |line| line.message.ends_with(told))
+            .await
+            .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn what_the_client_is_not_told_is_in_the_log_with_the_requests_id() {
     let host = host().await;
