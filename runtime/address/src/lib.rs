@@ -5,14 +5,20 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Where clouds have their metadata that have it at no link-local address: Amazon's and Google's.
-const METADATA: [Ipv6Addr; 2] = [
+/// Where clouds have their metadata that have it at no link-local address: Alibaba's, and Azure's WireServer, which has the
+/// address of somebody on the internet.
+const METADATA_V4: [Ipv4Addr; 2] = [
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(168, 63, 129, 16),
+];
+/// The same for IPv6: Amazon's and Google's.
+const METADATA_V6: [Ipv6Addr; 2] = [
     Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
 ];
 
-/// Whether `address` is one that anybody on the internet may have: neither loopback, link-local (cloud metadata
-/// services live there), private, shared (CGNAT), multicast, documentation nor reserved.
+/// Whether `address` is one that anybody on the internet may have: neither loopback, link-local (most cloud metadata
+/// services live there), private, shared (CGNAT), multicast, documentation nor reserved, nor where a cloud has its metadata.
 #[must_use]
 pub fn is_public(address: IpAddr) -> bool {
     match address {
@@ -27,15 +33,15 @@ pub fn is_public(address: IpAddr) -> bool {
 pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private(),
-        IpAddr::V6(v6) => v6.is_unique_local() && !METADATA.contains(&v6),
+        IpAddr::V6(v6) => v6.is_unique_local() && !METADATA_V6.contains(&v6),
     }
 }
 
-/// Whether `address` is one of those that many networks share behind their translators (RFC 6598), as the pods of some
-/// clusters do.
+/// Whether `address` is one of those that many networks share behind their translators (RFC 6598), as the pods and Services of
+/// some clusters do, but for the one where a cloud keeps its metadata.
 #[must_use]
 pub fn is_shared(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [100, 64..=127, ..]))
+    matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [100, 64..=127, ..]) && !METADATA_V4.contains(&v4))
 }
 
 /// Whether `address` is a machine's own, or of its network link alone: loopback, unspecified, link-local, multicast or
@@ -50,7 +56,7 @@ pub fn is_own(address: IpAddr) -> bool {
                 || v6.is_loopback()
                 || v6.is_unicast_link_local()
                 || v6.is_multicast()
-                || METADATA.contains(&v6)
+                || METADATA_V6.contains(&v6)
         }
     }
 }
@@ -61,6 +67,7 @@ fn is_own_v4(address: Ipv4Addr) -> bool {
         || address.is_link_local()
         || address.is_multicast()
         || address.is_broadcast()
+        || METADATA_V4.contains(&address)
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
@@ -79,7 +86,7 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
             | (203, 0, 113)             // documentation
             | (224..=255, _, _) // multicast, reserved, broadcast
     );
-    !special
+    !special && !METADATA_V4.contains(&address)
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
@@ -130,12 +137,14 @@ fn joined(high: u16, low: u16) -> Ipv4Addr {
 mod tests {
     use super::*;
 
-    const SPECIAL: [&str; 24] = [
+    const SPECIAL: [&str; 26] = [
         "0.0.0.0",
         "0.1.2.3",
         "10.0.0.7",
         "100.64.0.1",
         "100.127.255.255",
+        "100.100.100.200",
+        "168.63.129.16",
         "127.0.0.1",
         "127.255.0.3",
         "169.254.169.254",
@@ -156,7 +165,7 @@ mod tests {
         "10.255.255.255",
         "192.168.0.0",
     ];
-    const PUBLIC: [&str; 14] = [
+    const PUBLIC: [&str; 15] = [
         "1.1.1.1",
         "8.8.8.8",
         "9.255.255.255",
@@ -166,6 +175,7 @@ mod tests {
         "126.255.255.255",
         "128.0.0.1",
         "169.253.255.255",
+        "168.63.129.15",
         "172.15.255.255",
         "172.32.0.0",
         "192.167.255.255",
@@ -256,6 +266,10 @@ mod tests {
             "fe80::1",
             "ff02::1",
             "fd00:ec2::254",
+            "168.63.129.16",
+            "::ffff:168.63.129.16",
+            "100.100.100.200",
+            "64:ff9b::6464:64c8",
             "2a00:1450::5efe:127.0.0.1",
         ] {
             assert!(is_own(ip(own)), "{own}");
@@ -287,6 +301,8 @@ mod tests {
             "172.32.0.1",
             "100.63.0.1",
             "100.128.0.1",
+            "100.100.100.200",
+            "168.63.129.16",
             "fd00:ec2::254",
             "2606:4700::1",
         ] {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use wisp_address::{is_private, is_public};
+use wisp_address::{is_private, is_public, is_shared};
 
 use crate::target::{Host, Scheme, Target, is_name};
 
@@ -113,8 +113,8 @@ impl Policy {
 
     /// Whether a connection for `target`, which is allowed, may be made to `address`: every public address; any other
     /// where an entry for this scheme and port names that address; for loopback, where target and entry say `localhost`;
-    /// for a private network's, where they say a Kubernetes Service, or what may be one: nobody on the internet answers for
-    /// such a name.
+    /// for a private or shared network's, of which clusters take their Services' addresses, where they say a Kubernetes
+    /// Service, or what may be one: nobody on the internet answers for such a name.
     pub(crate) fn permits(&self, target: &Target, address: IpAddr) -> bool {
         let address = address.to_canonical();
         let localhost = Host::Name("localhost".to_owned());
@@ -127,7 +127,9 @@ impl Policy {
                 && self
                     .entries_for(target)
                     .any(|entry| entry.matches(&localhost))
-            || is_private(address) && target.host.is_service() && self.allows(target)
+            || (is_private(address) || is_shared(address))
+                && target.host.is_service()
+                && self.allows(target)
     }
 
     fn entries_for(&self, target: &Target) -> impl Iterator<Item = &Entry> {

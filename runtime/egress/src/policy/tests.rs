@@ -87,7 +87,8 @@ fn a_service_of_the_cluster_has_a_private_address() {
         "http://callee.vision",
     ]);
     let permits = |uri: &str, address: &str| policy.permits(&target(uri), address.parse().unwrap());
-    for address in ["10.96.0.1", "172.20.0.9", "fd12::1"] {
+    // The last but one is of the range that kOps takes.
+    for address in ["10.96.0.1", "172.20.0.9", "100.64.0.1", "fd12::1"] {
         for service in ["http://callee", "http://callee.vision.svc"] {
             assert!(permits(service, address), "{service} {address}");
         }
@@ -109,6 +110,7 @@ fn a_service_of_the_cluster_has_a_private_address() {
         "127.0.0.1",
         "169.254.169.254",
         "100.100.100.200",
+        "168.63.129.16",
         "fe80::1",
         "fd00:ec2::254",
         "fd20:ce::254",
