@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Request, Response};
+use http_body_util::BodyExt as _;
 use wasmtime_wasi_http::{Error, ForbiddenHeaderFilter, RequestOptions, WasiBody, WasiHttpHooks};
 
 use crate::client::Egress;
+use crate::upload::Uploads;
 
 /// Bytes of one part of a body that a guest may hand over before somebody takes it; WASI 0.2 keeps two parts. No limit counts
 /// them, and a guest may begin as many bodies as it may have handles.
@@ -17,13 +19,24 @@ const CHUNK: usize = 64 << 10;
 pub struct Hooks {
     egress: Egress,
     request_id: Option<Arc<str>>,
+    uploads: Uploads,
 }
 
 impl Hooks {
     /// Sends a guest's requests through `egress`. Requests that fail are logged with `request_id`.
     #[must_use]
     pub fn new(egress: Egress, request_id: Option<Arc<str>>) -> Self {
-        Self { egress, request_id }
+        Self {
+            egress,
+            request_id,
+            uploads: Uploads::default(),
+        }
+    }
+
+    /// The bodies that the store's guest sends.
+    #[must_use]
+    pub fn uploads(&self) -> Uploads {
+        self.uploads.clone()
     }
 
     /// From now on the store serves another request, or several at once (`None`).
@@ -62,6 +75,7 @@ impl WasiHttpHooks for Hooks {
     ) -> Box<dyn Future<Output = Result<Sent, Error>> + Send> {
         let egress = self.egress.clone();
         let request_id = self.request_id.clone();
+        let request = request.map(|body| self.uploads.upload(body).boxed_unsync());
         Box::new(async move {
             let uri = request.uri().clone();
             match egress.send(request, options).await {

@@ -16,8 +16,10 @@ mod policy;
 mod problem;
 mod resolve;
 mod target;
+mod upload;
 
 pub use client::{BuildError, Egress, Options};
 pub use hooks::Hooks;
 pub use policy::{EntryError, Policy, PolicyError};
 pub use resolve::{Resolve, Resolving, SystemResolver};
+pub use upload::Uploads;

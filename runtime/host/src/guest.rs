@@ -6,9 +6,10 @@ use std::sync::Arc;
 use wasmtime::component::{GuestTaskId, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
+use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wisp_contract::config::{Env, Limits};
-use wisp_egress::{Egress, Hooks};
+use wisp_egress::{Egress, Hooks, Uploads};
 use wisp_nn::ModelStore;
 use wisp_wasi_keyvalue::{KeyValueCtx, Stores, WasiKeyValue};
 use wisp_wasi_logging::{InstanceLog, Logs, WasiLogging};
@@ -144,6 +145,17 @@ impl Guest {
     /// What it was refused last.
     pub(crate) fn take_refusal(&mut self) -> Option<Refusal> {
         self.meter.take_refusal()
+    }
+
+    /// The bodies that it sends.
+    pub(crate) fn uploads(&self) -> Uploads {
+        self.hooks.uploads()
+    }
+
+    /// Whether it holds bodies that it hasn't finished. Those of WASI 0.3 are tasks of the guest's, which end before its call does.
+    pub(crate) fn has_unfinished_bodies(&mut self) -> bool {
+        let mut held = self.table.iter_mut();
+        held.any(|resource| resource.is::<HostOutgoingBody>())
     }
 
     /// How many handles it may hold.

@@ -14,6 +14,7 @@ use wasmtime_wasi_http::p2::bindings::http::types as types_p2;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
 use wasmtime_wasi_http::p3::bindings::{Service, ServicePre};
 use wasmtime_wasi_http::{WasiHttpView as _, p3 as http_p3};
+use wisp_egress::Uploads;
 use wisp_wasi_nn::UsageReader;
 
 use crate::failure::Failure;
@@ -43,9 +44,25 @@ enum Exports {
 
 /// A component's instance in a store of its own.
 pub(crate) struct Instance {
+    /// Dropped before the store.
+    writing: Writing,
     pub(crate) store: Store<Guest>,
     exports: Exports,
     pub(crate) served: u32,
+}
+
+/// Whether the guest may have more to write to what it sends: then that is cut off with it.
+struct Writing {
+    uploads: Uploads,
+    may_be: bool,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        if self.may_be {
+            self.uploads.cut_off();
+        }
+    }
 }
 
 /// What of a response is left when the guest's call is over.
@@ -66,6 +83,11 @@ impl Blueprint {
         id: Option<Arc<str>>,
     ) -> Result<Instance, (Failure, wasmtime::Error)> {
         let mut store = Store::new(&self.engine, Guest::new(&self.seed, id));
+        // Made after the store, it is dropped before it.
+        let writing = Writing {
+            uploads: store.data().uploads(),
+            may_be: true,
+        };
         store.limiter(|guest| &mut guest.meter);
         // A guest that computes yields at every tick, so that its deadline and its neighbours get their turn.
         store.set_epoch_deadline(1);
@@ -86,6 +108,7 @@ impl Blueprint {
         };
         match exports {
             Ok(exports) => Ok(Instance {
+                writing,
                 store,
                 exports,
                 served: 0,
@@ -132,6 +155,14 @@ impl Instance {
         desk: Desk,
     ) -> wasmtime::Result<Left> {
         self.served += 1;
+        self.writing.may_be = true;
+        let left = self.handle(request, desk).await?;
+        // What was finished is on its way, and the rest of it needs no instance.
+        self.writing.may_be = self.store.data_mut().has_unfinished_bodies();
+        Ok(left)
+    }
+
+    async fn handle(&mut self, request: GuestRequest, desk: Desk) -> wasmtime::Result<Left> {
         // It may have waited since it was made, or since its last call.
         self.store.set_epoch_deadline(1);
         match &self.exports {
@@ -200,7 +231,9 @@ impl Instance {
     }
 
     /// The parts of a WASI 0.3 instance.
-    pub(crate) fn into_service(self) -> (Store<Guest>, Option<Service>) {
+    pub(crate) fn into_service(mut self) -> (Store<Guest>, Option<Service>) {
+        // Whoever has the store cuts off what it sends.
+        self.writing.may_be = false;
         match self.exports {
             Exports::P2(_) => (self.store, None),
             Exports::P3(service) => (self.store, Some(service)),

@@ -260,9 +260,11 @@ impl WorkerState for State {
 
     fn drop(&self, mut store: Store<Guest>, result: Result<(), wasmtime::Error>) {
         let Err(error) = result else { return };
+        // Before the store is dropped, which ends the bodies that its guest still writes.
+        store.data().uploads().cut_off();
         // Whoever shared it was not done, though it ended without complaint.
         let failure = failure_of(store.data_mut(), &error).unwrap_or(Failure::Exited { status: 0 });
-        // Before the store is dropped, which ends the bodies that its guest still writes.
+        // For the answers among them.
         self.outcome.fail(failure);
         if let Some(failure) = self.outcome.failure() {
             let cause = said(&error);

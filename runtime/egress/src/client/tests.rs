@@ -16,8 +16,10 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use wasmtime_wasi_http::WasiHttpHooks as _;
 
 use super::*;
+use crate::hooks::Hooks;
 use crate::resolve::Resolving;
 
 type ServerBody = http_body_util::combinators::UnsyncBoxBody<Bytes, hyper::Error>;
@@ -262,6 +264,60 @@ async fn bodies_stream_both_ways() {
     }
     drop(send);
     assert!(body.frame().await.is_none());
+}
+
+/// Would fail if a server took half of an upload for all of it, because the guest that wrote it was cut off.
+#[tokio::test]
+async fn an_upload_ends_well_only_where_its_guest_does() {
+    for is_cut_off in [false, true] {
+        let (seen, arrived) = tokio::sync::oneshot::channel::<Vec<u8>>();
+        let seen = std::sync::Mutex::new(Some(seen));
+        // It answers at once, and then reads for as long as there is something to come.
+        let server = listen(move |mut stream| {
+            let seen = seen.lock().unwrap().take().unwrap();
+            Box::pin(async move {
+                let answer = b"HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+                let mut all = Vec::new();
+                let mut answered = false;
+                let mut piece = [0; 4096];
+                while let Ok(length @ 1..) = stream.read(&mut piece).await {
+                    all.extend_from_slice(&piece[..length]);
+                    if !answered && all.ends_with(b"half\r\n") {
+                        stream.write_all(answer).await.unwrap();
+                        answered = true;
+                    }
+                    if all.ends_with(b"0\r\n\r\n") {
+                        break;
+                    }
+                }
+                let _ = seen.send(all);
+            })
+        })
+        .await;
+        let mut hooks = Hooks::new(to(&server), None);
+        let uploads = hooks.uploads();
+        let (send, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let stream = futures::stream::unfold(pieces, async |mut pieces| {
+            let piece = pieces.recv().await?;
+            Some((Ok::<_, Error>(Frame::data(piece)), pieces))
+        });
+        let request = Request::post(format!("http://{}/", server.address))
+            .body(StreamBody::new(stream).boxed_unsync())
+            .unwrap();
+        let sent = hooks.send_request(request, None, Box::new(async { Ok(()) }));
+        send.send("half".into()).await.unwrap();
+        // The guest has its answer, and goes on writing.
+        let response = Box::into_pin(sent).await.ok().unwrap();
+        if is_cut_off {
+            uploads.cut_off();
+        }
+        // What wasmtime does when the store goes, as well as when the guest is done.
+        drop(send);
+        let all = arrived.await.unwrap();
+        assert!(String::from_utf8_lossy(&all).contains("half"));
+        assert_eq!(all.ends_with(b"0\r\n\r\n"), !is_cut_off);
+        drop(response);
+    }
 }
 
 #[tokio::test]
