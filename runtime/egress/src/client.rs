@@ -22,7 +22,7 @@ use wasmtime_wasi_http::{
 use wisp_contract::log::chain;
 
 use crate::body::ResponseBody;
-use crate::connect::Connector;
+use crate::connect::{Connector, Patient};
 use crate::notices::Notices;
 use crate::policy::Policy;
 use crate::problem::error_code;
@@ -41,8 +41,13 @@ pub struct Options {
     pub max_connections: usize,
     /// Idle connections to one destination.
     pub max_idle_per_host: usize,
-    /// How long an idle connection is kept.
+    /// How long an idle connection is kept. It counts as open, so whoever waits for room waits for this, at the most half of
+    /// `connect_timeout`.
     pub idle_timeout: Duration,
+    /// How long a server that owes an answer by HTTP/2 may say nothing before it is asked whether it is there, and how long it may
+    /// then take to say so. All requests to it share a connection: one to a machine that is gone would fail them all until the
+    /// kernel gives up.
+    pub silence: Duration,
     /// Whether the machine's own certificate authorities are trusted beside Mozilla's.
     pub native_roots: bool,
     /// More certificate authorities to trust.
@@ -57,7 +62,8 @@ impl Default for Options {
             connect_timeout: Duration::from_secs(10),
             max_connections: 512,
             max_idle_per_host: 16,
-            idle_timeout: Duration::from_secs(30),
+            idle_timeout: Duration::from_secs(5),
+            silence: Duration::from_secs(10),
             native_roots: false,
             extra_roots: Vec::new(),
             resolver: Arc::new(SystemResolver),
@@ -80,7 +86,8 @@ pub enum BuildError {
 #[derive(Clone)]
 pub struct Egress(Arc<Shared>);
 
-type Connections = Client<HttpsConnector<Connector>, WasiBody>;
+type Connections = Client<Connecting, WasiBody>;
+type Connecting = Patient<HttpsConnector<Connector>>;
 
 struct Shared {
     policy: Arc<Policy>,
@@ -253,6 +260,20 @@ fn remove_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 fn connections(policy: Arc<Policy>, options: Options) -> Result<Connections, BuildError> {
+    let mut client = Client::builder(TokioExecutor::new());
+    client
+        .timer(TokioTimer::new())
+        .pool_timer(TokioTimer::new())
+        .pool_idle_timeout(options.idle_timeout)
+        .pool_max_idle_per_host(options.max_idle_per_host)
+        .http1_max_buf_size(MAX_HEAD)
+        .http2_max_header_list_size(MAX_HEAD as u32)
+        .http2_keep_alive_interval(options.silence)
+        .http2_keep_alive_timeout(options.silence);
+    Ok(client.build(connector(policy, options)?))
+}
+
+fn connector(policy: Arc<Policy>, options: Options) -> Result<Connecting, BuildError> {
     let tls = tls_config(&options)?;
     let tcp = Connector::new(
         policy,
@@ -265,14 +286,10 @@ fn connections(policy: Arc<Policy>, options: Options) -> Result<Connections, Bui
         .https_or_http()
         .enable_all_versions()
         .wrap_connector(tcp);
-    Ok(Client::builder(TokioExecutor::new())
-        .timer(TokioTimer::new())
-        .pool_timer(TokioTimer::new())
-        .pool_idle_timeout(options.idle_timeout)
-        .pool_max_idle_per_host(options.max_idle_per_host)
-        .http1_max_buf_size(MAX_HEAD)
-        .http2_max_header_list_size(MAX_HEAD as u32)
-        .build(connector))
+    Ok(Patient {
+        connector,
+        patience: options.connect_timeout,
+    })
 }
 
 fn tls_config(options: &Options) -> Result<ClientConfig, BuildError> {

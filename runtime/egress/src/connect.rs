@@ -1,18 +1,21 @@
 //! Connections to addresses that were checked.
 
+use std::collections::HashMap;
+use std::error::Error as StdError;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures::future::BoxFuture;
+use futures::future::{self, BoxFuture, FutureExt as _};
 use futures::stream::{FuturesUnordered, StreamExt as _};
 use http::Uri;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
+use socket2::{SockRef, TcpKeepalive};
 use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -25,8 +28,15 @@ use crate::target::{Host, Target};
 /// How long the first address has before the next one is tried beside it (RFC 8305 recommends 250 ms).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// Names that are being resolved at the same time, at most: each one may hold a thread.
+/// Names that are being resolved at the same time, at most: each one may hold a thread. Whoever asks for one of them has its
+/// result, so that a name that nobody answers for takes one of these places, however many ask.
 const LOOKUPS: usize = 16;
+
+/// How long nothing may come before the kernel asks whether the other machine is there, and between its questions.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How long a machine may not acknowledge what it was sent, or asked: then it is gone.
+const GONE: Duration = Duration::from_secs(30);
 
 /// Addresses of one name that are tried, at most.
 const ADDRESSES: usize = 8;
@@ -39,7 +49,7 @@ pub(crate) enum ConnectError {
     #[error("outbound.allow does not list it")]
     Denied,
     #[error("its name can't be resolved")]
-    Resolve(#[source] io::Error),
+    Resolve(#[source] Arc<io::Error>),
     #[error("its name has no address")]
     NoAddress,
     #[error(
@@ -62,12 +72,20 @@ struct Shared {
     policy: Arc<Policy>,
     resolver: Arc<dyn Resolve>,
     lookups: Arc<Semaphore>,
+    running: Running,
     connections: Arc<Semaphore>,
     max_connections: usize,
     patience: Duration,
 }
 
+/// The lookups that run, by their names.
+type Running = Arc<Mutex<HashMap<String, Lookup>>>;
+
+/// One that runs, for all who wait for it.
+type Lookup = future::Shared<BoxFuture<'static, Result<Arc<[IpAddr]>, Arc<io::Error>>>>;
+
 impl Connector {
+    /// One that waits for half of `patience`, at most, until there is room for a connection: the rest of it is for making one.
     pub(crate) fn new(
         policy: Arc<Policy>,
         resolver: Arc<dyn Resolve>,
@@ -78,6 +96,7 @@ impl Connector {
             policy,
             resolver,
             lookups: Arc::new(Semaphore::new(LOOKUPS)),
+            running: Running::default(),
             connections: Arc::new(Semaphore::new(max_connections)),
             max_connections,
             patience,
@@ -91,23 +110,21 @@ impl Shared {
         if !self.policy.allows(&target) {
             return Err(ConnectError::Denied);
         }
-        let permit = Arc::clone(&self.connections)
-            .try_acquire_owned()
-            .map_err(|_| ConnectError::TooMany(self.max_connections))?;
-        let attempt = async {
-            let addresses = self.addresses(&target).await?;
-            // From here on only these addresses count: the name is not resolved again.
-            first_to_connect(
-                addresses
-                    .into_iter()
-                    .map(|address| SocketAddr::new(address, target.port)),
-            )
-            .await
+        let addresses = self.addresses(&target).await?;
+        // Only now: names that take long to resolve would take the places of connections that can be made.
+        let room = Arc::clone(&self.connections).acquire_owned();
+        let permit = match timeout(self.patience / 2, room).await {
+            Ok(Ok(permit)) => permit,
+            Ok(Err(_)) | Err(_) => return Err(ConnectError::TooMany(self.max_connections)),
         };
-        let stream = timeout(self.patience, attempt)
-            .await
-            .map_err(|_| ConnectError::Timeout(self.patience))??;
-        stream.set_nodelay(true).map_err(ConnectError::Connect)?;
+        // From here on only these addresses count: the name is not resolved again.
+        let stream = first_to_connect(
+            addresses
+                .into_iter()
+                .map(|address| SocketAddr::new(address, target.port)),
+        )
+        .await?;
+        prepare(&stream).map_err(ConnectError::Connect)?;
         Ok(Stream {
             io: TokioIo::new(stream),
             _permit: permit,
@@ -117,24 +134,16 @@ impl Shared {
     /// The addresses of `target` that may be connected to.
     async fn addresses(&self, target: &Target) -> Result<Vec<IpAddr>, ConnectError> {
         let found = match &target.host {
-            Host::Address(address) => vec![*address],
+            Host::Address(address) => Arc::from([*address]),
             Host::Name(name) => {
-                let turn = Arc::clone(&self.lookups).acquire_owned().await;
-                let turn = turn.map_err(|_| ConnectError::NoAddress)?;
-                let (resolver, name) = (Arc::clone(&self.resolver), name.clone());
-                // In a task of its own: the thread is taken until the name is resolved, whether or not anybody still waits.
-                let resolving = tokio::spawn(async move {
-                    let found = resolver.resolve(&name).await;
-                    drop(turn);
-                    found
-                });
-                let found = resolving.await.unwrap_or_else(|error| Err(error.into()));
-                found.map_err(ConnectError::Resolve)?
+                let lookup = self.lookup(name).await?;
+                lookup.await.map_err(ConnectError::Resolve)?
             }
         };
         let first = *found.first().ok_or(ConnectError::NoAddress)?;
         let permitted: Vec<_> = found
-            .into_iter()
+            .iter()
+            .copied()
             .filter(|address| self.policy.permits(target, *address))
             .take(ADDRESSES)
             .collect();
@@ -144,6 +153,68 @@ impl Shared {
             Ok(permitted)
         }
     }
+
+    /// The lookup of `name` that runs, or one that begins when it is its turn.
+    async fn lookup(&self, name: &str) -> Result<Lookup, ConnectError> {
+        if let Some(lookup) = lock(&self.running).get(name) {
+            return Ok(lookup.clone());
+        }
+        let turn = Arc::clone(&self.lookups).acquire_owned().await;
+        let turn = turn.map_err(|_| ConnectError::NoAddress)?;
+        let mut running = lock(&self.running);
+        // Another's may have begun meanwhile.
+        if let Some(lookup) = running.get(name) {
+            return Ok(lookup.clone());
+        }
+        let (resolver, owned) = (Arc::clone(&self.resolver), name.to_owned());
+        let all = Arc::clone(&self.running);
+        // In a task of its own: the thread is taken until the name is resolved, whether or not anybody still waits.
+        let resolving = tokio::spawn(async move {
+            // Dropped however this ends, and after the place among those that run.
+            let _turn = turn;
+            let _running = Entry { all, name: &owned };
+            resolver.resolve(&owned).await
+        });
+        let lookup = resolving
+            .map(|found| match found {
+                Ok(Ok(found)) => Ok(found.into()),
+                Ok(Err(error)) => Err(Arc::new(error)),
+                Err(error) => Err(Arc::new(error.into())),
+            })
+            .boxed()
+            .shared();
+        running.insert(name.to_owned(), lookup.clone());
+        Ok(lookup)
+    }
+}
+
+/// A lookup's place among those that run.
+struct Entry<'a> {
+    all: Running,
+    name: &'a str,
+}
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        lock(&self.all).remove(self.name);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Has small messages sent at once, and the end of the other machine noticed: by themselves, kernels wait for a quarter of an hour
+/// for an acknowledgement, and for ever for an answer.
+fn prepare(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new()
+            .with_time(SILENCE)
+            .with_interval(SILENCE),
+    )?;
+    socket.set_tcp_user_timeout(Some(GONE))
 }
 
 /// Tries one address after the other, the next one when the last one failed or has been at it for [`STAGGER`].
@@ -183,6 +254,43 @@ impl Service<Uri> for Connector {
     fn call(&mut self, uri: Uri) -> Self::Future {
         let shared = Arc::clone(&self.0);
         Box::pin(async move { shared.connect(&uri).await })
+    }
+}
+
+/// A connector that gives up after a while, TLS included. The client makes connections for whoever asks, and completes those
+/// that were made for nothing, as another became free first: nobody waits for them, and a server that never shakes hands would
+/// keep their places for ever.
+#[derive(Clone)]
+pub(crate) struct Patient<C> {
+    pub(crate) connector: C,
+    pub(crate) patience: Duration,
+}
+
+type BoxError = Box<dyn StdError + Send + Sync>;
+
+impl<C> Service<Uri> for Patient<C>
+where
+    C: Service<Uri>,
+    C::Response: Send,
+    C::Error: Into<BoxError>,
+    C::Future: Send + 'static,
+{
+    type Response = C::Response;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<C::Response, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.connector.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let (connecting, patience) = (self.connector.call(uri), self.patience);
+        Box::pin(async move {
+            match timeout(patience, connecting).await {
+                Ok(connected) => connected.map_err(Into::into),
+                Err(_) => Err(ConnectError::Timeout(patience).into()),
+            }
+        })
     }
 }
 
@@ -235,5 +343,24 @@ impl Write for Stream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.io).poll_write_vectored(cx, slices)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if what is sent to a machine that is gone were waited for until the kernel gives up by itself.
+    #[tokio::test]
+    async fn the_end_of_the_other_machine_is_noticed() {
+        let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let stream = TcpStream::connect(server.local_addr().unwrap())
+            .await
+            .unwrap();
+        prepare(&stream).unwrap();
+        let socket = SockRef::from(&stream);
+        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(GONE));
+        assert!(socket.keepalive().unwrap());
+        assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE);
     }
 }

@@ -465,17 +465,122 @@ async fn names_that_do_not_resolve_say_so_in_time() {
 async fn lookups_are_bounded_whoever_still_waits() {
     let resolver = Arc::new(Stuck::default());
     let counted = Arc::clone(&resolver);
-    let egress = egress(&["http://some.example".to_owned()], |options| {
+    let egress = egress(&["http://*.some.example".to_owned()], |options| {
         options.resolver = counted;
         options.connect_timeout = Duration::from_millis(2);
     });
-    for _ in 0..40 {
+    for number in 0..40 {
         assert_error!(
-            error(&egress, "http://some.example/").await,
+            error(&egress, &format!("http://n{number}.some.example/")).await,
             Error::ConnectionTimeout
         );
     }
     assert_eq!(resolver.0.load(Ordering::Relaxed), 16);
+}
+
+/// Would fail if a name that nobody answers for took the lookups of others, or the places of connections.
+#[tokio::test]
+async fn a_name_that_does_not_resolve_is_in_nobody_s_way() {
+    let server = plain().await;
+    let allow = [
+        "http://some.example".to_owned(),
+        format!("http://{}", server.address),
+    ];
+    let resolver = Arc::new(Stuck::default());
+    let counted = Arc::clone(&resolver);
+    let egress = egress(&allow, |options| {
+        options.resolver = counted;
+        options.max_connections = 1;
+    });
+    // Each waits for as long as it is polled.
+    let mut waiting: Vec<_> = (0..40)
+        .map(|_| Box::pin(egress.send(get("http://some.example/"), None)))
+        .collect();
+    for request in &mut waiting {
+        assert!(futures::poll!(request).is_pending());
+    }
+    let uri = format!("http://{}/", server.address);
+    assert!(egress.send(get(&uri), None).await.is_ok());
+    assert_eq!(resolver.0.load(Ordering::Relaxed), 1);
+}
+
+/// Would fail if the next who asks were given what was found for those before.
+#[tokio::test]
+async fn what_is_found_is_for_those_who_waited_for_it() {
+    let server = plain().await;
+    let port = server.address.port();
+    let resolver = Arc::new(Fixed(
+        vec!["127.0.0.1".parse().unwrap()],
+        AtomicUsize::new(0),
+    ));
+    let counted = Arc::clone(&resolver);
+    let allow = [
+        format!("http://127.0.0.1:{port}"),
+        format!("http://inside.example:{port}"),
+    ];
+    let egress = egress(&allow, |options| {
+        options.resolver = counted;
+        options.max_idle_per_host = 0;
+    });
+    for _ in 0..2 {
+        let uri = format!("http://inside.example:{port}/");
+        assert!(egress.send(get(&uri), None).await.is_ok());
+    }
+    assert_eq!(resolver.1.load(Ordering::Relaxed), 2);
+}
+
+/// Would never end if a connection that nobody waits for any more were shaken hands for without end: the client completes
+/// those that it began.
+#[tokio::test]
+async fn a_server_that_never_shakes_hands_is_given_up() {
+    use tower_service::Service as _;
+    let silent = raw(b"", true).await;
+    let uri = format!("https://{}/", silent.address);
+    let policy = Arc::new(Policy::parse(std::slice::from_ref(&uri)).unwrap());
+    let options = Options {
+        connect_timeout: Duration::from_millis(20),
+        ..Options::default()
+    };
+    let mut connector = connector(policy, options).unwrap();
+    let failed = connector.call(uri.parse().unwrap()).await.err().unwrap();
+    assert_error!(error_code(failed.as_ref()), Error::ConnectionTimeout);
+}
+
+/// A server behind `cut`: once that is set, nothing more passes, as where its machine is gone.
+async fn behind(server: SocketAddr, cut: tokio::sync::watch::Receiver<bool>) -> Server {
+    listen(move |mut stream| {
+        let mut cut = cut.clone();
+        Box::pin(async move {
+            let mut inner = TcpStream::connect(server).await.unwrap();
+            let was_cut = async { cut.wait_for(|cut| *cut).await.is_ok() };
+            tokio::select! {
+                _ = tokio::io::copy_bidirectional(&mut stream, &mut inner) => {}
+                _ = was_cut => pending().await,
+            }
+        })
+    })
+    .await
+}
+
+/// Would fail if requests to a machine that is gone waited until the kernel gives up, as all to one server share a connection.
+#[tokio::test]
+async fn a_machine_that_is_gone_is_noticed_by_http_2() {
+    let Tls { server, root } = tls().await;
+    let (cut, is_cut) = tokio::sync::watch::channel(false);
+    let proxy = behind(server.address, is_cut).await;
+    let egress = inside_with(proxy.address.port(), vec![root], |options| {
+        options.silence = Duration::from_millis(20);
+    });
+    let uri = format!("https://inside.example:{}/x", proxy.address.port());
+    let response = egress.send(get(&uri), None).await.ok().unwrap();
+    assert!(text(response).await.starts_with("HTTP/2.0"));
+    cut.send_replace(true);
+    let options = RequestOptions {
+        first_byte_timeout: Some(Duration::from_secs(60)),
+        ..RequestOptions::default()
+    };
+    let error = error_with(&egress, &uri, options).await;
+    assert!(!matches!(error, Error::ConnectionReadTimeout), "{error:?}");
 }
 
 #[tokio::test]
@@ -574,7 +679,8 @@ async fn connections_are_bounded() {
     let server = raw(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", true).await;
     let uri = format!("http://{}/", server.address);
     let egress = egress(std::slice::from_ref(&uri), |options| {
-        options.max_connections = 1
+        options.max_connections = 1;
+        options.connect_timeout = Duration::from_millis(40);
     });
     let first = egress.send(get(&uri), None).await.ok().unwrap();
     assert_error!(error(&egress, &uri).await, Error::ConnectionLimitReached);
@@ -583,6 +689,20 @@ async fn connections_are_bounded() {
     while let Err(failure) = egress.send(get(&uri), None).await {
         assert_error!(failure.code, Error::ConnectionLimitReached);
         tokio::task::yield_now().await;
+    }
+}
+
+/// Would fail if connections that nobody uses kept others from being made.
+#[tokio::test]
+async fn idle_connections_make_room() {
+    let (first, second) = (plain().await, plain().await);
+    let uris = [&first, &second].map(|server| format!("http://{}/", server.address));
+    let egress = egress(&uris, |options| {
+        options.max_connections = 1;
+        options.idle_timeout = Duration::from_millis(10);
+    });
+    for uri in &uris {
+        text(egress.send(get(uri), None).await.ok().unwrap()).await;
     }
 }
 
@@ -628,6 +748,14 @@ async fn tls() -> Tls {
 }
 
 fn inside(port: u16, roots: Vec<CertificateDer<'static>>) -> Egress {
+    inside_with(port, roots, |_| {})
+}
+
+fn inside_with(
+    port: u16,
+    roots: Vec<CertificateDer<'static>>,
+    change: impl FnOnce(&mut Options),
+) -> Egress {
     let allow = [
         format!("https://inside.example:{port}"),
         format!("https://127.0.0.1:{port}"),
@@ -638,6 +766,7 @@ fn inside(port: u16, roots: Vec<CertificateDer<'static>>) -> Egress {
             vec!["127.0.0.1".parse().unwrap()],
             AtomicUsize::new(0),
         ));
+        change(options);
     })
 }
 
