@@ -15,6 +15,7 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use wisp_contract::config::KeyValueStore;
 use wisp_contract::log::{GUEST_LOG, Level};
@@ -151,6 +152,58 @@ async fn guests_reach_what_is_allowed_and_nothing_else() {
         host.client().get("/hello/you").await.unwrap().text(),
         "hello you"
     );
+}
+
+/// A server that answers a request's first bytes, and tells all that came once nothing more does.
+async fn receiver() -> (SocketAddr, tokio::sync::oneshot::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (tell, told) = tokio::sync::oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut all = String::new();
+        let mut piece = [0; 4096];
+        let mut has_answered = false;
+        while let Ok(length @ 1..) = stream.read(&mut piece).await {
+            all.push_str(str::from_utf8(&piece[..length]).unwrap());
+            if !has_answered && all.ends_with("half\r\n") {
+                has_answered = true;
+                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nto be";
+                stream.write_all(answer).await.unwrap();
+            }
+            if all.ends_with("\r\n0\r\n\r\n") {
+                break;
+            }
+        }
+        let _ = tell.send(all);
+    });
+    (address, told)
+}
+
+/// Would fail if a server took the half of an upload that a guest sent before it trapped for all of it, or what a guest sent whole
+/// were cut off with its instance.
+#[tokio::test]
+async fn an_upload_is_whole_only_where_its_guest_finished_it() {
+    for package in ["fixture-p2", "fixture-p3"] {
+        for (path, status, is_whole) in [
+            ("/upload-trap", StatusCode::BAD_GATEWAY, false),
+            ("/upload", StatusCode::OK, true),
+        ] {
+            let (server, all) = receiver().await;
+            let file = component(package);
+            let host = Host::ready(&file, |config| {
+                config.outbound.allow = vec![format!("http://{server}")];
+            });
+            let host = host.await.unwrap();
+            let answer = host.client().get(&format!("{path}?{server}")).await;
+            let answer = answer.unwrap();
+            assert_eq!(answer.status, status, "{package}: {}", answer.text());
+            let all = all.await.unwrap();
+            assert!(all.contains("the first half"), "{package}: {all}");
+            assert_eq!(all.ends_with("\r\n0\r\n\r\n"), is_whole, "{package}: {all}");
+            assert_eq!(all.contains(", and the second"), is_whole, "{package}");
+        }
+    }
 }
 
 #[tokio::test]
