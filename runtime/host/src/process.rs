@@ -289,7 +289,11 @@ impl Host {
         }
         let (mut phase, mut failed) = (self.phase.subscribe(), self.failed.subscribe());
         tokio::select! {
-            _ = phase.wait_for(|phase| *phase >= Phase::Ready) => Ok(()),
+            // It may have begun to drain while it loaded: then nobody shall send it anything.
+            reached = phase.wait_for(|phase| *phase >= Phase::Ready) => match reached.as_deref() {
+                Ok(Phase::Ready) => Ok(()),
+                _ => Err(AssignError::Draining),
+            },
             failure = failed.wait_for(Option::is_some) => {
                 Err(AssignError::Failed(failure.ok().and_then(|failure| failure.clone()).unwrap_or_default()))
             }
@@ -527,4 +531,62 @@ fn address(bound: std::io::Result<SocketAddr>) -> String {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use wisp_contract::config::{self, FunctionConfig};
+
+    use super::*;
+
+    fn host() -> Arc<Host> {
+        let unbound = SocketAddr::from(([127, 0, 0, 1], 0));
+        let options = Options {
+            data: unbound,
+            control: unbound,
+            cache: None,
+            onnxruntime: None,
+            drain_timeout: Duration::ZERO,
+            control_key: None,
+            termination_log: None,
+            access_log: false,
+            preload: Preload::default(),
+            began: Instant::now(),
+        };
+        Host::new(options, Writer::spawn(std::io::sink(), 1 << 10).unwrap())
+    }
+
+    fn assignment() -> Assignment {
+        Assignment {
+            function: "tests/one".parse().unwrap(),
+            uid: None,
+            revision: "1".to_owned(),
+            config: FunctionConfig {
+                component: config::Component {
+                    file: "/nowhere".into(),
+                    sha256: None,
+                },
+                models: Vec::new(),
+                limits: config::Limits::default(),
+                instances: config::Instances::Fresh,
+                env: config::Env::default(),
+                outbound: config::Outbound::default(),
+                key_value: Vec::new(),
+            },
+            key: None,
+            artifacts: Vec::new(),
+        }
+    }
+
+    /// Would fail if who gave a host its function were told that it serves while it drains.
+    #[tokio::test]
+    async fn who_waits_for_a_host_that_begins_to_drain_learns_it() {
+        let host = host();
+        *lock(&host.assigned) = Some(assignment());
+        host.advance(Phase::Loading);
+        let mut waiting = Box::pin(host.assign(assignment(), Pushed::default()));
+        assert!(futures::poll!(&mut waiting).is_pending());
+        host.advance(Phase::Draining);
+        assert!(matches!(waiting.await, Err(AssignError::Draining)));
+    }
 }
