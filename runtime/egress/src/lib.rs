@@ -20,6 +20,7 @@ mod upload;
 
 pub use client::{BuildError, Egress, Options};
 pub use hooks::Hooks;
+pub use notices::Notices;
 pub use policy::{EntryError, Policy, PolicyError};
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use upload::Uploads;

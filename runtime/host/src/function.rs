@@ -336,9 +336,19 @@ impl Function {
         matches!(&self.instances, Mode::Shared(shared) if shared.is_working())
     }
 
-    /// Logs how much its guests logged beyond what they may since that was said.
+    /// Whether the log may tell of one more request that failed: what is said of it is up to the guest.
+    pub(crate) fn may_tell_of_failure(&self) -> bool {
+        self.blueprint.seed.failures.take(Instant::now())
+    }
+
+    /// Logs how much its guests logged beyond what they may since that was said, and how many failures weren't told.
     pub(crate) fn report(&self) {
-        self.blueprint.seed.logs.report();
+        let seed = &self.blueprint.seed;
+        seed.logs.report();
+        let left_out = seed.failures.take_left_out();
+        if left_out > 0 {
+            tracing::warn!(function = %self.name, left_out, "{left_out} more requests failed than there are lines that tell why");
+        }
     }
 
     /// Ends its models: the process is about to.

@@ -9,7 +9,7 @@ use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wisp_contract::config::{Env, Limits};
-use wisp_egress::{Egress, Hooks, Uploads};
+use wisp_egress::{Egress, Hooks, Notices, Uploads};
 use wisp_nn::ModelStore;
 use wisp_wasi_keyvalue::{KeyValueCtx, Stores, WasiKeyValue};
 use wisp_wasi_logging::{InstanceLog, Logs, WasiLogging};
@@ -17,11 +17,19 @@ use wisp_wasi_nn::{UsageReader, WasiNn, WasiNnCtx};
 
 use crate::meter::{Meter, Refusal};
 
+/// Bytes of random numbers that a guest is given at once.
+const RANDOM: u64 = 1 << 20;
+/// Bytes of one set of HTTP's fields that a guest makes, and of what the host has around them. No limit counts them, and there
+/// may be one for each handle.
+const FIELDS: usize = 32 << 10;
+
 /// What all instances of one function are made from.
 pub(crate) struct Seed {
     pub(crate) limits: Limits,
     pub(crate) logs: Logs,
     pub(crate) models: ModelStore,
+    /// How often the log tells of requests that failed, with what their guests made of it.
+    pub(crate) failures: Arc<Notices>,
     stores: Arc<Stores>,
     egress: Egress,
     env: Vec<(String, String)>,
@@ -52,6 +60,7 @@ impl Seed {
             limits,
             logs,
             models,
+            failures: Arc::default(),
             stores: Arc::new(stores),
             egress,
             env,
@@ -89,17 +98,20 @@ impl Guest {
         let log = seed.logs.instance(request.clone());
         let mut wasi = WasiCtxBuilder::new();
         // No sockets: what a guest sends goes through the outbound allow-list.
-        wasi.envs(&seed.env)
+        wasi.max_random_size(RANDOM)
+            .envs(&seed.env)
             .stdout(log.stdout())
             .stderr(log.stderr())
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false);
+        let mut http = WasiHttpCtx::new();
+        http.set_field_size_limit(FIELDS);
         let mut table = ResourceTable::new();
         table.set_max_capacity(seed.limits.handles.get());
         Self {
             wasi: wasi.build(),
-            http: WasiHttpCtx::new(),
+            http,
             hooks: Hooks::new(seed.egress.clone(), request),
             table,
             meter: Meter::new(&seed.limits),

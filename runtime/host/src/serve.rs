@@ -262,5 +262,8 @@ fn run(
 
 /// The guest's backtrace is for whoever wrote the function, so it goes to the log and not to the client.
 fn log_cause(function: &Function, id: &str, failure: &Failure, cause: &str) {
+    if !function.may_tell_of_failure() {
+        return;
+    }
     tracing::warn!(function = %function.name, request_id = %id, reason = failure.reason(), cause, "{failure}");
 }

@@ -21,6 +21,7 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 use wisp_admit::Permit;
 use wisp_deadline::Deadline;
+use wisp_egress::Notices;
 
 use crate::failure::Failure;
 use crate::guest::Guest;
@@ -101,6 +102,7 @@ pub(crate) struct Ticket {
 struct State {
     sharing: Sharing,
     outcome: Outcome,
+    failures: Arc<Notices>,
 }
 
 struct Expiration {
@@ -222,6 +224,7 @@ impl HandlerState for Maker {
             state: State {
                 sharing: self.sharing,
                 outcome,
+                failures: Arc::clone(&self.blueprint.seed.failures),
             },
         })
     }
@@ -266,7 +269,9 @@ impl WorkerState for State {
         let failure = failure_of(store.data_mut(), &error).unwrap_or(Failure::Exited { status: 0 });
         // For the answers among them.
         self.outcome.fail(failure);
-        if let Some(failure) = self.outcome.failure() {
+        if let Some(failure) = self.outcome.failure()
+            && self.failures.take(Instant::now())
+        {
             let cause = said(&error);
             tracing::warn!(
                 reason = failure.reason(),
