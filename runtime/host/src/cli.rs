@@ -60,7 +60,8 @@ pub struct Cli {
     /// How long requests in flight may take to finish after SIGTERM, in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = seconds)]
     pub drain_timeout: Duration,
-    /// What the control port demands in the header wisp-key, but for /healthz, /readyz, /warmz and /metrics [default: nothing].
+    /// What the control port demands in the header wisp-key, but for /healthz, /readyz, /warmz and /metrics [default: nothing,
+    /// and then it takes no machine code].
     #[arg(
         long,
         value_name = "KEY",

@@ -77,8 +77,8 @@ impl Component {
             Self::Source(source) => loader.load(source, engines),
             Self::Code(code) => {
                 let wasi = self.wasi();
-                // SAFETY: the digest is the Assignment's, and whoever assigns a function decides what this process
-                // does: the operator, which compiled the code.
+                // SAFETY: the digest is the Assignment's, which is of this process' environment or from who has the key of
+                // its control port, and decides what it does: the operator, which compiled the code.
                 #[expect(
                     unsafe_code,
                     reason = "mapping machine code that the operator compiled"

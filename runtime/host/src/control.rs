@@ -14,6 +14,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wisp_contract::assignment::{Assignment, Hold};
 use wisp_contract::parts::Parts;
@@ -26,14 +27,25 @@ use crate::process::{AssignError, Host};
 use crate::receive::{self, Pushed};
 use crate::{key, metrics, request};
 
+/// Connections at once, at most: who comes then waits to be accepted. The operator has one, and a kubelet and Prometheus one or
+/// two each.
+const CONNECTIONS: usize = 128;
+/// Bytes that are read of one at once, and of a request's head. Machine code and models come by here, so they aren't fewer.
+const BUFFER: usize = 64 << 10;
+
 /// Serves until the process is about to end, and then answers what was asked: probes and status are answered while it drains,
 /// too, and who posted an Assignment that can't be served learns why.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: CancellationToken) {
     let connections = GracefulShutdown::new();
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {
-        let accepted = tokio::select! {
+        let arriving = async {
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
             () = ending.cancelled() => break,
-            accepted = listener.accept() => accepted,
+            arrived = arriving => arrived,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -49,12 +61,14 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
+            .max_buf_size(BUFFER)
             .serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a control connection ended early");
             }
+            drop(place);
         });
     }
     // Nobody else shall come meanwhile.
@@ -185,10 +199,13 @@ async fn read<T: DeserializeOwned>(
 }
 
 async fn hold(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Response<Full<Bytes>> {
-    let (wanted, pushed) = match read::<Hold>("hold", request, id).await {
+    let (mut wanted, pushed) = match read::<Hold>("hold", request, id).await {
         Ok(read) => read,
         Err(refusal) => return *refusal,
     };
+    if !may_bring_code(host) {
+        wanted.code.clear();
+    }
     match host.hold(wanted, pushed).await {
         Some(held) => respond(
             StatusCode::OK,
@@ -203,10 +220,15 @@ async fn hold(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Respons
 }
 
 async fn assign(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Response<Full<Bytes>> {
-    let (assignment, pushed) = match read::<Assignment>("assignment", request, id).await {
+    let (mut assignment, pushed) = match read::<Assignment>("assignment", request, id).await {
         Ok(read) => read,
         Err(refusal) => return *refusal,
     };
+    if !may_bring_code(host) {
+        for artifact in &mut assignment.artifacts {
+            artifact.compiled.clear();
+        }
+    }
     match host.assign(assignment, pushed).await {
         Ok(()) => status(host),
         Err(error) => {
@@ -220,6 +242,12 @@ async fn assign(host: &Arc<Host>, request: Request<Incoming>, id: &str) -> Respo
             refuse(status, reason, fault, error.to_string(), id)
         }
     }
+}
+
+/// Whether who speaks to the port may bring machine code, which is run as it is. Anybody may speak to one without a key: a web
+/// page that a browser on the same machine shows, too. There components are compiled here.
+fn may_bring_code(host: &Host) -> bool {
+    host.control_key().is_some()
 }
 
 fn status(host: &Host) -> Response<Full<Bytes>> {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use wisp_runtime::cli::Cli;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         .with(cli.log_filter())
         .with(Tracing::new(Arc::new(log.clone())))
         .init();
+    open_files();
     let code = match run(cli, began, log.clone()) {
         Ok(End::Drained) => ExitCode::SUCCESS,
         Ok(End::Failed) => ExitCode::FAILURE,
@@ -56,6 +58,18 @@ fn main() -> ExitCode {
 fn keep_to_ourselves() {
     // SAFETY: this is the first thing that the process does, so no other thread can read the environment meanwhile.
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
+}
+
+/// Has the process open as many files as it may: connections of gateways, of the control port and of guests share them.
+fn open_files() {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "the limit of open files can't be raised");
+    }
 }
 
 fn run(cli: Cli, began: Instant, log: Writer) -> anyhow::Result<End> {

@@ -94,6 +94,7 @@ impl Opened {
 pub struct Client {
     address: SocketAddr,
     http2: bool,
+    key: Option<&'static str>,
 }
 
 impl Client {
@@ -103,6 +104,7 @@ impl Client {
         Self {
             address,
             http2: false,
+            key: None,
         }
     }
 
@@ -111,6 +113,15 @@ impl Client {
     pub fn http2(self) -> Self {
         Self {
             http2: true,
+            ..self
+        }
+    }
+
+    /// With `key` in each request that has none.
+    #[must_use]
+    pub fn with_key(self, key: &'static str) -> Self {
+        Self {
+            key: Some(key),
             ..self
         }
     }
@@ -124,6 +135,10 @@ impl Client {
         stream.set_nodelay(true)?;
         let io = TokioIo::new(stream);
         let (mut parts, body) = request.into_parts();
+        if let Some(key) = self.key {
+            let entry = parts.headers.entry(wisp_contract::headers::KEY);
+            entry.or_insert(HeaderValue::from_static(key));
+        }
         if self.http2 {
             let (mut sender, connection) =
                 hyper::client::conn::http2::handshake(TokioExecutor::new(), io).await?;

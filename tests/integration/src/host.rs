@@ -53,8 +53,13 @@ pub struct Host {
     log: Arc<Log>,
     data: SocketAddr,
     control: SocketAddr,
+    has_key: bool,
     cache: tempfile::TempDir,
 }
+
+/// What the control ports demand of whom the tests don't give another key to.
+const KEY: &str = "tests";
+const KEY_ENV: &str = "WISP_CONTROL_KEY";
 
 #[derive(Debug)]
 struct Log {
@@ -138,12 +143,13 @@ impl Host {
         Self::start_as(program, Some(variable), &["--onnxruntime", library]).await
     }
 
-    /// One without a function whose control port demands `key`.
+    /// One without a function whose control port demands `key`, which requests to it don't have by themselves; or none, where it
+    /// is empty.
     ///
     /// # Errors
     /// As [`Host::start`].
     pub async fn with_control_key(key: &str) -> anyhow::Result<Self> {
-        let variable = ("WISP_CONTROL_KEY", key.to_owned());
+        let variable = (KEY_ENV, key.to_owned());
         Self::start_with(Some(variable), &[]).await
     }
 
@@ -175,13 +181,17 @@ impl Host {
         command
             .args(["--data", "127.0.0.1:0", "--control", "127.0.0.1:0"])
             .args(arguments)
+            .env(KEY_ENV, KEY)
             .env("WISP_CACHE", crate::target_folder().join("test-cache"))
             .env_remove(assignment::ENV)
             .env_remove(assignment::PRELOAD_ENV)
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
-        if let Some((name, value)) = variable {
-            command.env(name, value);
+        let has_key = !matches!(variable, Some((KEY_ENV, _)));
+        match variable {
+            Some((KEY_ENV, key)) if key.is_empty() => _ = command.env_remove(KEY_ENV),
+            Some((name, value)) => _ = command.env(name, value),
+            None => {}
         }
         let mut child = command.spawn().context("wisp-runtime doesn't start")?;
         let stdout = child.stdout.take().context("no standard output")?;
@@ -197,6 +207,7 @@ impl Host {
             log,
             data: unbound,
             control: unbound,
+            has_key,
             cache,
         };
         let listening = host.event(event::LISTENING).await?;
@@ -236,7 +247,18 @@ impl Host {
     /// A client of the control port.
     #[must_use]
     pub fn control(&self) -> Client {
-        Client::new(self.control)
+        let client = Client::new(self.control);
+        if self.has_key {
+            client.with_key(KEY)
+        } else {
+            client
+        }
+    }
+
+    /// The control port.
+    #[must_use]
+    pub fn control_address(&self) -> SocketAddr {
+        self.control
     }
 
     /// The data port.

@@ -193,6 +193,21 @@ async fn what_takes_too_long_to_finish_is_cut_off_and_the_end_is_still_a_good_on
     assert!(running.await.unwrap().is_err());
 }
 
+/// Would fail if whoever opens connections to the control port, and may, could open as many as the process may have files; or
+/// if those that ended kept their places.
+#[tokio::test]
+async fn the_control_port_has_places_for_so_many() {
+    let host = Host::start(None, &[]).await.unwrap();
+    let open = async || tokio::net::TcpStream::connect(host.control_address()).await;
+    let idle = futures::future::try_join_all((0..300).map(|_| open()));
+    let idle = idle.await.unwrap();
+    // Who comes now waits until others are gone.
+    let asked = tokio::spawn(async move { host.control().get("/healthz").await });
+    drop(idle);
+    let answer = asked.await.unwrap().unwrap();
+    assert_eq!(answer.status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn the_compiled_component_is_mapped_by_the_next_host() {
     let folder = tempfile::tempdir().unwrap();

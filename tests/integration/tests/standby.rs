@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
 
-use http::{HeaderValue, Method, StatusCode};
+use http::{HeaderValue, Method, Request, StatusCode};
 use sha2::{Digest as _, Sha256};
 use wisp_contract::assignment::{Artifact, Assignment, Compiled, Facts, Held, Hold, Preload, Wasi};
 use wisp_contract::config::Model;
@@ -13,7 +13,8 @@ use wisp_contract::parts::Parts;
 use wisp_engine::cache::Source;
 use wisp_engine::{Cpu, Engines, Loader, compatibility};
 use wisp_integration::{
-    Answer, Host, PATIENCE, arm64, assignment, component, model, onnxruntime, request, small_model,
+    Answer, Body, Host, PATIENCE, arm64, assignment, component, model, onnxruntime, request,
+    small_model,
 };
 
 fn preload(models: Vec<Model>) -> Preload {
@@ -160,6 +161,10 @@ async fn hold(host: &Host, code: Vec<Compiled>, parts: &[&[u8]]) -> anyhow::Resu
 }
 
 async fn send(host: &Host, hold: &Hold, parts: &[&[u8]]) -> anyhow::Result<Answer> {
+    host.control().fetch(holding(hold, parts)?).await
+}
+
+fn holding(hold: &Hold, parts: &[&[u8]]) -> anyhow::Result<Request<Body>> {
     let hold = serde_json::to_vec(hold)?;
     let of = |bytes: &&[u8]| (hex::encode(Sha256::digest(bytes)), bytes.len() as u64);
     let header = Parts {
@@ -170,7 +175,7 @@ async fn send(host: &Host, hold: &Hold, parts: &[&[u8]]) -> anyhow::Result<Answe
     let mut sent = request(Method::POST, "/hold", body)?;
     let header = HeaderValue::from_str(&header.to_string())?;
     sent.headers_mut().insert("wisp-parts", header);
-    host.control().fetch(sent).await
+    Ok(sent)
 }
 
 fn held(answer: anyhow::Result<Answer>) -> anyhow::Result<Held> {
@@ -214,6 +219,22 @@ async fn who_has_no_key_can_ask_a_host_for_its_health_alone() {
     asked.headers_mut().insert("wisp-key", key);
     let answer = host.control().fetch(asked).await.unwrap();
     assert_eq!(answer.status, StatusCode::OK, "{}", answer.text());
+}
+
+/// Would fail if a web page, which may speak to a port of the machine that shows it, could bring machine code to run there.
+#[tokio::test]
+async fn who_needs_no_key_brings_no_code() {
+    for (key, is_held) in [("the-key", true), ("", false)] {
+        let host = Host::with_control_key(key).await.unwrap();
+        stands_by(&host).await;
+        let (wanted, bytes) = compiled("fixture-p2").unwrap();
+        let (models, code) = (Vec::new(), vec![wanted]);
+        let mut sent = holding(&Hold { code, models }, &[&bytes]).unwrap();
+        let key = HeaderValue::from_static(key);
+        sent.headers_mut().insert("wisp-key", key);
+        let held = held(host.control().fetch(sent).await).unwrap();
+        assert_eq!(!held.code.is_empty(), is_held);
+    }
 }
 
 /// Would fail if code that a host has were fetched, code that it was told to forget were kept, or code for another engine

@@ -95,6 +95,11 @@ impl Replica {
             ])
             .arg(&launch.cache)
             .env(wisp_contract::assignment::ENV, text)
+            // Nobody speaks to its control port, not even a web page that the same machine's browser shows.
+            .env(
+                "WISP_CONTROL_KEY",
+                uuid::Uuid::new_v4().simple().to_string(),
+            )
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
