@@ -201,6 +201,8 @@ fn pool(options: &EngineOptions) -> PoolingAllocationConfig {
         .total_core_instances(u32::MAX)
         .total_memories(times(memories))
         .total_tables(times(tables))
+        // One in each store whose guest has objects or exceptions. It lies in one of the memories.
+        .total_gc_heaps(instances)
         .total_stacks(calls.max(instances))
         .max_core_instances_per_component(u32::MAX)
         .max_memories_per_component(memories.max(1))
@@ -284,6 +286,47 @@ mod tests {
             store.set_epoch_deadline(1);
             let linker = wasmtime::component::Linker::new(engine);
             linker.instantiate(&mut store, &component).unwrap();
+        }
+    }
+
+    /// Would fail if a component with objects or exceptions, as Kotlin's compiler makes them, could have fewer instances than any
+    /// other: their heap takes a memory beside its own.
+    #[test]
+    fn a_guest_with_objects_has_as_many_instances_as_any_other() {
+        for inner in [
+            "(type $t (struct (field i32))) (func (export \"f\") (drop (struct.new $t (i32.const 7))))",
+            "(tag $t) (func (export \"f\") (block $caught (try_table (catch_all $caught) (throw $t))))",
+            "(table 1 externref) (func (export \"f\"))",
+        ] {
+            let text = format!(
+                r#"(component
+                    (core module $m (memory 1) {inner})
+                    (core instance $i (instantiate $m))
+                    (func (export "f") (canon lift (core func $i "f")))
+                    (instance $h)
+                    (export "wasi:http/incoming-handler@0.2.4" (instance $h)))"#
+            );
+            let bytes = wat::parse_str(text).unwrap();
+            let footprint = crate::inspect(&bytes).unwrap().footprint;
+            assert_eq!(footprint.memories, 2, "{inner}");
+            let engines = Engines::new(&EngineOptions {
+                footprint,
+                ..options(3, 1 << 20)
+            });
+            let engine = engines.get(Wasi::P2).unwrap();
+            let component = wasmtime::component::Component::new(engine, &bytes).unwrap();
+            let linker = wasmtime::component::Linker::new(engine);
+            let all: Vec<_> = (0..3)
+                .map(|_| {
+                    let mut store = wasmtime::Store::new(engine, ());
+                    store.set_epoch_deadline(1000);
+                    let instance = linker.instantiate(&mut store, &component).unwrap();
+                    let f = instance.get_typed_func::<(), ()>(&mut store, "f").unwrap();
+                    f.call(&mut store, ()).unwrap();
+                    store
+                })
+                .collect();
+            assert_eq!(all.len(), 3);
         }
     }
 

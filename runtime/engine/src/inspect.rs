@@ -40,7 +40,7 @@ pub enum Init {
 pub struct Footprint {
     /// Core module instances.
     pub core_instances: u32,
-    /// Linear memories.
+    /// Linear memories, and the heap of objects and exceptions, which lies in one of its own.
     pub memories: u32,
     /// Tables.
     pub tables: u32,
@@ -216,6 +216,35 @@ struct Scope {
     is_module: bool,
 }
 
+/// Whether the modules may have objects or exceptions: then wasmtime gives their store a heap for them, one for all.
+fn asks_heap(payload: &Payload<'_>) -> Result<bool, wasmparser::BinaryReaderError> {
+    match payload {
+        Payload::TypeSection(types) => {
+            for group in types.clone() {
+                let mut types = group?.into_types();
+                let is_object = |ty: wasmparser::SubType| {
+                    let inner = ty.composite_type.inner;
+                    !matches!(inner, wasmparser::CompositeInnerType::Func(_))
+                };
+                if types.any(is_object) {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        Payload::TagSection(tags) => Ok(tags.count() > 0),
+        Payload::TableSection(tables) => {
+            for table in tables.clone() {
+                if table?.ty.element_type.heap_type() != wasmparser::HeapType::FUNC {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
+        _ => Ok(false),
+    }
+}
+
 impl Outline {
     fn read(bytes: &[u8]) -> Result<Self, InspectError> {
         check_magic(bytes)?;
@@ -226,6 +255,7 @@ impl Outline {
             footprint: Footprint::default(),
         };
         let mut scopes = vec![Scope::default()];
+        let mut asked_heap = false;
         for payload in Parser::new(0).parse_all(bytes) {
             let payload = payload.map_err(|error| broken(error, bytes))?;
             match &payload {
@@ -247,6 +277,8 @@ impl Outline {
                     }
                 }
                 payload => {
+                    let asks = asks_heap(payload);
+                    asked_heap |= asks.map_err(|error| broken(error, bytes))?;
                     let noted = note_instances(payload, &mut scopes);
                     noted.map_err(|error| broken(error, bytes))?;
                     if scopes.len() == 1 {
@@ -256,6 +288,8 @@ impl Outline {
                 }
             }
         }
+        let memories = &mut outline.footprint.memories;
+        *memories = memories.saturating_add(u32::from(asked_heap));
         Ok(outline)
     }
 
