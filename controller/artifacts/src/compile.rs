@@ -338,10 +338,14 @@ fn prepare(bytes: &[u8], engines: &Engines, limits: &preinit::Limits) -> Result<
     let code = Loader::compile(&source, engines).map_err(Error::Compile)?;
     let inspection = source.inspection();
     let mut cautions = inspection.cautions.clone();
-    if let Outcome::Plain(why) = &initialised.outcome {
-        cautions.push(format!(
+    match &initialised.outcome {
+        Outcome::Plain(why) => cautions.push(format!(
             "the initialisation runs in every instance, because {why}"
-        ));
+        )),
+        Outcome::Snapshot {
+            drew_random: true, ..
+        } => cautions.push(preinit::RANDOM.to_owned()),
+        Outcome::Snapshot { .. } | Outcome::Nothing => {}
     }
     let facts = Facts {
         engine: compatibility(engines.get(inspection.wasi)?),

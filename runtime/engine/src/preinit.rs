@@ -27,6 +27,11 @@ pub const EXPORT: &str = "wisp-init";
 /// The custom section that marks a component whose initialisation ran. It holds the section format's version, 1.
 pub const SECTION: &str = "wisp:preinit";
 
+/// What there is to say of an initialisation that drew random numbers.
+pub const RANDOM: &str = "the initialisation drew random numbers, which are the same in every instance and in whoever reads the component, as \
+    is all that comes of them: neither keys nor ids may, and a generator that was seeded there goes on from the same place \
+    everywhere; draw them in the handler";
+
 /// How much an initialisation may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -75,6 +80,8 @@ pub enum Outcome {
         before: usize,
         /// The component's bytes now.
         after: usize,
+        /// Whether it drew random numbers: then [`RANDOM`] is to be said.
+        drew_random: bool,
     },
     /// The component is as it was, and runs its initialisation itself in every instance. The sentence says why.
     Plain(String),
@@ -241,6 +248,7 @@ fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit
         took: began.elapsed(),
         before: bytes.len(),
         after: component.len(),
+        drew_random: store.data().drew_random(),
     };
     Ok(Preinit {
         component,

@@ -59,6 +59,9 @@ pub(crate) enum Init {
         bytes_before: u64,
         /// What it printed.
         output: String,
+        /// Whether it drew random numbers.
+        #[serde(default)]
+        drew_random: bool,
     },
     /// It runs in every instance.
     Plain {
@@ -159,10 +162,16 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
         })?;
     let init = match done.outcome {
         Outcome::Nothing => Init::None,
-        Outcome::Snapshot { init, before, .. } => Init::Snapshot {
+        Outcome::Snapshot {
+            init,
+            before,
+            drew_random,
+            ..
+        } => Init::Snapshot {
             init_millis: init.as_secs_f64() * 1e3,
             bytes_before: before as u64,
             output: done.output,
+            drew_random,
         },
         Outcome::Plain(why) => Init::Plain { why },
     };
@@ -280,6 +289,7 @@ fn report(built: &Built, took: Duration, terminal: &Terminal) -> Result<(), Outp
             init_millis,
             bytes_before,
             output,
+            drew_random,
         } => {
             let saved = terminal::duration(Duration::from_secs_f64(init_millis.max(0.0) / 1e3));
             let size = format!("{} without it", terminal::bytes(*bytes_before));
@@ -289,6 +299,9 @@ fn report(built: &Built, took: Duration, terminal: &Terminal) -> Result<(), Outp
             )?;
             for text in output.lines() {
                 line("", &paint.dim(&terminal::harmless(text)))?;
+            }
+            if *drew_random {
+                line("note", &paint.yellow(preinit::RANDOM))?;
             }
         }
         Init::Plain { why } => line(

@@ -1,10 +1,12 @@
 //! What an initialisation may call, and how long.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rand::rngs::StdRng;
-use rand::{Rng as _, SeedableRng as _};
+use rand::{Rng as _, SeedableRng as _, TryRng};
 use sha2::{Digest as _, Sha256};
 use wasmtime::component::types::ComponentItem;
 use wasmtime::component::{
@@ -49,6 +51,33 @@ pub(super) struct Sandbox {
     table: ResourceTable,
     limits: Growth,
     output: MemoryOutputPipe,
+    was_drawn: Arc<AtomicBool>,
+}
+
+/// Random numbers that remember whether any were drawn.
+struct Noted {
+    random: StdRng,
+    was_drawn: Arc<AtomicBool>,
+}
+
+impl TryRng for Noted {
+    type Error = Infallible;
+
+    fn try_next_u32(&mut self) -> Result<u32, Infallible> {
+        self.was_drawn.store(true, Ordering::Relaxed);
+        Ok(self.random.next_u32())
+    }
+
+    fn try_next_u64(&mut self) -> Result<u64, Infallible> {
+        self.was_drawn.store(true, Ordering::Relaxed);
+        Ok(self.random.next_u64())
+    }
+
+    fn try_fill_bytes(&mut self, to: &mut [u8]) -> Result<(), Infallible> {
+        self.was_drawn.store(true, Ordering::Relaxed);
+        self.random.fill_bytes(to);
+        Ok(())
+    }
 }
 
 /// How far memories grow.
@@ -119,11 +148,16 @@ impl Sandbox {
         let output = MemoryOutputPipe::new(OUTPUT);
         let mut random = StdRng::from_seed(Sha256::digest(component).into());
         let seed = (u128::from(random.next_u64()) << 64) | u128::from(random.next_u64());
+        let was_drawn = Arc::new(AtomicBool::new(false));
+        let noted = |random| Noted {
+            random,
+            was_drawn: Arc::clone(&was_drawn),
+        };
         Self {
             wasi: WasiCtxBuilder::new()
                 .insecure_random_seed(seed)
-                .insecure_random(StdRng::from_rng(&mut random))
-                .secure_random(random)
+                .insecure_random(noted(StdRng::from_rng(&mut random)))
+                .secure_random(noted(random))
                 .wall_clock(Still)
                 .stdout(output.clone())
                 .stderr(output.clone())
@@ -131,7 +165,13 @@ impl Sandbox {
             table: ResourceTable::new(),
             limits: Growth(StoreLimitsBuilder::new().memory_size(limits.memory).build()),
             output,
+            was_drawn,
         }
+    }
+
+    /// Whether the guest drew random numbers. Seeds that aren't for secrets, as those of `HashMap`s, don't count.
+    pub(super) fn drew_random(&self) -> bool {
+        self.was_drawn.load(Ordering::Relaxed)
     }
 
     pub(super) fn output(&self) -> Output {

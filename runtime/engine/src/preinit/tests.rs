@@ -222,6 +222,21 @@ fn what_is_random_and_what_time_it_is_follows_from_the_component() {
     assert_eq!(call(&first, "get"), 315_532_800);
 }
 
+/// Would fail if nobody were told that what is random in a snapshot is the same in every instance.
+#[test]
+fn random_numbers_that_are_drawn_are_noticed() {
+    let drew = |imports| {
+        let init = "(i32.store (i32.const 8) (call $imported))";
+        let done = preinit(&component(imports, init), &Limits::default()).unwrap();
+        match done.outcome {
+            Outcome::Snapshot { drew_random, .. } => drew_random,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert!(drew(RANDOM));
+    assert!(!drew(CLOCK));
+}
+
 /// Would fail if an initialisation could make a component as large as all the memory that it may have.
 #[test]
 fn a_snapshot_of_too_much_is_refused() {

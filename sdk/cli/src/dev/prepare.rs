@@ -108,7 +108,16 @@ impl Project {
     pub(crate) fn event(&self, function: String) -> super::console::Event {
         let mut notes = self.built.cautions.clone();
         let init_millis = match &self.built.init {
-            Init::Snapshot { init_millis, .. } => Some(*init_millis),
+            Init::Snapshot {
+                init_millis,
+                drew_random,
+                ..
+            } => {
+                if *drew_random {
+                    notes.push(preinit::RANDOM.to_owned());
+                }
+                Some(*init_millis)
+            }
             Init::Plain { why } => {
                 notes.push(format!("its initialisation runs in every instance: {why}"));
                 None
