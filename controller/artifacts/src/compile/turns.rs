@@ -102,7 +102,7 @@ mod tests {
         }
         turns.hurry(["d".to_owned(), "nobody".to_owned()]);
         // The first of both gives up.
-        waiting.remove(2);
+        drop(waiting.remove(2));
         let mut holding = Some(first);
         let mut order = Vec::new();
         while !waiting.is_empty() {
@@ -115,7 +115,7 @@ mod tests {
             }
             let (place, source, turn) = had.pop().unwrap();
             assert!(had.is_empty(), "two had it");
-            waiting.remove(place);
+            drop(waiting.remove(place));
             order.push(source);
             holding = Some(turn);
         }
