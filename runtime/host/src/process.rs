@@ -573,6 +573,7 @@ mod tests {
                 outbound: config::Outbound::default(),
                 key_value: Vec::new(),
             },
+            cpus: None,
             key: None,
             artifacts: Vec::new(),
         }
