@@ -10,7 +10,6 @@ use k8s_openapi::api::core::v1::{
     ResourceRequirements, SeccompProfile, SecretKeySelector, SecurityContext, SleepAction, Volume,
     VolumeMount,
 };
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::ResourceExt as _;
@@ -22,7 +21,7 @@ use wisp_contract::operator::pod::{CONCURRENCY, CONTROL_PORT, DATA_PORT, POOL_UI
 
 use super::assignment::{COMPONENT_MOUNT, KEY_VALUE_MOUNT, MODELS_MOUNT};
 use super::desired::Settings;
-use super::resources::{asks_for_gpus, pool_resources, resources};
+use super::resources::{asks_for_gpus, mebi, pool_resources, resources};
 use crate::names;
 use crate::resolve::{self, Bytes, Resolved};
 
@@ -363,19 +362,17 @@ fn volumes(function: &Function, resolved: &Resolved) -> (Vec<Volume>, Vec<Volume
         }
     }
     if !function.spec.key_value.is_empty() {
-        let bytes = function
-            .spec
-            .key_value
-            .iter()
-            .fold(0_u64, |sum, store| sum.saturating_add(store.max_size.0));
+        // A database takes up to twice its content, and while it is written to old and new pages of the largest values.
+        const BESIDE: u64 = 64 << 20;
+        let stores = function.spec.key_value.iter();
+        let bytes = stores.fold(0_u64, |sum, store| {
+            let taken = store.max_size.0.saturating_mul(2).saturating_add(BESIDE);
+            sum.saturating_add(taken)
+        });
         volumes.push(Volume {
             name: "key-value".to_owned(),
             empty_dir: Some(EmptyDirVolumeSource {
-                // A database takes up to twice its content.
-                size_limit: Some(Quantity(format!(
-                    "{}Mi",
-                    bytes.saturating_mul(2).div_ceil(1 << 20) + 16
-                ))),
+                size_limit: Some(mebi(bytes)),
                 ..EmptyDirVolumeSource::default()
             }),
             ..Volume::default()

@@ -279,7 +279,9 @@ fn an_assignment_says_how_many_processors_there_will_be() {
         let limits = limit.map(|limit| json!({"cpu": limit, "memory": "1Gi"}));
         let pod = json!({"resources": {"limits": limits}});
         function.spec.pod = Some(serde_json::from_value(pod).unwrap());
-        let assignment = desired(&function, &resolved(), &settings()).unwrap().assignment;
+        let assignment = desired(&function, &resolved(), &settings())
+            .unwrap()
+            .assignment;
         assignment.cpus.map(std::num::NonZeroUsize::get)
     };
     assert_eq!(cpus(None), None);
