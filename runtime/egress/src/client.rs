@@ -44,9 +44,9 @@ pub struct Options {
     /// How long an idle connection is kept. It counts as open, so whoever waits for room waits for this, at the most half of
     /// `connect_timeout`.
     pub idle_timeout: Duration,
-    /// How long a server that owes an answer by HTTP/2 may say nothing before it is asked whether it is there, and how long it may
-    /// then take to say so. All requests to it share a connection: one to a machine that is gone would fail them all until the
-    /// kernel gives up.
+    /// How long a server that owes an answer by HTTP/2 may say nothing before it is asked whether it is there; it may take a third
+    /// of that to say so. All requests to it share a connection: one to a machine that is gone would fail them all until the
+    /// kernel gives up. Servers of gRPC end connections on which they are asked often.
     pub silence: Duration,
     /// Whether the machine's own certificate authorities are trusted beside Mozilla's.
     pub native_roots: bool,
@@ -63,7 +63,7 @@ impl Default for Options {
             max_connections: 512,
             max_idle_per_host: 16,
             idle_timeout: Duration::from_secs(5),
-            silence: Duration::from_secs(10),
+            silence: Duration::from_secs(60),
             native_roots: false,
             extra_roots: Vec::new(),
             resolver: Arc::new(SystemResolver),
@@ -269,7 +269,7 @@ fn connections(policy: Arc<Policy>, options: Options) -> Result<Connections, Bui
         .http1_max_buf_size(MAX_HEAD)
         .http2_max_header_list_size(MAX_HEAD as u32)
         .http2_keep_alive_interval(options.silence)
-        .http2_keep_alive_timeout(options.silence);
+        .http2_keep_alive_timeout(options.silence / 3);
     Ok(client.build(connector(policy, options)?))
 }
 

@@ -35,8 +35,8 @@ const LOOKUPS: usize = 16;
 /// How long nothing may come before the kernel asks whether the other machine is there, and between its questions.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// How long a machine may not acknowledge what it was sent, or asked: then it is gone.
-const GONE: Duration = Duration::from_secs(30);
+/// How often it is asked in vain: then it is gone.
+const RETRIES: u32 = 2;
 
 /// Addresses of one name that are tried, at most.
 const ADDRESSES: usize = 8;
@@ -204,17 +204,16 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Has small messages sent at once, and the end of the other machine noticed: by themselves, kernels wait for a quarter of an hour
-/// for an acknowledgement, and for ever for an answer.
+/// Has small messages sent at once, and the end of the other machine noticed: by themselves, kernels wait for ever for an answer.
 fn prepare(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(
+    // A limit on what isn't acknowledged would end uploads to servers that read slowly, too.
+    SockRef::from(stream).set_tcp_keepalive(
         &TcpKeepalive::new()
             .with_time(SILENCE)
-            .with_interval(SILENCE),
-    )?;
-    socket.set_tcp_user_timeout(Some(GONE))
+            .with_interval(SILENCE)
+            .with_retries(RETRIES),
+    )
 }
 
 /// Tries one address after the other, the next one when the last one failed or has been at it for [`STAGGER`].
@@ -350,7 +349,7 @@ impl Write for Stream {
 mod tests {
     use super::*;
 
-    /// Would fail if what is sent to a machine that is gone were waited for until the kernel gives up by itself.
+    /// Would fail if an answer were waited for without end from a machine that is gone.
     #[tokio::test]
     async fn the_end_of_the_other_machine_is_noticed() {
         let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -359,8 +358,8 @@ mod tests {
             .unwrap();
         prepare(&stream).unwrap();
         let socket = SockRef::from(&stream);
-        assert_eq!(socket.tcp_user_timeout().unwrap(), Some(GONE));
         assert!(socket.keepalive().unwrap());
         assert_eq!(socket.tcp_keepalive_time().unwrap(), SILENCE);
+        assert_eq!(socket.tcp_keepalive_retries().unwrap(), RETRIES);
     }
 }

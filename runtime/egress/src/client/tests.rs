@@ -569,7 +569,7 @@ async fn a_machine_that_is_gone_is_noticed_by_http_2() {
     let (cut, is_cut) = tokio::sync::watch::channel(false);
     let proxy = behind(server.address, is_cut).await;
     let egress = inside_with(proxy.address.port(), vec![root], |options| {
-        options.silence = Duration::from_millis(20);
+        options.silence = Duration::from_secs(1);
     });
     let uri = format!("https://inside.example:{}/x", proxy.address.port());
     let response = egress.send(get(&uri), None).await.ok().unwrap();
