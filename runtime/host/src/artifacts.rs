@@ -33,6 +33,8 @@ pub(crate) enum FetchError {
     #[error("the artifact {url} can't be fetched")]
     Transfer {
         url: String,
+        /// Whether it may be otherwise in a moment.
+        may_pass: bool,
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     #[error("the artifact {url} has the sha256 {found}, but {expected} was asked for")]
@@ -43,6 +45,13 @@ pub(crate) enum FetchError {
     },
     #[error("{file} names an artifact that the Assignment doesn't have")]
     Unknown { file: String },
+}
+
+impl FetchError {
+    /// Whether it may be otherwise in a moment.
+    pub(crate) fn may_pass(&self) -> bool {
+        matches!(self, Self::Transfer { may_pass: true, .. })
+    }
 }
 
 /// What went wrong in one attempt.
@@ -291,6 +300,7 @@ async fn fetch(url: &str, sha256: &str, key: Option<&Key>) -> Result<Sealed, Fet
             Err(failure) => {
                 return Err(FetchError::Transfer {
                     url: url.to_owned(),
+                    may_pass: failure.may_pass(),
                     source: failure.into(),
                 });
             }

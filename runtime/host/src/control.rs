@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -14,7 +15,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use wisp_contract::assignment::{Assignment, Hold};
 use wisp_contract::parts::Parts;
@@ -27,8 +27,7 @@ use crate::process::{AssignError, Host};
 use crate::receive::{self, Pushed};
 use crate::{key, metrics, request};
 
-/// Connections at once, at most: who comes then waits to be accepted. The operator has one, and a kubelet and Prometheus one or
-/// two each.
+/// Connections at once, at most. The operator has one, and a kubelet and Prometheus one or two each; but everybody may connect.
 const CONNECTIONS: usize = 128;
 /// Bytes that are read of one at once, and of a request's head. Machine code and models come by here, so they aren't fewer.
 const BUFFER: usize = 64 << 10;
@@ -37,15 +36,11 @@ const BUFFER: usize = 64 << 10;
 /// too, and who posted an Assignment that can't be served learns why.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: CancellationToken) {
     let connections = GracefulShutdown::new();
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut places = Places::default();
     loop {
-        let arriving = async {
-            let place = Arc::clone(&places).acquire_owned().await;
-            (place, listener.accept().await)
-        };
-        let (place, accepted) = tokio::select! {
+        let accepted = tokio::select! {
             () = ending.cancelled() => break,
-            arrived = arriving => arrived,
+            accepted = listener.accept() => accepted,
         };
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -55,9 +50,22 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
                 continue;
             }
         };
+        let Some(place) = places.take() else {
+            tracing::warn!(
+                "there are {CONNECTIONS} control connections, all of which ask something: another is closed"
+            );
+            continue;
+        };
         let _ = stream.set_nodelay(true);
-        let host = Arc::clone(&host);
-        let service = service_fn(move |request| answer(Arc::clone(&host), request));
+        let (host, asking) = (Arc::clone(&host), Arc::clone(&place.asking));
+        let service = service_fn(move |request| {
+            let (host, asked) = (Arc::clone(&host), Asked::new(&asking));
+            async move {
+                let answer = answer(host, request).await;
+                drop(asked);
+                answer
+            }
+        });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIMEOUT)
@@ -65,15 +73,64 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
             .serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "a control connection ended early");
+            let _over = place.ended.clone().drop_guard();
+            tokio::select! {
+                ended = connection => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "a control connection ended early");
+                    }
+                }
+                () = place.ended.cancelled() => {}
             }
-            drop(place);
         });
     }
     // Nobody else shall come meanwhile.
     drop(listener);
     connections.shutdown().await;
+}
+
+/// The connections that there are, the oldest first.
+#[derive(Default)]
+struct Places(Vec<Place>);
+
+#[derive(Clone, Default)]
+struct Place {
+    /// Ends the connection, or is told that it has ended.
+    ended: CancellationToken,
+    /// Requests that came on it and aren't answered.
+    asking: Arc<AtomicUsize>,
+}
+
+impl Places {
+    /// A place for another. Where there is none, the oldest connection goes that asks nothing: who holds many that say nothing, or
+    /// whose answers nobody reads, keeps neither the kubelet nor the operator from being heard.
+    fn take(&mut self) -> Option<Place> {
+        self.0.retain(|place| !place.ended.is_cancelled());
+        if self.0.len() >= CONNECTIONS {
+            let is_silent = |place: &Place| place.asking.load(Ordering::Relaxed) == 0;
+            let oldest = self.0.iter().position(is_silent)?;
+            self.0.remove(oldest).ended.cancel();
+        }
+        let place = Place::default();
+        self.0.push(place.clone());
+        Some(place)
+    }
+}
+
+/// A request that isn't answered.
+struct Asked(Arc<AtomicUsize>);
+
+impl Asked {
+    fn new(asking: &Arc<AtomicUsize>) -> Self {
+        asking.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(asking))
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 async fn answer(

@@ -58,8 +58,11 @@ pub(crate) struct Function {
 /// Why an Assignment can't be served.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BecomeError {
+    /// What passes by itself.
     #[error("{}", NOT_ALL_HERE)]
-    Artifact(#[from] FetchError),
+    Artifact(#[source] FetchError),
+    #[error("what the function is made of can't be had")]
+    Refused(#[source] FetchError),
     #[error("the component can't be served")]
     Component(#[from] LoadError),
     #[error("no component can be served here")]
@@ -144,6 +147,16 @@ impl Prepared {
                 EgressOptions::default(),
             )?,
         })
+    }
+}
+
+impl From<FetchError> for BecomeError {
+    fn from(error: FetchError) -> Self {
+        if error.may_pass() {
+            Self::Artifact(error)
+        } else {
+            Self::Refused(error)
+        }
     }
 }
 

@@ -18,10 +18,7 @@ use wisp_wasi_nn::{UsageReader, WasiNn, WasiNnCtx};
 use crate::meter::{Meter, Refusal};
 
 /// Bytes of random numbers that a guest is given at once.
-const RANDOM: u64 = 1 << 20;
-/// Bytes of one set of HTTP's fields that a guest makes, and of what the host has around them. No limit counts them, and there
-/// may be one for each handle.
-const FIELDS: usize = 32 << 10;
+const RANDOM: u64 = 4 << 20;
 
 /// What all instances of one function are made from.
 pub(crate) struct Seed {
@@ -105,13 +102,11 @@ impl Guest {
             .allow_tcp(false)
             .allow_udp(false)
             .allow_ip_name_lookup(false);
-        let mut http = WasiHttpCtx::new();
-        http.set_field_size_limit(FIELDS);
         let mut table = ResourceTable::new();
         table.set_max_capacity(seed.limits.handles.get());
         Self {
             wasi: wasi.build(),
-            http,
+            http: WasiHttpCtx::new(),
             hooks: Hooks::new(seed.egress.clone(), request),
             table,
             meter: Meter::new(&seed.limits),
