@@ -233,6 +233,16 @@ fn asks_heap(payload: &Payload<'_>) -> Result<bool, wasmparser::BinaryReaderErro
             Ok(false)
         }
         Payload::TagSection(tags) => Ok(tags.count() > 0),
+        Payload::GlobalSection(globals) => {
+            for global in globals.clone() {
+                if let wasmparser::ValType::Ref(held) = global?.ty.content_type
+                    && held.heap_type() != wasmparser::HeapType::FUNC
+                {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        }
         Payload::TableSection(tables) => {
             for table in tables.clone() {
                 if table?.ty.element_type.heap_type() != wasmparser::HeapType::FUNC {
