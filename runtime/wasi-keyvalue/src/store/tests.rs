@@ -272,7 +272,7 @@ async fn a_store_full_of_small_entries_takes_no_more_than_its_volume() {
             }
         };
         assert!(matches!(full, Error::Full { .. }), "{full}");
-        // Less than what a pod's volume holds, 2 × maxSize + 16 MiB. What one write replaces is there twice for a while.
+        // Less than what a pod's volume holds, 2 × maxSize + 64 MiB. What one write replaces is there twice for a while.
         let taken = on_disk(&opened);
         assert!(
             taken < 2 * MAX + 2 * MIB,
