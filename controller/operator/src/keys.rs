@@ -48,13 +48,15 @@ pub enum KeysError {
 
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// And the first one.
+const SHORTEST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The installation's secret, as [`load`] has it, as soon as the API server can be asked.
 ///
 /// # Errors
 /// When what is there is none.
 pub async fn wait(client: &Client, namespace: &str) -> Result<Root, KeysError> {
-    let mut pause = Duration::from_millis(200);
+    let mut pause = SHORTEST_PAUSE;
     loop {
         match load(client, namespace).await {
             Err(error @ KeysError::Api { .. }) => {
@@ -67,7 +69,7 @@ pub async fn wait(client: &Client, namespace: &str) -> Result<Root, KeysError> {
     }
 }
 
-/// Reads the installation's secret, or makes it; and sees to it that gateways find what they need of it.
+/// Reads the installation's secret, or makes it, and that of the gateways, where there is none.
 ///
 /// # Errors
 /// When the API server refuses, or what is there is none.
@@ -92,30 +94,52 @@ pub async fn load(client: &Client, namespace: &str) -> Result<Root, KeysError> {
         namespace: namespace.to_owned(),
         source,
     })?;
-    let derived = BTreeMap::from([
+    get_or_create(&api, namespace, GATEWAY_SECRET, for_gateways(&root)).await?;
+    Ok(root)
+}
+
+/// Sees to it that gateways are told the keys of `root`, for whoever leads: after `wisp-keys` was lost alone, nothing would answer
+/// those that have the keys of the one before, and a standby's are nobody's yet. Tries until the API server lets it.
+pub async fn tell(client: &Client, namespace: &str, root: &Root) {
+    let mut pause = SHORTEST_PAUSE;
+    while let Err(error) = try_tell(client, namespace, root).await {
+        tracing::warn!(error = %chain(&error), "the gateways' keys can't be looked at yet");
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
+async fn try_tell(client: &Client, namespace: &str, root: &Root) -> Result<(), KeysError> {
+    let api = Api::<Secret>::namespaced(client.clone(), namespace);
+    let derived = for_gateways(root);
+    let told = get_or_create(&api, namespace, GATEWAY_SECRET, derived.clone()).await?;
+    let Some(patch) = differing(&told, &derived) else {
+        return Ok(());
+    };
+    tracing::warn!(
+        secret = GATEWAY_SECRET,
+        "the gateways were told other keys than the installation's secret makes: they are told these"
+    );
+    let parameters = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    let patched = api
+        .patch(GATEWAY_SECRET, &parameters, &Patch::Merge(patch))
+        .await;
+    patched.map_err(|source| KeysError::Api {
+        namespace: namespace.to_owned(),
+        name: GATEWAY_SECRET,
+        source,
+    })?;
+    Ok(())
+}
+
+fn for_gateways(root: &Root) -> BTreeMap<&'static str, String> {
+    BTreeMap::from([
         (DATA_KEY, root.data().reveal()),
         (OPERATOR_KEY, root.operator().0),
-    ]);
-    let told = get_or_create(&api, namespace, GATEWAY_SECRET, derived.clone()).await?;
-    if let Some(patch) = differing(&told, &derived) {
-        // As after `wisp-keys` was lost alone: nothing would answer gateways that have the keys of the one before.
-        tracing::warn!(
-            secret = GATEWAY_SECRET,
-            "the gateways were told other keys than the installation's secret makes: they are told these"
-        );
-        let parameters = PatchParams {
-            field_manager: Some(MANAGER.to_owned()),
-            ..PatchParams::default()
-        };
-        let patch = Patch::Merge(patch);
-        let patched = api.patch(GATEWAY_SECRET, &parameters, &patch).await;
-        patched.map_err(|source| KeysError::Api {
-            namespace: namespace.to_owned(),
-            name: GATEWAY_SECRET,
-            source,
-        })?;
-    }
-    Ok(root)
+    ])
 }
 
 /// What is to be changed of a Secret for it to hold `values`, if anything.

@@ -198,12 +198,17 @@ impl Operator {
             recalled.wait().await;
             Arc::clone(&pools).run().await;
         };
+        let told = async {
+            keys::tell(&self.client, &self.options.namespace, &root).await;
+            std::future::pending().await
+        };
         standing.send_replace(Standing::Learning);
         metrics.leads(true);
         let result = tokio::select! {
             () = lead(context, &pools, dirty, writers, &standing, &recalled) => Err(anyhow::anyhow!("the watches ended")),
             () = autoscaler.run() => Ok(()),
             () = kept => Ok(()),
+            () = told => Ok(()),
             () = levels.run() => Ok(()),
             () = leader.hold() => Err(LostLead.into()),
             () = end.cancelled() => Ok(()),
