@@ -154,6 +154,7 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
                 changed.push(beside);
             }
         }
+        let since = tokio::time::Instant::now();
         for (function, (images, took)) in plan.functions.iter().zip(uploads) {
             let is_concerned = changed.iter().any(|beside| {
                 beside.namespace == function.id.namespace() && function.mentions(&beside.name)
@@ -162,7 +163,7 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
                 function,
                 &images,
                 took,
-                is_concerned,
+                is_concerned.then_some(since),
                 &cluster,
                 args,
                 terminal,
@@ -183,13 +184,13 @@ fn needs_nothing(function: &Planned) -> Result<(), DeployError> {
     Err(DeployError::NoRegistry(function.id.clone(), what))
 }
 
-/// Applies a function, whose `images` are pushed, which `took` so long, and waits for it. `is_concerned` says that what
-/// it takes from beside it has changed.
+/// Applies a function, whose `images` are pushed, which `took` so long, and waits for it. `concerned` says since when
+/// what it takes from beside it is another, where it is.
 async fn deploy(
     function: &Planned,
     images: &Value,
     took: Duration,
-    is_concerned: bool,
+    concerned: Option<tokio::time::Instant>,
     cluster: &Cluster,
     args: &Deploy,
     terminal: &Terminal,
@@ -207,7 +208,8 @@ async fn deploy(
     if !args.no_wait {
         let wanted = Wanted {
             generation: applied.metadata.generation.unwrap_or_default(),
-            old: (result == "unchanged").then(|| Old::new(&applied, is_concerned)),
+            old: (result == "unchanged").then(|| Old::new(&applied, concerned.is_some())),
+            since: concerned.unwrap_or_else(tokio::time::Instant::now),
         };
         let ready =
             wait::until_ready(cluster, &function.id, wanted, args.timeout, terminal).await?;

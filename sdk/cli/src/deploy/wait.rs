@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::runtime::watcher::{self, Event};
+use tokio::time::Instant;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 
@@ -58,6 +59,8 @@ pub(super) struct Wanted {
     pub(super) generation: i64,
     /// What was said already, where the Function itself stayed as it was: its generation tells nothing then.
     pub(super) old: Option<Old>,
+    /// When what it takes from elsewhere was applied: so long ago the operator may not know of it.
+    pub(super) since: Instant,
 }
 
 /// What was said of a function before.
@@ -175,8 +178,11 @@ pub(super) async fn until_ready(
         let Wanted {
             generation,
             mut old,
+            since,
         } = wanted;
-        let mut grace = pin!(tokio::time::sleep(GRACE));
+        // What stands is told in the time there is, too.
+        let grace = (since + GRACE).min(Instant::now() + patience / 2);
+        let mut grace = pin!(tokio::time::sleep_until(grace));
         let mut held: Option<Function> = None;
         loop {
             let function = tokio::select! {

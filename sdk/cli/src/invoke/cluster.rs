@@ -63,10 +63,12 @@ async fn forwarded(
     answer::print(response, sent.elapsed(), sent, args.include, terminal).await
 }
 
-/// Whether only a cluster's own DNS knows the host: `NAME.NAMESPACE.svc`, and what a cluster calls its domain.
+/// Whether only a cluster's own DNS knows the host: `NAME.NAMESPACE.svc`, or that with the usual domain of clusters. Another
+/// domain may as well be a public one.
 fn is_internal(uri: &Uri) -> bool {
     let host = uri.host().unwrap_or_default();
-    host.split('.').nth(2) == Some("svc")
+    let mut labels = host.trim_end_matches('.').splitn(4, '.').skip(2);
+    labels.next() == Some("svc") && matches!(labels.next(), None | Some("cluster.local"))
 }
 
 /// Whether nothing was sent.
@@ -96,6 +98,7 @@ mod tests {
         for url in [
             "http://digits.vision.example.com/",
             "http://svc.example.com/",
+            "http://digits.vision.svc.example.com/",
             "http://10.0.0.1:8080/",
             "http://localhost/",
         ] {
