@@ -46,12 +46,10 @@ impl Turns {
 
     /// From now on these come before all others that wait, until they had their turn.
     pub(super) fn hurry(&self, sources: impl IntoIterator<Item = String>) {
-        let mut state = self.state();
+        let state = &mut *self.state();
         // What isn't waited for will not have a turn that ends this.
-        let sources: Vec<_> = sources.into_iter().collect();
-        let waiting = |source: &String| state.waiting.iter().any(|(waits, _)| waits == source);
-        let found: Vec<_> = sources.into_iter().filter(waiting).collect();
-        state.hurried.extend(found);
+        let is_waiting = |source: &String| state.waiting.iter().any(|(waits, _)| waits == source);
+        state.hurried.extend(sources.into_iter().filter(is_waiting));
     }
 
     /// The next of those that wait.
