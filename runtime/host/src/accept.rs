@@ -5,11 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
+use wisp_burst::Burst;
 use wisp_deadline::{ConnectionTimer, used_within};
 
 use crate::function::Function;
@@ -78,7 +79,7 @@ fn connect(
     });
     let connection = connections.watch(
         builder
-            .serve_connection(TokioIo::new(stream), service)
+            .serve_connection(Burst::new(stream), service)
             .into_owned(),
     );
     tokio::spawn(async move {

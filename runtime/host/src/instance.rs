@@ -92,6 +92,7 @@ impl Blueprint {
         // A guest that computes yields at every tick, so that its deadline and its neighbours get their turn.
         store.set_epoch_deadline(1);
         store.epoch_deadline_callback(|_| {
+            wisp_burst::write_now();
             Ok(UpdateDeadline::YieldCustom(
                 1,
                 Box::pin(tokio::task::yield_now()),

@@ -232,7 +232,8 @@ fn run(
         let failure = match called {
             Ok(Ok(left)) => {
                 if let Mode::Single(instances) = &function.instances {
-                    let had_company = function.limiter.load().in_flight > 1;
+                    let had_company =
+                        function.limiter.load().in_flight > 1 || wisp_burst::answers_wait();
                     instances.give_back(instance, left, Instant::now(), had_company);
                 }
                 drop(permit);
