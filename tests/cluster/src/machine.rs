@@ -10,7 +10,7 @@ use crate::images::Platform;
 use crate::shell;
 
 /// A program or file that a cluster needs, and the Debian package that has it.
-const NEEDED: [(&str, &[&str]); 9] = [
+const NEEDED: [(&str, &[&str]); 10] = [
     ("containernetworking-plugins", &["/usr/lib/cni/bridge"]),
     (
         "catatonit",
@@ -21,6 +21,8 @@ const NEEDED: [(&str, &[&str]); 9] = [
     ("iproute2", &["/usr/sbin/ip", "/sbin/ip", "/usr/bin/ip"]),
     ("iptables", &["/usr/sbin/iptables"]),
     ("libseccomp-dev", &["/usr/include/seccomp.h"]),
+    // Asked by cgo where libseccomp is.
+    ("pkg-config", &["/usr/bin/pkg-config"]),
     ("util-linux", &["/usr/bin/nsenter"]),
     ("gcc", &["/usr/bin/gcc"]),
 ];
