@@ -54,6 +54,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                     .args([
                         "test",
                         "--workspace",
+                        "--features",
+                        build::CLUSTER,
                         "--exclude",
                         VIRTUAL_TIME,
                         "--exclude",
