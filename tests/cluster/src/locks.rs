@@ -47,7 +47,8 @@ pub(crate) fn nobody(name: &str) -> Result<Option<File>> {
 
 /// Removes the files of the locks of the cluster called `name`, which is gone; `_change` is its lock.
 pub(crate) fn forget(name: &str, _change: &File) -> Result<()> {
-    if nobody(name)?.is_some() {
+    // Held until its file is gone, or who took the lock in between would hold that of a file that nobody finds.
+    if let Some(_held) = nobody(name)? {
         forget_users(name)?;
     }
     remove(&change_file(name)?)
