@@ -18,21 +18,10 @@ use sha2::Digest;
 use wisp_contract::config::{Batching, Device, Model as Config, ModelFormat, Trial, Tried};
 use wisp_nn::{DType, LoadError, Model, ModelStore, NamedTensor, Options, RunError, Tensor};
 
-fn cache() -> Option<PathBuf> {
-    let from = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    from("WISP_CACHE")
-        .or_else(|| from("XDG_CACHE_HOME").map(|folder| folder.join("wisp")))
-        .or_else(|| from("HOME").map(|folder| folder.join(".cache/wisp")))
-}
-
 fn options() -> Options {
     Options {
         onnxruntime: std::env::var_os("WISP_ONNXRUNTIME").map(PathBuf::from),
-        cache: cache(),
+        cache: wisp_skip::cache(),
         ..Options::default()
     }
 }

@@ -24,17 +24,11 @@ fn data(name: &str) -> PathBuf {
 }
 
 fn options() -> Options {
-    let from = |name: &str| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let cache = from("WISP_CACHE")
-        .or_else(|| from("XDG_CACHE_HOME").map(|folder| folder.join("wisp")))
-        .or_else(|| from("HOME").map(|folder| folder.join(".cache/wisp")));
     Options {
-        onnxruntime: from("WISP_ONNXRUNTIME"),
-        cache,
+        onnxruntime: std::env::var_os("WISP_ONNXRUNTIME")
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from),
+        cache: wisp_skip::cache(),
         ..Options::default()
     }
 }

@@ -6,21 +6,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-/// The project's cache folder: `$WISP_CACHE`, `$XDG_CACHE_HOME/wisp` or `~/.cache/wisp`.
+/// The project's cache folder, [`wisp_skip::cache`].
 ///
 /// # Errors
-/// When none of these variables is set.
+/// When no variable says where it is.
 pub fn cache() -> Result<PathBuf> {
-    let given = |key: &str| {
-        std::env::var_os(key)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    let folder = given("WISP_CACHE")
-        .or_else(|| given("XDG_CACHE_HOME").map(|folder| folder.join("wisp")))
-        .or_else(|| given("HOME").map(|folder| folder.join(".cache/wisp")))
-        .context("none of WISP_CACHE, XDG_CACHE_HOME and HOME is set: no place for a cache")?;
-    Ok(std::path::absolute(folder)?)
+    wisp_skip::cache()
+        .context("none of WISP_CACHE, XDG_CACHE_HOME and HOME is set: no place for a cache")
 }
 
 /// The folder of everything that belongs to running clusters.

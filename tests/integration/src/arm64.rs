@@ -3,8 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use wisp_skip::cache;
+
 use crate::build::cross;
-use crate::models::cache;
 
 /// The host, and what it runs on.
 #[derive(Debug)]

@@ -10,8 +10,9 @@ use wisp_contract::config::{Batching, Device, Model, ModelFormat};
 /// When it is missing and this is CI.
 #[must_use]
 pub fn onnxruntime() -> Option<PathBuf> {
-    let file = variable("WISP_ONNXRUNTIME")
-        .or_else(|| Some(cache()?.join("onnxruntime/1.31.1/libonnxruntime.so")))?;
+    let file = std::env::var_os("WISP_ONNXRUNTIME")
+        .map(PathBuf::from)
+        .or_else(|| Some(wisp_skip::cache()?.join("onnxruntime/1.31.1/libonnxruntime.so")))?;
     if file.is_file() {
         return Some(file);
     }
@@ -20,17 +21,6 @@ pub fn onnxruntime() -> Option<PathBuf> {
         file.display()
     ));
     None
-}
-
-/// The folder that `cargo xtask` keeps things in.
-pub(crate) fn cache() -> Option<PathBuf> {
-    variable("WISP_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|base| base.join("wisp")))
-        .or_else(|| variable("HOME").map(|home| home.join(".cache/wisp")))
-}
-
-fn variable(name: &str) -> Option<PathBuf> {
-    std::env::var_os(name).map(PathBuf::from)
 }
 
 /// One of the small models that the tests of the inference crate load.

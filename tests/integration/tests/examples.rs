@@ -32,15 +32,7 @@ fn read(name: &str, file: &str) -> Vec<u8> {
 
 /// Where `cargo xtask` puts models and ONNX Runtime; a test's own host has a cache of its own beside it.
 fn cache() -> PathBuf {
-    let variable = |name| {
-        std::env::var_os(name)
-            .filter(|value| !value.is_empty())
-            .map(PathBuf::from)
-    };
-    variable("WISP_CACHE")
-        .or_else(|| variable("XDG_CACHE_HOME").map(|base| base.join("wisp")))
-        .or_else(|| variable("HOME").map(|home| home.join(".cache/wisp")))
-        .expect("WISP_CACHE, XDG_CACHE_HOME or HOME")
+    wisp_skip::cache().expect("WISP_CACHE, XDG_CACHE_HOME or HOME")
 }
 
 fn onnxruntime() -> PathBuf {

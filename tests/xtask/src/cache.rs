@@ -5,18 +5,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use sha2::{Digest, Sha256};
 
-/// `$WISP_CACHE`, else `$XDG_CACHE_HOME/wisp`, else `~/.cache/wisp`; made when it isn't there.
+/// [`wisp_cluster::cache`], which is absolute; made when it isn't there.
 pub(crate) fn dir() -> Result<PathBuf> {
-    let dir = match (
-        std::env::var_os("WISP_CACHE"),
-        std::env::var_os("XDG_CACHE_HOME"),
-        std::env::var_os("HOME"),
-    ) {
-        (Some(dir), _, _) if !dir.is_empty() => PathBuf::from(dir),
-        (_, Some(base), _) if !base.is_empty() => Path::new(&base).join("wisp"),
-        (_, _, Some(home)) => Path::new(&home).join(".cache/wisp"),
-        _ => anyhow::bail!("no cache folder: set WISP_CACHE, XDG_CACHE_HOME or HOME"),
-    };
+    let dir = wisp_cluster::cache()?;
     std::fs::create_dir_all(&dir)
         .with_context(|| format!("cannot make the cache folder {}", dir.display()))?;
     Ok(dir)

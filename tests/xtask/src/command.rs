@@ -13,10 +13,13 @@ pub(crate) fn workspace() -> PathBuf {
     here.ancestors().nth(2).unwrap_or(here).to_path_buf()
 }
 
-/// A command that runs in the workspace's folder.
+/// A command that runs in the workspace's folder, and knows the cache folder, which may be named from another.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(workspace());
+    if let Ok(cache) = wisp_cluster::cache() {
+        command.env("WISP_CACHE", cache);
+    }
     command
 }
 

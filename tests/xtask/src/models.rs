@@ -3,7 +3,7 @@
 use anyhow::Result;
 
 use crate::command::{command, execute};
-use crate::{cache, install};
+use crate::install;
 
 /// The scripts. Each one does nothing when its model is there with the right sha256.
 const SCRIPTS: [&str; 2] = ["examples/classify/model.py", "examples/embed/model.py"];
@@ -12,11 +12,7 @@ const SCRIPTS: [&str; 2] = ["examples/classify/model.py", "examples/embed/model.
 pub(crate) fn run() -> Result<()> {
     let python = install::python()?;
     for script in SCRIPTS {
-        execute(
-            command(&python)
-                .arg(script)
-                .env("WISP_CACHE", cache::dir()?),
-        )?;
+        execute(command(&python).arg(script))?;
     }
     Ok(())
 }

@@ -12,10 +12,8 @@ use super::session::Request;
 
 /// ONNX Runtime; `None`, which is said, where it isn't here.
 pub(super) fn library() -> Option<Arc<Library>> {
-    let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
-    let cache =
-        variable("WISP_CACHE").or_else(|| variable("HOME").map(|home| home.join(".cache/wisp")));
-    match super::library(variable("WISP_ONNXRUNTIME").as_deref(), cache.as_deref()) {
+    let given = std::env::var_os("WISP_ONNXRUNTIME").map(PathBuf::from);
+    match super::library(given.as_deref(), wisp_skip::cache().as_deref()) {
         Ok(library) => Some(library),
         Err(error) => {
             wisp_skip::skip(error);

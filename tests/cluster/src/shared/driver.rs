@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::images::Platform;
-use crate::{cargo, layout, locks, shell};
+use crate::{cargo, files, layout, locks, shell};
 
 /// A use of a cluster of ours: `linger` after the last process that holds one of the same name is gone, the cluster is
 /// taken down.
@@ -29,6 +29,8 @@ impl Lease {
         Command::new(program()?)
             .args(["down", "--name", name])
             .arg(format!("--when-unused={}", linger.as_secs()))
+            // Which may be named from the folder that this runs in.
+            .env("WISP_CACHE", files::cache()?)
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
