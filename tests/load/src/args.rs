@@ -157,6 +157,22 @@ pub(crate) enum Command {
     },
 }
 
+impl Command {
+    /// Whether it is a bench, and not what one loads.
+    pub(crate) fn starts_others(&self) -> bool {
+        match self {
+            Self::Gateway { .. }
+            | Self::Host { .. }
+            | Self::Start { .. }
+            | Self::Memory { .. }
+            | Self::Nn { .. } => true,
+            #[cfg(feature = "baselines")]
+            Self::Gpu { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// What all benches take.
 #[derive(Debug, Args)]
 pub(crate) struct Common {

@@ -24,6 +24,9 @@ fn main() -> ExitCode {
 
 fn run(command: Command) -> anyhow::Result<ExitCode> {
     let this = std::env::current_exe()?;
+    if command.starts_others() {
+        wisp_load::Child::all_end_with_this()?;
+    }
     match command {
         Command::Gateway { gateway, common } => {
             let options = wisp_load::gateway::Options {
