@@ -21,6 +21,10 @@ pub(crate) enum Command {
         gateway: PathBuf,
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        hold: Hold,
     },
     /// The host against native hyper and against what `wasmtime serve` does.
     Host {
@@ -34,6 +38,10 @@ pub(crate) enum Command {
         p3: PathBuf,
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        load: Load,
+        #[command(flatten)]
+        hold: Hold,
     },
     /// A host's start, and what it needs while nobody asks.
     Start {
@@ -82,6 +90,8 @@ pub(crate) enum Command {
         triton: Option<PathBuf>,
         #[command(flatten)]
         common: Common,
+        #[command(flatten)]
+        load: Load,
     },
     /// Serve a few bytes.
     Hello {
@@ -179,12 +189,22 @@ pub(crate) struct Common {
     /// The folder that `bench/<name>.json` goes into.
     #[arg(long)]
     pub(crate) target: PathBuf,
-    /// Seconds of each run.
-    #[arg(long, default_value_t = 5)]
-    pub(crate) seconds: u32,
     /// How often each case is run.
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: u32,
+}
+
+/// What those take that ask for a time.
+#[derive(Debug, Args)]
+pub(crate) struct Load {
+    /// Seconds of each run.
+    #[arg(long, default_value_t = 5)]
+    pub(crate) seconds: u32,
+}
+
+/// What those take that a profiler may look at.
+#[derive(Debug, Args)]
+pub(crate) struct Hold {
     /// Measure nothing: say where everything is, and keep it running for a profiler.
     #[arg(long)]
     pub(crate) hold: bool,
@@ -222,5 +242,31 @@ fn device(text: &str) -> anyhow::Result<Device> {
         "cpu" => Ok(Device::Cpu),
         "gpu" => Ok(Device::Gpu),
         _ => anyhow::bail!("expected `cpu` or `gpu`"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    /// Would fail if a bench took a flag that does nothing there.
+    #[test]
+    fn benches_take_what_they_use() {
+        let line = Command::command();
+        line.clone().debug_assert();
+        let takes = |bench: &str| -> Vec<&str> {
+            let bench = line.find_subcommand(bench).unwrap();
+            let names = ["seconds", "rounds", "hold"].into_iter();
+            names
+                .filter(|name| bench.get_arguments().any(|other| other.get_id() == *name))
+                .collect()
+        };
+        assert_eq!(takes("gateway"), ["seconds", "rounds", "hold"]);
+        assert_eq!(takes("host"), ["seconds", "rounds", "hold"]);
+        assert_eq!(takes("nn"), ["seconds", "rounds"]);
+        assert_eq!(takes("start"), ["rounds"]);
+        assert_eq!(takes("memory"), ["rounds"]);
     }
 }

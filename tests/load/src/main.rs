@@ -28,14 +28,19 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
         wisp_load::Child::all_end_with_this()?;
     }
     match command {
-        Command::Gateway { gateway, common } => {
+        Command::Gateway {
+            gateway,
+            common,
+            load,
+            hold,
+        } => {
             let options = wisp_load::gateway::Options {
                 gateway,
                 this,
-                seconds: common.seconds,
+                seconds: load.seconds,
                 rounds: common.rounds,
             };
-            if common.hold {
+            if hold.hold {
                 wisp_load::gateway::hold(&options)?;
             }
             let report = wisp_load::gateway::run(&options)?;
@@ -48,16 +53,18 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             p2,
             p3,
             common,
+            load,
+            hold,
         } => {
             let options = wisp_load::host::Options {
                 place: hosts.place(),
                 this,
                 p2,
                 p3,
-                seconds: common.seconds,
+                seconds: load.seconds,
                 rounds: common.rounds,
             };
-            if common.hold {
+            if hold.hold {
                 wisp_load::host::hold(&options)?;
             }
             let status = tell("host", &wisp_load::host::run(&options)?, &common.target)?;
@@ -96,6 +103,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             mlserver,
             triton,
             common,
+            load,
         } => {
             let peers = mlserver.zip(triton);
             let peers = peers.map(|(mlserver, triton)| Peers { mlserver, triton });
@@ -107,7 +115,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 sources,
                 guest,
                 efficientnet: model,
-                seconds: common.seconds,
+                seconds: load.seconds,
                 rounds: common.rounds,
             };
             tell("nn", &wisp_load::nn::run(&options)?, &common.target)

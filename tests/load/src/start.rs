@@ -34,6 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_micros(100);
 /// After this a host has nothing left to do.
 const SETTLED: Duration = Duration::from_millis(500);
+/// After so many of the starts one looks at the memory.
+const LOOKS: u32 = 3;
 const MIB: f64 = 1_048_576.0;
 
 /// Starts both in turns, and tells what was found.
@@ -59,17 +61,23 @@ pub fn run(options: &Options) -> Result<Report> {
     let data = free_port()?;
     drop(first_answer(&mut wisp(data)?, data)?);
     let (mut of_wisp, mut of_native) = (Sample::default(), Sample::default());
-    let mut idle = Sample::default();
+    let (mut wisp_idle, mut native_idle) = (Sample::default(), Sample::default());
     for start in 0..options.starts {
+        let looks = start < LOOKS;
         let data = free_port()?;
-        of_native.0.push(first_answer(&mut native(data), data)?.0);
+        measure(
+            &mut native(data),
+            data,
+            &mut of_native,
+            looks.then_some(&mut native_idle),
+        )?;
         let data = free_port()?;
-        let (millis, child) = first_answer(&mut wisp(data)?, data)?;
-        of_wisp.0.push(millis);
-        if start < 3 {
-            std::thread::sleep(SETTLED);
-            idle.0.push(child.memory()?.resident / MIB);
-        }
+        measure(
+            &mut wisp(data)?,
+            data,
+            &mut of_wisp,
+            looks.then_some(&mut wisp_idle),
+        )?;
     }
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
     let (waiting, _output) = Child::start(&mut options.place.command(None, any, any)?)?;
@@ -78,7 +86,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let row = |case: &str, metric: &str, sample: &Sample, unit: &str| {
         Row::new(BENCH, case, metric, sample, unit)
     };
-    let exec = "exec to the first 200";
+    let (exec, memory) = ("exec to the first 200", "resident memory");
     Ok(Report {
         machine,
         rows: vec![
@@ -86,21 +94,35 @@ pub fn run(options: &Options) -> Result<Report> {
             row("wisp-runtime", exec, &of_wisp, "ms")
                 .against(of_native.median())
                 .aiming(Aim::Below(8.0)),
+            row("native hyper, idle", memory, &native_idle, "MiB"),
             row(
                 "wisp-runtime, idle with a function",
-                "resident memory",
-                &idle,
+                memory,
+                &wisp_idle,
                 "MiB",
             )
+            .against(native_idle.median())
             .aiming(Aim::Below(20.0)),
-            row(
-                "wisp-runtime, without a function",
-                "resident memory",
-                &waiting,
-                "MiB",
-            ),
+            row("wisp-runtime, without a function", memory, &waiting, "MiB")
+                .against(native_idle.median()),
         ],
     })
+}
+
+/// Starts `command` once, and looks at its memory where there is a sample for that.
+fn measure(
+    command: &mut Command,
+    address: SocketAddr,
+    times: &mut Sample,
+    idle: Option<&mut Sample>,
+) -> Result<()> {
+    let (millis, child) = first_answer(command, address)?;
+    times.0.push(millis);
+    if let Some(idle) = idle {
+        std::thread::sleep(SETTLED);
+        idle.0.push(child.memory()?.resident / MIB);
+    }
+    Ok(())
 }
 
 /// Milliseconds from the start of `command` until it answers well on `address`.

@@ -20,9 +20,9 @@ pub(crate) enum Bench {
     /// The host against native hyper and against what `wasmtime serve` does; `target/bench/host.json`.
     Host(Length),
     /// A host's start, and what it needs while nobody asks; `target/bench/start.json`.
-    Start(Length),
+    Start(Rounds),
     /// A host's memory while requests are in flight; `target/bench/memory.json`.
-    Memory(Length),
+    Memory(Rounds),
     /// Inference against the same model in a native server; `target/bench/nn.json`.
     Nn {
         #[command(flatten)]
@@ -69,29 +69,51 @@ pub(crate) struct Length {
     quick: bool,
 }
 
+/// How often to measure what takes its own time.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct Rounds {
+    /// How often each case is run: in `start`, each ten times.
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// One round: whether something changed a lot, not by how much.
+    #[arg(long, conflicts_with = "rounds")]
+    quick: bool,
+}
+
 impl Length {
-    fn tell(&self, command: &mut Command) {
+    fn arguments(&self) -> Vec<String> {
         let seconds = if self.quick { 1 } else { self.seconds };
-        command
-            .args(["--seconds", &seconds.to_string()])
-            .args(["--rounds", &self.rounds.to_string()]);
+        arguments(&[("seconds", seconds), ("rounds", self.rounds)])
     }
+}
+
+impl Rounds {
+    fn arguments(&self) -> Vec<String> {
+        arguments(&[("rounds", if self.quick { 1 } else { self.rounds })])
+    }
+}
+
+fn arguments(numbers: &[(&str, u32)]) -> Vec<String> {
+    let pairs = numbers.iter();
+    pairs
+        .flat_map(|(name, number)| [format!("--{name}"), number.to_string()])
+        .collect()
 }
 
 /// Builds what is measured as it is released, measures it, and fails where an aim is missed.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
         Bench::Gateway(length) => gateway(length),
-        Bench::Host(length) => host("host", length, false),
-        Bench::Start(length) => host("start", length, false),
-        Bench::Memory(length) => host("memory", length, false),
-        Bench::Nn { length, peers } => host("nn", length, *peers),
+        Bench::Host(length) => host("host", &length.arguments(), false),
+        Bench::Start(rounds) => host("start", &rounds.arguments(), false),
+        Bench::Memory(rounds) => host("memory", &rounds.arguments(), false),
+        Bench::Nn { length, peers } => host("nn", &length.arguments(), *peers),
         Bench::Cold(wakes) => cold(wakes),
     }
 }
 
 /// A bench of `wisp-runtime`, with the components and models that it serves there.
-fn host(name: &str, length: &Length, peers: bool) -> Result<()> {
+fn host(name: &str, length: &[String], peers: bool) -> Result<()> {
     install::wasm_target()?;
     debian(&["wrk"])?;
     build::released(&["fixture-p2", "fixture-p3", "load-guest"])?;
@@ -107,8 +129,8 @@ fn host(name: &str, length: &Length, peers: bool) -> Result<()> {
         .arg("--cache")
         .arg(&cache)
         .arg("--target")
-        .arg(&target);
-    length.tell(&mut command);
+        .arg(&target)
+        .args(length);
     if matches!(name, "memory" | "nn") {
         install::onnxruntime()?;
         models::run()?;
@@ -272,7 +294,7 @@ fn gateway(length: &Length) -> Result<()> {
         .arg("--gateway")
         .arg(programs.join("wisp-gateway"))
         .arg("--target")
-        .arg(&target);
-    length.tell(&mut command);
+        .arg(&target)
+        .args(length.arguments());
     judge("gateway", &mut command)
 }
