@@ -3,7 +3,7 @@
 
 use std::process::Command;
 
-use crate::machine::Machine;
+use crate::machine;
 
 /// Some of this machine's cores.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,7 +24,7 @@ impl Halves {
         let mut lines = status.lines();
         let mut all = listed(lines.find_map(|line| line.strip_prefix("Cpus_allowed_list:"))?)?;
         // A control group may give less time than these cores have.
-        all.truncate(Machine::here().cores);
+        all.truncate(machine::cores());
         let (server, load) = all.split_at_checked(all.len() / 2)?;
         (!server.is_empty()).then(|| Self {
             server: Cores(server.to_vec()),

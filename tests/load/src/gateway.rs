@@ -13,7 +13,7 @@ use wisp_contract::operator::pod;
 use crate::child::Child;
 use crate::cluster::FakeCluster;
 use crate::cores::{Cores, Halves, kept};
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::nginx;
 use crate::ports::{await_listener, free_port};
 use crate::report::{Aim, Report, Row, Sample};
@@ -52,7 +52,7 @@ impl Stage {
     /// On all cores, or the proxies on a half of them, and what asks and answers on the other.
     fn set(options: &Options, halves: Option<&Halves>) -> Result<Self> {
         let (proxies, others) = halves.map(|halves| (&halves.server, &halves.load)).unzip();
-        let threads = |cores: Option<&Cores>| cores.map_or(Machine::here().cores, Cores::count);
+        let threads = |cores: Option<&Cores>| cores.map_or(machine::cores(), Cores::count);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .enable_all()
@@ -145,7 +145,7 @@ fn gateway(
     upstream: SocketAddr,
     cores: Option<&Cores>,
 ) -> Result<Case> {
-    let threads = cores.map_or(Machine::here().cores, Cores::count);
+    let threads = cores.map_or(machine::cores(), Cores::count);
     let function = FunctionId::new("load", "hello")?;
     cluster.put_function(
         &function,

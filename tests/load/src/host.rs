@@ -11,7 +11,7 @@ use wisp_contract::config::Instances;
 
 use crate::child::Child;
 use crate::cores::{Cores, Halves, kept};
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::report::{Aim, Report, Row, Sample};
 use crate::runtime::{Place, Runtime, config, get};
 use crate::turns::{Case, Found, take_turns};
@@ -103,7 +103,7 @@ pub fn run(options: &Options) -> Result<Report> {
 
 fn cases(options: &Options, halves: Option<&Halves>) -> Result<Vec<Case>> {
     let on = halves.map(|halves| &halves.server);
-    let threads = on.map_or(Machine::here().cores, Cores::count).to_string();
+    let threads = on.map_or(machine::cores(), Cores::count).to_string();
     let reuse = |requests: u32, concurrent: u32| Instances::Reuse {
         max_requests: NonZeroU32::new(requests).unwrap_or(NonZeroU32::MIN),
         max_concurrent: NonZeroU32::new(concurrent).unwrap_or(NonZeroU32::MIN),

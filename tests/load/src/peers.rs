@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, bail};
 use wisp_contract::config::Batching;
 
 use crate::child::Child;
-use crate::machine::Machine;
+use crate::machine;
 use crate::nn::digit;
 use crate::ports::free_port;
 use crate::runtime::get;
@@ -43,7 +43,7 @@ pub(crate) fn start(
     let served = Served {
         model,
         batching,
-        workers: Machine::here().cores,
+        workers: machine::cores(),
     };
     let body = folder.join("v2.json");
     let digit = digit();

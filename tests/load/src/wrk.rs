@@ -7,7 +7,7 @@ use std::process::Command;
 use anyhow::{Context as _, Result, bail};
 
 use crate::cores::{Cores, kept};
-use crate::machine::Machine;
+use crate::machine;
 
 /// What a run found.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -73,7 +73,7 @@ impl Target {
 /// serve, so that neither waits for the other on its own.
 pub(crate) fn run(target: &Target, connections: u32, seconds: u32) -> Result<Load> {
     let cores = target.cores.as_ref();
-    let threads = cores.map_or(Machine::here().cores, Cores::count);
+    let threads = cores.map_or(machine::cores(), Cores::count);
     // wrk refuses to have more threads than connections.
     let threads = threads.min(connections.try_into()?);
     let mut command = Command::new("wrk");

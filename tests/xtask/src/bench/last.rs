@@ -58,7 +58,7 @@ mod tests {
     fn report(cores: u32, value: f64) -> Value {
         let row = |metric: &str, aim: Value| json!({"case": "a", "metric": metric, "unit": "ms", "value": value, "aim": aim});
         json!({
-            "machine": {"processor": "x", "cores": cores, "load": value},
+            "machine": {"processor": "x", "cores": cores, "busy": value},
             "rows": [row("p50", json!({"below": 1.0})), row("p99", Value::Null)],
         })
     }
