@@ -51,7 +51,8 @@ pub const NOTE: &str = "load generator: wrk against a server that answers withou
     wasmtime serve: not its binary, but what it does, built of the same parts of wasmtime 48 with the best of its flags.\n\
     \"Apart\" has the servers on half of the machine's cores and the load generator on the others, which\n\
     bounds what native hyper can show; else they share all.\n\
-    \"By the clock\": asked 80 % as often as wrk was answered, or as much of that as one thread can ask for: the ratio says how much.";
+    \"By the clock\": all are asked 80 % as often as a fresh instance answered wrk, or as much of that as one thread can ask for: the\n\
+    ratio says how much. The load generator's p99 there is its own time, which is in the others', too.";
 
 /// What each case is held against beside native hyper, and by what factor it is to be faster.
 const PEERS: [(&str, &str, Option<f64>); 3] = [
