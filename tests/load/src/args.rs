@@ -186,9 +186,9 @@ impl Command {
 /// What all benches take.
 #[derive(Debug, Args)]
 pub(crate) struct Common {
-    /// The folder that `bench/<name>.json` goes into.
+    /// Where the numbers go, as JSON.
     #[arg(long)]
-    pub(crate) target: PathBuf,
+    pub(crate) out: PathBuf,
     /// How often each case is run.
     #[arg(long, default_value_t = 3)]
     pub(crate) rounds: u32,

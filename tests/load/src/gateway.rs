@@ -16,7 +16,7 @@ use crate::cores::{Cores, Halves, kept};
 use crate::machine::{self, Machine};
 use crate::nginx;
 use crate::ports::{await_listener, free_port};
-use crate::report::{Aim, Report, Row, Sample};
+use crate::report::{self, Aim, Report, Row, Sample};
 use crate::turns::{Case, take_turns};
 use crate::wrk::{self, Target};
 
@@ -135,7 +135,8 @@ pub fn run(options: &Options) -> Result<Report> {
         let apart = turns(Some(halves), most)?;
         rows.extend(self::rows(&apart, most, ", apart", true));
     }
-    Ok(Report { machine, rows })
+    let run = report::in_turns(options.rounds, options.seconds);
+    Ok(Report { machine, run, rows })
 }
 
 /// The gateway as it is in a cluster: routes, admission, ids, reports and the key's header.

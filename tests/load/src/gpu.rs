@@ -21,7 +21,7 @@ use crate::machine::Machine;
 use crate::memory::model;
 use crate::nn::{Native, ramp};
 use crate::outputs::difference;
-use crate::report::{Aim, Report, Row, Sample};
+use crate::report::{self, Aim, Report, Row, Sample};
 use crate::runtime::{Place, Runtime, config, get};
 
 /// How to check.
@@ -83,7 +83,8 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut rows = compare(&device, &cpu, &mut alone, &images)?;
     drop(cpu);
     rows.extend(throughput(options, &device, &mut alone, &images)?);
-    Ok(Report { machine, rows })
+    let run = report::in_turns(options.rounds, options.seconds);
+    Ok(Report { machine, run, rows })
 }
 
 fn name(device: Device) -> &'static str {

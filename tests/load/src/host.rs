@@ -12,7 +12,7 @@ use wisp_contract::config::Instances;
 use crate::child::Child;
 use crate::cores::{Cores, Halves, kept};
 use crate::machine::{self, Machine};
-use crate::report::{Aim, Report, Row, Sample};
+use crate::report::{self, Aim, Report, Row, Sample};
 use crate::runtime::{Place, Runtime, config, get};
 use crate::turns::{Case, Found, take_turns};
 use crate::wrk::{self, Target};
@@ -99,7 +99,8 @@ pub fn run(options: &Options) -> Result<Report> {
         #[cfg(feature = "baselines")]
         rows.extend(phases(&apart, options)?);
     }
-    Ok(Report { machine, rows })
+    let run = report::in_turns(options.rounds, options.seconds);
+    Ok(Report { machine, run, rows })
 }
 
 fn cases(options: &Options, halves: Option<&Halves>) -> Result<Vec<Case>> {

@@ -44,7 +44,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 wisp_load::gateway::hold(&options)?;
             }
             let report = wisp_load::gateway::run(&options)?;
-            let status = tell("gateway", &report, &common.target)?;
+            let status = tell(&report, &common.out)?;
             println!("{}", wisp_load::gateway::NOTE);
             Ok(status)
         }
@@ -67,7 +67,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             if hold.hold {
                 wisp_load::host::hold(&options)?;
             }
-            let status = tell("host", &wisp_load::host::run(&options)?, &common.target)?;
+            let status = tell(&wisp_load::host::run(&options)?, &common.out)?;
             println!("{}", wisp_load::host::NOTE);
             Ok(status)
         }
@@ -78,7 +78,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 component: p2,
                 starts: common.rounds * 10,
             };
-            tell("start", &wisp_load::start::run(&options)?, &common.target)
+            tell(&wisp_load::start::run(&options)?, &common.out)
         }
         Command::Memory {
             hosts,
@@ -92,7 +92,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 model,
                 rounds: common.rounds,
             };
-            tell("memory", &wisp_load::memory::run(&options)?, &common.target)
+            tell(&wisp_load::memory::run(&options)?, &common.out)
         }
         Command::Nn {
             hosts,
@@ -118,7 +118,7 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
                 seconds: load.seconds,
                 rounds: common.rounds,
             };
-            tell("nn", &wisp_load::nn::run(&options)?, &common.target)
+            tell(&wisp_load::nn::run(&options)?, &common.out)
         }
         Command::Hello {
             listen,
@@ -195,9 +195,8 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
 }
 
 /// Writes and prints a report, and gives the status that tells whether its aims were met.
-fn tell(name: &str, report: &Report, target: &Path) -> anyhow::Result<ExitCode> {
-    let path = target.join("bench").join(format!("{name}.json"));
-    report.write(&path)?;
+fn tell(report: &Report, path: &Path) -> anyhow::Result<ExitCode> {
+    report.write(path)?;
     print!("{}", report.table());
     println!("written to {}", path.display());
     Ok(report.status())

@@ -115,7 +115,11 @@ pub fn run(options: &Options) -> Result<Report> {
             .aiming(Aim::Below(most)),
     );
     rows.push(Row::new(BENCH, &case, "growth of PSS", &share, "MiB").against(all));
-    Ok(Report { machine, rows })
+    Ok(Report {
+        machine,
+        run: format!("{} rounds", options.rounds),
+        rows,
+    })
 }
 
 /// The host's memory while so many requests are in flight.

@@ -14,7 +14,7 @@ use crate::child::Child;
 use crate::machine::Machine;
 use crate::memory::model;
 use crate::peers::{self, Peers};
-use crate::report::{Aim, Report, Row, Sample};
+use crate::report::{self, Aim, Report, Row, Sample};
 use crate::runtime::{Place, Runtime, config};
 use crate::turns::{Case, take_turns};
 use crate::wrk::{self, Target};
@@ -83,7 +83,11 @@ pub fn run(options: &Options) -> Result<Report> {
         take_turns(&mut cases, connections, options.rounds, options.seconds)?;
         rows.extend(compare(&work, &cases));
     }
-    Ok(Report { machine, rows })
+    let mut run = report::in_turns(options.rounds, options.seconds);
+    if options.peers.is_some() {
+        run.push_str(", with the peers");
+    }
+    Ok(Report { machine, run, rows })
 }
 
 fn works(options: &Options, folder: &TempDir) -> Result<Vec<Work>> {

@@ -139,11 +139,18 @@ impl Row {
     }
 }
 
+/// A run in which all cases have their turns.
+pub(crate) fn in_turns(rounds: u32, seconds: u32) -> String {
+    format!("{rounds} rounds of {seconds} s")
+}
+
 /// All that one run found.
 #[derive(Debug, Clone, Serialize)]
 pub struct Report {
     /// On what.
     pub machine: Machine,
+    /// How long it was, and how much of the bench: only runs of which this is the same are held against each other.
+    pub run: String,
     /// The numbers.
     pub rows: Vec<Row>,
 }
@@ -208,7 +215,7 @@ impl Report {
                 format!("{aim}{}", mark(row.met)),
             ]);
         }
-        let mut out = format!("{}\n", self.machine);
+        let mut out = format!("{}; {}\n", self.machine, self.run);
         for line in &lines {
             for (column, cell) in line.iter().enumerate() {
                 let width = lines.iter().filter_map(|line| line.get(column));

@@ -89,6 +89,7 @@ pub fn run(options: &Options) -> Result<Report> {
     let (exec, memory) = ("exec to the first 200", "resident memory");
     Ok(Report {
         machine,
+        run: format!("{} starts", options.starts),
         rows: vec![
             row("native hyper", exec, &of_native, "ms"),
             row("wisp-runtime", exec, &of_wisp, "ms")

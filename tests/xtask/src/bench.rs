@@ -1,6 +1,6 @@
 //! `cargo xtask bench …`: numbers, each with its baseline in the same run.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Result, bail};
@@ -23,7 +23,7 @@ pub(crate) enum Bench {
     Start(Rounds),
     /// A host's memory while requests are in flight; `target/bench/memory.json`.
     Memory(Rounds),
-    /// Inference against the same model in a native server; `target/bench/nn.json`.
+    /// Inference against the same model in a native server; `target/bench/nn.json`, or `nn-peers.json`.
     Nn {
         #[command(flatten)]
         length: Length,
@@ -35,17 +35,23 @@ pub(crate) enum Bench {
     Cold(Wakes),
 }
 
+/// How long a whole run of a bench is: of one that asks for a time, the seconds and rounds; of `cold`, the wake-ups, of the
+/// plain Deployment, too, and at once.
+const SECONDS: u32 = 5;
+const ROUNDS: u32 = 3;
+const WAKES: (u32, u32, u32) = (200, 40, 100);
+
 /// How often functions are woken.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Wakes {
     /// Times that functions are woken in each case.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = WAKES.0)]
     wakes: u32,
     /// Times that the plain Deployment is.
-    #[arg(long, default_value_t = 40)]
+    #[arg(long, default_value_t = WAKES.1)]
     plain: u32,
     /// Functions that are woken in one second.
-    #[arg(long, default_value_t = 100)]
+    #[arg(long, default_value_t = WAKES.2)]
     many: u32,
     /// Few wake-ups: whether something changed a lot, not by how much.
     #[arg(long, conflicts_with_all = ["wakes", "plain", "many"])]
@@ -59,10 +65,10 @@ pub(crate) struct Wakes {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Length {
     /// Seconds of each run.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = SECONDS)]
     seconds: u32,
     /// How often each case is run, in turns.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = ROUNDS)]
     rounds: u32,
     /// Runs of one second: whether something changed a lot, not by how much.
     #[arg(long, conflicts_with = "seconds")]
@@ -73,53 +79,102 @@ pub(crate) struct Length {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Rounds {
     /// How often each case is run: in `start`, each ten times.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = ROUNDS)]
     rounds: u32,
     /// One round: whether something changed a lot, not by how much.
     #[arg(long, conflicts_with = "rounds")]
     quick: bool,
 }
 
-impl Length {
-    fn arguments(&self) -> Vec<String> {
-        let seconds = if self.quick { 1 } else { self.seconds };
-        arguments(&[("seconds", seconds), ("rounds", self.rounds)])
+impl Wakes {
+    fn numbers(&self) -> (u32, u32, u32) {
+        if self.quick {
+            (5, 2, 10)
+        } else {
+            (self.wakes, self.plain, self.many)
+        }
     }
 }
 
-impl Rounds {
-    fn arguments(&self) -> Vec<String> {
-        arguments(&[("rounds", if self.quick { 1 } else { self.rounds })])
+/// How long a run is.
+struct Run {
+    /// As the bench is told.
+    arguments: Vec<String>,
+    is_whole: bool,
+}
+
+impl Run {
+    fn new(numbers: &[(&str, u32)], is_whole: bool) -> Self {
+        let pairs = numbers.iter();
+        Self {
+            arguments: pairs
+                .flat_map(|(name, number)| [format!("--{name}"), number.to_string()])
+                .collect(),
+            is_whole,
+        }
+    }
+
+    /// Where what it finds goes: a whole run's is held against the last whole one's, whatever was tried out in between.
+    fn file(&self, name: &str) -> Result<PathBuf> {
+        let part = if self.is_whole { "" } else { "-part" };
+        Ok(build::target()?.join(format!("bench/{name}{part}.json")))
     }
 }
 
-fn arguments(numbers: &[(&str, u32)]) -> Vec<String> {
-    let pairs = numbers.iter();
-    pairs
-        .flat_map(|(name, number)| [format!("--{name}"), number.to_string()])
-        .collect()
+impl From<&Length> for Run {
+    fn from(length: &Length) -> Self {
+        let seconds = if length.quick { 1 } else { length.seconds };
+        Self::new(
+            &[("seconds", seconds), ("rounds", length.rounds)],
+            (seconds, length.rounds) == (SECONDS, ROUNDS),
+        )
+    }
+}
+
+impl From<&Rounds> for Run {
+    fn from(rounds: &Rounds) -> Self {
+        let rounds = if rounds.quick { 1 } else { rounds.rounds };
+        Self::new(&[("rounds", rounds)], rounds == ROUNDS)
+    }
+}
+
+impl From<&Wakes> for Run {
+    fn from(wakes: &Wakes) -> Self {
+        let numbers = wakes.numbers();
+        let mut run = Self::new(
+            &[
+                ("wakes", numbers.0),
+                ("plain", numbers.1),
+                ("many", numbers.2),
+            ],
+            numbers == WAKES && wakes.only.is_empty(),
+        );
+        run.arguments.extend(["--only".into(), wakes.only.clone()]);
+        run
+    }
 }
 
 /// Builds what is measured as it is released, measures it, and fails where an aim is missed.
 pub(crate) fn run(bench: &Bench) -> Result<()> {
     match bench {
-        Bench::Gateway(length) => gateway(length),
-        Bench::Host(length) => host("host", &length.arguments(), false),
-        Bench::Start(rounds) => host("start", &rounds.arguments(), false),
-        Bench::Memory(rounds) => host("memory", &rounds.arguments(), false),
-        Bench::Nn { length, peers } => host("nn", &length.arguments(), *peers),
-        Bench::Cold(wakes) => cold(wakes),
+        Bench::Gateway(length) => gateway(&length.into()),
+        Bench::Host(length) => host("host", &length.into(), false),
+        Bench::Start(rounds) => host("start", &rounds.into(), false),
+        Bench::Memory(rounds) => host("memory", &rounds.into(), false),
+        Bench::Nn { length, peers } => host("nn", &length.into(), *peers),
+        Bench::Cold(wakes) => cold(&wakes.into()),
     }
 }
 
 /// A bench of `wisp-runtime`, with the components and models that it serves there.
-fn host(name: &str, length: &[String], peers: bool) -> Result<()> {
+fn host(name: &str, run: &Run, peers: bool) -> Result<()> {
     install::wasm_target()?;
     debian(&["wrk"])?;
     build::released(&["fixture-p2", "fixture-p3", "load-guest"])?;
     let target = build::target()?;
     let guest = |name: &str| target.join("wasm32-wasip2/release").join(name);
     let cache = cache::dir()?;
+    let file = run.file(if peers { "nn-peers" } else { name })?;
     let efficientnet = cache.join("models/efficientnet-lite0.onnx");
     let mut command = command(target.join("release/wisp-load"));
     command
@@ -128,9 +183,9 @@ fn host(name: &str, length: &[String], peers: bool) -> Result<()> {
         .arg(target.join("release/wisp-runtime"))
         .arg("--cache")
         .arg(&cache)
-        .arg("--target")
-        .arg(&target)
-        .args(length);
+        .arg("--out")
+        .arg(&file)
+        .args(&run.arguments);
     if matches!(name, "memory" | "nn") {
         install::onnxruntime()?;
         models::run()?;
@@ -161,7 +216,7 @@ fn host(name: &str, length: &[String], peers: bool) -> Result<()> {
             command.arg(format!("--{name}")).arg(environment);
         }
     }
-    judge(name, &mut command)
+    judge(name, &file, &mut command)
 }
 
 /// Installs those of Debian's packages whose program of the same name isn't there.
@@ -204,18 +259,17 @@ impl std::fmt::Display for Missed {
 
 impl std::error::Error for Missed {}
 
-/// Runs the bench `name`, and holds what it found against what it found the last time here.
+/// Runs the bench `name`, and holds what it wrote to `file` against what was there.
 ///
 /// # Errors
 /// [`Missed`], where it missed an aim; another, where it didn't come to its end.
-fn judge(name: &str, bench: &mut Command) -> Result<()> {
-    let file = build::target()?.join(format!("bench/{name}.json"));
-    let before = last::read(&file);
+fn judge(name: &str, file: &Path, bench: &mut Command) -> Result<()> {
+    let before = last::read(file);
     let status = bench.status()?;
     if !status.success() && status.code() != Some(MISSED) {
         bail!("the bench `{name}` failed: {status}");
     }
-    if let (Some(before), Some(now)) = (before, last::read(&file))
+    if let (Some(before), Some(now)) = (before, last::read(file))
         && let Some(text) = last::compared(&before, &now)
     {
         print!("\n{text}");
@@ -227,12 +281,7 @@ fn judge(name: &str, bench: &mut Command) -> Result<()> {
     }
 }
 
-fn cold(wakes: &Wakes) -> Result<()> {
-    let (times, plain, many) = if wakes.quick {
-        (5, 2, 10)
-    } else {
-        (wakes.wakes, wakes.plain, wakes.many)
-    };
+fn cold(run: &Run) -> Result<()> {
     install::everything()?;
     wisp_cluster::prepare()?;
     for selection in [
@@ -258,6 +307,7 @@ fn cold(wakes: &Wakes) -> Result<()> {
     }
     models::run()?;
     javascript::build(&target.join("wisp/javascript.wasm"))?;
+    let file = run.file("cold")?;
     let mut command = command(programs.join("wisp-cold"));
     command
         .arg("--programs")
@@ -267,14 +317,12 @@ fn cold(wakes: &Wakes) -> Result<()> {
         .arg("--models")
         .arg(cache::dir()?.join("models"))
         .arg("--out")
-        .arg(target.join("bench/cold.json"))
-        .args(["--many", &many.to_string(), "--only", &wakes.only])
-        .args(["--wakes", &times.to_string()])
-        .args(["--plain", &plain.to_string()]);
-    judge("cold", &mut command)
+        .arg(&file)
+        .args(&run.arguments);
+    judge("cold", &file, &mut command)
 }
 
-fn gateway(length: &Length) -> Result<()> {
+fn gateway(run: &Run) -> Result<()> {
     debian(&["nginx", "wrk"])?;
     execute(cargo().args([
         "build",
@@ -288,13 +336,61 @@ fn gateway(length: &Length) -> Result<()> {
     ]))?;
     let target = build::target()?;
     let programs = target.join("release");
+    let file = run.file("gateway")?;
     let mut command = command(programs.join("wisp-load"));
     command
         .arg("gateway")
         .arg("--gateway")
         .arg(programs.join("wisp-gateway"))
-        .arg("--target")
-        .arg(&target)
-        .args(length.arguments());
-    judge("gateway", &mut command)
+        .arg("--out")
+        .arg(&file)
+        .args(&run.arguments);
+    judge("gateway", &file, &mut command)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(subcommand)]
+        bench: Bench,
+    }
+
+    /// Would fail if a run that is shorter, or of a part, took the place of a whole one.
+    #[test]
+    fn only_whole_runs_are_whole() {
+        let is_whole = |line: &str| {
+            let words = std::iter::once("bench").chain(line.split(' '));
+            match &Line::parse_from(words).bench {
+                Bench::Gateway(length) | Bench::Host(length) | Bench::Nn { length, .. } => {
+                    Run::from(length).is_whole
+                }
+                Bench::Start(rounds) | Bench::Memory(rounds) => Run::from(rounds).is_whole,
+                Bench::Cold(wakes) => Run::from(wakes).is_whole,
+            }
+        };
+        for whole in [
+            "host",
+            "gateway --seconds 5",
+            "memory",
+            "cold",
+            "nn --peers",
+        ] {
+            assert!(is_whole(whole), "{whole}");
+        }
+        for part in [
+            "host --quick",
+            "nn --rounds 1",
+            "start --quick",
+            "cold --quick",
+            "cold --only hello",
+            "cold --many 10",
+        ] {
+            assert!(!is_whole(part), "{part}");
+        }
+    }
 }

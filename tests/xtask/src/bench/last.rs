@@ -12,11 +12,12 @@ pub(super) fn read(file: &Path) -> Option<Value> {
 }
 
 /// A line for each row with an aim that was there in the last run, too. `None` where there is none, or that run was on
-/// another machine.
+/// another machine, or longer or shorter.
 pub(super) fn compared(last: &Value, now: &Value) -> Option<String> {
     let same = |part: &str| last.pointer(part) == now.pointer(part);
     let machine = ["processor", "cores", "memory_gib", "kernel"];
-    if !machine.iter().all(|part| same(&format!("/machine/{part}"))) {
+    let is_like = machine.iter().all(|part| same(&format!("/machine/{part}"))) && same("/run");
+    if !is_like {
         return None;
     }
     let mut text = String::new();
@@ -55,24 +56,28 @@ mod tests {
 
     use super::*;
 
-    fn report(cores: u32, value: f64) -> Value {
+    fn report(cores: u32, run: &str, value: f64) -> Value {
         let row = |metric: &str, aim: Value| json!({"case": "a", "metric": metric, "unit": "ms", "value": value, "aim": aim});
         json!({
             "machine": {"processor": "x", "cores": cores, "busy": value},
+            "run": run,
             "rows": [row("p50", json!({"below": 1.0})), row("p99", Value::Null)],
         })
     }
 
-    /// Would fail if a row without an aim were told, or one of another machine, or the ratio were the other way round.
+    /// Would fail if a row without an aim were told, or one of another machine or of another length, or the ratio were the other
+    /// way round.
     #[test]
     fn what_has_an_aim_is_held_against_the_last_run_here() {
-        let text = compared(&report(2, 2.0), &report(2, 3.0)).unwrap();
+        let now = report(2, "3 rounds", 3.0);
+        let text = compared(&report(2, "3 rounds", 2.0), &now).unwrap();
         assert_eq!(
             text,
             "a, p50: 1.50 times the last run's, 2.00 then and 3.00 ms now\n"
         );
-        assert_eq!(compared(&report(4, 2.0), &report(2, 3.0)), None);
-        assert_eq!(compared(&report(2, 0.0), &report(2, 3.0)), None);
-        assert_eq!(compared(&json!({}), &report(2, 3.0)), None);
+        assert_eq!(compared(&report(4, "3 rounds", 2.0), &now), None);
+        assert_eq!(compared(&report(2, "1 round", 2.0), &now), None);
+        assert_eq!(compared(&report(2, "3 rounds", 0.0), &now), None);
+        assert_eq!(compared(&json!({}), &now), None);
     }
 }

@@ -53,6 +53,24 @@ struct Options {
     out: PathBuf,
 }
 
+impl Options {
+    /// How long it is, and how much of the bench.
+    fn run(&self) -> String {
+        let Self {
+            wakes,
+            plain,
+            many,
+            only,
+            ..
+        } = self;
+        let of = match only.as_str() {
+            "" => String::new(),
+            only => format!(", only `{only}`"),
+        };
+        format!("{wakes} wake-ups, {plain} of the plain Deployment, {many} at once{of}")
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<ExitCode> {
     let options = Options::parse();
@@ -67,8 +85,10 @@ async fn main() -> Result<ExitCode> {
         api: Api::open(cluster)?,
         options: &options,
     };
+    let run = options.run();
     let report = Report {
         machine,
+        run,
         rows: cases::run(&bench).await?,
     };
     report.write(&options.out)?;
