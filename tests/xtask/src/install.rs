@@ -100,7 +100,9 @@ pub(crate) fn python() -> Result<PathBuf> {
     execute(command("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
     execute(
         command(&interpreter)
-            .args(["-m", "pip", "install", "--quiet", "--requirement"])
+            .args(["-m", "pip", "install", "--quiet"])
+            .args(["--disable-pip-version-check", "--no-cache-dir"])
+            .arg("--requirement")
             .arg(&requirements),
     )?;
     std::fs::write(&stamp, wanted)?;
@@ -122,7 +124,7 @@ pub(crate) fn environment(name: &str, packages: &[&str]) -> Result<PathBuf> {
     execute(
         command(dir.join("bin/python"))
             .args(["-m", "pip", "install", "--quiet"])
-            .arg("--disable-pip-version-check")
+            .args(["--disable-pip-version-check", "--no-cache-dir"])
             .args(packages),
     )?;
     std::fs::write(&stamp, wanted)?;

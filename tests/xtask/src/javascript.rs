@@ -36,6 +36,8 @@ pub(crate) fn build(out: &Path) -> Result<()> {
     execute(
         command("npm")
             .args(["install", "--no-audit", "--no-fund"])
+            .arg("--cache")
+            .arg(folder.join("npm"))
             .current_dir(&folder),
     )?;
     execute(

