@@ -282,6 +282,8 @@ fn judge(name: &str, file: &Path, bench: &mut Command) -> Result<()> {
 }
 
 fn cold(run: &Run) -> Result<()> {
+    let target = build::target()?;
+    let javascript = javascript::Component::at(&target.join("wisp/javascript.wasm"))?;
     install::everything()?;
     wisp_cluster::prepare()?;
     for selection in [
@@ -299,14 +301,13 @@ fn cold(run: &Run) -> Result<()> {
         }
         execute(&mut build)?;
     }
-    let target = build::target()?;
     let programs = target.join("release");
     for example in ["hello", "digits", "classify"] {
         let folder = format!("examples/{example}");
         execute(command(programs.join("wisp")).args(["build", &folder]))?;
     }
     models::run()?;
-    javascript::build(&target.join("wisp/javascript.wasm"))?;
+    javascript::build(&javascript)?;
     let file = run.file("cold")?;
     let mut command = command(programs.join("wisp-cold"));
     command

@@ -12,30 +12,69 @@ use crate::command::{cargo, command, execute, output, succeeds, workspace};
 const FOLDER: &str = "javascript";
 
 /// What it is built of.
-const SOURCES: [&str; 3] = ["package.json", "handler.js", "build.mjs"];
+const SOURCES: [&str; 4] = [
+    "package.json",
+    "package-lock.json",
+    "handler.js",
+    "build.mjs",
+];
 
-/// Builds `tests/fixtures/javascript` to `out`, unless what is there was built of the same.
-pub(crate) fn build(out: &Path) -> Result<()> {
-    let from = workspace().join("tests/fixtures/javascript");
-    let wit = wit()?;
-    let key = key(&from, &wit)?;
-    let known = out.with_extension("key");
-    if out.is_file() && std::fs::read_to_string(&known).is_ok_and(|known| known == key) {
+/// What is to be built, and whether it is.
+pub(crate) struct Component {
+    out: PathBuf,
+    from: PathBuf,
+    wit: PathBuf,
+    key: String,
+}
+
+impl Component {
+    /// `tests/fixtures/javascript`, as `out`.
+    ///
+    /// # Errors
+    /// Where it isn't built, and what builds it is missing: before anything else takes its time.
+    pub(crate) fn at(out: &Path) -> Result<Self> {
+        let from = workspace().join("tests/fixtures/javascript");
+        let wit = wit()?;
+        let component = Self {
+            out: out.to_owned(),
+            key: key(&from, &wit)?,
+            from,
+            wit,
+        };
+        let lacks = |program: &&str| !succeeds(command(program).arg("--version"));
+        if !component.is_built() && ["node", "npm"].iter().any(lacks) {
+            bail!(
+                "the component in JavaScript is built with Node.js 20 or newer and npm: install them"
+            );
+        }
+        Ok(component)
+    }
+
+    fn is_built(&self) -> bool {
+        let known = std::fs::read_to_string(self.known());
+        self.out.is_file() && known.is_ok_and(|known| known == self.key)
+    }
+
+    /// The file that says of what it was built.
+    fn known(&self) -> PathBuf {
+        self.out.with_extension("key")
+    }
+}
+
+/// Builds it, unless what is there was built of the same.
+pub(crate) fn build(component: &Component) -> Result<()> {
+    if component.is_built() {
         return Ok(());
     }
     let folder = cache::dir()?.join(FOLDER);
     std::fs::create_dir_all(&folder)?;
     for name in SOURCES {
-        std::fs::copy(from.join(name), folder.join(name))?;
-    }
-    if !succeeds(command("npm").arg("--version")) {
-        bail!(
-            "the component in JavaScript is built with Node.js 20 or newer and npm: install them"
-        );
+        std::fs::copy(component.from.join(name), folder.join(name))?;
     }
     execute(
         command("npm")
-            .args(["install", "--no-audit", "--no-fund"])
+            // Of the lock file, and nothing newer.
+            .args(["ci", "--no-audit", "--no-fund"])
             .arg("--cache")
             .arg(folder.join("npm"))
             .current_dir(&folder),
@@ -43,12 +82,14 @@ pub(crate) fn build(out: &Path) -> Result<()> {
     execute(
         command("node")
             .args(["build.mjs", "handler.js"])
-            .arg(wit)
-            .arg(out)
+            .arg(&component.wit)
+            .arg(&component.out)
             .current_dir(&folder),
     )?;
     // Last, so that what wasn't built to its end isn't taken for it.
-    std::fs::write(&known, key).with_context(|| format!("cannot write {}", known.display()))
+    let known = component.known();
+    std::fs::write(&known, &component.key)
+        .with_context(|| format!("cannot write {}", known.display()))
 }
 
 /// Of all that the component follows from: its sources, and by its path the version of WASI's packages.
