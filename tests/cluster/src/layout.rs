@@ -1,5 +1,6 @@
 //! What are a cluster's names and addresses? All follow from its name and the slot it took on this machine.
 
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
@@ -11,6 +12,14 @@ use crate::files;
 pub(crate) const MAX_NODES: u8 = 32;
 /// How many clusters can run side by side; slot `s` owns the network 10.(200+s).0.0/16.
 pub(crate) const SLOTS: u8 = 40;
+/// What slot 0 has there.
+const FIRST: u8 = 200;
+
+/// Whether an address is one that clusters may have, whichever of them run.
+pub(crate) fn is_ours(address: Ipv4Addr) -> bool {
+    let [first, second, ..] = address.octets();
+    first == 10 && (FIRST..FIRST + SLOTS).contains(&second)
+}
 
 /// The names and addresses of one cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,7 +55,10 @@ pub(crate) fn node(number: u8) -> String {
 
 impl Layout {
     fn address(&self, third: u8, fourth: u8) -> String {
-        format!("10.{}.{third}.{fourth}", 200_u16 + u16::from(self.slot))
+        format!(
+            "10.{}.{third}.{fourth}",
+            u16::from(FIRST) + u16::from(self.slot)
+        )
     }
 
     /// Everything of this cluster: nodes, pods and services.

@@ -1,12 +1,13 @@
 //! How do images get into a registry? skopeo copies them, from an archive or from where other tools keep theirs.
 
+use std::net::IpAddr;
 use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 use super::Image;
-use crate::{files, shell};
+use crate::{files, layout, shell};
 
 /// Puts `image` into the registry at `registry`, under its own name or `name`, and gives the reference that nodes pull.
 /// `image` is an archive, or the name of an image that `cargo xtask images` built or that buildah, podman or docker has.
@@ -153,20 +154,59 @@ fn push(source: &str, registry: &str, name: &str, verify: bool) -> Result<String
 /// # Errors
 /// When the registry does not take it.
 pub fn push_to(image: &Image, registry: &str) -> Result<String> {
-    let local = ["localhost", "127.", "[::1]", "10."]
-        .iter()
-        .any(|start| registry.starts_with(start));
     push(
         &format!("oci-archive:{}", image.archive.display()),
         registry,
         &image.name,
-        !local,
+        !is_here(registry),
     )
+}
+
+/// Whether a registry, `HOST[:PORT][/PATH]`, is on this machine: on its loopback, or one of a cluster of ours.
+fn is_here(registry: &str) -> bool {
+    let authority = registry.split('/').next().unwrap_or_default();
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or_default(),
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    match host.parse::<IpAddr>() {
+        Ok(IpAddr::V4(address)) => address.is_loopback() || layout::is_ours(address),
+        Ok(IpAddr::V6(address)) => address.is_loopback(),
+        Err(_) => host == "localhost",
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::path_of;
+    use super::{is_here, path_of};
+
+    /// Would fail if a registry elsewhere could be spoken to by whoever is in between.
+    #[test]
+    fn only_a_registry_on_this_machine_may_speak_plain_http() {
+        for here in [
+            "localhost",
+            "localhost:5000/wisp",
+            "127.0.0.1:5000",
+            "127.1.2.3",
+            "[::1]:5000/wisp",
+            "10.200.0.2:5000",
+            "10.239.0.2:5000/wisp",
+        ] {
+            assert!(is_here(here), "{here}");
+        }
+        for elsewhere in [
+            "localhost.example.com",
+            "127.example.com",
+            "10.example.com/wisp",
+            "10.0.0.1:5000",
+            "10.240.0.2:5000",
+            "ghcr.io/wisp-dev",
+            "example.com/10.200.0.2",
+            "",
+        ] {
+            assert!(!is_here(elsewhere), "{elsewhere}");
+        }
+    }
 
     #[test]
     fn a_mirror_knows_an_image_without_its_registry() {
