@@ -1,6 +1,7 @@
 //! `cargo xtask images`: how are images built, and how do they reach a cluster? With buildah and skopeo, without a
 //! daemon, from what `image.toml` beside each Dockerfile lists; the same input gives the same digest.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +66,34 @@ impl Arguments {
         all
     }
 
+    /// Looks at every name that was given, and whether the cluster stands: what is wrong is told before minutes of building.
+    ///
+    /// # Errors
+    /// When there is no such image, program, file of one, or cluster; with those that there are.
+    pub fn check(&self) -> Result<()> {
+        let mut programs = BTreeSet::new();
+        for folder in self.folders()? {
+            let manifest = context::Manifest::read(&folder)?;
+            programs.extend(manifest.program.into_iter().map(|program| program.name));
+        }
+        let names = self
+            .programs
+            .iter()
+            .filter_map(|given| given.split_once('='));
+        for (name, _) in names {
+            ensure!(
+                programs.contains(name),
+                "--program {name}: no image that shall be built has it; they have {}",
+                Vec::from_iter(programs).join(", ")
+            );
+        }
+        self.given()?;
+        if let Some(cluster) = &self.load {
+            lifecycle::standing(cluster)?;
+        }
+        Ok(())
+    }
+
     /// Whether an image that shall be built needs the program called `name` and the command line gives none.
     ///
     /// # Errors
@@ -106,17 +135,30 @@ impl Arguments {
     /// The folders of the images that shall be built.
     fn folders(&self) -> Result<Vec<PathBuf>> {
         let all = files::repository().join("deploy/images");
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&all).with_context(|| format!("cannot read {}", all.display()))? {
+            let entry = entry?;
+            if entry.path().join("image.toml").exists() {
+                names.push(entry.file_name().to_string_lossy().into_owned());
+            }
+        }
+        names.sort();
+        for name in &self.images {
+            ensure!(
+                names.contains(name),
+                "there is no image {name}; there are {}",
+                names.join(", ")
+            );
+        }
         if !self.images.is_empty() {
             return Ok(self.images.iter().map(|name| all.join(name)).collect());
         }
         let mut folders = Vec::new();
-        for entry in fs::read_dir(&all).with_context(|| format!("cannot read {}", all.display()))? {
-            let folder = entry?.path();
-            if folder.join("image.toml").exists() && !context::Manifest::read(&folder)?.optional {
+        for folder in names.iter().map(|name| all.join(name)) {
+            if !context::Manifest::read(&folder)?.optional {
                 folders.push(folder);
             }
         }
-        folders.sort();
         Ok(folders)
     }
 }
@@ -137,6 +179,7 @@ pub struct Image {
 /// # Errors
 /// When an image cannot be built or does not get where it should.
 pub fn run(arguments: &Arguments) -> Result<()> {
+    arguments.check()?;
     let programs = arguments.given()?.profile(&arguments.profile);
     let (platforms, output) = (arguments.platforms(), &arguments.output);
     for folder in arguments.folders()? {
@@ -230,6 +273,30 @@ mod tests {
         };
         assert_eq!(folders(&[]), ["gateway", "operator", "runtime"]);
         assert_eq!(folders(&["runtime-cuda"]), ["runtime-cuda"]);
+    }
+
+    /// Would fail if a mistake in a name were told after minutes of building, or not at all.
+    #[test]
+    fn names_are_looked_at_before_anything_is_built() {
+        let error = |line: &[&str]| {
+            let Line { arguments } = Line::parse_from([&["images"], line].concat());
+            format!("{:#}", arguments.check().unwrap_err())
+        };
+        assert_eq!(
+            error(&["operators"]),
+            "there is no image operators; there are gateway, operator, runtime, runtime-cuda"
+        );
+        assert_eq!(
+            error(&["operator", "--program", "wisp-runtime=/bin/sh"]),
+            "--program wisp-runtime: no image that shall be built has it; they have wisp-operator"
+        );
+        let missing = error(&["--program", "wisp-operator=/nowhere"]);
+        assert!(missing.contains("no file /nowhere"), "{missing}");
+        let cluster = error(&["--load", "nobodys-cluster"]);
+        assert!(cluster.contains("no cluster nobodys-cluster"), "{cluster}");
+        let Line { arguments } =
+            Line::parse_from(["images", "operator", "--program", "wisp-operator=/bin/sh"]);
+        arguments.check().unwrap();
     }
 
     /// Would fail if a program that was given for one kind of machine got into the image of another.

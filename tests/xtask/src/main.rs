@@ -76,6 +76,7 @@ fn main() -> std::process::ExitCode {
 }
 
 fn images(mut arguments: wisp_cluster::images::Arguments) -> anyhow::Result<()> {
+    arguments.check()?;
     if arguments.lack(install::LIBRARY)? {
         for platform in arguments.platforms() {
             let library = install::onnxruntime_for(platform)?;
