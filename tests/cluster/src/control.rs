@@ -212,7 +212,7 @@ pub(crate) fn wait_ready(state: &State, kubectl: &Kubectl) -> Result<()> {
         // kubectl takes its time to start; so first see whether anybody listens at all.
         let mut last = String::new();
         if TcpStream::connect_timeout(&address, Duration::from_millis(500)).is_ok() {
-            match kubectl.run(["get", "--raw=/readyz"]) {
+            match kubectl.run(["get", "--raw=/readyz", "--request-timeout=30s"]) {
                 Ok(_) => return Ok(()),
                 Err(error) => last = format!("{error:#}"),
             }

@@ -23,8 +23,11 @@ mod change;
 
 pub(crate) use change::{kill_node, restart, start_node};
 
-/// Brings the cluster `name` up with so many nodes; one that stands is left as it is. What an earlier one left behind
-/// is cleaned first.
+/// How long a component that was just started may take until it is seen.
+const SEEN: Duration = Duration::from_secs(10);
+
+/// Brings the cluster `name` up with so many nodes; one that stands, with all its components, is left as it is. What an
+/// earlier one left behind is cleaned first.
 ///
 /// # Errors
 /// When the machine cannot run it, a part does not start, or a cluster of that name with other nodes stands.
@@ -46,8 +49,13 @@ pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
                 "cluster {name} stands with {} nodes, not {nodes}: take it down first, or give the new one another --name",
                 old.layout.nodes
             );
-            eprintln!("cluster {name} stands already");
-            return Ok(old);
+            match whole(&old, &programs) {
+                Ok(()) => {
+                    eprintln!("cluster {name} stands already");
+                    return Ok(old);
+                }
+                Err(error) => eprintln!("cluster {name} is broken: {error:#}"),
+            }
         }
         eprintln!("cleaning up what an earlier cluster {name} left behind");
         clean(&old)?;
@@ -76,6 +84,33 @@ pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
             }
         }
     }
+}
+
+/// Checks that each component of a cluster runs whose part does, and that its API server is ready.
+///
+/// # Errors
+/// With what doesn't, or why it isn't. It takes its time for that: others may use the cluster.
+fn whole(state: &State, programs: &Programs) -> Result<()> {
+    let down = || -> Vec<String> {
+        Component::all(state.layout.nodes)
+            .into_iter()
+            .filter(|component| state.anchors.contains_key(&component.part()))
+            .filter(|component| {
+                namespace::find(state, &component.part(), &component.name()).is_none()
+            })
+            .map(Component::name)
+            .collect()
+    };
+    let end = Instant::now() + SEEN;
+    loop {
+        let down = down();
+        if down.is_empty() {
+            break;
+        }
+        ensure!(Instant::now() < end, "down: {}", down.join(", "));
+        thread::sleep(Duration::from_millis(100));
+    }
+    control::wait_ready(state, &Kubectl::new(&programs.kubectl, state)?)
 }
 
 /// Takes a slot and writes it down.

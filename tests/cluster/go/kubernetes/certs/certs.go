@@ -21,8 +21,8 @@ import (
 	clientcmdapi "k8s.io/client-go/tools/clientcmd/api"
 )
 
-// A test cluster lives for minutes; a forgotten key of one is worthless after a week.
-const lifetime = 7 * 24 * time.Hour
+// A test cluster lives for minutes; one to try things on may be left standing for months, and works for as long.
+const lifetime = 365 * 24 * time.Hour
 
 type options struct {
 	dir, name, server string
