@@ -201,6 +201,15 @@ pub(crate) fn start(programs: &Programs, state: &State, component: Component) ->
     )
 }
 
+/// The end of a component's log.
+pub(crate) fn last_words(state: &State, component: Component) -> Result<String> {
+    let log = layout::log(&state.layout.folder()?, &component.name());
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let tail: Vec<&str> = log.lines().rev().take(15).collect();
+    let tail: Vec<&str> = tail.into_iter().rev().collect();
+    Ok(tail.join("\n"))
+}
+
 /// Waits until the API server serves everything.
 ///
 /// # Errors
@@ -218,14 +227,10 @@ pub(crate) fn wait_ready(state: &State, kubectl: &Kubectl) -> Result<()> {
             }
         }
         if Instant::now() > end {
-            let log = fs::read_to_string(layout::log(&state.layout.folder()?, "apiserver"))
-                .unwrap_or_default();
-            let tail: Vec<&str> = log.lines().rev().take(15).collect();
-            let tail: Vec<&str> = tail.into_iter().rev().collect();
             bail!(
                 "the API server is not ready after {} s: {last}\n{}",
                 PATIENCE.as_secs(),
-                tail.join("\n")
+                last_words(state, Component::ApiServer)?
             );
         }
         sleep(Duration::from_millis(30));

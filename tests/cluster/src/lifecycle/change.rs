@@ -1,11 +1,12 @@
 //! How does a cluster that stands lose a node or a component, and get it back?
 
-use std::time::Duration;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use rustix::process::Signal;
 
-use super::{hold_node, standing};
+use super::{SEEN, hold_node, standing};
 use crate::components::{self, Component};
 use crate::kubectl::Kubectl;
 use crate::layout;
@@ -13,6 +14,9 @@ use crate::state::State;
 use crate::{
     addons, cgroups, control, locks, namespace, network, node, process, programs, shell, wait,
 };
+
+/// Whoever cannot work with what it was given ends within this.
+const SETTLED: Duration = Duration::from_secs(1);
 
 fn check_node(state: &State, number: u8) -> Result<()> {
     let nodes = state.layout.nodes;
@@ -110,6 +114,31 @@ pub(crate) fn restart(name: &str, component: &str, hard: bool) -> Result<()> {
     } else {
         node::start(&programs, &state, component)?;
     }
+    lives(&state, component)?;
     let kubectl = Kubectl::new(&programs.kubectl, &state)?;
     control::wait_ready(&state, &kubectl)
+}
+
+/// Waits until a component that was just started runs, and sees that it doesn't end at once.
+fn lives(state: &State, component: Component) -> Result<()> {
+    let find = || namespace::find(state, &component.part(), &component.name());
+    let end = Instant::now() + SEEN;
+    let process = loop {
+        if let Some(process) = find() {
+            break Some(process);
+        }
+        if Instant::now() > end {
+            break None;
+        }
+        sleep(Duration::from_millis(10));
+    };
+    sleep(SETTLED);
+    if !process.is_some_and(|process| process.alive()) {
+        bail!(
+            "{} ended after its start:\n{}",
+            component.name(),
+            control::last_words(state, component)?
+        );
+    }
+    Ok(())
 }
