@@ -121,9 +121,10 @@ impl Layout {
         link(self.slot)
     }
 
-    /// The cgroup of a node, the same name in every hierarchy.
+    /// The cgroup of a node, the same name in every hierarchy. The slot is in it: a cluster of another cache folder may have
+    /// the same name.
     pub(crate) fn cgroup(&self, number: u8) -> String {
-        format!("wisp-{}-{}", self.name, node(number))
+        format!("{}-{}-{}", self.link(), self.name, node(number))
     }
 
     /// The numbers of the nodes.

@@ -1,7 +1,7 @@
 //! How does a cluster come up, change and go?
 
 use std::collections::BTreeSet;
-use std::fs;
+use std::fs::{self, File};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -61,9 +61,9 @@ pub(crate) fn up(name: &str, nodes: u8) -> Result<State> {
         clean(&old)?;
     }
     let start = Instant::now();
-    let mut state = reserve(name, nodes)?;
+    let (mut state, slots) = reserve(name, nodes)?;
     shell::mark(state.mark("driver"));
-    match bring_up(&mut state, &programs, &base) {
+    match bring_up(&mut state, slots, &programs, &base) {
         Ok(()) => {
             eprintln!(
                 "cluster {name} is ready: {nodes} nodes in {:.1} s",
@@ -113,9 +113,9 @@ fn whole(state: &State, programs: &Programs) -> Result<()> {
     control::wait_ready(state, &Kubectl::new(&programs.kubectl, state)?)
 }
 
-/// Takes a slot and writes it down.
-fn reserve(name: &str, nodes: u8) -> Result<State> {
-    let _lock = locks::slots()?;
+/// Takes a slot and writes it down. Until its link stands, nobody else may choose one: that is what the lock is for.
+fn reserve(name: &str, nodes: u8) -> Result<(State, File)> {
+    let slots = locks::slots()?;
     let taken: Vec<u8> = State::all()?
         .iter()
         .map(|state| state.layout.slot)
@@ -128,10 +128,15 @@ fn reserve(name: &str, nodes: u8) -> Result<State> {
     files::remove(&layout.folder()?)?;
     let state = State::new(layout)?;
     state.write()?;
-    Ok(state)
+    Ok((state, slots))
 }
 
-fn bring_up(state: &mut State, programs: &Programs, base: &std::path::Path) -> Result<()> {
+fn bring_up(
+    state: &mut State,
+    slots: File,
+    programs: &Programs,
+    base: &std::path::Path,
+) -> Result<()> {
     let layout = state.layout.clone();
     let folder = layout.folder()?;
     for sub in ["logs", "volumes"] {
@@ -153,6 +158,7 @@ fn bring_up(state: &mut State, programs: &Programs, base: &std::path::Path) -> R
     state.anchors.insert("control".to_owned(), anchor.clone());
     state.write()?;
     network::connect_control(&layout, &anchor)?;
+    drop(slots);
     for component in [Component::Etcd, Component::Registry, Component::ApiServer] {
         control::start(programs, state, component)?;
     }

@@ -9,6 +9,8 @@ use anyhow::{Context, Result};
 
 use crate::files;
 
+const MACHINE: &str = "/run";
+
 /// Held while the cluster called `name` is changed; a second one waits and says so.
 pub(crate) fn change(name: &str) -> Result<File> {
     take(&change_file(name)?, |file| {
@@ -26,9 +28,14 @@ pub(crate) fn build() -> Result<File> {
     exclusive("build.lock")
 }
 
-/// Held while a slot of the machine is chosen.
+/// Held from when a slot of the machine is chosen until its link shows that it is taken, whatever cache folder the cluster
+/// is of. It is a lock on a folder that every machine has, so that no file is left behind.
 pub(crate) fn slots() -> Result<File> {
-    exclusive("slots.lock")
+    let folder = File::open(MACHINE).with_context(|| format!("cannot open {MACHINE}"))?;
+    folder
+        .lock()
+        .with_context(|| format!("cannot lock {MACHINE}"))?;
+    Ok(folder)
 }
 
 /// Held by every process that uses the cluster called `name`.

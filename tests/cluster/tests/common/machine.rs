@@ -71,7 +71,7 @@ impl Record {
 
     /// What its cgroups start with.
     pub(crate) fn cgroup(&self) -> String {
-        format!("wisp-{}-node", self.text("/layout/name"))
+        format!("{}-{}-node", self.link(), self.text("/layout/name"))
     }
 
     /// The processes that hold its namespaces.
