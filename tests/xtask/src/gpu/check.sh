@@ -19,6 +19,9 @@ esac
 (cd "$here" && sha256sum --check --quiet SHA256SUMS)
 to=$(mktemp -d "${TMPDIR:-/tmp}/wisp-gpu.XXXXXX")
 trap 'rm -rf "$to"' EXIT
+# Without these a signal ends dash without that.
+trap 'exit 130' INT
+trap 'exit 143' TERM
 if command -v xz >/dev/null; then
     cat "$here"/pack.tar.xz* | xz --decompress --stdout | tar -x -f - -C "$to"
 else

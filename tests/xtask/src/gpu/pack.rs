@@ -40,25 +40,15 @@ pub(crate) fn run(options: &Pack) -> Result<()> {
     let kept = gather(&programs, options, scratch.path())?;
     let contents = contents(scratch.path())?;
 
-    if out.exists() {
-        std::fs::remove_dir_all(out)?;
-    }
-    std::fs::create_dir_all(out)?;
-    archive(scratch.path(), &out.join(ARCHIVE))?;
-    std::fs::write(out.join(ENTRY), CHECK)?;
-    execute(command("chmod").arg("755").arg(out.join(ENTRY)))?;
-    std::fs::write(out.join("CONTENTS"), &contents)?;
-    let mut sums = String::new();
-    let mut size = 0;
-    let mut names = parts(out, options.whole)?;
-    names.extend([ENTRY, "CONTENTS"].map(str::to_owned));
-    for name in names {
-        let path = out.join(&name);
-        size += path.metadata()?.len();
-        writeln!(sums, "{}  {name}", cache::sha256(&path)?)?;
-    }
-    size += sums.len() as u64;
-    std::fs::write(out.join(SUMS), &sums)?;
+    // Made beside it: a folder of that name is a whole pack, wherever one that was begun ended.
+    let out = &std::path::absolute(out)?;
+    let beside = out.parent().context("the folder has no parent")?;
+    std::fs::create_dir_all(beside)?;
+    let fresh = tempfile::Builder::new()
+        .prefix("packing-")
+        .tempdir_in(beside)?;
+    let (sums, size) = fill(fresh.path(), scratch.path(), &contents, options.whole)?;
+    replace(fresh, out)?;
 
     println!(
         "Inside {ARCHIVE}, for GPUs of compute capability {}.{}:\n{contents}",
@@ -84,6 +74,36 @@ pub(crate) fn run(options: &Pack) -> Result<()> {
         bail!("the pack is too large");
     }
     Ok(())
+}
+
+/// Puts the pack of what is in `from` into `folder`; its checksums, and its size in bytes.
+fn fill(folder: &Path, from: &Path, contents: &str, split: bool) -> Result<(String, u64)> {
+    archive(from, &folder.join(ARCHIVE))?;
+    std::fs::write(folder.join(ENTRY), CHECK)?;
+    execute(command("chmod").arg("755").arg(folder.join(ENTRY)))?;
+    std::fs::write(folder.join("CONTENTS"), contents)?;
+    let mut sums = String::new();
+    let mut size = 0;
+    let mut names = parts(folder, split)?;
+    names.extend([ENTRY, "CONTENTS"].map(str::to_owned));
+    for name in names {
+        let path = folder.join(&name);
+        size += path.metadata()?.len();
+        writeln!(sums, "{}  {name}", cache::sha256(&path)?)?;
+    }
+    size += sums.len() as u64;
+    std::fs::write(folder.join(SUMS), &sums)?;
+    Ok((sums, size))
+}
+
+/// Has `fresh` take the place of `out`.
+fn replace(fresh: tempfile::TempDir, out: &Path) -> Result<()> {
+    // Others may read a pack, but nobody reads a folder for temporary files.
+    execute(command("chmod").arg("755").arg(fresh.path()))?;
+    if out.exists() {
+        std::fs::remove_dir_all(out)?;
+    }
+    std::fs::rename(fresh.keep(), out).with_context(|| format!("cannot make {}", out.display()))
 }
 
 /// The names of the archive's files: where it need not be below the limit, of parts that each are.
@@ -272,6 +292,30 @@ mod tests {
         let error = run(&options).unwrap_err().to_string();
         assert!(error.contains("is no pack"), "{error}");
         assert!(folder.path().exists());
+    }
+
+    /// Would fail if a pack that was begun took the place of a whole one, or nobody but its owner could read it.
+    #[test]
+    fn a_pack_takes_its_place_once_it_is_whole() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let beside = tempfile::tempdir().unwrap();
+        let (from, out) = (tempfile::tempdir().unwrap(), beside.path().join("gpu"));
+        std::fs::write(from.path().join("a"), "a").unwrap();
+        for split in [true, false] {
+            let fresh = tempfile::tempdir_in(beside.path()).unwrap();
+            let (sums, size) = fill(fresh.path(), from.path(), "a", split).unwrap();
+            replace(fresh, &out).unwrap();
+            assert_eq!(std::fs::read_to_string(out.join(SUMS)).unwrap(), sums);
+            let files = std::fs::read_dir(&out).unwrap();
+            let all: u64 = files
+                .map(|file| file.unwrap().metadata().unwrap().len())
+                .sum();
+            assert_eq!(size, all);
+            assert_eq!(out.metadata().unwrap().permissions().mode() & 0o777, 0o755);
+        }
+        assert!(out.join(ARCHIVE).exists());
+        assert_eq!(std::fs::read_dir(beside.path()).unwrap().count(), 1);
     }
 
     #[test]
