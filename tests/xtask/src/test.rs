@@ -1,8 +1,10 @@
 //! Every check there is, in the order in which a mistake is found soonest.
 
+use std::path::Path;
+
 use anyhow::{Context, Result, bail};
 
-use crate::command::{cargo, command, execute, output, workspace};
+use crate::command::{cargo, command, execute, workspace};
 use crate::steps::Steps;
 use crate::{build, generate, install, lanes, models};
 
@@ -23,6 +25,11 @@ const VIRTUAL_TIME: &str = "wisp-nn";
 
 /// Runs them.
 pub(crate) fn run(options: &Options) -> Result<()> {
+    let before = if options.quick {
+        Tree::default()
+    } else {
+        Tree::of(&workspace())?
+    };
     let mut steps = Steps::default();
     steps.run("format", || {
         execute(cargo().args(["fmt", "--all", "--check"]))
@@ -113,7 +120,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "127.0.0.1:18787",
         ]))
     })?;
-    steps.run("the working tree is as it was", unchanged)?;
+    steps.run("the working tree is as it was", || unchanged(&before))?;
     steps.summary();
     Ok(())
 }
@@ -153,14 +160,92 @@ fn dependencies() -> Result<()> {
 }
 
 /// Tests that write generated files would otherwise pass beside stale ones.
-fn unchanged() -> Result<()> {
-    if !workspace().join(".git").exists() {
-        return Ok(());
-    }
-    let status = output(command("git").args(["status", "--porcelain"]))
-        .context("cannot ask git for changes")?;
-    if wisp_skip::is_ci() && !status.is_empty() {
-        bail!("the checks changed or made files:\n{status}");
+fn unchanged(before: &Tree) -> Result<()> {
+    let now = Tree::of(&workspace())?;
+    if wisp_skip::is_ci() && now != *before {
+        bail!(
+            "the checks changed or made files; before them:\n{}\nnow:\n{}",
+            before.status,
+            now.status
+        );
     }
     Ok(())
+}
+
+/// How a working tree differs from what is committed; not at all, where there is no repository.
+#[derive(Debug, Default, PartialEq)]
+struct Tree {
+    /// Which files do, and which are new.
+    status: String,
+    /// How the files do that aren't new.
+    diff: String,
+}
+
+impl Tree {
+    fn of(folder: &Path) -> Result<Self> {
+        if !folder.join(".git").exists() {
+            return Ok(Self::default());
+        }
+        let ask = |arguments: &[&str]| -> Result<String> {
+            let git = command("git")
+                .args(arguments)
+                .current_dir(folder)
+                .output()
+                .context("cannot ask git for changes")?;
+            if !git.status.success() {
+                bail!("git: {}", String::from_utf8_lossy(&git.stderr).trim());
+            }
+            Ok(String::from_utf8_lossy(&git.stdout).into_owned())
+        };
+        Ok(Self {
+            status: ask(&["status", "--porcelain"])?,
+            // Of a binary file it is told by its hash.
+            diff: ask(&[
+                "diff",
+                "HEAD",
+                "--no-ext-diff",
+                "--no-textconv",
+                "--full-index",
+            ])?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a tree that was edited before the checks couldn't pass, or one that they edit once more did.
+    #[test]
+    fn a_tree_is_held_against_what_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let git = |arguments: &[&str]| {
+            let mut git = command("git");
+            git.args(["-c", "user.name=test", "-c", "user.email=test"]);
+            execute(git.args(arguments).current_dir(folder.path())).unwrap();
+        };
+        let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text);
+        let tree = || Tree::of(folder.path()).unwrap();
+        assert_eq!(tree(), Tree::default());
+        git(&["init", "--quiet"]);
+        write("a", "1").unwrap();
+        git(&["add", "a"]);
+        git(&[
+            "commit",
+            "--quiet",
+            "--no-verify",
+            "--no-gpg-sign",
+            "--message=a",
+        ]);
+        assert_eq!(tree(), Tree::default());
+        write("a", "2").unwrap();
+        let edited = tree();
+        assert_ne!(edited, Tree::default());
+        assert_eq!(edited, tree());
+        write("a", "3").unwrap();
+        assert_ne!(edited, tree());
+        write("a", "2").unwrap();
+        write("b", "").unwrap();
+        assert_ne!(edited, tree());
+    }
 }
