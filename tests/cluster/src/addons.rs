@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
+use crate::control::PATIENCE;
 use crate::images::{Builder, Platform};
 use crate::kubectl::Kubectl;
 use crate::layout::Layout;
@@ -46,7 +47,7 @@ pub(crate) fn apply(programs: &Programs, layout: &Layout, kubectl: &Kubectl) -> 
         .replace("$REPLICAS", if layout.nodes > 1 { "2" } else { "1" })
         .replace("$REGISTRY", &layout.registry());
     // A ready API server makes kube-system itself, a moment later.
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + PATIENCE;
     loop {
         match kubectl.apply_unchecked(&manifests) {
             Ok(_) => return Ok(()),

@@ -17,8 +17,9 @@ use crate::programs::Programs;
 use crate::state::State;
 use crate::{files, shell};
 
-/// How long the API server may take. It takes 3 s on an idle machine; a busy one is no reason to fail.
-const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a wait may take for what is there within seconds on an idle machine, as the API server is after 3: a busy one is
+/// no reason to fail.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(180);
 /// Seconds without a heartbeat after which a node counts as not ready.
 const NODE_GRACE: &str = "12s";
 /// Seconds that pods stay on a node that is not ready.

@@ -70,7 +70,7 @@ pub(crate) fn start_node(name: &str, number: u8) -> Result<()> {
         None,
         &what,
         &["nodes"],
-        Duration::from_secs(180),
+        control::PATIENCE,
         |nodes| {
             let (status, beat) = readiness(nodes.get(&node)?)?;
             // Before its first word after the start, what it said last still stands.

@@ -9,9 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 
-/// How long kubectl may take until it forwards. It takes well below a second on an idle machine; a busy one is no reason to
-/// fail.
-const PATIENCE: Duration = Duration::from_secs(180);
+use crate::control::PATIENCE;
 
 /// A port of this machine's loopback that leads to one in the cluster, until it is dropped.
 pub struct Forward {

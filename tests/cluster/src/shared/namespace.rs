@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::Cluster;
 use super::forward::Forward;
+use crate::control::PATIENCE;
 use crate::wait::{Objects, wait};
 use crate::{files, shell};
 
@@ -38,7 +39,7 @@ impl<'a> Namespace<'a> {
         namespace.wait(
             "the default service account",
             &["serviceaccounts"],
-            Duration::from_secs(20),
+            PATIENCE,
             |objects| objects.contains_key("default").then_some(()),
         )?;
         Ok(namespace)
