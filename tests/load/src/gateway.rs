@@ -226,15 +226,7 @@ fn rows(cases: &[Case], all: &[u32], so: &str, are_judged: bool) -> Vec<Row> {
                 (true, _) => per_core.against(bound),
                 (false, _) => per_core,
             });
-            let added = Sample(
-                found
-                    .p50
-                    .0
-                    .iter()
-                    .zip(&direct.p50.0)
-                    .map(|(with, without)| with - without)
-                    .collect(),
-            );
+            let added = found.p50.minus(&direct.p50);
             let added = row("added p50", &added, "µs");
             if !so.is_empty() {
                 continue;
