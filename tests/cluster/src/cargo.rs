@@ -48,8 +48,9 @@ pub(crate) fn build(
         .with_context(|| format!("cargo built no {program}"))
 }
 
-/// The cargo that runs this program, if one does.
-fn cargo() -> Command {
+/// The cargo that runs this program, if one does, in the workspace's folder.
+#[must_use]
+pub fn cargo() -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.current_dir(files::repository());
     // What cargo sets for this program would make the inner cargo build anew what reads it.

@@ -23,7 +23,8 @@ pub(crate) fn clusters() -> Result<PathBuf> {
 }
 
 /// The repository's root: two folders above this crate.
-pub(crate) fn repository() -> PathBuf {
+#[must_use]
+pub fn repository() -> PathBuf {
     let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     root.pop();
     root.pop();

@@ -30,7 +30,9 @@ mod state;
 mod status;
 mod wait;
 
-pub use files::cache;
+pub use cargo::cargo;
+pub use files::{cache, repository};
+pub use machine::install_packages;
 pub use prepare::prepare;
 pub use programs::{helm, registry, testserver};
 pub use shared::{Cluster, Forward, Lease, Namespace, Owned, drive};

@@ -157,10 +157,18 @@ fn install(wanted: &[(&'static str, &[&str])]) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
+    install_packages(&missing)
+}
+
+/// Installs Debian packages, by `apt-get` as root.
+///
+/// # Errors
+/// When they can't be installed; where that is for want of root or of apt, with the line to run.
+pub fn install_packages(packages: &[&str]) -> Result<()> {
     if !can_install() {
-        bail!(lacks(&missing));
+        bail!(lacks(packages));
     }
-    let list = missing.join(" ");
+    let list = packages.join(" ");
     eprintln!("installing {list}");
     let apt = || {
         let mut command = Command::new("apt-get");
@@ -171,7 +179,7 @@ fn install(wanted: &[(&'static str, &[&str])]) -> Result<()> {
     shell::run(
         apt()
             .args(["install", "-qq", "--yes", "--no-install-recommends"])
-            .args(&missing),
+            .args(packages),
     )
     .with_context(|| format!("cannot install {list}"))?;
     Ok(())
@@ -184,6 +192,6 @@ fn can_install() -> bool {
 fn lacks(packages: &[&str]) -> String {
     let list = packages.join(" ");
     format!(
-        "missing: {list}. On Debian or Ubuntu: sudo apt-get install --no-install-recommends {list}"
+        "missing: {list}. On Debian or Ubuntu: sudo sh -c 'apt-get update && apt-get install --yes --no-install-recommends {list}'"
     )
 }

@@ -6,7 +6,7 @@ use std::process::Command;
 use anyhow::{Result, bail};
 use clap::{Args, Subcommand};
 
-use crate::build::{self, CLUSTER, program};
+use crate::build::{self, CLUSTER};
 use crate::command::{cargo, command, execute, workspace};
 use crate::{cache, install, javascript, models};
 
@@ -176,8 +176,8 @@ fn host(name: &str, run: &Run, peers: bool) -> Result<()> {
     let cache = cache::dir()?;
     let file = run.file(if peers { "nn-peers" } else { name })?;
     let efficientnet = cache.join("models/efficientnet-lite0.onnx");
-    let mut command = command(target.join("release/wisp-load"));
-    command
+    let mut bench = command(target.join("release/wisp-load"));
+    bench
         .arg(name)
         .arg("--runtime")
         .arg(target.join("release/wisp-runtime"))
@@ -189,21 +189,21 @@ fn host(name: &str, run: &Run, peers: bool) -> Result<()> {
     if matches!(name, "memory" | "nn") {
         install::onnxruntime()?;
         models::run()?;
-        command.arg("--guest").arg(guest("load_guest.wasm"));
-        command.arg("--model").arg(efficientnet);
+        bench.arg("--guest").arg(guest("load_guest.wasm"));
+        bench.arg("--model").arg(efficientnet);
     } else {
-        command.arg("--p2").arg(guest("fixture_p2.wasm"));
+        bench.arg("--p2").arg(guest("fixture_p2.wasm"));
     }
     if name == "host" {
-        command.arg("--p3").arg(guest("fixture_p3.wasm"));
+        bench.arg("--p3").arg(guest("fixture_p3.wasm"));
     }
     if name == "nn" {
         let wisp = build::programs()?.wisp;
         for example in ["digits", "classify"] {
-            execute(program(&wisp).args(["build", &format!("examples/{example}")]))?;
+            execute(command(&wisp).args(["build", &format!("examples/{example}")]))?;
         }
-        command.arg("--examples").arg(target.join("wisp"));
-        command.arg("--sources").arg(workspace().join("examples"));
+        bench.arg("--examples").arg(target.join("wisp"));
+        bench.arg("--sources").arg(workspace().join("examples"));
     }
     if peers {
         let onnxruntime = format!("onnxruntime=={}", install::ONNXRUNTIME_VERSION);
@@ -211,12 +211,12 @@ fn host(name: &str, run: &Run, peers: bool) -> Result<()> {
             ("mlserver", "mlserver==1.7.1"),
             ("triton", "nvidia-pytriton==0.7.0"),
         ] {
-            let packages = [package, onnxruntime.as_str()];
-            let environment = install::environment(&format!("peers/{name}"), &packages)?;
-            command.arg(format!("--{name}")).arg(environment);
+            let requirements = format!("{package}\n{onnxruntime}\n");
+            let environment = install::environment(&format!("peers/{name}"), &requirements)?;
+            bench.arg(format!("--{name}")).arg(environment);
         }
     }
-    judge(name, &file, &mut command)
+    judge(name, &file, &mut bench)
 }
 
 /// Installs those of Debian's packages whose program of the same name isn't there.
@@ -235,7 +235,7 @@ fn debian(programs: &[&str]) -> Result<()> {
     if missing.is_empty() {
         Ok(())
     } else {
-        install::debian(&missing)
+        wisp_cluster::install_packages(&missing)
     }
 }
 

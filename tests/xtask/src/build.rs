@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use wisp_cluster::images::Platform;
 
-use crate::command::{cargo, command, execute, output};
+use crate::command::{cargo, execute, output};
 
 /// The programs of the local platform.
 pub(crate) struct Programs {
@@ -98,9 +98,4 @@ pub(crate) fn target() -> Result<PathBuf> {
         .and_then(|value| value.as_str())
         .context("cargo metadata names no target folder")?;
     Ok(PathBuf::from(target))
-}
-
-/// A built program as a command that runs in the workspace's folder.
-pub(crate) fn program(path: &std::path::Path) -> std::process::Command {
-    command(path)
 }

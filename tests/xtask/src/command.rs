@@ -1,37 +1,28 @@
 //! Running other programs so that a failure says which one, with which arguments, and how it ended.
 
 use std::ffi::OsStr;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
 /// The workspace's folder.
-pub(crate) fn workspace() -> PathBuf {
-    // tests/xtask, two levels below the root.
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).unwrap_or(here).to_path_buf()
-}
+pub(crate) use wisp_cluster::repository as workspace;
 
 /// A command that runs in the workspace's folder, and knows the cache folder, which may be named from another.
 pub(crate) fn command(program: impl AsRef<OsStr>) -> Command {
     let mut command = Command::new(program);
     command.current_dir(workspace());
-    if let Ok(cache) = wisp_cluster::cache() {
-        command.env("WISP_CACHE", cache);
-    }
-    command
+    knowing(command)
 }
 
-/// `cargo`, the one that runs this program.
+/// `cargo`, the one that runs this program, with the same.
 pub(crate) fn cargo() -> Command {
-    let mut command = command(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    // What cargo sets for this program would make the inner cargo rebuild what reads it.
-    for (name, _) in std::env::vars_os() {
-        let name_text = name.to_string_lossy();
-        if name_text.starts_with("CARGO_PKG_") || name_text.starts_with("CARGO_MANIFEST_") {
-            command.env_remove(&name);
-        }
+    knowing(wisp_cluster::cargo())
+}
+
+fn knowing(mut command: Command) -> Command {
+    if let Ok(cache) = wisp_cluster::cache() {
+        command.env("WISP_CACHE", cache);
     }
     command
 }

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-use crate::build::{self, program};
-use crate::command::{execute, workspace};
+use crate::build;
+use crate::command::{command, execute};
 use crate::install;
 use crate::steps::Steps;
 
@@ -44,7 +44,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     )?;
     steps.run("build examples/digits into a component", || {
         execute(
-            program(&programs.wisp)
+            command(&programs.wisp)
                 .args(["build", "examples/digits"])
                 .stdout(std::io::stderr()),
         )
@@ -54,7 +54,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     })?;
     steps.run(&format!("read a handwritten digit: {IMAGE}"), || {
         execute(
-            program(&programs.wisp)
+            command(&programs.wisp)
                 .args([
                     "invoke",
                     "digits",
@@ -103,9 +103,8 @@ struct Platform(Child);
 impl Platform {
     fn start(programs: &build::Programs, listen: SocketAddr) -> Result<Self> {
         free(listen)?;
-        let child = program(&programs.wisp)
+        let child = command(&programs.wisp)
             .args(["dev", "examples/digits", "--listen", &listen.to_string()])
-            .current_dir(workspace())
             .stdin(Stdio::null())
             .stdout(std::io::stderr())
             .spawn()

@@ -4,11 +4,13 @@ mod wheels;
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Result, bail};
+use anyhow::{Context as _, Result, bail};
+use sha2::{Digest as _, Sha256};
 use wisp_cluster::images::{Platform, ensure_compiler};
+use wisp_cluster::install_packages as debian;
 
 use crate::cache;
-use crate::command::{command, execute, output, succeeds};
+use crate::command::{cargo, command, execute, output, succeeds, workspace};
 
 pub(crate) use wheels::{
     LIBRARY, ONNXRUNTIME_VERSION, PROVIDERS, cuda, onnxruntime, onnxruntime_for, onnxruntime_gpu,
@@ -64,68 +66,39 @@ pub(crate) fn arm64() -> Result<()> {
     Ok(())
 }
 
-/// Debian packages, by `apt-get` as root; else an error with the line to run.
-pub(crate) fn debian(packages: &[&str]) -> Result<()> {
-    let line = format!(
-        "apt-get update && apt-get install --yes --no-install-recommends {}",
-        packages.join(" ")
-    );
-    if !rustix::process::geteuid().is_root() || !succeeds(command("apt-get").arg("--version")) {
-        bail!(
-            "missing: {}. Install with: sudo sh -c '{line}'",
-            packages.join(", ")
-        );
-    }
-    eprintln!("   {line}");
-    execute(
-        command("sh")
-            .env("DEBIAN_FRONTEND", "noninteractive")
-            .args(["-c", &format!("({line}) >&2")]),
-    )
-}
-
 /// The Python packages that the model scripts use, in an environment of their own in the cache; returns its interpreter.
 pub(crate) fn python() -> Result<PathBuf> {
-    let requirements = crate::command::workspace().join("examples/requirements.txt");
-    let dir = cache::dir()?.join("python");
-    let interpreter = dir.join("bin/python");
-    let stamp = dir.join("requirements.sha256");
-    let wanted = cache::sha256(&requirements)?;
-    if std::fs::read_to_string(&stamp).is_ok_and(|got| got == wanted) && interpreter.exists() {
-        return Ok(interpreter);
-    }
-    if !succeeds(command("python3").args(["-c", "import venv, ensurepip"])) {
-        debian(&["python3", "python3-venv", "python3-pip"])?;
-    }
-    execute(command("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
-    execute(
-        command(&interpreter)
-            .args(["-m", "pip", "install", "--quiet"])
-            .args(["--disable-pip-version-check", "--no-cache-dir"])
-            .arg("--requirement")
-            .arg(&requirements),
-    )?;
-    std::fs::write(&stamp, wanted)?;
-    Ok(interpreter)
+    let requirements = workspace().join("examples/requirements.txt");
+    let requirements = std::fs::read_to_string(&requirements)
+        .with_context(|| format!("cannot read {}", requirements.display()))?;
+    Ok(environment("python", &requirements)?.join(INTERPRETER))
 }
 
-/// A Python environment with `packages` in the cache's folder `name`, which is made anew where it has others.
-pub(crate) fn environment(name: &str, packages: &[&str]) -> Result<PathBuf> {
+/// In an environment.
+const INTERPRETER: &str = "bin/python";
+
+/// A Python environment in the cache's folder `name`, with what `requirements` says, a requirement a line; it is made anew
+/// where it has others.
+pub(crate) fn environment(name: &str, requirements: &str) -> Result<PathBuf> {
     let dir = cache::dir()?.join(name);
-    let stamp = dir.join("packages");
-    let wanted = packages.join(" ");
-    if std::fs::read_to_string(&stamp).is_ok_and(|got| got == wanted) {
+    let interpreter = dir.join(INTERPRETER);
+    let stamp = dir.join("requirements.sha256");
+    let wanted = hex::encode(Sha256::digest(requirements));
+    if std::fs::read_to_string(&stamp).is_ok_and(|got| got == wanted) && interpreter.exists() {
         return Ok(dir);
     }
     if !succeeds(command("python3").args(["-c", "import venv, ensurepip"])) {
         debian(&["python3", "python3-venv", "python3-pip"])?;
     }
     execute(command("python3").args(["-m", "venv", "--clear"]).arg(&dir))?;
+    let file = dir.join("requirements.txt");
+    std::fs::write(&file, requirements)?;
     execute(
-        command(dir.join("bin/python"))
+        command(&interpreter)
             .args(["-m", "pip", "install", "--quiet"])
             .args(["--disable-pip-version-check", "--no-cache-dir"])
-            .args(packages),
+            .arg("--requirement")
+            .arg(&file),
     )?;
     std::fs::write(&stamp, wanted)?;
     Ok(dir)
@@ -139,7 +112,7 @@ pub(crate) fn cargo_tool(name: &str, version: &str, features: &[&str]) -> Result
     let binary = root.join("bin").join(name);
     if !binary.exists() {
         execute(
-            crate::command::cargo()
+            cargo()
                 // Debug-speed is enough for a tool that runs for seconds, and builds in a third of the time.
                 .args([
                     "install",
