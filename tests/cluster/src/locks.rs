@@ -133,6 +133,13 @@ fn remove(path: &Path) -> Result<()> {
 mod tests {
     use super::*;
 
+    /// Would fail if two drivers, of whatever cache folders, could choose a slot at once.
+    #[test]
+    fn one_driver_of_the_machine_chooses_a_slot() {
+        let _held = slots().unwrap();
+        assert!(!try_lock(&File::open(MACHINE).unwrap()).unwrap());
+    }
+
     #[test]
     fn a_lock_on_a_file_that_was_removed_is_taken_anew() {
         let folder = tempfile::tempdir().unwrap();
