@@ -17,7 +17,7 @@ use crate::artifacts::{Artifacts, Stored};
 
 pub use error::{Part, ResolveError};
 pub use gather::{Gathered, gather};
-use locate::{Located, admit, locate};
+use locate::{Located, admit, known, locate};
 
 /// What a Function's replicas run.
 #[derive(Debug, Clone, PartialEq)]
@@ -250,7 +250,7 @@ async fn component(
     match admitted.map_err(ResolveError::component)? {
         Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
-            let known = pin.map(|pin| pin.sha256.clone());
+            let known = known(&source, pin);
             let stored = artifacts.component(source, known).await;
             stored
                 .map(|stored| with_pin(stored, pin))
@@ -270,7 +270,7 @@ async fn model(
     match admitted.map_err(ResolveError::models)? {
         Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
-            let known = pin.map(|pin| pin.sha256.clone());
+            let known = known(&source, pin);
             let stored = artifacts.model(source, known).await;
             stored
                 .map(|stored| with_pin(stored, pin))

@@ -57,6 +57,15 @@ pub(super) async fn admit(
     })
 }
 
+/// The digest that `source` had before, where it means the same for as long as the spec does. A ConfigMap's content may be
+/// another by now.
+pub(super) fn known(source: &Source, pin: Option<&Pin>) -> Option<String> {
+    match source {
+        Source::Bytes { .. } => None,
+        Source::Image { .. } | Source::Url { .. } => pin.map(|pin| pin.sha256.clone()),
+    }
+}
+
 /// Where the spec, or what its tags meant before, says that it is.
 pub(super) fn locate(
     source: &ModelSource,

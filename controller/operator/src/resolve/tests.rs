@@ -186,6 +186,29 @@ async fn a_tag_means_what_it_meant_as_long_as_the_spec_is_the_same() {
     );
 }
 
+/// Would fail if a ConfigMap that changed weren't rolled out: its revision would be the one before.
+#[tokio::test]
+async fn a_config_map_is_what_it_is_by_now() {
+    let function = function(json!({
+        "component": {"configMap": {"name": "code", "key": "a.wasm"}},
+        "models": [{"name": "m", "source": {"configMap": {"name": "code", "key": "m.onnx"}}}],
+    }));
+    let (store, mut pins) = (Store::default(), Pins::default());
+    for content in ["first", "second"] {
+        let mut gathered = Gathered::default();
+        let map =
+            json!({"metadata": {"name": "code"}, "data": {"a.wasm": content, "m.onnx": content}});
+        gathered.add_config_map(serde_json::from_value(map).unwrap());
+        let resolved = resolve(&function, &gathered, &pins, &store).await.unwrap();
+        assert_eq!(
+            resolved.digests(),
+            [hex::encode(Sha256::digest(content))],
+            "of both"
+        );
+        pins = resolved.pins();
+    }
+}
+
 /// Would fail if what nobody signed were fetched or mounted, or what was signed weren't what is.
 #[tokio::test]
 async fn only_what_the_policy_lets_pass_is_fetched_and_mounted() {

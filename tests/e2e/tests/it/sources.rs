@@ -184,18 +184,39 @@ async fn from_a_config_map() -> Result<()> {
         reason == "ConfigMapNotFound" && message.contains("`model`"),
         "{reason}: {message}"
     );
-    let model = base64::engine::general_purpose::STANDARD.encode(std::fs::read(digits_model())?);
-    let map = |key: &str| {
-        format!(
+    let map = |key: &str, model: &[u8]| {
+        let model = base64::engine::general_purpose::STANDARD.encode(model);
+        space.apply(&format!(
             "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: model}}\nbinaryData: {{{key}: {model}}}\n"
-        )
+        ))
     };
-    space.apply(&map("other.onnx"))?;
+    let mut model = std::fs::read(digits_model())?;
+    map("other.onnx", &model)?;
     space.condition_where("digits", "ModelsReady", |condition| {
         let message = condition["message"].as_str().unwrap_or_default();
         condition["status"] == "False" && message.contains("`mnist.onnx`")
     })?;
-    space.apply(&map("mnist.onnx"))?;
+    map("mnist.onnx", &model)?;
+    space.condition("digits", "Ready", "True")?;
+    reads_a_seven(&space, "digits").await?;
+    let serves = |what: &str, is: &dyn Fn(&str) -> bool| {
+        space.wait(what, &["functions.wisp.dev"], |functions| {
+            let revision = functions.get("digits")?.pointer("/status/revision")?;
+            revision.as_str().filter(|it| is(it)).map(str::to_owned)
+        })
+    };
+    let first = serves("a revision", &|_| true)?;
+
+    // A change that can't serve is told, and one that can does.
+    map("mnist.onnx", b"no model")?;
+    let (reason, message) = space.condition("digits", "ModelsReady", "False")?;
+    ensure!(reason == "NotModel", "{reason}: {message}");
+    reads_a_seven(&space, "digits").await?;
+    // The field `doc_string` of https://github.com/onnx/onnx/blob/main/onnx/onnx.proto, a second time: the last one counts.
+    model.extend([0x32, 4]);
+    model.extend(b"seen");
+    map("mnist.onnx", &model)?;
+    serves("another revision", &|revision| revision != first)?;
     space.condition("digits", "Ready", "True")?;
     reads_a_seven(&space, "digits").await
 }
