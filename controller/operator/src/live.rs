@@ -11,6 +11,7 @@ use wisp_api::{Function, RuntimePool};
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 
+use crate::artifacts::Artifacts;
 use crate::autoscale::{Load, Rollout};
 use crate::cluster::pods::Trouble;
 use crate::pool::{Claimable, Misfit};
@@ -52,7 +53,7 @@ pub struct Live {
     /// What its replicas told of themselves: the revision, and the device.
     pub device: Mutex<Option<(String, Option<String>)>>,
     /// What of the store its replicas may fetch.
-    pub held: Mutex<Vec<String>>,
+    held: Mutex<Held>,
     /// What of the store they may fetch beside that, of revisions that were there before this process began.
     pub recalled: Mutex<Vec<String>>,
     /// When they last asked for something that the store didn't have.
@@ -61,6 +62,14 @@ pub struct Live {
     pub hosts: Mutex<Vec<String>>,
     /// Failures to reconcile it, in a row.
     pub reconcile_failures: Mutex<u32>,
+}
+
+/// What of the store a function's replicas may fetch.
+#[derive(Debug, Default)]
+struct Held {
+    digests: Vec<String>,
+    /// The function is no more.
+    is_over: bool,
 }
 
 /// What turns pods of pools into replicas of a revision, or why nothing does.
@@ -153,7 +162,7 @@ impl Functions {
         };
         let mut entry = self.entries.entry(function.clone()).or_insert_with(fresh);
         if entry.uid != uid {
-            *entry = fresh();
+            std::mem::replace(&mut *entry, fresh()).end();
         }
         Arc::clone(&entry)
     }
@@ -166,10 +175,8 @@ impl Functions {
 
     /// Forgets a function that is no more.
     pub fn forget(&self, function: &FunctionId) {
-        if let Some((_, live)) = self.entries.remove(function)
-            && let Some(task) = &lock(&live.resolution).running
-        {
-            task.abort();
+        if let Some((_, live)) = self.entries.remove(function) {
+            live.end();
         }
     }
 
@@ -200,6 +207,39 @@ impl Live {
     #[must_use]
     pub fn is_of(&self, function: &Function) -> bool {
         function.metadata.uid.as_deref().unwrap_or_default() == self.uid
+    }
+
+    /// The function is no more, whoever still has this.
+    fn end(&self) {
+        lock(&self.held).is_over = true;
+        if let Some(task) = &lock(&self.resolution).running {
+            task.abort();
+        }
+    }
+
+    /// From now on the function's replicas may fetch what `next` makes of what they may: it stays in the store. Not of one that
+    /// is no more: what goes on for it ends after it was released, and nobody would release it again.
+    pub fn hold(
+        &self,
+        function: &FunctionId,
+        artifacts: &dyn Artifacts,
+        next: impl FnOnce(&[String]) -> Vec<String>,
+    ) {
+        let mut held = lock(&self.held);
+        if held.is_over {
+            return;
+        }
+        let digests = next(&held.digests);
+        if held.digests != digests {
+            held.digests.clone_from(&digests);
+            artifacts.hold(&function.to_string(), digests);
+        }
+    }
+
+    /// Whether nothing is known that its replicas may fetch.
+    #[must_use]
+    pub fn holds_nothing(&self) -> bool {
+        lock(&self.held).digests.is_empty()
     }
 
     /// Something changed that the function names: it is resolved anew.
@@ -233,7 +273,8 @@ impl Live {
     /// The store doesn't have what was asked for as of `now`. Who needs it is resolved anew, which fetches it; not where that
     /// goes on, or failed and is tried again in its time, nor all the time where it doesn't help. Returns whether it is.
     pub fn lacks(&self, sha256: &str, now: Instant) -> bool {
-        if !lock(&self.held).iter().any(|held| held == sha256) {
+        let is_needed = |held: &Held| held.digests.iter().any(|held| held == sha256);
+        if !is_needed(&lock(&self.held)) {
             return false;
         }
         let mut resolution = lock(&self.resolution);
@@ -332,6 +373,7 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 mod tests {
     use super::*;
     use crate::artifacts::Stored;
+    use crate::resolve::tests::Store;
 
     fn resolved(component: &str) -> Settled {
         let stored = Stored {
@@ -363,7 +405,7 @@ mod tests {
         assert!(!live.lacks("aa", now), "nothing is known of it");
         lock(&live.resolution).last = Some(resolved("aa"));
         assert!(!live.lacks("aa", now), "it isn't known yet what it needs");
-        lock(&live.held).push("aa".to_owned());
+        lock(&live.held).digests.push("aa".to_owned());
         assert!(!live.lacks("bb", now), "another's");
         assert!(live.lacks("aa", now));
         assert_eq!(lock(&live.resolution).change, 1);
@@ -373,6 +415,30 @@ mod tests {
         lock(&live.resolution).running = Some(goes_on.abort_handle());
         assert!(!live.lacks("aa", now + LACKED_FOR * 2));
         goes_on.abort();
+    }
+
+    /// Would fail if what still goes on for a function that was deleted held something that nobody lets go of again, or took
+    /// the place of what another of its name holds.
+    #[test]
+    fn who_is_no_more_holds_nothing_again() {
+        let (functions, store) = (Functions::default(), Store::default());
+        let id: FunctionId = "n/f".parse().unwrap();
+        let hold = |live: &Live, what: &str| {
+            live.hold(&id, &store, |held| {
+                [held.to_vec(), vec![what.to_owned()]].concat()
+            });
+        };
+        let first = functions.enter(&id, "1");
+        hold(&first, "a");
+        hold(&first, "b");
+        assert_eq!(store.held("n/f"), ["a", "b"]);
+        let second = functions.enter(&id, "2");
+        hold(&second, "c");
+        hold(&first, "d");
+        assert_eq!(store.held("n/f"), ["c"]);
+        functions.forget(&id);
+        hold(&second, "e");
+        assert_eq!(store.held("n/f"), ["c"], "as it was released");
     }
 
     /// Would fail if a function kept code for fewer processors than there is, or one were resolved anew for another's.

@@ -103,8 +103,8 @@ impl ReconcileError {
 /// Forgets a Function that is no more.
 pub fn forget(context: &Context, id: &FunctionId) {
     context.references.set(id, &Default::default());
-    context.artifacts.release(&id.to_string());
     context.live.forget(id);
+    context.artifacts.release(&id.to_string());
     context.resolver.forget(id);
     context.metrics.forget(id);
 }
@@ -121,6 +121,11 @@ pub async fn reconcile(
         return Ok(Action::await_change());
     };
     if function.metadata.deletion_timestamp.is_some() {
+        return Ok(Action::await_change());
+    }
+    // It was forgotten a moment ago, or another has its name by now.
+    let now = context.cluster.function(&id);
+    if now.is_none_or(|now| now.metadata.uid != function.metadata.uid) {
         return Ok(Action::await_change());
     }
     let live = context.live.enter(&id, &function.uid().unwrap_or_default());

@@ -163,7 +163,7 @@ impl Resolver {
         serving: &str,
     ) {
         // Nothing was resolved since it began, or it would be held.
-        if !lock(&live.held).is_empty() {
+        if !live.holds_nothing() {
             return;
         }
         let Some(record) = self.cluster.revisions.get(id, serving) else {
@@ -194,12 +194,12 @@ impl Resolver {
     fn hold(&self, id: &FunctionId, live: &Live, digests: Vec<String>) {
         // One lock after the other: whoever has both takes this one first.
         let recalled = lock(&live.recalled).clone();
-        let mut held = lock(&live.held);
-        held.extend(digests);
-        held.extend(recalled);
-        held.sort();
-        held.dedup();
-        self.artifacts.hold(&id.to_string(), held.clone());
+        live.hold(id, &*self.artifacts, |held| {
+            let mut all = [held.to_vec(), digests, recalled].concat();
+            all.sort();
+            all.dedup();
+            all
+        });
     }
 
     /// Forgets a function that is no more.

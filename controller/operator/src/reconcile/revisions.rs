@@ -71,18 +71,17 @@ fn keep(
 ) {
     let mut digests = resolved.digests();
     let mut recalled = lock(&live.recalled);
-    let mut held = lock(&live.held);
-    if also_before {
-        digests.extend(held.iter().chain(recalled.iter()).cloned());
-        digests.sort();
-        digests.dedup();
-    } else {
+    if !also_before {
         recalled.clear();
     }
-    if *held != digests {
-        held.clone_from(&digests);
-        artifacts.hold(&id.to_string(), digests);
-    }
+    live.hold(id, artifacts, |held| {
+        if also_before {
+            digests.extend(held.iter().chain(recalled.iter()).cloned());
+            digests.sort();
+            digests.dedup();
+        }
+        digests
+    });
 }
 
 /// Pods that are neither ending nor over, and those that are ready, by revision.
