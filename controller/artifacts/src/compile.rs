@@ -27,7 +27,8 @@ pub(crate) const LARGEST: u64 = 256 << 20;
 /// The most bytes of a component's machine code.
 const LARGEST_CODE: u64 = 1 << 30;
 
-/// Prepares components, one at a time: compiling takes all the processors there are. Those that a replica waits for come first.
+/// Prepares components, one at a time: compiling takes all the processors there are. Those that a replica waits for come first,
+/// and who has many takes turns with others.
 #[derive(Debug, Clone)]
 pub struct Compiler {
     store: Store,
@@ -157,11 +158,19 @@ impl Compiler {
     /// When the store lacks the component, no host would serve it, its initialisation fails, it doesn't compile, or that
     /// takes more than it may.
     pub async fn prepare(&self, source: &str) -> Result<Prepared, Error> {
+        self.prepare_for("", source).await
+    }
+
+    /// The same, for `whom`: where many wait, everybody has a turn after the other, however many are one's own.
+    ///
+    /// # Errors
+    /// As [`Compiler::prepare`].
+    pub async fn prepare_for(&self, whom: &str, source: &str) -> Result<Prepared, Error> {
         let key = self.key(source)?;
         if let Some(prepared) = self.known(&key).await? {
             return Ok(prepared);
         }
-        let turn = self.inner.turns.take(source).await;
+        let turn = self.inner.turns.take(whom, source).await;
         // Whoever had the turn before may have wanted the same.
         if let Some(prepared) = self.known(&key).await? {
             return Ok(prepared);

@@ -81,6 +81,27 @@ pub enum Origin<'a> {
     Other(&'static str),
 }
 
+/// For whom something is fetched.
+#[derive(Clone, Copy)]
+pub struct Whom<'a> {
+    /// The namespace: each has its turn.
+    pub namespace: &'a str,
+    /// Is told how far it is.
+    pub told: &'a (dyn Fn(Stage) + Send + Sync),
+}
+
+/// How far the component is of what isn't there yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Stage {
+    /// It is being fetched.
+    #[default]
+    Fetching,
+    /// It is fetched, and is prepared once it is its turn.
+    Preparing,
+    /// It is ready, and the models aren't yet.
+    Prepared,
+}
+
 /// Bytes in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stored {
@@ -131,11 +152,12 @@ pub trait Artifacts: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Option<String>, ArtifactError>>;
     /// Fetches a component unless `known`, the digest that it had before, is in the store; checks that it is one, and
     /// compiles it.
-    fn component(
-        &self,
+    fn component<'a>(
+        &'a self,
+        whom: Whom<'a>,
         source: Source,
         known: Option<String>,
-    ) -> BoxFuture<'_, Result<Stored, ArtifactError>>;
+    ) -> BoxFuture<'a, Result<Stored, ArtifactError>>;
     /// Fetches a model unless `known`, the digest that it had before, is in the store.
     fn model(
         &self,

@@ -11,7 +11,7 @@ use wisp_api::{Function, RuntimePool};
 use wisp_contract::FunctionId;
 use wisp_contract::operator::Replica;
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Stage};
 use crate::autoscale::{Load, Rollout};
 use crate::cluster::pods::Trouble;
 use crate::pool::{Claimable, Misfit};
@@ -113,6 +113,8 @@ pub struct Resolution {
     pub last: Option<Settled>,
     /// What goes on.
     pub running: Option<AbortHandle>,
+    /// How far the component is that it goes on for.
+    pub stage: Stage,
     /// What was read last of the objects that it names.
     pub versions: Versions,
     /// Failures in a row.

@@ -13,7 +13,7 @@ use wisp_api::{
 };
 use wisp_contract::config::Env;
 
-use crate::artifacts::{Artifacts, Stored};
+use crate::artifacts::{Artifacts, Stage, Stored, Whom};
 
 pub use error::{Part, ResolveError};
 pub use gather::{Gathered, gather};
@@ -149,7 +149,8 @@ pub fn spec_digest(function: &Function) -> String {
     hex::encode(Sha256::digest(&json))
 }
 
-/// Fetches what the Function names; `pins` is what its tags meant before, where its spec was the same.
+/// Fetches what the Function names; `pins` is what its tags meant before, where its spec was the same. `told` is told how far
+/// the component is.
 ///
 /// # Errors
 /// What is wrong, of which part, and whether it may pass.
@@ -158,6 +159,7 @@ pub async fn resolve(
     gathered: &Gathered,
     pins: &Pins,
     artifacts: &dyn Artifacts,
+    told: &(dyn Fn(Stage) + Send + Sync),
 ) -> Result<Resolved, ResolveError> {
     function
         .validate_for(Place::Cluster)
@@ -167,7 +169,10 @@ pub async fn resolve(
         .env(function)
         .map_err(|error| ResolveError::env(&error))?;
     let source = function.spec.component.clone().unwrap_or_default();
-    let component = component(&source, gathered, pins, artifacts).await?;
+    let component = component(&source, gathered, pins, artifacts, told).await?;
+    if !function.spec.models.is_empty() {
+        told(Stage::Prepared);
+    }
     Ok(Resolved {
         component,
         models: models(function, gathered, pins, artifacts).await?,
@@ -214,7 +219,7 @@ pub async fn refetch(
             image: pin.image.clone(),
             ..ComponentSource::default()
         };
-        let found = component(&source, gathered, pins, artifacts).await?;
+        let found = component(&source, gathered, pins, artifacts, &|_| {}).await?;
         digests.extend(found.digests());
     }
     for pin in pins.models.values().filter(is_stored) {
@@ -234,6 +239,7 @@ async fn component(
     gathered: &Gathered,
     pins: &Pins,
     artifacts: &dyn Artifacts,
+    told: &(dyn Fn(Stage) + Send + Sync),
 ) -> Result<Bytes, ResolveError> {
     let general = ModelSource {
         image: source.image.clone(),
@@ -251,7 +257,11 @@ async fn component(
         Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
             let known = known(&source, pin);
-            let stored = artifacts.component(source, known).await;
+            let whom = Whom {
+                namespace: &gathered.namespace,
+                told,
+            };
+            let stored = artifacts.component(whom, source, known).await;
             stored
                 .map(|stored| with_pin(stored, pin))
                 .map_err(ResolveError::component)

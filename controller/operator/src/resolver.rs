@@ -7,7 +7,7 @@ use kube::{Client, ResourceExt as _};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 
-use crate::artifacts::Artifacts;
+use crate::artifacts::{Artifacts, Stage};
 use crate::attempts::{Attempts, digest_of};
 use crate::cluster::Cluster;
 use crate::live::{Inputs, Live, Resolution, Settled, lock};
@@ -132,6 +132,7 @@ impl Resolver {
             let inputs = {
                 let mut resolution = lock(&live.resolution);
                 resolution.has_missed = false;
+                resolution.stage = Stage::default();
                 inputs(&function, &resolution)
             };
             let outcome = self.resolve(id, &function, live, &inputs).await;
@@ -230,9 +231,13 @@ impl Resolver {
         });
         let pins = pins_of(function, ours.map(|record| &**record));
         let sources = gathered.sources(function);
+        let told = |stage| {
+            lock(&live.resolution).stage = stage;
+            self.cluster.reconcile(id);
+        };
         tokio::select! {
             biased;
-            outcome = resolve::resolve(function, &gathered, &pins, &*self.artifacts) => Some(outcome),
+            outcome = resolve::resolve(function, &gathered, &pins, &*self.artifacts, &told) => Some(outcome),
             () = self.until_in_vain(id, live, inputs.clone(), sources) => None,
         }
     }

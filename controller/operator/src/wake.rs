@@ -21,6 +21,7 @@ use wisp_contract::operator::{Ensured, Replica};
 use wisp_contract::problem::Fault;
 use wisp_traces::{Context, Span, SpanKind, Traces};
 
+use crate::artifacts::Stage;
 use crate::autoscale::{Autoscaler, ScaleError};
 use crate::cluster::pods::{self, Trouble};
 use crate::cluster::{Cluster, pods::is_ready};
@@ -358,7 +359,12 @@ impl Waker {
 
     fn state(&self, id: &FunctionId, live: &Live) -> String {
         if live.plan().is_none() {
-            return "its component is still being fetched".to_owned();
+            let what = match lock(&live.resolution).stage {
+                Stage::Fetching => "its component is still being fetched",
+                Stage::Preparing => "its component is still to be compiled",
+                Stage::Prepared => "its models are still being fetched",
+            };
+            return what.to_owned();
         }
         match self
             .cluster

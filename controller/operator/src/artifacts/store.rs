@@ -12,7 +12,7 @@ use wisp_contract::model_file::check_whole;
 
 use super::admit::{admit, logins};
 use super::others::Others;
-use super::{ArtifactError, Artifacts, Code, Origin, Source, Stored, Trials};
+use super::{ArtifactError, Artifacts, Code, Origin, Source, Stage, Stored, Trials, Whom};
 use crate::signatures::Policy;
 
 /// The largest component.
@@ -232,16 +232,21 @@ impl Artifacts for StoreArtifacts {
         Box::pin(admit(&self.policy, namespace, origin, fetcher, store))
     }
 
-    fn component(
-        &self,
+    fn component<'a>(
+        &'a self,
+        whom: Whom<'a>,
         source: Source,
         known: Option<String>,
-    ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
+    ) -> BoxFuture<'a, Result<Stored, ArtifactError>> {
         Box::pin(async move {
             let fetched = self
                 .fetch(source, known, Kind::Component, LARGEST_COMPONENT)
                 .await?;
-            let prepared = self.compiler.prepare(&fetched.sha256).await?;
+            (whom.told)(Stage::Preparing);
+            let prepared = self
+                .compiler
+                .prepare_for(whom.namespace, &fetched.sha256)
+                .await?;
             for caution in &prepared.cautions {
                 tracing::info!(
                     component = fetched.sha256,

@@ -41,6 +41,7 @@ pub(super) async fn say(
     let observed = Observed {
         function,
         resolved,
+        stage: lock(&live.resolution).stage,
         not_applied: failed.map(|error| chain(error)),
         plan: plan.as_ref(),
         desired: lock(&live.load)

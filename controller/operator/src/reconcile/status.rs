@@ -13,6 +13,7 @@ use wisp_contract::operator::pod;
 
 use super::desired::component_of;
 use super::hosts::Taken;
+use crate::artifacts::Stage;
 use crate::cluster::pods::Trouble;
 use crate::live::Plan;
 use crate::resolve::{Part, ResolveError};
@@ -27,6 +28,8 @@ pub struct Observed<'a> {
     pub function: &'a Function,
     /// Whether it is resolved; `None` while that goes on.
     pub resolved: Option<Result<(), &'a ResolveError>>,
+    /// How far the component is meanwhile.
+    pub stage: Stage,
     /// Why its objects can't be made, if they can't.
     pub not_applied: Option<String>,
     /// Its revisions, once there is one.
@@ -195,7 +198,15 @@ fn component(observed: &Observed<'_>) -> Verdict {
         ),
     };
     match observed.resolved {
-        None => verdict("Unknown", "Fetching", "the component is being fetched"),
+        None => match observed.stage {
+            Stage::Fetching => verdict("Unknown", "Fetching", "the component is being fetched"),
+            Stage::Preparing => verdict(
+                "Unknown",
+                "Preparing",
+                "the component is fetched, and is compiled once it is its turn",
+            ),
+            Stage::Prepared => fetched(),
+        },
         Some(Ok(())) => fetched(),
         Some(Err(error)) => match error.part {
             Part::Component => verdict("False", error.reason, &error.message),
@@ -215,7 +226,14 @@ fn models(observed: &Observed<'_>) -> Verdict {
         return verdict("True", "NoModels", "the function names no models");
     }
     match observed.resolved {
-        None => verdict("Unknown", "Fetching", "the models are being fetched"),
+        None if observed.stage == Stage::Prepared => {
+            verdict("Unknown", "Fetching", "the models are being fetched")
+        }
+        None => verdict(
+            "Unknown",
+            "NotFetched",
+            "the component comes first; ComponentReady tells how far it is",
+        ),
         Some(Ok(())) => verdict("True", "Fetched", "all models are where replicas find them"),
         Some(Err(error)) if error.part == Part::Models => {
             verdict("False", error.reason, &error.message)

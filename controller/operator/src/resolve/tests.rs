@@ -61,12 +61,14 @@ impl Artifacts for Store {
         })
     }
 
-    fn component(
-        &self,
+    fn component<'a>(
+        &'a self,
+        whom: Whom<'a>,
         source: Source,
         known: Option<String>,
-    ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
+    ) -> BoxFuture<'a, Result<Stored, ArtifactError>> {
         Box::pin(async move {
+            (whom.told)(Stage::Preparing);
             let (name, digest) = match source {
                 Source::Image { reference, .. } => (reference, "aa".to_owned()),
                 Source::Url { url, sha256 } => (url, sha256),
@@ -102,7 +104,11 @@ impl Artifacts for Store {
         source: Source,
         known: Option<String>,
     ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
-        self.component(source, known)
+        let whom = Whom {
+            namespace: "",
+            told: &|_| {},
+        };
+        self.component(whom, source, known)
     }
 
     fn open<'a>(
@@ -157,9 +163,15 @@ async fn failure(spec: Value) -> ResolveError {
     {
         gathered.add_pull_secret(&secret.name);
     }
-    resolve(&function, &gathered, &Pins::default(), &Store::default())
-        .await
-        .unwrap_err()
+    resolve(
+        &function,
+        &gathered,
+        &Pins::default(),
+        &Store::default(),
+        &|_| {},
+    )
+    .await
+    .unwrap_err()
 }
 
 /// Would fail if a tag that moved changed a revision that is there already.
@@ -167,15 +179,21 @@ async fn failure(spec: Value) -> ResolveError {
 async fn a_tag_means_what_it_meant_as_long_as_the_spec_is_the_same() {
     let function = function(json!({"component": {"image": "r/c:1"}}));
     let store = Store::default();
-    let first = resolve(&function, &Gathered::default(), &Pins::default(), &store)
-        .await
-        .unwrap();
+    let first = resolve(
+        &function,
+        &Gathered::default(),
+        &Pins::default(),
+        &store,
+        &|_| {},
+    )
+    .await
+    .unwrap();
     let pins = first.pins();
     assert_eq!(
         pins.component.as_ref().unwrap().image.as_deref(),
         Some("r/c:1@sha256:m")
     );
-    let again = resolve(&function, &Gathered::default(), &pins, &store)
+    let again = resolve(&function, &Gathered::default(), &pins, &store, &|_| {})
         .await
         .unwrap();
     assert_eq!(again, first);
@@ -199,7 +217,9 @@ async fn a_config_map_is_what_it_is_by_now() {
         let map =
             json!({"metadata": {"name": "code"}, "data": {"a.wasm": content, "m.onnx": content}});
         gathered.add_config_map(serde_json::from_value(map).unwrap());
-        let resolved = resolve(&function, &gathered, &pins, &store).await.unwrap();
+        let resolved = resolve(&function, &gathered, &pins, &store, &|_| {})
+            .await
+            .unwrap();
         assert_eq!(
             resolved.digests(),
             [hex::encode(Sha256::digest(content))],
@@ -217,9 +237,15 @@ async fn only_what_the_policy_lets_pass_is_fetched_and_mounted() {
         json!({"component": {"image": "r/signed:1"}, "models": mounted("r/signed-model:1")}),
     );
     let store = Store::default();
-    let resolved = resolve(&signed, &Gathered::default(), &Pins::default(), &store)
-        .await
-        .unwrap();
+    let resolved = resolve(
+        &signed,
+        &Gathered::default(),
+        &Pins::default(),
+        &store,
+        &|_| {},
+    )
+    .await
+    .unwrap();
     let asked = store.asked.lock().unwrap().clone();
     assert_eq!(asked, [("r/signed:1@sha256:s".to_owned(), None)]);
     let Some((_, Bytes::Volume(volume))) = resolved.models.first() else {
@@ -232,7 +258,7 @@ async fn only_what_the_policy_lets_pass_is_fetched_and_mounted() {
     assert_eq!(pin.image.as_deref(), Some("r/signed-model:1@sha256:s"));
     let json = serde_json::to_string(&pins).unwrap();
     assert_eq!(serde_json::from_str::<Pins>(&json).unwrap(), pins);
-    let again = resolve(&signed, &Gathered::default(), &pins, &store).await;
+    let again = resolve(&signed, &Gathered::default(), &pins, &store, &|_| {}).await;
     assert_eq!(again.unwrap(), resolved);
 
     let map = json!({"configMap": {"name": "code", "key": "a.wasm"}});
@@ -282,9 +308,15 @@ async fn only_what_the_policy_lets_pass_is_fetched_and_mounted() {
                 .unwrap(),
         );
         let store = Store::default();
-        let error = resolve(&function(spec), &gathered, &Pins::default(), &store)
-            .await
-            .unwrap_err();
+        let error = resolve(
+            &function(spec),
+            &gathered,
+            &Pins::default(),
+            &store,
+            &|_| {},
+        )
+        .await
+        .unwrap_err();
         assert_eq!((error.part, error.reason), (part, reason), "{error}");
         assert_eq!(error.message, text);
         let asked = store.asked.lock().unwrap().clone();
@@ -376,9 +408,15 @@ async fn a_pull_secret_of_another_type_is_none() {
         data: Some(BTreeMap::new()),
         ..Secret::default()
     });
-    let error = resolve(&function, &gathered, &Pins::default(), &Store::default())
-        .await
-        .unwrap_err();
+    let error = resolve(
+        &function,
+        &gathered,
+        &Pins::default(),
+        &Store::default(),
+        &|_| {},
+    )
+    .await
+    .unwrap_err();
     assert!(
         error.message.contains("Opaque")
             && error.message.contains("kubernetes.io/dockerconfigjson"),

@@ -81,6 +81,7 @@ async fn a_fetch_goes_on_as_long_as_it_is_what_is_needed() {
     let (first, second) = ("https://a.example/x.wasm", "https://b.example/x.wasm");
     assert!(matches!(bench.outcome(1, first).await, Outcome::Working));
     assert_eq!(bench.store.asked(), [first]);
+    assert_eq!(lock(&bench.live.resolution).stage, Stage::Preparing);
 
     *lock(&bench.level) = "2";
     bench.live.inputs_changed();

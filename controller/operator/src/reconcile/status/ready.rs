@@ -12,7 +12,7 @@ pub(super) fn ready(observed: &Observed<'_>) -> Verdict {
             return verdict(
                 "Unknown",
                 "Resolving",
-                "what the function names is being fetched",
+                "what the function names is being fetched, or its component compiled",
             );
         }
         Some(Err(error)) => {

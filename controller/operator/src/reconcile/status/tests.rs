@@ -36,6 +36,7 @@ fn observed<'a>(function: &'a Function, plan: &'a Plan) -> Observed<'a> {
     Observed {
         function,
         resolved: Some(Ok(())),
+        stage: Stage::default(),
         not_applied: None,
         plan: Some(plan),
         desired: 0,
@@ -208,6 +209,31 @@ fn a_revision_that_takes_over_tells_how_far_it_is_and_who_serves() {
         (broken.revision.as_deref(), broken.ready_replicas),
         (Some("old"), 3)
     );
+}
+
+/// Would fail if who waits for others' components weren't told that it isn't the registry that is waited for.
+#[test]
+fn what_goes_on_is_told_by_its_stage() {
+    let (mut function, plan) = (function(None), plan("a", "a"));
+    let model = json!({"name": "m", "source": {"image": "r/m:1"}});
+    function.spec.models = vec![serde_json::from_value(model).unwrap()];
+    for (stage, expected) in [
+        (Stage::Fetching, ["Unknown Fetching", "Unknown NotFetched"]),
+        (
+            Stage::Preparing,
+            ["Unknown Preparing", "Unknown NotFetched"],
+        ),
+        (Stage::Prepared, ["True Fetched", "Unknown Fetching"]),
+    ] {
+        let status = status(&Observed {
+            resolved: None,
+            stage,
+            ..observed(&function, &plan)
+        });
+        let found = ["ComponentReady", "ModelsReady"].map(|kind| told(&status, kind));
+        assert_eq!(found, expected, "{stage:?}");
+        assert_eq!(told(&status, "Ready"), "Unknown Resolving");
+    }
 }
 
 #[test]
