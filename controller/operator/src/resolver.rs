@@ -17,8 +17,11 @@ use crate::resolve::{self, ResolveError, Resolved};
 
 /// What is quick is waited for, so that no status tells of it.
 const QUICK: Duration = Duration::from_millis(300);
-/// The longest pause between two attempts.
+/// The longest pause between two attempts at what may pass.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The longest where somebody must mend it: each attempt may download all of it, or count with a registry that allows a hundred
+/// requests in six hours.
+const LONGEST_FOR_PEOPLE: Duration = Duration::from_secs(600);
 
 /// Resolves functions.
 pub struct Resolver {
@@ -323,10 +326,14 @@ fn inputs(function: &Function, resolution: &Resolution) -> Inputs {
 
 /// What may pass is tried again soon, what somebody must mend less so; either ever less often.
 pub(crate) fn pause(failures: u32, is_transient: bool) -> Duration {
-    let first = if is_transient { 1 } else { 5 };
+    let (first, longest) = if is_transient {
+        (1, LONGEST_PAUSE)
+    } else {
+        (5, LONGEST_FOR_PEOPLE)
+    };
     Duration::from_secs(first)
         .saturating_mul(2_u32.saturating_pow(failures))
-        .min(LONGEST_PAUSE)
+        .min(longest)
 }
 
 /// The last result for this spec, even if what it names has changed since.

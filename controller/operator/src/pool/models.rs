@@ -1,7 +1,7 @@
 //! The models that a pool's pods have ready: fetched into the store once per change of the pool's spec.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kube::ResourceExt as _;
 use kube::api::ObjectMeta;
@@ -16,9 +16,7 @@ use crate::live::lock;
 use crate::reconcile::assignment::artifact;
 use crate::reconcile::desired::Settings;
 use crate::resolve::{self, Bytes, Pins, ResolveError};
-
-/// The longest pause between two attempts.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+use crate::resolver::pause;
 
 /// How far the models of a pool are.
 #[derive(Debug, Clone)]
@@ -95,8 +93,9 @@ impl Pools {
                     }
                     Err(error) => {
                         tracing::warn!(pool = %id, reason = error.reason, %error, "a pool's models can't be fetched");
+                        let pause = pause(models.failures, error.is_transient);
                         models.failures = models.failures.saturating_add(1);
-                        State::Failed(error, Instant::now() + pause(models.failures))
+                        State::Failed(error, Instant::now() + pause)
                     }
                 };
             }
@@ -194,10 +193,4 @@ fn kept(function: &Function, stored: Vec<Stored>) -> Vec<Kept> {
             stored,
         })
         .collect()
-}
-
-fn pause(failures: u32) -> Duration {
-    Duration::from_secs(1)
-        .saturating_mul(2_u32.saturating_pow(failures))
-        .min(LONGEST_PAUSE)
 }

@@ -119,7 +119,33 @@ fn attempts_are_made_ever_less_often_and_never_stop() {
     let pauses =
         |is_transient| [0, 1, 5, 40].map(|failures| pause(failures, is_transient).as_secs());
     assert_eq!(pauses(true), [1, 2, 30, 30]);
-    assert_eq!(pauses(false), [5, 10, 30, 30]);
+    assert_eq!(pauses(false), [5, 10, 160, 600]);
+}
+
+/// Would fail if what somebody mends, in the spec or in what it names, were found only by the next attempt in its time.
+#[tokio::test]
+async fn what_changes_is_tried_at_once_and_often_anew() {
+    let mut bench = Bench::new();
+    bench.gate.add_permits(100);
+    let url = "https://a.example/missing.wasm";
+    for attempt in 1..=4 {
+        bench.outcome(1, url).await;
+        Bench::quiet().await;
+        let mut resolution = lock(&bench.live.resolution);
+        assert_eq!(resolution.failures, attempt);
+        let last = resolution.last.as_mut().unwrap();
+        last.retry_at = Some(Instant::now());
+    }
+    bench.live.inputs_changed();
+    for generation in [1, 2] {
+        bench.outcome(generation, url).await;
+        Bench::quiet().await;
+        assert_eq!(lock(&bench.live.resolution).failures, 1);
+        let asked = bench.store.asked().len();
+        bench.outcome(generation, url).await;
+        Bench::quiet().await;
+        assert_eq!(bench.store.asked().len(), asked, "in its time");
+    }
 }
 
 /// Would fail if a function were reconciled again and again while its registry is asked once more, or never again once
