@@ -181,7 +181,7 @@ impl Resolver {
         tokio::spawn(async move {
             let refetched = async {
                 let gathered = resolve::gather(&this.client, &function).await?;
-                resolve::refetch(&pins_in(&record), &gathered, &*this.artifacts).await
+                resolve::refetch(&pins_in(&*record), &gathered, &*this.artifacts).await
             };
             let result = refetched
                 .await

@@ -113,13 +113,16 @@ pub(super) fn secret(pool: &RuntimePool, preload: &str, settings: &Settings) -> 
 pub(super) fn deployment(
     pool: &RuntimePool,
     preload: &str,
-    models: u64,
+    kept: &[Kept],
     settings: &Settings,
 ) -> Deployment {
     let name = pool.name_any();
-    let template = pod::warm(pool, &models::digest(preload), models, settings);
+    let (digest, bytes) = (models::digest(preload), models::bytes(kept));
+    let template = pod::warm(pool, &digest, bytes, settings);
+    let mut metadata = names::owned(pool, &names::pool(&name), names::pool_labels(&name));
+    metadata.annotations = models::notes(pool, kept);
     Deployment {
-        metadata: names::owned(pool, &names::pool(&name), names::pool_labels(&name)),
+        metadata,
         spec: replicated([(POOL.to_owned(), name)].into(), template),
         status: None,
     }
@@ -293,7 +296,7 @@ impl Pools {
         let peers = self.settings.network.as_ref();
         let policy = peers.map(|peers| network::pool_policy(pool, peers));
         let secret = secret(pool, &preload, &self.settings);
-        let deployment = deployment(pool, &preload, models::bytes(kept), &self.settings);
+        let deployment = deployment(pool, &preload, kept, &self.settings);
         Objects {
             digest: digest_of(&[text(&policy), text(&secret), text(&deployment)]),
             policy,

@@ -1,5 +1,7 @@
-//! The models that a pool's pods have ready: fetched into the store once per change of the pool's spec.
+//! The models that a pool's pods have ready: fetched into the store once per change of them. What their tags meant then is noted
+//! on the pool's Deployment, so that another operator takes the same, and replaces no pod.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,10 +14,12 @@ use wisp_contract::config::{Env, Model};
 
 use super::{PoolId, Pools};
 use crate::artifacts::Stored;
+use crate::attempts::digest_of;
 use crate::live::lock;
+use crate::names::{self, Ownership};
 use crate::reconcile::assignment::artifact;
-use crate::reconcile::desired::Settings;
-use crate::resolve::{self, Bytes, Pins, ResolveError};
+use crate::reconcile::desired::{PINS_ANNOTATION, SPEC_ANNOTATION, Settings, pins_in};
+use crate::resolve::{self, Bytes, Pin, Pins, ResolveError};
 use crate::resolver::pause;
 
 /// How far the models of a pool are.
@@ -29,10 +33,11 @@ pub(super) enum State {
     Failed(ResolveError, Instant),
 }
 
-/// The models of one generation of a pool.
+/// The models of a pool.
 #[derive(Debug, Clone)]
 pub(super) struct Models {
-    generation: i64,
+    /// A digest of what says which these are, and how they are fetched.
+    of: u64,
     failures: u32,
     pub(super) state: State,
 }
@@ -57,7 +62,9 @@ impl State {
 impl Pools {
     /// The models of the pool. What isn't known begins to be found out.
     pub(super) fn models(self: &Arc<Self>, now: Instant, id: &PoolId, pool: &RuntimePool) -> State {
-        let generation = pool.metadata.generation.unwrap_or(0);
+        let spec = &pool.spec;
+        let named = serde_json::to_string(&(&spec.models, &spec.pull_secrets)).unwrap_or_default();
+        let of = digest_of(&(&pool.metadata.uid, named));
         let mut all = lock(&self.known);
         let known = all.entry(id.clone()).or_default();
         if pool.spec.models.is_empty() {
@@ -67,24 +74,30 @@ impl Pools {
             return State::Here(Arc::default());
         }
         let failures = match &known.models {
-            Some(models) if models.generation == generation => match models.state {
+            Some(models) if models.of == of => match models.state {
                 State::Failed(_, retry_at) if now >= retry_at => models.failures,
                 _ => return models.state.clone(),
             },
             _ => 0,
         };
         known.models = Some(Models {
-            generation,
+            of,
             failures,
             state: State::Working,
         });
         drop(all);
+        let pins = self.pins(id, pool);
+        if !pins.models.is_empty() {
+            // What is fetched for others meanwhile must not push it out.
+            let known = pins.models.values().map(|pin| pin.sha256.clone());
+            self.artifacts.hold(&owner(id), known.collect());
+        }
         let (this, id, pool) = (Arc::clone(self), id.clone(), pool.clone());
         tokio::spawn(async move {
-            let found = this.fetch(&pool).await;
+            let found = this.fetch(&pool, &pins).await;
             let mut all = lock(&this.known);
             let known = all.get_mut(&id).and_then(|known| known.models.as_mut());
-            if let Some(models) = known.filter(|models| models.generation == generation) {
+            if let Some(models) = known.filter(|models| models.of == of) {
                 models.state = match found {
                     Ok(kept) => {
                         let digests = kept.iter().flat_map(|kept| kept.stored.digests());
@@ -105,11 +118,20 @@ impl Pools {
         State::Working
     }
 
-    async fn fetch(&self, pool: &RuntimePool) -> Result<Vec<Kept>, ResolveError> {
+    /// What the tags of the pool's models meant when they were fetched first, by whatever operator.
+    fn pins(&self, id: &PoolId, pool: &RuntimePool) -> Pins {
+        let deployments = &self.cluster.warm_deployments;
+        let deployment = deployments.get(id, &names::pool(id.name()));
+        let ours = deployment
+            .filter(|found| names::ownership(pool, &found.metadata) == Ownership::Ours)
+            .filter(|found| found.annotations().get(SPEC_ANNOTATION) == Some(&spec_digest(pool)));
+        ours.map_or_else(Pins::default, |deployment| pins_in(&*deployment))
+    }
+
+    async fn fetch(&self, pool: &RuntimePool, pins: &Pins) -> Result<Vec<Kept>, ResolveError> {
         let function = as_function(pool);
         let gathered = resolve::gather(&self.client, &function).await?;
-        let found =
-            resolve::models(&function, &gathered, &Pins::default(), &*self.artifacts).await?;
+        let found = resolve::models(&function, &gathered, pins, &*self.artifacts).await?;
         let stored: Vec<Stored> = found
             .into_iter()
             .filter_map(|(_, bytes)| match bytes {
@@ -129,6 +151,34 @@ pub(super) fn preload(kept: &[Kept], has_models: bool, settings: &Settings) -> P
         models: kept.iter().map(|kept| kept.model.clone()).collect(),
         artifacts: kept.iter().map(at).collect(),
     }
+}
+
+/// What another operator takes the models by, as annotations of the pool's Deployment.
+pub(super) fn notes(pool: &RuntimePool, kept: &[Kept]) -> Option<BTreeMap<String, String>> {
+    let pin = |kept: &Kept| Pin {
+        image: kept.stored.pinned.clone(),
+        sha256: kept.stored.source.clone(),
+    };
+    let pins = Pins {
+        component: None,
+        models: kept
+            .iter()
+            .map(|kept| (kept.model.name.clone(), pin(kept)))
+            .collect(),
+    };
+    let pins = serde_json::to_string(&pins).ok()?;
+    let notes = [
+        (SPEC_ANNOTATION, spec_digest(pool)),
+        (PINS_ANNOTATION, pins),
+    ];
+    let notes = notes.map(|(key, value)| (key.to_owned(), value));
+    (!kept.is_empty()).then(|| notes.into())
+}
+
+/// A digest of the models as they are written. As long as it is the same, tags mean what they meant.
+fn spec_digest(pool: &RuntimePool) -> String {
+    let json = serde_json::to_vec(&pool.spec.models).unwrap_or_default();
+    hex::encode(Sha256::digest(json))
 }
 
 /// As an annotation.

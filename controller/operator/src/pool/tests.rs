@@ -299,7 +299,7 @@ fn a_pod_that_was_taken_is_the_functions_and_nobody_elses() {
 fn the_objects_of_a_pool() {
     let pool = pool(json!({"pod": {"nodeSelector": {"zone": "edge"}}}));
     let deployment =
-        serde_yaml_ng::to_string(&keep::deployment(&pool, "{}", 0, &settings())).unwrap();
+        serde_yaml_ng::to_string(&keep::deployment(&pool, "{}", &[], &settings())).unwrap();
     let secret = keep::secret(&pool, "{}", &settings());
     assert_eq!(secret.metadata.name.as_deref(), Some("wisp-pool-warm"));
     let peers = Peers {
@@ -398,6 +398,7 @@ mod claiming {
         live: Arc<Live>,
         id: FunctionId,
         feed: crate::cluster::Feed,
+        store: Arc<Store>,
     }
 
     impl Bench {
@@ -434,7 +435,8 @@ mod claiming {
                 Arc::clone(&functions),
                 Arc::clone(&metrics),
             ));
-            let artifacts: Arc<dyn Artifacts> = Arc::new(Store::default());
+            let store = Arc::new(Store::default());
+            let artifacts: Arc<dyn Artifacts> = Arc::clone(&store) as _;
             let levels = Levels::new(
                 Arc::clone(&artifacts),
                 Arc::clone(&cluster),
@@ -455,12 +457,13 @@ mod claiming {
                 live,
                 id,
                 feed,
+                store,
             }
         }
 
         /// Has something that makes pods, and somebody who waits for one.
         async fn begin_to_wait(&self) -> JoinHandle<Option<Replica>> {
-            let mut deployment = keep::deployment(&pool(json!({})), "{}", 0, &settings());
+            let mut deployment = keep::deployment(&pool(json!({})), "{}", &[], &settings());
             deployment.metadata.namespace = Some("vision".to_owned());
             let deployments = &self.pools.cluster.warm_deployments;
             deployments.apply(Event::Apply(deployment));
@@ -857,5 +860,46 @@ mod claiming {
             bench.pools.models(Instant::now(), &id, &with_models),
             State::Working
         ));
+    }
+
+    /// Would fail if a tag that moved replaced all pods of a pool once another operator leads, or a change of the models took
+    /// what another tag meant.
+    #[tokio::test]
+    async fn another_operator_takes_the_same_models() {
+        let of = |image: &str| pool(json!({"models": [{"name": "m", "source": {"image": image}}]}));
+        let models = async |bench: &Bench, pool: &RuntimePool| loop {
+            let id = pool_id(pool).unwrap();
+            match bench.pools.models(Instant::now(), &id, pool) {
+                State::Here(kept) => return kept,
+                State::Working => tokio::task::yield_now().await,
+                State::Failed(error, _) => panic!("{error}"),
+            }
+        };
+        let first = Bench::new(&[]);
+        let pool = of("r/m:1");
+        let kept = models(&first, &pool).await;
+        let mut deployment = keep::deployment(&pool, "{}", &kept, &settings());
+        deployment.metadata.namespace = Some("vision".to_owned());
+
+        let second = Bench::new(&[]);
+        let deployments = &second.pools.cluster.warm_deployments;
+        deployments.apply(Event::Apply(deployment));
+        let asked = || second.store.asked.lock().unwrap().clone();
+        assert_eq!(models(&second, &pool).await, kept);
+        let pinned = kept[0].stored.pinned.clone().unwrap();
+        let source = kept[0].stored.source.clone();
+        assert_eq!(asked(), [(pinned, Some(source.clone()))]);
+        assert_eq!(
+            second.store.held("pool/vision/warm"),
+            [source.clone(), source]
+        );
+        // One that only keeps more pods is as it was.
+        let mut more = pool.clone();
+        more.spec.min_replicas = 3;
+        more.metadata.generation = Some(2);
+        models(&second, &more).await;
+        assert_eq!(asked().len(), 1);
+        models(&second, &of("r/m:2")).await;
+        assert_eq!(asked()[1], ("r/m:2".to_owned(), None));
     }
 }

@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::ResourceExt as _;
+use kube::ResourceExt;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use wisp_api::Function;
@@ -22,11 +22,11 @@ use super::{assignment, network, pod, resources};
 use crate::names;
 use crate::resolve::{self, Bytes, Pins, Resolved};
 
-/// Annotation of a ControllerRevision: the digest of the spec as it was written.
+/// Annotation of a ControllerRevision, and of a pool's Deployment: the digest of the spec, or of the models, as it was written.
 pub const SPEC_ANNOTATION: &str = "wisp.dev/spec";
 /// Annotation of a ControllerRevision: the digests of all of the store that it consists of, with commas between.
 pub const ARTIFACTS_ANNOTATION: &str = "wisp.dev/artifacts";
-/// Annotation of a ControllerRevision: what the spec's tags meant.
+/// Annotation of the same: what the spec's tags meant.
 pub const PINS_ANNOTATION: &str = "wisp.dev/pins";
 
 /// What is the same for all Functions.
@@ -226,9 +226,9 @@ pub fn artifacts_in(record: &ControllerRevision) -> Vec<String> {
     all.map(str::to_owned).collect()
 }
 
-/// What tags meant when a revision was made.
+/// What tags meant when what notes them was made.
 #[must_use]
-pub fn pins_in(record: &ControllerRevision) -> Pins {
+pub fn pins_in(record: &impl ResourceExt) -> Pins {
     let pins = record.annotations().get(PINS_ANNOTATION);
     pins.and_then(|pins| serde_json::from_str(pins).ok())
         .unwrap_or_default()
