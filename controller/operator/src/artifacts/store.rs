@@ -212,6 +212,16 @@ impl StoreArtifacts {
     }
 }
 
+/// Says what to do with a model that is too large.
+fn of_model(error: Error) -> ArtifactError {
+    let is_too_large = matches!(error, Error::TooLarge { .. });
+    let mut error = ArtifactError::from(error);
+    if is_too_large {
+        error.message.push_str(": a model of more than 2 GiB isn't fetched; nodes read it from an imageVolume or a persistentVolumeClaim");
+    }
+    error
+}
+
 impl From<Error> for ArtifactError {
     fn from(error: Error) -> Self {
         Self {
@@ -275,7 +285,8 @@ impl Artifacts for StoreArtifacts {
             let what = called(&source);
             let fetched = self
                 .fetch(source, known, Kind::Model, LARGEST_MODEL)
-                .await?;
+                .await
+                .map_err(of_model)?;
             self.check_model(&what, &fetched.sha256).await?;
             Ok(Stored {
                 source: fetched.sha256.clone(),
@@ -320,5 +331,26 @@ impl Artifacts for StoreArtifacts {
 
     fn release(&self, owner: &str) {
         self.store.release(owner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if who has a model that is too large to be fetched weren't told where else it may be.
+    #[test]
+    fn what_is_too_large_is_told_with_a_way() {
+        let too_large = |limit| Error::TooLarge {
+            what: "r/m:1".to_owned(),
+            limit,
+        };
+        let error = of_model(too_large(LARGEST_MODEL));
+        assert_eq!(error.reason, "TooLarge");
+        for part in ["r/m:1", "2 GiB", "imageVolume", "persistentVolumeClaim"] {
+            assert!(error.message.contains(part), "{error}");
+        }
+        let other = of_model(Error::Thread);
+        assert_eq!(other, Error::Thread.into());
     }
 }
