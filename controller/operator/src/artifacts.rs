@@ -167,6 +167,8 @@ pub trait Artifacts: Send + Sync + 'static {
     /// From now on components are compiled for these processors, too. Returns whether they weren't before: what was
     /// compiled lacks that.
     fn learn(&self, cpu: Cpu) -> bool;
+    /// Whether nothing more would be compiled for these processors.
+    fn knows(&self, cpu: Cpu) -> bool;
     /// Waits until there is machine code of a component for more processors than before, and gives the digest of what
     /// replicas load.
     fn more(&self) -> BoxFuture<'_, String>;

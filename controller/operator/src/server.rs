@@ -5,6 +5,7 @@ mod open;
 mod respond;
 
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -28,6 +29,10 @@ const HEAD: Duration = Duration::from_secs(10);
 const MOST_AT_ONCE: u32 = 4096;
 /// The longest that requests may take to end when the process does.
 const DRAIN: Duration = Duration::from_secs(5);
+
+/// Who asks, in a request's extensions.
+#[derive(Debug, Clone, Copy)]
+struct Peer(IpAddr);
 
 /// Answers a request.
 pub trait Answer: Send + Sync + 'static {
@@ -57,8 +62,8 @@ pub async fn serve<A: Answer>(listener: TcpListener, answerer: Arc<A>, end: Canc
             accepted = listener.accept() => accepted,
             () = end.cancelled() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok((stream, peer)) => (stream, Peer(peer.ip().to_canonical())),
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(Duration::from_millis(20)).await;
@@ -69,8 +74,9 @@ pub async fn serve<A: Answer>(listener: TcpListener, answerer: Arc<A>, end: Canc
         let (answerer, end, builder) = (Arc::clone(&answerer), end.clone(), builder.clone());
         tracker.spawn(async move {
             let asked = CancellationToken::new();
-            let service = service_fn(|request| {
+            let service = service_fn(|mut request: Request<Incoming>| {
                 asked.cancel();
+                request.extensions_mut().insert(peer);
                 let answerer = Arc::clone(&answerer);
                 async move { Ok::<_, Infallible>(answerer.answer(request).await) }
             });

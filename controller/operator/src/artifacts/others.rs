@@ -51,12 +51,21 @@ impl Others {
     /// From now on components are compiled for `cpu`, too. Returns whether they weren't before.
     pub(super) fn learn(&self, cpu: Cpu) -> bool {
         let mut compilers = lock(&self.compilers);
-        let is_known = compilers.iter().any(|(known, _)| *known == cpu);
-        let is_new = !is_known && is_worthwhile(cpu, self.first_cpu, self.is_given);
+        let is_new = self.is_new(&compilers, cpu);
         if is_new {
             compilers.push((cpu, self.first.for_cpu(cpu)));
         }
         is_new
+    }
+
+    /// Whether [`Others::learn`] would change nothing.
+    pub(super) fn knows(&self, cpu: Cpu) -> bool {
+        !self.is_new(&lock(&self.compilers), cpu)
+    }
+
+    fn is_new(&self, compilers: &[(Cpu, Compiler)], cpu: Cpu) -> bool {
+        let is_known = compilers.iter().any(|(known, _)| *known == cpu);
+        !is_known && is_worthwhile(cpu, self.first_cpu, self.is_given)
     }
 
     /// The machine code that there is of `component`, which was initialised. What there isn't is made;
@@ -207,7 +216,7 @@ mod tests {
         let first = Compiler::new(store, Default::default(), Cpu::here());
         let others = Others::new(first.clone(), Cpu::here(), false);
         assert!(others.of(&component).await.is_empty());
-        assert!(others.learn(*lower));
+        assert!(!others.knows(*lower) && others.learn(*lower) && others.knows(*lower));
         assert!(!others.learn(*lower), "it is known");
 
         assert!(others.of(&component).await.is_empty(), "nobody waits");

@@ -302,6 +302,10 @@ impl Artifacts for StoreArtifacts {
         self.others.learn(cpu)
     }
 
+    fn knows(&self, cpu: Cpu) -> bool {
+        self.others.knows(cpu)
+    }
+
     fn more(&self) -> BoxFuture<'_, String> {
         Box::pin(self.others.more())
     }

@@ -106,6 +106,14 @@ impl<K: ResourceExt> Index<K> {
             .unwrap_or_default()
     }
 
+    /// Whether there is one that `is` so, whosever it is.
+    #[must_use]
+    pub fn any(&self, is: impl Fn(&K) -> bool) -> bool {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = state.live.values().flat_map(BTreeMap::values);
+        all.any(|object| is(object))
+    }
+
     /// One object of a function.
     #[must_use]
     pub fn get(&self, function: &FunctionId, name: &str) -> Option<Arc<K>> {

@@ -5,6 +5,7 @@ use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Secret;
 use serde_json::{Value, json};
 use tokio::sync::Semaphore;
+use wisp_artifacts::Cpu;
 
 use super::*;
 use crate::artifacts::{ArtifactError, Origin, Source, Trials};
@@ -16,6 +17,8 @@ pub(crate) struct Store {
     /// What each answer takes a permit of, where there is one.
     pub(crate) gate: Option<Arc<Semaphore>>,
     pub(crate) held: Mutex<BTreeMap<String, Vec<String>>>,
+    /// The processors that it was told of.
+    pub(crate) learned: Mutex<Vec<Cpu>>,
 }
 
 impl Store {
@@ -126,7 +129,12 @@ impl Artifacts for Store {
         Box::pin(async { Ok(()) })
     }
 
-    fn learn(&self, _: wisp_artifacts::Cpu) -> bool {
+    fn learn(&self, cpu: Cpu) -> bool {
+        self.learned.lock().unwrap().push(cpu);
+        false
+    }
+
+    fn knows(&self, _: Cpu) -> bool {
         false
     }
 

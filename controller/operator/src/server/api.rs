@@ -16,8 +16,8 @@ use wisp_contract::headers;
 use wisp_contract::keys::Root;
 use wisp_contract::operator::{ARTIFACTS, ENSURE, Ensure, REPORT, Report};
 
-use super::Answer;
 use super::respond::{Body, Refusal, file, json, nothing};
+use super::{Answer, Peer};
 use crate::artifacts::Artifacts;
 use crate::autoscale::Autoscaler;
 use crate::levels::Levels;
@@ -95,8 +95,12 @@ impl Api {
             (Method::GET, path) if path.starts_with(ARTIFACTS) => {
                 let sha256 = path.strip_prefix(ARTIFACTS).unwrap_or_default();
                 check(request.headers(), &self.root.artifact(sha256))?;
-                if let Some(cpu) = request.headers().get(headers::CPU) {
-                    self.levels.told(cpu.to_str().unwrap_or_default());
+                if let (Some(cpu), Some(Peer(address))) = (
+                    request.headers().get(headers::CPU),
+                    request.extensions().get(),
+                ) {
+                    let cpu = cpu.to_str().unwrap_or_default();
+                    self.levels.heard(cpu, *address);
                 }
                 self.artifact(sha256).await
             }
