@@ -142,6 +142,12 @@ impl Compiler {
         self.inner.turns.hurry(self.store.held_beside(sha256));
     }
 
+    /// How many wait for their turn.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.inner.turns.waiting()
+    }
+
     /// What [`Compiler::prepare`] gave for `source` before, where the store still has all of it.
     ///
     /// # Errors

@@ -42,6 +42,6 @@ pub use fetch::{FetchOptions, Fetcher, client_tls};
 pub use oci::{Demand, Kind, Package, Pulled, Pushed};
 pub use reference::Reference;
 pub use signature::{KeyError, PublicKey};
-pub use store::{Store, Stored, measure};
+pub use store::{Store, Stored, Usage, measure};
 pub use wisp_engine::preinit::Limits;
 pub use wisp_engine::{Cpu, Footprint, Wasi};

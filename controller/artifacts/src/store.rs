@@ -47,6 +47,19 @@ pub struct Stored {
     pub length: u64,
 }
 
+/// How full a store is, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// The most that there may be.
+    pub capacity: u64,
+    /// What there is, and is held by somebody.
+    pub held: u64,
+    /// What there is, whole.
+    pub kept: u64,
+    /// What is there of what isn't whole yet.
+    pub partial: u64,
+}
+
 /// What is known of bytes that are yet to come.
 #[derive(Debug, Clone)]
 pub(crate) struct Expected {
@@ -228,6 +241,15 @@ impl Store {
     /// `owner` holds nothing any more.
     pub fn release(&self, owner: &str) {
         self.folder.release(owner);
+    }
+
+    /// How full it is.
+    ///
+    /// # Errors
+    /// When the folder can't be read.
+    pub async fn usage(&self) -> Result<Usage, Error> {
+        let folder = Arc::clone(&self.folder);
+        blocking(move || folder.usage()).await
     }
 
     /// All that is held by whoever holds `sha256`.

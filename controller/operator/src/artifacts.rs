@@ -15,7 +15,7 @@ use futures::{Stream, TryStreamExt as _};
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
 use tokio_util::io::ReaderStream;
-use wisp_artifacts::Cpu;
+use wisp_artifacts::{Cpu, Usage};
 use wisp_contract::assignment::Facts;
 use wisp_contract::config::Tried;
 
@@ -118,6 +118,15 @@ pub struct Stored {
     pub compiled: Vec<Code>,
 }
 
+/// What is counted of a store.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// How full it is.
+    pub usage: Usage,
+    /// How many components wait to be prepared.
+    pub waiting: usize,
+}
+
 /// Machine code in the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Code {
@@ -183,6 +192,8 @@ pub trait Artifacts: Send + Sync + 'static {
     ) -> BoxFuture<'a, Result<Option<(File, u64)>, ArtifactError>>;
     /// A replica waits for an artifact or machine code that isn't in the store: what it is of is prepared before all else.
     fn hurry(&self, sha256: &str);
+    /// How full the store is, and how many components wait to be prepared.
+    fn figures(&self) -> BoxFuture<'_, Result<Figures, ArtifactError>>;
     /// From now on `owner` needs exactly `digests`: they stay in the store.
     fn hold(&self, owner: &str, digests: Vec<String>);
     /// `owner` needs nothing any more.

@@ -10,12 +10,19 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use wisp_contract::FunctionId;
 
+use crate::artifacts::Figures;
+
 /// The media type of [`Metrics::text`].
 pub const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Bounds of durations, in seconds.
 const BOUNDS: [f64; 14] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0,
+];
+
+/// Bounds of what may take minutes, in seconds.
+const LONG_BOUNDS: [f64; 13] = [
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 900.0, 1800.0,
 ];
 
 /// All counts.
@@ -36,6 +43,11 @@ pub struct Metrics {
     leader: Gauge,
     watch_errors: Gauge,
     functions: Gauge,
+    store_bytes: Family<OfState, Gauge>,
+    store_capacity_bytes: Gauge,
+    prepare_queue: Gauge,
+    fetch_seconds: Histogram,
+    prepare_seconds: Histogram,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -53,6 +65,11 @@ struct OfPool {
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     outcome: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct OfState {
+    state: &'static str,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,6 +103,11 @@ impl Default for Metrics {
             leader: Gauge::default(),
             watch_errors: Gauge::default(),
             functions: Gauge::default(),
+            store_bytes: Family::default(),
+            store_capacity_bytes: Gauge::default(),
+            prepare_queue: Gauge::default(),
+            fetch_seconds: Histogram::new(LONG_BOUNDS),
+            prepare_seconds: Histogram::new(LONG_BOUNDS),
             registry: Registry::default(),
         };
         registry.register(
@@ -148,6 +170,35 @@ impl Default for Metrics {
             "functions",
             "Functions that there are",
             metrics.functions.clone(),
+        );
+        registry.register_with_unit(
+            "store",
+            "What the store has: whole and in use (held), whole and not (idle), and not whole yet (partial)",
+            Unit::Bytes,
+            metrics.store_bytes.clone(),
+        );
+        registry.register_with_unit(
+            "store_capacity",
+            "The most that the store may have",
+            Unit::Bytes,
+            metrics.store_capacity_bytes.clone(),
+        );
+        registry.register(
+            "prepare_queue",
+            "Components that wait to be initialised and compiled",
+            metrics.prepare_queue.clone(),
+        );
+        registry.register_with_unit(
+            "fetch",
+            "How long it took to fetch a component or model that the store didn't have",
+            Unit::Seconds,
+            metrics.fetch_seconds.clone(),
+        );
+        registry.register_with_unit(
+            "prepare",
+            "How long it took to initialise and compile a component, with its wait for others",
+            Unit::Seconds,
+            metrics.prepare_seconds.clone(),
         );
         // Named for what people look for, beside the gateways' requests and the hosts' instances.
         all.register_with_unit(
@@ -263,6 +314,33 @@ impl Metrics {
         self.leader.set(leads.into());
     }
 
+    /// What there is of artifacts.
+    pub fn artifacts(&self, figures: &Figures) {
+        let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        let usage = &figures.usage;
+        for (state, bytes) in [
+            ("held", usage.held),
+            ("idle", usage.kept.saturating_sub(usage.held)),
+            ("partial", usage.partial),
+        ] {
+            let gauge = self.store_bytes.get_or_create(&OfState { state });
+            gauge.set(number(bytes));
+        }
+        self.store_capacity_bytes.set(number(usage.capacity));
+        self.prepare_queue
+            .set(i64::try_from(figures.waiting).unwrap_or(i64::MAX));
+    }
+
+    /// A component or model was fetched.
+    pub fn fetched(&self, took: Duration) {
+        self.fetch_seconds.observe(took.as_secs_f64());
+    }
+
+    /// A component was prepared.
+    pub fn prepared(&self, took: Duration) {
+        self.prepare_seconds.observe(took.as_secs_f64());
+    }
+
     /// What is known of the cluster.
     pub fn cluster(&self, functions: usize, watch_errors: u64) {
         self.functions
@@ -274,6 +352,8 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
+    use wisp_artifacts::Usage;
+
     use super::*;
 
     #[test]
@@ -295,6 +375,33 @@ mod tests {
         assert!(!metrics.text().contains(r#"function="f""#));
     }
 
+    /// Would fail if who watches the disk were told something else than what is on it.
+    #[test]
+    fn the_parts_of_a_store_make_up_what_it_has() {
+        let metrics = Metrics::default();
+        metrics.artifacts(&Figures {
+            usage: Usage {
+                capacity: 100,
+                held: 20,
+                kept: 50,
+                partial: 7,
+            },
+            waiting: 3,
+        });
+        metrics.prepared(Duration::from_secs(250));
+        let text = metrics.text();
+        for line in [
+            r#"wisp_operator_store_bytes{state="held"} 20"#,
+            r#"wisp_operator_store_bytes{state="idle"} 30"#,
+            r#"wisp_operator_store_bytes{state="partial"} 7"#,
+            "wisp_operator_store_capacity_bytes 100",
+            "wisp_operator_prepare_queue 3",
+            r#"wisp_operator_prepare_seconds_bucket{le="300.0"} 1"#,
+        ] {
+            assert!(text.contains(line), "{line}: {text}");
+        }
+    }
+
     /// Would fail if the page on what to watch named a metric that isn't, or lacked one.
     #[test]
     fn every_metric_is_told() {
@@ -305,6 +412,7 @@ mod tests {
         metrics.pool(&id, 1, 1);
         metrics.wake_phase("served", Duration::ZERO);
         metrics.scaled("load", true);
+        metrics.artifacts(&Figures::default());
         for count in [
             Metrics::woke,
             Metrics::claimed,

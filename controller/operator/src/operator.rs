@@ -56,6 +56,7 @@ pub struct Operator {
     options: Options,
     client: Client,
     artifacts: Arc<dyn Artifacts>,
+    metrics: Arc<Metrics>,
     api: TcpListener,
     health: TcpListener,
 }
@@ -82,6 +83,8 @@ impl Operator {
                 .map_or_else(artifacts::share_of_memory, |memory| memory.0),
             timeout: options.prepare_timeout,
         });
+        let metrics = Arc::new(Metrics::default());
+        let store = store.counting(Arc::clone(&metrics));
         let bind = async |address| {
             TcpListener::bind(address)
                 .await
@@ -94,6 +97,7 @@ impl Operator {
             health: bind(options.health).await?,
             client: client.context("no client for the API server can be made")?,
             artifacts: Arc::new(store),
+            metrics,
             options,
         })
     }
@@ -104,7 +108,7 @@ impl Operator {
     /// When the installation's secret can't be had, or another leads.
     pub async fn run(self, end: CancellationToken) -> anyhow::Result<()> {
         let traces = Traces::from_environment("wisp-operator")?;
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::clone(&self.metrics);
         let live = Arc::new(Functions::default());
         let (cluster, feed) = Cluster::new();
         let is_ready = Arc::new(AtomicBool::new(false));
@@ -113,6 +117,7 @@ impl Operator {
             metrics: Arc::clone(&metrics),
             cluster: Arc::clone(&cluster),
             live: Arc::clone(&live),
+            artifacts: Arc::clone(&self.artifacts),
         };
         let health = tokio::spawn(server::serve(self.health, Arc::new(health), end.clone()));
         let root = tokio::select! {

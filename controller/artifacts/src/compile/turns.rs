@@ -66,6 +66,15 @@ impl Turns {
         state.forget_idle();
     }
 
+    /// How many wait.
+    pub(super) fn waiting(&self) -> usize {
+        let state = self.state();
+        let waiting = state.waiting.iter();
+        waiting
+            .filter(|waiting| !waiting.sender.is_closed())
+            .count()
+    }
+
     /// The next of those that wait.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut state = self.state();
@@ -183,6 +192,7 @@ mod tests {
         // The first of both gives up, and who alone waits for another.
         drop(bench.waiting.remove(2));
         drop(bench.waiting.pop());
+        assert_eq!(turns.waiting(), 3);
         assert_eq!(bench.order(first), ["d", "b", "c"]);
         assert!(turns.state().hurried.is_empty());
         assert!(turns.take("n", "e").now_or_never().is_some());

@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{Expected, Stored};
+use super::{Expected, Stored, Usage};
 use crate::error::Error;
 use crate::reference::is_sha256;
 
@@ -99,6 +99,21 @@ impl Folder {
         let state = self.state();
         let holders = state.held.values().filter(|held| held.contains(sha256));
         holders.flatten().cloned().collect()
+    }
+
+    /// How full it is.
+    pub(super) fn usage(&self) -> Result<Usage, Error> {
+        let files = self.files()?;
+        let state = self.state();
+        let held: HashSet<&String> = state.held.values().flatten().collect();
+        let is_held = |file: &&Kept| held.contains(&file.sha256);
+        let of_held = files.iter().filter(is_held).map(|file| file.length);
+        Ok(Usage {
+            capacity: self.capacity,
+            held: of_held.fold(0, u64::saturating_add),
+            kept: total(&files),
+            partial: state.partial,
+        })
     }
 
     /// The file of a note.

@@ -221,3 +221,22 @@ async fn what_is_being_fetched_counts_and_keeps_no_thread() {
         fetching.abort();
     }
 }
+
+/// Would fail if who watches the disk were told something else than what is on it.
+#[tokio::test]
+async fn how_full_it_is_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    let held = store.put(&b"abc"[..]).await.unwrap().sha256;
+    store.put(&b"de"[..]).await.unwrap();
+    store.hold("a", [held.clone(), sha256(b"not here")]);
+    store.hold("b", [held]);
+    let usage = store.usage().await.unwrap();
+    let expected = Usage {
+        capacity: 100,
+        held: 3,
+        kept: 5,
+        partial: 0,
+    };
+    assert_eq!(usage, expected);
+}

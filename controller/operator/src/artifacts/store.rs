@@ -2,17 +2,21 @@
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
 
 use futures::future::BoxFuture;
 use wisp_artifacts::{
-    Apart, Compiled, Compiler, Cpu, Error, FetchOptions, Fetcher, Kind, Limits, Reference, Store,
+    Apart, Compiled, Compiler, Cpu, Error, FetchOptions, Fetcher, Kind, Limits, Prepared,
+    Reference, Store,
 };
 use wisp_contract::assignment::{Facts, Wasi};
 use wisp_contract::model_file::check_whole;
 
 use super::admit::{admit, logins};
 use super::others::Others;
-use super::{ArtifactError, Artifacts, Code, Origin, Source, Stage, Stored, Trials, Whom};
+use super::{ArtifactError, Artifacts, Code, Figures, Origin, Source, Stage, Stored, Trials, Whom};
+use crate::metrics::Metrics;
 use crate::signatures::Policy;
 
 /// The largest component.
@@ -30,6 +34,7 @@ pub struct StoreArtifacts {
     compiler: Compiler,
     others: Others,
     policy: Policy,
+    metrics: Arc<Metrics>,
     /// What comes first, and whether somebody chose that.
     cpu: (Cpu, bool),
 }
@@ -70,6 +75,7 @@ impl StoreArtifacts {
             compiler,
             store,
             policy,
+            metrics: Arc::default(),
             cpu: (first, cpu.is_some()),
         })
     }
@@ -85,6 +91,23 @@ impl StoreArtifacts {
             compiler,
             ..self
         }
+    }
+
+    /// Counts in `metrics` how long what takes.
+    #[must_use]
+    pub fn counting(self, metrics: Arc<Metrics>) -> Self {
+        Self { metrics, ..self }
+    }
+
+    /// Prepares a component of `namespace`, or finds it prepared.
+    async fn prepare(&self, namespace: &str, sha256: &str) -> Result<Prepared, Error> {
+        if let Some(prepared) = self.compiler.prepared(sha256).await? {
+            return Ok(prepared);
+        }
+        let began = Instant::now();
+        let prepared = self.compiler.prepare_for(namespace, sha256).await?;
+        self.metrics.prepared(began.elapsed());
+        Ok(prepared)
     }
 
     async fn fetch(
@@ -103,6 +126,13 @@ impl StoreArtifacts {
                 pinned: None,
             });
         }
+        let began = Instant::now();
+        let fetched = self.fetch_anew(source, kind, limit).await?;
+        self.metrics.fetched(began.elapsed());
+        Ok(fetched)
+    }
+
+    async fn fetch_anew(&self, source: Source, kind: Kind, limit: u64) -> Result<Fetched, Error> {
         match source {
             Source::Image {
                 reference,
@@ -253,10 +283,7 @@ impl Artifacts for StoreArtifacts {
                 .fetch(source, known, Kind::Component, LARGEST_COMPONENT)
                 .await?;
             (whom.told)(Stage::Preparing);
-            let prepared = self
-                .compiler
-                .prepare_for(whom.namespace, &fetched.sha256)
-                .await?;
+            let prepared = self.prepare(whom.namespace, &fetched.sha256).await?;
             for caution in &prepared.cautions {
                 tracing::info!(
                     component = fetched.sha256,
@@ -327,6 +354,15 @@ impl Artifacts for StoreArtifacts {
 
     fn hurry(&self, sha256: &str) {
         self.compiler.hurry(sha256);
+    }
+
+    fn figures(&self) -> BoxFuture<'_, Result<Figures, ArtifactError>> {
+        Box::pin(async move {
+            Ok(Figures {
+                usage: self.store.usage().await?,
+                waiting: self.compiler.waiting(),
+            })
+        })
     }
 
     fn hold(&self, owner: &str, digests: Vec<String>) {

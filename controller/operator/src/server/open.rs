@@ -8,6 +8,7 @@ use hyper::body::Incoming;
 
 use super::Answer;
 use super::respond::{Body, Refusal, respond, text};
+use crate::artifacts::Artifacts;
 use crate::cluster::Cluster;
 use crate::live::Functions;
 use crate::metrics::{self, Metrics};
@@ -22,6 +23,8 @@ pub struct Health {
     pub cluster: Arc<Cluster>,
     /// What it remembers.
     pub live: Arc<Functions>,
+    /// What it has.
+    pub artifacts: Arc<dyn Artifacts>,
 }
 
 impl Answer for Health {
@@ -35,6 +38,10 @@ impl Answer for Health {
             (&Method::GET, "/metrics") => {
                 self.metrics
                     .cluster(self.live.len(), self.cluster.watch_errors());
+                match self.artifacts.figures().await {
+                    Ok(figures) => self.metrics.artifacts(&figures),
+                    Err(error) => tracing::warn!(%error, "the store can't be counted"),
+                }
                 respond(StatusCode::OK, metrics::MEDIA_TYPE, self.metrics.text())
             }
             (_, path) => Refusal::NoPath(path.to_owned()).response(""),
