@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, Time};
 use tokio::task::AbortHandle;
 use wisp_api::{Function, RuntimePool};
 use wisp_contract::FunctionId;
@@ -58,11 +58,14 @@ pub struct Live {
     pub recalled: Mutex<Vec<String>>,
     /// When they last asked for something that the store didn't have.
     lacked: Mutex<Option<Instant>>,
-    /// The hosts that it claims.
-    pub hosts: Mutex<Vec<String>>,
+    /// The hosts that it claims, as others were told last; `None` before, and where it is being deleted.
+    pub claimed: Mutex<Claimed>,
     /// Failures to reconcile it, in a row.
     pub reconcile_failures: Mutex<u32>,
 }
+
+/// Hosts, each with the time since when a function has it.
+type Claimed = Option<Vec<(String, Option<MicroTime>)>>;
 
 /// What of the store a function's replicas may fetch.
 #[derive(Debug, Default)]

@@ -337,21 +337,21 @@ fn listed(context: &Context) {
 /// A Function changed: who shares a host with it may have it now, or no more.
 fn changed(context: &Context, function: &Function, is_gone: bool) {
     let Ok(id) = function.id() else { return };
-    let before = context
-        .live
-        .get(&id)
-        .map(|live| std::mem::take(&mut *lock(&live.hosts)));
-    let mut hosts = before.clone().unwrap_or_default();
+    let before = context.live.get(&id);
+    let before = before.map(|live| lock(&live.claimed).take());
+    let mut hosts = function.spec.hosts.clone();
     if is_gone {
         reconcile::forget(context, &id);
     } else {
+        let claimed = hosts::claimed(function);
         let live = context.live.enter(&id, &function.uid().unwrap_or_default());
-        lock(&live.hosts).clone_from(&function.spec.hosts);
-        hosts.extend(function.spec.hosts.iter().cloned());
-        if before.as_ref() == Some(&function.spec.hosts) {
+        lock(&live.claimed).clone_from(&claimed);
+        if before.as_ref() == Some(&claimed) {
             return;
         }
     }
+    let before = before.flatten().into_iter().flatten();
+    hosts.extend(before.map(|(host, _)| host));
     let all = context.cluster.functions().state();
     let rivals = hosts::rivals(&id, &hosts, &all, &context.names);
     for rival in rivals.filter(|rival| *rival != id) {

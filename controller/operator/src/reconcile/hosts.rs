@@ -120,6 +120,18 @@ fn claim(function: &Function, host: &str) -> Option<Claim> {
     Some(Claim::new(function.id().ok()?, function.created(), since))
 }
 
+/// What of a Function decides which hosts others have: those that it claims, each with the time since when it has it. Nothing of
+/// one that is being deleted, whose own names are nobody's any more either.
+#[must_use]
+pub fn claimed(function: &Function) -> Option<Vec<(String, Option<MicroTime>)>> {
+    let had = function.status.iter().flat_map(|status| &status.hosts);
+    let since = |host: &String| had.clone().find(|had| had.name == *host);
+    let hosts = function.spec.hosts.iter();
+    let claimed = hosts.map(|host| (host.clone(), since(host).map(|had| had.since.clone())));
+    let is_there = function.metadata.deletion_timestamp.is_none();
+    is_there.then(|| claimed.collect())
+}
+
 /// The Functions that claim one of `hosts`, or a name of `id`.
 pub fn rivals<'a>(
     id: &'a FunctionId,
@@ -217,6 +229,28 @@ mod tests {
         assert!(held(&young, &[], at(3)).is_empty());
         let all = [Arc::new(young), Arc::new(thief.clone())];
         assert!(taken(&thief, &all, &names).is_empty());
+    }
+
+    /// Would fail if a Function that claims a host at the same moment as another weren't looked at again once the other has it, or
+    /// has it no more.
+    #[test]
+    fn others_are_concerned_by_what_it_has_and_by_its_end() {
+        let mut function = (*function("one", "2026-01-01T00:00:00Z", &["a.example"])).clone();
+        let mut before = claimed(&function);
+        assert!(before.is_some());
+        let mut differs = |function: &Function| {
+            let now = claimed(function);
+            now != std::mem::replace(&mut before, now.clone())
+        };
+        function.spec.scaling.min_replicas = 1;
+        function.status.get_or_insert_default().replicas = 1;
+        assert!(!differs(&function));
+        function.status.get_or_insert_default().hosts = held(&function, &[], at(1));
+        assert!(differs(&function) && !differs(&function));
+        function.spec.hosts.clear();
+        assert!(differs(&function));
+        function.metadata.deletion_timestamp = function.metadata.creation_timestamp.clone();
+        assert!(differs(&function), "its names are free");
     }
 
     /// Would fail if a Function that is being deleted kept a host from the next, whom the gateways already lead it to.
