@@ -234,9 +234,13 @@ impl Resolver {
         });
         let pins = pins_of(function, ours.map(|record| &**record));
         let sources = gathered.sources(function);
+        let began = Instant::now();
         let told = |stage| {
             lock(&live.resolution).stage = stage;
-            self.cluster.reconcile(id);
+            // Until then who waits for what is quick tells it.
+            if began.elapsed() > QUICK / 2 {
+                self.cluster.reconcile(id);
+            }
         };
         tokio::select! {
             biased;

@@ -99,13 +99,15 @@ impl StoreArtifacts {
         Self { metrics, ..self }
     }
 
-    /// Prepares a component of `namespace`, or finds it prepared.
-    async fn prepare(&self, namespace: &str, sha256: &str) -> Result<Prepared, Error> {
+    /// Prepares a component for `whom`, or finds it prepared.
+    async fn prepare(&self, whom: Whom<'_>, sha256: &str) -> Result<Prepared, Error> {
         if let Some(prepared) = self.compiler.prepared(sha256).await? {
             return Ok(prepared);
         }
+        (whom.told)(Stage::Preparing);
         let began = Instant::now();
-        let prepared = self.compiler.prepare_for(namespace, sha256).await?;
+        let compiler = &self.compiler;
+        let prepared = compiler.prepare_for(whom.namespace, sha256).await?;
         self.metrics.prepared(began.elapsed());
         Ok(prepared)
     }
@@ -282,8 +284,7 @@ impl Artifacts for StoreArtifacts {
             let fetched = self
                 .fetch(source, known, Kind::Component, LARGEST_COMPONENT)
                 .await?;
-            (whom.told)(Stage::Preparing);
-            let prepared = self.prepare(whom.namespace, &fetched.sha256).await?;
+            let prepared = self.prepare(whom, &fetched.sha256).await?;
             for caution in &prepared.cautions {
                 tracing::info!(
                     component = fetched.sha256,
