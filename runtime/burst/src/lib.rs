@@ -10,7 +10,7 @@
 //! - there are [`MOST_ANSWERS`] of them on the thread,
 //! - or somebody asks for it by [`write_now`], who is about to do something that takes long.
 //!
-//! Where that made answers wait for long, as behind guests that compute, the next ones are written at once.
+//! Where that made answers wait for long, as behind guests that compute, or for no other answer, the next ones are written at once.
 //!
 //! [`event_interval`]: tokio::runtime::Builder::event_interval
 
@@ -34,6 +34,9 @@ const MOST_BYTES: usize = 4 << 10;
 const LONG: Duration = Duration::from_millis(1);
 /// Answers that are written at once thereafter: the fewest, and the most where it happens again and again.
 const PAUSES: (u32, u32) = (64, 4096);
+/// How often in a row an answer may wait for no other, which costs a look at what else there is to do, and how many are
+/// written at once thereafter.
+const ALONE: (u32, u32) = (4, 16);
 
 thread_local! {
     static HERE: Arc<Thread> = Arc::default();
@@ -244,6 +247,8 @@ struct Waiting {
     pause: u32,
     /// As many were to be, the last time.
     paused: u32,
+    /// How many in a row waited for no other.
+    alone: u32,
 }
 
 impl Thread {
@@ -285,13 +290,25 @@ impl Thread {
             return;
         };
         let mut answers = std::mem::take(&mut waiting.answers);
-        if since.elapsed() > LONG {
+        waiting.pause = if since.elapsed() > LONG {
             let (fewest, most) = PAUSES;
             waiting.paused = (waiting.paused * 2).clamp(fewest, most);
-            waiting.pause = waiting.paused;
+            waiting.paused
         } else {
             waiting.paused /= 2;
-        }
+            waiting.alone = if answers.len() == 1 {
+                waiting.alone + 1
+            } else {
+                0
+            };
+            let (before, pause) = ALONE;
+            if waiting.alone < before {
+                0
+            } else {
+                waiting.alone = 0;
+                pause
+            }
+        };
         drop(waiting);
         for answer in answers.drain(..) {
             answer.lock().write();
@@ -424,6 +441,21 @@ mod tests {
             assert!(!answers_wait() && has_some(&client));
             receive(&mut client, 1).await;
         }
+        answer(&mut burst, b"b").await.unwrap();
+        assert!(answers_wait());
+        write_now();
+    }
+
+    #[tokio::test]
+    async fn after_some_answers_that_waited_for_no_other_the_next_ones_leave_at_once() {
+        let listener = listener().await;
+        let (mut burst, mut client) = pair(&listener).await;
+        for waits in [true, true, true, true, false] {
+            answer(&mut burst, b"a").await.unwrap();
+            assert_eq!((answers_wait(), has_some(&client)), (waits, !waits));
+            assert_eq!(receive(&mut client, 1).await, b"a");
+        }
+        are_at_once(0);
         answer(&mut burst, b"b").await.unwrap();
         assert!(answers_wait());
         write_now();
