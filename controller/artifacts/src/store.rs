@@ -10,7 +10,7 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -168,9 +168,7 @@ impl Store {
             let mut written = done(writing).await?;
             let (batch, is_last) = batch?;
             writing = tokio::task::spawn_blocking(move || {
-                for chunk in batch {
-                    written.write(&chunk)?;
-                }
+                written.write(&batch)?;
                 Ok(written)
             });
             if is_last {
@@ -282,22 +280,23 @@ impl Store {
     }
 }
 
-/// Chunks until there are enough to write, and whether they are the last.
+/// Bytes until there are enough to write, and whether they are the last. They are copied: a chunk of one byte may keep the
+/// whole buffer that it was read into.
 async fn next_batch(
     chunks: &mut (impl Stream<Item = Result<Bytes, Error>> + Unpin),
-) -> Result<(Vec<Bytes>, bool), Error> {
-    let (mut batch, mut length) = (Vec::new(), 0_usize);
-    while length < BATCH {
-        match chunks.next().await {
-            Some(chunk) => {
-                let chunk = chunk?;
-                length = length.saturating_add(chunk.len());
-                batch.push(chunk);
-            }
-            None => return Ok((batch, true)),
+) -> Result<(Bytes, bool), Error> {
+    let mut batch = BytesMut::new();
+    while batch.len() < BATCH {
+        let Some(chunk) = chunks.next().await else {
+            return Ok((batch.freeze(), true));
+        };
+        let chunk = chunk?;
+        if batch.is_empty() && chunk.len() >= BATCH {
+            return Ok((chunk, false));
         }
+        batch.extend_from_slice(&chunk);
     }
-    Ok((batch, false))
+    Ok((batch.freeze(), false))
 }
 
 /// The SHA-256 and length of a file that is anywhere.

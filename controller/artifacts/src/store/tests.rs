@@ -240,3 +240,26 @@ async fn how_full_it_is_is_told() {
     };
     assert_eq!(usage, expected);
 }
+
+/// Would fail if a server that sends byte by byte had a whole buffer kept for each of them.
+#[tokio::test]
+async fn what_waits_to_be_written_keeps_no_buffers() {
+    /// One byte in use of a large buffer.
+    struct Buffer(#[expect(dead_code, reason = "it counts")] Arc<()>);
+    impl AsRef<[u8]> for Buffer {
+        fn as_ref(&self) -> &[u8] {
+            b"a"
+        }
+    }
+    let buffers = Arc::new(());
+    let small = (0..1000).map(|_| Ok(Bytes::from_owner(Buffer(Arc::clone(&buffers)))));
+    let large = Bytes::from(vec![7; BATCH]);
+    let mut chunks = futures::stream::iter(small.chain([Ok(large.clone())]));
+    let (batch, is_last) = next_batch(&mut chunks).await.unwrap();
+    assert_eq!((batch.len(), is_last), (1000 + BATCH, false));
+    assert_eq!(Arc::strong_count(&buffers), 1);
+    // What is enough by itself isn't copied.
+    let mut chunks = futures::stream::iter([Ok(large.clone())]);
+    let (batch, _) = next_batch(&mut chunks).await.unwrap();
+    assert_eq!(batch.as_ptr(), large.as_ptr());
+}
