@@ -38,3 +38,9 @@ pub(crate) const MODEL_LAYER: &str = "application/octet-stream";
 pub(crate) const TITLE: &str = "org.opencontainers.image.title";
 /// The annotation by which ORAS says that a layer is a packed folder.
 pub(crate) const UNPACK: &str = "io.deis.oras.content.unpack";
+/// The annotation of a layer that is what cosign 1 and 2 signed.
+pub(crate) const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
+/// The annotation that says what a bundle signs.
+pub(crate) const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
+/// All that mean something here.
+pub(crate) const KNOWN_ANNOTATIONS: [&str; 4] = [TITLE, UNPACK, SIGNATURE, PREDICATE_TYPE];

@@ -1,11 +1,13 @@
 //! Which layer of a manifest is the component, or the model?
 
 use std::collections::BTreeMap;
+use std::fmt;
 
-use serde::{Deserialize, Serialize};
+use serde::de::{Error as _, MapAccess, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use super::pull::Kind;
-use super::{OLD_WASM_LAYER, TITLE, UNPACK, WASM_LAYER};
+use super::{KNOWN_ANNOTATIONS, OLD_WASM_LAYER, TITLE, UNPACK, WASM_LAYER};
 use crate::error::Error;
 use crate::reference::is_sha256;
 
@@ -20,25 +22,30 @@ pub(crate) struct Manifest {
     pub(crate) artifact_type: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) config: Option<Descriptor>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "few")]
     pub(crate) layers: Vec<Descriptor>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", deserialize_with = "few")]
     pub(crate) manifests: Vec<Descriptor>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub(crate) annotations: BTreeMap<String, String>,
 }
 
+/// What is said of a blob or a manifest. Of one that is read, only the annotations that mean something here.
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase")]
 pub(crate) struct Descriptor {
+    #[serde(default)]
     pub(crate) media_type: String,
     pub(crate) digest: String,
+    #[serde(default)]
     pub(crate) size: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) artifact_type: Option<String>,
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[serde(
+        default,
+        skip_serializing_if = "BTreeMap::is_empty",
+        deserialize_with = "known"
+    )]
     pub(crate) annotations: BTreeMap<String, String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) platform: Option<Platform>,
 }
 
@@ -46,6 +53,69 @@ pub(crate) struct Descriptor {
 pub(crate) struct Platform {
     pub(crate) architecture: String,
     pub(crate) os: String,
+}
+
+/// The most layers, or manifests of an index: images have 127 layers at most, and this many referrers with all that is said
+/// of them don't fit into one page of their list. A small manifest could name a hundred thousand, which would take a hundred
+/// times its memory.
+const MOST: usize = 4096;
+
+/// Reads [`MOST`] at most.
+fn few<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Descriptor>, D::Error> {
+    struct Few;
+    impl<'de> Visitor<'de> for Few {
+        type Value = Vec<Descriptor>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "at most {MOST} descriptors")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+            let mut few = Vec::new();
+            while let Some(descriptor) = all.next_element()? {
+                if few.len() == MOST {
+                    return Err(A::Error::custom(format_args!(
+                        "it names more than {MOST} blobs or manifests"
+                    )));
+                }
+                few.push(descriptor);
+            }
+            Ok(few)
+        }
+
+        // Programs in Go write `null` where there are none.
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(Vec::new())
+        }
+    }
+    deserializer.deserialize_any(Few)
+}
+
+/// Reads the annotations that mean something here, and leaves out all others.
+fn known<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeMap<String, String>, D::Error> {
+    struct Known;
+    impl<'de> Visitor<'de> for Known {
+        type Value = BTreeMap<String, String>;
+
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("annotations")
+        }
+
+        fn visit_map<A: MapAccess<'de>>(self, mut all: A) -> Result<Self::Value, A::Error> {
+            let mut known = BTreeMap::new();
+            while let Some((key, value)) = all.next_entry::<String, String>()? {
+                if KNOWN_ANNOTATIONS.contains(&key.as_str()) {
+                    known.insert(key, value);
+                }
+            }
+            Ok(known)
+        }
+
+        fn visit_unit<E>(self) -> Result<Self::Value, E> {
+            Ok(BTreeMap::new())
+        }
+    }
+    deserializer.deserialize_any(Known)
 }
 
 impl Descriptor {
@@ -170,6 +240,34 @@ mod tests {
             layers,
             ..Manifest::default()
         }
+    }
+
+    /// Would fail if a manifest of a few megabytes could take hundreds, or what real ones say weren't read.
+    #[test]
+    fn a_manifest_that_names_too_much_is_refused() {
+        let read = |text: &str| serde_json::from_str::<Manifest>(text);
+        let layers = |one: &str, count: usize| {
+            let all = vec![one; count].join(",");
+            read(&format!(r#"{{"layers": [{all}]}}"#)).map_err(|error| error.to_string())
+        };
+        let one = r#"{"digest": "sha256:0"}"#;
+        assert_eq!(layers(one, MOST).unwrap().layers.len(), MOST);
+        let error = layers(one, MOST + 1).unwrap_err();
+        assert!(error.contains("more than 4096"), "{error}");
+        let error = layers("{}", 1).unwrap_err();
+        assert!(error.contains("`digest`"), "{error}");
+
+        let manifest = read(&format!(
+            r#"{{"manifests": null, "layers": [{{"digest": "d", "annotations": {{"a": "b", "{TITLE}": "m"}}}},
+                {{"digest": "d", "annotations": null}}]}}"#
+        ))
+        .unwrap();
+        assert!(manifest.manifests.is_empty());
+        let [first, second] = manifest.layers.as_slice() else {
+            panic!("{manifest:?}");
+        };
+        assert_eq!((first.title(), first.annotations.len()), (Some("m"), 1));
+        assert!(second.annotations.is_empty());
     }
 
     #[test]

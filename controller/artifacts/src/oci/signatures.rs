@@ -6,9 +6,9 @@ use http::header::{ACCEPT, CONTENT_TYPE, LINK};
 use reqwest::{Response, Url};
 use sha2::{Digest, Sha256};
 
-use super::OCI_INDEX;
 use super::manifest::{Descriptor, Manifest};
 use super::session::{Action, Session, subject};
+use super::{OCI_INDEX, PREDICATE_TYPE, SIGNATURE};
 use crate::credentials::Credentials;
 use crate::error::Error;
 use crate::fetch::Fetcher;
@@ -17,10 +17,8 @@ use crate::signature::{Judgement, PREDICATE, PublicKey, Signed};
 use crate::store::Store;
 
 const SIMPLE_LAYER: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
-const SIGNATURE: &str = "dev.cosignproject.cosign/signature";
 /// The beginning of a bundle's type, whose end is its version.
 const BUNDLE: &str = "application/vnd.dev.sigstore.bundle";
-const PREDICATE_TYPE: &str = "dev.sigstore.bundle.predicateType";
 /// The most bytes of one payload or bundle.
 const LARGEST: usize = 1 << 20;
 /// The most signatures of each form that are looked at. Who may push to a repository may add as many as they like.
@@ -111,7 +109,7 @@ impl Session<'_> {
             }
         }
         let referrers = self.referrers(sha256).await?;
-        for referrer in referrers.iter().filter(|it| may_sign(it)).take(MOST) {
+        for referrer in &referrers {
             let signed = self.bundle(referrer).await?;
             if seen.holds(signed, sha256, demand.keys) {
                 return Ok(());
@@ -138,12 +136,16 @@ impl Session<'_> {
         Ok(json.and_then(|json| Signed::bundle(&json)))
     }
 
-    /// What refers to the image.
+    /// What refers to the image and may be a signature: the first of it.
     async fn referrers(&self, sha256: &str) -> Result<Vec<Descriptor>, Error> {
         let mut next = Some(self.url(&format!("referrers/sha256:{sha256}"))?);
         let mut all = Vec::new();
+        let add = |all: &mut Vec<_>, page: Vec<_>| {
+            let room = MOST.saturating_sub(all.len());
+            all.extend(page.into_iter().filter(may_sign).take(room));
+        };
         for _ in 0..PAGES {
-            let Some(url) = next.take() else {
+            let Some(url) = next.take().filter(|_| all.len() < MOST) else {
                 break;
             };
             let response = self
@@ -152,7 +154,11 @@ impl Session<'_> {
             if !has_referrers(&response) {
                 let tag = format!("sha256-{sha256}");
                 let index = passable(self.manifest(&tag, None).await)?;
-                return Ok(index.map_or_else(Vec::new, |(index, _)| index.manifests));
+                add(
+                    &mut all,
+                    index.map_or_else(Vec::new, |(index, _)| index.manifests),
+                );
+                break;
             }
             let response = self.success(response).await?;
             next = following(&response);
@@ -161,7 +167,7 @@ impl Session<'_> {
                 self.subject
                     .answer(format!("its list of referrers is none: {error}"))
             })?;
-            all.extend(page.manifests);
+            add(&mut all, page.manifests);
         }
         Ok(all)
     }
