@@ -17,6 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::address::Others;
 use crate::error::{Error, Origin};
+use crate::slots::Slots;
 
 /// Redirects that are followed.
 const REDIRECTS: usize = 5;
@@ -57,7 +58,7 @@ impl Default for FetchOptions {
     }
 }
 
-/// Fetches artifacts, and pushes them. Clones share their connections.
+/// Fetches artifacts, and pushes them. Clones share their connections, and how much is fetched at once.
 #[derive(Debug, Clone)]
 pub struct Fetcher {
     pub(crate) client: Client,
@@ -66,6 +67,9 @@ pub struct Fetcher {
     pub(crate) uploads: Client,
     /// What may be reached, unless that is everything.
     others: Option<Others>,
+    slots: Arc<Slots>,
+    /// On whose behalf it fetches.
+    whom: Arc<str>,
     pub(crate) options: Arc<FetchOptions>,
 }
 
@@ -125,8 +129,19 @@ impl Fetcher {
             client: built(builder().read_timeout(options.silence))?,
             uploads: built(builder())?,
             others,
+            slots: Arc::default(),
+            whom: "".into(),
             options: Arc::new(options),
         })
+    }
+
+    /// The same for `whom`, a namespace, say: of what is fetched at once, one gets a part.
+    #[must_use]
+    pub fn on_behalf_of(&self, whom: &str) -> Self {
+        Self {
+            whom: whom.into(),
+            ..self.clone()
+        }
     }
 
     /// Whether this URL may be asked at all.
@@ -139,12 +154,13 @@ impl Fetcher {
         }
     }
 
-    /// Runs `work` for at most the deadline.
+    /// Runs `work` once it has its turn, for at most the deadline from then on. It mustn't wait for others who fetch.
     pub(crate) async fn bounded<T>(
         &self,
         subject: &Subject,
         work: impl Future<Output = Result<T, Error>>,
     ) -> Result<T, Error> {
+        let _slot = self.slots.take(&self.whom).await;
         let deadline = self.options.deadline;
         tokio::time::timeout(deadline, work)
             .await

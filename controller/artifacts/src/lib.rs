@@ -32,6 +32,7 @@ mod fetch;
 mod oci;
 mod reference;
 mod signature;
+mod slots;
 mod store;
 mod url;
 

@@ -167,12 +167,13 @@ pub trait Artifacts: Send + Sync + 'static {
         source: Source,
         known: Option<String>,
     ) -> BoxFuture<'a, Result<Stored, ArtifactError>>;
-    /// Fetches a model unless `known`, the digest that it had before, is in the store.
-    fn model(
-        &self,
+    /// Fetches a model for `namespace`, unless `known`, the digest that it had before, is in the store.
+    fn model<'a>(
+        &'a self,
+        namespace: &'a str,
         source: Source,
         known: Option<String>,
-    ) -> BoxFuture<'_, Result<Stored, ArtifactError>>;
+    ) -> BoxFuture<'a, Result<Stored, ArtifactError>>;
     /// From now on components are compiled for these processors, too. Returns whether they weren't before: what was
     /// compiled lacks that.
     fn learn(&self, cpu: Cpu) -> bool;

@@ -281,7 +281,7 @@ async fn model(
         Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
             let known = known(&source, pin);
-            let stored = artifacts.model(source, known).await;
+            let stored = artifacts.model(&gathered.namespace, source, known).await;
             stored
                 .map(|stored| with_pin(stored, pin))
                 .map_err(ResolveError::models)

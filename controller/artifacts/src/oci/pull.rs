@@ -5,8 +5,8 @@ use http::header::ACCEPT;
 use reqwest::Url;
 use sha2::{Digest, Sha256};
 
-use super::manifest::Manifest;
-use super::session::{Action, Session, subject};
+use super::manifest::{Descriptor, Manifest};
+use super::session::{Action, Session};
 use super::{MANIFESTS, OCI_MANIFEST};
 use crate::credentials::Credentials;
 use crate::error::Error;
@@ -64,23 +64,41 @@ impl Fetcher {
         store: &Store,
         limit: u64,
     ) -> Result<Pulled, Error> {
-        let work = async {
-            let mut refused = None;
-            for session in Session::each(self, image, Action::Pull, credentials) {
-                match session.pull(kind, store, limit).await {
-                    Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
-                    other => return other,
-                }
+        let mut refused = None;
+        for session in Session::each(self, image, Action::Pull, credentials) {
+            match session.pull(kind, store, limit).await {
+                Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
+                other => return other,
             }
-            // There was one at least.
-            Err(refused.unwrap_or(Error::Thread))
-        };
-        self.bounded(&subject(image), work).await
+        }
+        // There was one at least.
+        Err(refused.unwrap_or(Error::Thread))
     }
 }
 
 impl Session<'_> {
     async fn pull(&self, kind: Kind, store: &Store, limit: u64) -> Result<Pulled, Error> {
+        let layer = self.fetcher.bounded(&self.subject, self.layer(kind));
+        let (layer, manifest) = layer.await?;
+        let sha256 = layer.sha256().ok_or_else(|| self.no_digest())?;
+        if layer.size > limit {
+            return Err(Error::TooLarge {
+                what: self.subject.what.clone(),
+                limit,
+            });
+        }
+        let _alone = store.alone(&self.subject.what, sha256).await;
+        let blob = self.blob(&layer, sha256, store);
+        let length = self.fetcher.bounded(&self.subject, blob).await?;
+        Ok(Pulled {
+            manifest,
+            sha256: sha256.to_owned(),
+            length,
+        })
+    }
+
+    /// The layer that holds what is asked for, and the SHA-256 of the image's manifest.
+    async fn layer(&self, kind: Kind) -> Result<(Descriptor, String), Error> {
         let what = &self.subject.what;
         let (mut manifest, digest) = self
             .manifest(&self.image.manifest(), self.image.sha256())
@@ -92,45 +110,36 @@ impl Session<'_> {
                 .manifest(&format!("sha256:{sha256}"), Some(&sha256))
                 .await?;
         }
-        let layer = manifest.layer(kind, what)?;
-        let sha256 = layer.sha256().ok_or_else(|| self.no_digest())?;
-        let pulled = |length| Pulled {
-            manifest: digest,
-            sha256: sha256.to_owned(),
-            length,
-        };
-        if layer.size > limit {
-            return Err(Error::TooLarge {
-                what: what.clone(),
-                limit,
-            });
-        }
-        let _alone = store.alone(what, sha256).await;
+        Ok((manifest.layer(kind, what)?.clone(), digest))
+    }
+
+    /// Has the layer in the store, and gives its length.
+    async fn blob(&self, layer: &Descriptor, sha256: &str, store: &Store) -> Result<u64, Error> {
         let url = self.url(&format!("blobs/sha256:{sha256}"))?;
         let (host, repository) = (self.image.host(), self.image.repository());
         let own = Place::Repository(host, repository);
         if let Some((_, length)) = store.find(sha256).await? {
             if store.came_from(sha256, own).await {
-                return Ok(pulled(length));
+                return Ok(length);
             }
             // Its word is enough only of a registry that gave the bytes before: another would say anything of a digest.
             if store.came_from(sha256, Place::Registry(host)).await && self.has(&url).await? {
                 store.comes_from(sha256, &[own]).await?;
-                return Ok(pulled(length));
+                return Ok(length);
             }
         }
         let response = self.send(|client| client.get(url.clone())).await?;
         let response = self.success(response).await?;
         let expected = Expected {
-            what: what.clone(),
+            what: self.subject.what.clone(),
             sha256: Some(sha256.to_owned()),
-            limit: layer.size.min(limit),
+            limit: layer.size,
         };
         let chunks = self.subject.stream(response, Some(layer.size));
         let stored = store.save(expected, chunks).await?;
         let places = [Place::Registry(host), own];
         store.comes_from(sha256, &places).await?;
-        Ok(pulled(stored.length))
+        Ok(stored.length)
     }
 
     /// Whether the registry says that the repository has the blob. Some refuse to say, and yet give it.

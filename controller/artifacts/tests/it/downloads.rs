@@ -1,6 +1,6 @@
 use std::net::SocketAddr;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use wisp_artifacts::{Error, FetchOptions, Fetcher};
 
@@ -68,6 +68,54 @@ async fn who_fetches_the_same_at_once_fetches_it_once() {
         assert_eq!(stored.unwrap().length, 5);
     }
     assert_eq!(fake.seen().len(), 1);
+}
+
+/// Would fail if one namespace's slow servers kept all others waiting, or what waits for a turn never had it.
+#[tokio::test]
+async fn a_namespace_with_slow_servers_keeps_no_other_waiting() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = server.local_addr().unwrap();
+    let (_folder, store) = store();
+    let fetcher = fetcher();
+    let get = |namespace: &'static str, path: &'static str| {
+        let (fetcher, store) = (fetcher.on_behalf_of(namespace), store.clone());
+        tokio::spawn(async move {
+            let url = format!("http://{address}{path}");
+            fetcher.download(&url, &sha256(b"model"), &store, 5).await
+        })
+    };
+    let asked = async || {
+        let mut stream = BufReader::new(server.accept().await.unwrap().0);
+        let mut line = String::new();
+        stream.read_line(&mut line).await.unwrap();
+        let path = line.split(' ').nth(1).unwrap().to_owned();
+        (path, stream)
+    };
+    let slow = [
+        get("a", "/1"),
+        get("a", "/2"),
+        get("a", "/3"),
+        get("a", "/4"),
+    ];
+    let mut open = [asked().await, asked().await, asked().await, asked().await];
+    let next = get("a", "/5");
+    let other = get("b", "/other");
+    let give = async |stream: &mut BufReader<tokio::net::TcpStream>| {
+        let given = answer("200 OK", "", b"model");
+        stream.write_all(&given).await.unwrap();
+    };
+    let (path, mut stream) = asked().await;
+    assert_eq!(path, "/other");
+    give(&mut stream).await;
+    assert_eq!(other.await.unwrap().unwrap().length, 5);
+    give(&mut open[0].1).await;
+    let (path, mut stream) = asked().await;
+    assert_eq!(path, "/5");
+    give(&mut stream).await;
+    assert_eq!(next.await.unwrap().unwrap().length, 5);
+    for slow in slow {
+        slow.abort();
+    }
 }
 
 /// Would fail if a server could fill the disk, or its failures were all alike.

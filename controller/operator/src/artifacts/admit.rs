@@ -32,6 +32,7 @@ pub(super) async fn admit(
     };
     let credentials = logins(credentials)?;
     let sha256 = fetcher
+        .on_behalf_of(namespace)
         .verify(&image, &demands, &credentials, store)
         .await
         .map_err(|error| unverified(&error, first))?;

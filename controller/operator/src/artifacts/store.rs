@@ -114,10 +114,10 @@ impl StoreArtifacts {
 
     async fn fetch(
         &self,
+        namespace: &str,
         source: Source,
         known: Option<String>,
         kind: Kind,
-        limit: u64,
     ) -> Result<Fetched, Error> {
         if let Some(sha256) = known
             && let Some((_, length)) = self.store.find(&sha256).await?
@@ -129,12 +129,22 @@ impl StoreArtifacts {
             });
         }
         let began = Instant::now();
-        let fetched = self.fetch_anew(source, kind, limit).await?;
+        let fetched = self.fetch_anew(namespace, source, kind).await?;
         self.metrics.fetched(began.elapsed());
         Ok(fetched)
     }
 
-    async fn fetch_anew(&self, source: Source, kind: Kind, limit: u64) -> Result<Fetched, Error> {
+    async fn fetch_anew(
+        &self,
+        namespace: &str,
+        source: Source,
+        kind: Kind,
+    ) -> Result<Fetched, Error> {
+        let fetcher = self.fetcher.on_behalf_of(namespace);
+        let limit = match kind {
+            Kind::Component => LARGEST_COMPONENT,
+            Kind::Model => LARGEST_MODEL,
+        };
         match source {
             Source::Image {
                 reference,
@@ -143,8 +153,7 @@ impl StoreArtifacts {
             } => {
                 let image: Reference = reference.parse()?;
                 let logins = logins(&credentials)?;
-                let pulled = self
-                    .fetcher
+                let pulled = fetcher
                     .pull(&image, kind, &logins, &self.store, limit)
                     .await?;
                 expect(&reference, sha256, &pulled.sha256)?;
@@ -155,10 +164,7 @@ impl StoreArtifacts {
                 })
             }
             Source::Url { url, sha256 } => {
-                let stored = self
-                    .fetcher
-                    .download(&url, &sha256, &self.store, limit)
-                    .await?;
+                let stored = fetcher.download(&url, &sha256, &self.store, limit).await?;
                 Ok(Fetched {
                     sha256: stored.sha256,
                     length: stored.length,
@@ -282,7 +288,7 @@ impl Artifacts for StoreArtifacts {
     ) -> BoxFuture<'a, Result<Stored, ArtifactError>> {
         Box::pin(async move {
             let fetched = self
-                .fetch(source, known, Kind::Component, LARGEST_COMPONENT)
+                .fetch(whom.namespace, source, known, Kind::Component)
                 .await?;
             let prepared = self.prepare(whom, &fetched.sha256).await?;
             for caution in &prepared.cautions {
@@ -304,15 +310,16 @@ impl Artifacts for StoreArtifacts {
         })
     }
 
-    fn model(
-        &self,
+    fn model<'a>(
+        &'a self,
+        namespace: &'a str,
         source: Source,
         known: Option<String>,
-    ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
+    ) -> BoxFuture<'a, Result<Stored, ArtifactError>> {
         Box::pin(async move {
             let what = called(&source);
             let fetched = self
-                .fetch(source, known, Kind::Model, LARGEST_MODEL)
+                .fetch(namespace, source, known, Kind::Model)
                 .await
                 .map_err(of_model)?;
             self.check_model(&what, &fetched.sha256).await?;

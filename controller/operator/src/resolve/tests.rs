@@ -102,13 +102,14 @@ impl Artifacts for Store {
         })
     }
 
-    fn model(
-        &self,
+    fn model<'a>(
+        &'a self,
+        namespace: &'a str,
         source: Source,
         known: Option<String>,
-    ) -> BoxFuture<'_, Result<Stored, ArtifactError>> {
+    ) -> BoxFuture<'a, Result<Stored, ArtifactError>> {
         let whom = Whom {
-            namespace: "",
+            namespace,
             told: &|_| {},
         };
         self.component(whom, source, known)
