@@ -214,10 +214,12 @@ pub enum Error {
     },
     /// The store is full of what is in use.
     #[error(
-        "the store has no room for {needed} more bytes: what is in use takes up {held} of its {capacity} bytes"
+        "the store has no room for the {needed} bytes of {what}: what is in use, or just came, takes up {held} of its {capacity}          bytes"
     )]
     StoreFull {
         /// What was to be stored.
+        what: String,
+        /// How many bytes it has, as far as they are known.
         needed: u64,
         /// What can't be removed.
         held: u64,

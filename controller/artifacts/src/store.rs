@@ -2,7 +2,8 @@
 //!
 //! A file gets its name by a rename when it is whole and on disk, so that whoever finds it finds all of it. Before this
 //! process hands out a file for the first time it digests it: what a crash or a bad disk left is removed, not served.
-//! When there is no room, what was not asked for longest goes, but nothing that someone [holds](Store::hold).
+//! When there is no room, what was not asked for longest goes, but nothing that someone [holds](Store::hold), or that came
+//! within the last ten minutes and that nobody held yet.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,9 +25,12 @@ use crate::reference::is_sha256;
 
 mod folder;
 mod origins;
+mod room;
+mod writing;
 
-use folder::{Folder, Writing};
+use folder::Folder;
 pub(crate) use origins::Place;
+use writing::Writing;
 
 /// The folder, shared by all clones.
 #[derive(Debug, Clone)]
@@ -67,6 +71,8 @@ pub(crate) struct Expected {
     pub(crate) what: String,
     /// Their digest, where it is known.
     pub(crate) sha256: Option<String>,
+    /// How many there are, where that is known: there is room for all of them, or none is fetched.
+    pub(crate) length: Option<u64>,
     /// The most there may be.
     pub(crate) limit: u64,
 }
@@ -76,7 +82,7 @@ const BATCH: usize = 1 << 20;
 
 impl Store {
     /// The store in `folder`, which is made where it is missing, and readable by this user alone. What an earlier
-    /// process left half written is removed. It holds `capacity` bytes at most.
+    /// process left half written is removed. It holds `capacity` bytes at most, or what its volume has.
     ///
     /// # Errors
     /// When the folder can't be made or written.
@@ -139,10 +145,12 @@ impl Store {
     /// When the store is full or can't be written.
     pub async fn put(&self, bytes: impl Into<Bytes>) -> Result<Stored, Error> {
         let bytes = bytes.into();
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
         let expected = Expected {
             what: "the artifact".to_owned(),
             sha256: None,
-            limit: u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            length: Some(length),
+            limit: length,
         };
         self.save(expected, futures::stream::iter([Ok(bytes)]))
             .await
@@ -160,22 +168,24 @@ impl Store {
     ) -> Result<Stored, Error> {
         let folder = Arc::clone(&self.folder);
         let mut chunks = std::pin::pin!(chunks);
-        let mut writing = tokio::task::spawn_blocking(move || Writing::begin(folder, expected));
+        // What there is no room for isn't waited for.
+        let mut written = blocking(move || Writing::begin(folder, expected)).await?;
+        let (mut batch, mut is_last) = next_batch(&mut chunks).await?;
         loop {
-            // While the network is waited for, no thread is.
-            let batch = next_batch(&mut chunks).await;
-            // Whether or not more came, what is written so far is, or is no more, when this returns.
-            let mut written = done(writing).await?;
-            let (batch, is_last) = batch?;
-            writing = tokio::task::spawn_blocking(move || {
+            let writing = tokio::task::spawn_blocking(move || {
                 written.write(&batch)?;
                 Ok(written)
             });
             if is_last {
+                written = done(writing).await?;
                 break;
             }
+            // While the network is waited for, no thread is.
+            let next = next_batch(&mut chunks).await;
+            // Whether or not more came, what is written so far is, or is no more, when this returns.
+            written = done(writing).await?;
+            (batch, is_last) = next?;
         }
-        let written = done(writing).await?;
         blocking(move || written.keep()).await
     }
 
@@ -193,6 +203,7 @@ impl Store {
         let expected = Expected {
             what: "what was made of the component".to_owned(),
             sha256: None,
+            length: file.metadata().await.ok().map(|file| file.len()),
             limit,
         };
         let chunks = ReaderStream::with_capacity(file, BATCH);

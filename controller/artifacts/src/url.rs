@@ -69,6 +69,7 @@ impl Fetcher {
             let expected = Expected {
                 what: subject.what.clone(),
                 sha256: Some(sha256.to_owned()),
+                length: response.content_length(),
                 limit,
             };
             let stored = store.save(expected, subject.stream(response, None));

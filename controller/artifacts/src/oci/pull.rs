@@ -133,6 +133,7 @@ impl Session<'_> {
         let expected = Expected {
             what: self.subject.what.clone(),
             sha256: Some(sha256.to_owned()),
+            length: Some(layer.size),
             limit: layer.size,
         };
         let chunks = self.subject.stream(response, Some(layer.size));

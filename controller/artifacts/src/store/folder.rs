@@ -1,61 +1,52 @@
 //! The store's folder on disk. What is here waits for the disk, and computes digests.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::{Expected, Stored, Usage};
+use super::room::{of_volume, with_room};
+use super::Usage;
 use crate::error::Error;
 use crate::reference::is_sha256;
 
 #[derive(Debug)]
 pub(super) struct Folder {
-    path: PathBuf,
-    capacity: u64,
+    pub(super) path: PathBuf,
+    pub(super) capacity: u64,
     state: Mutex<State>,
     /// Held by who adds to what is noted of where artifacts came from.
     pub(super) origins: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+pub(super) struct State {
     /// Who holds what.
     held: BTreeMap<String, BTreeSet<String>>,
+    /// What nobody held yet since it came, and until when that is waited for.
+    pub(super) fresh: HashMap<String, Instant>,
     /// What was digested since this process started.
-    checked: HashSet<String>,
+    pub(super) checked: HashSet<String>,
     /// How many bytes the whole files have.
-    kept: u64,
-    /// How many those have that are not whole yet.
-    partial: u64,
+    pub(super) kept: u64,
+    /// How many those have, or will, that are not whole yet.
+    pub(super) partial: u64,
 }
 
 /// Files that are not whole yet.
 pub(super) const PARTIAL: &str = "partial";
 /// What callers noted about artifacts.
 const NOTES: &str = "notes";
+/// How long what came stays before somebody holds it: until all else that they need is here, too.
+const FRESH: Duration = Duration::from_secs(10 * 60);
 /// How old a note gets. What is forgotten is found out anew.
 const FORGOTTEN: Duration = Duration::from_secs(90 * 24 * 3600);
-
-/// A file that isn't whole yet. It is removed unless it is kept.
-pub(super) struct Writing {
-    room: Room,
-    expected: Expected,
-    file: NamedTempFile,
-    sha256: Sha256,
-}
-
-/// Bytes that count as the folder's as long as this lives, though no whole file has them.
-struct Room {
-    folder: Arc<Folder>,
-    length: u64,
-}
 
 impl Folder {
     pub(super) fn open(folder: &Path, capacity: u64) -> Result<Self, Error> {
@@ -79,7 +70,7 @@ impl Folder {
         forget(&notes).map_err(io)?;
         let this = Self {
             path: folder.to_owned(),
-            capacity,
+            capacity: of_volume(folder, capacity),
             state: Mutex::default(),
             origins: Mutex::default(),
         };
@@ -88,7 +79,9 @@ impl Folder {
     }
 
     pub(super) fn hold(&self, owner: &str, digests: BTreeSet<String>) {
-        self.state().held.insert(owner.to_owned(), digests);
+        let mut state = self.state();
+        state.fresh.retain(|sha256, _| !digests.contains(sha256));
+        state.held.insert(owner.to_owned(), digests);
     }
 
     pub(super) fn release(&self, owner: &str) {
@@ -128,16 +121,19 @@ impl Folder {
             file.write_all(bytes)?;
             file.persist(path).map_err(|error| error.error)
         };
-        write().map(drop).map_err(|source| self.io(path, source))
+        let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let written = with_room(self, length, write);
+        written.map(drop).map_err(|source| self.io(path, source))
     }
 
     /// A folder that nothing is found in.
     pub(super) fn scratch(&self) -> Result<TempDir, Error> {
         let partial = self.path.join(PARTIAL);
-        TempDir::new_in(&partial).map_err(|source| self.io(&partial, source))
+        let made = with_room(self, 0, || TempDir::new_in(&partial));
+        made.map_err(|source| self.io(&partial, source))
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -145,7 +141,7 @@ impl Folder {
         self.path.join(sha256)
     }
 
-    fn io(&self, path: &Path, source: io::Error) -> Error {
+    pub(super) fn io(&self, path: &Path, source: io::Error) -> Error {
         Error::Io {
             path: path.to_owned(),
             source,
@@ -176,38 +172,14 @@ impl Folder {
         }
     }
 
-    /// Removes what was not used for longest until there is room for `more` bytes.
-    fn make_room(&self, state: &mut State, more: u64) -> Result<(), Error> {
-        let files = self.files()?;
-        state.kept = total(&files);
-        let held: HashSet<&String> = state.held.values().flatten().collect();
-        let (pinned, mut rest): (Vec<_>, Vec<_>) = files
-            .into_iter()
-            .partition(|file| held.contains(&file.sha256));
-        let in_use = total(&pinned).saturating_add(state.partial);
-        if in_use.saturating_add(more) > self.capacity {
-            return Err(Error::StoreFull {
-                needed: more,
-                held: in_use,
-                capacity: self.capacity,
-            });
-        }
-        rest.sort_by_key(|file| file.used);
-        for file in rest {
-            if state.takes_up().saturating_add(more) <= self.capacity {
-                break;
-            }
-            let path = self.file(&file.sha256);
-            match fs::remove_file(&path) {
-                // It was damaged, and found to be so meanwhile.
-                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                other => other.map_err(|source| self.io(&path, source))?,
-            }
-            let _ = fs::remove_file(self.note(&Self::origins_key(&file.sha256)));
-            state.checked.remove(&file.sha256);
-            state.kept = state.kept.saturating_sub(file.length);
-        }
-        Ok(())
+    /// Lets time pass for what came and isn't held.
+    #[cfg(test)]
+    pub(super) fn age(&self, by: Duration) {
+        let mut state = self.state();
+        state.fresh.retain(|_, until| {
+            *until = until.checked_sub(by).unwrap_or(*until);
+            Instant::now() < *until
+        });
     }
 
     /// How many bytes there are.
@@ -243,102 +215,31 @@ impl Folder {
 }
 
 impl State {
-    fn takes_up(&self) -> u64 {
+    pub(super) fn takes_up(&self) -> u64 {
         self.kept.saturating_add(self.partial)
     }
-}
 
-impl Writing {
-    /// Begins a file without a name.
-    pub(super) fn begin(folder: Arc<Folder>, expected: Expected) -> Result<Self, Error> {
-        let partial = folder.path.join(PARTIAL);
-        let file = NamedTempFile::new_in(&partial).map_err(|source| folder.io(&partial, source))?;
-        Ok(Self {
-            room: Room { folder, length: 0 },
-            expected,
-            file,
-            sha256: Sha256::new(),
-        })
+    /// Whether the artifact stays, whoever needs room.
+    pub(super) fn needs(&self, sha256: &str, now: Instant) -> bool {
+        self.fresh.get(sha256).is_some_and(|until| now < *until) || self.is_held(sha256)
     }
 
-    /// Writes what came.
-    pub(super) fn write(&mut self, chunk: &[u8]) -> Result<(), Error> {
-        let more = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
-        if self.room.length.saturating_add(more) > self.expected.limit {
-            return Err(Error::TooLarge {
-                what: self.expected.what.clone(),
-                limit: self.expected.limit,
-            });
+    /// A whole file has so many bytes now.
+    pub(super) fn became_kept(&mut self, sha256: &str, length: u64) {
+        self.kept = self.kept.saturating_add(length);
+        self.checked.insert(sha256.to_owned());
+        if !self.is_held(sha256) {
+            let until = Instant::now() + FRESH;
+            self.fresh.insert(sha256.to_owned(), until);
         }
-        self.room.grow(more)?;
-        self.sha256.update(chunk);
-        let written = self.file.write_all(chunk);
-        written.map_err(|source| self.room.folder.io(self.file.path(), source))
     }
 
-    /// Gives the whole file its name.
-    pub(super) fn keep(self) -> Result<Stored, Error> {
-        let found = hex::encode(self.sha256.finalize());
-        let expected = self.expected;
-        if let Some(wanted) = expected.sha256.filter(|wanted| *wanted != found) {
-            return Err(Error::DigestMismatch {
-                what: expected.what,
-                expected: wanted,
-                found,
-            });
-        }
-        let folder = Arc::clone(&self.room.folder);
-        let stored = Stored {
-            sha256: found,
-            length: self.room.length,
-        };
-        if folder.find(&stored.sha256)?.is_some() {
-            return Ok(stored);
-        }
-        let path = folder.file(&stored.sha256);
-        let io = |source| folder.io(&path, source);
-        self.file.as_file().sync_all().map_err(io)?;
-        let file = self.file.persist(&path).map_err(|error| io(error.error))?;
-        let _ = file.set_modified(SystemTime::now());
-        self.room.become_kept(&stored.sha256);
-        File::open(&folder.path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(io)?;
-        Ok(stored)
+    fn is_held(&self, sha256: &str) -> bool {
+        self.held.values().any(|held| held.contains(sha256))
     }
 }
 
-impl Room {
-    /// Has so many bytes more.
-    fn grow(&mut self, more: u64) -> Result<(), Error> {
-        let folder = Arc::clone(&self.folder);
-        let mut state = folder.state();
-        if state.takes_up().saturating_add(more) > folder.capacity {
-            folder.make_room(&mut state, more)?;
-        }
-        state.partial = state.partial.saturating_add(more);
-        self.length = self.length.saturating_add(more);
-        Ok(())
-    }
-
-    /// A whole file has them now.
-    fn become_kept(mut self, sha256: &str) {
-        let length = std::mem::take(&mut self.length);
-        let mut state = self.folder.state();
-        state.partial = state.partial.saturating_sub(length);
-        state.kept = state.kept.saturating_add(length);
-        state.checked.insert(sha256.to_owned());
-    }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        let mut state = self.folder.state();
-        state.partial = state.partial.saturating_sub(self.length);
-    }
-}
-
-fn total(files: &[Kept]) -> u64 {
+pub(super) fn total(files: &[Kept]) -> u64 {
     files
         .iter()
         .fold(0, |sum, file| sum.saturating_add(file.length))
@@ -346,9 +247,9 @@ fn total(files: &[Kept]) -> u64 {
 
 /// A file of the folder.
 pub(super) struct Kept {
-    sha256: String,
-    length: u64,
-    used: SystemTime,
+    pub(super) sha256: String,
+    pub(super) length: u64,
+    pub(super) used: SystemTime,
 }
 
 /// The SHA-256 of all that is left to read in `file`, in lower-case hex, and how many bytes that is.

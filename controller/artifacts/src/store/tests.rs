@@ -1,7 +1,7 @@
 use std::io::Read as _;
 
 use std::fs;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
 
@@ -24,6 +24,7 @@ fn expected(limit: u64) -> Expected {
     Expected {
         what: "it".to_owned(),
         sha256: None,
+        length: None,
         limit,
     }
 }
@@ -65,6 +66,9 @@ async fn what_was_damaged_is_removed_instead_of_served() {
     assert_eq!(text(&store, &stored.sha256).await.unwrap(), "abc");
 }
 
+/// Time in which what nobody holds is no longer waited for.
+const LONG: Duration = Duration::from_secs(10 * 60);
+
 /// Would fail if something in use were removed, if the least recently used weren't removed first, or if the bound were
 /// not kept.
 #[tokio::test]
@@ -81,10 +85,11 @@ async fn room_is_made_by_removing_what_nobody_holds_and_was_not_used_for_longest
             .write(true)
             .open(folder.path().join(digest))
             .unwrap();
-        file.set_modified(old + std::time::Duration::from_secs(seconds))
+        file.set_modified(old + Duration::from_secs(seconds))
             .unwrap();
     }
     store.hold("ns/f", [digests[0].clone()]);
+    store.folder.age(LONG);
     let (mut removed, _) = store.find(&digests[1]).await.unwrap().unwrap();
     let third = store.put(&b"cccc"[..]).await.unwrap();
     assert_eq!(text(&store, &digests[0]).await.unwrap(), "aaaa");
@@ -99,6 +104,11 @@ async fn room_is_made_by_removing_what_nobody_holds_and_was_not_used_for_longest
     let error = store.put(&b"dddd"[..]).await.unwrap_err();
     assert_eq!(error.reason(), "StoreFull");
     assert!(error.is_transient(), "{error}");
+    let text_of = error.to_string();
+    assert!(
+        text_of.contains("the 4 bytes of the artifact") && text_of.contains("8 of its 10"),
+        "{error}"
+    );
     store.release("ns/f");
     store.put(&b"dddd"[..]).await.unwrap();
     assert_eq!(text(&store, &digests[0]).await, None);
@@ -141,8 +151,84 @@ async fn where_an_artifact_came_from_is_known_for_as_long_as_it_is_there() {
         (false, true, true)
     );
 
+    store.folder.age(LONG);
     store.put(&b"bbbb"[..]).await.unwrap();
     assert!(!note.exists());
+}
+
+/// Would fail if what can't fit pushed others out before it is refused, or what just came were pushed out before it can be held.
+#[tokio::test]
+async fn what_cannot_fit_is_refused_before_anything_goes_for_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 10).unwrap();
+    let cached = store.put(&b"aaaa"[..]).await.unwrap().sha256;
+    store.folder.age(LONG);
+    let promised = |length| Expected {
+        length: Some(length),
+        ..expected(100)
+    };
+    let never = futures::stream::pending;
+    let error = store.save(promised(11), never()).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    assert!(error.to_string().contains("the 11 bytes of it"), "{error}");
+    assert!(store.has(&cached).await.unwrap());
+
+    // What fits has its room before its first byte comes.
+    let slow = tokio::spawn({
+        let store = store.clone();
+        async move { store.save(promised(7), never()).await }
+    });
+    while store.folder.takes_up() != 7 {
+        tokio::task::yield_now().await;
+    }
+    assert!(!store.has(&cached).await.unwrap());
+    let error = store.put(&b"bbbb"[..]).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    slow.abort();
+    while store.folder.takes_up() != 0 {
+        tokio::task::yield_now().await;
+    }
+
+    // The other two that a function needs don't push out its first.
+    let first = store.put(&b"cccccc"[..]).await.unwrap().sha256;
+    let error = store.put(&b"ddddd"[..]).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    store.put(&b"ddd"[..]).await.unwrap();
+    store.hold("ns/f", [first.clone()]);
+    store.release("ns/f");
+    store.put(&b"eeeee"[..]).await.unwrap();
+    assert!(!store.has(&first).await.unwrap());
+}
+
+/// Would fail if a disk that is smaller than the store may be made every write fail beside what nobody needs.
+#[tokio::test]
+async fn where_the_disk_is_full_what_nobody_needs_goes() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), u64::MAX).unwrap();
+    let volume = rustix::fs::statvfs(folder.path()).unwrap();
+    assert!(store.folder.capacity <= volume.f_blocks * volume.f_frsize);
+
+    let held = store.put(&b"aaaa"[..]).await.unwrap().sha256;
+    store.hold("ns/f", [held.clone()]);
+    let cached = store.put(&b"bbbb"[..]).await.unwrap().sha256;
+    store.folder.age(LONG);
+    let mut attempts = 0;
+    let mut write = |succeeds| {
+        room::with_room(&store.folder, 1, || {
+            attempts += 1;
+            if attempts == succeeds {
+                return Ok(());
+            }
+            Err(std::io::ErrorKind::StorageFull.into())
+        })
+    };
+    write(2).unwrap();
+    // There is nothing left to go for it.
+    write(4).unwrap_err();
+    assert_eq!(attempts, 3);
+    assert!(store.has(&held).await.unwrap());
+    assert!(!store.has(&cached).await.unwrap());
+    assert_eq!(store.folder.takes_up(), 4);
 }
 
 /// Would fail if a stream that breaks off, has too much or something else left anything behind.
@@ -183,6 +269,7 @@ async fn what_is_being_fetched_counts_and_keeps_no_thread() {
     let folder = tempfile::tempdir().unwrap();
     let store = Store::open(folder.path(), 3 << 20).unwrap();
     let cached = store.put(&b"abc"[..]).await.unwrap();
+    store.folder.age(LONG);
     let mebi = Bytes::from(vec![7; 1 << 20]);
     let mut fetching = Vec::new();
     for _ in 0..600 {

@@ -262,9 +262,13 @@ fn of_model(error: Error) -> ArtifactError {
 
 impl From<Error> for ArtifactError {
     fn from(error: Error) -> Self {
+        let mut message = error.sentence();
+        if matches!(error, Error::StoreFull { .. }) {
+            message.push_str("; `operator.store.size` of the chart (WISP_STORE_SIZE) is how many");
+        }
         Self {
             reason: error.reason(),
-            message: error.sentence(),
+            message,
             is_transient: error.is_transient(),
         }
     }

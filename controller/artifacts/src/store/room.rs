@@ -1,0 +1,176 @@
+//! Is there room? Within the store's size what nobody needs goes for what comes, and where the disk has less than that, too.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+use rustix::fs::statvfs;
+
+use super::folder::{Folder, Kept, State, total};
+use crate::error::Error;
+
+/// How many bytes go at least where the disk is full.
+const RELIEF: u64 = 256 << 20;
+
+/// Bytes that count as the folder's as long as this lives, though no whole file has them.
+pub(super) struct Room {
+    folder: Arc<Folder>,
+    /// Whose they are, for errors.
+    what: String,
+    length: u64,
+}
+
+impl Room {
+    /// Room for `length` bytes of `what`, or for none yet.
+    pub(super) fn new(folder: Arc<Folder>, what: String, length: u64) -> Result<Self, Error> {
+        let mut room = Self {
+            folder,
+            what,
+            length: 0,
+        };
+        room.grow_to(length)?;
+        Ok(room)
+    }
+
+    pub(super) fn folder(&self) -> &Arc<Folder> {
+        &self.folder
+    }
+
+    /// Has so many bytes at least.
+    pub(super) fn grow_to(&mut self, length: u64) -> Result<(), Error> {
+        let Some(more) = length.checked_sub(self.length).filter(|more| *more > 0) else {
+            return Ok(());
+        };
+        let folder = Arc::clone(&self.folder);
+        let mut state = folder.state();
+        if state.takes_up().saturating_add(more) > folder.capacity {
+            self.make(&mut state, more)?;
+        }
+        state.partial = state.partial.saturating_add(more);
+        self.length = length;
+        Ok(())
+    }
+
+    /// Removes what was not used for longest until there is room for `more` bytes; nothing where that isn't enough.
+    fn make(&self, state: &mut State, more: u64) -> Result<(), Error> {
+        let folder = &self.folder;
+        let files = folder.files()?;
+        state.kept = total(&files);
+        let (needed, rest) = folder.needed(state, files);
+        let in_use = total(&needed).saturating_add(state.partial);
+        if in_use.saturating_add(more) > folder.capacity {
+            return Err(Error::StoreFull {
+                what: self.what.clone(),
+                needed: self.length.saturating_add(more),
+                held: in_use.saturating_sub(self.length),
+                capacity: folder.capacity,
+            });
+        }
+        let surplus = state.takes_up().saturating_add(more);
+        folder.remove(state, rest, surplus.saturating_sub(folder.capacity))?;
+        Ok(())
+    }
+
+    /// A whole file has `length` bytes now.
+    pub(super) fn become_kept(mut self, sha256: &str, length: u64) {
+        let reserved = std::mem::take(&mut self.length);
+        let mut state = self.folder.state();
+        state.partial = state.partial.saturating_sub(reserved);
+        state.became_kept(sha256, length);
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        let mut state = self.folder.state();
+        state.partial = state.partial.saturating_sub(self.length);
+    }
+}
+
+impl Folder {
+    /// What stays, and what may go, in the order in which it goes.
+    fn needed(&self, state: &State, files: Vec<Kept>) -> (Vec<Kept>, Vec<Kept>) {
+        let now = Instant::now();
+        let (needed, mut rest): (Vec<_>, Vec<_>) = files
+            .into_iter()
+            .partition(|file| state.needs(&file.sha256, now));
+        rest.sort_by_key(|file| file.used);
+        (needed, rest)
+    }
+
+    /// Removes the first of `files` until they had so many bytes; returns how many they had.
+    fn remove(&self, state: &mut State, files: Vec<Kept>, enough: u64) -> Result<u64, Error> {
+        let mut removed = 0_u64;
+        for file in files {
+            if removed >= enough {
+                break;
+            }
+            let path = self.file(&file.sha256);
+            match std::fs::remove_file(&path) {
+                // It was damaged, and found to be so meanwhile.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                other => other.map_err(|source| self.io(&path, source))?,
+            }
+            let _ = std::fs::remove_file(self.note(&Self::origins_key(&file.sha256)));
+            state.checked.remove(&file.sha256);
+            state.fresh.remove(&file.sha256);
+            state.kept = state.kept.saturating_sub(file.length);
+            removed = removed.saturating_add(file.length);
+        }
+        Ok(removed)
+    }
+
+    /// Makes room on the disk, which has less than it should, for `more` bytes; returns whether there was anything to remove.
+    pub(super) fn relieve(&self, more: u64) -> Result<bool, Error> {
+        let mut state = self.state();
+        let (_, rest) = self.needed(&state, self.files()?);
+        let removed = self.remove(&mut state, rest, more.max(RELIEF))?;
+        tracing::warn!(
+            folder = %self.path.display(),
+            removed,
+            "the store's disk is full"
+        );
+        Ok(removed > 0)
+    }
+}
+
+/// Does what takes up to `more` bytes of the disk; once more, where there are none, after what nobody needs went.
+pub(super) fn with_room<T>(
+    folder: &Folder,
+    more: u64,
+    mut work: impl FnMut() -> io::Result<T>,
+) -> io::Result<T> {
+    match work() {
+        Err(error) if is_full(&error) && folder.relieve(more).is_ok_and(|some| some) => work(),
+        other => other,
+    }
+}
+
+/// Whether there is no room on the disk.
+pub(super) fn is_full(error: &io::Error) -> bool {
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
+}
+
+/// The store's size: `capacity`, or what its volume has, less a part for what is written beside artifacts.
+pub(super) fn of_volume(folder: &Path, capacity: u64) -> u64 {
+    let Ok(volume) = statvfs(folder) else {
+        return capacity;
+    };
+    // What is kept for root is none of it.
+    let reserved = volume.f_bfree.saturating_sub(volume.f_bavail);
+    let blocks = volume.f_blocks.saturating_sub(reserved);
+    let bytes = blocks.saturating_mul(volume.f_frsize);
+    let most = bytes - bytes / 16;
+    if most == 0 || capacity <= most {
+        return capacity;
+    }
+    tracing::warn!(
+        folder = %folder.display(),
+        wanted = capacity,
+        has = most,
+        "the store's volume is smaller than the store may be: it has less"
+    );
+    most
+}
