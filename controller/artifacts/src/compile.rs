@@ -10,7 +10,7 @@ use wisp_engine::preinit::{self, Outcome, preinit};
 use wisp_engine::{Cpu, Engines, Footprint, Loader, Wasi, cache::Source, compatibility};
 
 use crate::error::Error;
-use crate::store::{Store, Stored};
+use crate::store::{Store, Stored, is_full};
 
 mod apart;
 mod child;
@@ -254,7 +254,12 @@ impl Compiler {
             &self.inner.bounds.init,
             apart.memory,
         );
-        let facts = apart.run(&job).await?;
+        let made = apart.run(&job).await;
+        if made.as_ref().is_err_and(wants_room) {
+            // What it writes doesn't count as the store's, and is on the same disk.
+            self.store.relieve().await;
+        }
+        let facts = made?;
         let component = job.component();
         let component = if component.exists() {
             self.store.take(&component, LARGEST).await?
@@ -326,6 +331,16 @@ impl Compiler {
         let of_init = init.timeout.as_millis();
         let (most, largest) = (init.memory, init.component);
         format!("failed-{memory}-{timeout}-{of_init}-{most}-{largest}-{key}")
+    }
+}
+
+/// Whether the process that prepares a component found the disk full.
+fn wants_room(error: &Error) -> bool {
+    match error {
+        Error::Io { source, .. } => is_full(source),
+        // ENOSPC, as an `io::Error` ends with it.
+        Error::Unprepared { why } => why.contains("(os error 28)"),
+        _ => false,
     }
 }
 

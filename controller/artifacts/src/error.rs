@@ -196,6 +196,12 @@ pub enum Error {
         /// How, and what it said last.
         why: String,
     },
+    /// The process that prepares the component couldn't do its work, which is no fault of the component.
+    #[error("the component can't be prepared now: the process that does so {why}")]
+    Unprepared {
+        /// What became of it.
+        why: String,
+    },
     /// Another process prepared the component, and this is what went wrong.
     #[error("{sentence}")]
     Told {
@@ -317,7 +323,7 @@ impl Error {
             Self::Init(_) => "InitFailed",
             Self::OutOfMemory { .. } => "OutOfMemory",
             Self::TooSlow { .. } => "TooSlow",
-            Self::Crashed { .. } => PREPARE_FAILED,
+            Self::Crashed { .. } | Self::Unprepared { .. } => PREPARE_FAILED,
             Self::Told { reason, .. } => reason,
             Self::StoreFull { .. } => "StoreFull",
             Self::Missing { .. } | Self::Io { .. } | Self::Client(_) | Self::Thread => {
@@ -335,6 +341,7 @@ impl Error {
             | Self::NoTls { .. }
             | Self::Truncated { .. }
             | Self::Missing { .. }
+            | Self::Unprepared { .. }
             | Self::StoreFull { .. }
             | Self::Io { .. }
             | Self::Client(_)

@@ -30,6 +30,7 @@ mod writing;
 
 use folder::Folder;
 pub(crate) use origins::Place;
+pub(crate) use room::is_full;
 use writing::Writing;
 
 /// The folder, shared by all clones.
@@ -219,6 +220,14 @@ impl Store {
     pub(crate) async fn scratch(&self) -> Result<TempDir, Error> {
         let folder = Arc::clone(&self.folder);
         blocking(move || folder.scratch()).await
+    }
+
+    /// Makes room on the disk where there is none, of what nobody needs.
+    pub(crate) async fn relieve(&self) {
+        let folder = Arc::clone(&self.folder);
+        if let Err(error) = blocking(move || folder.relieve(0)).await {
+            tracing::warn!(error = error.sentence(), "no room can be made");
+        }
     }
 
     /// Where the artifact's file is, if it is there.

@@ -1,5 +1,6 @@
 //! Prepares a component in a process of its own, so that whatever it does ends that process alone.
 
+use std::io::ErrorKind;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
@@ -9,7 +10,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::process::{ChildStderr, Command};
 
 use super::Facts;
-use super::child::{ARGUMENT, Job, Told};
+use super::child::{ARGUMENT, Job, Told, UNABLE};
 use crate::error::Error;
 
 /// How much of what such a process says is kept: the end.
@@ -67,6 +68,10 @@ impl Apart {
         match told(job).await.map_err(io)? {
             Ok(facts) => Ok(facts),
             Err(refusal) if refusal.is_short_of_memory => Err(self.out_of_memory()),
+            Err(refusal) if refusal.is_short_of_room => Err(Error::Io {
+                path: job.folder().to_owned(),
+                source: ErrorKind::StorageFull.into(),
+            }),
             Err(refusal) => Err(Error::told(
                 &refusal.reason,
                 refusal.sentence,
@@ -77,12 +82,23 @@ impl Apart {
 
     /// Why it ended early.
     fn failure(&self, status: ExitStatus, said: &str) -> Error {
-        // What Rust says before it ends for want of memory.
-        let asked = status.signal().is_some() && said.contains("memory allocation of");
-        // Nobody else kills it so.
-        let was_killed = status.signal() == Some(rustix::process::Signal::KILL.as_raw());
-        if asked || was_killed {
+        // What Rust says before it ends for want of memory: more than its bound, which lets nothing be asked for beyond it.
+        if status.signal().is_some() && said.contains("memory allocation of") {
             return self.out_of_memory();
+        }
+        // So ends what the kernel's OOM killer chose, whoever took the memory, and nobody else.
+        if status.signal() == Some(rustix::process::Signal::KILL.as_raw()) {
+            return Error::Unprepared {
+                why: format!(
+                    "was killed, likely for want of memory on this machine: it may have {} MiB, and there was less",
+                    self.memory >> 20
+                ),
+            };
+        }
+        if status.code() == Some(UNABLE.into()) {
+            return Error::Unprepared {
+                why: format!("could not begin, or tell what it made: {}", said.trim()),
+            };
         }
         Error::Crashed {
             why: match said.trim() {
@@ -116,4 +132,45 @@ async fn last_said(stderr: Option<ChildStderr>) -> String {
         said.drain(..surplus);
     }
     String::from_utf8_lossy(&said).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a machine that is short of memory or room were told as its owner's mistake, and noted for an hour, or what
+    /// is the component's own weren't.
+    #[test]
+    fn what_ends_the_process_is_the_components_fault_or_it_is_not() {
+        let apart = Apart {
+            program: "/nobody".into(),
+            memory: 256 << 20,
+            timeout: Duration::from_secs(1),
+        };
+        let (killed, aborted, segmented) = (9, 6, 11);
+        let exited = |code: i32| code << 8;
+        for (status, said, reason, is_transient) in [
+            (killed, "", "PrepareFailed", true),
+            (
+                exited(UNABLE.into()),
+                "No space left on device (os error 28)",
+                "PrepareFailed",
+                true,
+            ),
+            (
+                aborted,
+                "memory allocation of 8 bytes failed",
+                "OutOfMemory",
+                false,
+            ),
+            (aborted, "stack overflow", "PrepareFailed", false),
+            (segmented, "", "PrepareFailed", false),
+            (exited(101), "panicked at", "PrepareFailed", false),
+        ] {
+            let error = apart.failure(ExitStatus::from_raw(status), said);
+            let told = (error.reason(), error.is_transient());
+            assert_eq!(told, (reason, is_transient), "{error}");
+            assert!(error.to_string().contains(said) || reason == "OutOfMemory");
+        }
+    }
 }

@@ -13,9 +13,13 @@ use wisp_engine::{Cpu, Engines};
 
 use super::{Facts, prepare};
 use crate::error::Error;
+use crate::store::is_full;
 
 /// The first argument of such a process; the second is a [`Job`].
 pub(super) const ARGUMENT: &str = "prepare-component";
+
+/// The exit status of one that could not do its work (`EX_TEMPFAIL`): what a program that crashes ends with is another.
+pub(super) const UNABLE: u8 = 75;
 
 /// A component to prepare, and within what bounds: what a program does in place of its own work when an
 /// [`Apart`](super::Apart) started it.
@@ -42,6 +46,8 @@ pub(super) struct Refusal {
     pub(super) is_transient: bool,
     /// Whether memory that was asked for wasn't given.
     pub(super) is_short_of_memory: bool,
+    /// Whether there is no room on the disk.
+    pub(super) is_short_of_room: bool,
 }
 
 impl Job {
@@ -82,7 +88,7 @@ impl Job {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
                 eprintln!("{error}");
-                ExitCode::FAILURE
+                ExitCode::from(UNABLE)
             }
         }
     }
@@ -90,6 +96,10 @@ impl Job {
     /// The component, where it is another than it was.
     pub(super) fn component(&self) -> PathBuf {
         self.folder.join("component")
+    }
+
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
     }
 
     pub(super) fn code(&self) -> PathBuf {
@@ -148,6 +158,7 @@ impl Job {
                 is_transient: error.is_transient(),
                 // ENOMEM, as an `io::Error` ends with it: wasmtime asks for memory by itself.
                 is_short_of_memory: sentence.contains("(os error 12)"),
+                is_short_of_room: matches!(error, Error::Io { source, .. } if is_full(source)),
                 sentence,
             }
         });

@@ -148,7 +148,7 @@ pub(super) fn with_room<T>(
 }
 
 /// Whether there is no room on the disk.
-pub(super) fn is_full(error: &io::Error) -> bool {
+pub(crate) fn is_full(error: &io::Error) -> bool {
     use io::ErrorKind::{QuotaExceeded, StorageFull};
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }

@@ -175,6 +175,39 @@ async fn who_takes_too_long_is_ended_and_told() {
     assert_eq!((children(folder.path()), left(folder.path())), (vec![], 0));
 }
 
+/// Would fail if a disk that takes nothing more, or an OOM killer that came first, were told as the component's fault: that is
+/// noted, and keeps it from being tried again.
+#[tokio::test]
+async fn what_is_no_fault_of_the_component_passes() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path();
+    let store = store(path);
+    let spins = store.put(component(1, SPIN)).await.unwrap().sha256;
+    let compiler = compiler(&store, apart());
+    let (ended, ()) = tokio::join!(compiler.prepare(&spins), async {
+        until(|| children(path).len() == 1).await;
+        let id = children(path)[0].to_string();
+        let killed = Command::new("kill").args(["-KILL", &id]).status();
+        assert!(killed.unwrap().success());
+    });
+    let error = ended.unwrap_err();
+    assert_eq!(error.reason(), "PrepareFailed");
+    assert!(error.is_transient(), "{}", error.sentence());
+    assert!(error.sentence().contains("was killed"), "{error}");
+
+    let job = serde_json::json!({
+        "source": path.join("none"), "folder": path.join("none"), "cpu": Cpu::here().to_string(), "memory": 256 << 20,
+        "init_timeout": {"secs": 60, "nanos": 0}, "init_memory": 1 << 20, "init_component": 1 << 20,
+    });
+    let mut child = Command::new(apart().program)
+        .args(["prepare-component", &job.to_string()])
+        .stdin(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let _open = child.stdin.take();
+    assert_eq!(child.wait().unwrap().code(), Some(75));
+}
+
 /// Would fail if processes outlived the operator that asked for them, though nobody but it ends them; or if an error of the
 /// component's own were told as another.
 #[tokio::test]
