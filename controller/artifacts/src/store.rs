@@ -275,13 +275,13 @@ impl Store {
         self.folder.held_beside(sha256)
     }
 
-    /// What [`Store::note`] wrote under `key`; `None` where there is nothing of this type.
+    /// What [`Store::note`] wrote under `key`; `None` where there is nothing of this type. It is kept for 90 days after it was
+    /// asked for last, and for as long as the store has an artifact whose digest is a part of `key` between `-` and `.`.
     pub async fn noted<T: DeserializeOwned + Send + 'static>(&self, key: &str) -> Option<T> {
-        let path = self.folder.note(key);
+        let (folder, key) = (Arc::clone(&self.folder), key.to_owned());
         blocking(move || {
-            Ok(std::fs::read(path)
-                .ok()
-                .and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+            let bytes = folder.noted(&key);
+            Ok(bytes.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
         })
         .await
         .ok()

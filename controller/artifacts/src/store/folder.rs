@@ -45,7 +45,7 @@ pub(super) const PARTIAL: &str = "partial";
 const NOTES: &str = "notes";
 /// How long what came stays before somebody holds it: until all else that they need is here, too.
 const FRESH: Duration = Duration::from_secs(10 * 60);
-/// How old a note gets. What is forgotten is found out anew.
+/// How long a note is kept that isn't asked for, of what isn't here. What is forgotten is found out anew.
 const FORGOTTEN: Duration = Duration::from_secs(90 * 24 * 3600);
 
 impl Folder {
@@ -67,14 +67,15 @@ impl Folder {
                 .create(path)
                 .map_err(io)?;
         }
-        forget(&notes).map_err(io)?;
         let this = Self {
             path: folder.to_owned(),
             capacity: of_volume(folder, capacity),
             state: Mutex::default(),
             origins: Mutex::default(),
         };
-        this.state().kept = total(&this.files()?);
+        let files = this.files()?;
+        forget(&notes, &files).map_err(io)?;
+        this.state().kept = total(&files);
         Ok(this)
     }
 
@@ -112,6 +113,17 @@ impl Folder {
     /// The file of a note.
     pub(super) fn note(&self, key: &str) -> PathBuf {
         self.path.join(NOTES).join(key)
+    }
+
+    /// What was noted. What is asked for is in use: its age begins anew.
+    pub(super) fn noted(&self, key: &str) -> Option<Vec<u8>> {
+        let path = self.note(key);
+        let bytes = fs::read(&path).ok()?;
+        let _ = File::options()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_modified(SystemTime::now()));
+        Some(bytes)
     }
 
     /// Writes a small file, or nothing of it.
@@ -268,12 +280,16 @@ pub(super) fn digest(file: &mut File) -> io::Result<(String, u64)> {
     }
 }
 
-/// Removes notes of artifacts that hardly anybody has any more.
-fn forget(notes: &Path) -> io::Result<()> {
+/// Removes notes that are old, and of none of the `files`. Of those some may be in use for years, and the note be asked for only
+/// when a process begins.
+fn forget(notes: &Path, files: &[Kept]) -> io::Result<()> {
+    let here: HashSet<&str> = files.iter().map(|file| &*file.sha256).collect();
     for note in fs::read_dir(notes)? {
         let note = note?;
+        let name = note.file_name();
+        let mut parts = name.to_str().unwrap_or_default().split(['-', '.']);
         let age = note.metadata()?.modified()?.elapsed().unwrap_or_default();
-        if age > FORGOTTEN {
+        if age > FORGOTTEN && !parts.any(|part| here.contains(part)) {
             fs::remove_file(note.path())?;
         }
     }

@@ -4,9 +4,7 @@
 //! Kept as notes, which survive restarts, and go with the artifact. What they say of a place is a digest: URLs may hold
 //! passwords.
 
-use std::fs::File;
 use std::sync::{Arc, PoisonError};
-use std::time::SystemTime;
 
 use sha2::{Digest, Sha256};
 
@@ -70,16 +68,10 @@ impl Folder {
         if !is_sha256(sha256) {
             return Vec::new();
         }
-        let path = self.note(&Self::origins_key(sha256));
-        let Ok(bytes) = std::fs::read(&path) else {
-            return Vec::new();
-        };
-        // It is forgotten by its age, and what is asked for is in use.
-        let _ = File::options()
-            .write(true)
-            .open(&path)
-            .and_then(|file| file.set_modified(SystemTime::now()));
-        serde_json::from_slice(&bytes).unwrap_or_default()
+        let bytes = self.noted(&Self::origins_key(sha256));
+        bytes
+            .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+            .unwrap_or_default()
     }
 
     fn add_origins(&self, sha256: &str, ids: Vec<String>) -> Result<(), Error> {

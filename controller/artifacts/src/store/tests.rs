@@ -350,3 +350,34 @@ async fn what_waits_to_be_written_keeps_no_buffers() {
     let (batch, _) = next_batch(&mut chunks).await.unwrap();
     assert_eq!(batch.as_ptr(), large.as_ptr());
 }
+
+/// Would fail if what was found out of a component that is in use were forgotten, so that it is compiled anew, or nothing ever
+/// were.
+#[tokio::test]
+async fn notes_of_what_is_in_use_are_not_forgotten() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    let here = store.put(&b"abc"[..]).await.unwrap().sha256;
+    let gone = sha256(b"else");
+    let of = |sha256: &str| {
+        [
+            format!("{sha256}-p2-p3-0.1.0.json"),
+            format!("failed-0-{sha256}-x"),
+        ]
+    };
+    let asked = format!("signed-{gone}-set");
+    let keys: Vec<String> = [of(&here), of(&gone)].concat();
+    for key in keys.iter().chain([&asked]) {
+        store.note(key, &"it").await.unwrap();
+        let note = File::options().write(true).open(store.folder.note(key));
+        let old = SystemTime::now() - Duration::from_secs(91 * 24 * 3600);
+        note.unwrap().set_modified(old).unwrap();
+    }
+    assert_eq!(store.noted::<String>(&asked).await.unwrap(), "it");
+    let store = Store::open(folder.path(), 100).unwrap();
+    let mut known = Vec::new();
+    for key in keys.iter().chain([&asked]) {
+        known.push(store.noted::<String>(key).await.is_some());
+    }
+    assert_eq!(known, [true, true, false, false, true]);
+}
