@@ -126,6 +126,12 @@ impl Descriptor {
             .filter(|sha256| is_sha256(sha256))
     }
 
+    /// Whether it says how another of its index was built: `docker buildx` adds one to each.
+    fn is_attestation(&self) -> bool {
+        let platform = self.platform.as_ref();
+        platform.is_some_and(|it| it.architecture == "unknown" && it.os == "unknown")
+    }
+
     fn title(&self) -> Option<&str> {
         self.annotations.get(TITLE).map(String::as_str)
     }
@@ -146,21 +152,31 @@ impl Descriptor {
 }
 
 impl Manifest {
-    /// The manifest that an index has for Wasm: the one for its architecture, or the only one.
+    /// The manifest of an index that is meant: for a component the one for Wasm's architecture, or else the only one.
     pub(crate) fn member(&self, kind: Kind, what: &str) -> Result<&Descriptor, Error> {
-        let wasm = self.manifests.iter().find(|member| {
-            member
-                .platform
-                .as_ref()
-                .is_some_and(|platform| platform.architecture == "wasm")
-        });
-        match (wasm, self.manifests.as_slice()) {
-            (Some(member), _) if kind == Kind::Component => Ok(member),
-            (_, [only]) => Ok(only),
-            (_, members) => Err(kind.refuse(
+        let mut members: Vec<_> = self.manifests.iter().collect();
+        if members.len() > 1 {
+            members.retain(|member| !member.is_attestation());
+        }
+        let is_wasm = |member: &&Descriptor| {
+            let platform = member.platform.as_ref();
+            platform.is_some_and(|platform| platform.architecture == "wasm")
+        };
+        let wasm = members.iter().copied().find(is_wasm);
+        match (kind, wasm, members.as_slice()) {
+            (Kind::Component, Some(member), _) => Ok(member),
+            (_, _, [only]) => Ok(only),
+            (Kind::Component, None, members) => Err(kind.refuse(
                 what,
                 format!(
                     "it is an index of {} images, none of which is for the architecture `wasm`",
+                    members.len()
+                ),
+            )),
+            (Kind::Model, _, members) => Err(kind.refuse(
+                what,
+                format!(
+                    "it is an index of {} images where one is expected",
                     members.len()
                 ),
             )),
@@ -322,6 +338,49 @@ mod tests {
         ] {
             let error = manifest(layers).layer(Kind::Model, "r.io/a:1").unwrap_err();
             assert_eq!(error.reason(), "NotModel");
+        }
+    }
+
+    /// Would fail if an image that was built with its attestation were refused for having two, or one of several were guessed.
+    #[test]
+    fn the_member_of_an_index_that_is_meant_is_found() {
+        let index = |architectures: &[&str]| Manifest {
+            manifests: architectures
+                .iter()
+                .map(|architecture| Descriptor {
+                    media_type: (*architecture).to_owned(),
+                    platform: Some(Platform {
+                        architecture: (*architecture).to_owned(),
+                        os: (*architecture).to_owned(),
+                    }),
+                    ..layer("", None)
+                })
+                .collect(),
+            ..Manifest::default()
+        };
+        for (architectures, component, model) in [
+            (&["amd64"][..], Ok("amd64"), Ok("amd64")),
+            (&["unknown"], Ok("unknown"), Ok("unknown")),
+            (&["amd64", "unknown"], Ok("amd64"), Ok("amd64")),
+            (
+                &["amd64", "unknown", "wasm", "unknown"],
+                Ok("wasm"),
+                Err("2 images where one is expected"),
+            ),
+            (
+                &["amd64", "arm64", "unknown"],
+                Err("2 images, none of which is for the architecture `wasm`"),
+                Err("2 images where one is expected"),
+            ),
+        ] {
+            let index = index(architectures);
+            for (kind, expected) in [(Kind::Component, component), (Kind::Model, model)] {
+                match (index.member(kind, "r.io/a:1"), expected) {
+                    (Ok(found), Ok(expected)) => assert_eq!(found.media_type, expected),
+                    (Err(error), Err(why)) => assert!(error.to_string().contains(why), "{error}"),
+                    other => panic!("{architectures:?}: {other:?}"),
+                }
+            }
         }
     }
 }
