@@ -71,6 +71,16 @@ pub enum Error {
         /// What happened.
         why: String,
     },
+    /// Nothing is fetched from the address that is named, or that a redirect leads to.
+    #[error("{what} isn't fetched from {host}: {why}")]
+    AddressRefused {
+        /// The registry or server.
+        host: String,
+        /// The image or URL.
+        what: String,
+        /// Which address it is.
+        why: String,
+    },
     /// Whoever has it was spoken to by TLS, and doesn't speak it.
     #[error("{host} can't be reached for {what}: it doesn't speak TLS ({why})")]
     NoTls {
@@ -305,6 +315,7 @@ impl Error {
             | Self::NoTls { .. }
             | Self::Answer { .. }
             | Self::Truncated { .. } => "DownloadFailed",
+            Self::AddressRefused { .. } => "AddressRefused",
             Self::DigestMismatch { .. } => "DigestMismatch",
             Self::TooLarge { .. } => "TooLarge",
             Self::NotWasm { .. } => "NotWasm",
@@ -381,5 +392,57 @@ fn refusal(authenticated: bool) -> &'static str {
         "it doesn't exist, or the credentials don't allow it"
     } else {
         "it doesn't exist, or credentials are needed and none were given"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if the page on what to watch lacked a reason, or told another that it is theirs to mend.
+    #[test]
+    fn whose_fault_it_is_is_told() {
+        let page = include_str!("../../operator/docs/watching.md");
+        let text = String::new;
+        for error in [
+            Error::AddressRefused {
+                host: text(),
+                what: text(),
+                why: text(),
+            },
+            Error::Unavailable {
+                origin: Origin::Registry,
+                host: text(),
+                what: text(),
+                why: text(),
+            },
+            Error::NotFound { what: text() },
+            Error::NotModel {
+                what: text(),
+                why: text(),
+            },
+            Error::OutOfMemory { limit: 1 },
+            Error::Unprepared { why: text() },
+            Error::StoreFull {
+                what: text(),
+                needed: 1,
+                held: 1,
+                capacity: 1,
+            },
+            Error::Thread,
+        ] {
+            let word = format!("`{}`", error.reason());
+            let whose = match error.is_transient() {
+                true => "| installation |",
+                false => "| owner |",
+            };
+            let mut rows = page
+                .lines()
+                .filter(|line| line.starts_with("| `ComponentReady`"));
+            assert!(
+                rows.any(|row| row.contains(&word) && row.contains(whose)),
+                "{word}"
+            );
+        }
     }
 }

@@ -15,7 +15,7 @@ use reqwest::redirect::Policy;
 use reqwest::{Client, ClientBuilder, Response, Url};
 use rustls::{ClientConfig, RootCertStore};
 
-use crate::address::Others;
+use crate::address::{Others, OwnAddress};
 use crate::error::{Error, Origin};
 use crate::slots::Slots;
 
@@ -147,9 +147,7 @@ impl Fetcher {
     /// Whether this URL may be asked at all.
     pub(crate) fn may_reach(&self, url: &Url, subject: &Subject) -> Result<(), Error> {
         match &self.others {
-            Some(others) => others
-                .may_reach(url)
-                .map_err(|own| subject.unavailable(own.to_string())),
+            Some(others) => others.may_reach(url).map_err(|own| subject.refused(own)),
             None => Ok(()),
         }
     }
@@ -207,6 +205,14 @@ impl Subject {
         }
     }
 
+    fn refused(&self, own: OwnAddress) -> Error {
+        Error::AddressRefused {
+            host: self.host.clone(),
+            what: self.what.clone(),
+            why: own.to_string(),
+        }
+    }
+
     pub(crate) fn answer(&self, why: impl Into<String>) -> Error {
         Error::Answer {
             origin: self.origin,
@@ -218,6 +224,10 @@ impl Subject {
 
     /// What went wrong before or while an answer came.
     pub(crate) fn failed(&self, error: &reqwest::Error) -> Error {
+        // What a name means is known when it is looked up, and where a redirect leads when it comes.
+        if let Some(own) = innermost(error).downcast_ref::<OwnAddress>() {
+            return self.refused(*own);
+        }
         if error.is_redirect() {
             return self.answer(deepest(error));
         }
@@ -333,12 +343,18 @@ pub(crate) fn host_of(url: &Url) -> String {
 }
 
 /// What the innermost of an error's sources says: `Connection refused`, not that a request could not be sent.
-fn deepest(error: &dyn std::error::Error) -> String {
+fn deepest(error: &(dyn std::error::Error + 'static)) -> String {
+    innermost(error).to_string()
+}
+
+fn innermost<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> &'a (dyn std::error::Error + 'static) {
     let mut innermost = error;
     while let Some(source) = innermost.source() {
         innermost = source;
     }
-    innermost.to_string()
+    innermost
 }
 
 /// Whether what came instead of a TLS handshake is none: the server speaks HTTP without it, say.

@@ -213,7 +213,8 @@ async fn this_machine_is_asked_only_where_that_is_wanted() {
     ] {
         let fetched = fetcher.download(&url, &sha256(b"model"), &store, 5).await;
         let error = fetched.unwrap_err();
-        assert_eq!(error.reason(), "DownloadFailed");
+        assert_eq!(error.reason(), "AddressRefused");
+        assert!(!error.is_transient(), "whoever wrote it has to mend it");
         assert!(error.to_string().contains("of this machine"), "{error}");
     }
     assert_eq!((own.seen().len(), named.seen().len()), (0, 1));

@@ -270,7 +270,7 @@ async fn from_a_url() -> Result<()> {
         from(name, &format!("http://{own}/metrics"), &other)?;
         let (reason, message) = space.condition(name, "ComponentReady", "False")?;
         ensure!(
-            reason == "DownloadFailed" && message.contains("which nothing is fetched from"),
+            reason == "AddressRefused" && message.contains("which nothing is fetched from"),
             "{reason}: {message}"
         );
     }
