@@ -68,21 +68,22 @@ impl Operator {
     /// When one of these fails, with what it is.
     pub async fn build(options: Options) -> anyhow::Result<Self> {
         use anyhow::Context as _;
+        let apart = Apart {
+            program: std::env::current_exe().context("the operator's own program isn't known")?,
+            memory: options
+                .prepare_memory
+                .map_or_else(artifacts::share_of_memory, |memory| memory.0),
+            timeout: options.prepare_timeout,
+        };
         let store = StoreArtifacts::open(
             &options.store,
             options.store_size.0,
             options.insecure_registry.clone(),
             options.signatures.clone(),
             options.cpu_level,
+            Some(apart),
         )
         .with_context(|| format!("--store {} can't be used", options.store.display()))?;
-        let store = store.preparing(Apart {
-            program: std::env::current_exe().context("the operator's own program isn't known")?,
-            memory: options
-                .prepare_memory
-                .map_or_else(artifacts::share_of_memory, |memory| memory.0),
-            timeout: options.prepare_timeout,
-        });
         let metrics = Arc::new(Metrics::default());
         let store = store.counting(Arc::clone(&metrics));
         let bind = async |address| {

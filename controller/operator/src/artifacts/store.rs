@@ -35,8 +35,6 @@ pub struct StoreArtifacts {
     others: Others,
     policy: Policy,
     metrics: Arc<Metrics>,
-    /// What comes first, and whether somebody chose that.
-    cpu: (Cpu, bool),
 }
 
 /// What a source holds, in the store.
@@ -49,7 +47,8 @@ struct Fetched {
 impl StoreArtifacts {
     /// The store in `folder`, of at most `capacity` bytes. `plain_http` names registries that are spoken to without TLS,
     /// `policy` says whose signatures are demanded, `cpu` what processors most nodes have: this one's level where that isn't
-    /// given.
+    /// given. Components are prepared `apart`: whoever may make Functions says what is initialised and compiled, and could
+    /// take all of this process's memory; without it they are in this process.
     ///
     /// # Errors
     /// When the folder can't be used, or no HTTPS client can be made.
@@ -59,6 +58,7 @@ impl StoreArtifacts {
         plain_http: Vec<String>,
         policy: Policy,
         cpu: Option<Cpu>,
+        apart: Option<Apart>,
     ) -> Result<Self, Error> {
         let store = Store::open(folder, capacity)?;
         let options = FetchOptions {
@@ -68,7 +68,11 @@ impl StoreArtifacts {
             ..FetchOptions::default()
         };
         let first = cpu.unwrap_or_else(Cpu::here);
-        let compiler = Compiler::new(store.clone(), Default::default(), first);
+        let (stored, limits) = (store.clone(), Limits::default());
+        let compiler = match apart {
+            Some(apart) => Compiler::apart(stored, limits, first, apart),
+            None => Compiler::new(stored, limits, first),
+        };
         Ok(Self {
             fetcher: Fetcher::new(options)?,
             others: Others::new(compiler.clone(), first, cpu.is_some()),
@@ -76,21 +80,7 @@ impl StoreArtifacts {
             store,
             policy,
             metrics: Arc::default(),
-            cpu: (first, cpu.is_some()),
         })
-    }
-
-    /// Has components prepared in processes of their own. Whoever may make Functions says what is initialised and
-    /// compiled: in this process it could take all of its memory.
-    #[must_use]
-    pub fn preparing(self, apart: Apart) -> Self {
-        let (first, is_given) = self.cpu;
-        let compiler = Compiler::apart(self.store.clone(), Limits::default(), first, apart);
-        Self {
-            others: Others::new(compiler.clone(), first, is_given),
-            compiler,
-            ..self
-        }
     }
 
     /// Counts in `metrics` how long what takes.
