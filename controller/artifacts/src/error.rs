@@ -242,6 +242,22 @@ pub enum Error {
         /// The store's size.
         capacity: u64,
     },
+    /// A namespace has as much of the store as it may.
+    #[error(
+        "`{whom}` may have {share} bytes of the store, and has {held} already: not the {needed} bytes of {what}, too"
+    )]
+    ShareFull {
+        /// What was to be stored.
+        what: String,
+        /// The namespace.
+        whom: String,
+        /// How many bytes it has, as far as they are known.
+        needed: u64,
+        /// How many the namespace has.
+        held: u64,
+        /// How many it may have.
+        share: u64,
+    },
     /// The store's folder, or a file to push, can't be used.
     #[error("{} can't be used", path.display())]
     Io {
@@ -337,6 +353,7 @@ impl Error {
             Self::Crashed { .. } | Self::Unprepared { .. } => PREPARE_FAILED,
             Self::Told { reason, .. } => reason,
             Self::StoreFull { .. } => "StoreFull",
+            Self::ShareFull { .. } => "ShareFull",
             Self::Missing { .. } | Self::Io { .. } | Self::Client(_) | Self::Thread => {
                 "StoreFailed"
             }
@@ -417,6 +434,13 @@ mod tests {
                 why: text(),
             },
             Error::NotFound { what: text() },
+            Error::ShareFull {
+                what: text(),
+                whom: text(),
+                needed: 1,
+                held: 1,
+                share: 1,
+            },
             Error::NotModel {
                 what: text(),
                 why: text(),

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 use tokio::task::JoinHandle;
@@ -26,6 +27,7 @@ use crate::reference::is_sha256;
 mod folder;
 mod origins;
 mod room;
+mod share;
 mod writing;
 
 use folder::Folder;
@@ -38,6 +40,8 @@ use writing::Writing;
 pub struct Store {
     folder: Arc<Folder>,
     turns: Arc<Turns>,
+    /// The namespace that it is used for.
+    whom: Option<Arc<str>>,
 }
 
 /// Who fetches what from where.
@@ -88,9 +92,19 @@ impl Store {
     /// # Errors
     /// When the folder can't be made or written.
     pub fn open(folder: &Path, capacity: u64) -> Result<Self, Error> {
+        Self::shared(folder, capacity, None)
+    }
+
+    /// The same, of which each namespace may have `share` bytes: of what is [stored for it](Store::on_behalf_of), and of what its
+    /// owners [hold](Store::hold). What is made of that counts once it is held, and is never refused.
+    ///
+    /// # Errors
+    /// When the folder can't be made or written.
+    pub fn shared(folder: &Path, capacity: u64, share: Option<u64>) -> Result<Self, Error> {
         Ok(Self {
-            folder: Arc::new(Folder::open(folder, capacity)?),
+            folder: Arc::new(Folder::open(folder, capacity, share)?),
             turns: Arc::default(),
+            whom: None,
         })
     }
 
@@ -147,9 +161,14 @@ impl Store {
     pub async fn put(&self, bytes: impl Into<Bytes>) -> Result<Stored, Error> {
         let bytes = bytes.into();
         let length = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
+        let all = bytes.clone();
+        let sha256 = blocking(move || Ok(hex::encode(Sha256::digest(all)))).await?;
+        if self.has(&sha256).await? {
+            return Ok(Stored { sha256, length });
+        }
         let expected = Expected {
             what: "the artifact".to_owned(),
-            sha256: None,
+            sha256: Some(sha256),
             length: Some(length),
             limit: length,
         };
@@ -167,10 +186,10 @@ impl Store {
         expected: Expected,
         chunks: impl Stream<Item = Result<Bytes, Error>>,
     ) -> Result<Stored, Error> {
-        let folder = Arc::clone(&self.folder);
+        let (folder, whom) = (Arc::clone(&self.folder), self.whom.clone());
         let mut chunks = std::pin::pin!(chunks);
         // What there is no room for isn't waited for.
-        let mut written = blocking(move || Writing::begin(folder, expected)).await?;
+        let mut written = blocking(move || Writing::begin(folder, expected, whom)).await?;
         let (mut batch, mut is_last) = next_batch(&mut chunks).await?;
         loop {
             let writing = tokio::task::spawn_blocking(move || {
@@ -250,7 +269,8 @@ impl Store {
         turn.lock_owned().await
     }
 
-    /// From now on `owner` holds exactly `digests`: they are not removed to make room. They need not be there yet.
+    /// From now on `owner` holds exactly `digests`: they are not removed to make room. They need not be there yet. An owner is
+    /// `namespace/name`, with its kind and another `/` before where names of several kinds may be the same.
     pub fn hold(&self, owner: &str, digests: impl IntoIterator<Item = String>) {
         let digests = digests.into_iter().collect();
         self.folder.hold(owner, digests);

@@ -78,6 +78,7 @@ impl Operator {
         let store = StoreArtifacts::open(
             &options.store,
             options.store_size.0,
+            options.store_namespace_size.as_ref().map(|size| size.0),
             options.insecure_registry.clone(),
             options.signatures.clone(),
             options.cpu_level,

@@ -125,6 +125,9 @@ pub struct Options {
         default_value = "10Gi"
     )]
     pub store_size: Bytes,
+    /// How much of them one namespace may have [default: all].
+    #[arg(long, value_name = "SIZE", env = "WISP_STORE_NAMESPACE_SIZE")]
+    pub store_namespace_size: Option<Bytes>,
     /// What processors components are compiled for first: x86-64-v2, x86-64-v3 or arm64. They are compiled for others, too,
     /// once a replica turns out to have one, and never for more of the same family [default: what this node has, and then
     /// what any replica has].

@@ -5,7 +5,7 @@ use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use sha2::{Digest, Sha256};
@@ -20,6 +20,8 @@ use crate::reference::is_sha256;
 pub(super) struct Folder {
     pub(super) path: PathBuf,
     pub(super) capacity: u64,
+    /// How much of it each namespace may have.
+    pub(super) share: Option<u64>,
     state: Mutex<State>,
     /// Held by who adds to what is noted of where artifacts came from.
     pub(super) origins: Mutex<()>,
@@ -28,15 +30,26 @@ pub(super) struct Folder {
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// Who holds what.
-    held: BTreeMap<String, BTreeSet<String>>,
-    /// What nobody held yet since it came, and until when that is waited for.
-    pub(super) fresh: HashMap<String, Instant>,
+    pub(super) held: BTreeMap<String, BTreeSet<String>>,
+    /// What nobody held yet since it came.
+    pub(super) fresh: HashMap<String, Fresh>,
     /// What was digested since this process started.
     pub(super) checked: HashSet<String>,
     /// How many bytes the whole files have.
     pub(super) kept: u64,
     /// How many those have, or will, that are not whole yet.
     pub(super) partial: u64,
+    /// How many of those are which namespace's.
+    pub(super) coming: HashMap<Arc<str>, u64>,
+}
+
+/// What just came.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    /// Until when it is waited for that somebody holds it.
+    pub(super) until: Instant,
+    /// The namespace that it came for.
+    pub(super) whom: Option<Arc<str>>,
 }
 
 /// Files that are not whole yet.
@@ -44,12 +57,12 @@ pub(super) const PARTIAL: &str = "partial";
 /// What callers noted about artifacts.
 const NOTES: &str = "notes";
 /// How long what came stays before somebody holds it: until all else that they need is here, too.
-const FRESH: Duration = Duration::from_secs(10 * 60);
+pub(super) const FRESH: Duration = Duration::from_secs(10 * 60);
 /// How long a note is kept that isn't asked for, of what isn't here. What is forgotten is found out anew.
 const FORGOTTEN: Duration = Duration::from_secs(90 * 24 * 3600);
 
 impl Folder {
-    pub(super) fn open(folder: &Path, capacity: u64) -> Result<Self, Error> {
+    pub(super) fn open(folder: &Path, capacity: u64, share: Option<u64>) -> Result<Self, Error> {
         let partial = folder.join(PARTIAL);
         let io = |source| Error::Io {
             path: folder.to_owned(),
@@ -70,6 +83,7 @@ impl Folder {
         let this = Self {
             path: folder.to_owned(),
             capacity: of_volume(folder, capacity),
+            share,
             state: Mutex::default(),
             origins: Mutex::default(),
         };
@@ -188,9 +202,9 @@ impl Folder {
     #[cfg(test)]
     pub(super) fn age(&self, by: Duration) {
         let mut state = self.state();
-        state.fresh.retain(|_, until| {
-            *until = until.checked_sub(by).unwrap_or(*until);
-            Instant::now() < *until
+        state.fresh.retain(|_, fresh| {
+            fresh.until = fresh.until.checked_sub(by).unwrap_or(fresh.until);
+            Instant::now() < fresh.until
         });
     }
 
@@ -233,16 +247,16 @@ impl State {
 
     /// Whether the artifact stays, whoever needs room.
     pub(super) fn needs(&self, sha256: &str, now: Instant) -> bool {
-        self.fresh.get(sha256).is_some_and(|until| now < *until) || self.is_held(sha256)
+        self.fresh.get(sha256).is_some_and(|it| now < it.until) || self.is_held(sha256)
     }
 
-    /// A whole file has so many bytes now.
-    pub(super) fn became_kept(&mut self, sha256: &str, length: u64) {
+    /// A whole file has so many bytes now, which came for `whom`.
+    pub(super) fn became_kept(&mut self, sha256: &str, length: u64, whom: Option<Arc<str>>) {
         self.kept = self.kept.saturating_add(length);
         self.checked.insert(sha256.to_owned());
         if !self.is_held(sha256) {
             let until = Instant::now() + FRESH;
-            self.fresh.insert(sha256.to_owned(), until);
+            self.fresh.insert(sha256.to_owned(), Fresh { until, whom });
         }
     }
 

@@ -16,17 +16,25 @@ const RELIEF: u64 = 256 << 20;
 /// Bytes that count as the folder's as long as this lives, though no whole file has them.
 pub(super) struct Room {
     folder: Arc<Folder>,
-    /// Whose they are, for errors.
+    /// What has them, for errors.
     what: String,
+    /// The namespace that they are for.
+    whom: Option<Arc<str>>,
     length: u64,
 }
 
 impl Room {
     /// Room for `length` bytes of `what`, or for none yet.
-    pub(super) fn new(folder: Arc<Folder>, what: String, length: u64) -> Result<Self, Error> {
+    pub(super) fn new(
+        folder: Arc<Folder>,
+        what: String,
+        whom: Option<Arc<str>>,
+        length: u64,
+    ) -> Result<Self, Error> {
         let mut room = Self {
             folder,
             what,
+            whom,
             length: 0,
         };
         room.grow_to(length)?;
@@ -44,10 +52,17 @@ impl Room {
         };
         let folder = Arc::clone(&self.folder);
         let mut state = folder.state();
+        if let Some(whom) = &self.whom {
+            folder.check_share(&state, whom, &self.what, (length, more))?;
+        }
         if state.takes_up().saturating_add(more) > folder.capacity {
             self.make(&mut state, more)?;
         }
         state.partial = state.partial.saturating_add(more);
+        if let Some(whom) = &self.whom {
+            let coming = state.coming.entry(Arc::clone(whom)).or_default();
+            *coming = coming.saturating_add(more);
+        }
         self.length = length;
         Ok(())
     }
@@ -74,17 +89,30 @@ impl Room {
 
     /// A whole file has `length` bytes now.
     pub(super) fn become_kept(mut self, sha256: &str, length: u64) {
-        let reserved = std::mem::take(&mut self.length);
-        let mut state = self.folder.state();
-        state.partial = state.partial.saturating_sub(reserved);
-        state.became_kept(sha256, length);
+        let folder = Arc::clone(&self.folder);
+        let mut state = folder.state();
+        self.give_back(&mut state);
+        state.became_kept(sha256, length, self.whom.take());
+    }
+
+    fn give_back(&mut self, state: &mut State) {
+        let length = std::mem::take(&mut self.length);
+        state.partial = state.partial.saturating_sub(length);
+        if let Some(whom) = &self.whom
+            && let Some(coming) = state.coming.get_mut(whom)
+        {
+            *coming = coming.saturating_sub(length);
+            if *coming == 0 {
+                state.coming.remove(whom);
+            }
+        }
     }
 }
 
 impl Drop for Room {
     fn drop(&mut self) {
-        let mut state = self.folder.state();
-        state.partial = state.partial.saturating_sub(self.length);
+        let folder = Arc::clone(&self.folder);
+        self.give_back(&mut folder.state());
     }
 }
 

@@ -23,12 +23,19 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    /// Begins a file without a name, which has room for all that is known to come.
-    pub(super) fn begin(folder: Arc<Folder>, expected: Expected) -> Result<Self, Error> {
+    /// Begins a file without a name for `whom`, which has room for all that is known to come.
+    pub(super) fn begin(
+        folder: Arc<Folder>,
+        expected: Expected,
+        whom: Option<Arc<str>>,
+    ) -> Result<Self, Error> {
         let partial = folder.path.join(PARTIAL);
         let what = expected.what.clone();
+        // What it has already takes no more of its share.
+        let sha256 = expected.sha256.as_deref();
+        let whom = whom.filter(|whom| !sha256.is_some_and(|sha256| folder.is_of(whom, sha256)));
         let length = expected.length.unwrap_or_default().min(expected.limit);
-        let room = Room::new(Arc::clone(&folder), what, length)?;
+        let room = Room::new(Arc::clone(&folder), what, whom, length)?;
         let file = with_room(&folder, 0, || NamedTempFile::new_in(&partial));
         let file = file.map_err(|source| folder.io(&partial, source))?;
         Ok(Self {

@@ -45,9 +45,9 @@ struct Fetched {
 }
 
 impl StoreArtifacts {
-    /// The store in `folder`, of at most `capacity` bytes. `plain_http` names registries that are spoken to without TLS,
-    /// `policy` says whose signatures are demanded, `cpu` what processors most nodes have: this one's level where that isn't
-    /// given. Components are prepared `apart`: whoever may make Functions says what is initialised and compiled, and could
+    /// The store in `folder`, of at most `capacity` bytes, of which each namespace may have `share`. `plain_http` names
+    /// registries that are spoken to without TLS, `policy` says whose signatures are demanded, `cpu` what processors most nodes
+    /// have: this one's level where that isn't given. Components are prepared `apart`: whoever may make Functions says what is initialised and compiled, and could
     /// take all of this process's memory; without it they are in this process.
     ///
     /// # Errors
@@ -55,12 +55,13 @@ impl StoreArtifacts {
     pub fn open(
         folder: &Path,
         capacity: u64,
+        share: Option<u64>,
         plain_http: Vec<String>,
         policy: Policy,
         cpu: Option<Cpu>,
         apart: Option<Apart>,
     ) -> Result<Self, Error> {
-        let store = Store::open(folder, capacity)?;
+        let store = Store::shared(folder, capacity, share)?;
         let options = FetchOptions {
             plain_http,
             // Whoever may make Functions says what is fetched.
@@ -131,11 +132,12 @@ impl StoreArtifacts {
         kind: Kind,
     ) -> Result<Fetched, Error> {
         let fetcher = self.fetcher.on_behalf_of(namespace);
+        let (store, what) = (self.store.on_behalf_of(namespace), called(&source));
         let limit = match kind {
             Kind::Component => LARGEST_COMPONENT,
             Kind::Model => LARGEST_MODEL,
         };
-        match source {
+        let fetched = match source {
             Source::Image {
                 reference,
                 credentials,
@@ -143,38 +145,43 @@ impl StoreArtifacts {
             } => {
                 let image: Reference = reference.parse()?;
                 let logins = logins(&credentials)?;
-                let pulled = fetcher
-                    .pull(&image, kind, &logins, &self.store, limit)
-                    .await?;
+                let pulled = fetcher.pull(&image, kind, &logins, &store, limit).await?;
                 expect(&reference, sha256, &pulled.sha256)?;
-                Ok(Fetched {
+                Fetched {
                     sha256: pulled.sha256,
                     length: pulled.length,
                     pinned: Some(image.pinned(&pulled.manifest).to_string()),
-                })
+                }
             }
             Source::Url { url, sha256 } => {
-                let stored = fetcher.download(&url, &sha256, &self.store, limit).await?;
-                Ok(Fetched {
+                let stored = fetcher.download(&url, &sha256, &store, limit).await?;
+                Fetched {
                     sha256: stored.sha256,
                     length: stored.length,
                     pinned: None,
-                })
+                }
             }
             Source::Bytes {
                 what,
                 bytes,
                 sha256,
             } => {
-                let stored = self.store.put(bytes).await?;
+                let stored = store.put(bytes).await?;
                 expect(&what, sha256, &stored.sha256)?;
-                Ok(Fetched {
+                Fetched {
                     sha256: stored.sha256,
                     length: stored.length,
                     pinned: None,
-                })
+                }
             }
-        }
+        };
+        // It may have been here before.
+        let stored = wisp_artifacts::Stored {
+            sha256: fetched.sha256.clone(),
+            length: fetched.length,
+        };
+        store.claim(&what, &stored).await?;
+        Ok(fetched)
     }
 }
 
@@ -253,8 +260,15 @@ fn of_model(error: Error) -> ArtifactError {
 impl From<Error> for ArtifactError {
     fn from(error: Error) -> Self {
         let mut message = error.sentence();
-        if matches!(error, Error::StoreFull { .. }) {
-            message.push_str("; `operator.store.size` of the chart (WISP_STORE_SIZE) is how many");
+        match error {
+            Error::StoreFull { .. } => {
+                message
+                    .push_str("; `operator.store.size` of the chart (WISP_STORE_SIZE) is how many");
+            }
+            Error::ShareFull { .. } => message.push_str(
+                "; `operator.store.namespaceSize` of the chart (WISP_STORE_NAMESPACE_SIZE) is how many",
+            ),
+            _ => {}
         }
         Self {
             reason: error.reason(),

@@ -248,7 +248,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let open = || {
             let policy = Policy::default();
-            StoreArtifacts::open(folder.path(), 1 << 20, Vec::new(), policy, None, None).unwrap()
+            StoreArtifacts::open(folder.path(), 1 << 20, None, Vec::new(), policy, None, None)
+                .unwrap()
         };
         let now = SystemTime::now();
         let (first, second) = (Trials::default(), Trials::default());

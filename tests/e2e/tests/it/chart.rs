@@ -300,7 +300,12 @@ fn the_store_has_room_for_more_than_it_keeps() -> Result<()> {
         expect(&objects, &[(operator, &limit, json!(room))])?;
         let size = variable(&objects, "wisp-operator", "WISP_STORE_SIZE");
         ensure!(size.as_deref() == Some(kept), "it keeps {size:?}");
+        let share = variable(&objects, "wisp-operator", "WISP_STORE_NAMESPACE_SIZE");
+        ensure!(share.is_none(), "a namespace may have {share:?}");
     }
+    let objects = chart.objects(&json!({"operator": {"store": {"namespaceSize": "2Gi"}}}))?;
+    let share = variable(&objects, "wisp-operator", "WISP_STORE_NAMESPACE_SIZE");
+    ensure!(share.as_deref() == Some("2Gi"), "{share:?}");
     let store = json!({"persistence": true, "storageClass": "fast", "size": "20Gi"});
     let objects = chart.objects(&json!({"operator": {"store": store}}))?;
     let claim = "PersistentVolumeClaim/wisp-operator";
@@ -576,6 +581,10 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         (
             json!({"operator": {"store": {"headroom": "5 GB"}}}),
             "at '/operator/store/headroom': '5 GB' does not match",
+        ),
+        (
+            json!({"operator": {"store": {"namespaceSize": "5 GB"}}}),
+            "at '/operator/store/namespaceSize': '5 GB' does not match",
         ),
         (
             json!({"operator": {"replicas": 2, "store": {"persistence": true}}}),
