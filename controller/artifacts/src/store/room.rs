@@ -181,7 +181,7 @@ pub(crate) fn is_full(error: &io::Error) -> bool {
     matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
-/// The store's size: `capacity`, or what its volume has, less a part for what is written beside artifacts.
+/// The store's size: `capacity`, or where its volume has less, that without a part for what is written beside artifacts.
 pub(super) fn of_volume(folder: &Path, capacity: u64) -> u64 {
     let Ok(volume) = statvfs(folder) else {
         return capacity;
@@ -190,10 +190,10 @@ pub(super) fn of_volume(folder: &Path, capacity: u64) -> u64 {
     let reserved = volume.f_bfree.saturating_sub(volume.f_bavail);
     let blocks = volume.f_blocks.saturating_sub(reserved);
     let bytes = blocks.saturating_mul(volume.f_frsize);
-    let most = bytes - bytes / 16;
-    if most == 0 || capacity <= most {
+    if bytes == 0 || capacity <= bytes {
         return capacity;
     }
+    let most = bytes - bytes / 16;
     tracing::warn!(
         folder = %folder.display(),
         wanted = capacity,
