@@ -254,8 +254,10 @@ impl State {
     pub(super) fn became_kept(&mut self, sha256: &str, length: u64, whom: Option<Arc<str>>) {
         self.kept = self.kept.saturating_add(length);
         self.checked.insert(sha256.to_owned());
+        let now = Instant::now();
+        self.fresh.retain(|_, it| now < it.until);
         if !self.is_held(sha256) {
-            let until = Instant::now() + FRESH;
+            let until = now + FRESH;
             self.fresh.insert(sha256.to_owned(), Fresh { until, whom });
         }
     }
