@@ -230,7 +230,8 @@ pub enum Error {
     },
     /// The store is full of what is in use.
     #[error(
-        "the store has no room for the {needed} bytes of {what}: what is in use, or just came, takes up {held} of its {capacity}          bytes"
+        "the store has no room for the {needed} bytes of {what}: what is in use, or just came, takes up {held} of its \
+         {capacity} bytes"
     )]
     StoreFull {
         /// What was to be stored.

@@ -106,7 +106,7 @@ async fn room_is_made_by_removing_what_nobody_holds_and_was_not_used_for_longest
     assert!(error.is_transient(), "{error}");
     let text_of = error.to_string();
     assert!(
-        text_of.contains("the 4 bytes of the artifact") && text_of.contains("8 of its 10"),
+        text_of.contains("the 4 bytes of the artifact") && text_of.contains("8 of its 10 bytes"),
         "{error}"
     );
     store.release("ns/f");

@@ -47,8 +47,8 @@ struct Fetched {
 impl StoreArtifacts {
     /// The store in `folder`, of at most `capacity` bytes, of which each namespace may have `share`. `plain_http` names
     /// registries that are spoken to without TLS, `policy` says whose signatures are demanded, `cpu` what processors most nodes
-    /// have: this one's level where that isn't given. Components are prepared `apart`: whoever may make Functions says what is initialised and compiled, and could
-    /// take all of this process's memory; without it they are in this process.
+    /// have: this one's level where that isn't given. Components are prepared `apart`: whoever may make Functions says what is
+    /// initialised and compiled, and could take all of this process's memory; without it they are in this process.
     ///
     /// # Errors
     /// When the folder can't be used, or no HTTPS client can be made.
