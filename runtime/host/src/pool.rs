@@ -84,7 +84,7 @@ impl Instances {
     }
 
     /// Takes an instance back whose call ended well, but for what is `left`: to be kept where instances are reused, else to be
-    /// dropped. `had_company` says whether other requests are being served, or were a moment ago.
+    /// dropped. `had_company` says whether other requests are being served, or were just before it.
     pub(crate) fn give_back(
         &self,
         mut instance: Instance,
@@ -122,8 +122,10 @@ impl Instances {
     /// waited for: not by the client, whose answer is being sent, nor by the next one.
     pub(crate) async fn renew(&self) {
         self.was_used.notified().await;
-        // Once the thread has nothing else to do: then it has written the answer, too.
-        tokio::task::yield_now().await;
+        if wisp_burst::answers_wait() {
+            // They are written once the thread has nothing else to do, and this comes after that.
+            tokio::task::yield_now().await;
+        }
         let used = lock(&self.used).take();
         drop(used);
         if !lock(&self.waiting).is_empty() {

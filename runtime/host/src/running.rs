@@ -2,7 +2,7 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until};
@@ -47,34 +47,51 @@ pub(crate) enum Begun<T> {
     Running(T),
 }
 
-/// How often a guest that has answered is polled once more before the rest of its call is left to another task. wasmtime's
-/// event loop returns between a stream's last write and its end.
+/// How often in a row a call is polled that goes on at once.
+const TURNS: usize = 16;
+/// So often one that has answered, before the rest of it is left to another task. wasmtime's event loop returns between a
+/// stream's last write and its end.
 const ONCE_MORE: usize = 2;
 
 /// Polls `running` in this task until there is an answer on the `desk`, and nothing more to do at once, or the guest ends.
 pub(crate) async fn until_head(running: &mut Running, desk: &Desk) -> Result<Begun<Head>, Failure> {
+    let waker = desk.waker();
     poll_fn(|cx| {
-        for _ in 0..=ONCE_MORE {
-            match running.as_mut().poll(cx) {
+        desk.come();
+        let mut of_call = Context::from_waker(&waker);
+        let mut turns = TURNS;
+        let mut goes_on = true;
+        while goes_on && turns > 0 {
+            turns -= 1;
+            match running.as_mut().poll(&mut of_call) {
                 Poll::Ready(Err(failure)) => return Poll::Ready(Err(failure)),
                 Poll::Ready(Ok(())) => {
                     let done = desk.take().map(Begun::Done);
                     return Poll::Ready(done.ok_or(Failure::NoResponse));
                 }
-                Poll::Pending if desk.is_empty() => return Poll::Pending,
-                Poll::Pending => {}
+                Poll::Pending => goes_on = desk.was_called(),
+            }
+            if !desk.is_empty() {
+                turns = turns.min(ONCE_MORE);
             }
         }
-        match desk.take() {
-            Some(head) => Poll::Ready(Ok(Begun::Running(head))),
-            None => Poll::Pending,
+        if let Some(head) = desk.take() {
+            return Poll::Ready(Ok(Begun::Running(head)));
         }
+        desk.leave(cx.waker());
+        if goes_on {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
     })
     .await
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use super::*;
 
     /// Would fail if a future that is always woken again kept its deadline from being seen.
@@ -125,6 +142,51 @@ mod tests {
         let mut call = running(std::future::pending());
         let begun = until_head(&mut call, &desk).await;
         assert!(matches!(begun, Ok(Begun::Running(Err(code))) if code == "the guest's"));
+    }
+
+    /// Would hang if a call that went on while it was polled, or after that, were not polled again.
+    #[tokio::test]
+    async fn a_call_is_polled_for_as_long_as_it_goes_on() {
+        for turns in [1, TURNS - 1, TURNS, 3 * TURNS] {
+            for is_later in [false, true] {
+                let desk = Desk::default();
+                let there = desk.clone();
+                let mut left = turns;
+                let mut call = running(std::future::poll_fn(move |cx| {
+                    left -= 1;
+                    if left == 0 {
+                        there.put(answered());
+                        return Poll::Ready(Ok(()));
+                    }
+                    let waker = cx.waker().clone();
+                    if is_later {
+                        std::thread::spawn(move || waker.wake());
+                    } else {
+                        waker.wake();
+                    }
+                    Poll::Pending
+                }));
+                let begun = until_head(&mut call, &desk).await;
+                assert!(matches!(begun, Ok(Begun::Done(_))));
+            }
+        }
+    }
+
+    /// Would fail if a guest that always has more to write kept what it wrote from its client.
+    #[tokio::test]
+    async fn a_call_that_answered_and_goes_on_is_left_to_another_task() {
+        let desk = Desk::default();
+        desk.put(answered());
+        let polls = Arc::new(AtomicUsize::new(0));
+        let polled = Arc::clone(&polls);
+        let mut call = running(std::future::poll_fn(move |cx| {
+            polled.fetch_add(1, Ordering::Relaxed);
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }));
+        let begun = until_head(&mut call, &desk).await;
+        assert!(matches!(begun, Ok(Begun::Running(_))));
+        assert_eq!(polls.load(Ordering::Relaxed), 1 + ONCE_MORE);
     }
 
     #[tokio::test]

@@ -225,6 +225,7 @@ fn run(
         request,
     } = call;
     Box::pin(async move {
+        let has_company = wisp_burst::answers_wait();
         let called = {
             let called = pin!(instance.call(request, desk));
             within(deadline, called).await
@@ -232,9 +233,8 @@ fn run(
         let failure = match called {
             Ok(Ok(left)) => {
                 if let Mode::Single(instances) = &function.instances {
-                    let had_company =
-                        function.limiter.load().in_flight > 1 || wisp_burst::answers_wait();
-                    instances.give_back(instance, left, Instant::now(), had_company);
+                    let has_company = has_company || function.limiter.load().in_flight > 1;
+                    instances.give_back(instance, left, Instant::now(), has_company);
                 }
                 drop(permit);
                 return Ok(());

@@ -2,10 +2,12 @@
 
 use std::collections::VecDeque;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
+use futures::task::AtomicWaker;
 use http::Response;
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
@@ -21,9 +23,58 @@ pub(crate) type Head = Result<Response<Written>, String>;
 
 /// Where a call leaves what its guest answers. Nobody is woken: whoever takes it polls the call.
 #[derive(Clone, Default)]
-pub(crate) struct Desk(Arc<Mutex<Option<Head>>>);
+pub(crate) struct Desk(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    head: Mutex<Option<Head>>,
+    visitor: Visitor,
+}
+
+/// Who polls the call in front of the desk.
+#[derive(Default)]
+struct Visitor {
+    was_called: AtomicBool,
+    /// Its task, while it is away.
+    away: AtomicWaker,
+}
+
+impl Wake for Inner {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.visitor.was_called.store(true, Ordering::Release);
+        self.visitor.away.wake();
+    }
+}
 
 impl Desk {
+    /// To poll the call with: while its visitor is here it is only noted that the call goes on, which costs nothing; a task that
+    /// wakes itself is put into a queue, for which tokio wakes a thread.
+    pub(crate) fn waker(&self) -> Waker {
+        Waker::from(Arc::clone(&self.0))
+    }
+
+    /// From now on calls are noted.
+    pub(crate) fn come(&self) {
+        self.0.visitor.away.take();
+    }
+
+    /// Whether the call goes on at once.
+    pub(crate) fn was_called(&self) -> bool {
+        self.0.visitor.was_called.swap(false, Ordering::AcqRel)
+    }
+
+    /// From now on `task` is woken.
+    pub(crate) fn leave(&self, task: &Waker) {
+        self.0.visitor.away.register(task);
+        if self.was_called() {
+            task.wake_by_ref();
+        }
+    }
+
     pub(crate) fn put(&self, head: Head) {
         *self.lock() = Some(head);
     }
@@ -44,7 +95,7 @@ impl Desk {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Head>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -11,8 +11,8 @@ use std::time::{Duration, Instant, SystemTime};
 use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
-use super::room::{of_volume, with_room};
 use super::Usage;
+use super::room::{of_volume, with_room};
 use crate::error::Error;
 use crate::reference::is_sha256;
 
