@@ -19,9 +19,9 @@ use crate::resolve::{self, ResolveError, Resolved};
 const QUICK: Duration = Duration::from_millis(300);
 /// The longest pause between two attempts at what may pass.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The longest where somebody must mend it: each attempt may download all of it, or count with a registry that allows a hundred
-/// requests in six hours.
-const LONGEST_FOR_PEOPLE: Duration = Duration::from_secs(600);
+/// The longest where somebody must mend it, as kubelets have it for images: each attempt may download all of it, or count with
+/// a registry that allows a hundred requests in six hours.
+const LONGEST_FOR_PEOPLE: Duration = Duration::from_secs(300);
 
 /// Resolves functions.
 pub struct Resolver {

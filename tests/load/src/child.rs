@@ -69,6 +69,8 @@ impl Child {
 
     fn spawn(command: &mut Command, leads: bool) -> Result<(Self, BufReader<ChildStdout>)> {
         let name = command.get_program().to_string_lossy().into_owned();
+        // None is started while all are ended.
+        let mut all = all_running();
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -77,7 +79,8 @@ impl Child {
         let stdout = child.stdout.take().context("its output is piped")?;
         let pid = Pid::from_child(&child);
         let running = Running { pid, leads };
-        all_running().push(running);
+        all.push(running);
+        drop(all);
         let child = Self {
             child,
             name,
@@ -297,7 +300,7 @@ mod tests {
     /// Would fail if an interrupted bench left model servers behind, or what those started.
     #[test]
     fn a_group_ends_with_what_ignores_that_it_is_asked() {
-        let script = "trap '' TERM; sleep 600 & echo $!; exec cat /dev/zero >/dev/null";
+        let script = "trap '' TERM; sleep 600 & echo $!; exec sleep 600 >/dev/null";
         let (child, mut output) =
             Child::start_group(Command::new("sh").args(["-c", script])).unwrap();
         let other = child

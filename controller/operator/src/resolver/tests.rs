@@ -119,7 +119,7 @@ fn attempts_are_made_ever_less_often_and_never_stop() {
     let pauses =
         |is_transient| [0, 1, 5, 40].map(|failures| pause(failures, is_transient).as_secs());
     assert_eq!(pauses(true), [1, 2, 30, 30]);
-    assert_eq!(pauses(false), [5, 10, 160, 600]);
+    assert_eq!(pauses(false), [5, 10, 160, 300]);
 }
 
 /// Would fail if what somebody mends, in the spec or in what it names, were found only by the next attempt in its time.

@@ -15,7 +15,8 @@ use crate::failure::Failure;
 use crate::terminal::{Terminal, harmless, harmless_lines};
 
 /// Reasons that stay until somebody changes something.
-const FINAL: [&str; 21] = [
+const FINAL: [&str; 22] = [
+    "AddressRefused",
     "CompileFailed",
     "ConfigMapNotFound",
     "DigestMismatch",
