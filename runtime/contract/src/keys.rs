@@ -83,6 +83,14 @@ impl Root {
         Key(self.derive("pool").mac(&format!("{namespace}/{uid}")))
     }
 
+    /// What shows that the operator itself noted `pins` on a pool's Deployment: what the tags of the `models`, by the SHA-256 of
+    /// how they are written, meant. `uid` is the RuntimePool object's. Others may write there, too.
+    #[must_use]
+    pub fn pins(&self, uid: &str, models: &str, pins: &str) -> Key {
+        // Neither a uid nor a digest has a slash.
+        Key(self.derive("pins").mac(&format!("{uid}/{models}/{pins}")))
+    }
+
     /// The key of the ports of a function's replicas, of a root for them. `uid` is the Function object's: a function
     /// that is made anew has other keys.
     #[must_use]
@@ -131,6 +139,10 @@ mod tests {
             root.pool("x", "1"),
             root.pool("x", "2"),
             root.pool("y", "1"),
+            root.pins("1", "00", "{}"),
+            root.pins("2", "00", "{}"),
+            root.pins("1", "01", "{}"),
+            root.pins("1", "00", ""),
         ];
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "{index}");

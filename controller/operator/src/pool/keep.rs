@@ -120,7 +120,7 @@ pub(super) fn deployment(
     let (digest, bytes) = (models::digest(preload), models::bytes(kept));
     let template = pod::warm(pool, &digest, bytes, settings);
     let mut metadata = names::owned(pool, &names::pool(&name), names::pool_labels(&name));
-    metadata.annotations = models::notes(pool, kept);
+    metadata.annotations = models::notes(pool, kept, &settings.root);
     Deployment {
         metadata,
         spec: replicated([(POOL.to_owned(), name)].into(), template),

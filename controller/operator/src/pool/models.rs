@@ -1,5 +1,6 @@
 //! The models that a pool's pods have ready: fetched into the store once per change of them. What their tags meant then is noted
-//! on the pool's Deployment, so that another operator takes the same, and replaces no pod.
+//! on the pool's Deployment, so that another operator takes the same, and replaces no pod. Whoever may write Deployments could
+//! note there a digest of what others have: only what an operator noted counts.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,9 +9,11 @@ use std::time::Instant;
 use kube::ResourceExt as _;
 use kube::api::ObjectMeta;
 use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 use wisp_api::{ComponentSource, Files, Function, FunctionSpec, RuntimePool};
 use wisp_contract::assignment::{Preload, artifact_file};
 use wisp_contract::config::{Env, Model};
+use wisp_contract::keys::Root;
 
 use super::{PoolId, Pools};
 use crate::artifacts::Stored;
@@ -18,7 +21,9 @@ use crate::attempts::digest_of;
 use crate::live::lock;
 use crate::names::{self, Ownership};
 use crate::reconcile::assignment::artifact;
-use crate::reconcile::desired::{PINS_ANNOTATION, SPEC_ANNOTATION, Settings, pins_in};
+use crate::reconcile::desired::{
+    PINNED_ANNOTATION, PINS_ANNOTATION, SPEC_ANNOTATION, Settings, pins_in,
+};
 use crate::resolve::{self, Bytes, Pin, Pins, ResolveError};
 use crate::resolver::pause;
 
@@ -124,7 +129,7 @@ impl Pools {
         let deployment = deployments.get(id, &names::pool(id.name()));
         let ours = deployment
             .filter(|found| names::ownership(pool, &found.metadata) == Ownership::Ours)
-            .filter(|found| found.annotations().get(SPEC_ANNOTATION) == Some(&spec_digest(pool)));
+            .filter(|found| is_pinned(pool, found.annotations(), &self.settings.root));
         ours.map_or_else(Pins::default, |deployment| pins_in(&*deployment))
     }
 
@@ -154,7 +159,11 @@ pub(super) fn preload(kept: &[Kept], has_models: bool, settings: &Settings) -> P
 }
 
 /// What another operator takes the models by, as annotations of the pool's Deployment.
-pub(super) fn notes(pool: &RuntimePool, kept: &[Kept]) -> Option<BTreeMap<String, String>> {
+pub(super) fn notes(
+    pool: &RuntimePool,
+    kept: &[Kept],
+    root: &Root,
+) -> Option<BTreeMap<String, String>> {
     let pin = |kept: &Kept| Pin {
         image: kept.stored.pinned.clone(),
         sha256: kept.stored.source.clone(),
@@ -167,12 +176,28 @@ pub(super) fn notes(pool: &RuntimePool, kept: &[Kept]) -> Option<BTreeMap<String
             .collect(),
     };
     let pins = serde_json::to_string(&pins).ok()?;
+    let spec = spec_digest(pool);
+    let mac = root.pins(uid(pool), &spec, &pins).0;
     let notes = [
-        (SPEC_ANNOTATION, spec_digest(pool)),
+        (SPEC_ANNOTATION, spec),
         (PINS_ANNOTATION, pins),
+        (PINNED_ANNOTATION, mac),
     ];
     let notes = notes.map(|(key, value)| (key.to_owned(), value));
     (!kept.is_empty()).then(|| notes.into())
+}
+
+/// Whether the notes are an operator's, of this pool and of the models as they are written now.
+fn is_pinned(pool: &RuntimePool, notes: &BTreeMap<String, String>, root: &Root) -> bool {
+    let (Some(pins), Some(mac)) = (notes.get(PINS_ANNOTATION), notes.get(PINNED_ANNOTATION)) else {
+        return false;
+    };
+    let expected = root.pins(uid(pool), &spec_digest(pool), pins).0;
+    mac.as_bytes().ct_eq(expected.as_bytes()).into()
+}
+
+fn uid(pool: &RuntimePool) -> &str {
+    pool.metadata.uid.as_deref().unwrap_or_default()
 }
 
 /// A digest of the models as they are written. As long as it is the same, tags mean what they meant.

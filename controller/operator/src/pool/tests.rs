@@ -321,6 +321,7 @@ mod claiming {
     use super::*;
     use crate::api_server::{self, refusal};
     use crate::live::Plan;
+    use crate::reconcile::desired::{PINNED_ANNOTATION, PINS_ANNOTATION};
     use crate::resolve::tests::Store;
 
     /// An API server that is never reached.
@@ -867,17 +868,9 @@ mod claiming {
     #[tokio::test]
     async fn another_operator_takes_the_same_models() {
         let of = |image: &str| pool(json!({"models": [{"name": "m", "source": {"image": image}}]}));
-        let models = async |bench: &Bench, pool: &RuntimePool| loop {
-            let id = pool_id(pool).unwrap();
-            match bench.pools.models(Instant::now(), &id, pool) {
-                State::Here(kept) => return kept,
-                State::Working => tokio::task::yield_now().await,
-                State::Failed(error, _) => panic!("{error}"),
-            }
-        };
         let first = Bench::new(&[]);
         let pool = of("r/m:1");
-        let kept = models(&first, &pool).await;
+        let kept = models_of(&first, &pool).await;
         let mut deployment = keep::deployment(&pool, "{}", &kept, &settings());
         deployment.metadata.namespace = Some("vision".to_owned());
 
@@ -885,7 +878,7 @@ mod claiming {
         let deployments = &second.pools.cluster.warm_deployments;
         deployments.apply(Event::Apply(deployment));
         let asked = || second.store.asked.lock().unwrap().clone();
-        assert_eq!(models(&second, &pool).await, kept);
+        assert_eq!(models_of(&second, &pool).await, kept);
         let pinned = kept[0].stored.pinned.clone().unwrap();
         let source = kept[0].stored.source.clone();
         assert_eq!(asked(), [(pinned, Some(source.clone()))]);
@@ -897,9 +890,55 @@ mod claiming {
         let mut more = pool.clone();
         more.spec.min_replicas = 3;
         more.metadata.generation = Some(2);
-        models(&second, &more).await;
+        models_of(&second, &more).await;
         assert_eq!(asked().len(), 1);
-        models(&second, &of("r/m:2")).await;
+        models_of(&second, &of("r/m:2")).await;
         assert_eq!(asked()[1], ("r/m:2".to_owned(), None));
+    }
+
+    /// Would fail if who may write Deployments had a pool get, by its digest, what the store has of others.
+    #[tokio::test]
+    async fn what_others_note_on_a_deployment_pins_nothing() {
+        let pool = pool(json!({"models": [{"name": "m", "source": {"image": "r/m:1"}}]}));
+        let noting = Bench::new(&[]);
+        let kept = models_of(&noting, &pool).await;
+        let noted = keep::deployment(&pool, "{}", &kept, &settings());
+        let forged = |key: &str, value: Option<&str>| {
+            let mut deployment = noted.clone();
+            deployment.metadata.namespace = Some("vision".to_owned());
+            let notes = deployment.metadata.annotations.as_mut().unwrap();
+            notes.remove(key);
+            notes.extend(value.map(|value| (key.to_owned(), value.to_owned())));
+            deployment
+        };
+        let others = format!(
+            r#"{{"models": {{"m": {{"sha256": "{}"}}}}}}"#,
+            "b".repeat(64)
+        );
+        for deployment in [
+            forged(PINS_ANNOTATION, Some(&others)),
+            forged(PINNED_ANNOTATION, None),
+            forged(PINNED_ANNOTATION, Some("")),
+            forged(PINNED_ANNOTATION, Some(&"0".repeat(64))),
+        ] {
+            let bench = Bench::new(&[]);
+            let deployments = &bench.pools.cluster.warm_deployments;
+            deployments.apply(Event::Apply(deployment));
+            models_of(&bench, &pool).await;
+            let asked = bench.store.asked.lock().unwrap().clone();
+            assert_eq!(asked, [("r/m:1".to_owned(), None)]);
+        }
+    }
+
+    /// The pool's models, once they are there.
+    async fn models_of(bench: &Bench, pool: &RuntimePool) -> Arc<[Kept]> {
+        let id = pool_id(pool).unwrap();
+        loop {
+            match bench.pools.models(Instant::now(), &id, pool) {
+                State::Here(kept) => return kept,
+                State::Working => tokio::task::yield_now().await,
+                State::Failed(error, _) => panic!("{error}"),
+            }
+        }
     }
 }

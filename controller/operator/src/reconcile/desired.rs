@@ -28,6 +28,8 @@ pub const SPEC_ANNOTATION: &str = "wisp.dev/spec";
 pub const ARTIFACTS_ANNOTATION: &str = "wisp.dev/artifacts";
 /// Annotation of the same: what the spec's tags meant.
 pub const PINS_ANNOTATION: &str = "wisp.dev/pins";
+/// Annotation of a pool's Deployment: what shows that the operator noted the pins.
+pub const PINNED_ANNOTATION: &str = "wisp.dev/pins-mac";
 
 /// What is the same for all Functions.
 #[derive(Debug, Clone)]
