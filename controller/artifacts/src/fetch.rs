@@ -152,7 +152,8 @@ impl Fetcher {
         }
     }
 
-    /// Runs `work` once it has its turn, for at most the deadline from then on. It mustn't wait for others who fetch.
+    /// Runs `work` once it has its turn, for at most the deadline from then on. It may wait for others who fetch the same, as
+    /// they have theirs ([`Store::alone`](crate::store::Store::alone) is for within), and for nobody who doesn't.
     pub(crate) async fn bounded<T>(
         &self,
         subject: &Subject,

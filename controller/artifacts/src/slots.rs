@@ -35,7 +35,8 @@ impl Default for Slots {
 }
 
 impl Slots {
-    /// Waits for a slot on behalf of `whom`: first come, first served. Whoever has one waits for nobody else who fetches.
+    /// Waits for a slot on behalf of `whom`: first come, first served. Whoever has one waits for nobody who has
+    /// none.
     ///
     /// # Errors
     /// Never: nothing closes these semaphores.

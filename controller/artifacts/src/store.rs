@@ -255,7 +255,7 @@ impl Store {
     }
 
     /// Waits until nobody fetches the same from the same place: by then it may be here. It is let go of with what is
-    /// returned.
+    /// returned. Who waits for something else first, as for a slot, does so before: others wait for this.
     pub(crate) async fn alone(&self, what: &str, sha256: &str) -> OwnedMutexGuard<()> {
         let turn = {
             let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);

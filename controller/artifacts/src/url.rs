@@ -45,11 +45,11 @@ impl Fetcher {
             what: url.to_owned(),
         };
         self.may_reach(&parsed, &subject)?;
-        let _alone = store.alone(url, sha256).await;
-        if let Some(stored) = found().await? {
-            return Ok(stored);
-        }
         let work = async {
+            let _alone = store.alone(url, sha256).await;
+            if let Some(stored) = found().await? {
+                return Ok(stored);
+            }
             let response = self
                 .client
                 .get(parsed)

@@ -87,8 +87,10 @@ impl Session<'_> {
                 limit,
             });
         }
-        let _alone = store.alone(&self.subject.what, sha256).await;
-        let blob = self.blob(&layer, sha256, store);
+        let blob = async {
+            let _alone = store.alone(&self.subject.what, sha256).await;
+            self.blob(&layer, sha256, store).await
+        };
         let length = self.fetcher.bounded(&self.subject, blob).await?;
         Ok(Pulled {
             manifest,

@@ -1,4 +1,5 @@
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
@@ -70,7 +71,8 @@ async fn who_fetches_the_same_at_once_fetches_it_once() {
     assert_eq!(fake.seen().len(), 1);
 }
 
-/// Would fail if one namespace's slow servers kept all others waiting, or what waits for a turn never had it.
+/// Would fail if one namespace's slow servers kept all others waiting, also those that fetch what it waits to fetch, or what waits
+/// for a turn never had it.
 #[tokio::test]
 async fn a_namespace_with_slow_servers_keeps_no_other_waiting() {
     let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -99,6 +101,8 @@ async fn a_namespace_with_slow_servers_keeps_no_other_waiting() {
     ];
     let mut open = [asked().await, asked().await, asked().await, asked().await];
     let next = get("a", "/5");
+    let same = get("a", "/other");
+    tokio::task::yield_now().await;
     let other = get("b", "/other");
     let give = async |stream: &mut BufReader<tokio::net::TcpStream>| {
         let given = answer("200 OK", "", b"model");
@@ -113,9 +117,34 @@ async fn a_namespace_with_slow_servers_keeps_no_other_waiting() {
     assert_eq!(path, "/5");
     give(&mut stream).await;
     assert_eq!(next.await.unwrap().unwrap().length, 5);
+    assert_eq!(same.await.unwrap().unwrap().length, 5, "it is here");
     for slow in slow {
         slow.abort();
     }
+}
+
+/// Would fail if who waits for another's fetch of the same waited for longer than for its own.
+#[tokio::test]
+async fn who_waits_for_others_waits_for_no_longer_than_the_deadline() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/m", server.local_addr().unwrap());
+    let (_folder, store) = store();
+    let options = FetchOptions {
+        deadline: Duration::from_millis(100),
+        ..FetchOptions::default()
+    };
+    let (patient, other) = (fetcher(), Fetcher::new(options).unwrap());
+    let digest = sha256(b"model");
+    let first = {
+        let (url, digest, store) = (url.clone(), digest.clone(), store.clone());
+        tokio::spawn(async move { patient.download(&url, &digest, &store, 5).await })
+    };
+    let _open = server.accept().await.unwrap();
+    let waited = other.download(&url, &digest, &store, 5);
+    let waited = tokio::time::timeout(Duration::from_secs(20), waited).await;
+    let error = waited.expect("it gives up").unwrap_err();
+    assert!(error.to_string().contains("took longer"), "{error}");
+    first.abort();
 }
 
 /// Would fail if a server could fill the disk, or its failures were all alike.
