@@ -69,6 +69,10 @@ impl Folder {
     fn claim(&self, whom: &Arc<str>, what: &str, stored: &Stored) -> Result<(), Error> {
         let (mut state, now) = (self.state(), Instant::now());
         if state.digests_of(whom, now).contains(&*stored.sha256) {
+            let fresh = state.fresh.get_mut(&stored.sha256);
+            if let Some(fresh) = fresh.filter(|fresh| fresh.whom.as_ref() == Some(whom)) {
+                fresh.until = now + FRESH;
+            }
             return Ok(());
         }
         self.check_share(&state, whom, what, (stored.length, stored.length))?;
@@ -102,6 +106,8 @@ fn namespace_of(owner: &str) -> Option<&str> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::super::Expected;
     use super::*;
 
@@ -149,5 +155,19 @@ mod tests {
         store.release("shop/g");
         ours.claim("it", &third).await.unwrap();
         ours.put(&b"f"[..]).await.unwrap_err();
+    }
+
+    /// Would fail if what is found again went as if it hadn't been, before it can be held.
+    #[tokio::test]
+    async fn what_is_claimed_again_is_fresh_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), 10).unwrap().on_behalf_of("shop");
+        let stored = store.put(&b"aaaaaa"[..]).await.unwrap();
+        let second = Duration::from_secs(1);
+        store.folder.age(FRESH - second);
+        store.claim("it", &stored).await.unwrap();
+        store.folder.age(second);
+        let error = store.put(&b"bbbbbb"[..]).await.unwrap_err();
+        assert_eq!(error.reason(), "StoreFull");
     }
 }

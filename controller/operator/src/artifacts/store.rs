@@ -113,8 +113,11 @@ impl StoreArtifacts {
         if let Some(sha256) = known
             && let Some((_, length)) = self.store.find(&sha256).await?
         {
+            let stored = wisp_artifacts::Stored { sha256, length };
+            let store = self.store.on_behalf_of(namespace);
+            store.claim(&called(&source), &stored).await?;
             return Ok(Fetched {
-                sha256,
+                sha256: stored.sha256,
                 length,
                 pinned: None,
             });
@@ -408,5 +411,25 @@ mod tests {
         }
         let other = of_model(Error::Thread);
         assert_eq!(other, Error::Thread.into());
+    }
+
+    /// Would fail if what was here before went before the one that it was found for could hold it.
+    #[tokio::test]
+    async fn what_is_found_stays_until_it_can_be_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let before = Store::open(folder.path(), 10).unwrap();
+        let stored = before.put(&b"model"[..]).await.unwrap();
+        let policy = Policy::default();
+        let opened = StoreArtifacts::open(folder.path(), 10, None, vec![], policy, None, None);
+        let artifacts = opened.unwrap();
+        let source = Source::Url {
+            url: "http://127.0.0.1:1/m".to_owned(),
+            sha256: stored.sha256.clone(),
+        };
+        let known = Some(stored.sha256.clone());
+        let found = artifacts.fetch("shop", source, known, Kind::Model).await;
+        assert_eq!(found.unwrap().length, 5);
+        let error = artifacts.store.put(&b"others"[..]).await.unwrap_err();
+        assert_eq!(error.reason(), "StoreFull");
     }
 }
