@@ -185,6 +185,19 @@ impl Functions {
         }
     }
 
+    /// Those that `now` doesn't have any more, or has another of the name of.
+    pub fn gone<F: AsRef<Function>>(
+        &self,
+        now: impl Fn(&FunctionId) -> Option<F>,
+    ) -> Vec<FunctionId> {
+        let is_gone = |id: &FunctionId, live: &Live| {
+            now(id).is_none_or(|function| !live.is_of(function.as_ref()))
+        };
+        let entries = self.entries.iter();
+        let gone = entries.filter(|entry| is_gone(entry.key(), entry.value()));
+        gone.map(|entry| entry.key().clone()).collect()
+    }
+
     /// Which there are.
     #[must_use]
     pub fn ids(&self) -> Vec<FunctionId> {
@@ -441,6 +454,15 @@ mod tests {
         hold(&second, "c");
         hold(&first, "d");
         assert_eq!(store.held("n/f"), ["c"]);
+        let made_as = |uid: &str| {
+            let mut function = Function::new("f", wisp_api::FunctionSpec::default());
+            function.metadata.uid = Some(uid.to_owned());
+            Arc::new(function)
+        };
+        assert!(functions.gone(|_| Some(made_as("2"))).is_empty());
+        let all = [id.clone()];
+        assert_eq!(functions.gone(|_| Some(made_as("3"))), all);
+        assert_eq!(functions.gone(|_| None::<Arc<Function>>), all);
         functions.forget(&id);
         hold(&second, "e");
         assert_eq!(store.held("n/f"), ["c"], "as it was released");

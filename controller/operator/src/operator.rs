@@ -327,12 +327,11 @@ async fn lead(
     futures::join!(watches, controller);
 }
 
-/// Forgets the Functions that went while nobody watched.
+/// Forgets the Functions that went while nobody watched, also those that others have the names of by now.
 fn listed(context: &Context) {
-    for id in context.live.ids() {
-        if context.cluster.function(&id).is_none() {
-            reconcile::forget(context, &id);
-        }
+    let gone = context.live.gone(|id| context.cluster.function(id));
+    for id in gone {
+        reconcile::forget(context, &id);
     }
 }
 
