@@ -258,6 +258,8 @@ pub enum Error {
         held: u64,
         /// How many it may have.
         share: u64,
+        /// Whether they fit once nothing else is fetched for the namespace, and what came for it and nobody holds is forgotten.
+        is_soon: bool,
     },
     /// The store's folder, or a file to push, can't be used.
     #[error("{} can't be used", path.display())]
@@ -372,6 +374,7 @@ impl Error {
             | Self::Missing { .. }
             | Self::Unprepared { .. }
             | Self::StoreFull { .. }
+            | Self::ShareFull { is_soon: true, .. }
             | Self::Io { .. }
             | Self::Client(_)
             | Self::Thread
@@ -441,6 +444,7 @@ mod tests {
                 needed: 1,
                 held: 1,
                 share: 1,
+                is_soon: false,
             },
             Error::NotModel {
                 what: text(),

@@ -44,10 +44,8 @@ impl Folder {
         let Some(share) = self.share else {
             return Ok(());
         };
-        let lengths = state.digests_of(whom, Instant::now()).into_iter();
-        let lengths = lengths.filter_map(|sha256| std::fs::metadata(self.file(sha256)).ok());
         let coming = state.coming.get(whom).copied().unwrap_or_default();
-        let has = lengths.fold(coming, |sum, file| sum.saturating_add(file.len()));
+        let has = coming.saturating_add(self.length_of(state.digests_of(whom, Instant::now())));
         if has.saturating_add(more) <= share {
             return Ok(());
         }
@@ -57,7 +55,18 @@ impl Folder {
             needed,
             held: has.saturating_sub(needed.saturating_sub(more)),
             share,
+            is_soon: self
+                .length_of(state.held_by(whom).collect())
+                .saturating_add(needed)
+                <= share,
         })
+    }
+
+    /// How many bytes those have that are here.
+    fn length_of(&self, digests: BTreeSet<&str>) -> u64 {
+        let files = digests.into_iter();
+        let files = files.filter_map(|sha256| std::fs::metadata(self.file(sha256)).ok());
+        files.fold(0, |sum, file| sum.saturating_add(file.len()))
     }
 
     /// Whether `whom` has the artifact.
@@ -88,14 +97,17 @@ impl Folder {
 impl State {
     /// What the functions and pools of `whom` hold, and what came for them and isn't held yet.
     fn digests_of(&self, whom: &str, now: Instant) -> BTreeSet<&str> {
-        let held = self.held.iter();
-        let held = held.filter(|(owner, _)| namespace_of(owner) == Some(whom));
-        let held = held.flat_map(|(_, digests)| digests.iter());
         let fresh = self.fresh.iter();
         let fresh = fresh.filter(|(_, it)| now < it.until && it.whom.as_deref() == Some(whom));
-        held.chain(fresh.map(|(sha256, _)| sha256))
-            .map(String::as_str)
-            .collect()
+        let fresh = fresh.map(|(sha256, _)| sha256.as_str());
+        self.held_by(whom).chain(fresh).collect()
+    }
+
+    /// What the functions and pools of `whom` hold.
+    fn held_by<'a>(&'a self, whom: &str) -> impl Iterator<Item = &'a str> {
+        let held = self.held.iter();
+        let held = held.filter(move |(owner, _)| namespace_of(owner) == Some(whom));
+        held.flat_map(|(_, digests)| digests.iter().map(String::as_str))
     }
 }
 
@@ -122,7 +134,7 @@ mod tests {
         // It isn't held yet.
         let error = ours.put(&b"bbbbbbb"[..]).await.unwrap_err();
         assert_eq!(error.reason(), "ShareFull");
-        assert!(!error.is_transient());
+        assert!(error.is_transient(), "what came may not stay");
         let said = "`shop` may have 10 bytes of the store, and has 4 already: not the 7 bytes of";
         assert!(error.to_string().contains(said), "{error}");
 
@@ -131,7 +143,8 @@ mod tests {
         }
         let second = ours.put(&b"bbbbbb"[..]).await.unwrap();
         store.hold("pool/shop/large", [second.sha256.clone()]);
-        ours.put(&b"c"[..]).await.unwrap_err();
+        let error = ours.put(&b"c"[..]).await.unwrap_err();
+        assert!(!error.is_transient(), "{error}");
         // What it has already it may name again, and others may have it, too.
         ours.claim("it", &first).await.unwrap();
         assert_eq!(ours.put(&b"aaaa"[..]).await.unwrap(), first);
