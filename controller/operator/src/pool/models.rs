@@ -99,7 +99,12 @@ impl Pools {
         }
         let (this, id, pool) = (Arc::clone(self), id.clone(), pool.clone());
         tokio::spawn(async move {
-            let found = this.fetch(&pool, &pins).await;
+            let mut found = this.fetch(&pool, &pins).await;
+            let is_lost = |error: &ResolveError| error.reason == "NotFound";
+            if !pins.models.is_empty() && found.as_ref().is_err_and(is_lost) {
+                tracing::info!(pool = %id, "what a pool's tags meant is no more: they are resolved anew");
+                found = this.fetch(&pool, &Pins::default()).await;
+            }
             let mut all = lock(&this.known);
             let known = all.get_mut(&id).and_then(|known| known.models.as_mut());
             if let Some(models) = known.filter(|models| models.of == of) {
