@@ -245,9 +245,12 @@ impl State {
         self.kept.saturating_add(self.partial)
     }
 
-    /// Whether the artifact stays, whoever needs room.
-    pub(super) fn needs(&self, sha256: &str, now: Instant) -> bool {
-        self.fresh.get(sha256).is_some_and(|it| now < it.until) || self.is_held(sha256)
+    /// Which artifacts stay, whoever needs room.
+    pub(super) fn needs(&self, now: Instant) -> HashSet<&str> {
+        let fresh = self.fresh.iter().filter(|(_, it)| now < it.until);
+        let fresh = fresh.map(|(sha256, _)| sha256);
+        let held = self.held.values().flatten();
+        held.chain(fresh).map(String::as_str).collect()
     }
 
     /// A whole file has so many bytes now, which came for `whom`.

@@ -119,10 +119,10 @@ impl Drop for Room {
 impl Folder {
     /// What stays, and what may go, in the order in which it goes.
     fn needed(&self, state: &State, files: Vec<Kept>) -> (Vec<Kept>, Vec<Kept>) {
-        let now = Instant::now();
+        let needs = state.needs(Instant::now());
         let (needed, mut rest): (Vec<_>, Vec<_>) = files
             .into_iter()
-            .partition(|file| state.needs(&file.sha256, now));
+            .partition(|file| needs.contains(&*file.sha256));
         rest.sort_by_key(|file| file.used);
         (needed, rest)
     }
