@@ -1,5 +1,6 @@
-//! How much is fetched at once? So much that memory and connections suffice, and of each namespace so little that servers which
-//! are slow, or pretend to be, keep nobody else waiting.
+//! How much is fetched at once? So much that memory and connections suffice, and of each namespace so little that its servers,
+//! which may be slow, or pretend to be, don't keep all others waiting. Those of four namespaces together can take all slots, each
+//! until the deadline of a fetch: then others wait, first come, first served.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -190,7 +190,7 @@ impl Default for Metrics {
         );
         registry.register_with_unit(
             "fetch",
-            "How long it took to fetch a component or model that the store didn't have",
+            "How long it took to fetch a component or model, to find out that the store has what its tag means, or to store what a ConfigMap has",
             Unit::Seconds,
             metrics.fetch_seconds.clone(),
         );
@@ -331,7 +331,7 @@ impl Metrics {
             .set(i64::try_from(figures.waiting).unwrap_or(i64::MAX));
     }
 
-    /// A component or model was fetched.
+    /// A component or model was fetched, or asked for and found to be in the store.
     pub fn fetched(&self, took: Duration) {
         self.fetch_seconds.observe(took.as_secs_f64());
     }
