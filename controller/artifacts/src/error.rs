@@ -258,7 +258,7 @@ pub enum Error {
         held: u64,
         /// How many it may have.
         share: u64,
-        /// Whether they fit once nothing else is fetched for the namespace, and what came for it and nobody holds is forgotten.
+        /// Whether they fit once nothing else is fetched for the namespace.
         is_soon: bool,
     },
     /// The store's folder, or a file to push, can't be used.

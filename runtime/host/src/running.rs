@@ -3,6 +3,7 @@
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use tokio::task::coop::unconstrained;
 use tokio::time::{Instant, sleep_until};
@@ -49,6 +50,8 @@ pub(crate) enum Begun<T> {
 
 /// How often in a row a call is polled that goes on at once.
 const TURNS: usize = 16;
+/// And for how long: a guest that computes yields to its neighbours whatever else its call waits for.
+const BRIEFLY: Duration = Duration::from_millis(1);
 /// So often one that has answered, before the rest of it is left to another task. wasmtime's event loop returns between a
 /// stream's last write and its end.
 const ONCE_MORE: usize = 2;
@@ -59,6 +62,7 @@ pub(crate) async fn until_head(running: &mut Running, desk: &Desk) -> Result<Beg
     poll_fn(|cx| {
         desk.come();
         let mut of_call = Context::from_waker(&waker);
+        let began = Instant::now();
         let mut turns = TURNS;
         let mut goes_on = true;
         while goes_on && turns > 0 {
@@ -73,6 +77,9 @@ pub(crate) async fn until_head(running: &mut Running, desk: &Desk) -> Result<Beg
             }
             if !desk.is_empty() {
                 turns = turns.min(ONCE_MORE);
+            }
+            if goes_on && began.elapsed() > BRIEFLY {
+                break;
             }
         }
         if let Some(head) = desk.take() {
@@ -168,6 +175,36 @@ mod tests {
                 }));
                 let begun = until_head(&mut call, &desk).await;
                 assert!(matches!(begun, Ok(Begun::Done(_))));
+            }
+        }
+    }
+
+    /// Would fail if a call were polled again for having been woken before, or went on and on beside others.
+    #[tokio::test]
+    async fn a_call_that_computes_leaves_its_thread() {
+        for is_woken in [false, true] {
+            let polls = Arc::new(AtomicUsize::new(0));
+            let polled = Arc::clone(&polls);
+            let mut call = running(std::future::poll_fn(move |cx| {
+                polled.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(2 * BRIEFLY);
+                if is_woken {
+                    cx.waker().wake_by_ref();
+                } else {
+                    let waker = cx.waker().clone();
+                    std::thread::spawn(move || {
+                        std::thread::sleep(BRIEFLY);
+                        waker.wake();
+                    });
+                }
+                Poll::Pending
+            }));
+            let desk = Desk::default();
+            let mut begun = pin!(until_head(&mut call, &desk));
+            for polled in 1..4 {
+                assert!(futures::poll!(begun.as_mut()).is_pending());
+                assert_eq!(polls.load(Ordering::Relaxed), polled);
+                tokio::time::sleep(10 * BRIEFLY).await;
             }
         }
     }

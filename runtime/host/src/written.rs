@@ -57,9 +57,10 @@ impl Desk {
         Waker::from(Arc::clone(&self.0))
     }
 
-    /// From now on calls are noted.
+    /// From now on calls are noted. One that came before is why its visitor is here.
     pub(crate) fn come(&self) {
         self.0.visitor.away.take();
+        self.was_called();
     }
 
     /// Whether the call goes on at once.

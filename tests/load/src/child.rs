@@ -118,7 +118,8 @@ impl Child {
                     _ = terminate.recv() => Signal::TERM,
                 }
             });
-            end(&all_running());
+            let all = all_running();
+            end(&all);
             // As a shell tells that a signal ended it.
             std::process::exit(128 + which.as_raw());
         });

@@ -13,6 +13,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::Usage;
 use super::room::{of_volume, with_room};
+use super::share::namespace_of;
 use crate::error::Error;
 use crate::reference::is_sha256;
 
@@ -95,7 +96,12 @@ impl Folder {
 
     pub(super) fn hold(&self, owner: &str, digests: BTreeSet<String>) {
         let mut state = self.state();
-        state.fresh.retain(|sha256, _| !digests.contains(sha256));
+        // What came for others waits for them.
+        let whom = namespace_of(owner);
+        state.fresh.retain(|sha256, fresh| {
+            let is_theirs = fresh.whom.is_some() && fresh.whom.as_deref() != whom;
+            is_theirs || !digests.contains(sha256)
+        });
         state.held.insert(owner.to_owned(), digests);
     }
 

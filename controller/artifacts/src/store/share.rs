@@ -45,7 +45,8 @@ impl Folder {
             return Ok(());
         };
         let coming = state.coming.get(whom).copied().unwrap_or_default();
-        let has = coming.saturating_add(self.length_of(state.digests_of(whom, Instant::now())));
+        let here = self.length_of(state.digests_of(whom, Instant::now()));
+        let has = coming.saturating_add(here);
         if has.saturating_add(more) <= share {
             return Ok(());
         }
@@ -55,10 +56,7 @@ impl Folder {
             needed,
             held: has.saturating_sub(needed.saturating_sub(more)),
             share,
-            is_soon: self
-                .length_of(state.held_by(whom).collect())
-                .saturating_add(needed)
-                <= share,
+            is_soon: here.saturating_add(needed) <= share,
         })
     }
 
@@ -112,7 +110,7 @@ impl State {
 }
 
 /// The namespace of an owner: `namespace/name`, and what kind it is before that where it is no function.
-fn namespace_of(owner: &str) -> Option<&str> {
+pub(super) fn namespace_of(owner: &str) -> Option<&str> {
     owner.rsplit('/').nth(1)
 }
 
@@ -134,7 +132,7 @@ mod tests {
         // It isn't held yet.
         let error = ours.put(&b"bbbbbbb"[..]).await.unwrap_err();
         assert_eq!(error.reason(), "ShareFull");
-        assert!(error.is_transient(), "what came may not stay");
+        assert!(!error.is_transient(), "what came is going to be held");
         let said = "`shop` may have 10 bytes of the store, and has 4 already: not the 7 bytes of";
         assert!(error.to_string().contains(said), "{error}");
 
