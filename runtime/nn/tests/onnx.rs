@@ -165,19 +165,26 @@ async fn calls_at_once_share_batches_and_get_their_own_rows() {
                 .tensor,
         );
     }
-    let before = network.metrics();
-    let calls = (0..24).map(|seed| network.run(vec![named("x", input(seed, 1 + seed as u64 % 3))]));
-    let together = join_all(calls).await;
-    for (alone, together) in alone.iter().zip(together) {
-        let together = together.unwrap().remove(0).tensor;
-        assert_eq!(alone.shape(), together.shape());
-        for (a, b) in values(alone).iter().zip(values(&together)) {
-            assert!((a - b).abs() < 1e-3, "{a} and {b}");
+    // On a busy machine each call may be computed before the next one is made.
+    for _ in 0..100 {
+        let before = network.metrics();
+        let calls =
+            (0..24).map(|seed| network.run(vec![named("x", input(seed, 1 + seed as u64 % 3))]));
+        let together = join_all(calls).await;
+        for (alone, together) in alone.iter().zip(together) {
+            let together = together.unwrap().remove(0).tensor;
+            assert_eq!(alone.shape(), together.shape());
+            for (a, b) in values(alone).iter().zip(values(&together)) {
+                assert!((a - b).abs() < 1e-3, "{a} and {b}");
+            }
+        }
+        let after = network.metrics();
+        assert_eq!(after.items - before.items, 24);
+        if after.batches - before.batches < 12 {
+            return;
         }
     }
-    let after = network.metrics();
-    assert_eq!(after.items - before.items, 24);
-    assert!(after.batches - before.batches < 12, "{after:?}");
+    panic!("none were joined: {:?}", network.metrics());
 }
 
 #[tokio::test]
