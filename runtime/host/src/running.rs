@@ -51,7 +51,7 @@ pub(crate) enum Begun<T> {
 /// How often in a row a call is polled that goes on at once.
 const TURNS: usize = 16;
 /// And for how long: a guest that computes yields to its neighbours whatever else its call waits for.
-const BRIEFLY: Duration = Duration::from_millis(1);
+const BRIEFLY: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 1 });
 /// So often one that has answered, before the rest of it is left to another task. wasmtime's event loop returns between a
 /// stream's last write and its end.
 const ONCE_MORE: usize = 2;
