@@ -14,6 +14,7 @@ use wasmtime::component::Component;
 use crate::engines::{EngineError, Engines};
 use crate::inspect::{InspectError, Inspection, Wasi, inspect};
 use crate::sealed::Sealed;
+use crate::shim;
 
 mod store;
 
@@ -291,10 +292,8 @@ impl Loader {
     /// # Errors
     /// When there is no engine for the component or it doesn't compile.
     pub fn compile(source: &Source, engines: &Engines) -> Result<Vec<u8>, LoadError> {
-        engines
-            .get(source.inspection.wasi)?
-            .precompile_component(&source.bytes)
-            .map_err(|error| LoadError::Compile(error.into()))
+        let engine = engines.get(source.inspection.wasi)?;
+        merged(&source.bytes, |bytes| engine.precompile_component(bytes))
     }
 
     /// Makes sure that the compiled component is in the cache, so that another process can map it. Returns whether it
@@ -318,7 +317,24 @@ impl std::fmt::Debug for Loaded {
 }
 
 fn compile(engine: &Engine, bytes: &[u8]) -> Result<Component, LoadError> {
-    Component::from_binary(engine, bytes).map_err(|error| LoadError::Compile(error.into()))
+    merged(bytes, |bytes| Component::from_binary(engine, bytes))
+}
+
+/// Compiles the component without its shim, where it has one.
+fn merged<T>(
+    component: &[u8],
+    compile: impl Fn(&[u8]) -> wasmtime::Result<T>,
+) -> Result<T, LoadError> {
+    if let Some(merged) = shim::merge(component) {
+        match compile(&merged) {
+            Ok(compiled) => return Ok(compiled),
+            Err(error) => {
+                let error: &dyn std::error::Error = error.as_ref();
+                tracing::debug!(error, "a component doesn't compile without its shim");
+            }
+        }
+    }
+    compile(component).map_err(|error| LoadError::Compile(error.into()))
 }
 
 /// The stored component, `None` where there is none.
@@ -348,6 +364,8 @@ fn map(store: &Store, key: &str, engine: &Engine) -> Result<Option<Component>, R
 pub fn compatibility(engine: &Engine) -> String {
     let mut hasher = DigestHasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
+    // What is compiled isn't all that wasmtime is given.
+    hasher.write(&[shim::VERSION]);
     hex::encode(hasher.0.finalize()).chars().take(16).collect()
 }
 

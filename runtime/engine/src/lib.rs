@@ -12,6 +12,7 @@ pub mod interface;
 pub mod preinit;
 mod residency;
 pub mod sealed;
+mod shim;
 mod ticker;
 
 pub use cache::{LoadError, Loaded, Loader, compatibility};
