@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
 use wisp_contract::headers;
 use wisp_contract::status::Startup;
 
@@ -12,7 +12,10 @@ use crate::body::{Body, GuestBody, Hold, Rest, Sent};
 use crate::failure::Failure;
 use crate::outcome::Outcome;
 use crate::record::Record;
+use crate::request::REQUEST_ID;
 use crate::written::Written;
+
+const SERVER_TIMING: HeaderName = HeaderName::from_static(headers::SERVER_TIMING);
 
 /// Where the time went before the answer.
 #[derive(Debug, Clone, Copy, Default)]
@@ -83,11 +86,9 @@ impl Answer {
 
     pub(crate) fn into_response(mut self, mut record: Record) -> Response<Body> {
         record.answered(self.parts.status.as_u16(), None);
-        self.parts
-            .headers
-            .insert(headers::REQUEST_ID, record.id_header());
+        self.parts.headers.insert(REQUEST_ID, record.id_header());
         if let Some(value) = self.timing.header() {
-            self.parts.headers.append(headers::SERVER_TIMING, value);
+            self.parts.headers.append(SERVER_TIMING, value);
         }
         Response::from_parts(self.parts, Body::guest(self.body, self.sent, record))
     }

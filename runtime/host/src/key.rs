@@ -1,14 +1,16 @@
 //! Does the caller know the Assignment's key?
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use subtle::ConstantTimeEq as _;
 use wisp_contract::assignment::Key;
 use wisp_contract::headers;
 
+const KEY: HeaderName = HeaderName::from_static(headers::KEY);
+
 /// Removes the key's header, so that no guest sees it, and compares it in a time that tells nothing about the key but
 /// its length.
 pub(crate) fn take_and_check(headers: &mut HeaderMap, key: Option<&Key>) -> bool {
-    let given = headers.remove(headers::KEY);
+    let given = headers.remove(KEY);
     let Some(key) = key else { return true };
     given.is_some_and(|given| bool::from(given.as_bytes().ct_eq(key.0.as_bytes())))
 }
@@ -28,7 +30,7 @@ mod tests {
         ] {
             let mut map = HeaderMap::new();
             if let Some(given) = given {
-                map.insert(headers::KEY, given.parse().unwrap());
+                map.insert(KEY, given.parse().unwrap());
             }
             let mut other = map.clone();
             assert_eq!(take_and_check(&mut map, Some(&key)), known, "{given:?}");

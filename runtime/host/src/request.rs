@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wasmtime_wasi_http::Error;
@@ -16,13 +16,16 @@ use wisp_contract::headers;
 
 use crate::failure::Failure;
 
+/// Made once: a text would be hashed anew wherever it is looked up.
+pub(crate) const REQUEST_ID: HeaderName = HeaderName::from_static(headers::REQUEST_ID);
+
 /// The longest request id that is taken from a client.
 const LONGEST_ID: usize = 128;
 
 /// The client's request id where it is a printable token, else a new one. Either way the guest finds it in its headers.
 pub(crate) fn id(headers: &mut HeaderMap) -> Arc<str> {
     let given = headers
-        .get(headers::REQUEST_ID)
+        .get(REQUEST_ID)
         .and_then(|value| value.to_str().ok());
     if let Some(given) = given.filter(|given| is_id(given)) {
         return given.into();
@@ -30,7 +33,7 @@ pub(crate) fn id(headers: &mut HeaderMap) -> Arc<str> {
     let mut buffer = uuid::Uuid::encode_buffer();
     let id: &str = uuid::Uuid::now_v7().simple().encode_lower(&mut buffer);
     if let Ok(value) = HeaderValue::from_str(id) {
-        headers.insert(headers::REQUEST_ID, value);
+        headers.insert(REQUEST_ID, value);
     }
     id.into()
 }
@@ -201,15 +204,11 @@ mod tests {
             (&*"x".repeat(129), false),
         ] {
             let mut map = HeaderMap::new();
-            map.insert(headers::REQUEST_ID, given.parse().unwrap());
+            map.insert(REQUEST_ID, given.parse().unwrap());
             let id = id(&mut map);
             assert_eq!(&*id == given, kept, "{given}");
             assert!(is_id(&id));
-            assert_eq!(
-                map[headers::REQUEST_ID],
-                *id,
-                "the guest reads what the log says"
-            );
+            assert_eq!(map[REQUEST_ID], *id, "the guest reads what the log says");
         }
         assert_ne!(id(&mut HeaderMap::new()), id(&mut HeaderMap::new()));
     }

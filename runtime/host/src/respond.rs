@@ -3,11 +3,12 @@
 use bytes::Bytes;
 use http::header::{CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
-use wisp_contract::{Problem, headers, problem};
+use wisp_contract::{Problem, problem};
 
 use crate::body::Body;
 use crate::failure::Failure;
 use crate::record::Record;
+use crate::request::REQUEST_ID;
 
 /// What clients are told to wait before they try again, in seconds.
 const RETRY_AFTER_SECONDS: HeaderValue = HeaderValue::from_static("1");
@@ -32,7 +33,7 @@ pub(crate) fn problem(failure: &Failure, mut record: Record) -> Response<Body> {
     *response.status_mut() = status;
     let map = response.headers_mut();
     map.insert(CONTENT_TYPE, HeaderValue::from_static(problem::MEDIA_TYPE));
-    map.insert(headers::REQUEST_ID, id);
+    map.insert(REQUEST_ID, id);
     if failure.retryable() && status == StatusCode::SERVICE_UNAVAILABLE {
         map.insert(RETRY_AFTER, RETRY_AFTER_SECONDS);
     }
