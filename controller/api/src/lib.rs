@@ -42,7 +42,7 @@ pub use function::{
     Batching, ComponentSource, ComponentStatus, ConfigMapSource, Device, EnvVar, EnvVarSource,
     Function, FunctionSpec, FunctionStatus, HostStatus, ImageVolumeSource, InstanceMode, Instances,
     KeySelector, KeyValue, Limits, LocalObjectReference, MAX_NAME, Model, ModelFormat, ModelSource,
-    Outbound, PersistentVolumeClaimSource, Pod, RevisionStatus, Scaling, Target,
+    Outbound, PersistentVolumeClaimSource, Pod, REQUESTED_AT, RevisionStatus, Scaling, Target,
 };
 pub use manifest::{Manifest, Object, Other, parse_manifests};
 pub use mistake::{ManifestError, Mistake};

@@ -105,6 +105,8 @@ pub struct Inputs {
     pub generation: i64,
     /// How often what it names has changed.
     pub change: u64,
+    /// What the annotation says by which somebody asks for another attempt.
+    pub requested: Option<String>,
 }
 
 /// What a function resolves to.
@@ -405,6 +407,7 @@ mod tests {
             inputs: Inputs {
                 generation: 1,
                 change: 0,
+                requested: None,
             },
             outcome: Ok(Arc::new(Resolved {
                 component: Bytes::Stored(stored),

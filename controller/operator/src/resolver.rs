@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kube::{Client, ResourceExt as _};
-use wisp_api::Function;
+use wisp_api::{Function, REQUESTED_AT};
 use wisp_contract::FunctionId;
 
 use crate::artifacts::{Artifacts, Stage};
@@ -325,6 +325,7 @@ fn inputs(function: &Function, resolution: &Resolution) -> Inputs {
     Inputs {
         generation: function.metadata.generation.unwrap_or(0),
         change: resolution.change,
+        requested: function.annotations().get(REQUESTED_AT).cloned(),
     }
 }
 
@@ -340,15 +341,14 @@ pub(crate) fn pause(failures: u32, is_transient: bool) -> Duration {
         .min(longest)
 }
 
-/// The last result for this spec, even if what it names has changed since.
+/// The last result for this spec, even if what it names has changed since. Who asks for another attempt is told of that one.
 fn known(function: &Function, live: &Live) -> Outcome {
     let resolution = lock(&live.resolution);
-    let generation = function.metadata.generation.unwrap_or(0);
-    match resolution
-        .last
-        .as_ref()
-        .filter(|last| last.inputs.generation == generation)
-    {
+    let now = inputs(function, &resolution);
+    match resolution.last.as_ref().filter(|last| {
+        last.inputs.generation == now.generation
+            && (last.outcome.is_ok() || last.inputs.requested == now.requested)
+    }) {
         None => Outcome::Working,
         Some(settled) => match &settled.outcome {
             Ok(resolved) => Outcome::Resolved(Arc::clone(resolved)),

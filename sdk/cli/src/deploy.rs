@@ -4,11 +4,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use wisp_api::Function;
+use wisp_api::{Function, REQUESTED_AT};
 use wisp_contract::FunctionId;
 
 use crate::args::Deploy;
@@ -17,7 +18,7 @@ use crate::dev::manifests::discover;
 use crate::failure::{Explain, Failure};
 
 use crate::paths;
-use crate::terminal::{self, Terminal};
+use crate::terminal::{self, Terminal, harmless};
 
 mod plan;
 mod upload;
@@ -28,6 +29,8 @@ use wait::{Old, Wanted};
 
 /// Who owns the fields that are applied.
 const MANAGER: &str = "wisp";
+/// Who owns the annotation that asks for another attempt: what is applied next doesn't have it, and so would take it away.
+const ASKER: &str = "wisp-retry";
 
 /// Why a function isn't deployed.
 #[derive(Debug, thiserror::Error)]
@@ -204,6 +207,16 @@ async fn deploy(
         paint.bold(&function.id.to_string()),
         paint.dim(&format!("(in {})", cluster.server))
     ))?;
+    if result == "unchanged"
+        && let Some(reason) = wait::failed_attempt(&applied)
+        && ask_again(function, cluster).await?
+    {
+        terminal.note(&format!(
+            "{} the last attempt at what it names failed ({}): another is asked for",
+            terminal.err.yellow("note:"),
+            harmless(reason)
+        ));
+    }
     let mut status = None;
     if !args.no_wait {
         let wanted = Wanted {
@@ -267,6 +280,26 @@ async fn apply(
         Some(_) => "configured",
     };
     Ok((result, after))
+}
+
+/// Has the operator try again at once what failed, which may have been mended where it can't see it. Returns whether it does: who
+/// writes the annotation themselves asks by that.
+async fn ask_again(function: &Planned, cluster: &Cluster) -> Result<bool, ClusterError> {
+    let annotations = function.written.pointer("/metadata/annotations");
+    if annotations.is_some_and(|annotations| annotations.get(REQUESTED_AT).is_some()) {
+        return Ok(false);
+    }
+    let parameters = PatchParams {
+        field_manager: Some(ASKER.to_owned()),
+        ..PatchParams::default()
+    };
+    let now = Timestamp::now().to_string();
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {REQUESTED_AT: now}}}));
+    let api = cluster.functions(function.id.namespace());
+    within(api.patch_metadata(function.id.name(), &parameters, &patch))
+        .await
+        .map(|_| true)
+        .map_err(|error| cluster.refused(format!("annotate the function {}", function.id), error))
 }
 
 /// Applies what stands beside a function; returns whether that changed it.

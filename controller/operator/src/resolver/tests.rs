@@ -17,6 +17,8 @@ struct Bench {
     store: Arc<Store>,
     gate: Arc<Semaphore>,
     level: Arc<Mutex<&'static str>>,
+    /// What the annotation says by which another attempt is asked for.
+    requested: Option<&'static str>,
     id: FunctionId,
 }
 
@@ -45,15 +47,17 @@ impl Bench {
             store,
             gate,
             level,
+            requested: None,
             id: "n/f".parse().unwrap(),
         }
     }
 
     /// Has the function's component at `url`, and resolves it.
     async fn outcome(&mut self, generation: i64, url: &str) -> Outcome {
+        let requested = self.requested.map(|at| json!({REQUESTED_AT: at}));
         let function: Function = serde_json::from_value(json!({
             "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
-            "metadata": {"name": "f", "namespace": "n", "generation": generation},
+            "metadata": {"name": "f", "namespace": "n", "generation": generation, "annotations": requested},
             "spec": {
                 "component": {"url": url, "sha256": "a".repeat(64)},
                 "env": [{"name": "LEVEL", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "level"}}}],
@@ -148,6 +152,42 @@ async fn what_changes_is_tried_at_once_and_often_anew() {
     }
 }
 
+/// Would fail if who mended what is outside of the cluster had to wait for the next attempt in its time, weren't told that there
+/// is another, or had it again and again; or if what was resolved were taken for something else meanwhile.
+#[tokio::test]
+async fn who_asks_for_another_attempt_has_it_at_once() {
+    let mut bench = Bench::new();
+    let missing = "https://a.example/missing.wasm";
+    bench.gate.add_permits(1);
+    for requested in [None, Some("1"), Some("2")] {
+        bench.requested = requested;
+        let asked = bench.store.asked().len();
+        if requested.is_some() {
+            let outcome = bench.outcome(1, missing).await;
+            assert!(matches!(outcome, Outcome::Working), "{outcome:?}");
+            bench.gate.add_permits(1);
+            Bench::quiet().await;
+        }
+        for _ in 0..2 {
+            let outcome = bench.outcome(1, missing).await;
+            assert!(matches!(outcome, Outcome::Failed(..)), "{outcome:?}");
+        }
+        assert_eq!(bench.store.asked().len(), asked + 1);
+        assert_eq!(lock(&bench.live.resolution).failures, 1);
+    }
+
+    let there = "https://a.example/x.wasm";
+    bench.gate.add_permits(1);
+    let Outcome::Resolved(before) = bench.outcome(2, there).await else {
+        panic!("it is there");
+    };
+    bench.requested = Some("3");
+    let Outcome::Resolved(meanwhile) = bench.outcome(2, there).await else {
+        panic!("it was there");
+    };
+    assert_eq!(meanwhile, before);
+}
+
 /// Would fail if a function were reconciled again and again while its registry is asked once more, or never again once
 /// an attempt ended without a word.
 #[tokio::test]
@@ -157,6 +197,7 @@ async fn what_is_being_tried_again_has_no_time_at_which_to_try() {
     let inputs = Inputs {
         generation: 1,
         change: 0,
+        requested: None,
     };
     let retry_at = Instant::now();
     let error = ResolveError {

@@ -65,7 +65,8 @@ pub(crate) struct Push {
     after_help = "What a manifest takes from this machine (its folder's Cargo project, `component.file`, a model's \
                   `file`) is pushed to REGISTRY/FUNCTION and named by its digest instead; the manifest itself stays as \
                   it is. Secrets and ConfigMaps that stand in the same file are applied before the function. What the cluster fetches \
-                  itself, such as a `component.image`, stays: a project beside it isn't built then."
+                  itself, such as a `component.image`, stays: a project beside it isn't built then. Where a function is as it was, and \
+                  its component or a model couldn't be had, the cluster tries again at once."
 )]
 pub(crate) struct Deploy {
     /// A function.yaml, a folder with one, or a folder of such folders

@@ -143,6 +143,17 @@ pub(super) fn state(function: &Function, generation: i64) -> State {
     }
 }
 
+/// Why the last attempt at the component or models of `function` failed, where one of its generation did: a word.
+pub(super) fn failed_attempt(function: &Function) -> Option<&str> {
+    let status = function.status.as_ref()?;
+    let is_seen = status.observed_generation == function.metadata.generation;
+    let mut conditions = status.conditions.iter().filter(|_| is_seen);
+    let failed = conditions.find(|condition| {
+        matches!(&*condition.type_, "ComponentReady" | "ModelsReady") && condition.status == "False"
+    });
+    failed.map(|condition| condition.reason.as_str())
+}
+
 /// What a function that is ready lacks still: a host that another has, say.
 pub(super) fn wanting(function: &Function) -> Vec<String> {
     let conditions = function.status.iter().flat_map(|status| &status.conditions);
@@ -295,6 +306,28 @@ mod tests {
         assert!(
             !is_old(&waiting, true, &waiting),
             "it is told what it waits for"
+        );
+    }
+
+    /// Would fail if another attempt were asked for where none failed, or of what the operator hasn't seen yet.
+    #[test]
+    fn an_attempt_has_failed_where_this_generations_artifacts_cannot_be_had() {
+        let failed = |observed, conditions: &[(&str, &str, &str)]| {
+            let mut function = function(observed, conditions);
+            function.metadata.generation = Some(2);
+            failed_attempt(&function).map(str::to_owned)
+        };
+        let component = ("ComponentReady", "False", "NotFound");
+        assert_eq!(failed(2, &[component]).as_deref(), Some("NotFound"));
+        let models = ("ModelsReady", "False", "NotSigned");
+        let fetched = ("ComponentReady", "True", "Fetched");
+        assert_eq!(failed(2, &[fetched, models]).as_deref(), Some("NotSigned"));
+        assert_eq!(failed(1, &[component]), None);
+        let broken = ("Ready", "False", "StartFailed");
+        assert_eq!(failed(2, &[fetched, broken]), None);
+        assert_eq!(
+            failed(2, &[("ComponentReady", "Unknown", "Fetching")]),
+            None
         );
     }
 

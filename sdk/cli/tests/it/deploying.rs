@@ -233,7 +233,8 @@ fn what_fails_has_changed_nothing() {
     assert!(api.asked("PATCH").is_empty());
 }
 
-/// Would fail if what was wrong before a deployment that only mended a Secret, say, were told as its outcome.
+/// Would fail if what was wrong before a deployment that only mended a Secret, say, were told as its outcome, or the operator
+/// weren't asked to look again.
 #[test]
 fn what_was_said_before_is_not_waited_for() {
     let Some(registry) = Registry::start() else {
@@ -275,6 +276,20 @@ fn what_was_said_before_is_not_waited_for() {
         (&told["result"], &told["ready"]),
         (&json!("unchanged"), &json!(true))
     );
+    // What the operator can't see may have been mended: it is asked to try at once.
+    let asked = api.asked("PATCH");
+    let asked: Vec<_> = asked
+        .iter()
+        .filter(|asked| asked.path.starts_with(FUNCTION))
+        .collect();
+    assert!(
+        asked[1].path.contains("fieldManager=wisp-retry"),
+        "{asked:?}"
+    );
+    let annotated: Value = serde_json::from_slice(&asked[1].body).unwrap();
+    let requested = annotated["metadata"]["annotations"]["wisp.dev/requested-at"].as_str();
+    assert!(requested.is_some_and(|at| !at.is_empty()), "{annotated}");
+    assert_eq!((asked.len(), annotated.get("spec")), (2, None));
 }
 
 /// Would fail if minutes of building came before a mistake that was there to see.

@@ -1,5 +1,6 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::json;
+use wisp_api::REQUESTED_AT;
 use wisp_contract::config::Env;
 
 use wisp_contract::assignment::{Facts, Wasi};
@@ -120,6 +121,12 @@ fn a_revision_is_everything_that_alters_pods() {
     scaled.spec.scaling.min_replicas = 4;
     scaled.spec.hosts = vec!["a.example.com".into()];
     assert_eq!(name(&scaled, &resolved), base);
+
+    let mut asking = function.clone();
+    asking.metadata.annotations = Some([(REQUESTED_AT.to_owned(), "1".to_owned())].into());
+    let digest_of =
+        |function| super::super::digest(&desired(function, &resolved, &settings()).unwrap());
+    assert_eq!(digest_of(&asking), digest_of(&function));
 
     // The same component, initialised and compiled anew.
     let mut anew = resolved.clone();
