@@ -91,7 +91,7 @@ impl Pools {
             state: State::Working,
         });
         drop(all);
-        let pins = self.pins(id, pool);
+        let mut pins = self.pins(id, pool);
         if !pins.models.is_empty() {
             // What is fetched for others meanwhile must not push it out.
             let known = pins.models.values().map(|pin| pin.sha256.clone());
@@ -99,12 +99,16 @@ impl Pools {
         }
         let (this, id, pool) = (Arc::clone(self), id.clone(), pool.clone());
         tokio::spawn(async move {
-            let mut found = this.fetch(&pool, &pins).await;
-            let is_lost = |error: &ResolveError| error.reason == "NotFound";
-            if !pins.models.is_empty() && found.as_ref().is_err_and(is_lost) {
-                tracing::info!(pool = %id, "what a pool's tags meant is no more: they are resolved anew");
-                found = this.fetch(&pool, &Pins::default()).await;
-            }
+            let found = loop {
+                let found = this.fetch(&pool, &pins).await;
+                let Some(model) = found.as_ref().err().and_then(lost) else {
+                    break found;
+                };
+                if pins.models.remove(model).is_none() {
+                    break found;
+                }
+                tracing::info!(pool = %id, model, "what the tag of a pool's model meant is no more: it is resolved anew");
+            };
             let mut all = lock(&this.known);
             let known = all.get_mut(&id).and_then(|known| known.models.as_mut());
             if let Some(models) = known.filter(|models| models.of == of) {
@@ -151,6 +155,14 @@ impl Pools {
             .collect();
         Ok(kept(&function, stored))
     }
+}
+
+/// The model that isn't there.
+fn lost(error: &ResolveError) -> Option<&str> {
+    error
+        .model
+        .as_deref()
+        .filter(|_| error.reason == "NotFound")
 }
 
 /// What pods are told to have ready: the library, where there are functions with models, and the pool's own models.

@@ -930,20 +930,23 @@ mod claiming {
         }
     }
 
-    /// Would fail if a pool whose images were pushed anew, and are gone as they were, had no models until its spec changes.
+    /// Would fail if a pool whose image was pushed anew, and is gone as it was, had no models until its spec changes, or had
+    /// others, too, for what their tags mean by now.
     #[tokio::test]
-    async fn a_pool_whose_pins_are_gone_takes_what_its_tags_mean() {
-        let pool = pool(json!({"models": [{"name": "m", "source": {"image": "r/m:1"}}]}));
+    async fn a_pool_whose_pin_is_gone_takes_what_that_tag_means() {
+        let model = |name: &str| json!({"name": name, "source": {"image": format!("r/{name}:1")}});
+        let pool = pool(json!({"models": [model("l"), model("m")]}));
         let kept = models_of(&Bench::new(&[]), &pool).await;
         let mut gone = kept.to_vec();
-        gone[0].stored.pinned = Some("r/missing@sha256:m".to_owned());
+        gone[1].stored.pinned = Some("r/missing@sha256:m".to_owned());
         let mut deployment = keep::deployment(&pool, "{}", &gone, &settings());
         deployment.metadata.namespace = Some("vision".to_owned());
         let bench = Bench::new(&[]);
         let deployments = &bench.pools.cluster.warm_deployments;
         deployments.apply(Event::Apply(deployment));
         assert_eq!(models_of(&bench, &pool).await, kept);
-        assert_eq!(bench.store.asked(), ["r/missing@sha256:m", "r/m:1"]);
+        let (other, missing) = ("r/l:1@sha256:m", "r/missing@sha256:m");
+        assert_eq!(bench.store.asked(), [other, missing, other, "r/m:1"]);
     }
 
     /// The pool's models, once they are there.

@@ -27,6 +27,8 @@ pub struct ResolveError {
     pub message: String,
     /// Whether it may be otherwise in a moment, without anybody changing anything.
     pub is_transient: bool,
+    /// The one of the models that it is of, where it is of one.
+    pub model: Option<String>,
 }
 
 impl ResolveError {
@@ -58,6 +60,7 @@ impl ResolveError {
             reason: "PullSecretNotFound",
             message,
             is_transient: false,
+            model: None,
         }
     }
 
@@ -75,6 +78,7 @@ impl ResolveError {
             reason: error.reason,
             message: error.message,
             is_transient: error.is_transient,
+            model: None,
         }
     }
 
@@ -82,6 +86,7 @@ impl ResolveError {
     pub(super) fn of_model(mut self, index: usize, name: &str) -> Self {
         if self.part == Part::Models {
             self.message = format!("spec.models[{index}] `{name}`: {}", self.message);
+            self.model = Some(name.to_owned());
         }
         self
     }
@@ -92,6 +97,7 @@ impl ResolveError {
             reason,
             message,
             is_transient: false,
+            model: None,
         }
     }
 }

@@ -205,6 +205,7 @@ async fn what_is_being_tried_again_has_no_time_at_which_to_try() {
         reason: "Unreachable",
         message: "m".to_owned(),
         is_transient: true,
+        model: None,
     };
     lock(&live.resolution).last = Some(Settled {
         inputs,
