@@ -24,7 +24,8 @@ pub use status::{ComponentStatus, FunctionStatus, HostStatus, RevisionStatus};
 /// The longest name of a Function: its revisions' names, a dash and ten characters longer, must fit into labels.
 pub const MAX_NAME: usize = 52;
 
-/// The annotation by which a person asks for another attempt at what a Function names: each new value is one. It alters no pod.
+/// The annotation by which a person asks for another attempt at what a Function or RuntimePool names: each new value is one. It
+/// alters no pod.
 pub const REQUESTED_AT: &str = "wisp.dev/requested-at";
 
 /// What a Function is to be.

@@ -21,7 +21,7 @@ mod trials;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::BoxFuture;
@@ -44,6 +44,7 @@ use crate::levels::Levels;
 use crate::live::{Claim, Functions, Live, lock};
 use crate::metrics::Metrics;
 use crate::reconcile::desired::Settings;
+use crate::references::{OnChange, References};
 use crate::wake::{Capacity, Deployments};
 use hold::Holds;
 use models::{Kept, State};
@@ -94,6 +95,8 @@ pub struct Pools {
     /// Pods that somebody takes, or took; by uid.
     taken: Mutex<HashMap<String, Instant>>,
     known: Mutex<BTreeMap<PoolId, Known>>,
+    /// The watches on what their models are fetched with.
+    references: References,
     trials: Trials,
     queue: Queue,
     holds: Holds,
@@ -123,7 +126,8 @@ impl Pools {
     /// The pools of a cluster.
     #[must_use]
     pub fn new(around: Around, settings: Settings, defaults: Defaults) -> Arc<Self> {
-        Arc::new(Self {
+        Arc::new_cyclic(|this: &Weak<Self>| Self {
+            references: References::new(around.client.clone(), on_change(this.clone())),
             client: around.client,
             cluster: around.cluster,
             live: around.live,
@@ -410,6 +414,15 @@ impl Drop for Undecided {
         tracing::warn!(pod = %pod.name_any(), "a wake-up ended before the pod that it took served");
         tokio::spawn(async move { pools.discard(&pod).await });
     }
+}
+
+/// Has `pools` know of what changed.
+fn on_change(pools: Weak<Pools>) -> OnChange {
+    Box::new(move |pool| {
+        if let Some(pools) = pools.upgrade() {
+            pools.inputs_changed(pool);
+        }
+    })
 }
 
 fn pool_id(pool: &RuntimePool) -> Option<PoolId> {

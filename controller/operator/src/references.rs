@@ -1,4 +1,5 @@
-//! The Secrets and ConfigMaps that Functions name: each is watched by its name, and nothing else is.
+//! The Secrets and ConfigMaps that Functions name, or RuntimePools: each is watched by its name, and nothing else is. What is said
+//! of functions here is true of pools, which have watches of their own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Mutex, PoisonError};
@@ -244,7 +245,7 @@ impl References {
                     },
                     Ok(Event::Apply(_) | Event::Delete(_)) => state.changed(&reference),
                     Err(error) => {
-                        tracing::warn!(?reference, %error, "an object that functions name can't be watched");
+                        tracing::warn!(?reference, %error, "an object that functions or pools name can't be watched");
                     }
                 }
             }

@@ -163,7 +163,7 @@ impl Pools {
             let is_there = known.contains(id);
             if !is_there {
                 self.metrics.forget_pool(id);
-                self.artifacts.release(&models::owner(id));
+                self.release_models(id);
             }
             is_there
         });

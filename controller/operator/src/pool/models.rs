@@ -1,8 +1,8 @@
-//! The models that a pool's pods have ready: fetched into the store once per change of them. What their tags meant then is noted
-//! on the pool's Deployment, so that another operator takes the same, and replaces no pod. Whoever may write Deployments could
+//! The models that a pool's pods have ready: fetched into the store once per change of them, or of a Secret or ConfigMap that they
+//! are fetched with, which are watched. What their tags meant is noted on the pool's Deployment, so that another operator takes the same, and replaces no pod. Whoever may write Deployments could
 //! note there a digest of what others have: only what an operator noted counts.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -10,7 +10,7 @@ use kube::ResourceExt as _;
 use kube::api::ObjectMeta;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use wisp_api::{ComponentSource, Files, Function, FunctionSpec, RuntimePool};
+use wisp_api::{ComponentSource, Files, Function, FunctionSpec, REQUESTED_AT, RuntimePool};
 use wisp_contract::assignment::{Preload, artifact_file};
 use wisp_contract::config::{Env, Model};
 use wisp_contract::keys::Root;
@@ -24,6 +24,7 @@ use crate::reconcile::assignment::artifact;
 use crate::reconcile::desired::{
     PINNED_ANNOTATION, PINS_ANNOTATION, SPEC_ANNOTATION, Settings, pins_in,
 };
+use crate::references;
 use crate::resolve::{self, Bytes, Pin, Pins, ResolveError};
 use crate::resolver::pause;
 
@@ -43,6 +44,12 @@ pub(super) enum State {
 pub(super) struct Models {
     /// A digest of what says which these are, and how they are fetched.
     of: u64,
+    /// What the annotation says by which somebody asks for another attempt.
+    requested: Option<String>,
+    /// Whether an attempt goes on.
+    is_tried: bool,
+    /// Whether what they are fetched with has changed since it began.
+    has_changed: bool,
     failures: u32,
     pub(super) state: State,
 }
@@ -62,6 +69,14 @@ impl State {
             Self::Working | Self::Failed(..) => &[],
         }
     }
+
+    /// The state while they are fetched anew.
+    fn meanwhile(&self) -> Self {
+        match self {
+            Self::Here(kept) => Self::Here(Arc::clone(kept)),
+            Self::Working | Self::Failed(..) => Self::Working,
+        }
+    }
 }
 
 impl Pools {
@@ -74,24 +89,39 @@ impl Pools {
         let known = all.entry(id.clone()).or_default();
         if pool.spec.models.is_empty() {
             if known.models.take().is_some() {
-                self.artifacts.release(&owner(id));
+                self.release_models(id);
             }
             return State::Here(Arc::default());
         }
-        let failures = match &known.models {
-            Some(models) if models.of == of => match models.state {
-                State::Failed(_, retry_at) if now >= retry_at => models.failures,
-                _ => return models.state.clone(),
-            },
-            _ => 0,
+        let requested = pool.annotations().get(REQUESTED_AT).cloned();
+        let (failures, state) = match &known.models {
+            Some(models) if models.of == of => {
+                let is_mended = models.has_changed || models.requested != requested;
+                let is_due = matches!(models.state, State::Failed(_, retry_at) if now >= retry_at);
+                if models.is_tried || !(is_mended || is_due) {
+                    return models.state.clone();
+                }
+                let failures = if is_mended { 0 } else { models.failures };
+                // What is here stays until it is known what comes.
+                (failures, models.state.meanwhile())
+            }
+            _ => (0, State::Working),
         };
         known.models = Some(Models {
             of,
+            requested,
+            is_tried: true,
+            has_changed: false,
             failures,
-            state: State::Working,
+            state: state.clone(),
         });
         drop(all);
-        let mut pins = self.pins(id, pool);
+        let named = references::of(&as_function(pool));
+        self.references.set(id, &named);
+        let mut pins = match &state {
+            State::Here(kept) => pins_of(kept),
+            State::Working | State::Failed(..) => self.pins(id, pool),
+        };
         if !pins.models.is_empty() {
             // What is fetched for others meanwhile must not push it out.
             let known = pins.models.values().map(|pin| pin.sha256.clone());
@@ -100,7 +130,7 @@ impl Pools {
         let (this, id, pool) = (Arc::clone(self), id.clone(), pool.clone());
         tokio::spawn(async move {
             let found = loop {
-                let found = this.fetch(&pool, &pins).await;
+                let found = this.fetch(&id, &pool, &pins).await;
                 let Some(model) = found.as_ref().err().and_then(lost) else {
                     break found;
                 };
@@ -112,6 +142,7 @@ impl Pools {
             let mut all = lock(&this.known);
             let known = all.get_mut(&id).and_then(|known| known.models.as_mut());
             if let Some(models) = known.filter(|models| models.of == of) {
+                models.is_tried = false;
                 models.state = match found {
                     Ok(kept) => {
                         let digests = kept.iter().flat_map(|kept| kept.stored.digests());
@@ -129,7 +160,23 @@ impl Pools {
             drop(all);
             this.cluster.pools_changed.notify_one();
         });
-        State::Working
+        state
+    }
+
+    /// Something changed that the pool's models are fetched with: they are fetched anew.
+    pub(super) fn inputs_changed(&self, id: &PoolId) {
+        if let Some(known) = lock(&self.known).get_mut(id)
+            && let Some(models) = &mut known.models
+        {
+            models.has_changed = true;
+        }
+        self.cluster.pools_changed.notify_one();
+    }
+
+    /// The pool has no models any more.
+    pub(super) fn release_models(&self, id: &PoolId) {
+        self.artifacts.release(&owner(id));
+        self.references.set(id, &BTreeSet::new());
     }
 
     /// What the tags of the pool's models meant when they were fetched first, by whatever operator.
@@ -142,9 +189,17 @@ impl Pools {
         ours.map_or_else(Pins::default, |deployment| pins_in(&*deployment))
     }
 
-    async fn fetch(&self, pool: &RuntimePool, pins: &Pins) -> Result<Vec<Kept>, ResolveError> {
+    async fn fetch(
+        &self,
+        id: &PoolId,
+        pool: &RuntimePool,
+        pins: &Pins,
+    ) -> Result<Vec<Kept>, ResolveError> {
         let function = as_function(pool);
         let gathered = resolve::gather(&self.client, &function).await?;
+        if !gathered.versions.is_empty() {
+            self.references.used(id, &gathered.versions);
+        }
         let found = resolve::models(&function, &gathered, pins, &*self.artifacts).await?;
         let stored: Vec<Stored> = found
             .into_iter()
@@ -181,18 +236,7 @@ pub(super) fn notes(
     kept: &[Kept],
     root: &Root,
 ) -> Option<BTreeMap<String, String>> {
-    let pin = |kept: &Kept| Pin {
-        image: kept.stored.pinned.clone(),
-        sha256: kept.stored.source.clone(),
-    };
-    let pins = Pins {
-        component: None,
-        models: kept
-            .iter()
-            .map(|kept| (kept.model.name.clone(), pin(kept)))
-            .collect(),
-    };
-    let pins = serde_json::to_string(&pins).ok()?;
+    let pins = serde_json::to_string(&pins_of(kept)).ok()?;
     let spec = spec_digest(pool);
     let mac = root.pins(uid(pool), &spec, &pins).0;
     let notes = [
@@ -202,6 +246,21 @@ pub(super) fn notes(
     ];
     let notes = notes.map(|(key, value)| (key.to_owned(), value));
     (!kept.is_empty()).then(|| notes.into())
+}
+
+/// What the tags of the models meant.
+fn pins_of(kept: &[Kept]) -> Pins {
+    let pin = |kept: &Kept| Pin {
+        image: kept.stored.pinned.clone(),
+        sha256: kept.stored.source.clone(),
+    };
+    let models = kept.iter();
+    Pins {
+        component: None,
+        models: models
+            .map(|kept| (kept.model.name.clone(), pin(kept)))
+            .collect(),
+    }
 }
 
 /// Whether the notes are an operator's, of this pool and of the models as they are written now.

@@ -949,6 +949,62 @@ mod claiming {
         assert_eq!(bench.store.asked(), [other, missing, other, "r/m:1"]);
     }
 
+    /// Would fail if a pull secret that was mended, or what somebody asks for, waited for the next attempt in its time.
+    #[tokio::test]
+    async fn what_changes_beside_a_pool_is_tried_at_once() {
+        let login = json!({
+            "metadata": {"name": "login", "namespace": "vision", "resourceVersion": "1"},
+            "type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "e30="},
+        });
+        let reads = AtomicUsize::new(0);
+        let client = api_server::client(move |asked, _| match asked {
+            "GET /api/v1/namespaces/vision/secrets/login" => {
+                match reads.fetch_add(1, Ordering::Relaxed) {
+                    0 => refusal(404),
+                    _ => (200, login.clone()),
+                }
+            }
+            // What the watch begins with is what was made since.
+            "GET /api/v1/namespaces/vision/secrets" => (
+                200,
+                json!({"metadata": {"resourceVersion": "1"}, "items": [login.clone()]}),
+            ),
+            other => panic!("{other}"),
+        });
+        let bench = Bench::with(client, &[]);
+        let mut pool = pool(json!({
+            "pullSecrets": [{"name": "login"}],
+            "models": [{"name": "m", "source": {"image": "r/m:1"}}],
+        }));
+        // No time passes.
+        let (id, began) = (pool_id(&pool).unwrap(), Instant::now());
+        let now = |pool: &RuntimePool| bench.pools.models(began, &id, pool);
+        let here = async {
+            while !matches!(now(&pool), State::Here(_)) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let here = tokio::time::timeout(Duration::from_secs(20), here).await;
+        here.expect("it is tried again");
+        assert_eq!(bench.store.asked(), ["r/m:1"]);
+
+        // What is here stays meanwhile, and means the same.
+        for requested in [None, Some("1")] {
+            let asked = bench.store.asked().len();
+            match requested {
+                None => bench.pools.inputs_changed(&id),
+                Some(at) => pool
+                    .annotations_mut()
+                    .extend([("wisp.dev/requested-at".to_owned(), at.to_owned())]),
+            }
+            for _ in 0..100 {
+                assert!(matches!(now(&pool), State::Here(_)));
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(bench.store.asked()[asked], "r/m:1@sha256:m");
+        }
+    }
+
     /// The pool's models, once they are there.
     async fn models_of(bench: &Bench, pool: &RuntimePool) -> Arc<[Kept]> {
         let id = pool_id(pool).unwrap();
