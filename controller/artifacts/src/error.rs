@@ -70,6 +70,8 @@ pub enum Error {
         what: String,
         /// What happened.
         why: String,
+        /// How long it asks to be left alone, where it does.
+        retry_after: Option<Duration>,
     },
     /// Nothing is fetched from the address that is named, or that a redirect leads to.
     #[error("{what} isn't fetched from {host}: {why}")]
@@ -387,6 +389,15 @@ impl Error {
         }
     }
 
+    /// How long whoever has it asks to be left alone, where it does.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Unavailable { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
     /// The message and those of its sources, as one sentence.
     #[must_use]
     pub fn sentence(&self) -> String {
@@ -436,6 +447,7 @@ mod tests {
                 host: text(),
                 what: text(),
                 why: text(),
+                retry_after: None,
             },
             Error::NotFound { what: text() },
             Error::ShareFull {

@@ -6,7 +6,7 @@
 //! the operator, and drops the answers of token servers, so that one that is down couldn't be told from a wrong password.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt, TryStreamExt};
@@ -17,6 +17,7 @@ use rustls::{ClientConfig, RootCertStore};
 
 use crate::address::{Others, OwnAddress};
 use crate::error::{Error, Origin};
+use crate::later::retry_after;
 use crate::slots::Slots;
 
 /// Redirects that are followed.
@@ -203,6 +204,23 @@ impl Subject {
             host: self.host.clone(),
             what: self.what.clone(),
             why: why.into(),
+            retry_after: None,
+        }
+    }
+
+    /// It says that it can't now.
+    fn busy(&self, response: &Response) -> Error {
+        let retry_after = retry_after(response.headers(), SystemTime::now());
+        let mut why = response.status().to_string();
+        if let Some(after) = retry_after {
+            why = format!("{why}; it asks to be left alone for {} s", after.as_secs());
+        }
+        Error::Unavailable {
+            origin: self.origin,
+            host: self.host.clone(),
+            what: self.what.clone(),
+            why,
+            retry_after,
         }
     }
 
@@ -271,10 +289,8 @@ impl Subject {
                 what: self.what.clone(),
                 authenticated,
             },
-            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => {
-                self.unavailable(status.to_string())
-            }
-            status if status.is_server_error() => self.unavailable(status.to_string()),
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => self.busy(&response),
+            status if status.is_server_error() => self.busy(&response),
             status => {
                 let said = self.body(response, 16 << 10).await.unwrap_or_default();
                 self.answer(format!("{status}{}", excerpt(&said)))

@@ -29,6 +29,7 @@ mod compile;
 mod credentials;
 mod error;
 mod fetch;
+mod later;
 mod oci;
 mod reference;
 mod signature;

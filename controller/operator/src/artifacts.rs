@@ -8,6 +8,7 @@ mod store;
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
@@ -148,6 +149,8 @@ pub struct ArtifactError {
     pub message: String,
     /// Whether it may be otherwise in a moment, without anybody changing anything.
     pub is_transient: bool,
+    /// How long the registry or server asks to be left alone, where it does.
+    pub retry_after: Option<Duration>,
 }
 
 /// The artifact store.

@@ -7,7 +7,7 @@ use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::live::lock;
-use crate::resolver::pause;
+use crate::resolver::back_off;
 
 /// What was done isn't done once more before: the watch may not show it yet.
 const SHOWN_WITHIN: Duration = Duration::from_secs(1);
@@ -68,6 +68,17 @@ impl<K: Ord + Clone> Attempts<K> {
 
     /// It was done, or it is known why not.
     pub(crate) fn end(&self, key: &K, result: Result<(), String>, now: Instant) {
+        self.end_for(key, result, now, Duration::ZERO);
+    }
+
+    /// The same; the same isn't done again for `least`, either.
+    pub(crate) fn end_for(
+        &self,
+        key: &K,
+        result: Result<(), String>,
+        now: Instant,
+        least: Duration,
+    ) {
         let mut all = lock(&self.all);
         let Some(attempt) = all.get_mut(key) else {
             return;
@@ -76,12 +87,12 @@ impl<K: Ord + Clone> Attempts<K> {
         attempt.error = result.err();
         let (pause, failures) = match &attempt.error {
             Some(_) => (
-                pause(attempt.failures, true).min(self.longest),
+                back_off(attempt.failures, true).min(self.longest),
                 attempt.failures.saturating_add(1),
             ),
             None => (SHOWN_WITHIN, 0),
         };
-        attempt.not_before = now.checked_add(pause);
+        attempt.not_before = now.checked_add(pause.max(least));
         attempt.failures = failures;
     }
 
@@ -128,6 +139,9 @@ mod tests {
         attempts.end(&"a", Ok(()), at(3));
         assert_eq!(attempts.error(&"a"), None);
         assert!(!attempts.begin(&"a", 2, at(3)) && attempts.begin(&"a", 2, at(4)));
+        let asked = Duration::from_secs(9);
+        attempts.end_for(&"a", Err("later".to_owned()), at(4), asked);
+        assert!(!attempts.begin(&"a", 2, at(12)) && attempts.begin(&"a", 2, at(13)));
         attempts.retain(|key| *key == "b");
         attempts.end(&"a", Err("late".to_owned()), at(4));
         assert_eq!(attempts.error(&"a"), None);

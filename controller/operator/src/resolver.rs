@@ -189,8 +189,9 @@ impl Resolver {
             if let Err(error) = &result {
                 tracing::warn!(function = %id, revision = serving, %error, "what serves can't be fetched anew");
             }
+            let least = result.as_ref().map_or_else(asked, |()| Duration::ZERO);
             let result = result.map_err(|error| error.to_string());
-            this.kept.end(&id, result, Instant::now());
+            this.kept.end_for(&id, result, Instant::now(), least);
         });
     }
 
@@ -294,7 +295,7 @@ impl Resolver {
                 None
             }
             Err(error) => {
-                let pause = pause(resolution.failures, error.is_transient);
+                let pause = pause(resolution.failures, error);
                 resolution.failures = resolution.failures.saturating_add(1);
                 self.metrics.resolved(error.reason);
                 tracing::warn!(function = %id, reason = error.reason, %error, "the function can't be resolved");
@@ -329,8 +330,22 @@ fn inputs(function: &Function, resolution: &Resolution) -> Inputs {
     }
 }
 
+/// How long after so many failures before, and `error`, it is tried again: no sooner than whoever was asked wants it, unless that is
+/// longer than the longest.
+pub(crate) fn pause(failures: u32, error: &ResolveError) -> Duration {
+    back_off(failures, error.is_transient).max(asked(error))
+}
+
+/// How long whoever was asked is left alone.
+fn asked(error: &ResolveError) -> Duration {
+    error
+        .retry_after
+        .unwrap_or_default()
+        .min(LONGEST_FOR_PEOPLE)
+}
+
 /// What may pass is tried again soon, what somebody must mend less so; either ever less often.
-pub(crate) fn pause(failures: u32, is_transient: bool) -> Duration {
+pub(crate) fn back_off(failures: u32, is_transient: bool) -> Duration {
     let (first, longest) = if is_transient {
         (1, LONGEST_PAUSE)
     } else {

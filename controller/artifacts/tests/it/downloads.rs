@@ -193,6 +193,21 @@ async fn what_a_url_does_wrong_is_named() {
     }
 }
 
+/// Would fail if a server that says when to come again couldn't be heeded.
+#[tokio::test]
+async fn how_long_a_server_asks_to_be_left_alone_is_told() {
+    for status in ["429 Too Many Requests", "503 Service Unavailable"] {
+        let fake = Fake::new(move |_, _| answer(status, "retry-after: 90\r\n", b"")).await;
+        let url = format!("http://{}/m.onnx", fake.address);
+        let (_folder, store) = store();
+        let error = fetcher().download(&url, &sha256(b"model"), &store, 5).await;
+        let error = error.unwrap_err();
+        assert_eq!(error.retry_after(), Some(Duration::from_secs(90)));
+        let said = format!("{status}; it asks to be left alone for 90 s");
+        assert!(error.sentence().ends_with(&said), "{error}");
+    }
+}
+
 /// Would fail if a server without TLS couldn't be told from one that is down: only the first is worth the hint that it be
 /// spoken to without.
 #[tokio::test]

@@ -45,6 +45,7 @@ fn judge(verdict: Verdict<'_>) -> Result<Verdict<'_>, ArtifactError> {
             reason: "PolicyDenied",
             message,
             is_transient: false,
+            retry_after: None,
         }),
         other => Ok(other),
     }
@@ -64,6 +65,7 @@ fn unverified(error: &Error, demand: &Demand<'_>) -> ArtifactError {
         reason: error.reason(),
         message,
         is_transient: error.is_transient(),
+        retry_after: error.retry_after(),
     }
 }
 

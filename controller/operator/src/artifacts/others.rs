@@ -11,7 +11,7 @@ use wisp_artifacts::{Compiler, Cpu, Error};
 use super::Code;
 use super::store::code;
 use crate::live::lock;
-use crate::resolver::pause;
+use crate::resolver::back_off;
 
 /// How often it is tried.
 const ATTEMPTS: u32 = 20;
@@ -154,7 +154,7 @@ async fn make(compiler: &Compiler, (component, cpu): &(String, Cpu), turn: &Sema
                 }
             }
         }
-        tokio::time::sleep(pause(failures, true)).await;
+        tokio::time::sleep(back_off(failures, true)).await;
     }
     false
 }

@@ -240,11 +240,13 @@ impl StoreArtifacts {
                 reason: "NotModel",
                 message: format!("{what} is {found}"),
                 is_transient: false,
+                retry_after: None,
             }),
             Err(error) => Err(ArtifactError {
                 reason: "StoreFailed",
                 message: format!("{what} can't be read in the store: {error}"),
                 is_transient: true,
+                retry_after: None,
             }),
         }
     }
@@ -277,6 +279,7 @@ impl From<Error> for ArtifactError {
             reason: error.reason(),
             message,
             is_transient: error.is_transient(),
+            retry_after: error.retry_after(),
         }
     }
 }

@@ -151,7 +151,7 @@ impl Pools {
                     }
                     Err(error) => {
                         tracing::warn!(pool = %id, reason = error.reason, %error, "a pool's models can't be fetched");
-                        let pause = pause(models.failures, error.is_transient);
+                        let pause = pause(models.failures, &error);
                         models.failures = models.failures.saturating_add(1);
                         State::Failed(error, Instant::now() + pause)
                     }

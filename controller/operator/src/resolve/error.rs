@@ -1,5 +1,7 @@
 //! Why a Function can't be resolved.
 
+use std::time::Duration;
+
 use wisp_api::ManifestError;
 
 use crate::artifacts::ArtifactError;
@@ -27,6 +29,8 @@ pub struct ResolveError {
     pub message: String,
     /// Whether it may be otherwise in a moment, without anybody changing anything.
     pub is_transient: bool,
+    /// How long the registry or server asks to be left alone, where it does.
+    pub retry_after: Option<Duration>,
     /// The one of the models that it is of, where it is of one.
     pub model: Option<String>,
 }
@@ -60,6 +64,7 @@ impl ResolveError {
             reason: "PullSecretNotFound",
             message,
             is_transient: false,
+            retry_after: None,
             model: None,
         }
     }
@@ -78,6 +83,7 @@ impl ResolveError {
             reason: error.reason,
             message: error.message,
             is_transient: error.is_transient,
+            retry_after: error.retry_after,
             model: None,
         }
     }
@@ -97,6 +103,7 @@ impl ResolveError {
             reason,
             message,
             is_transient: false,
+            retry_after: None,
             model: None,
         }
     }
@@ -104,4 +111,28 @@ impl ResolveError {
 
 fn one_line(error: &ManifestError) -> String {
     error.to_string().replace('\n', "; ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolver::pause;
+
+    /// Would fail if a registry that says when to come again were asked before, or one could say never.
+    #[test]
+    fn who_asks_to_be_left_alone_is_for_as_long_as_others_are_at_most() {
+        let after = |seconds| {
+            let error = wisp_artifacts::Error::Unavailable {
+                origin: wisp_artifacts::Origin::Registry,
+                host: "r".to_owned(),
+                what: "r/x:1".to_owned(),
+                why: "429".to_owned(),
+                retry_after: Some(Duration::from_secs(seconds)),
+            };
+            ResolveError::component(error.into())
+        };
+        let pauses = |failures| [2, 90, 86_400].map(|told| pause(failures, &after(told)).as_secs());
+        assert_eq!(pauses(0), [2, 90, 300]);
+        assert_eq!(pauses(9), [30, 90, 300]);
+    }
 }

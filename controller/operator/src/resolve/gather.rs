@@ -158,6 +158,7 @@ impl Gathered {
                 reason: "ConfigMapNotFound",
                 message,
                 is_transient: false,
+                retry_after: None,
             };
             ResolveError::from(part, error)
         };

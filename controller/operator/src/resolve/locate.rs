@@ -109,6 +109,7 @@ pub(super) fn locate(
             reason: "NoSource",
             message: "no source is given".to_owned(),
             is_transient: false,
+            retry_after: None,
         },
     ))
 }

@@ -46,6 +46,7 @@ impl Artifacts for Store {
             reason,
             message: message.to_owned(),
             is_transient: false,
+            retry_after: None,
         };
         Box::pin(async move {
             match origin {
@@ -89,6 +90,7 @@ impl Artifacts for Store {
                     reason: "NotFound",
                     message: format!("{name} doesn't exist"),
                     is_transient: false,
+                    retry_after: None,
                 });
             }
             let source = known.clone().unwrap_or(digest);

@@ -121,7 +121,7 @@ async fn a_fetch_goes_on_as_long_as_it_is_what_is_needed() {
 #[test]
 fn attempts_are_made_ever_less_often_and_never_stop() {
     let pauses =
-        |is_transient| [0, 1, 5, 40].map(|failures| pause(failures, is_transient).as_secs());
+        |is_transient| [0, 1, 5, 40].map(|failures| back_off(failures, is_transient).as_secs());
     assert_eq!(pauses(true), [1, 2, 30, 30]);
     assert_eq!(pauses(false), [5, 10, 160, 300]);
 }
@@ -205,6 +205,7 @@ async fn what_is_being_tried_again_has_no_time_at_which_to_try() {
         reason: "Unreachable",
         message: "m".to_owned(),
         is_transient: true,
+        retry_after: None,
         model: None,
     };
     lock(&live.resolution).last = Some(Settled {

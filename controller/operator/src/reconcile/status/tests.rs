@@ -245,6 +245,7 @@ fn what_cannot_be_resolved_is_told_by_its_part() {
         reason: "NotFound",
         message: "it isn't there".into(),
         is_transient: false,
+        retry_after: None,
         model: None,
     };
     let cases = [
