@@ -6,6 +6,7 @@
 //! the operator, and drops the answers of token servers, so that one that is down couldn't be told from a wrong password.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
@@ -40,12 +41,15 @@ pub struct FetchOptions {
     pub silence: Duration,
     /// The longest that a registry may take to answer once all of an upload is sent: it checks and stores it then.
     pub storing: Duration,
+    /// How long a pull or download may bring next to nothing while others wait for their turn.
+    pub patience: Duration,
     /// The longest that one pull or download may take in all. A push may take as long as it goes on.
     pub deadline: Duration,
 }
 
 impl Default for FetchOptions {
-    /// From anywhere; ten seconds to connect, thirty of silence, five minutes to store an upload, half an hour in all.
+    /// From anywhere; ten seconds to connect, thirty of silence, five minutes to store an upload, a minute of patience, half an hour
+    /// in all.
     fn default() -> Self {
         Self {
             plain_http: Vec::new(),
@@ -54,6 +58,7 @@ impl Default for FetchOptions {
             connect: Duration::from_secs(10),
             silence: Duration::from_secs(30),
             storing: Duration::from_secs(5 * 60),
+            patience: Duration::from_secs(60),
             deadline: Duration::from_secs(30 * 60),
         }
     }
@@ -68,9 +73,9 @@ pub struct Fetcher {
     pub(crate) uploads: Client,
     /// What may be reached, unless that is everything.
     others: Option<Others>,
-    slots: Arc<Slots>,
+    pub(crate) slots: Arc<Slots>,
     /// On whose behalf it fetches.
-    whom: Arc<str>,
+    pub(crate) whom: Arc<str>,
     pub(crate) options: Arc<FetchOptions>,
 }
 
@@ -80,6 +85,7 @@ pub(crate) struct Subject {
     pub(crate) origin: Origin,
     pub(crate) host: String,
     pub(crate) what: String,
+    came: Arc<AtomicU64>,
 }
 
 impl Fetcher {
@@ -152,22 +158,6 @@ impl Fetcher {
             None => Ok(()),
         }
     }
-
-    /// Runs `work` once it has its turn, for at most the deadline from then on. It may wait for others who fetch the same, as
-    /// they have theirs ([`Store::alone`](crate::store::Store::alone) is for within), and for nobody who doesn't.
-    pub(crate) async fn bounded<T>(
-        &self,
-        subject: &Subject,
-        work: impl Future<Output = Result<T, Error>>,
-    ) -> Result<T, Error> {
-        let _slot = self.slots.take(&self.whom).await;
-        let deadline = self.options.deadline;
-        tokio::time::timeout(deadline, work)
-            .await
-            .unwrap_or_else(|_| {
-                Err(subject.unavailable(format!("it took longer than {} s", deadline.as_secs())))
-            })
-    }
 }
 
 /// TLS for clients that trust this machine's certificate authorities, those of Mozilla (all there are where the machine has
@@ -198,6 +188,27 @@ pub fn client_tls(authorities: &[Vec<u8>]) -> Result<ClientConfig, rustls::Error
 }
 
 impl Subject {
+    /// `what`, which `host` has.
+    pub(crate) fn new(origin: Origin, host: String, what: String) -> Self {
+        let came = Arc::default();
+        Self {
+            origin,
+            host,
+            what,
+            came,
+        }
+    }
+
+    /// How many bytes came of it so far, whatever became of them.
+    pub(crate) fn came(&self) -> u64 {
+        self.came.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, chunk: &Bytes) {
+        let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
+        self.came.fetch_add(bytes, Ordering::Relaxed);
+    }
+
     pub(crate) fn unavailable(&self, why: impl Into<String>) -> Error {
         Error::Unavailable {
             origin: self.origin,
@@ -304,6 +315,7 @@ impl Subject {
         let mut chunks = response.bytes_stream();
         while let Some(chunk) = chunks.next().await {
             let chunk = chunk.map_err(|error| self.failed(&error))?;
+            self.count(&chunk);
             if body.len() + chunk.len() > limit {
                 return Err(self.answer(format!("it has more than {limit} bytes")));
             }
@@ -328,8 +340,10 @@ impl Subject {
             expected: expected.unwrap_or(found),
             found,
         };
+        let counted = self.clone();
         let chunks = response
             .bytes_stream()
+            .inspect_ok(move |chunk| counted.count(chunk))
             .map_err(move |error| (error.is_timeout(), subject.failed(&error)));
         // A last item, at which the length is compared: a part may be empty, too.
         let chunks = chunks.map_ok(Some);

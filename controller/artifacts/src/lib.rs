@@ -35,6 +35,7 @@ mod reference;
 mod signature;
 mod slots;
 mod store;
+mod turn;
 mod url;
 
 pub use compile::{Apart, Compiled, Compiler, Job, Prepared};

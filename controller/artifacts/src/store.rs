@@ -17,7 +17,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 use tokio_util::io::ReaderStream;
 
@@ -254,19 +254,16 @@ impl Store {
         self.folder.file(sha256)
     }
 
-    /// Waits until nobody fetches the same from the same place: by then it may be here. It is let go of with what is
-    /// returned. Who waits for something else first, as for a slot, does so before: others wait for this.
-    pub(crate) async fn alone(&self, what: &str, sha256: &str) -> OwnedMutexGuard<()> {
-        let turn = {
-            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-            turns.retain(|_, turn| turn.strong_count() > 0);
-            let key = (what.to_owned(), sha256.to_owned());
-            let known = turns.get(&key).and_then(Weak::upgrade);
-            let turn = known.unwrap_or_default();
-            turns.insert(key, Arc::downgrade(&turn));
-            turn
-        };
-        turn.lock_owned().await
+    /// What is locked by who fetches this from this place: once it isn't any more, it may be here. Who waits for something else,
+    /// as for a slot, doesn't lock it: others wait for this.
+    pub(crate) fn turn(&self, what: &str, sha256: &str) -> Arc<AsyncMutex<()>> {
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        turns.retain(|_, turn| turn.strong_count() > 0);
+        let key = (what.to_owned(), sha256.to_owned());
+        let known = turns.get(&key).and_then(Weak::upgrade);
+        let turn = known.unwrap_or_default();
+        turns.insert(key, Arc::downgrade(&turn));
+        turn
     }
 
     /// From now on `owner` holds exactly `digests`: they are not removed to make room. They need not be there yet. An owner is

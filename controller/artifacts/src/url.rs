@@ -19,9 +19,9 @@ impl Fetcher {
         store: &Store,
         limit: u64,
     ) -> Result<Stored, Error> {
-        let found = async || -> Result<Option<Stored>, Error> {
+        let found = || async {
             if !store.came_from(sha256, Place::Url(url)).await {
-                return Ok(None);
+                return Ok::<_, Error>(None);
             }
             let found = store.find(sha256).await?;
             Ok(found.map(|(_, length)| Stored {
@@ -39,17 +39,9 @@ impl Fetcher {
             .ok_or_else(|| Error::Url {
                 url: url.to_owned(),
             })?;
-        let subject = Subject {
-            origin: Origin::Url,
-            host: host_of(&parsed),
-            what: url.to_owned(),
-        };
+        let subject = Subject::new(Origin::Url, host_of(&parsed), url.to_owned());
         self.may_reach(&parsed, &subject)?;
         let work = async {
-            let _alone = store.alone(url, sha256).await;
-            if let Some(stored) = found().await? {
-                return Ok(stored);
-            }
             let response = self
                 .client
                 .get(parsed)
@@ -77,6 +69,7 @@ impl Fetcher {
             store.comes_from(sha256, &[Place::Url(url)]).await?;
             Ok(stored)
         };
-        self.bounded(&subject, work).await
+        let turn = store.turn(url, sha256);
+        self.alone(&subject, &turn, found, work).await
     }
 }

@@ -87,11 +87,11 @@ impl Session<'_> {
                 limit,
             });
         }
-        let blob = async {
-            let _alone = store.alone(&self.subject.what, sha256).await;
-            self.blob(&layer, sha256, store).await
-        };
-        let length = self.fetcher.bounded(&self.subject, blob).await?;
+        let turn = store.turn(&self.subject.what, sha256);
+        let known = || self.known(sha256, store);
+        let blob = self.blob(&layer, sha256, store);
+        let length = self.fetcher.alone(&self.subject, &turn, known, blob);
+        let length = length.await?;
         Ok(Pulled {
             manifest,
             sha256: sha256.to_owned(),
@@ -115,20 +115,28 @@ impl Session<'_> {
         Ok((manifest.layer(kind, what)?.clone(), digest))
     }
 
-    /// Has the layer in the store, and gives its length.
+    /// The length of the layer, where the store has it from this repository.
+    async fn known(&self, sha256: &str, store: &Store) -> Result<Option<u64>, Error> {
+        let found = store.find(sha256).await?;
+        let is_own = found.is_some() && store.came_from(sha256, self.place()).await;
+        Ok(found.map(|(_, length)| length).filter(|_| is_own))
+    }
+
+    fn place(&self) -> Place<'_> {
+        Place::Repository(self.image.host(), self.image.repository())
+    }
+
+    /// Has the layer in the store, which doesn't have it from here, and gives its length.
     async fn blob(&self, layer: &Descriptor, sha256: &str, store: &Store) -> Result<u64, Error> {
         let url = self.url(&format!("blobs/sha256:{sha256}"))?;
-        let (host, repository) = (self.image.host(), self.image.repository());
-        let own = Place::Repository(host, repository);
-        if let Some((_, length)) = store.find(sha256).await? {
-            if store.came_from(sha256, own).await {
-                return Ok(length);
-            }
-            // Its word is enough only of a registry that gave the bytes before: another would say anything of a digest.
-            if store.came_from(sha256, Place::Registry(host)).await && self.has(&url).await? {
-                store.comes_from(sha256, &[own]).await?;
-                return Ok(length);
-            }
+        let (host, own) = (self.image.host(), self.place());
+        // Its word is enough only of a registry that gave the bytes before: another would say anything of a digest.
+        if let Some((_, length)) = store.find(sha256).await?
+            && store.came_from(sha256, Place::Registry(host)).await
+            && self.has(&url).await?
+        {
+            store.comes_from(sha256, &[own]).await?;
+            return Ok(length);
         }
         let response = self.send(|client| client.get(url.clone())).await?;
         let response = self.success(response).await?;

@@ -204,12 +204,12 @@ impl<'a> Session<'a> {
 }
 
 /// The image, for errors.
-pub(super) fn subject(image: &Reference) -> Subject {
-    Subject {
-        origin: Origin::Registry,
-        host: image.registry().to_owned(),
-        what: image.to_string(),
-    }
+fn subject(image: &Reference) -> Subject {
+    Subject::new(
+        Origin::Registry,
+        image.registry().to_owned(),
+        image.to_string(),
+    )
 }
 
 /// Whether a registry is spoken to without TLS: it is named, or on this machine's loopback.

@@ -7,7 +7,7 @@ use reqwest::{Response, Url};
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Descriptor, Manifest};
-use super::session::{Action, Session, subject};
+use super::session::{Action, Session};
 use super::{OCI_INDEX, PREDICATE_TYPE, SIGNATURE};
 use crate::credentials::Credentials;
 use crate::error::Error;
@@ -57,18 +57,17 @@ impl Fetcher {
         credentials: &Credentials,
         store: &Store,
     ) -> Result<String, Error> {
-        let work = async {
-            let mut refused = None;
-            for mut session in Session::each(self, image, Action::Pull, credentials) {
-                match session.verify(demands, store).await {
-                    Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
-                    other => return other,
-                }
+        let mut refused = None;
+        for mut session in Session::each(self, image, Action::Pull, credentials) {
+            let subject = session.subject.clone();
+            let verified = session.verify(demands, store);
+            match self.bounded(&subject, verified).await {
+                Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
+                other => return other,
             }
-            // There was one at least.
-            Err(refused.unwrap_or(Error::Thread))
-        };
-        self.bounded(&subject(image), work).await
+        }
+        // There was one at least.
+        Err(refused.unwrap_or(Error::Thread))
     }
 }
 

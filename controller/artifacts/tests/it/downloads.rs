@@ -123,6 +123,79 @@ async fn a_namespace_with_slow_servers_keeps_no_other_waiting() {
     }
 }
 
+/// Would fail if who waits for what another fetches kept their own namespace from fetching something else.
+#[tokio::test]
+async fn who_waits_for_others_keeps_nobody_waiting() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/m", server.local_addr().unwrap());
+    let quick = Fake::new(|_, _| answer("200 OK", "", b"model")).await;
+    let own = format!("http://{}/m", quick.address);
+    let (_folder, store) = store();
+    let (fetcher, digest) = (fetcher(), sha256(b"model"));
+    let get = |namespace: &str, url: &str| {
+        let (fetcher, store) = (fetcher.on_behalf_of(namespace), store.clone());
+        let (url, digest) = (url.to_owned(), digest.clone());
+        tokio::spawn(async move { fetcher.download(&url, &digest, &store, 5).await })
+    };
+    let first = get("a", &url);
+    let (mut stream, _) = server.accept().await.unwrap();
+    let waiting: Vec<_> = (0..20).map(|_| get("b", &url)).collect();
+    let got = tokio::time::timeout(Duration::from_secs(20), get("b", &own)).await;
+    assert_eq!(got.expect("it has a slot").unwrap().unwrap().length, 5);
+    let given = answer("200 OK", "", b"model");
+    stream.write_all(&given).await.unwrap();
+    for waiting in waiting.into_iter().chain([first]) {
+        assert_eq!(waiting.await.unwrap().unwrap().length, 5);
+    }
+}
+
+/// Would fail if a few namespaces' slow servers kept all others waiting until the deadline, or if more of them gave way than are
+/// waited for.
+#[tokio::test]
+async fn who_is_slow_gives_way_to_who_waits() {
+    let server = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let slow = server.local_addr().unwrap();
+    let quick = Fake::new(|_, _| answer("200 OK", "", b"model")).await;
+    let (_folder, store) = store();
+    let fetcher = Fetcher::new(FetchOptions {
+        patience: Duration::from_millis(100),
+        ..FetchOptions::default()
+    })
+    .unwrap();
+    let get = |namespace: String, url: String| {
+        let (fetcher, store) = (fetcher.on_behalf_of(&namespace), store.clone());
+        let digest = sha256(b"model");
+        tokio::spawn(async move { fetcher.download(&url, &digest, &store, 5).await })
+    };
+    let (mut fetching, mut open) = (Vec::new(), Vec::new());
+    for index in 0..16 {
+        let namespace = format!("slow-{}", index / 4);
+        fetching.push(get(namespace, format!("http://{slow}/{index}")));
+        let (mut stream, _) = server.accept().await.unwrap();
+        let begun = promise("200 OK", "", b"mod", 5);
+        stream.write_all(&begun).await.unwrap();
+        open.push(stream);
+    }
+    let waiting = get("quick".to_owned(), format!("http://{}/m", quick.address));
+    let got = tokio::time::timeout(Duration::from_secs(20), waiting).await;
+    assert_eq!(got.expect("it has a slot").unwrap().unwrap().length, 5);
+    let (ended, rest): (Vec<_>, Vec<_>) = fetching
+        .into_iter()
+        .partition(|fetching| fetching.is_finished());
+    assert_eq!((ended.len(), rest.len()), (1, 15));
+    for ended in ended {
+        let error = ended.await.unwrap().unwrap_err();
+        assert!(
+            error.to_string().contains("others wait for their turn"),
+            "{error}"
+        );
+        assert!(error.is_transient());
+    }
+    for rest in rest {
+        rest.abort();
+    }
+}
+
 /// Would fail if who waits for another's fetch of the same waited for longer than for its own.
 #[tokio::test]
 async fn who_waits_for_others_waits_for_no_longer_than_the_deadline() {
