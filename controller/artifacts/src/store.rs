@@ -76,7 +76,7 @@ pub(crate) struct Expected {
     pub(crate) what: String,
     /// Their digest, where it is known.
     pub(crate) sha256: Option<String>,
-    /// How many there are, where that is known: there is room for all of them, or none is fetched.
+    /// How many there are, where that is known: where there can't be room for all of them, none is fetched.
     pub(crate) length: Option<u64>,
     /// The most there may be.
     pub(crate) limit: u64,

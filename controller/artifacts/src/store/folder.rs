@@ -38,9 +38,9 @@ pub(super) struct State {
     pub(super) checked: HashSet<String>,
     /// How many bytes the whole files have.
     pub(super) kept: u64,
-    /// How many those have, or will, that are not whole yet.
+    /// How many those have, or have room for, that are not whole yet.
     pub(super) partial: u64,
-    /// How many of those are which namespace's.
+    /// How many those will have that are which namespace's, as far as it is known.
     pub(super) coming: HashMap<Arc<str>, u64>,
 }
 

@@ -13,31 +13,38 @@ use crate::error::Error;
 /// How many bytes go at least where the disk is full.
 const RELIEF: u64 = 256 << 20;
 
+/// So much more has room than came, of what is known to come: who promises much and sends nothing takes no more from others.
+pub(super) const STEP: u64 = 8 << 20;
+
 /// Bytes that count as the folder's as long as this lives, though no whole file has them.
 pub(super) struct Room {
     folder: Arc<Folder>,
     /// What has them, for errors.
     what: String,
-    /// The namespace that they are for.
+    /// The namespace that they are for: all that is known to come counts in its share.
     whom: Option<Arc<str>>,
+    /// How many are known to come.
+    promised: u64,
+    /// How many there is room for.
     length: u64,
 }
 
 impl Room {
-    /// Room for `length` bytes of `what`, or for none yet.
+    /// Room for the first of `promised` bytes of `what`, all of which may fit, or for none yet.
     pub(super) fn new(
         folder: Arc<Folder>,
         what: String,
         whom: Option<Arc<str>>,
-        length: u64,
+        promised: u64,
     ) -> Result<Self, Error> {
         let mut room = Self {
             folder,
             what,
             whom,
+            promised: 0,
             length: 0,
         };
-        room.grow_to(length)?;
+        room.reserve(promised, 0)?;
         Ok(room)
     }
 
@@ -47,38 +54,52 @@ impl Room {
 
     /// Has so many bytes at least.
     pub(super) fn grow_to(&mut self, length: u64) -> Result<(), Error> {
-        let Some(more) = length.checked_sub(self.length).filter(|more| *more > 0) else {
+        if length <= self.length {
             return Ok(());
-        };
+        }
+        self.reserve(self.promised.max(length), length)
+    }
+
+    /// Has room for `length` bytes of those `promised`, and for a few more.
+    fn reserve(&mut self, promised: u64, length: u64) -> Result<(), Error> {
+        let length = length.saturating_add(STEP).min(promised);
+        let more = length.saturating_sub(self.length);
+        let known = promised.saturating_sub(self.promised);
+        if more == 0 && known == 0 {
+            return Ok(());
+        }
         let folder = Arc::clone(&self.folder);
         let mut state = folder.state();
-        if let Some(whom) = &self.whom {
-            folder.check_share(&state, whom, &self.what, (length, more))?;
+        if let Some(whom) = self.whom.as_ref().filter(|_| known > 0) {
+            folder.check_share(&state, whom, &self.what, (promised, known))?;
         }
-        if state.takes_up().saturating_add(more) > folder.capacity {
-            self.make(&mut state, more)?;
+        let rest = promised.saturating_sub(self.length);
+        if state.takes_up().saturating_add(rest) > folder.capacity {
+            self.make(&mut state, promised, more)?;
         }
         state.partial = state.partial.saturating_add(more);
         if let Some(whom) = &self.whom {
             let coming = state.coming.entry(Arc::clone(whom)).or_default();
-            *coming = coming.saturating_add(more);
+            *coming = coming.saturating_add(known);
         }
-        self.length = length;
+        (self.promised, self.length) = (promised, length);
         Ok(())
     }
 
-    /// Removes what was not used for longest until there is room for `more` bytes; nothing where that isn't enough.
-    fn make(&self, state: &mut State, more: u64) -> Result<(), Error> {
+    /// Removes what was not used for longest until there is room for `more` bytes; nothing where all that are `promised` don't fit
+    /// beside what is in use, or came of others.
+    fn make(&self, state: &mut State, promised: u64, more: u64) -> Result<(), Error> {
         let folder = &self.folder;
         let files = folder.files()?;
         state.kept = total(&files);
         let (needed, rest) = folder.needed(state, files);
         let in_use = total(&needed).saturating_add(state.partial);
-        if in_use.saturating_add(more) > folder.capacity {
+        let held = in_use.saturating_sub(self.length);
+        if held.saturating_add(promised) > folder.capacity {
             return Err(Error::StoreFull {
                 what: self.what.clone(),
-                needed: self.length.saturating_add(more),
-                held: in_use.saturating_sub(self.length),
+                needed: promised,
+                held,
                 capacity: folder.capacity,
             });
         }
@@ -97,11 +118,12 @@ impl Room {
 
     fn give_back(&mut self, state: &mut State) {
         let length = std::mem::take(&mut self.length);
+        let promised = std::mem::take(&mut self.promised);
         state.partial = state.partial.saturating_sub(length);
         if let Some(whom) = &self.whom
             && let Some(coming) = state.coming.get_mut(whom)
         {
-            *coming = coming.saturating_sub(length);
+            *coming = coming.saturating_sub(promised);
             if *coming == 0 {
                 state.coming.remove(whom);
             }

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::folder::PARTIAL;
+use super::room::STEP;
 use super::*;
 
 fn sha256(bytes: &[u8]) -> String {
@@ -198,6 +199,52 @@ async fn what_cannot_fit_is_refused_before_anything_goes_for_it() {
     store.release("ns/f");
     store.put(&b"eeeee"[..]).await.unwrap();
     assert!(!store.has(&first).await.unwrap());
+}
+
+/// Would fail if servers that promise much and send nothing took the room of all, if anything went for what they promise, or for
+/// what can't fit any more.
+#[tokio::test]
+async fn what_is_promised_and_does_not_come_takes_little_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 4 * STEP).unwrap();
+    let cached = store.put(&b"aaaa"[..]).await.unwrap().sha256;
+    store.folder.age(LONG);
+    let promised = |steps| Expected {
+        length: Some(steps * STEP),
+        ..expected(steps * STEP)
+    };
+    let (sender, receiver) = futures::channel::mpsc::unbounded();
+    let save = |chunks: futures::stream::BoxStream<'static, _>| {
+        let (store, promised) = (store.clone(), promised(3));
+        tokio::spawn(async move { store.save(promised, chunks).await })
+    };
+    let slow = save(receiver.boxed());
+    let silent = save(futures::stream::pending().boxed());
+    while store.folder.takes_up() != 2 * STEP + 4 {
+        tokio::task::yield_now().await;
+    }
+    assert!(store.has(&cached).await.unwrap());
+
+    let chunk = Bytes::from(vec![7; BATCH]);
+    let many = |steps: u64| {
+        let chunks = 0..steps * STEP / chunk.len() as u64;
+        let chunks: Vec<Result<Bytes, Error>> = chunks.map(|_| Ok(chunk.clone())).collect();
+        chunks
+    };
+    let chunks = futures::stream::iter(many(2));
+    let whole = store.save(promised(2), chunks).await.unwrap();
+    assert!(!store.has(&cached).await.unwrap());
+    store.hold("ns/f", [whole.sha256]);
+    let never = futures::stream::pending();
+    let error = store.save(promised(1), never).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    // It fitted when it began.
+    for chunk in many(2) {
+        sender.unbounded_send(chunk).unwrap();
+    }
+    let error = slow.await.unwrap().unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    silent.abort();
 }
 
 /// Would fail if a disk that is smaller than the store may be made every write fail beside what nobody needs.

@@ -23,7 +23,7 @@ pub(super) struct Writing {
 }
 
 impl Writing {
-    /// Begins a file without a name for `whom`, which has room for all that is known to come.
+    /// Begins a file without a name for `whom`. All that is known to come may fit.
     pub(super) fn begin(
         folder: Arc<Folder>,
         expected: Expected,
