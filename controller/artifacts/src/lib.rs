@@ -35,6 +35,7 @@ mod reference;
 mod signature;
 mod slots;
 mod store;
+mod subject;
 mod turn;
 mod url;
 

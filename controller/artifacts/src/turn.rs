@@ -7,7 +7,8 @@ use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::error::Error;
-use crate::fetch::{Fetcher, Subject};
+use crate::fetch::Fetcher;
+use crate::subject::Subject;
 
 /// The bytes per second that a fetch brings at least where others wait: so few that sixteen at once do by a line of 2 Mbit/s.
 const PACE: u64 = 16 << 10;

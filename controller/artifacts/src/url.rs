@@ -3,8 +3,9 @@
 use reqwest::Url;
 
 use crate::error::{Error, Origin};
-use crate::fetch::{Fetcher, Subject, host_of};
+use crate::fetch::Fetcher;
 use crate::store::{Expected, Place, Store, Stored};
+use crate::subject::{Subject, host_of};
 
 impl Fetcher {
     /// Downloads `url` into `store`, unless the store already has what it should be, and has it from there: whoever knows a

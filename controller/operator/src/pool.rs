@@ -12,6 +12,7 @@ mod keep;
 mod models;
 mod near;
 mod parts;
+mod pins;
 mod queue;
 mod recover;
 mod size;

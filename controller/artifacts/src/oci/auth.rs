@@ -13,7 +13,8 @@ use serde::Deserialize;
 
 use crate::credentials::Login;
 use crate::error::Error;
-use crate::fetch::{Fetcher, Subject};
+use crate::fetch::Fetcher;
+use crate::subject::Subject;
 
 /// How a registry wants to be asked.
 #[derive(Debug, PartialEq, Eq)]

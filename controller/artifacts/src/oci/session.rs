@@ -9,8 +9,9 @@ use tokio::time::Instant;
 use super::auth::{Challenge, Token};
 use crate::credentials::{Credentials, Login};
 use crate::error::{Error, Origin};
-use crate::fetch::{Fetcher, Subject};
+use crate::fetch::Fetcher;
 use crate::reference::Reference;
+use crate::subject::Subject;
 
 /// What may be done with a repository, as a token's scope names it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -22,7 +22,7 @@ use super::claimable::Misfit;
 use super::models::{self, Kept, State};
 use super::near::{Near, Neighbourhoods};
 use super::status::{Candidate, Observed, status};
-use super::{PoolId, Pools, defaults, pool_id};
+use super::{PoolId, Pools, defaults, pins, pool_id};
 use crate::attempts::{Attempts, digest_of};
 use crate::autoscale;
 use crate::cluster::pods;
@@ -120,7 +120,7 @@ pub(super) fn deployment(
     let (digest, bytes) = (models::digest(preload), models::bytes(kept));
     let template = pod::warm(pool, &digest, bytes, settings);
     let mut metadata = names::owned(pool, &names::pool(&name), names::pool_labels(&name));
-    metadata.annotations = models::notes(pool, kept, &settings.root);
+    metadata.annotations = pins::notes(pool, kept, &settings.root);
     Deployment {
         metadata,
         spec: replicated([(POOL.to_owned(), name)].into(), template),

@@ -1,31 +1,26 @@
 //! The models that a pool's pods have ready: fetched into the store once per change of them, or of a Secret or ConfigMap that they
-//! are fetched with, which are watched. What their tags meant is noted on the pool's Deployment, so that another operator takes the same, and replaces no pod. Whoever may write Deployments could
-//! note there a digest of what others have: only what an operator noted counts.
+//! are fetched with, which are watched.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use kube::ResourceExt as _;
 use kube::api::ObjectMeta;
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 use wisp_api::{ComponentSource, Files, Function, FunctionSpec, REQUESTED_AT, RuntimePool};
 use wisp_contract::assignment::{Preload, artifact_file};
 use wisp_contract::config::{Env, Model};
-use wisp_contract::keys::Root;
 
+use super::pins::pins_of;
 use super::{PoolId, Pools};
 use crate::artifacts::Stored;
 use crate::attempts::digest_of;
 use crate::live::lock;
-use crate::names::{self, Ownership};
 use crate::reconcile::assignment::artifact;
-use crate::reconcile::desired::{
-    PINNED_ANNOTATION, PINS_ANNOTATION, SPEC_ANNOTATION, Settings, pins_in,
-};
+use crate::reconcile::desired::Settings;
 use crate::references;
-use crate::resolve::{self, Bytes, Pin, Pins, ResolveError};
+use crate::resolve::{self, Bytes, Pins, ResolveError};
 use crate::resolver::pause;
 
 /// How far the models of a pool are.
@@ -179,16 +174,6 @@ impl Pools {
         self.references.set(id, &BTreeSet::new());
     }
 
-    /// What the tags of the pool's models meant when they were fetched first, by whatever operator.
-    fn pins(&self, id: &PoolId, pool: &RuntimePool) -> Pins {
-        let deployments = &self.cluster.warm_deployments;
-        let deployment = deployments.get(id, &names::pool(id.name()));
-        let ours = deployment
-            .filter(|found| names::ownership(pool, &found.metadata) == Ownership::Ours)
-            .filter(|found| is_pinned(pool, found.annotations(), &self.settings.root));
-        ours.map_or_else(Pins::default, |deployment| pins_in(&*deployment))
-    }
-
     async fn fetch(
         &self,
         id: &PoolId,
@@ -228,58 +213,6 @@ pub(super) fn preload(kept: &[Kept], has_models: bool, settings: &Settings) -> P
         models: kept.iter().map(|kept| kept.model.clone()).collect(),
         artifacts: kept.iter().map(at).collect(),
     }
-}
-
-/// What another operator takes the models by, as annotations of the pool's Deployment.
-pub(super) fn notes(
-    pool: &RuntimePool,
-    kept: &[Kept],
-    root: &Root,
-) -> Option<BTreeMap<String, String>> {
-    let pins = serde_json::to_string(&pins_of(kept)).ok()?;
-    let spec = spec_digest(pool);
-    let mac = root.pins(uid(pool), &spec, &pins).0;
-    let notes = [
-        (SPEC_ANNOTATION, spec),
-        (PINS_ANNOTATION, pins),
-        (PINNED_ANNOTATION, mac),
-    ];
-    let notes = notes.map(|(key, value)| (key.to_owned(), value));
-    (!kept.is_empty()).then(|| notes.into())
-}
-
-/// What the tags of the models meant.
-fn pins_of(kept: &[Kept]) -> Pins {
-    let pin = |kept: &Kept| Pin {
-        image: kept.stored.pinned.clone(),
-        sha256: kept.stored.source.clone(),
-    };
-    let models = kept.iter();
-    Pins {
-        component: None,
-        models: models
-            .map(|kept| (kept.model.name.clone(), pin(kept)))
-            .collect(),
-    }
-}
-
-/// Whether the notes are an operator's, of this pool and of the models as they are written now.
-fn is_pinned(pool: &RuntimePool, notes: &BTreeMap<String, String>, root: &Root) -> bool {
-    let (Some(pins), Some(mac)) = (notes.get(PINS_ANNOTATION), notes.get(PINNED_ANNOTATION)) else {
-        return false;
-    };
-    let expected = root.pins(uid(pool), &spec_digest(pool), pins).0;
-    mac.as_bytes().ct_eq(expected.as_bytes()).into()
-}
-
-fn uid(pool: &RuntimePool) -> &str {
-    pool.metadata.uid.as_deref().unwrap_or_default()
-}
-
-/// A digest of the models as they are written. As long as it is the same, tags mean what they meant.
-fn spec_digest(pool: &RuntimePool) -> String {
-    let json = serde_json::to_vec(&pool.spec.models).unwrap_or_default();
-    hex::encode(Sha256::digest(json))
 }
 
 /// As an annotation.
