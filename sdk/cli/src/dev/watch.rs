@@ -27,8 +27,9 @@ pub(crate) struct Watch {
 #[derive(Debug, Default)]
 struct Interests {
     folders: BTreeSet<PathBuf>,
-    /// Folders that functions' folders come to lie in: by where they are, and by where links in them lead to.
-    roots: BTreeMap<PathBuf, PathBuf>,
+    /// Folders that functions' folders come to lie in: by where they are, and by where links in them lead to. One may lie
+    /// in another.
+    roots: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
     /// Files elsewhere: models, components, and the sources of crates that a project depends on by path. Of a folder all
     /// that is in it counts.
     files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
@@ -48,17 +49,20 @@ impl Interests {
             .folders
             .iter()
             .filter(|folder| within(folder).is_some());
-        let roots = self.roots.iter().filter(|(dir, root)| {
-            // A folder in the root, and a file in that.
-            let deepest = if dir == root { 2 } else { 1 };
-            within(dir).is_some_and(|depth| depth <= deepest)
+        let roots = self.roots.iter().flat_map(|(dir, roots)| {
+            let depth = within(dir);
+            roots.iter().filter(move |root| {
+                // A folder in the root, and a file in that.
+                let deepest = if dir == *root { 2 } else { 1 };
+                depth.is_some_and(|depth| depth <= deepest)
+            })
         });
         let elsewhere = path.ancestors().filter_map(|above| {
             let of = self.files.get(above)?;
             (above == path || within(above).is_some()).then_some(of)
         });
         inside
-            .chain(roots.map(|(_, root)| root))
+            .chain(roots)
             .chain(elsewhere.flatten())
             .cloned()
             .collect()
@@ -114,7 +118,8 @@ impl Watch {
             if event.need_rescan() {
                 // More happened than was told: any folder may be another.
                 let elsewhere = interests.files.keys().filter_map(|file| file.parent());
-                let all = interests.folders.iter().chain(interests.roots.values());
+                let roots = interests.roots.values().flatten();
+                let all = interests.folders.iter().chain(roots);
                 let all: Vec<_> = all.cloned().collect();
                 let gone: Vec<_> = elsewhere.map(Path::to_owned).chain(all.clone()).collect();
                 interests.gone.extend(gone);
@@ -198,21 +203,25 @@ impl Watch {
     /// # Errors
     /// As [`Watch::add`].
     pub(crate) fn add_root(&mut self, root: &Path) -> notify::Result<()> {
-        let mut roots = BTreeMap::from([(root.to_owned(), root.to_owned())]);
+        let mut dirs = BTreeSet::from([root.to_owned()]);
         for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
             if entry.path().is_dir()
                 && !is_ignored(&entry.file_name().to_string_lossy())
                 && let Ok(dir) = entry.path().canonicalize()
             {
-                roots.insert(dir, root.to_owned());
+                dirs.insert(dir);
             }
         }
-        let dirs: Vec<PathBuf> = roots.keys().cloned().collect();
-        self.interests
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .roots
-            .extend(roots);
+        {
+            let mut interests = self
+                .interests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for dir in &dirs {
+                let of = interests.roots.entry(dir.clone()).or_default();
+                of.insert(root.to_owned());
+            }
+        }
         self.watch(dirs)
     }
 
@@ -378,6 +387,34 @@ mod tests {
         watch.add(&project, &[named]).unwrap();
         std::fs::write(dependency.join("src/lib.rs"), "").unwrap();
         assert_eq!(watch.changed().await, BTreeSet::from([project]));
+    }
+
+    /// Would fail if of two roots, one in the other, only one were told what comes in them.
+    #[tokio::test]
+    async fn a_root_may_lie_in_another() {
+        let root = tempfile::tempdir().unwrap();
+        let outer = root.path().canonicalize().unwrap();
+        let inner = outer.join("inner");
+        std::fs::create_dir(&inner).unwrap();
+        for order in [[&outer, &inner], [&inner, &outer]] {
+            let mut watch = Watch::start().unwrap();
+            for root in order {
+                watch.add_root(root).unwrap();
+            }
+            // What both may hold a function by: a manifest in the one is a manifest in a folder of the other.
+            std::fs::write(inner.join("function.yaml"), "").unwrap();
+            let both = BTreeSet::from([inner.clone(), outer.clone()]);
+            assert_eq!(watch.changed().await, both);
+            // What only the inner one may.
+            let new = inner.join("new");
+            std::fs::create_dir(&new).unwrap();
+            assert!(watch.changed().await.contains(&inner));
+            watch.add_root(&outer).unwrap();
+            watch.add_root(&inner).unwrap();
+            std::fs::write(new.join("function.yaml"), "").unwrap();
+            assert_eq!(watch.changed().await, BTreeSet::from([inner.clone()]));
+            std::fs::remove_dir_all(&new).unwrap();
+        }
     }
 
     /// Would fail if a folder that was named, and that came back later, were never seen again.
