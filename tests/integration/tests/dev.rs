@@ -402,3 +402,23 @@ async fn functions_come_and_go_with_their_folders_and_stay_while_a_manifest_is_w
     assert_eq!(status("/default/two/hello").await, 404);
     assert_eq!(status("/default/one/hello").await, 200);
 }
+
+/// Would fail if a model that isn't there yet, outside of the function's folder, weren't seen when it comes.
+#[tokio::test]
+async fn a_model_that_comes_later_is_taken_up() {
+    let root = tempfile::tempdir().unwrap();
+    std::fs::create_dir(root.path().join("models")).unwrap();
+    let folder = prebuilt(
+        "fixture-p2",
+        &format!(
+            "  models: [{{name: m, source: {{file: {}/models/m.onnx}}}}]\n",
+            root.path().display()
+        ),
+    );
+    let dev = Dev::start(folder.path()).await.unwrap();
+    dev.event(0, |event| is(event, "buildFailed"))
+        .await
+        .unwrap();
+    std::fs::write(root.path().join("models/m.onnx"), "no model").unwrap();
+    dev.event(0, |event| is(event, "revision")).await.unwrap();
+}

@@ -9,6 +9,15 @@ use notify::event::ModifyKind;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
+/// What a function's folder is made of elsewhere.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    /// Files, and folders with all that is in them.
+    pub(crate) files: Vec<PathBuf>,
+    /// Whether that is all. Of a build that failed more than it takes may be known, and not all that it takes.
+    pub(crate) is_all: bool,
+}
+
 /// How long it must be quiet after a change: editors write a file in several steps.
 const QUIET: Duration = Duration::from_millis(80);
 /// The longest to wait for quiet.
@@ -142,12 +151,12 @@ impl Watch {
         })
     }
 
-    /// Watches a function's folder, the sources in it, and `files` elsewhere, all in them where they are folders. Called
-    /// again after each change: new folders are watched, too.
+    /// Watches a function's folder, the sources in it, and what it is made of `elsewhere`; what it was made of before, too,
+    /// unless that is all. Called again after each change: new folders are watched, too.
     ///
     /// # Errors
     /// When a folder can't be watched: too many are, usually.
-    pub(crate) fn add(&mut self, folder: &Path, files: &[PathBuf]) -> notify::Result<()> {
+    pub(crate) fn add(&mut self, folder: &Path, elsewhere: &Elsewhere) -> notify::Result<()> {
         let mut dirs = BTreeSet::new();
         sources(folder, &mut dirs, 0);
         {
@@ -156,7 +165,13 @@ impl Watch {
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner);
             interests.folders.insert(folder.to_owned());
-            for file in files.iter().flat_map(|file| places(file)) {
+            if elsewhere.is_all {
+                interests.files.retain(|_, of| {
+                    of.remove(folder);
+                    !of.is_empty()
+                });
+            }
+            for file in elsewhere.files.iter().flat_map(|file| places(file)) {
                 if file.is_dir() {
                     sources(&file, &mut dirs, 0);
                 }
@@ -286,6 +301,14 @@ pub(crate) fn compiled_from(wasm: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
+    /// Some of what a function is made of.
+    fn some(files: &[PathBuf]) -> Elsewhere {
+        Elsewhere {
+            files: files.to_vec(),
+            is_all: false,
+        }
+    }
+
     #[test]
     fn what_builds_and_editors_write_concerns_nobody() {
         let mut interests = Interests::default();
@@ -341,10 +364,10 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = root.path().canonicalize().unwrap();
         let mut watch = Watch::start().unwrap();
-        watch.add(&folder, &[]).unwrap();
+        watch.add(&folder, &Elsewhere::default()).unwrap();
         std::fs::create_dir(folder.join("src")).unwrap();
         assert_eq!(watch.changed().await, BTreeSet::from([folder.clone()]));
-        watch.add(&folder, &[]).unwrap();
+        watch.add(&folder, &Elsewhere::default()).unwrap();
         std::fs::write(folder.join("src/lib.rs"), "").unwrap();
         assert_eq!(watch.changed().await, BTreeSet::from([folder.clone()]));
     }
@@ -363,8 +386,8 @@ mod tests {
         let link = b.join("model");
         std::os::unix::fs::symlink(models.join("m.onnx"), &link).unwrap();
         let mut watch = Watch::start().unwrap();
-        watch.add(&a, &[a.join("../models/m.onnx")]).unwrap();
-        watch.add(&b, std::slice::from_ref(&link)).unwrap();
+        watch.add(&a, &some(&[a.join("../models/m.onnx")])).unwrap();
+        watch.add(&b, &some(std::slice::from_ref(&link))).unwrap();
         watch.add_root(&models).unwrap();
         std::fs::write(models.join("m.onnx"), "2").unwrap();
         let both = BTreeSet::from([a.clone(), b.clone()]);
@@ -384,9 +407,34 @@ mod tests {
         std::fs::create_dir(&project).unwrap();
         let mut watch = Watch::start().unwrap();
         let named = project.join("../words");
-        watch.add(&project, &[named]).unwrap();
+        watch.add(&project, &some(&[named])).unwrap();
         std::fs::write(dependency.join("src/lib.rs"), "").unwrap();
         assert_eq!(watch.changed().await, BTreeSet::from([project]));
+    }
+
+    /// Would fail if a project that failed once were built again ever after for what it isn't made of; or if what one of two
+    /// isn't made of any more weren't seen for the other.
+    #[tokio::test]
+    async fn what_was_watched_for_a_failure_is_no_longer_once_it_is_mended() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let [a, b, words] = ["a", "b", "words"].map(|name| root.join(name));
+        for dir in [&a, &b, &words] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        let used = words.join("lib.rs");
+        let mut watch = Watch::start().unwrap();
+        watch.add(&a, &some(std::slice::from_ref(&words))).unwrap();
+        watch.add(&b, &some(std::slice::from_ref(&words))).unwrap();
+        let all = Elsewhere {
+            files: vec![used.clone()],
+            is_all: true,
+        };
+        watch.add(&a, &all).unwrap();
+        std::fs::write(words.join("README.md"), "").unwrap();
+        assert_eq!(watch.changed().await, BTreeSet::from([b.clone()]));
+        std::fs::write(&used, "").unwrap();
+        assert_eq!(watch.changed().await, BTreeSet::from([a, b]));
     }
 
     /// Would fail if of two roots, one in the other, only one were told what comes in them.
@@ -424,15 +472,15 @@ mod tests {
         let folder = root.path().canonicalize().unwrap().join("hello");
         std::fs::create_dir(&folder).unwrap();
         let mut watch = Watch::start().unwrap();
-        watch.add(&folder, &[]).unwrap();
+        watch.add(&folder, &Elsewhere::default()).unwrap();
         watch.add_parent(&folder);
         let all = BTreeSet::from([folder.clone()]);
         std::fs::remove_dir(&folder).unwrap();
         assert_eq!(watch.changed().await, all);
-        watch.add(&folder, &[]).unwrap();
+        watch.add(&folder, &Elsewhere::default()).unwrap();
         std::fs::create_dir(&folder).unwrap();
         assert_eq!(watch.changed().await, all);
-        watch.add(&folder, &[]).unwrap();
+        watch.add(&folder, &Elsewhere::default()).unwrap();
         std::fs::write(folder.join("function.yaml"), "").unwrap();
         assert_eq!(watch.changed().await, all);
     }
@@ -445,7 +493,7 @@ mod tests {
         let (sources, deep) = (folder.join("src"), folder.join("src/routes"));
         std::fs::create_dir_all(&deep).unwrap();
         let mut watch = Watch::start().unwrap();
-        watch.add(&folder, &[]).unwrap();
+        watch.add(&folder, &Elsewhere::default()).unwrap();
         let all = BTreeSet::from([folder.clone()]);
         let removed = || {
             std::fs::remove_dir_all(&sources).unwrap();
@@ -458,7 +506,7 @@ mod tests {
         for change in [&removed as &dyn Fn(), &renamed] {
             change();
             assert_eq!(watch.changed().await, all);
-            watch.add(&folder, &[]).unwrap();
+            watch.add(&folder, &Elsewhere::default()).unwrap();
             for dir in [&sources, &deep] {
                 std::fs::write(dir.join("lib.rs"), "").unwrap();
                 let seen = tokio::time::timeout(Duration::from_secs(10), watch.changed());

@@ -12,10 +12,10 @@ use wisp_gateway::{FunctionRoute, Gateway};
 use super::console::{Console, Event};
 use super::functions::Functions;
 use super::manifests::{self, Declared, Folder, ManifestsError};
-use super::prepare::{self, PrepareError, Prepared, Project};
+use super::prepare::{self, PrepareError, Project};
 use super::replica::Launch;
 use super::supervisor::Supervisor;
-use super::watch::{self, Watch};
+use super::watch::{self, Elsewhere, Watch};
 use crate::cargo;
 
 /// How long a manifest may be gone before its functions are.
@@ -90,11 +90,11 @@ impl Workshop {
         for (folder, functions) in &declared {
             // Before the build: what is changed meanwhile is built again.
             if let Some(watch) = &mut watch {
-                watch.add(&folder.dir, &[])?;
+                watch.add(&folder.dir, &Elsewhere::default())?;
             }
-            let files = self.make(folder, functions).await;
+            let elsewhere = self.make(folder, functions).await;
             if let Some(watch) = &mut watch {
-                watch.add(&folder.dir, &files)?;
+                watch.add(&folder.dir, &elsewhere)?;
             }
         }
         let Some(mut watch) = watch else {
@@ -122,9 +122,9 @@ impl Workshop {
                 .iter()
                 .filter(|folder| changed.contains(&folder.dir))
             {
-                watch.add(&folder.dir, &[])?;
-                let files = self.again(folder).await;
-                watch.add(&folder.dir, &files)?;
+                watch.add(&folder.dir, &Elsewhere::default())?;
+                let elsewhere = self.again(folder).await;
+                watch.add(&folder.dir, &elsewhere)?;
             }
             // What somebody named is theirs again when it comes back.
             folders.retain(|folder| folder.dir.is_dir() || named.contains(&folder.dir));
@@ -132,7 +132,7 @@ impl Workshop {
     }
 
     /// Reads a folder again and makes what it says.
-    async fn again(&self, folder: &Folder) -> Vec<PathBuf> {
+    async fn again(&self, folder: &Folder) -> Elsewhere {
         let mut read = manifests::read(folder, &self.launch.cache);
         // A file that is gone may only be on its way to its new content.
         let is_gone = |read: &Result<Vec<Declared>, _>| match read {
@@ -147,11 +147,11 @@ impl Workshop {
             Ok(declared) => declared,
             Err(_) if !folder.dir.is_dir() => {
                 self.forget(folder, &[]);
-                return Vec::new();
+                return Elsewhere::default();
             }
             Err(error) => {
                 self.console.tell(error.into());
-                return Vec::new();
+                return Elsewhere::default();
             }
         };
         let declared = self.without_others(folder, declared);
@@ -224,15 +224,22 @@ impl Workshop {
         }
     }
 
-    /// Builds and prepares a folder's functions. Returns the files that they are made of, wherever they are.
-    async fn make(&self, folder: &Folder, declared: &[Declared]) -> Vec<PathBuf> {
-        let mut files = Vec::new();
+    /// Builds and prepares a folder's functions. Returns what they are made of, wherever it is.
+    async fn make(&self, folder: &Folder, declared: &[Declared]) -> Elsewhere {
+        let mut files: Vec<PathBuf> = declared
+            .iter()
+            .flat_map(|function| named_files(function, folder))
+            .collect();
         let project = match self.build(folder, declared).await {
             Ok(project) => project,
             Err(error) => {
                 self.failed(declared, &error);
                 // Of a build that never was there is no list of what it is made of.
-                return cargo::dependencies(&folder.dir);
+                files.extend(cargo::dependencies(&folder.dir));
+                return Elsewhere {
+                    files,
+                    is_all: false,
+                };
             }
         };
         if let Some(project) = &project {
@@ -250,15 +257,15 @@ impl Workshop {
                 continue;
             };
             match made {
-                Ok(prepared) => {
-                    files.extend(made_of(&prepared, &subject, folder));
-                    supervisor.revise(Arc::new(prepared));
-                }
+                Ok(prepared) => supervisor.revise(Arc::new(prepared)),
                 Err(error) => self.failed(std::slice::from_ref(&subject), &error),
             }
         }
         self.forget(folder, declared);
-        files
+        Elsewhere {
+            files,
+            is_all: true,
+        }
     }
 
     async fn build(
@@ -346,22 +353,15 @@ fn new_folders(root: &std::path::Path, known: &[Folder]) -> Vec<Folder> {
         .collect()
 }
 
-/// The files outside of builds that a function is made of.
-fn made_of(prepared: &Prepared, declared: &Declared, folder: &Folder) -> Vec<PathBuf> {
-    let models = prepared
-        .config
-        .models
-        .iter()
-        .map(|model| model.file.clone());
-    let component = declared
-        .function
-        .spec
-        .component
-        .as_ref()
-        .and_then(|component| component.file.as_ref());
-    models
-        .chain(component.map(|file| folder.dir.join(file)))
-        .collect()
+/// The files that a function's manifest names: its models', and its component's. One that isn't there may be about to come.
+fn named_files(declared: &Declared, folder: &Folder) -> Vec<PathBuf> {
+    let spec = &declared.function.spec;
+    let models = spec.models.iter();
+    let models = models.filter_map(|model| model.source.file.as_ref());
+    let component = spec.component.iter();
+    let component = component.filter_map(|component| component.file.as_ref());
+    let files = models.chain(component);
+    files.map(|file| folder.dir.join(file)).collect()
 }
 
 /// Runs what blocks where it may.
