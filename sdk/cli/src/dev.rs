@@ -108,7 +108,7 @@ pub(crate) fn run(args: &Dev, terminal: &Terminal) -> Result<ExitCode, Failure> 
     let setup = Setup {
         listen: args.listen,
         launch: Launch { runtime, cache },
-        roots: manifests::roots(&args.paths),
+        paths: args.paths.iter().map(absolute).collect(),
         is_watching: !args.no_watch,
         has_color: terminal.out.is_on(),
     };
@@ -120,10 +120,14 @@ pub(crate) fn run(args: &Dev, terminal: &Terminal) -> Result<ExitCode, Failure> 
     Ok(ExitCode::SUCCESS)
 }
 
+fn absolute(path: &PathBuf) -> PathBuf {
+    std::path::absolute(path).unwrap_or_else(|_| path.clone())
+}
+
 struct Setup {
     listen: SocketAddr,
     launch: Launch,
-    roots: Vec<PathBuf>,
+    paths: Vec<PathBuf>,
     is_watching: bool,
     has_color: bool,
 }
@@ -171,7 +175,7 @@ async fn serve(
     );
     // Before the first request is read: none is told that a function isn't there.
     workshop.announce_all(&declared);
-    let working = tokio::spawn(workshop.run(setup.roots, folders, declared, setup.is_watching));
+    let working = tokio::spawn(workshop.run(setup.paths, folders, declared, setup.is_watching));
     let scaling = {
         let (functions, gateway, shutdown) =
             (functions.clone(), Arc::clone(&gateway), shutdown.clone());

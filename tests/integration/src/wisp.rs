@@ -54,7 +54,16 @@ impl Dev {
     /// # Errors
     /// When it ends before that.
     pub async fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_with(folder, &[]).await
+    }
+
+    /// As [`Dev::start`], for what `paths` name, which are relative to `folder`.
+    ///
+    /// # Errors
+    /// As [`Dev::start`].
+    pub async fn start_with(folder: &Path, paths: &[&str]) -> anyhow::Result<Self> {
         let arguments = ["dev", "--listen", "127.0.0.1:0", "--output", "json"];
+        let arguments = [&arguments[..], paths].concat();
         let mut child = wisp(folder, &arguments).stdout(Stdio::piped()).spawn()?;
         let stdout = child.stdout.take().context("no output")?;
         let events = Arc::new(Mutex::new(Vec::new()));

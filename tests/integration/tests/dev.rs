@@ -403,6 +403,49 @@ async fn functions_come_and_go_with_their_folders_and_stay_while_a_manifest_is_w
     assert_eq!(status("/default/one/hello").await, 200);
 }
 
+/// Would fail if a link that was named led for ever to where it led at first, or the function were away while it is put
+/// elsewhere.
+#[tokio::test]
+async fn a_link_that_was_named_is_followed_to_where_it_leads_next() {
+    let root = tempfile::tempdir().unwrap();
+    let release = |name: &str, functions: &[&str]| {
+        let folder = root.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::copy(component("fixture-p2"), folder.join("f.wasm")).unwrap();
+        let manifests = functions.iter().map(|name| {
+            format!(
+                "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec:\n  component: {{file: f.wasm}}\n---\n"
+            )
+        });
+        std::fs::write(folder.join("function.yaml"), manifests.collect::<String>()).unwrap();
+    };
+    release("v1", &["hello"]);
+    release("v2", &["hello", "more"]);
+    let lead = |target: &str| {
+        let next = root.path().join("next");
+        std::os::unix::fs::symlink(target, &next).unwrap();
+        std::fs::rename(next, root.path().join("current")).unwrap();
+    };
+    lead("v1");
+    let dev = Dev::start_with(root.path(), &["current"]).await.unwrap();
+    let status = async |path: &str| dev.client().get(path).await.unwrap().status;
+    assert_eq!(status("/default/hello/hello").await, 200);
+    assert_eq!(status("/default/more/hello").await, 404);
+    let load = Load::start(&dev, "/default/hello/hello");
+    lead("v2");
+    let more = |event: &Value, name: &str| is(event, name) && event["function"] == "default/more";
+    dev.event(0, |event| more(event, "function")).await.unwrap();
+    assert_eq!(status("/default/more/hello").await, 200);
+    // What is there no longer concerns nobody.
+    std::fs::remove_file(root.path().join("v1/function.yaml")).unwrap();
+    std::fs::write(root.path().join("v2/notes.txt"), "").unwrap();
+    release("v3", &["hello"]);
+    lead("v3");
+    dev.event(0, |event| more(event, "removed")).await.unwrap();
+    assert_eq!(status("/default/more/hello").await, 404);
+    assert!(load.finish().await > 0);
+}
+
 /// Would fail if a model that isn't there yet, outside of the function's folder, weren't seen when it comes.
 #[tokio::test]
 async fn a_model_that_comes_later_is_taken_up() {

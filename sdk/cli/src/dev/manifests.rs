@@ -110,38 +110,89 @@ fn indented(error: &ManifestError) -> String {
 /// # Errors
 /// When a path isn't there or holds no function.
 pub(crate) fn discover(paths: &[PathBuf]) -> Result<Vec<Folder>, ManifestsError> {
-    // One for each folder, however many of its files are named: what isn't in a folder's manifests is no longer its.
-    let mut folders: BTreeMap<PathBuf, Option<BTreeSet<PathBuf>>> = BTreeMap::new();
+    let mut found = Found::default();
     for path in paths {
+        found.add(path)?;
+    }
+    Ok(found.folders())
+}
+
+/// As [`discover`], of those paths that are there and hold functions: some did.
+pub(crate) fn found(paths: &[PathBuf]) -> Vec<Folder> {
+    let mut found = Found::default();
+    for path in paths {
+        let _ = found.add(path);
+    }
+    found.folders()
+}
+
+/// Folders, of each either the files that were named or all: what isn't in a folder's manifests is no longer its, so that
+/// there is one of each, however many of its files are named.
+#[derive(Default)]
+struct Found(BTreeMap<PathBuf, Option<BTreeSet<PathBuf>>>);
+
+impl Found {
+    fn add(&mut self, path: &Path) -> Result<(), ManifestsError> {
         let found = path
             .canonicalize()
-            .map_err(|_| ManifestsError::Missing(path.clone()))?;
+            .map_err(|_| ManifestsError::Missing(path.to_owned()))?;
         if found.is_file() {
             let dir = found.parent().unwrap_or(Path::new("/")).to_owned();
-            let named = folders.entry(dir).or_insert_with(|| Some(BTreeSet::new()));
+            let named = self.0.entry(dir).or_insert_with(|| Some(BTreeSet::new()));
             if let Some(named) = named {
                 named.insert(found);
             }
-            continue;
+            return Ok(());
         }
         if declares_functions(&found)? {
-            folders.insert(found, None);
-            continue;
+            self.0.insert(found, None);
+            return Ok(());
         }
         let mut is_empty = true;
-        for child in list(&found)? {
-            if child.is_dir() && !is_hidden(&child) && declares_functions(&child)? {
+        for child in children(&found)? {
+            if declares_functions(&child)? {
                 // A link and what it leads to are one folder.
-                folders.insert(child.canonicalize().unwrap_or(child), None);
+                self.0.insert(child.canonicalize().unwrap_or(child), None);
                 is_empty = false;
             }
         }
         if is_empty {
-            return Err(ManifestsError::Empty(path.clone()));
+            return Err(ManifestsError::Empty(path.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn folders(self) -> Vec<Folder> {
+        let folder = |(dir, only)| Folder { dir, only };
+        self.0.into_iter().map(folder).collect()
+    }
+}
+
+/// The folders in `dir` that functions may be in.
+fn children(dir: &Path) -> Result<Vec<PathBuf>, ManifestsError> {
+    let mut children = list(dir)?;
+    children.retain(|child| child.is_dir() && !is_hidden(child));
+    Ok(children)
+}
+
+/// The folders that `paths` lead to, whether functions are in them or not: those that they name, those of files that they
+/// name, and those in folders that they name.
+pub(crate) fn reached(paths: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let mut reached = BTreeSet::new();
+    for path in paths.iter().filter_map(|path| path.canonicalize().ok()) {
+        if path.is_file() {
+            reached.extend(path.parent().map(Path::to_owned));
+        } else {
+            let children = children(&path).unwrap_or_default();
+            reached.extend(
+                children
+                    .iter()
+                    .filter_map(|child| child.canonicalize().ok()),
+            );
+            reached.insert(path);
         }
     }
-    let folder = |(dir, only)| Folder { dir, only };
-    Ok(folders.into_iter().map(folder).collect())
+    reached
 }
 
 /// Those of `paths` that are folders of functions' folders: others may come in them.

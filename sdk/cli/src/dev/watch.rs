@@ -9,6 +9,10 @@ use notify::event::ModifyKind;
 use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
+mod way;
+
+use way::Way;
+
 /// What a function's folder is made of elsewhere.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub(crate) struct Elsewhere {
@@ -39,8 +43,8 @@ struct Interests {
     /// Folders that functions' folders come to lie in: by where they are, and by where links in them lead to. One may lie
     /// in another.
     roots: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
-    /// Files elsewhere: models, components, and the sources of crates that a project depends on by path. Of a folder all
-    /// that is in it counts.
+    /// Files elsewhere: models, components, the sources of crates that a project depends on by path, and links that lead to
+    /// any of these. Of a folder all that is in it counts.
     files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
     /// What was removed or has another name now: what comes in its place isn't watched yet.
     gone: BTreeSet<PathBuf>,
@@ -171,13 +175,16 @@ impl Watch {
                     !of.is_empty()
                 });
             }
-            for file in elsewhere.files.iter().flat_map(|file| places(file)) {
-                if file.is_dir() {
-                    sources(&file, &mut dirs, 0);
+            for file in &elsewhere.files {
+                let way = Way::of(file);
+                if way.end.is_dir() {
+                    sources(&way.end, &mut dirs, 0);
                 }
-                dirs.extend(file.parent().map(Path::to_owned));
-                let of = interests.files.entry(file).or_default();
-                of.insert(folder.to_owned());
+                for place in way.places() {
+                    dirs.extend(place.parent().map(Path::to_owned));
+                    let of = interests.files.entry(place.to_owned()).or_default();
+                    of.insert(folder.to_owned());
+                }
             }
         }
         self.watch(dirs)
@@ -187,6 +194,39 @@ impl Watch {
     pub(crate) fn add_parent(&mut self, folder: &Path) {
         // Where that may not be watched, the folder is while it is there.
         let _ = self.watch(folder.parent().map(Path::to_owned));
+    }
+
+    /// Watches the links that lead to `named`, which is absolute: that one leads elsewhere is told as a change of `named`.
+    /// Called again after each such change.
+    pub(crate) fn add_links(&mut self, named: &Path) {
+        let way = Way::of(named);
+        {
+            let mut interests = self
+                .interests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            for link in &way.links {
+                let of = interests.files.entry(link.clone()).or_default();
+                of.insert(named.to_owned());
+            }
+        }
+        for link in &way.links {
+            // Where that may not be watched, a link leads for ever to where it led.
+            let _ = self.watch(link.parent().map(Path::to_owned));
+        }
+    }
+
+    /// Watches a function's folder no more.
+    pub(crate) fn remove(&mut self, folder: &Path) {
+        let mut interests = self
+            .interests
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        interests.folders.remove(folder);
+        interests.files.retain(|_, of| {
+            of.remove(folder);
+            !of.is_empty()
+        });
     }
 
     /// Watches those of `dirs` that are there and aren't watched. One that was removed and made anew must be watched anew.
@@ -219,12 +259,14 @@ impl Watch {
     /// As [`Watch::add`].
     pub(crate) fn add_root(&mut self, root: &Path) -> notify::Result<()> {
         let mut dirs = BTreeSet::from([root.to_owned()]);
+        let mut links = BTreeSet::new();
         for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
             if entry.path().is_dir()
                 && !is_ignored(&entry.file_name().to_string_lossy())
                 && let Ok(dir) = entry.path().canonicalize()
             {
                 dirs.insert(dir);
+                links.extend(Way::of(&entry.path()).links);
             }
         }
         {
@@ -236,7 +278,16 @@ impl Watch {
                 let of = interests.roots.entry(dir.clone()).or_default();
                 of.insert(root.to_owned());
             }
+            for link in &links {
+                let of = interests.files.entry(link.clone()).or_default();
+                of.insert(root.to_owned());
+            }
         }
+        dirs.extend(
+            links
+                .iter()
+                .filter_map(|link| Some(link.parent()?.to_owned())),
+        );
         self.watch(dirs)
     }
 
@@ -257,16 +308,6 @@ impl Watch {
     }
 }
 
-/// Where a file is: its name without links and `..` before it, and what that leads to where it is a link. Either may
-/// change.
-fn places(file: &Path) -> BTreeSet<PathBuf> {
-    let named = file
-        .parent()
-        .zip(file.file_name())
-        .and_then(|(parent, name)| Some(parent.canonicalize().ok()?.join(name)));
-    named.into_iter().chain(file.canonicalize()).collect()
-}
-
 /// The folder and those below it that may hold sources.
 fn sources(folder: &Path, found: &mut BTreeSet<PathBuf>, depth: usize) {
     // Links could lead in circles.
@@ -280,6 +321,23 @@ fn sources(folder: &Path, found: &mut BTreeSet<PathBuf>, depth: usize) {
             sources(&entry.path(), found, depth + 1);
         }
     }
+}
+
+/// The links in a project's folder that lead to sources elsewhere: to a file, or to a folder with Rust in it.
+pub(crate) fn linked(folder: &Path) -> Vec<PathBuf> {
+    let mut dirs = BTreeSet::new();
+    sources(folder, &mut dirs, 0);
+    let entries = dirs.iter().filter_map(|dir| std::fs::read_dir(dir).ok());
+    let links = entries.flatten().flatten().map(|entry| entry.path());
+    links
+        .filter(|path| path.is_symlink() && (path.is_file() || holds_rust(path)))
+        .collect()
+}
+
+fn holds_rust(dir: &Path) -> bool {
+    let is_rust = |path: PathBuf| path.extension().is_some_and(|extension| extension == "rs");
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries.map(|entry| entry.path()).any(is_rust)
 }
 
 /// The sources that Cargo compiled into `wasm`, from the list beside it that rustc wrote for make.
@@ -395,6 +453,46 @@ mod tests {
         std::fs::remove_file(&link).unwrap();
         std::fs::write(&link, "3").unwrap();
         assert_eq!(watch.changed().await, BTreeSet::from([b]));
+    }
+
+    /// Would fail if a function went on with what a link led to, where another one is put in its place: the folder itself, a
+    /// folder of its sources, or one that only leads to such a link.
+    #[tokio::test]
+    async fn a_link_that_leads_elsewhere_is_seen() {
+        use std::os::unix::fs::symlink;
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let [project, releases, named] =
+            ["project", "releases", "named"].map(|name| root.join(name));
+        for dir in ["v1/src", "v2/src"] {
+            std::fs::create_dir_all(releases.join(dir)).unwrap();
+            std::fs::write(releases.join(dir).join("lib.rs"), "").unwrap();
+        }
+        std::fs::create_dir(&project).unwrap();
+        symlink("v1", releases.join("current")).unwrap();
+        symlink(releases.join("current/src"), project.join("src")).unwrap();
+        symlink("project", &named).unwrap();
+        let replace = |link: &Path, target: &str| {
+            symlink(target, link.with_extension("new")).unwrap();
+            std::fs::rename(link.with_extension("new"), link).unwrap();
+        };
+        let mut watch = Watch::start().unwrap();
+        assert_eq!(linked(&project), [project.join("src")]);
+        let compiled = some(&[project.join("src/lib.rs")]);
+        watch.add(&project, &compiled).unwrap();
+        watch.add_links(&named);
+        let all = BTreeSet::from([project.clone()]);
+        replace(&releases.join("current"), "v2");
+        assert_eq!(watch.changed().await, all);
+        watch.add(&project, &compiled).unwrap();
+        std::fs::write(releases.join("v2/src/lib.rs"), "2").unwrap();
+        assert_eq!(watch.changed().await, all);
+        replace(&named, "releases");
+        assert_eq!(watch.changed().await, BTreeSet::from([named]));
+        watch.remove(&project);
+        std::fs::write(project.join("Cargo.toml"), "").unwrap();
+        let seen = tokio::time::timeout(Duration::from_millis(300), watch.changed());
+        assert!(seen.await.is_err());
     }
 
     /// Would fail if what is mended in a crate that a project depends on weren't seen, where that never compiled.

@@ -65,13 +65,14 @@ impl Workshop {
         }
     }
 
-    /// Prepares everything, then again what changes. Ends only where the files can't be watched.
+    /// Prepares everything, then again what changes. `paths` are those that somebody named, made absolute. Ends only where the
+    /// files can't be watched.
     ///
     /// # Errors
     /// When the files can't be watched.
     pub(crate) async fn run(
         self,
-        roots: Vec<PathBuf>,
+        paths: Vec<PathBuf>,
         mut folders: Vec<Folder>,
         declared: Vec<(Folder, Vec<Declared>)>,
         is_watching: bool,
@@ -81,12 +82,11 @@ impl Workshop {
         } else {
             None
         };
-        // Those that come and go with a root are found by it.
-        let named: BTreeSet<PathBuf> = folders
-            .iter()
-            .filter(|folder| !roots.iter().any(|root| folder.dir.parent() == Some(root)))
-            .map(|folder| folder.dir.clone())
-            .collect();
+        let roots = manifests::roots(&paths);
+        let mut named = named(&folders, &roots);
+        if let Some(watch) = &mut watch {
+            watch_above(watch, &paths, &roots, &named)?;
+        }
         for (folder, functions) in &declared {
             // Before the build: what is changed meanwhile is built again.
             if let Some(watch) = &mut watch {
@@ -100,39 +100,46 @@ impl Workshop {
         let Some(mut watch) = watch else {
             return std::future::pending().await;
         };
-        for root in &roots {
-            watch.add_root(root)?;
-        }
-        for folder in &named {
-            watch.add_parent(folder);
-        }
         loop {
             let mut changed = watch.changed().await;
-            for root in &roots {
-                if !changed.contains(root) {
-                    continue;
-                }
-                watch.add_root(root)?;
-                for folder in new_folders(root, &folders) {
+            let is_known = |path: &PathBuf| folders.iter().any(|folder| folder.dir == *path);
+            let mut left = Vec::new();
+            // A root, or a link that leads to what was named.
+            if !changed.iter().all(is_known) {
+                left = unreached(&paths, &folders).await;
+                for folder in manifests::found(&paths) {
+                    if folders.contains(&folder) {
+                        continue;
+                    }
+                    folders.retain(|known| known.dir != folder.dir);
                     changed.insert(folder.dir.clone());
                     folders.push(folder);
                 }
+                folders.retain(|folder| !left.contains(folder));
+                let roots = manifests::roots(&paths);
+                named.extend(self::named(&folders, &roots));
+                watch_above(&mut watch, &paths, &roots, &named)?;
             }
             for folder in folders
                 .iter()
                 .filter(|folder| changed.contains(&folder.dir))
             {
                 watch.add(&folder.dir, &Elsewhere::default())?;
-                let elsewhere = self.again(folder).await;
+                let elsewhere = self.again(folder, &left).await;
                 watch.add(&folder.dir, &elsewhere)?;
+            }
+            // Functions that came elsewhere have been taken over.
+            for folder in &left {
+                self.forget(folder, &[]);
+                watch.remove(&folder.dir);
             }
             // What somebody named is theirs again when it comes back.
             folders.retain(|folder| folder.dir.is_dir() || named.contains(&folder.dir));
         }
     }
 
-    /// Reads a folder again and makes what it says.
-    async fn again(&self, folder: &Folder) -> Elsewhere {
+    /// Reads a folder again and makes what it says. Functions of the folders that were `left` may be its.
+    async fn again(&self, folder: &Folder, left: &[Folder]) -> Elsewhere {
         let mut read = manifests::read(folder, &self.launch.cache);
         // A file that is gone may only be on its way to its new content.
         let is_gone = |read: &Result<Vec<Declared>, _>| match read {
@@ -154,18 +161,23 @@ impl Workshop {
                 return Elsewhere::default();
             }
         };
-        let declared = self.without_others(folder, declared);
+        let declared = self.without_others(folder, declared, left);
         for function in &declared {
             self.announce(folder, function);
         }
         self.make(folder, &declared).await
     }
 
-    /// Those that no other folder declares, which would be taken over.
-    fn without_others(&self, folder: &Folder, mut declared: Vec<Declared>) -> Vec<Declared> {
+    /// Those that no other folder declares, but for those that were `left`: they would be taken over.
+    fn without_others(
+        &self,
+        folder: &Folder,
+        mut declared: Vec<Declared>,
+        left: &[Folder],
+    ) -> Vec<Declared> {
         declared.retain(|function| {
             let of = self.functions.folder(&function.id);
-            let of = of.filter(|of| of.dir != folder.dir);
+            let of = of.filter(|of| of.dir != folder.dir && !left.contains(of));
             // It may have been moved from there to here.
             let Some(first) = of.filter(|of| self.declares(of, &function.id)) else {
                 return true;
@@ -236,6 +248,7 @@ impl Workshop {
                 self.failed(declared, &error);
                 // Of a build that never was there is no list of what it is made of.
                 files.extend(cargo::dependencies(&folder.dir));
+                files.extend(watch::linked(&folder.dir));
                 return Elsewhere {
                     files,
                     is_all: false,
@@ -343,14 +356,46 @@ impl Workshop {
     }
 }
 
-/// The functions' folders in `root` that aren't known.
-fn new_folders(root: &std::path::Path, known: &[Folder]) -> Vec<Folder> {
-    // A root without functions is no mistake here: it had some.
-    let found = manifests::discover(&[root.to_owned()]).unwrap_or_default();
-    found
-        .into_iter()
-        .filter(|folder| !known.contains(folder))
-        .collect()
+/// The folders that somebody named, by themselves or by a file in them. Those that come and go with a root are found by it.
+fn named(folders: &[Folder], roots: &[PathBuf]) -> BTreeSet<PathBuf> {
+    let is_named = |folder: &&Folder| !roots.iter().any(|root| folder.dir.parent() == Some(root));
+    let named = folders.iter().filter(is_named);
+    named.map(|folder| folder.dir.clone()).collect()
+}
+
+/// Watches for what somebody named to come, to go, and to be elsewhere.
+fn watch_above(
+    watch: &mut Watch,
+    paths: &[PathBuf],
+    roots: &[PathBuf],
+    named: &BTreeSet<PathBuf>,
+) -> notify::Result<()> {
+    for path in paths {
+        watch.add_links(path);
+    }
+    for root in roots {
+        watch.add_root(root)?;
+    }
+    for folder in named {
+        watch.add_parent(folder);
+    }
+    Ok(())
+}
+
+/// Those of `folders` that are there and that `paths` don't lead to any more.
+async fn unreached(paths: &[PathBuf], folders: &[Folder]) -> Vec<Folder> {
+    let unreached = || -> Vec<Folder> {
+        let reached = manifests::reached(paths);
+        let is_left = |folder: &&Folder| folder.dir.is_dir() && !reached.contains(&folder.dir);
+        folders.iter().filter(is_left).cloned().collect()
+    };
+    let left = unreached();
+    if left.is_empty() {
+        return left;
+    }
+    // A link that is gone may only be on its way to where it will lead.
+    tokio::time::sleep(GRACE).await;
+    unreached()
 }
 
 /// The files that a function's manifest names: its models', and its component's. One that isn't there may be about to come.
