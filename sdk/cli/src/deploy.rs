@@ -20,6 +20,7 @@ use crate::failure::{Explain, Failure};
 use crate::paths;
 use crate::terminal::{self, Terminal, harmless};
 
+mod check;
 mod plan;
 mod upload;
 mod wait;
@@ -125,6 +126,7 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
             terminal.note(&format!("{} {note}", terminal.err.yellow("note:")));
         }
         // All that can be wrong is found before minutes of building, and before the cluster is changed.
+        let mut functions = Vec::new();
         for function in &plan.functions {
             match args.registry() {
                 Some(_) => upload::check(function, args)?,
@@ -136,6 +138,7 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
             let mut function = upload::stand_in(function, args)?;
             function.add_pull_secrets(&args.pull_secrets);
             function.check()?;
+            functions.push(function);
         }
         for function in &plan.functions {
             match cluster.function(&function.id).await {
@@ -143,6 +146,7 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
                 Err(error) => return Err(error.into()),
             }
         }
+        check::ask(&plan.beside, &functions, &cluster, args).await?;
         let mut uploads = Vec::new();
         for function in &mut plan.functions {
             let began = Instant::now();

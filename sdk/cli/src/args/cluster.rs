@@ -66,7 +66,8 @@ pub(crate) struct Push {
                   `file`) is pushed to REGISTRY/FUNCTION and named by its digest instead; the manifest itself stays as \
                   it is. Secrets and ConfigMaps that stand in the same file are applied before the function. What the cluster fetches \
                   itself, such as a `component.image`, stays: a project beside it isn't built then. Where a function is as it was, and \
-                  its component or a model couldn't be had, the cluster tries again at once."
+                  its component or a model couldn't be had, the cluster tries again at once.\n\
+                  Before anything is built, the cluster is asked by a dry run whether it would take all of it."
 )]
 pub(crate) struct Deploy {
     /// A function.yaml, a folder with one, or a folder of such folders

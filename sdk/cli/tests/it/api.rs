@@ -94,6 +94,13 @@ impl Api {
         .to_string()
     }
 
+    /// What was applied so far, and not only tried.
+    pub(crate) fn applied(&self) -> Vec<Asked> {
+        let mut asked = self.asked("PATCH");
+        asked.retain(|asked| !asked.path.contains("dryRun=All"));
+        asked
+    }
+
     /// What was asked so far by `method`.
     pub(crate) fn asked(&self, method: &str) -> Vec<Asked> {
         let asked = self.asked.lock().unwrap();

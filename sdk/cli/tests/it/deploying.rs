@@ -46,6 +46,15 @@ fn condition(kind: &str, status: &str, reason: &str, message: &str) -> Value {
     })
 }
 
+/// What a cluster answers that takes what it is asked to apply.
+fn taken(asked: &Asked) -> Answer {
+    Answer::json(&if asked.path.contains("/functions/") {
+        function(&json!([]))
+    } else {
+        json!({"metadata": {"name": "words"}})
+    })
+}
+
 /// A cluster without the function, that says `now` of it once it is applied, and `later` a moment after.
 fn cluster(now: Value, later: Value) -> Api {
     Api::new(move |asked: &Asked| {
@@ -105,7 +114,7 @@ fn a_folder_becomes_a_function_that_answers() {
     assert_eq!(told["ready"], true);
     assert_eq!(told["url"], "http://digits.test/");
 
-    let patches = api.asked("PATCH");
+    let patches = api.applied();
     assert!(
         patches[0]
             .path
@@ -215,14 +224,17 @@ fn what_fails_has_changed_nothing() {
         assert_eq!(said.code, Some(1), "{said:?}");
         let told = said.json().remove(0);
         assert!(told["error"].as_str().unwrap().contains(message), "{told}");
-        assert!(api.asked("PATCH").is_empty());
+        assert!(api.applied().is_empty());
     }
     // Two files that the manifests ask for, and one of them is another.
     write(
         "other.yaml",
         &format!("{other}component: {{file: digits.wasm, sha256: '{digest}'}}\n"),
     );
-    let api = Api::new(|_| Answer::status(404, "functions", "x", "no such function"));
+    let api = Api::new(|asked| match asked.method.as_str() {
+        "PATCH" => taken(asked),
+        _ => Answer::status(404, "functions", "x", "no such function"),
+    });
     let said = deploy(folder.path(), &api, &registry, &[]);
     let told = said.json().remove(0);
     let error = told["error"].as_str().unwrap();
@@ -230,7 +242,7 @@ fn what_fails_has_changed_nothing() {
         error.starts_with("the component of vision/other has the sha256 "),
         "{error}"
     );
-    assert!(api.asked("PATCH").is_empty());
+    assert!(api.applied().is_empty());
 }
 
 /// Would fail if what was wrong before a deployment that only mended a Secret, say, were told as its outcome, or the operator
@@ -301,7 +313,7 @@ fn what_is_missing_is_told_before_anything_is_done() {
     assert_eq!(said.code, Some(1));
     assert!(said.err.contains("no registry is named"), "{said:?}");
     assert!(said.err.contains("WISP_REGISTRY"), "{said:?}");
-    assert!(api.asked("PATCH").is_empty());
+    assert!(api.applied().is_empty());
 
     let said = run(folder.path(), None, &["deploy", "--registry", "r.test/a"]);
     assert!(said.err.contains("no cluster is configured"), "{said:?}");
@@ -326,6 +338,45 @@ fn what_is_missing_is_told_before_anything_is_done() {
     assert!(
         said.err.starts_with("error: "),
         "what a library logs: {said:?}"
+    );
+}
+
+/// Would fail if what only the cluster knows, that there is no such namespace or that this user may not apply there, were
+/// found after minutes of building and pushing.
+#[test]
+fn what_the_cluster_would_refuse_is_told_before_anything_is_done() {
+    let folder = folder();
+    let deploy = |code: u16, kind: &'static str, message: &'static str| {
+        let api = Api::new(move |asked| match asked.method.as_str() {
+            "PATCH" if code == 200 => taken(asked),
+            "PATCH" => Answer::status(code, kind, "vision", message),
+            _ => Answer::status(404, "functions", "digits", "no such function"),
+        });
+        // Nobody listens there.
+        let words = ["deploy", "--registry", "127.0.0.1:1/ada"];
+        let said = run(folder.path(), Some(&api), &words);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(api.applied().is_empty());
+        (said.err, api.asked("PATCH"))
+    };
+    let missing = "namespaces \"vision\" not found";
+    let (said, _) = deploy(404, "namespaces", missing);
+    assert!(said.contains(missing), "{said}");
+    assert!(said.contains("kubectl create namespace vision"), "{said}");
+    let forbidden = "configmaps is forbidden: User \"ada\" cannot patch resource";
+    let (said, _) = deploy(403, "configmaps", forbidden);
+    assert!(said.contains(forbidden), "{said}");
+    // What is tried is what will be applied, but for digests that aren't known yet.
+    let (said, tried) = deploy(200, "", "");
+    assert!(said.contains("127.0.0.1:1"), "{said}");
+    let paths: Vec<_> = tried.iter().map(|asked| asked.path.as_str()).collect();
+    assert!(paths[0].contains("/configmaps/words?"), "{paths:?}");
+    assert!(paths[1].contains("/functions/digits?"), "{paths:?}");
+    let function: Value = serde_json::from_slice(&tried[1].body).unwrap();
+    let image = function["spec"]["component"]["image"].as_str().unwrap();
+    assert!(
+        image.starts_with("127.0.0.1:1/ada/digits@sha256:"),
+        "{image}"
     );
 }
 
