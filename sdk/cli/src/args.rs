@@ -11,7 +11,7 @@ use wisp_api::DurationError;
 
 mod cluster;
 
-pub(crate) use cluster::{ClusterArgs, Deploy, Get, Logs, Push, RegistryArgs};
+pub(crate) use cluster::{ClusterArgs, Delete, Deploy, Get, Logs, Push, RegistryArgs};
 
 /// Where `wisp dev` listens and `wisp invoke` looks.
 pub(crate) const GATEWAY: &str = "127.0.0.1:8787";
@@ -70,6 +70,8 @@ pub(crate) enum Command {
     Logs(Logs),
     /// Send a request to a function and print the answer
     Invoke(Invoke),
+    /// Delete functions from a cluster, and wait until their replicas are gone
+    Delete(Delete),
     /// Print the completion script of a shell
     Completions(Completions),
 }
@@ -325,6 +327,7 @@ mod tests {
             "get",
             "logs",
             "invoke",
+            "delete",
             "completions",
         ] {
             let help = command

@@ -7,6 +7,7 @@ mod build;
 mod cargo;
 mod cluster;
 mod completions;
+mod delete;
 mod deploy;
 mod dev;
 mod failure;
@@ -53,6 +54,7 @@ fn run(command: Command, terminal: &Terminal) -> Result<ExitCode, Failure> {
         Command::Deploy(args) => deploy::run(&args, terminal),
         Command::Get(args) => get::run(&args, terminal),
         Command::Logs(args) => logs::run(&args, terminal),
+        Command::Delete(args) => delete::run(&args, terminal),
         Command::Invoke(args) => invoke::run(&args, terminal),
         Command::Completions(args) => completions::run(&args),
     }

@@ -153,8 +153,14 @@ impl Tour {
                 self.says(&typed, &[r#"{"message":"Hello, Ada!"}"#])
             }
             "wisp logs --follow greeter" => self.logs(&typed),
-            "kubectl delete fn/greeter" => {
-                self.says(&typed, &["deleted"])?;
+            "wisp delete greeter" => {
+                self.says(
+                    &typed,
+                    &[
+                        "deleted default/greeter",
+                        "gone all replicas of default/greeter",
+                    ],
+                )?;
                 self.pods(|pods| pods == 0)
             }
             r#"mkdir -p ~/.local/bin && ln -s "$(command -v wisp)" ~/.local/bin/kubectl-wisp"# => {

@@ -178,3 +178,31 @@ pub(crate) struct Logs {
     #[command(flatten)]
     pub(crate) cluster: ClusterArgs,
 }
+
+/// Delete functions from a cluster, and wait until their replicas are gone
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "A path is told from a name by how it begins or ends: ./greeter, ../greeter, greeter/, function.yaml. What else \
+                  stands in the file, such as a Secret, stays, and so does what was pushed.\n\
+                  Where one of several functions isn't there, none is deleted."
+)]
+pub(crate) struct Delete {
+    /// A function's name, `namespace/name`, or a path as `wisp deploy` takes it, whose functions are meant
+    #[arg(required = true, value_name = "NAME|PATH", value_hint = clap::ValueHint::AnyPath)]
+    pub(crate) targets: Vec<String>,
+
+    /// Succeed where a function isn't there, too
+    #[arg(long)]
+    pub(crate) ignore_not_found: bool,
+
+    /// Don't wait until the replicas are gone
+    #[arg(long)]
+    pub(crate) no_wait: bool,
+
+    /// How long to wait for each function's replicas, such as 2m
+    #[arg(long, default_value = "2m", value_parser = super::duration, value_name = "DURATION")]
+    pub(crate) timeout: Duration,
+
+    #[command(flatten)]
+    pub(crate) cluster: ClusterArgs,
+}

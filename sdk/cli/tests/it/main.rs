@@ -2,6 +2,7 @@
 #![cfg(test)]
 
 mod api;
+mod deleting;
 mod deploying;
 mod output;
 mod reading;

@@ -1,0 +1,314 @@
+//! `wisp delete`: functions go from a cluster, and their replicas with them.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Preconditions};
+use kube::runtime::watcher::{self, Event};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
+use wisp_api::Object;
+use wisp_contract::FunctionId;
+use wisp_contract::operator::pod;
+
+use crate::args::Delete;
+use crate::cluster::{self, Cluster, ClusterError, Watch, within};
+use crate::deploy::DeployError;
+use crate::dev::manifests::{discover, of_functions};
+use crate::failure::{Explain, Failure};
+use crate::terminal::{self, Terminal};
+
+/// Why a function isn't deleted, or not gone.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DeleteError {
+    #[error("there is no function {id} in the cluster at {server}")]
+    NotFound {
+        id: FunctionId,
+        server: String,
+        /// What was typed, where that is a path, too.
+        path: Option<PathBuf>,
+    },
+    #[error("{0} is deleted, but whether its replicas are gone can't be told")]
+    Unwatched(FunctionId, #[source] Box<ClusterError>),
+    #[error("{id} is deleted, but not all of its replicas are gone after {}: {}", terminal::duration(*patience), left.join(", "))]
+    Left {
+        id: FunctionId,
+        patience: Duration,
+        left: Vec<String>,
+    },
+}
+
+impl Explain for DeleteError {
+    fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::NotFound {
+                path: Some(path), ..
+            } => format!(
+                "what {path} declares is deleted by its path: wisp delete ./{path}",
+                path = path.display()
+            ),
+            Self::NotFound { .. } => "`wisp get --all-namespaces` lists all functions".to_owned(),
+            Self::Unwatched(..) => {
+                "--no-wait doesn't ask; `kubectl get pods` may tell more".to_owned()
+            }
+            Self::Left { id, left, .. } => format!(
+                "they go on ending without you: `kubectl describe pod {} -n {}` tells why it takes so long",
+                left.first().map_or("", String::as_str),
+                id.namespace()
+            ),
+        })
+    }
+}
+
+/// A function of the cluster that is to be deleted.
+struct Doomed {
+    id: FunctionId,
+    uid: String,
+}
+
+/// Deletes, and waits.
+pub(crate) fn run(args: &Delete, terminal: &Terminal) -> Result<ExitCode, Failure> {
+    cluster::run(async {
+        let cluster = Cluster::connect(&args.cluster).await?;
+        // A name that is wrong deletes nothing.
+        let mut doomed = Vec::new();
+        for (id, typed) in named(args, &cluster, terminal)? {
+            if let Some(uid) = find(&cluster, &id).await? {
+                doomed.push(Doomed { id, uid });
+                continue;
+            }
+            let missing = DeleteError::NotFound {
+                id,
+                server: cluster.server.clone(),
+                path: typed.map(PathBuf::from).filter(|path| path.exists()),
+            };
+            if !args.ignore_not_found {
+                return Err(missing.into());
+            }
+            terminal.note(&format!("{} {missing}", terminal.err.yellow("note:")));
+        }
+        for function in &doomed {
+            delete(&cluster, function).await?;
+            let paint = terminal.out;
+            terminal.say(&format!(
+                "{} {} {}",
+                paint.green("deleted"),
+                paint.bold(&function.id.to_string()),
+                paint.dim(&format!("(in {})", cluster.server))
+            ))?;
+        }
+        for Doomed { id, .. } in &doomed {
+            let began = Instant::now();
+            if !args.no_wait {
+                until_gone(&cluster, id, args.timeout, terminal).await?;
+                let took = terminal::duration(began.elapsed());
+                terminal.say(&format!(
+                    "{} all replicas of {id} in {took}",
+                    terminal.out.green("gone")
+                ))?;
+            }
+            terminal.json(&json!({
+                "function": id.to_string(),
+                "result": "deleted",
+                "gone": !args.no_wait,
+                "seconds": began.elapsed().as_secs_f64(),
+            }))?;
+        }
+        Ok::<_, Failure>(ExitCode::SUCCESS)
+    })
+}
+
+/// The functions that were named, each once, by themselves or by files that declare them; with a name, what was typed.
+fn named(
+    args: &Delete,
+    cluster: &Cluster,
+    terminal: &Terminal,
+) -> Result<Vec<(FunctionId, Option<String>)>, Failure> {
+    let mut named: Vec<(FunctionId, Option<String>)> = Vec::new();
+    for target in &args.targets {
+        let found = if is_path(target) {
+            let declared = declared(Path::new(target), cluster, args, terminal)?;
+            declared.into_iter().map(|id| (id, None)).collect()
+        } else {
+            vec![(cluster.id(target)?, Some(target.clone()))]
+        };
+        for (id, typed) in found {
+            if !named.iter().any(|(known, _)| *known == id) {
+                named.push((id, typed));
+            }
+        }
+    }
+    Ok(named)
+}
+
+/// Whether it is a path, and not a name or `namespace/name`: it begins or ends as only paths do.
+fn is_path(target: &str) -> bool {
+    let begins = ["/", "./", "../"]
+        .iter()
+        .any(|start| target.starts_with(start));
+    let ends = ["/", ".yaml", ".yml"]
+        .iter()
+        .any(|end| target.ends_with(end));
+    begins || ends || target == "." || target == ".."
+}
+
+/// The functions that the manifests at `path` declare, in the namespace that `wisp deploy` gives them.
+fn declared(
+    path: &Path,
+    cluster: &Cluster,
+    args: &Delete,
+    terminal: &Terminal,
+) -> Result<Vec<FunctionId>, Failure> {
+    let mut ids = Vec::new();
+    for folder in discover(&[path.to_owned()])? {
+        let manifests = of_functions(&folder)?;
+        for manifest in manifests.iter().flat_map(|(_, manifests)| manifests) {
+            let metadata = match &manifest.object {
+                Object::Function(function) => &function.metadata,
+                Object::Secret(secret) => {
+                    note_left("Secret", &secret.metadata, terminal);
+                    continue;
+                }
+                Object::ConfigMap(map) => {
+                    note_left("ConfigMap", &map.metadata, terminal);
+                    continue;
+                }
+                Object::Other(_) => continue,
+            };
+            let name = metadata.name.clone().unwrap_or_default();
+            let own = metadata.namespace.as_ref();
+            let asked = args.cluster.namespace.as_ref();
+            if let (Some(own), Some(asked)) = (own, asked)
+                && own != asked
+            {
+                return Err(DeployError::Namespace {
+                    kind: "Function",
+                    name,
+                    own: own.clone(),
+                    asked: asked.clone(),
+                }
+                .into());
+            }
+            let namespace = own.unwrap_or(&cluster.namespace).clone();
+            let id = FunctionId::new(&namespace, &name);
+            ids.push(id.map_err(|_| DeployError::Id { namespace, name })?);
+        }
+    }
+    Ok(ids)
+}
+
+fn note_left(kind: &str, metadata: &ObjectMeta, terminal: &Terminal) {
+    let name = metadata.name.as_deref().unwrap_or_default();
+    terminal.note(&format!(
+        "{} the {kind} `{name}` stays: others may use it",
+        terminal.err.yellow("note:")
+    ));
+}
+
+/// The function's UID; `None` where it isn't there.
+async fn find(cluster: &Cluster, id: &FunctionId) -> Result<Option<String>, ClusterError> {
+    match cluster.function(id).await {
+        Ok(function) => Ok(Some(function.uid().unwrap_or_default())),
+        Err(ClusterError::NotFound { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Deletes the function that was found, and none that has its name meanwhile. That it has gone by itself is well, too.
+async fn delete(cluster: &Cluster, function: &Doomed) -> Result<(), ClusterError> {
+    let id = &function.id;
+    let parameters = DeleteParams::default().preconditions(Preconditions {
+        uid: Some(function.uid.clone()),
+        resource_version: None,
+    });
+    let api = cluster.functions(id.namespace());
+    match within(api.delete(id.name(), &parameters)).await {
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
+        deleted => deleted
+            .map(drop)
+            .map_err(|error| cluster.refused(format!("delete the function {id}"), error)),
+    }
+}
+
+/// Waits until no pod is the function's.
+///
+/// # Errors
+/// When some are there still after `patience`, or this user may not see pods.
+async fn until_gone(
+    cluster: &Cluster,
+    id: &FunctionId,
+    patience: Duration,
+    terminal: &Terminal,
+) -> Result<(), DeleteError> {
+    let api: Api<Pod> = Api::namespaced(cluster.client.clone(), id.namespace());
+    let config = watcher::Config::default().labels(&format!("{}={}", pod::FUNCTION, id.name()));
+    let mut events = Watch::new(api, config, terminal);
+    let mut left: BTreeSet<String> = BTreeSet::new();
+    let watching = async {
+        let mut is_listed = false;
+        let mut is_told = false;
+        while !(is_listed && left.is_empty()) {
+            let event = events.next().await.map_err(|error| {
+                let error = cluster.refused(format!("watch the replicas of {id}"), error);
+                DeleteError::Unwatched(id.clone(), Box::new(error))
+            })?;
+            match event {
+                Some(Event::Init) => left.clear(),
+                Some(Event::InitApply(pod) | Event::Apply(pod)) => {
+                    left.insert(pod.name_any());
+                }
+                Some(Event::Delete(pod)) => {
+                    left.remove(&pod.name_any());
+                }
+                Some(Event::InitDone) => is_listed = true,
+                None => break,
+            }
+            if is_listed && !left.is_empty() && !std::mem::replace(&mut is_told, true) {
+                let text = match left.len() {
+                    1 => "its replica ends".to_owned(),
+                    count => format!("its {count} replicas end"),
+                };
+                terminal.note(&format!("  {} {text}", terminal.err.dim(&format!("{id}:"))));
+            }
+        }
+        Ok(())
+    };
+    let watched = tokio::time::timeout(patience, watching).await;
+    watched.unwrap_or_else(|_| {
+        Err(DeleteError::Left {
+            id: id.clone(),
+            patience,
+            left: left.into_iter().collect(),
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a folder were taken for a function in a namespace that has its name, or the other way around.
+    #[test]
+    fn paths_are_told_from_names() {
+        for path in [
+            ".",
+            "..",
+            "./greeter",
+            "../greeter",
+            "/srv/greeter",
+            "greeter/",
+            "vision/digits/",
+            "function.yaml",
+            "vision/digits.yml",
+        ] {
+            assert!(is_path(path), "{path}");
+        }
+        for name in ["greeter", "vision/digits", "", "Greeter"] {
+            assert!(!is_path(name), "{name}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+use serde_json::{Value, json};
+
+use crate::api::{Answer, Api, Asked};
+use crate::wisp::{Said, run};
+
+const FUNCTIONS: &str = "/apis/wisp.dev/v1alpha1/namespaces/vision/functions/";
+const PODS: &str = "/api/v1/namespaces/vision/pods";
+
+/// A cluster with the functions `digits` and `hello`, of which `digits` has the pods `now`; then come `events` of them.
+fn cluster(now: &[&str], events: &[(&str, &str)]) -> Api {
+    let pod = |name: &str| {
+        json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "vision", "uid": name, "resourceVersion": "1"},
+        })
+    };
+    let items: Vec<Value> = now.iter().map(|name| pod(name)).collect();
+    let events: Vec<Value> = events
+        .iter()
+        .map(|(kind, name)| json!({"type": kind, "object": pod(name)}))
+        .collect();
+    Api::new(move |asked: &Asked| {
+        let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
+        match (asked.method.as_str(), path.strip_prefix(FUNCTIONS)) {
+            ("GET", Some(name @ ("digits" | "hello"))) => Answer::json(&json!({
+                "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+                "metadata": {"name": name, "namespace": "vision", "uid": format!("uid-{name}")},
+                "spec": {},
+            })),
+            ("GET", Some(name)) => Answer::status(404, "functions", name, "not found"),
+            ("DELETE", Some(_)) => Answer::json(&json!({"kind": "Status", "status": "Success"})),
+            ("GET", None) if path == PODS && query.contains("watch=true") => {
+                Answer::events(&events)
+            }
+            ("GET", None) if path == PODS && query.contains("digits") => Answer::json(&json!({
+                "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"},
+                "items": items,
+            })),
+            ("GET", None) if path == PODS => Answer::json(&json!({
+                "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": [],
+            })),
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+fn delete(api: &Api, words: &[&str]) -> Said {
+    let folder = tempfile::tempdir().unwrap();
+    run(folder.path(), Some(api), &[&["delete"][..], words].concat())
+}
+
+fn deleted(api: &Api) -> Vec<String> {
+    let asked = api.asked("DELETE").into_iter();
+    let names = asked.filter_map(|asked| Some(asked.path.strip_prefix(FUNCTIONS)?.to_owned()));
+    names
+        .map(|name| name.split('?').next().unwrap_or_default().to_owned())
+        .collect()
+}
+
+/// Would fail if a function's end were told before its last pod's, or a function that has its name meanwhile were deleted.
+#[test]
+fn a_function_is_gone_when_its_last_pod_is() {
+    let api = cluster(&["d-a", "d-b"], &[("DELETED", "d-b"), ("DELETED", "d-a")]);
+    let said = delete(&api, &["digits", "-o", "json"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let told = said.json().remove(0);
+    assert_eq!(told["function"], "vision/digits");
+    assert_eq!(told["result"], "deleted");
+    assert_eq!(told["gone"], true);
+    let body: Value = serde_json::from_slice(&api.asked("DELETE")[0].body).unwrap();
+    assert_eq!(body["preconditions"]["uid"], "uid-digits");
+
+    let api = cluster(&["d-a", "d-b"], &[("DELETED", "d-b")]);
+    let said = delete(&api, &["digits", "--timeout", "300ms"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.out.contains("deleted vision/digits"), "{said:?}");
+    assert!(said.err.contains("after 300 ms: d-a\n"), "{said:?}");
+
+    let said = delete(&api, &["digits", "--no-wait"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(!said.out.contains("gone"), "{said:?}");
+}
+
+/// Would fail if a name that is wrong were told as a success, or had another function deleted.
+#[test]
+fn where_one_is_missing_none_is_deleted() {
+    let api = cluster(&[], &[]);
+    let said = delete(&api, &["digits", "digitz"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("no function vision/digitz"), "{said:?}");
+    assert!(said.err.contains("wisp get --all-namespaces"), "{said:?}");
+    assert!(deleted(&api).is_empty());
+
+    let said = delete(
+        &api,
+        &["--ignore-not-found", "digits", "digitz", "vision/digits"],
+    );
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(deleted(&api), ["digits"]);
+
+    let said = delete(&api, &["other/digits", "-n", "vision"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.err.contains("not in the namespace `vision`"),
+        "{said:?}"
+    );
+}
+
+/// Would fail if a manifest's functions couldn't be deleted by it, or what it was named by were taken for a name.
+#[test]
+fn the_functions_of_a_file_are_deleted() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let function = |name: &str| {
+        format!(
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec: {{}}\n"
+        )
+    };
+    let words = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\n---\n";
+    file(
+        "all/one/function.yaml",
+        &format!("{words}{}", function("digits")),
+    );
+    file("all/two/function.yaml", &function("hello"));
+    let delete = |path: &str| {
+        let api = cluster(&[], &[]);
+        let said = run(folder.path(), Some(&api), &["delete", path]);
+        (said, deleted(&api))
+    };
+    let (said, names) = delete("./all");
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert_eq!(names, ["digits", "hello"]);
+    assert!(said.err.contains("the ConfigMap `words` stays"), "{said:?}");
+    assert_eq!(delete("all/two/function.yaml").1, ["hello"]);
+    assert_eq!(delete("all/one/").1, ["digits"]);
+    let (said, names) = delete("all");
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("wisp delete ./all"), "{said:?}");
+    assert!(names.is_empty());
+}
+
+/// Would fail if who may delete functions and not see pods weren't told that it is deleted.
+#[test]
+fn who_may_not_see_pods_is_told_what_was_done() {
+    let api = Api::new(|asked| match asked.method.as_str() {
+        "DELETE" => Answer::json(&json!({"kind": "Status", "status": "Success"})),
+        _ if asked.path.starts_with(PODS) => Answer::status(403, "pods", "", "pods is forbidden"),
+        _ => Answer::json(&json!({
+            "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+            "metadata": {"name": "digits", "namespace": "vision", "uid": "1"}, "spec": {},
+        })),
+    });
+    let said = delete(&api, &["digits"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(
+        said.err.contains("vision/digits is deleted, but"),
+        "{said:?}"
+    );
+    assert!(said.err.contains("pods is forbidden"), "{said:?}");
+    assert!(said.err.contains("--no-wait"), "{said:?}");
+}
