@@ -134,7 +134,7 @@ impl Deploy {
 /// List a cluster's functions, or tell how one is
 #[derive(Debug, clap::Args)]
 pub(crate) struct Get {
-    /// The function; all of the namespace when left out
+    /// The function's name, or `namespace/name`; all of the namespace when left out
     pub(crate) function: Option<String>,
 
     /// All namespaces
@@ -152,7 +152,7 @@ pub(crate) struct Get {
                   Exit status: 1 where a replica's lines are missing in what is printed."
 )]
 pub(crate) struct Logs {
-    /// The function
+    /// The function's name, or `namespace/name`
     pub(crate) function: String,
 
     /// Go on with what comes, of replicas that come, too
