@@ -22,6 +22,8 @@ mod answer;
 mod cluster;
 mod request;
 
+pub(crate) use request::is_url;
+
 /// The exit status for an answer other than 2xx, as curl's --fail has it.
 const NOT_2XX: u8 = 22;
 
@@ -32,6 +34,8 @@ pub(crate) enum InvokeError {
         "`{0}` is neither a function's name, nor `namespace/name`, nor an http:// or https:// URL"
     )]
     Target(String),
+    #[error("`{0}` is a URL, which says by itself where it leads: {1} is for a function's name")]
+    Place(String, &'static str),
     #[error("`{0}` is no URL that can be asked")]
     Url(String, #[source] http::Error),
     #[error(

@@ -7,6 +7,7 @@ use std::path::Path;
 use clap::{CommandFactory as _, FromArgMatches as _};
 
 use crate::args::{Args, Command};
+use crate::invoke::is_url;
 
 /// What kubectl looks for on PATH.
 const NAME: &str = "kubectl-wisp";
@@ -25,10 +26,11 @@ fn read(words: impl IntoIterator<Item = OsString>) -> Result<Args, clap::Error> 
         Args::command()
     };
     let mut args = Args::from_arg_matches(&command.try_get_matches_from(words)?)?;
-    // Who asks by kubectl means a cluster.
+    // Who asks by kubectl for a name means a cluster's.
     if let Command::Invoke(invoke) = &mut args.command
         && is_plugin
         && invoke.gateway.is_none()
+        && !is_url(&invoke.target)
     {
         invoke.cluster = true;
     }
@@ -67,6 +69,7 @@ mod tests {
             "--gateway",
             "g:1"
         ]));
+        assert!(!asks_cluster(&["kubectl-wisp", "invoke", "http://x.test/"]));
     }
 
     #[test]

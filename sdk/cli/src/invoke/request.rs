@@ -70,7 +70,7 @@ pub(super) fn request(
 }
 
 /// Whether `target` is a URL, not a name.
-pub(super) fn is_url(target: &str) -> bool {
+pub(crate) fn is_url(target: &str) -> bool {
     target.starts_with("http://") || target.starts_with("https://")
 }
 
@@ -81,6 +81,9 @@ fn url(
     base: Option<&str>,
     environment: Option<&str>,
 ) -> Result<(Uri, Option<HeaderValue>), InvokeError> {
+    if let Some(option) = place(args).filter(|_| is_url(&args.target)) {
+        return Err(InvokeError::Place(without_login(&args.target).0, option));
+    }
     let base = base.or_else(|| is_url(&args.target).then_some(args.target.as_str()));
     let text = if let Some(base) = base {
         below(base, &args.path)
@@ -103,6 +106,20 @@ fn url(
         Ok(uri) => Ok((uri, login)),
         Err(error) => Err(InvokeError::Url(text, error.into())),
     }
+}
+
+/// The option that was typed, if one was, to say where a function's name is looked up.
+fn place(args: &Invoke) -> Option<&'static str> {
+    let of = &args.target_cluster;
+    [
+        ("--gateway", args.gateway.is_some()),
+        ("--cluster", args.cluster),
+        ("--kubeconfig", of.kubeconfig.is_some()),
+        ("--context", of.context.is_some()),
+        ("--namespace", of.namespace.is_some()),
+    ]
+    .into_iter()
+    .find_map(|(option, is_given)| is_given.then_some(option))
 }
 
 /// `path`, which may have a query, below `base`, which may have one, too.

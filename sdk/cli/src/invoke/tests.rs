@@ -64,6 +64,23 @@ fn a_gateway_that_is_typed_and_a_cluster_are_two_places() {
     }
 }
 
+/// Would fail if an option that changes nothing were taken: somebody thinks that it does.
+#[test]
+fn a_url_says_itself_where_it_leads() {
+    for option in [
+        &["--gateway", "g:1"][..],
+        &["--cluster"],
+        &["--context", "c"],
+        &["-n", "vision"],
+        &["--kubeconfig", "f"],
+    ] {
+        let words = [&["https://ada:s3cret@x.test/"], option].concat();
+        let said = made(&words).unwrap_err().to_string();
+        assert!(said.starts_with("`https://x.test/` is a URL"), "{said}");
+        assert!(said.contains(" is for a function's name"), "{said}");
+    }
+}
+
 #[test]
 fn names_and_urls_become_urls() {
     let url = |words: &[&str]| made(words).unwrap().uri().to_string();
