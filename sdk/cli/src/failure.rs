@@ -92,7 +92,8 @@ impl Failure {
     }
 }
 
-/// The error's text and those of its causes. What only repeats the one before is left out.
+/// The error's text and those of its causes. What only repeats the one before, or its end, is left out: some errors show their
+/// cause themselves.
 pub(crate) fn causes(error: &dyn Error) -> impl Iterator<Item = String> {
     let mut next: Option<&dyn Error> = Some(error);
     let mut last = String::new();
@@ -101,7 +102,7 @@ pub(crate) fn causes(error: &dyn Error) -> impl Iterator<Item = String> {
             let error = next?;
             next = error.source();
             let text = error.to_string();
-            if text != last {
+            if last.is_empty() || !last.ends_with(&text) {
                 last.clone_from(&text);
                 return Some(text);
             }
@@ -112,4 +113,35 @@ pub(crate) fn causes(error: &dyn Error) -> impl Iterator<Item = String> {
 /// The error and its causes on one line.
 pub(crate) fn chain(error: &dyn Error) -> String {
     causes(error).collect::<Vec<_>>().join(": ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{text}")]
+    struct Told {
+        text: &'static str,
+        source: Option<Box<Told>>,
+    }
+
+    fn told(texts: &[&'static str]) -> Option<Box<Told>> {
+        let (text, causes) = texts.split_first()?;
+        let source = told(causes);
+        Some(Box::new(Told { text, source }))
+    }
+
+    /// Would fail if a person read one cause twice.
+    #[test]
+    fn a_cause_that_was_told_already_is_not_told_again() {
+        let said = |texts: &[&'static str]| chain(&*told(texts).unwrap());
+        assert_eq!(said(&["a", "b", "c"]), "a: b: c");
+        assert_eq!(
+            said(&["can't read x: no such file", "no such file", "c"]),
+            "can't read x: no such file: c"
+        );
+        assert_eq!(said(&["a", "a", "b"]), "a: b");
+        assert_eq!(said(&["", "a"]), ": a");
+    }
 }

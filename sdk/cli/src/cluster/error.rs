@@ -1,9 +1,10 @@
 //! Why a cluster doesn't do what it is asked.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use kube::config::KubeconfigError;
-use wisp_api::ManifestError;
+use wisp_api::{ManifestError, Mistake};
 
 use crate::failure::Explain;
 
@@ -130,20 +131,32 @@ impl ClusterError {
 }
 
 fn no_cluster(file: Option<&PathBuf>, source: &KubeconfigError) -> String {
-    match file {
-        Some(file) => format!("{} tells of no such cluster", file.display()),
+    match file.map(|file| file.display()) {
+        Some(file) => match source {
+            KubeconfigError::ReadConfig(error, _) if error.kind() == ErrorKind::NotFound => {
+                format!("there is no {file}")
+            }
+            KubeconfigError::ReadConfig(..) | KubeconfigError::Parse(_) => {
+                format!("{file} can't be read as a kubeconfig")
+            }
+            _ => format!("{file} tells of no such cluster"),
+        },
         None if super::is_missing(source) => "no cluster is configured".to_owned(),
         None => "what is configured of clusters can't be used".to_owned(),
     }
 }
 
 fn indented(error: &ManifestError) -> String {
-    error
-        .mistakes()
-        .iter()
-        .map(|mistake| format!("  {mistake}"))
-        .collect::<Vec<_>>()
-        .join("\n")
+    let line = |mistake: &Mistake| {
+        // Lines are those of the object as it is applied, which nobody sees.
+        let mistake = Mistake {
+            line: None,
+            ..mistake.clone()
+        };
+        format!("  {mistake}")
+    };
+    let lines: Vec<String> = error.mistakes().iter().map(line).collect();
+    lines.join("\n")
 }
 
 #[cfg(test)]

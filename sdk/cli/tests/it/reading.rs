@@ -370,3 +370,29 @@ fn functions_are_listed_and_what_is_not_there_is_told() {
     let said = get(&["Bad_Name"]);
     assert!(said.err.contains("Bad_Name"), "{said:?}");
 }
+
+/// Would fail if a file that isn't there were said to lack a cluster, or the reason were told twice.
+#[test]
+fn a_kubeconfig_that_cannot_be_used_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("damaged"), "contexts: [").unwrap();
+    std::fs::write(
+        folder.path().join("other"),
+        "contexts: []\ncurrent-context: c\n",
+    )
+    .unwrap();
+    let said = |file: &str| run(folder.path(), None, &["get", "--kubeconfig", file]).err;
+    let gone = said("gone");
+    assert!(gone.starts_with("error: there is no gone\n"), "{gone}");
+    assert_eq!(gone.matches("No such file").count(), 1, "{gone}");
+    let damaged = said("damaged");
+    assert!(
+        damaged.starts_with("error: damaged can't be read as a kubeconfig\n"),
+        "{damaged}"
+    );
+    let other = said("other");
+    assert!(
+        other.starts_with("error: other tells of no such cluster\n"),
+        "{other}"
+    );
+}
