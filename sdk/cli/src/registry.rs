@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use wisp_artifacts::{Credentials, FetchOptions, Fetcher, Package, Pushed, Reference};
+use wisp_engine::InspectError;
 
 use crate::args::RegistryArgs;
 use crate::failure::Explain;
@@ -18,6 +19,8 @@ pub(crate) enum RegistryError {
     Artifact(#[from] wisp_artifacts::Error),
     #[error(transparent)]
     Output(#[from] OutputError),
+    #[error("{} can't be served", path.display())]
+    Component { path: PathBuf, source: InspectError },
     #[error("{} could not be read", path.display())]
     Read {
         path: PathBuf,
@@ -120,7 +123,14 @@ impl Registries {
             }
         };
         let credentials: Credentials = login::of(image)?;
-        let pushed = self.fetcher.push(image, package, &credentials).await?;
+        let pushed = self.fetcher.push(image, package, &credentials).await;
+        let pushed = pushed.map_err(|error| match error {
+            wisp_artifacts::Error::Component(source) => RegistryError::Component {
+                path: path.to_owned(),
+                source,
+            },
+            error => RegistryError::Artifact(error),
+        })?;
         let paint = terminal.out;
         let size = terminal::bytes(pushed.length);
         let what = if pushed.existed {

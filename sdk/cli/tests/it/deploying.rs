@@ -412,6 +412,7 @@ fn a_component_and_its_models_are_pushed() {
 
     let said = run(folder.path(), None, &["push", "mnist.onnx", &reference]);
     assert_eq!(said.code, Some(1));
+    assert!(said.err.contains("mnist.onnx can't be served"), "{said:?}");
     assert!(said.err.contains("not WebAssembly"), "{said:?}");
 }
 
