@@ -104,7 +104,7 @@ pub(crate) enum Template {
 #[derive(Debug, clap::Args)]
 pub(crate) struct Build {
     /// The folder of the project's Cargo.toml
-    #[arg(default_value = ".")]
+    #[arg(default_value = ".", value_hint = clap::ValueHint::DirPath)]
     pub(crate) dir: PathBuf,
 }
 

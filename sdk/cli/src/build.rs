@@ -99,13 +99,7 @@ impl Explain for BuildError {
 /// Builds, checks, and says what came of it.
 pub(crate) fn run(args: &Build, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let began = Instant::now();
-    let dir = args
-        .dir
-        .canonicalize()
-        .map_err(|_| CargoError::NoProject {
-            dir: args.dir.clone(),
-        })
-        .map_err(BuildError::from)?;
+    let dir = folder(&args.dir).map_err(BuildError::from)?;
     let built = build(
         &dir,
         Messages::Show {
@@ -123,6 +117,17 @@ pub(crate) fn run(args: &Build, terminal: &Terminal) -> Result<ExitCode, Failure
         report(&built, took, terminal)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The project's folder, where it or its Cargo.toml was named.
+fn folder(named: &Path) -> Result<PathBuf, CargoError> {
+    let found = named
+        .canonicalize()
+        .map_err(|_| CargoError::Missing(named.to_owned()))?;
+    Ok(match found.parent() {
+        Some(dir) if found.ends_with("Cargo.toml") && found.is_file() => dir.to_owned(),
+        _ => found,
+    })
 }
 
 /// Builds the project in `dir`, an absolute path, and writes the component to `wisp/NAME.wasm` in Cargo's target
@@ -408,6 +413,19 @@ mod tests {
         // A damaged output is made anew.
         std::fs::write(target.path().join("wisp/f.wasm"), "damaged").unwrap();
         assert_eq!(make(2).1, second.1);
+    }
+
+    /// Would fail if a folder that isn't there were said to lack something.
+    #[test]
+    fn a_project_is_named_by_its_folder_or_its_manifest() {
+        let project = tempfile::tempdir().unwrap();
+        let dir = project.path().canonicalize().unwrap();
+        let manifest = dir.join("Cargo.toml");
+        std::fs::write(&manifest, "").unwrap();
+        assert_eq!(folder(&dir).unwrap(), dir);
+        assert_eq!(folder(&manifest).unwrap(), dir);
+        let error = folder(Path::new("/nowhere")).unwrap_err();
+        assert_eq!(error.to_string(), "there is no /nowhere");
     }
 
     #[test]

@@ -27,6 +27,8 @@ pub(crate) struct Artifact {
 /// Why there is no component.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum CargoError {
+    #[error("there is no {}", .0.display())]
+    Missing(PathBuf),
     #[error("{} is no Cargo project: it has no Cargo.toml", dir.display())]
     NoProject { dir: PathBuf },
     #[error("cargo could not be started")]
@@ -44,7 +46,7 @@ pub(crate) enum CargoError {
 impl Explain for CargoError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::NoProject { .. } => {
+            Self::Missing(_) | Self::NoProject { .. } => {
                 Some("name the project's folder, or start one with `wisp new NAME`".to_owned())
             }
             Self::Start(_) => Some("install Rust with rustup (https://rustup.rs)".to_owned()),
