@@ -1,5 +1,6 @@
 //! `wisp build`: from a Cargo project to a component that a host serves.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -136,7 +137,12 @@ fn folder(named: &Path) -> Result<PathBuf, CargoError> {
 /// # Errors
 /// When it doesn't compile, or no host would serve it.
 pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Built, BuildError> {
-    let artifact = cargo::build(dir, messages)?;
+    let mut artifact = cargo::build(dir, messages)?;
+    let moved = Record::of(&artifact).moved(&artifact);
+    if !moved.is_empty() {
+        cargo::forget(dir, &artifact, &moved)?;
+        artifact = cargo::build(dir, messages)?;
+    }
     finish(dir, &artifact)
 }
 
@@ -152,8 +158,11 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
     let plain = std::fs::read(&artifact.wasm).map_err(file(&artifact.wasm))?;
     let folder = artifact.target.join("wisp");
     let output = folder.join(format!("{}.wasm", artifact.package));
-    let record = Record::new(&plain, &folder.join(format!("{}.json", artifact.package)));
-    if let Some((init, component)) = record.reuse(&output) {
+    let record = Record::of(artifact);
+    if let Some((init, component)) = record.reuse(&plain, &output) {
+        if !record.moved(artifact).is_empty() {
+            record.keep(&plain, &component, &init, artifact);
+        }
         let inspection = wisp_engine::inspect(&component).map_err(inspected)?;
         return Ok(built(artifact, &output, &component, &inspection, init));
     }
@@ -183,7 +192,7 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
     let inspection = wisp_engine::inspect(&done.component).map_err(inspected)?;
     std::fs::create_dir_all(&folder).map_err(file(&folder))?;
     replace(&output, &done.component).map_err(file(&output))?;
-    record.keep(&done.component, &init);
+    record.keep(&plain, &done.component, &init, artifact);
     Ok(built(artifact, &output, &done.component, &inspection, init))
 }
 
@@ -208,10 +217,7 @@ fn built(
 }
 
 /// Beside a component, what it was made from: the initialisation doesn't run again for a build that changed nothing.
-struct Record {
-    path: PathBuf,
-    source: String,
-}
+struct Record(PathBuf);
 
 #[derive(Serialize, Deserialize)]
 struct Made {
@@ -219,35 +225,59 @@ struct Made {
     source: String,
     component: String,
     init: Init,
+    /// The sources that links lead to, and where they are.
+    #[serde(default)]
+    linked: BTreeMap<PathBuf, PathBuf>,
 }
 
 impl Record {
-    fn new(plain: &[u8], path: &Path) -> Self {
-        Self {
-            path: path.to_owned(),
-            source: hex(plain),
-        }
+    fn of(artifact: &Artifact) -> Self {
+        let name = format!("{}.json", artifact.package);
+        Self(artifact.target.join("wisp").join(name))
     }
 
-    fn reuse(&self, output: &Path) -> Option<(Init, Vec<u8>)> {
-        let made: Made = serde_json::from_slice(&std::fs::read(&self.path).ok()?).ok()?;
+    fn read(&self) -> Option<Made> {
+        let made: Made = serde_json::from_slice(&std::fs::read(&self.0).ok()?).ok()?;
+        (made.wisp == env!("CARGO_PKG_VERSION")).then_some(made)
+    }
+
+    /// The sources that links lead to elsewhere than when the component was made.
+    fn moved(&self, artifact: &Artifact) -> Vec<PathBuf> {
+        let Some(made) = self.read() else {
+            return Vec::new();
+        };
+        let now = linked(artifact);
+        let is_moved = |source: &&PathBuf| now.get(*source) != made.linked.get(*source);
+        let sources: BTreeSet<&PathBuf> = now.keys().chain(made.linked.keys()).collect();
+        sources.into_iter().filter(is_moved).cloned().collect()
+    }
+
+    fn reuse(&self, plain: &[u8], output: &Path) -> Option<(Init, Vec<u8>)> {
+        let made = self.read()?;
         let component = std::fs::read(output).ok()?;
-        let same = made.wisp == env!("CARGO_PKG_VERSION")
-            && made.source == self.source
-            && made.component == hex(&component);
+        let same = made.source == hex(plain) && made.component == hex(&component);
         same.then_some((made.init, component))
     }
 
-    fn keep(&self, component: &[u8], init: &Init) {
+    fn keep(&self, plain: &[u8], component: &[u8], init: &Init, artifact: &Artifact) {
         let made = Made {
             wisp: env!("CARGO_PKG_VERSION").to_owned(),
-            source: self.source.clone(),
+            source: hex(plain),
             component: hex(component),
             init: init.clone(),
+            linked: linked(artifact),
         };
         // Where it can't be kept, the next build does the work again.
-        let _ = replace(&self.path, &serde_json::to_vec(&made).unwrap_or_default());
+        let _ = replace(&self.0, &serde_json::to_vec(&made).unwrap_or_default());
     }
+}
+
+/// The sources of a component that links lead to, and where they are.
+fn linked(artifact: &Artifact) -> BTreeMap<PathBuf, PathBuf> {
+    let sources = cargo::compiled_from(&artifact.wasm).into_iter();
+    let sources = sources.filter_map(|source| Some((source.canonicalize().ok()?, source)));
+    let linked = sources.filter(|(file, source)| file != source);
+    linked.map(|(file, source)| (source, file)).collect()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -391,6 +421,7 @@ mod tests {
             package: "f".to_owned(),
             wasm: wasm.clone(),
             target: target.path().to_owned(),
+            crates: Vec::new(),
         };
         let make = |value| {
             std::fs::write(&wasm, component(value)).unwrap();
@@ -415,6 +446,43 @@ mod tests {
         assert_eq!(make(2).1, second.1);
     }
 
+    /// Would fail if what a link leads to now were passed over, or built again and again.
+    #[test]
+    fn a_source_that_a_link_leads_to_elsewhere_is_found_once() {
+        use std::os::unix::fs::symlink;
+        let target = tempfile::tempdir().unwrap();
+        let dir = target.path().canonicalize().unwrap();
+        for version in ["v1", "v2"] {
+            std::fs::create_dir(dir.join(version)).unwrap();
+            std::fs::write(dir.join(version).join("lib.rs"), "").unwrap();
+        }
+        let (src, wasm) = (dir.join("src"), dir.join("f.wasm"));
+        let sources = format!(
+            "f.wasm: {} {}\n",
+            src.join("lib.rs").display(),
+            dir.join("v1/lib.rs").display()
+        );
+        std::fs::write(wasm.with_extension("d"), sources).unwrap();
+        std::fs::write(&wasm, component(1)).unwrap();
+        let artifact = Artifact {
+            package: "f".to_owned(),
+            wasm,
+            target: dir.clone(),
+            crates: Vec::new(),
+        };
+        let moved = || Record::of(&artifact).moved(&artifact);
+        symlink("v1", &src).unwrap();
+        assert!(moved().is_empty(), "nothing was built yet");
+        finish(&dir, &artifact).unwrap();
+        assert!(moved().is_empty());
+        std::fs::remove_file(&src).unwrap();
+        symlink("v2", &src).unwrap();
+        assert_eq!(moved(), [src.join("lib.rs")]);
+        // Which came to the same.
+        finish(&dir, &artifact).unwrap();
+        assert!(moved().is_empty());
+    }
+
     /// Would fail if a folder that isn't there were said to lack something.
     #[test]
     fn a_project_is_named_by_its_folder_or_its_manifest() {
@@ -437,6 +505,7 @@ mod tests {
             package: "f".to_owned(),
             wasm,
             target: target.path().to_owned(),
+            crates: Vec::new(),
         };
         let error = finish(target.path(), &artifact).unwrap_err();
         assert!(matches!(error, BuildError::Inspect { .. }), "{error:?}");

@@ -22,6 +22,17 @@ pub(crate) struct Artifact {
     pub(crate) wasm: PathBuf,
     /// Cargo's target folder.
     pub(crate) target: PathBuf,
+    /// The crates of this machine that it is made of, its own too.
+    pub(crate) crates: Vec<Crate>,
+}
+
+/// A crate that lies on this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Crate {
+    /// What Cargo knows it by.
+    id: String,
+    /// Its folder, as Cargo calls it.
+    dir: PathBuf,
 }
 
 /// Why there is no component.
@@ -130,11 +141,15 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
             String::from_utf8_lossy(&text).into_owned()
         })
     });
-    let mut found = None;
+    let (mut found, mut crates) = (None, Vec::new());
     if let Some(stdout) = child.stdout.take() {
         for line in BufReader::new(stdout).lines() {
             let line = line.map_err(CargoError::Messages)?;
-            found = artifact(&line, &manifest).or(found);
+            let Ok(message) = serde_json::from_str::<Message>(&line) else {
+                continue;
+            };
+            crates.extend(local(&message));
+            found = artifact(message, &manifest).or(found);
         }
     }
     let status = child.wait().map_err(CargoError::Start)?;
@@ -150,9 +165,34 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
             messages: said,
         });
     }
-    found.ok_or_else(|| CargoError::NoComponent {
+    let found = found.ok_or_else(|| CargoError::NoComponent {
         dir: dir.to_owned(),
-    })
+    })?;
+    Ok(Artifact { crates, ..found })
+}
+
+/// Has the next build compile the crates anew whose sources are among `files`, and the project's own. Cargo looks at when
+/// files were written, and so passes over a link that leads to older ones. Blocks.
+///
+/// # Errors
+/// When Cargo can't be started.
+pub(crate) fn forget(dir: &Path, artifact: &Artifact, files: &[PathBuf]) -> Result<(), CargoError> {
+    let has = |of: &&Crate| files.iter().any(|file| file.starts_with(&of.dir)) || of.dir == dir;
+    let ids: Vec<&Crate> = artifact.crates.iter().filter(has).collect();
+    // Without a name it would be all crates.
+    if ids.is_empty() {
+        return Ok(());
+    }
+    let mut command = Command::new(program());
+    command
+        .args(["clean", "--quiet", "--release", "--target", TARGET])
+        .args(ids.iter().flat_map(|of| ["--package", &of.id]))
+        .current_dir(dir)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null());
+    // What it can't remove is as it was.
+    command.status().map(drop).map_err(CargoError::Start)
 }
 
 /// The Cargo that runs this program, else the one on PATH.
@@ -193,9 +233,21 @@ struct Target {
     crate_types: Vec<String>,
 }
 
-/// The component that this line of Cargo's is about, where it is the project's own.
-fn artifact(line: &str, manifest: &Path) -> Option<Artifact> {
-    let message: Message = serde_json::from_str(line).ok()?;
+/// The crate that this message is about, where it lies on this machine.
+fn local(message: &Message) -> Option<Crate> {
+    let is_local = message.reason == "compiler-artifact" && message.package_id.starts_with("path+");
+    is_local.then(|| Crate {
+        id: message.package_id.clone(),
+        dir: message
+            .manifest_path
+            .parent()
+            .map(Path::to_owned)
+            .unwrap_or_default(),
+    })
+}
+
+/// The component that this message of Cargo's is about, where it is the project's own.
+fn artifact(message: Message, manifest: &Path) -> Option<Artifact> {
     let same = |path: &Path| {
         path == manifest
             || matches!((path.canonicalize(), manifest.canonicalize()), (Ok(a), Ok(b)) if a == b)
@@ -218,7 +270,23 @@ fn artifact(line: &str, manifest: &Path) -> Option<Artifact> {
         package: package_name(&message.package_id)?,
         wasm,
         target,
+        crates: Vec::new(),
     })
+}
+
+/// The sources that Cargo compiled into `wasm`, from the list beside it that rustc wrote for make.
+pub(crate) fn compiled_from(wasm: &Path) -> Vec<PathBuf> {
+    let list = std::fs::read_to_string(wasm.with_extension("d")).unwrap_or_default();
+    let Some((_, sources)) = list.split_once(": ") else {
+        return Vec::new();
+    };
+    let line = sources.lines().next().unwrap_or_default();
+    // Spaces in names are written `\ `.
+    line.replace("\\ ", "\0")
+        .split(' ')
+        .filter(|path| !path.is_empty())
+        .map(|path| path.replace('\0', " ").into())
+        .collect()
 }
 
 /// The folders of the crates that the project in `dir` depends on by path, however far away, and the manifest of its
@@ -305,7 +373,9 @@ mod tests {
             package: "hello".to_owned(),
             wasm: "/w/hello/target/wasm32-wasip2/release/hello.wasm".into(),
             target: "/w/hello/target".into(),
+            crates: Vec::new(),
         };
+        let artifact = |line: &str, manifest| artifact(serde_json::from_str(line).ok()?, manifest);
         assert_eq!(
             artifact(&line("/w/hello/Cargo.toml", "cdylib"), manifest),
             Some(expected)
@@ -323,6 +393,25 @@ mod tests {
             None
         );
         assert_eq!(artifact("not json", manifest), None);
+    }
+
+    #[test]
+    fn sources_of_other_crates_are_read_from_cargos_list() {
+        let folder = tempfile::tempdir().unwrap();
+        let wasm = folder.path().join("hello.wasm");
+        std::fs::write(
+            wasm.with_extension("d"),
+            "/t/hello.wasm: /w/hello/src/lib.rs /sdk/my\\ folder/lib.rs\n",
+        )
+        .unwrap();
+        assert_eq!(
+            compiled_from(&wasm),
+            [
+                Path::new("/w/hello/src/lib.rs"),
+                Path::new("/sdk/my folder/lib.rs")
+            ]
+        );
+        assert!(compiled_from(&folder.path().join("none.wasm")).is_empty());
     }
 
     /// Would fail if a first build that fails in a crate beside the project were not tried again when that is mended.

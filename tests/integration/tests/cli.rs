@@ -109,6 +109,44 @@ fn an_initialisation_runs_when_the_component_is_built() {
     assert!(text.contains("wasi:nn/graph"), "{text}");
 }
 
+/// Would fail if a component were taken for current where a link leads to other sources than before, and those are older
+/// than it.
+#[test]
+fn sources_are_built_by_what_a_link_leads_to() {
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(texts(folder.path(), &["new", "with-link"]).0, Some(0));
+    let project = folder.path().join("with-link");
+    let [first, second] = ["v1", "v2"].map(|name| folder.path().join(name));
+    std::fs::rename(project.join("src"), &first).unwrap();
+    let text = std::fs::read_to_string(first.join("lib.rs")).unwrap();
+    std::fs::create_dir(&second).unwrap();
+    std::fs::write(
+        second.join("lib.rs"),
+        text.replace("Try /hello", "Ask /hello"),
+    )
+    .unwrap();
+    let old = std::time::SystemTime::now() - std::time::Duration::from_secs(86_400);
+    for dir in [&first, &second] {
+        let file = std::fs::File::options()
+            .write(true)
+            .open(dir.join("lib.rs"));
+        file.unwrap().set_modified(old).unwrap();
+    }
+    let build = |dir: &Path| {
+        let link = project.join("src");
+        let _ = std::fs::remove_file(&link);
+        std::os::unix::fs::symlink(dir, &link).unwrap();
+        let (code, text, errors) = texts(&project, &["build", "--output", "json"]);
+        assert_eq!(code, Some(0), "{text}{errors}");
+        let built: Value = serde_json::from_str(&text).unwrap();
+        built["sha256"].as_str().unwrap().to_owned()
+    };
+    let built = build(&first);
+    assert_eq!(build(&first), built);
+    assert_ne!(build(&second), built);
+    assert_eq!(build(&first), built);
+}
+
 #[test]
 fn what_does_not_build_shows_the_compilers_message() {
     let folder = tempfile::tempdir().unwrap();

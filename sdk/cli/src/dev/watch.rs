@@ -340,21 +340,6 @@ fn holds_rust(dir: &Path) -> bool {
     entries.map(|entry| entry.path()).any(is_rust)
 }
 
-/// The sources that Cargo compiled into `wasm`, from the list beside it that rustc wrote for make.
-pub(crate) fn compiled_from(wasm: &Path) -> Vec<PathBuf> {
-    let list = std::fs::read_to_string(wasm.with_extension("d")).unwrap_or_default();
-    let Some((_, sources)) = list.split_once(": ") else {
-        return Vec::new();
-    };
-    let line = sources.lines().next().unwrap_or_default();
-    // Spaces in names are written `\ `.
-    line.replace("\\ ", "\0")
-        .split(' ')
-        .filter(|path| !path.is_empty())
-        .map(|path| path.replace('\0', " ").into())
-        .collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -396,25 +381,6 @@ mod tests {
         ] {
             assert!(!concerned(path), "{path}");
         }
-    }
-
-    #[test]
-    fn sources_of_other_crates_are_read_from_cargos_list() {
-        let folder = tempfile::tempdir().unwrap();
-        let wasm = folder.path().join("hello.wasm");
-        std::fs::write(
-            wasm.with_extension("d"),
-            "/t/hello.wasm: /w/hello/src/lib.rs /sdk/my\\ folder/lib.rs\n",
-        )
-        .unwrap();
-        assert_eq!(
-            compiled_from(&wasm),
-            [
-                Path::new("/w/hello/src/lib.rs"),
-                Path::new("/sdk/my folder/lib.rs")
-            ]
-        );
-        assert!(compiled_from(&folder.path().join("none.wasm")).is_empty());
     }
 
     #[tokio::test]

@@ -256,7 +256,7 @@ impl Workshop {
             }
         };
         if let Some(project) = &project {
-            files.extend(watch::compiled_from(project.compiled()));
+            files.extend(cargo::compiled_from(project.compiled()));
         }
         for function in declared {
             let (dir, project, function) = (folder.dir.clone(), project.clone(), function.clone());
