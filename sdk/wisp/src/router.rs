@@ -37,10 +37,13 @@ use crate::{Body, Error, IntoResponse, Request, Response, Result, response};
 /// In a path `{name}` is one segment, and `{*name}` at the end is all that is left, at least one segment.
 /// A fixed segment goes before `{name}`, which goes before `{*name}`; routes that are equal so far go in their order. A
 /// GET route answers HEAD too, unless another of the same path is for HEAD itself. A path that is known for other methods only is a 405 with `allow` (and answers OPTIONS
-/// with it), an unknown path a 404.
+/// with it), an unknown path a 404. A route that is none, such as one with `{*name}` before its end, makes every request a
+/// 500 whose log line says what is wrong with it.
 #[derive(Default)]
 pub struct Router {
     routes: Vec<Route>,
+    /// What is wrong with the first route that is none.
+    mistake: Option<String>,
     fallback: Option<Box<Handler>>,
 }
 
@@ -191,11 +194,12 @@ impl Router {
     /// ```
     #[must_use]
     pub fn nest(mut self, prefix: &str, router: Self) -> Self {
-        self.routes
-            .extend(router.routes.into_iter().map(|route| Route {
+        for route in router.routes {
+            self.push(Route {
                 pattern: route.pattern.below(prefix),
                 ..route
-            }));
+            });
+        }
         self
     }
 
@@ -227,8 +231,11 @@ impl Router {
     /// ```
     ///
     /// # Errors
-    /// The handler's own, 404 and 405.
+    /// The handler's own, 404 and 405; 500 where one of the routes is none.
     pub async fn handle(&self, mut request: Request) -> Result<Response> {
+        if let Some(mistake) = &self.mistake {
+            return Err(Error::internal(mistake.clone()));
+        }
         let path = request.uri().path();
         let mut best: Option<(&Route, Params)> = None;
         let mut elsewhere: Vec<&Method> = Vec::new();
@@ -266,11 +273,18 @@ impl Router {
     }
 
     fn add(&mut self, method: Option<Method>, path: &str, handler: Box<Handler>) {
-        self.routes.push(Route {
+        self.push(Route {
             method,
             pattern: Pattern::new(path),
             handler,
         });
+    }
+
+    fn push(&mut self, route: Route) {
+        if self.mistake.is_none() {
+            self.mistake = route.pattern.mistake();
+        }
+        self.routes.push(route);
     }
 }
 

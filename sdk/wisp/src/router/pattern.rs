@@ -74,6 +74,41 @@ impl Pattern {
         Self { segments }
     }
 
+    /// Why no path, or not the one that was meant, fits; `None` where all is well.
+    pub(crate) fn mistake(&self) -> Option<String> {
+        let mut names: Vec<&str> = Vec::new();
+        for (index, segment) in self.segments.iter().enumerate() {
+            let (Segment::Fixed(name) | Segment::Param(name) | Segment::Rest(name)) = segment;
+            let is_last = index + 1 == self.segments.len();
+            let wrong = match segment {
+                Segment::Rest(_) if !is_last => {
+                    format!(
+                        "`{{*{name}}}` takes all that is left of a path, so it stands at the end"
+                    )
+                }
+                _ if name.contains(['{', '}']) => {
+                    format!(
+                        "a parameter is a whole segment, as `{{name}}` or `{{*name}}`, and `{name}` isn't one"
+                    )
+                }
+                Segment::Fixed(_) if name.contains(['?', '#']) => {
+                    format!("`{name}` has a query or a fragment, which is no part of a path")
+                }
+                Segment::Fixed(_) => continue,
+                _ if name.is_empty() => "a parameter has no name".to_owned(),
+                _ if names.contains(&name.as_str()) => {
+                    format!("two parameters are called `{name}`")
+                }
+                _ => {
+                    names.push(name);
+                    continue;
+                }
+            };
+            return Some(format!("the route `{self}` can't be: {wrong}"));
+        }
+        None
+    }
+
     /// The parameters' values where `path` fits.
     pub(crate) fn matches(&self, path: &str) -> Option<Params> {
         let mut params = Vec::new();

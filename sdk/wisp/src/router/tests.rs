@@ -99,6 +99,38 @@ fn a_parameter_that_the_route_lacks_is_the_functions_fault() {
     );
 }
 
+/// Would fail if a route that no path fits were passed over in silence, and its paths were 404s.
+#[test]
+fn a_route_that_is_none_is_told_to_the_log() {
+    let said = |router: Router| {
+        let error = ask(&router, "GET", "/").unwrap_err();
+        assert_eq!(error.status(), 500);
+        error.chain()
+    };
+    let at = |path: &str| said(Router::new().get("/", async |_| "").get(path, param));
+    for (path, wrong) in [
+        (
+            "/{*x}/edit",
+            "`{*x}` takes all that is left of a path, so it stands at the end",
+        ),
+        (
+            "/{x}.json",
+            "a parameter is a whole segment, as `{name}` or `{*name}`, and `{x}.json` isn't one",
+        ),
+        ("/a/{}", "a parameter has no name"),
+        ("/{x}/{*x}", "two parameters are called `x`"),
+        (
+            "/a?b=1",
+            "`a?b=1` has a query or a fragment, which is no part of a path",
+        ),
+    ] {
+        let whole = format!("the route `{path}` can't be: {wrong}");
+        assert_eq!(at(path), whole);
+    }
+    let below = Router::new().nest("/{*x}", Router::new().get("/a", param));
+    assert!(said(below).starts_with("the route `/{*x}/a` can't be: "));
+}
+
 #[test]
 fn a_router_can_be_made_once() {
     static ROUTER: std::sync::LazyLock<Router> =
