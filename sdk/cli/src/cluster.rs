@@ -68,7 +68,10 @@ impl Cluster {
         config.read_timeout = None;
         let server = config.cluster_url.to_string();
         let namespace = config.default_namespace.clone();
-        let client = Client::try_from(config).map_err(ClusterError::Client)?;
+        let plugin = config.auth_info.exec.as_ref();
+        let plugin = plugin.and_then(|plugin| plugin.command.clone());
+        let client =
+            Client::try_from(config).map_err(|error| ClusterError::of_client(error, plugin))?;
         Ok(Self {
             client,
             namespace,
@@ -141,10 +144,7 @@ async fn configuration(args: &ClusterArgs) -> Result<(Config, bool), ClusterErro
         context: args.context.clone(),
         ..KubeConfigOptions::default()
     };
-    let read = |source| ClusterError::Kubeconfig {
-        file: args.kubeconfig.clone(),
-        source,
-    };
+    let read = |error| ClusterError::of_kubeconfig(args.kubeconfig.clone(), error);
     let found = match &args.kubeconfig {
         Some(file) => Kubeconfig::read_from(file),
         None => kubeconfig(std::env::var_os("KUBECONFIG")),

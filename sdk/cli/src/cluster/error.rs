@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 use std::path::PathBuf;
 
+use kube::client::AuthError;
 use kube::config::KubeconfigError;
 use wisp_api::{ManifestError, Mistake};
 
@@ -16,6 +17,12 @@ pub(crate) enum ClusterError {
         file: Option<PathBuf>,
         source: KubeconfigError,
     },
+    #[error("{} is no kubeconfig: its YAML is wrong{at}", file.as_ref().map_or("what is configured of clusters".into(), |file| file.display().to_string()))]
+    Yaml { file: Option<PathBuf>, at: String },
+    #[error("the credential plugin `{0}`, which the kubeconfig names, can't be run")]
+    NoPlugin(String, #[source] std::io::Error),
+    #[error("the credential plugin `{0}`, which the kubeconfig names, fails: {1}")]
+    Plugin(String, String),
     #[error("the cluster's connection can't be made")]
     Client(#[source] kube::Error),
     #[error("`{0}` is neither a function's name nor `namespace/name`")]
@@ -90,6 +97,40 @@ impl Explain for ClusterError {
 }
 
 impl ClusterError {
+    /// Why a kubeconfig can't be used. `file` is the one that was named.
+    pub(super) fn of_kubeconfig(file: Option<PathBuf>, error: KubeconfigError) -> Self {
+        match error {
+            // The parser's own words quote the file, and there are tokens in it.
+            KubeconfigError::Parse(error) => Self::Yaml {
+                file,
+                at: error.location().map_or_else(String::new, |at| {
+                    format!(" at line {}, column {}", at.line(), at.column())
+                }),
+            },
+            source => Self::Kubeconfig { file, source },
+        }
+    }
+
+    /// Why no connection can be made. `plugin` is what the kubeconfig says that has credentials.
+    pub(super) fn of_client(error: kube::Error, plugin: Option<String>) -> Self {
+        let (error, plugin) = match (error, plugin) {
+            (kube::Error::Auth(error), Some(plugin)) => (error, plugin),
+            (error, _) => return Self::Client(error),
+        };
+        match error {
+            AuthError::AuthExecStart(source) => Self::NoPlugin(plugin, source),
+            AuthError::AuthExecRun { out, .. } => {
+                let said = String::from_utf8_lossy(&out.stderr);
+                Self::Plugin(plugin, format!("{}: {}", out.status, said.trim()))
+            }
+            // What it answered may be a token.
+            AuthError::AuthExecParse(_) => {
+                Self::Plugin(plugin, "its answer is no ExecCredential".to_owned())
+            }
+            error => Self::Client(kube::Error::Auth(error)),
+        }
+    }
+
     /// What `error` means. `what` completes "can't".
     pub(crate) fn from_kube(what: String, server: &str, error: kube::Error) -> Self {
         let server = server.to_owned();
@@ -136,9 +177,7 @@ fn no_cluster(file: Option<&PathBuf>, source: &KubeconfigError) -> String {
             KubeconfigError::ReadConfig(error, _) if error.kind() == ErrorKind::NotFound => {
                 format!("there is no {file}")
             }
-            KubeconfigError::ReadConfig(..) | KubeconfigError::Parse(_) => {
-                format!("{file} can't be read as a kubeconfig")
-            }
+            KubeconfigError::ReadConfig(..) => format!("{file} can't be read"),
             _ => format!("{file} tells of no such cluster"),
         },
         None if super::is_missing(source) => "no cluster is configured".to_owned(),

@@ -371,11 +371,53 @@ fn functions_are_listed_and_what_is_not_there_is_told() {
     assert!(said.err.contains("Bad_Name"), "{said:?}");
 }
 
+/// Would fail if the program that is missing weren't named, or what it answered, which may be a token, were printed.
+#[test]
+fn a_credential_plugin_that_fails_is_named_with_its_reason() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = |script: Option<&str>| {
+        use std::os::unix::fs::PermissionsExt as _;
+        let plugin = folder.path().join("plugin");
+        if let Some(script) = script {
+            std::fs::write(&plugin, format!("#!/bin/sh\n{script}\n")).unwrap();
+            std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        let exec = json!({
+            "apiVersion": "client.authentication.k8s.io/v1", "command": plugin, "interactiveMode": "Never",
+        });
+        let kubeconfig = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "c",
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "users": [{"name": "u", "user": {"exec": exec}}],
+            "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}],
+        });
+        std::fs::write(folder.path().join("config"), kubeconfig.to_string()).unwrap();
+        let said = run(folder.path(), None, &["get", "--kubeconfig", "config"]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        assert!(
+            said.err.contains("/plugin`, which the kubeconfig names, "),
+            "{said:?}"
+        );
+        assert!(!said.err.contains("s3cret"), "{said:?}");
+        said.err
+    };
+    let missing = said(None);
+    assert!(missing.contains("can't be run"), "{missing}");
+    let failing = said(Some("echo s3cret; echo 'log in first' >&2; exit 3"));
+    assert!(
+        failing.contains("exit status: 3: log in first"),
+        "{failing}"
+    );
+    let odd = said(Some("echo 's3cret: ['"));
+    assert!(odd.contains("its answer is no ExecCredential"), "{odd}");
+}
+
 /// Would fail if a file that isn't there were said to lack a cluster, or the reason were told twice.
 #[test]
 fn a_kubeconfig_that_cannot_be_used_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("damaged"), "contexts: [").unwrap();
+    let damaged = "users:\n- {name: u, user: {token: s3cret]\n";
+    std::fs::write(folder.path().join("damaged"), damaged).unwrap();
     std::fs::write(
         folder.path().join("other"),
         "contexts: []\ncurrent-context: c\n",
@@ -387,9 +429,10 @@ fn a_kubeconfig_that_cannot_be_used_is_told() {
     assert_eq!(gone.matches("No such file").count(), 1, "{gone}");
     let damaged = said("damaged");
     assert!(
-        damaged.starts_with("error: damaged can't be read as a kubeconfig\n"),
+        damaged.starts_with("error: damaged is no kubeconfig: its YAML is wrong at line "),
         "{damaged}"
     );
+    assert!(!damaged.contains("s3cret"), "{damaged}");
     let other = said("other");
     assert!(
         other.starts_with("error: other tells of no such cluster\n"),
