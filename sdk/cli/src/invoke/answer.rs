@@ -203,13 +203,18 @@ pub(super) fn answer(
         .iter()
         .filter_map(|value| value.to_str().ok())
         .flat_map(phases);
+    // A request waits at the gateway and at the replica, by one name.
+    let mut server: BTreeMap<String, f64> = BTreeMap::new();
+    for (name, millis) in phases {
+        *server.entry(name).or_default() += millis;
+    }
     json!({
         "status": status,
         "headers": named,
         "timing": {
             "headMillis": head.as_secs_f64() * 1e3,
             "totalMillis": total.as_secs_f64() * 1e3,
-            "server": phases.collect::<BTreeMap<_, _>>(),
+            "server": server,
         },
         "body": body,
         "bodyEncoding": encoding,
