@@ -92,10 +92,7 @@ pub(crate) fn run(args: &New, terminal: &Terminal) -> Result<ExitCode, Failure> 
         "  wisp dev               {}",
         paint.dim("# runs it, and rebuilds on save")
     ))?;
-    let call = match args.template {
-        Template::Http => format!("wisp invoke {}", args.name),
-        Template::Inference => format!("wisp invoke {}", args.name),
-    };
+    let call = format!("wisp invoke {}", args.name);
     terminal.say(&format!(
         "  {call:<22} {}",
         paint.dim("# from another terminal")
