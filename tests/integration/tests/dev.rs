@@ -446,6 +446,39 @@ async fn a_link_that_was_named_is_followed_to_where_it_leads_next() {
     assert!(load.finish().await > 0);
 }
 
+/// Would fail if what is changed in a crate beside the project while that is built for the first time went unseen.
+#[tokio::test]
+async fn a_crate_beside_the_project_that_changes_while_it_is_built_is_built_again() {
+    let root = tempfile::tempdir().unwrap();
+    let project = project(root.path(), "with-words");
+    let words = root.path().join("words");
+    std::fs::create_dir_all(words.join("src")).unwrap();
+    let manifest = "[package]\nname = \"words\"\nversion = \"0.1.0\"\nedition = \"2024\"\n";
+    std::fs::write(words.join("Cargo.toml"), manifest).unwrap();
+    std::fs::write(words.join("src/lib.rs"), "").unwrap();
+    edit(
+        &project.join("Cargo.toml"),
+        "[dependencies]",
+        "[dependencies]\nwords = { path = \"../words\" }",
+    );
+    // It takes as long as the test likes.
+    let go = root.path().join("go");
+    let script = format!(
+        "fn main() {{ while !std::path::Path::new({go:?}).exists() {{ std::thread::sleep(std::time::Duration::from_millis(20)) }} }}"
+    );
+    std::fs::write(project.join("build.rs"), script).unwrap();
+    let dev = Dev::start(&project).await.unwrap();
+    dev.event(0, |event| is(event, "building")).await.unwrap();
+    let seen = dev.seen();
+    std::fs::write(words.join("src/lib.rs"), "pub fn hello() {}").unwrap();
+    std::fs::write(&go, "").unwrap();
+    let built = dev.event(0, |event| is(event, "built")).await.unwrap();
+    assert_eq!(built["function"], "default/with-words");
+    dev.event(seen, |event| is(event, "building"))
+        .await
+        .unwrap();
+}
+
 /// Would fail if a model that isn't there yet, outside of the function's folder, weren't seen when it comes.
 #[tokio::test]
 async fn a_model_that_comes_later_is_taken_up() {

@@ -180,7 +180,7 @@ impl Watch {
                 if way.end.is_dir() {
                     sources(&way.end, &mut dirs, 0);
                 }
-                for place in way.places() {
+                for place in way.places().map(nearest) {
                     dirs.extend(place.parent().map(Path::to_owned));
                     let of = interests.files.entry(place.to_owned()).or_default();
                     of.insert(folder.to_owned());
@@ -306,6 +306,13 @@ impl Watch {
         let _ = tokio::time::timeout(LONGEST, settle).await;
         folders
     }
+}
+
+/// What has to come first for there to be something at `place`: the first folder on the way to it that isn't there, or that
+/// itself.
+fn nearest(place: &Path) -> &Path {
+    let is_next = |path: &&Path| path.parent().is_none_or(Path::is_dir);
+    place.ancestors().find(is_next).unwrap_or(place)
 }
 
 /// The folder and those below it that may hold sources.
@@ -459,6 +466,35 @@ mod tests {
         std::fs::write(project.join("Cargo.toml"), "").unwrap();
         let seen = tokio::time::timeout(Duration::from_millis(300), watch.changed());
         assert!(seen.await.is_err());
+    }
+
+    /// Would fail if a model weren't seen whose folder comes with it, as that of a cache.
+    #[tokio::test]
+    async fn a_file_is_seen_that_comes_with_its_folders() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let (project, models) = (root.join("project"), root.join("cache/models"));
+        std::fs::create_dir(&project).unwrap();
+        let named = Elsewhere {
+            files: vec![models.join("m.onnx")],
+            is_all: true,
+        };
+        let mut watch = Watch::start().unwrap();
+        let all = BTreeSet::from([project.clone()]);
+        watch.add(&project, &named).unwrap();
+        std::fs::write(root.join("other"), "").unwrap();
+        for dir in [root.join("cache"), models.clone()] {
+            std::fs::create_dir(&dir).unwrap();
+            assert_eq!(watch.changed().await, all);
+            watch.add(&project, &named).unwrap();
+        }
+        std::fs::write(models.join("other"), "").unwrap();
+        std::fs::write(models.join("m.onnx"), "").unwrap();
+        assert_eq!(watch.changed().await, all);
+        watch.add(&project, &named).unwrap();
+        std::fs::write(models.join("another"), "").unwrap();
+        let seen = tokio::time::timeout(Duration::from_millis(300), watch.changed());
+        assert!(seen.await.is_err(), "only the file itself counts");
     }
 
     /// Would fail if what is mended in a crate that a project depends on weren't seen, where that never compiled.

@@ -1,7 +1,7 @@
 //! Keeps what runs in step with the files: builds, compiles ahead, and hands each function's supervisor what is new.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -90,7 +90,7 @@ impl Workshop {
         for (folder, functions) in &declared {
             // Before the build: what is changed meanwhile is built again.
             if let Some(watch) = &mut watch {
-                watch.add(&folder.dir, &Elsewhere::default())?;
+                watch.add(&folder.dir, &may_be_made_of(&folder.dir))?;
             }
             let elsewhere = self.make(folder, functions).await;
             if let Some(watch) = &mut watch {
@@ -124,7 +124,7 @@ impl Workshop {
                 .iter()
                 .filter(|folder| changed.contains(&folder.dir))
             {
-                watch.add(&folder.dir, &Elsewhere::default())?;
+                watch.add(&folder.dir, &may_be_made_of(&folder.dir))?;
                 let elsewhere = self.again(folder, &left).await;
                 watch.add(&folder.dir, &elsewhere)?;
             }
@@ -246,13 +246,9 @@ impl Workshop {
             Ok(project) => project,
             Err(error) => {
                 self.failed(declared, &error);
-                // Of a build that never was there is no list of what it is made of.
-                files.extend(cargo::dependencies(&folder.dir));
-                files.extend(watch::linked(&folder.dir));
-                return Elsewhere {
-                    files,
-                    is_all: false,
-                };
+                let mut elsewhere = may_be_made_of(&folder.dir);
+                elsewhere.files.extend(files);
+                return elsewhere;
             }
         };
         if let Some(project) = &project {
@@ -396,6 +392,19 @@ async fn unreached(paths: &[PathBuf], folders: &[Folder]) -> Vec<Folder> {
     // A link that is gone may only be on its way to where it will lead.
     tokio::time::sleep(GRACE).await;
     unreached()
+}
+
+/// What the project in `dir`, where one is, may be made of: of a build that never was, or goes on still, there is no list.
+fn may_be_made_of(dir: &Path) -> Elsewhere {
+    let mut files = Vec::new();
+    if dir.join("Cargo.toml").is_file() {
+        files.extend(cargo::dependencies(dir));
+        files.extend(watch::linked(dir));
+    }
+    Elsewhere {
+        files,
+        is_all: false,
+    }
 }
 
 /// The files that a function's manifest names: its models', and its component's. One that isn't there may be about to come.
