@@ -66,7 +66,7 @@ static FUNCTION: LazyLock<Json> = LazyLock::new(|| {
 static SECRET: LazyLock<Json> = LazyLock::new(|| {
     json!({"type": "object", "required": ["metadata"], "properties": {
         "apiVersion": {"type": "string"}, "kind": {"type": "string"}, "metadata": metadata(),
-        "type": {"type": "string"}, "immutable": {"type": "boolean"}, "data": texts(), "stringData": texts(),
+        "type": {"type": "string"}, "immutable": {"type": "boolean"}, "data": secrets(), "stringData": secrets(),
     }})
 });
 
@@ -79,6 +79,12 @@ static CONFIG_MAP: LazyLock<Json> = LazyLock::new(|| {
 
 fn texts() -> Json {
     json!({"type": "object", "additionalProperties": {"type": "string"}})
+}
+
+/// Texts that are never shown: `password` is OpenAPI's word for that.
+fn secrets() -> Json {
+    let text = json!({"type": "string", "format": "password"});
+    json!({"type": "object", "format": "password", "additionalProperties": text})
 }
 
 /// Kubernetes' ObjectMeta; what only servers write is not looked into.

@@ -232,7 +232,13 @@ fn wrong_type(expected: &str, node: &Node, schema: &Json) -> String {
         Value::Number(_) | Value::Bool(_) if what == "text" => "; put it in quotes",
         _ => "",
     };
-    format!("expected {what}, found {}{hint}", node.describe())
+    let is_secret = schema.get("format").and_then(Json::as_str) == Some("password");
+    let found = if is_secret {
+        node.kind().to_owned()
+    } else {
+        node.describe()
+    };
+    format!("expected {what}, found {found}{hint}")
 }
 
 /// The path of `key` below `path`.

@@ -76,11 +76,23 @@ impl Node {
         }
     }
 
+    /// What it is without what it holds: "a text", "a list".
+    pub(crate) fn kind(&self) -> &'static str {
+        match &self.value {
+            Value::Null => "nothing",
+            Value::Bool(_) => "a boolean",
+            Value::Number(_) => "a number",
+            Value::String(_) => "a text",
+            Value::Sequence(_) => "a list",
+            Value::Mapping(_) => "a mapping",
+        }
+    }
+
     /// What it is, for a sentence: "the text `abc`", "a list".
     pub(crate) fn describe(&self) -> String {
         const LONGEST: usize = 60;
         match &self.value {
-            Value::Null => "nothing".to_owned(),
+            Value::Null | Value::Sequence(_) | Value::Mapping(_) => self.kind().to_owned(),
             Value::Bool(value) => format!("the boolean {value}"),
             Value::Number(number) => format!("the number {number}"),
             Value::String(text) if text.chars().count() > LONGEST => {
@@ -90,8 +102,6 @@ impl Node {
                 )
             }
             Value::String(text) => format!("the text `{text}`"),
-            Value::Sequence(_) => "a list".to_owned(),
-            Value::Mapping(_) => "a mapping".to_owned(),
         }
     }
 }

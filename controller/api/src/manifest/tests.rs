@@ -247,3 +247,28 @@ fn what_is_applied_is_what_was_written() {
         })
     );
 }
+
+/// Would fail if a mistake in a Secret printed what is secret, as into the log of a CI.
+#[test]
+fn what_is_secret_is_not_told() {
+    let said = |data: &str| {
+        let text = format!("kind: Secret\napiVersion: v1\nmetadata: {{name: a}}\n{data}\n");
+        parse_manifests(&text).unwrap_err().to_string()
+    };
+    for (data, expected) in [
+        (
+            "stringData: {pin: 4711}",
+            "line 4: stringData.pin: expected text, found a number; put it in quotes",
+        ),
+        (
+            "data: s3cret",
+            "line 4: data: expected a mapping, found a text",
+        ),
+        (
+            "stringData: {a: [s3cret]}",
+            "line 4: stringData.a: expected text, found a list",
+        ),
+    ] {
+        assert_eq!(said(data), expected);
+    }
+}
