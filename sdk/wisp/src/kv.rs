@@ -12,8 +12,8 @@
 //! [`http`](crate::http).
 //!
 //! ```
-//! wisp::test::kv("default");
 //! # fn main() -> Result<(), wisp::kv::Error> {
+//! wisp::test::kv("default");
 //! let store = wisp::kv::open("default")?;
 //! store.set("color", "red")?;
 //! assert_eq!(store.get("color")?.as_deref(), Some(b"red".as_slice()));
