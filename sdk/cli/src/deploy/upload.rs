@@ -17,8 +17,8 @@ use crate::terminal::Terminal;
 /// Digits of a file's digest in its tag: enough that no two files of one function share them.
 const TAG: usize = 12;
 
-/// Checks what can be wrong of what is to be pushed, before minutes of building: files that aren't there, and registries that
-/// are none.
+/// Checks what can be wrong of what is to be pushed, before minutes of building: files that aren't there, components that no
+/// host serves, and registries that are none.
 ///
 /// # Errors
 /// The first that is wrong.
@@ -31,10 +31,19 @@ pub(super) fn check(function: &Planned, args: &Deploy) -> Result<(), Failure> {
         what,
         file: file.to_owned(),
     };
-    if let Some(Origin::File(file)) = &function.component
-        && !file.is_file()
-    {
-        return Err(no_file("is its component".to_owned(), file).into());
+    if let Some(Origin::File(file)) = &function.component {
+        if !file.is_file() {
+            return Err(no_file("is its component".to_owned(), file).into());
+        }
+        let path = || file.to_owned();
+        let bytes = std::fs::read(file).map_err(|source| RegistryError::Read {
+            path: path(),
+            source,
+        })?;
+        wisp_engine::inspect(&bytes).map_err(|source| RegistryError::Component {
+            path: path(),
+            source,
+        })?;
     }
     match function.models.iter().find(|model| !model.file.is_file()) {
         Some(model) => {

@@ -344,6 +344,22 @@ fn what_is_missing_is_told_before_anything_is_done() {
     );
 }
 
+/// Would fail if a file that is no component came out after another function was built and pushed.
+#[test]
+fn what_no_host_serves_is_told_before_anything_is_done() {
+    let folder = folder();
+    let other = "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: other}\nspec: {component: {file: mnist.onnx}}\n";
+    std::fs::write(folder.path().join("other.yaml"), other).unwrap();
+    let api = cluster(json!([]), json!([]));
+    // Nobody listens there.
+    let words = ["deploy", "--registry", "127.0.0.1:1/ada"];
+    let said = run(folder.path(), Some(&api), &words);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("mnist.onnx can't be served"), "{said:?}");
+    assert!(said.err.contains("not WebAssembly"), "{said:?}");
+    assert!(api.asked("GET").is_empty());
+}
+
 /// Would fail if what only the cluster knows, that there is no such namespace or that this user may not apply there, were
 /// found after minutes of building and pushing.
 #[test]
