@@ -292,7 +292,7 @@ fn what_was_said_before_is_not_waited_for() {
         (&json!("unchanged"), &json!(true))
     );
     // What the operator can't see may have been mended: it is asked to try at once.
-    let asked = api.asked("PATCH");
+    let asked = api.applied();
     let asked: Vec<_> = asked
         .iter()
         .filter(|asked| asked.path.starts_with(FUNCTION))
