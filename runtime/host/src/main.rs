@@ -13,6 +13,12 @@ use wisp_runtime::cli::Cli;
 use wisp_runtime::process::{End, Host};
 use wisp_wasi_logging::{Tracing, Writer};
 
+/// A request takes and gives back dozens of pieces of memory, some of them of kilobytes, which glibc is slower with. Arm's machines
+/// have pages of several sizes, which jemalloc would have to be built for.
+#[cfg(target_arch = "x86_64")]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// How far standard output's reader may be behind before lines are dropped.
 const LOG_BUFFER: usize = 8 << 20;
 /// How long the last lines may take when the process ends.
