@@ -89,14 +89,13 @@ impl Instances {
         &self,
         mut instance: Instance,
         left: Left,
-        now: Instant,
         had_company: bool,
     ) {
         if let Some(reuse) = self.reuse {
             // A body that is left could be written to by another request's call, and held open for ever.
             if left == Left::Nothing && instance.served < reuse.max_requests {
                 instance.store.data_mut().begin(None);
-                lock(&self.waiting).push((now, instance));
+                lock(&self.waiting).push((Instant::now(), instance));
             }
             return;
         }

@@ -234,7 +234,7 @@ fn run(
             Ok(Ok(left)) => {
                 if let Mode::Single(instances) = &function.instances {
                     let has_company = has_company || function.limiter.load().in_flight > 1;
-                    instances.give_back(instance, left, Instant::now(), has_company);
+                    instances.give_back(instance, left, has_company);
                 }
                 drop(permit);
                 return Ok(());
