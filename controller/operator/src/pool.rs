@@ -293,7 +293,8 @@ impl Pools {
             })
             .filter_map(|pool| {
                 let models = models(&pool);
-                let kept = models.as_ref().map_or(&[][..], State::kept);
+                let kept = models.as_ref().and_then(State::kept);
+                let kept = kept.map_or(&[][..], |kept| kept);
                 let fits = claimable.fits(&pool, models::bytes(kept));
                 fits.is_ok().then(|| (claimable.mismatch(kept), pool))
             })
@@ -309,10 +310,8 @@ impl Pools {
     fn kept(&self, pool: &PoolId) -> Arc<[Kept]> {
         let known = lock(&self.known);
         let models = known.get(pool).and_then(|known| known.models.as_ref());
-        match models.map(|models| &models.state) {
-            Some(State::Here(kept)) => Arc::clone(kept),
-            _ => Arc::default(),
-        }
+        let kept = models.and_then(|models| models.state.kept());
+        kept.cloned().unwrap_or_default()
     }
 
     /// A pod that stands by in one of `pools`, or soon will.

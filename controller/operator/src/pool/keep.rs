@@ -271,10 +271,7 @@ impl Pools {
             })
         };
         // Until its models are there, the pool stays as it is.
-        let objects = match &models {
-            State::Here(kept) => Some(self.objects(pool, kept, near)),
-            State::Working | State::Failed(..) => None,
-        };
+        let objects = models.kept().map(|kept| self.objects(pool, kept, near));
         let objects = objects.filter(|objects| !is_applied(objects.digest));
         let replicas = i32::try_from(desired).unwrap_or(i32::MAX);
         let scale = current
@@ -426,10 +423,7 @@ impl Pools {
         near: &[FunctionId],
         models: &State,
     ) -> Option<Vec<Candidate>> {
-        let State::Here(kept) = models else {
-            return None;
-        };
-        let bytes = models::bytes(kept);
+        let bytes = models::bytes(models.kept()?);
         near.iter()
             .map(|function| {
                 let live = self.live.get(function);

@@ -30,8 +30,8 @@ pub(super) enum State {
     Working,
     /// They are in the store.
     Here(Arc<[Kept]>),
-    /// They can't be fetched, and are tried again then.
-    Failed(ResolveError, Instant),
+    /// They can't be fetched, and are tried again then; pods have those that were there before.
+    Failed(ResolveError, Instant, Arc<[Kept]>),
 }
 
 /// The models of a pool.
@@ -57,20 +57,18 @@ pub(super) struct Kept {
 }
 
 impl State {
-    /// Those that pods have, or will.
-    pub(super) fn kept(&self) -> &[Kept] {
+    /// Those that pods have, or will; `None` while none were there.
+    pub(super) fn kept(&self) -> Option<&Arc<[Kept]>> {
         match self {
-            Self::Here(kept) => kept,
-            Self::Working | Self::Failed(..) => &[],
+            Self::Here(kept) => Some(kept),
+            Self::Failed(_, _, kept) if !kept.is_empty() => Some(kept),
+            Self::Working | Self::Failed(..) => None,
         }
     }
 
-    /// The state while they are fetched anew.
+    /// The state while they are fetched anew: what is there stays, and why there is nothing newer.
     fn meanwhile(&self) -> Self {
-        match self {
-            Self::Here(kept) => Self::Here(Arc::clone(kept)),
-            Self::Working | Self::Failed(..) => Self::Working,
-        }
+        self.kept().map_or(Self::Working, |_| self.clone())
     }
 }
 
@@ -92,7 +90,8 @@ impl Pools {
         let (failures, state) = match &known.models {
             Some(models) if models.of == of => {
                 let is_mended = models.has_changed || models.requested != requested;
-                let is_due = matches!(models.state, State::Failed(_, retry_at) if now >= retry_at);
+                let is_due =
+                    matches!(models.state, State::Failed(_, retry_at, _) if now >= retry_at);
                 if models.is_tried || !(is_mended || is_due) {
                     return models.state.clone();
                 }
@@ -113,9 +112,9 @@ impl Pools {
         drop(all);
         let named = references::of(&as_function(pool));
         self.references.set(id, &named);
-        let mut pins = match &state {
-            State::Here(kept) => pins_of(kept),
-            State::Working | State::Failed(..) => self.pins(id, pool),
+        let mut pins = match state.kept() {
+            Some(kept) => pins_of(kept),
+            None => self.pins(id, pool),
         };
         if !pins.models.is_empty() {
             // What is fetched for others meanwhile must not push it out.
@@ -148,7 +147,8 @@ impl Pools {
                         tracing::warn!(pool = %id, reason = error.reason, %error, "a pool's models can't be fetched");
                         let pause = pause(models.failures, &error);
                         models.failures = models.failures.saturating_add(1);
-                        State::Failed(error, Instant::now() + pause)
+                        let kept = models.state.kept().cloned().unwrap_or_default();
+                        State::Failed(error, Instant::now() + pause, kept)
                     }
                 };
             }

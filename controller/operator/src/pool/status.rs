@@ -117,7 +117,7 @@ fn claimability(functions: &[Candidate]) -> Verdict {
 fn readiness(observed: &Observed<'_>) -> Verdict {
     let (ready, desired) = (observed.ready, observed.desired);
     match observed.models {
-        State::Failed(error, _) => return ("False", error.reason, error.message.clone()),
+        State::Failed(error, ..) => return ("False", error.reason, error.message.clone()),
         State::Working => {
             let message = "the models are fetched; pods that stand by have none yet".to_owned();
             return ("False", "FetchingModels", message);

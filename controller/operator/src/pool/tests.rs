@@ -310,7 +310,7 @@ fn the_objects_of_a_pool() {
 }
 
 mod claiming {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
     use kube::runtime::watcher::Event;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -1005,6 +1005,68 @@ mod claiming {
         }
     }
 
+    /// Would fail if a pool forgot what its pods have because that can't be fetched anew: it told them smaller limits, no functions
+    /// with models fitted any more, and its objects stayed as they were.
+    #[tokio::test]
+    async fn what_a_pools_pods_have_stays_where_it_cannot_be_fetched_anew() {
+        let login = json!({
+            "metadata": {"name": "login", "namespace": "vision", "resourceVersion": "1"},
+            "type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": "e30="},
+        });
+        let is_gone = Arc::new(AtomicBool::new(false));
+        let gone = Arc::clone(&is_gone);
+        let client = api_server::client(move |asked, _| match asked {
+            "GET /api/v1/namespaces/vision/secrets/login" if gone.load(Ordering::Relaxed) => {
+                refusal(404)
+            }
+            "GET /api/v1/namespaces/vision/secrets/login" => (200, login.clone()),
+            _ => refusal(500),
+        });
+        let bench = Bench::with(client, &[]);
+        let pool = pool(json!({
+            "pullSecrets": [{"name": "login"}],
+            "models": [{"name": "m", "source": {"image": "r/m:1"}}],
+        }));
+        let (id, began) = (pool_id(&pool).unwrap(), Instant::now());
+        let now = || bench.pools.models(began, &id, &pool);
+        let kept = models_of(&bench, &pool).await;
+        is_gone.store(true, Ordering::Relaxed);
+        bench.pools.inputs_changed(&id);
+        let State::Failed(error, retry_at, _) = until(now, |now| !is_here(now)).await else {
+            panic!("it can't be fetched");
+        };
+        assert_eq!(error.reason, "PullSecretNotFound");
+        assert_eq!(now().kept(), Some(&kept));
+        assert_eq!(bench.pools.kept(&id), kept);
+
+        // The error is told until it is known whether it goes on; what is mended is taken as it was.
+        is_gone.store(false, Ordering::Relaxed);
+        let again = bench.pools.models(retry_at, &id, &pool);
+        assert!(matches!(again, State::Failed(..)));
+        assert_eq!(again.kept(), Some(&kept));
+        until(now, is_here).await;
+        assert_eq!(bench.store.asked(), ["r/m:1", "r/m:1@sha256:m"]);
+    }
+
+    fn is_here(state: &State) -> bool {
+        matches!(state, State::Here(_))
+    }
+
+    /// The state, once it is so.
+    async fn until(now: impl Fn() -> State, is_so: impl Fn(&State) -> bool) -> State {
+        let so = async {
+            loop {
+                let state = now();
+                if is_so(&state) {
+                    return state;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        let so = tokio::time::timeout(Duration::from_secs(20), so).await;
+        so.expect("it becomes so")
+    }
+
     /// The pool's models, once they are there.
     async fn models_of(bench: &Bench, pool: &RuntimePool) -> Arc<[Kept]> {
         let id = pool_id(pool).unwrap();
@@ -1012,7 +1074,7 @@ mod claiming {
             match bench.pools.models(Instant::now(), &id, pool) {
                 State::Here(kept) => return kept,
                 State::Working => tokio::task::yield_now().await,
-                State::Failed(error, _) => panic!("{error}"),
+                State::Failed(error, ..) => panic!("{error}"),
             }
         }
     }
