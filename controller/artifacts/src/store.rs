@@ -17,12 +17,12 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 use tokio_util::io::ReaderStream;
 
 use crate::error::Error;
 use crate::reference::is_sha256;
+use crate::turn::Turn;
 
 mod folder;
 mod origins;
@@ -45,7 +45,7 @@ pub struct Store {
 }
 
 /// Who fetches what from where.
-type Turns = Mutex<HashMap<(String, String), Weak<AsyncMutex<()>>>>;
+type Turns = Mutex<HashMap<(String, String), Weak<Turn>>>;
 
 /// An artifact that was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -256,7 +256,7 @@ impl Store {
 
     /// What is locked by who fetches this from this place: once it isn't any more, it may be here. Who waits for something else,
     /// as for a slot, doesn't lock it: others wait for this.
-    pub(crate) fn turn(&self, what: &str, sha256: &str) -> Arc<AsyncMutex<()>> {
+    pub(crate) fn turn(&self, what: &str, sha256: &str) -> Arc<Turn> {
         let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.retain(|_, turn| turn.strong_count() > 0);
         let key = (what.to_owned(), sha256.to_owned());

@@ -39,7 +39,8 @@ impl Subject {
         self.came.load(Ordering::Relaxed)
     }
 
-    fn count(&self, chunk: &Bytes) {
+    /// A part of it came.
+    pub(crate) fn count(&self, chunk: &Bytes) {
         let bytes = u64::try_from(chunk.len()).unwrap_or(u64::MAX);
         self.came.fetch_add(bytes, Ordering::Relaxed);
     }
