@@ -13,7 +13,8 @@ use crate::error::Error;
 /// How many bytes go at least where the disk is full.
 const RELIEF: u64 = 256 << 20;
 
-/// So much more has room than came, of what is known to come: who promises much and sends nothing takes no more from others.
+/// So much more has room than came, of what is known to come, until half of it came, and then all of it: who promises much and sends
+/// nothing takes no more from others, and who is nearly done loses nothing to them.
 pub(super) const STEP: u64 = 8 << 20;
 
 /// Bytes that count as the folder's as long as this lives, though no whole file has them.
@@ -62,7 +63,11 @@ impl Room {
 
     /// Has room for `length` bytes of those `promised`, and for a few more.
     fn reserve(&mut self, promised: u64, length: u64) -> Result<(), Error> {
-        let length = length.saturating_add(STEP).min(promised);
+        let length = if length < promised / 2 {
+            length.saturating_add(STEP).min(promised)
+        } else {
+            promised
+        };
         let more = length.saturating_sub(self.length);
         let known = promised.saturating_sub(self.promised);
         if more == 0 && known == 0 {
@@ -73,8 +78,13 @@ impl Room {
         if let Some(whom) = self.whom.as_ref().filter(|_| known > 0) {
             folder.check_share(&state, whom, &self.what, (promised, known))?;
         }
-        let rest = promised.saturating_sub(self.length);
-        if state.takes_up().saturating_add(rest) > folder.capacity {
+        // Whether all of it may fit is asked when it is promised.
+        let ahead = if known > 0 {
+            promised.saturating_sub(self.length)
+        } else {
+            more
+        };
+        if state.takes_up().saturating_add(ahead) > folder.capacity {
             self.make(&mut state, promised, more)?;
         }
         state.partial = state.partial.saturating_add(more);

@@ -247,6 +247,44 @@ async fn what_is_promised_and_does_not_come_takes_little_room() {
     silent.abort();
 }
 
+/// Would fail if what came nearly whole were ended by what others began later.
+#[tokio::test]
+async fn what_half_came_of_keeps_its_room() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 8 * STEP).unwrap();
+    store.put(&b"aaaa"[..]).await.unwrap();
+    let promised = |steps| Expected {
+        length: Some(steps * STEP),
+        ..expected(steps * STEP)
+    };
+    let (sender, receiver) = futures::channel::mpsc::unbounded();
+    let large = {
+        let (store, promised) = (store.clone(), promised(6));
+        tokio::spawn(async move { store.save(promised, receiver).await })
+    };
+    let chunk = Bytes::from(vec![7; BATCH]);
+    let send = |steps: u64| {
+        for _ in 0..steps * STEP / chunk.len() as u64 {
+            sender
+                .unbounded_send(Ok::<_, Error>(chunk.clone()))
+                .unwrap();
+        }
+    };
+    while store.folder.takes_up() != STEP + 4 {
+        tokio::task::yield_now().await;
+    }
+    send(4);
+    while store.folder.takes_up() != 6 * STEP + 4 {
+        tokio::task::yield_now().await;
+    }
+    let never = futures::stream::pending();
+    let error = store.save(promised(3), never).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFull");
+    send(2);
+    drop(sender);
+    assert_eq!(large.await.unwrap().unwrap().length, 6 * STEP);
+}
+
 /// Would fail if a disk that is smaller than the store may be made every write fail beside what nobody needs.
 #[tokio::test]
 async fn where_the_disk_is_full_what_nobody_needs_goes() {
