@@ -185,7 +185,7 @@ impl References {
         });
     }
 
-    /// Takes note of what `function` was resolved with. Where that isn't what the watches began with, it is told as a
+    /// Takes note of what `function` was resolved with, of what it names still: it may be gone meanwhile. Where that isn't what the watches began with, it is told as a
     /// change.
     pub fn used(&self, function: &FunctionId, versions: &Versions) {
         let mut known = self.state.known();
@@ -193,7 +193,18 @@ impl References {
         for (reference, watch) in &mut known.watches {
             has_missed |= watch.has_missed(function, reference, versions);
         }
-        known.used.insert(function.clone(), versions.clone());
+        let Known { watches, used } = &mut *known;
+        let is_named = |reference: &Reference| {
+            let watch = watches.get(reference);
+            watch.is_some_and(|watch| watch.functions.contains_key(function))
+        };
+        let mut versions = versions.clone();
+        versions.retain(|reference, _| is_named(reference));
+        if versions.is_empty() {
+            used.remove(function);
+        } else {
+            used.insert(function.clone(), versions);
+        }
         drop(known);
         if has_missed {
             (self.state.on_change)(function);
@@ -366,6 +377,9 @@ mod tests {
         for function in [&f, &g, &late] {
             references.set(function, &BTreeSet::new());
         }
+        // What it was resolved with is found out after it is gone.
+        references.used(&f, &with("3"));
+        assert!(references.state.known().used.is_empty());
         references.set(&g, &all);
         references.state.began(&secret, Some("4".into()));
         references.used(&g, &with("3"));
