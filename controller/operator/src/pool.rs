@@ -22,6 +22,7 @@ mod trials;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -96,6 +97,8 @@ pub struct Pools {
     /// Pods that somebody takes, or took; by uid.
     taken: Mutex<HashMap<String, Instant>>,
     known: Mutex<BTreeMap<PoolId, Known>>,
+    /// How often the models of one were fetched.
+    attempts: AtomicU64,
     /// The watches on what their models are fetched with.
     references: References,
     trials: Trials,
@@ -140,6 +143,7 @@ impl Pools {
             defaults,
             taken: Mutex::default(),
             known: Mutex::default(),
+            attempts: AtomicU64::default(),
             trials: Trials::default(),
             queue: Queue::default(),
             holds: Holds::default(),

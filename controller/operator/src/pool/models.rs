@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use kube::ResourceExt as _;
@@ -41,7 +42,9 @@ pub(super) struct Models {
     of: u64,
     /// What the annotation says by which somebody asks for another attempt.
     requested: Option<String>,
-    /// Whether an attempt goes on.
+    /// The number of the last attempt: an earlier one, of what the models were before, counts no more.
+    attempt: u64,
+    /// Whether it goes on.
     is_tried: bool,
     /// Whether what they are fetched with has changed since it began.
     has_changed: bool,
@@ -89,7 +92,8 @@ impl Pools {
         let requested = pool.annotations().get(REQUESTED_AT).cloned();
         let (failures, state) = match &known.models {
             Some(models) if models.of == of => {
-                let is_mended = models.has_changed || models.requested != requested;
+                let is_asked = requested.is_some() && models.requested != requested;
+                let is_mended = models.has_changed || is_asked;
                 let is_due =
                     matches!(models.state, State::Failed(_, retry_at, _) if now >= retry_at);
                 if models.is_tried || !(is_mended || is_due) {
@@ -101,9 +105,11 @@ impl Pools {
             }
             _ => (0, State::Working),
         };
+        let attempt = self.attempts.fetch_add(1, Ordering::Relaxed);
         known.models = Some(Models {
             of,
             requested,
+            attempt,
             is_tried: true,
             has_changed: false,
             failures,
@@ -128,14 +134,17 @@ impl Pools {
                 let Some(model) = found.as_ref().err().and_then(lost) else {
                     break found;
                 };
-                if pins.models.remove(model).is_none() {
+                // What has no tag means the same without its pin.
+                let pin = pins.models.get(model);
+                if pin.is_none_or(|pin| pin.image.is_none()) {
                     break found;
                 }
+                pins.models.remove(model);
                 tracing::info!(pool = %id, model, "what the tag of a pool's model meant is no more: it is resolved anew");
             };
             let mut all = lock(&this.known);
             let known = all.get_mut(&id).and_then(|known| known.models.as_mut());
-            if let Some(models) = known.filter(|models| models.of == of) {
+            if let Some(models) = known.filter(|models| models.attempt == attempt) {
                 models.is_tried = false;
                 models.state = match found {
                     Ok(kept) => {

@@ -410,6 +410,11 @@ mod claiming {
 
         /// The same, whose API server is reached by `client`.
         fn with(client: Client, addresses: &[&str]) -> Self {
+            Self::over(client, addresses, None)
+        }
+
+        /// The same, whose store answers by `gate`.
+        fn over(client: Client, addresses: &[&str], gate: Option<Arc<Semaphore>>) -> Self {
             let (cluster, mut feed) = Cluster::new();
             let function = function(json!({"component": {"image": "r/x:1"}}));
             feed.store().apply_watcher_event(&Event::Apply(function));
@@ -436,7 +441,10 @@ mod claiming {
                 Arc::clone(&functions),
                 Arc::clone(&metrics),
             ));
-            let store = Arc::new(Store::default());
+            let store = Arc::new(Store {
+                gate,
+                ..Store::default()
+            });
             let artifacts: Arc<dyn Artifacts> = Arc::clone(&store) as _;
             let levels = Levels::new(
                 Arc::clone(&artifacts),
@@ -1003,6 +1011,14 @@ mod claiming {
             }
             assert_eq!(bench.store.asked()[asked], "r/m:1@sha256:m");
         }
+        // Nobody asks for anything by that.
+        let asked = bench.store.asked().len();
+        pool.annotations_mut().clear();
+        for _ in 0..100 {
+            now(&pool);
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.store.asked().len(), asked);
     }
 
     /// Would fail if a pool forgot what its pods have because that can't be fetched anew: it told them smaller limits, no functions
@@ -1046,6 +1062,52 @@ mod claiming {
         assert_eq!(again.kept(), Some(&kept));
         until(now, is_here).await;
         assert_eq!(bench.store.asked(), ["r/m:1", "r/m:1@sha256:m"]);
+    }
+
+    /// Would fail if a URL that has no model any more were asked twice, as if there were a tag that means another by now.
+    #[tokio::test]
+    async fn a_url_that_has_no_model_is_asked_once() {
+        let url = "https://example.com/missing";
+        let source = json!({"url": url, "sha256": "c".repeat(64)});
+        let pool = pool(json!({"models": [{"name": "m", "source": source}]}));
+        let image = json!({"models": [{"name": "m", "source": {"image": "r/m:1"}}]});
+        let mut kept = models_of(&Bench::new(&[]), &super::pool(image))
+            .await
+            .to_vec();
+        kept[0].stored.pinned = None;
+        let mut deployment = keep::deployment(&pool, "{}", &kept, &settings());
+        deployment.metadata.namespace = Some("vision".to_owned());
+        let bench = Bench::new(&[]);
+        let deployments = &bench.pools.cluster.warm_deployments;
+        deployments.apply(Event::Apply(deployment));
+        let (id, began) = (pool_id(&pool).unwrap(), Instant::now());
+        let now = || bench.pools.models(began, &id, &pool);
+        until(now, |now| matches!(now, State::Failed(..))).await;
+        assert_eq!(bench.store.asked(), [url]);
+    }
+
+    /// Would fail if an attempt that is of no use any more ended the one of the same models that goes on, so that two did at once.
+    #[tokio::test]
+    async fn an_attempt_ends_itself_alone() {
+        let of = |image: &str| pool(json!({"models": [{"name": "m", "source": {"image": image}}]}));
+        let (one, other) = (of("r/m:1"), of("r/m:2"));
+        let gate = Arc::new(Semaphore::new(0));
+        let bench = Bench::over(nobody(), &[], Some(Arc::clone(&gate)));
+        let (id, now) = (pool_id(&one).unwrap(), Instant::now());
+        for (count, pool) in [&one, &other, &one].into_iter().enumerate() {
+            bench.pools.models(now, &id, pool);
+            while bench.store.asked().len() <= count {
+                tokio::task::yield_now().await;
+            }
+        }
+        for is_last in [false, false, true] {
+            gate.add_permits(1);
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(is_here(&bench.pools.models(now, &id, &one)), is_last);
+        }
+        assert_eq!(bench.store.asked(), ["r/m:1", "r/m:2", "r/m:1"]);
     }
 
     fn is_here(state: &State) -> bool {
