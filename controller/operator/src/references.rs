@@ -185,8 +185,8 @@ impl References {
         });
     }
 
-    /// Takes note of what `function` was resolved with, of what it names still: it may be gone meanwhile. Where that isn't what the watches began with, it is told as a
-    /// change.
+    /// Takes note of what `function` was resolved with, of what it names still: it may be gone meanwhile. Where that isn't what the
+    /// watches began with, it is told as a change.
     pub fn used(&self, function: &FunctionId, versions: &Versions) {
         let mut known = self.state.known();
         let mut has_missed = false;

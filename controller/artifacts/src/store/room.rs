@@ -13,8 +13,8 @@ use crate::error::Error;
 /// How many bytes go at least where the disk is full.
 const RELIEF: u64 = 256 << 20;
 
-/// So much more has room than came, of what is known to come, until half of it came, and then all of it: who promises much and sends
-/// nothing takes no more from others, and who is nearly done loses nothing to them.
+/// So much more has room than came, of what is known to come, until half of it came, and then all of it: who promises much and
+/// sends nothing takes no more from others, and who is nearly done loses nothing to them.
 pub(super) const STEP: u64 = 8 << 20;
 
 /// Bytes that count as the folder's as long as this lives, though no whole file has them.
