@@ -10,7 +10,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::api::{DeleteParams, Preconditions};
 use kube::runtime::watcher::{self, Event};
 use kube::{Api, ResourceExt as _};
-use serde_json::json;
+use serde_json::{Value, json};
 use wisp_api::Object;
 use wisp_contract::FunctionId;
 use wisp_contract::operator::pod;
@@ -20,7 +20,7 @@ use crate::cluster::{self, Cluster, ClusterError, Watch, within};
 use crate::deploy::DeployError;
 use crate::dev::manifests::{discover, of_functions};
 use crate::failure::{Explain, Failure};
-use crate::terminal::{self, Terminal};
+use crate::terminal::{self, OutputError, Terminal};
 
 /// Why a function isn't deleted, or not gone.
 #[derive(Debug, thiserror::Error)]
@@ -34,6 +34,10 @@ pub(crate) enum DeleteError {
     },
     #[error("{0} is deleted, but whether its replicas are gone can't be told")]
     Unwatched(FunctionId, #[source] Box<ClusterError>),
+    #[error("{id} is deleted, but whether its replicas are gone can't be told: {} passed before the cluster listed them", terminal::duration(*patience))]
+    Unlisted { id: FunctionId, patience: Duration },
+    #[error("{0} isn't deleted: it is another than a moment ago")]
+    Replaced(FunctionId),
     #[error("{id} is deleted, but not all of its replicas are gone after {}: {}", terminal::duration(*patience), left.join(", "))]
     Left {
         id: FunctionId,
@@ -52,7 +56,10 @@ impl Explain for DeleteError {
                 path = path.display()
             ),
             Self::NotFound { .. } => "`wisp get --all-namespaces` lists all functions".to_owned(),
-            Self::Unwatched(..) => {
+            Self::Replaced(..) => {
+                "somebody made it anew: run it again to delete that one".to_owned()
+            }
+            Self::Unwatched(..) | Self::Unlisted { .. } => {
                 "--no-wait doesn't ask; `kubectl get pods` may tell more".to_owned()
             }
             Self::Left { id, left, .. } => format!(
@@ -75,24 +82,35 @@ pub(crate) fn run(args: &Delete, terminal: &Terminal) -> Result<ExitCode, Failur
     cluster::run(async {
         let cluster = Cluster::connect(&args.cluster).await?;
         // A name that is wrong deletes nothing.
-        let mut doomed = Vec::new();
+        let (mut doomed, mut missing) = (Vec::new(), Vec::new());
         for (id, typed) in named(args, &cluster, terminal)? {
             if let Some(uid) = find(&cluster, &id).await? {
                 doomed.push(Doomed { id, uid });
                 continue;
             }
-            let missing = DeleteError::NotFound {
-                id,
+            let error = DeleteError::NotFound {
+                id: id.clone(),
                 server: cluster.server.clone(),
                 path: typed.map(PathBuf::from).filter(|path| path.exists()),
             };
             if !args.ignore_not_found {
-                return Err(missing.into());
+                return Err(error.into());
             }
-            terminal.note(&format!("{} {missing}", terminal.err.yellow("note:")));
+            terminal.note(&format!("{} {error}", terminal.err.yellow("note:")));
+            missing.push(id);
         }
+        for id in &missing {
+            terminal.json(&json!({"function": id.to_string(), "result": "notFound"}))?;
+        }
+        // What becomes of one is told, whatever becomes of the others.
+        let mut code = ExitCode::SUCCESS;
+        let mut deleted = Vec::new();
         for function in &doomed {
-            delete(&cluster, function).await?;
+            if let Err(failure) = delete(&cluster, function).await {
+                let told = json!({"function": function.id.to_string(), "result": "failed"});
+                code = fail(&failure, told, terminal)?;
+                continue;
+            }
             let paint = terminal.out;
             terminal.say(&format!(
                 "{} {} {}",
@@ -100,26 +118,48 @@ pub(crate) fn run(args: &Delete, terminal: &Terminal) -> Result<ExitCode, Failur
                 paint.bold(&function.id.to_string()),
                 paint.dim(&format!("(in {})", cluster.server))
             ))?;
+            deleted.push(&function.id);
         }
-        for Doomed { id, .. } in &doomed {
+        for id in deleted {
             let began = Instant::now();
-            if !args.no_wait {
-                until_gone(&cluster, id, args.timeout, terminal).await?;
+            let gone = if args.no_wait {
+                None
+            } else {
+                Some(until_gone(&cluster, id, args.timeout, terminal).await)
+            };
+            let told = json!({
+                "function": id.to_string(),
+                "result": "deleted",
+                "gone": matches!(gone, Some(Ok(()))),
+                "seconds": began.elapsed().as_secs_f64(),
+            });
+            if let Some(Err(error)) = gone {
+                code = fail(&error.into(), told, terminal)?;
+                continue;
+            }
+            if gone.is_some() {
                 let took = terminal::duration(began.elapsed());
                 terminal.say(&format!(
                     "{} all replicas of {id} in {took}",
                     terminal.out.green("gone")
                 ))?;
             }
-            terminal.json(&json!({
-                "function": id.to_string(),
-                "result": "deleted",
-                "gone": !args.no_wait,
-                "seconds": began.elapsed().as_secs_f64(),
-            }))?;
+            terminal.json(&told)?;
         }
-        Ok::<_, Failure>(ExitCode::SUCCESS)
+        Ok::<_, Failure>(code)
     })
+}
+
+/// Says why one function isn't deleted, or not gone: to scripts in what is `told` of it.
+fn fail(failure: &Failure, mut told: Value, terminal: &Terminal) -> Result<ExitCode, OutputError> {
+    if !terminal.is_json() {
+        return Ok(failure.print(terminal));
+    }
+    if let (Value::Object(told), Value::Object(why)) = (&mut told, failure.told()) {
+        told.extend(why);
+    }
+    terminal.json(&told)?;
+    Ok(ExitCode::FAILURE)
 }
 
 /// The functions that were named, each once, by themselves or by files that declare them; with a name, what was typed.
@@ -219,7 +259,7 @@ async fn find(cluster: &Cluster, id: &FunctionId) -> Result<Option<String>, Clus
 }
 
 /// Deletes the function that was found, and none that has its name meanwhile. That it has gone by itself is well, too.
-async fn delete(cluster: &Cluster, function: &Doomed) -> Result<(), ClusterError> {
+async fn delete(cluster: &Cluster, function: &Doomed) -> Result<(), Failure> {
     let id = &function.id;
     let parameters = DeleteParams::default().preconditions(Preconditions {
         uid: Some(function.uid.clone()),
@@ -227,10 +267,15 @@ async fn delete(cluster: &Cluster, function: &Doomed) -> Result<(), ClusterError
     });
     let api = cluster.functions(id.namespace());
     match within(api.delete(id.name(), &parameters)).await {
+        Ok(_) => Ok(()),
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-        deleted => deleted
-            .map(drop)
-            .map_err(|error| cluster.refused(format!("delete the function {id}"), error)),
+        Err(kube::Error::Api(status)) if status.code == 409 => {
+            Err(DeleteError::Replaced(id.clone()).into())
+        }
+        Err(error) => {
+            let what = format!("delete the function {id}");
+            Err(cluster.refused(what, error).into())
+        }
     }
 }
 
@@ -247,9 +292,8 @@ async fn until_gone(
     let api: Api<Pod> = Api::namespaced(cluster.client.clone(), id.namespace());
     let config = watcher::Config::default().labels(&format!("{}={}", pod::FUNCTION, id.name()));
     let mut events = Watch::new(api, config, terminal);
-    let mut left: BTreeSet<String> = BTreeSet::new();
+    let (mut left, mut is_listed) = (BTreeSet::<String>::new(), false);
     let watching = async {
-        let mut is_listed = false;
         let mut is_told = false;
         while !(is_listed && left.is_empty()) {
             let event = events.next().await.map_err(|error| {
@@ -257,7 +301,11 @@ async fn until_gone(
                 DeleteError::Unwatched(id.clone(), Box::new(error))
             })?;
             match event {
-                Some(Event::Init) => left.clear(),
+                // Where the watch begins anew, none is known until all are listed.
+                Some(Event::Init) => {
+                    left.clear();
+                    is_listed = false;
+                }
                 Some(Event::InitApply(pod) | Event::Apply(pod)) => {
                     left.insert(pod.name_any());
                 }
@@ -279,10 +327,15 @@ async fn until_gone(
     };
     let watched = tokio::time::timeout(patience, watching).await;
     watched.unwrap_or_else(|_| {
-        Err(DeleteError::Left {
-            id: id.clone(),
-            patience,
-            left: left.into_iter().collect(),
+        let id = id.clone();
+        Err(if is_listed {
+            DeleteError::Left {
+                id,
+                patience,
+                left: left.into_iter().collect(),
+            }
+        } else {
+            DeleteError::Unlisted { id, patience }
         })
     })
 }

@@ -4,7 +4,7 @@ use std::error::Error;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::terminal::{Terminal, harmless_lines};
 
@@ -53,9 +53,7 @@ impl Failure {
             return ExitCode::SUCCESS;
         }
         if terminal.is_json() {
-            let causes: Vec<String> = causes(&*self.error).skip(1).collect();
-            let told =
-                json!({"error": self.error.to_string(), "causes": causes, "hint": self.hint});
+            let told = self.told();
             // Standard output may be what is broken.
             if terminal.json(&told).is_err() {
                 let _ = writeln!(std::io::stderr().lock(), "{told}");
@@ -78,6 +76,12 @@ impl Failure {
             }
         }
         ExitCode::from(self.code)
+    }
+
+    /// It as scripts read it.
+    pub(crate) fn told(&self) -> Value {
+        let causes: Vec<String> = causes(&*self.error).skip(1).collect();
+        json!({"error": self.error.to_string(), "causes": causes, "hint": self.hint})
     }
 
     /// Sentence, causes and hint as the tests compare them.

@@ -1,3 +1,5 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use serde_json::{Value, json};
 
 use crate::api::{Answer, Api, Asked};
@@ -71,10 +73,10 @@ fn a_function_is_gone_when_its_last_pod_is() {
     assert_eq!(body["preconditions"]["uid"], "uid-digits");
 
     let api = cluster(&["d-a", "d-b"], &[("DELETED", "d-b")]);
-    let said = delete(&api, &["digits", "--timeout", "300ms"]);
+    let said = delete(&api, &["digits", "--timeout", "3s"]);
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.out.contains("deleted vision/digits"), "{said:?}");
-    assert!(said.err.contains("after 300 ms: d-a\n"), "{said:?}");
+    assert!(said.err.contains("after 3.0 s: d-a\n"), "{said:?}");
 
     let said = delete(&api, &["digits", "--no-wait"]);
     assert_eq!(said.code, Some(0), "{said:?}");
@@ -162,4 +164,102 @@ fn who_may_not_see_pods_is_told_what_was_done() {
     );
     assert!(said.err.contains("pods is forbidden"), "{said:?}");
     assert!(said.err.contains("--no-wait"), "{said:?}");
+}
+
+fn pods(names: &[&str]) -> Value {
+    let pod = |name: &&str| json!({"metadata": {"name": name, "namespace": "vision", "uid": name}});
+    json!({
+        "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"},
+        "items": names.iter().map(pod).collect::<Vec<Value>>(),
+    })
+}
+
+/// The functions `digits` and `hello`, as `asked` for by GET, and the rest by `otherwise`.
+fn functions(otherwise: impl Fn(&Asked, &str) -> Answer + Send + Sync + 'static) -> Api {
+    Api::new(move |asked: &Asked| {
+        let path = asked.path.split('?').next().unwrap_or_default();
+        match (asked.method.as_str(), path.strip_prefix(FUNCTIONS)) {
+            ("GET", Some(name @ ("digits" | "hello"))) => Answer::json(&json!({
+                "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+                "metadata": {"name": name, "namespace": "vision", "uid": format!("uid-{name}")},
+                "spec": {},
+            })),
+            ("GET", Some(name)) => Answer::status(404, "functions", name, "not found"),
+            (_, name) => otherwise(asked, name.unwrap_or_default()),
+        }
+    })
+}
+
+/// Would fail if a function counted as gone in the moment in which its pods are listed anew: the server had forgotten where
+/// the watch was.
+#[test]
+fn a_function_is_not_gone_where_the_watch_begins_anew() {
+    let expired = json!({"type": "ERROR", "object": {
+        "kind": "Status", "apiVersion": "v1", "status": "Failure", "code": 410, "reason": "Expired", "message": "too old",
+    }});
+    let watches = AtomicUsize::new(0);
+    let api = functions(move |asked, _| match asked.method.as_str() {
+        "DELETE" => Answer::json(&json!({"kind": "Status", "status": "Success"})),
+        _ if !asked.path.contains("watch=true") => Answer::json(&pods(&["d-a"])),
+        _ if watches.fetch_add(1, Ordering::Relaxed) == 0 => {
+            Answer::events(std::slice::from_ref(&expired))
+        }
+        _ => Answer::events(&[]),
+    });
+    let said = delete(&api, &["digits", "--timeout", "3s"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(!said.out.contains("gone"), "{said:?}");
+    assert!(said.err.contains("after 3.0 s: d-a\n"), "{said:?}");
+    let lists = api.asked("GET");
+    let lists = lists
+        .iter()
+        .filter(|asked| asked.path.starts_with(PODS) && !asked.path.contains("watch=true"));
+    assert_eq!(lists.count(), 2);
+}
+
+/// Would fail if replicas were said to be left that nobody has seen.
+#[test]
+fn what_was_never_listed_is_not_said_to_be_left() {
+    let api = functions(|asked, _| match asked.method.as_str() {
+        "DELETE" => Answer::json(&json!({"kind": "Status", "status": "Success"})),
+        _ => Answer::status(500, "pods", "", "etcd is away"),
+    });
+    let said = delete(&api, &["digits", "--timeout", "1s"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("gone can't be told"), "{said:?}");
+    assert!(!said.err.contains("not all of its"), "{said:?}");
+}
+
+/// Would fail if what was deleted went untold where another isn't, or a function that has its name meanwhile were told as a
+/// conflict of fields.
+#[test]
+fn each_function_is_told_whatever_becomes_of_the_others() {
+    let api = functions(|asked, name| match (asked.method.as_str(), name) {
+        ("DELETE", "digits") => Answer::status(409, "functions", "digits", "the UID is another"),
+        ("DELETE", _) => Answer::json(&json!({"kind": "Status", "status": "Success"})),
+        _ => Answer::json(&pods(&[])),
+    });
+    let words = ["--ignore-not-found", "digitz", "digits", "hello"];
+    let said = delete(&api, &[&words[..], &["-o", "json"]].concat());
+    assert_eq!(said.code, Some(1), "{said:?}");
+    let told = said.json();
+    let results: Vec<_> = told
+        .iter()
+        .map(|told| (told["function"].as_str(), told["result"].as_str()))
+        .collect();
+    assert_eq!(
+        results,
+        [
+            (Some("vision/digitz"), Some("notFound")),
+            (Some("vision/digits"), Some("failed")),
+            (Some("vision/hello"), Some("deleted")),
+        ]
+    );
+    assert_eq!(told[2]["gone"], true);
+    let error = told[1]["error"].as_str().unwrap();
+    assert!(error.contains("another than a moment ago"), "{error}");
+    let said = delete(&api, &words);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.out.contains("deleted vision/hello"), "{said:?}");
+    assert!(!said.err.contains("--force-conflicts"), "{said:?}");
 }
