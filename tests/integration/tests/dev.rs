@@ -446,6 +446,58 @@ async fn a_link_that_was_named_is_followed_to_where_it_leads_next() {
     assert!(load.finish().await > 0);
 }
 
+/// Would fail if a release whose manifest is wrong took away what ran before it, or what ran were away while another takes
+/// its place, because its own release is removed at once.
+#[tokio::test]
+async fn a_link_that_is_put_to_what_is_wrong_takes_nothing_away() {
+    let root = tempfile::tempdir().unwrap();
+    let release = |name: &str| {
+        let folder = root.path().join(name);
+        std::fs::create_dir(&folder).unwrap();
+        std::fs::copy(component("fixture-p2"), folder.join("f.wasm")).unwrap();
+        let manifest = "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: hello}\nspec:\n  component: {file: f.wasm}\n";
+        std::fs::write(folder.join("function.yaml"), manifest).unwrap();
+        folder.join("function.yaml")
+    };
+    let lead = |target: &str| {
+        let next = root.path().join("next");
+        std::os::unix::fs::symlink(target, &next).unwrap();
+        std::fs::rename(next, root.path().join("current")).unwrap();
+    };
+    release("v1");
+    lead("v1");
+    let dev = Dev::start_with(root.path(), &["current"]).await.unwrap();
+    dev.event(0, |event| is(event, "revision")).await.unwrap();
+    let load = Load::start(&dev, "/default/hello/hello");
+    let second = release("v2");
+    edit(&second, "spec:", "sepc:");
+    lead("v2");
+    dev.event(0, |event| is(event, "invalid")).await.unwrap();
+    let seen = dev.seen();
+    edit(&second, "sepc:", "spec:\n  env: [{name: A, value: v2}]");
+    dev.event(seen, |event| is(event, "revision"))
+        .await
+        .unwrap();
+    let seen = dev.seen();
+    let third = release("v3");
+    edit(&third, "spec:", "spec:\n  env: [{name: A, value: v3}]");
+    lead("v3");
+    std::fs::remove_dir_all(root.path().join("v2")).unwrap();
+    dev.event(seen, |event| is(event, "revision"))
+        .await
+        .unwrap();
+    assert!(load.finish().await > 0);
+    assert!(!dev.all().iter().any(|event| is(event, "removed")));
+    // It may be put to what comes later.
+    let seen = dev.seen();
+    lead("v4");
+    dev.event(seen, |event| is(event, "removed")).await.unwrap();
+    release("v4");
+    dev.event(seen, |event| is(event, "revision"))
+        .await
+        .unwrap();
+}
+
 /// Would fail if what is changed in a crate beside the project while that is built for the first time went unseen.
 #[tokio::test]
 async fn a_crate_beside_the_project_that_changes_while_it_is_built_is_built_again() {

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use notify::event::ModifyKind;
-use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher};
+use notify::{Event, EventKind, RecursiveMode, Watcher};
 use tokio::sync::mpsc;
 
 mod way;
@@ -29,11 +29,16 @@ const LONGEST: Duration = Duration::from_secs(1);
 
 /// Watches functions' folders.
 pub(crate) struct Watch {
-    watcher: RecommendedWatcher,
+    watcher: Box<dyn Watcher + Send>,
     interests: Arc<Mutex<Interests>>,
     changes: mpsc::UnboundedReceiver<PathBuf>,
     watched: BTreeSet<PathBuf>,
+    /// What can't be watched, and was told.
+    unwatched: BTreeSet<PathBuf>,
 }
+
+/// A folder that can't be watched, and why: what changes in it goes unseen.
+pub(crate) type Unwatched = (PathBuf, notify::Error);
 
 /// What belongs to which function's folder. All paths are what links and `..` in them lead to: the system tells of a
 /// change by one path, however many lead there.
@@ -46,6 +51,8 @@ struct Interests {
     /// Files elsewhere: models, components, the sources of crates that a project depends on by path, and links that lead to
     /// any of these. Of a folder all that is in it counts.
     files: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
+    /// By the paths that were named: the links on the way, and what must come for there to be something at its end.
+    ways: BTreeMap<PathBuf, BTreeSet<PathBuf>>,
     /// What was removed or has another name now: what comes in its place isn't watched yet.
     gone: BTreeSet<PathBuf>,
 }
@@ -74,9 +81,15 @@ impl Interests {
             let of = self.files.get(above)?;
             (above == path || within(above).is_some()).then_some(of)
         });
+        let named = self
+            .ways
+            .iter()
+            .filter(|(_, places)| places.contains(path))
+            .map(|(named, _)| named);
         inside
             .chain(roots)
             .chain(elsewhere.flatten())
+            .chain(named)
             .cloned()
             .collect()
     }
@@ -87,6 +100,7 @@ impl Interests {
         dirs.clone().any(|dir| path.starts_with(dir))
             || dirs
                 .chain(self.files.keys())
+                .chain(self.ways.values().flatten())
                 .any(|watched| watched.starts_with(path))
             || path.ancestors().any(|above| self.files.contains_key(above))
     }
@@ -130,9 +144,12 @@ impl Watch {
             }
             if event.need_rescan() {
                 // More happened than was told: any folder may be another.
-                let elsewhere = interests.files.keys().filter_map(|file| file.parent());
+                let places = interests.ways.values().flatten();
+                let elsewhere = interests.files.keys().chain(places);
+                let elsewhere = elsewhere.filter_map(|file| file.parent());
                 let roots = interests.roots.values().flatten();
-                let all = interests.folders.iter().chain(roots);
+                let named = interests.ways.keys();
+                let all = interests.folders.iter().chain(roots).chain(named);
                 let all: Vec<_> = all.cloned().collect();
                 let gone: Vec<_> = elsewhere.map(Path::to_owned).chain(all.clone()).collect();
                 interests.gone.extend(gone);
@@ -148,19 +165,24 @@ impl Watch {
             }
         })?;
         Ok(Self {
-            watcher,
+            watcher: Box::new(watcher),
             interests,
             changes,
             watched: BTreeSet::new(),
+            unwatched: BTreeSet::new(),
         })
     }
 
     /// Watches a function's folder, the sources in it, and what it is made of `elsewhere`; what it was made of before, too,
-    /// unless that is all. Called again after each change: new folders are watched, too.
+    /// unless that is all. Called again after each change: new folders are watched, too. Returns which can't be, each once.
     ///
     /// # Errors
-    /// When a folder can't be watched: too many are, usually.
-    pub(crate) fn add(&mut self, folder: &Path, elsewhere: &Elsewhere) -> notify::Result<()> {
+    /// When the function's folder itself can't be watched: too many are, usually.
+    pub(crate) fn add(
+        &mut self,
+        folder: &Path,
+        elsewhere: &Elsewhere,
+    ) -> notify::Result<Vec<Unwatched>> {
         let mut dirs = BTreeSet::new();
         sources(folder, &mut dirs, 0);
         {
@@ -187,7 +209,7 @@ impl Watch {
                 }
             }
         }
-        self.watch(dirs)
+        self.watch_all(folder, dirs)
     }
 
     /// Watches for the folder itself to be gone and come back.
@@ -196,23 +218,29 @@ impl Watch {
         let _ = self.watch(folder.parent().map(Path::to_owned));
     }
 
-    /// Watches the links that lead to `named`, which is absolute: that one leads elsewhere is told as a change of `named`.
-    /// Called again after each such change.
+    /// Watches the links that lead to `named`, which is absolute, and for what it leads to, where that isn't there, to come:
+    /// each is told as a change of `named`. Called again after each such change.
     pub(crate) fn add_links(&mut self, named: &Path) {
-        let way = Way::of(named);
-        {
-            let mut interests = self
-                .interests
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            for link in &way.links {
-                let of = interests.files.entry(link.clone()).or_default();
-                of.insert(named.to_owned());
+        let mut seen = BTreeSet::new();
+        loop {
+            let way = Way::of(named);
+            let mut places = way.links;
+            if !way.end.exists() {
+                places.insert(nearest(&way.end).to_owned());
             }
-        }
-        for link in &way.links {
-            // Where that may not be watched, a link leads for ever to where it led.
-            let _ = self.watch(link.parent().map(Path::to_owned));
+            // What came before its folder was watched.
+            if !places.iter().any(|place| seen.insert(place.clone())) {
+                return;
+            }
+            self.interests
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .ways
+                .insert(named.to_owned(), places.clone());
+            for place in &places {
+                // Where that may not be watched, a link leads for ever to where it led.
+                let _ = self.watch(place.parent().map(Path::to_owned));
+            }
         }
     }
 
@@ -229,8 +257,23 @@ impl Watch {
         });
     }
 
-    /// Watches those of `dirs` that are there and aren't watched. One that was removed and made anew must be watched anew.
-    fn watch(&mut self, dirs: impl IntoIterator<Item = PathBuf>) -> notify::Result<()> {
+    /// Watches `folder`, and those of `dirs` that may be; returns the others, which weren't returned before.
+    fn watch_all(
+        &mut self,
+        folder: &Path,
+        dirs: BTreeSet<PathBuf>,
+    ) -> notify::Result<Vec<Unwatched>> {
+        if let Some((_, error)) = self.watch([folder.to_owned()]).pop() {
+            return Err(error);
+        }
+        let mut failed = self.watch(dirs);
+        failed.retain(|(dir, _)| self.unwatched.insert(dir.clone()));
+        Ok(failed)
+    }
+
+    /// Watches those of `dirs` that are there and aren't watched; returns those that can't be. One that was removed and made
+    /// anew must be watched anew.
+    fn watch(&mut self, dirs: impl IntoIterator<Item = PathBuf>) -> Vec<Unwatched> {
         let gone = {
             let mut interests = self
                 .interests
@@ -240,24 +283,26 @@ impl Watch {
         };
         self.watched
             .retain(|dir| dir.is_dir() && !dir.ancestors().any(|above| gone.contains(above)));
+        let mut failed = Vec::new();
         for dir in dirs {
             if dir.is_dir() && !self.watched.contains(&dir) {
                 match self.watcher.watch(&dir, RecursiveMode::NonRecursive) {
                     Ok(()) => drop(self.watched.insert(dir)),
                     // It is gone already.
                     Err(_) if !dir.exists() => {}
-                    Err(error) => return Err(error),
+                    Err(error) => failed.push((dir, error)),
                 }
             }
         }
-        Ok(())
+        failed
     }
 
-    /// Watches a folder for functions' folders that come and go in it. Called again after each change.
+    /// Watches a folder for functions' folders that come and go in it. Called again after each change. Returns which of them
+    /// can't be watched, each once.
     ///
     /// # Errors
-    /// As [`Watch::add`].
-    pub(crate) fn add_root(&mut self, root: &Path) -> notify::Result<()> {
+    /// When the folder itself can't be watched.
+    pub(crate) fn add_root(&mut self, root: &Path) -> notify::Result<Vec<Unwatched>> {
         let mut dirs = BTreeSet::from([root.to_owned()]);
         let mut links = BTreeSet::new();
         for entry in std::fs::read_dir(root).into_iter().flatten().flatten() {
@@ -288,7 +333,7 @@ impl Watch {
                 .iter()
                 .filter_map(|link| Some(link.parent()?.to_owned())),
         );
-        self.watch(dirs)
+        self.watch_all(root, dirs)
     }
 
     /// The folders that changed, as soon as it is quiet again.
@@ -563,6 +608,66 @@ mod tests {
             assert_eq!(watch.changed().await, BTreeSet::from([inner.clone()]));
             std::fs::remove_dir_all(&new).unwrap();
         }
+    }
+
+    /// Would fail if one model in a place that may not be watched ended it all, or were told again with each edit.
+    #[tokio::test]
+    async fn what_may_not_be_watched_is_told_once() {
+        struct Refusing(Box<dyn Watcher + Send>, PathBuf);
+        impl Watcher for Refusing {
+            fn new<F: notify::EventHandler>(_: F, _: notify::Config) -> notify::Result<Self> {
+                unreachable!()
+            }
+            fn watch(&mut self, path: &Path, mode: RecursiveMode) -> notify::Result<()> {
+                if path == self.1 {
+                    return Err(notify::Error::generic("permission denied"));
+                }
+                self.0.watch(path, mode)
+            }
+            fn unwatch(&mut self, path: &Path) -> notify::Result<()> {
+                self.0.unwatch(path)
+            }
+            fn kind() -> notify::WatcherKind {
+                unreachable!()
+            }
+        }
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let [project, secret, open] = ["project", "secret", "open"].map(|name| root.join(name));
+        for dir in [&project, &secret, &open] {
+            std::fs::create_dir(dir).unwrap();
+        }
+        let mut watch = Watch::start().unwrap();
+        watch.watcher = Box::new(Refusing(watch.watcher, secret.clone()));
+        let models = some(&[secret.join("m.onnx"), open.join("m.onnx")]);
+        let mut add = || watch.add(&project, &models).unwrap();
+        let told: Vec<_> = add().into_iter().map(|(dir, _)| dir).collect();
+        assert_eq!(told, std::slice::from_ref(&secret));
+        assert!(add().is_empty());
+        std::fs::write(open.join("m.onnx"), "").unwrap();
+        assert_eq!(watch.changed().await, BTreeSet::from([project]));
+        assert!(watch.add(&secret, &Elsewhere::default()).is_err());
+    }
+
+    /// Would fail if a link were lost that is put where nothing is yet, or if all were taken for it that comes later in what it
+    /// led through.
+    #[tokio::test]
+    async fn a_link_may_lead_to_what_comes_later() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let named = root.join("current");
+        std::os::unix::fs::symlink("releases/v2", &named).unwrap();
+        let mut watch = Watch::start().unwrap();
+        let all = BTreeSet::from([named.clone()]);
+        watch.add_links(&named);
+        for dir in ["releases", "releases/v2"] {
+            std::fs::create_dir(root.join(dir)).unwrap();
+            assert_eq!(watch.changed().await, all);
+            watch.add_links(&named);
+        }
+        std::fs::create_dir(root.join("releases/v3")).unwrap();
+        let seen = tokio::time::timeout(Duration::from_millis(300), watch.changed());
+        assert!(seen.await.is_err());
     }
 
     /// Would fail if a folder that was named, and that came back later, were never seen again.

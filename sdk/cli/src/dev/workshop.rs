@@ -15,11 +15,20 @@ use super::manifests::{self, Declared, Folder, ManifestsError};
 use super::prepare::{self, PrepareError, Project};
 use super::replica::Launch;
 use super::supervisor::Supervisor;
-use super::watch::{self, Elsewhere, Watch};
+use super::watch::{self, Elsewhere, Unwatched, Watch};
 use crate::cargo;
+use crate::failure::chain;
 
 /// How long a manifest may be gone before its functions are.
 const GRACE: Duration = Duration::from_millis(500);
+
+/// What reading a folder came to.
+enum Reading {
+    Declares(Vec<Declared>),
+    /// What it declared before holds still.
+    Wrong,
+    Gone,
+}
 
 /// Everything that turning files into revisions takes.
 pub(crate) struct Workshop {
@@ -85,61 +94,149 @@ impl Workshop {
         let roots = manifests::roots(&paths);
         let mut named = named(&folders, &roots);
         if let Some(watch) = &mut watch {
-            watch_above(watch, &paths, &roots, &named)?;
+            self.watch_above(watch, &paths, &roots, &named)?;
         }
         for (folder, functions) in &declared {
             // Before the build: what is changed meanwhile is built again.
             if let Some(watch) = &mut watch {
-                watch.add(&folder.dir, &may_be_made_of(&folder.dir))?;
+                self.watch_folder(watch, folder, &may_take(folder, functions))?;
             }
             let elsewhere = self.make(folder, functions).await;
             if let Some(watch) = &mut watch {
-                watch.add(&folder.dir, &elsewhere)?;
+                self.watch_folder(watch, folder, &elsewhere)?;
             }
         }
         let Some(mut watch) = watch else {
             return std::future::pending().await;
         };
+        // Folders whose functions are to be let go, and those that came in their place and can't be read yet.
+        let (mut leaving, mut unread) = (Vec::<Folder>::new(), BTreeSet::new());
         loop {
             let mut changed = watch.changed().await;
+            // Before it is looked where they lead.
+            for path in &paths {
+                watch.add_links(path);
+            }
+            let mut came = BTreeSet::new();
             let is_known = |path: &PathBuf| folders.iter().any(|folder| folder.dir == *path);
-            let mut left = Vec::new();
             // A root, or a link that leads to what was named.
             if !changed.iter().all(is_known) {
-                left = unreached(&paths, &folders).await;
+                let left = unreached(&paths, &folders).await;
+                folders.retain(|folder| !left.contains(folder));
+                leaving.extend(left);
                 for folder in manifests::found(&paths) {
+                    leaving.retain(|left| left.dir != folder.dir);
                     if folders.contains(&folder) {
                         continue;
                     }
                     folders.retain(|known| known.dir != folder.dir);
-                    changed.insert(folder.dir.clone());
+                    came.insert(folder.dir.clone());
                     folders.push(folder);
                 }
-                folders.retain(|folder| !left.contains(folder));
+                let is_gone = |folder: &&Folder| !folder.dir.is_dir() && self.has_any(folder);
+                let gone = folders.iter().filter(is_gone);
+                changed.extend(gone.map(|folder| folder.dir.clone()));
+                changed.extend(came.iter().cloned());
+                unread.retain(|dir| folders.iter().any(|folder| folder.dir == *dir));
                 let roots = manifests::roots(&paths);
                 named.extend(self::named(&folders, &roots));
-                watch_above(&mut watch, &paths, &roots, &named)?;
+                self.watch_above(&mut watch, &paths, &roots, &named)?;
             }
-            for folder in folders
+            let concerned = folders
                 .iter()
-                .filter(|folder| changed.contains(&folder.dir))
-            {
-                watch.add(&folder.dir, &may_be_made_of(&folder.dir))?;
-                let elsewhere = self.again(folder, &left).await;
-                watch.add(&folder.dir, &elsewhere)?;
+                .filter(|folder| changed.contains(&folder.dir));
+            // What is gone may have come elsewhere.
+            let (there, gone): (Vec<_>, Vec<_>) = concerned.partition(|folder| folder.dir.is_dir());
+            let left: Vec<Folder> = leaving.iter().chain(gone.clone()).cloned().collect();
+            for folder in there.into_iter().chain(gone) {
+                self.watch_folder(&mut watch, folder, &may_be_made_of(&folder.dir))?;
+                let mut elsewhere = Elsewhere::default();
+                match self.read_again(folder).await {
+                    Reading::Declares(declared) => {
+                        unread.remove(&folder.dir);
+                        leaving.retain(|left| left.dir != folder.dir);
+                        let declared = self.without_others(folder, declared, &left);
+                        for function in &declared {
+                            self.announce(folder, function);
+                        }
+                        self.watch_folder(&mut watch, folder, &may_take(folder, &declared))?;
+                        elsewhere = self.make(folder, &declared).await;
+                    }
+                    Reading::Wrong if came.contains(&folder.dir) => {
+                        unread.insert(folder.dir.clone());
+                    }
+                    Reading::Wrong => {}
+                    Reading::Gone => {
+                        unread.remove(&folder.dir);
+                        if !leaving.contains(folder) {
+                            leaving.push(folder.clone());
+                        }
+                    }
+                }
+                self.watch_folder(&mut watch, folder, &elsewhere)?;
             }
-            // Functions that came elsewhere have been taken over.
-            for folder in &left {
-                self.forget(folder, &[]);
-                watch.remove(&folder.dir);
+            // Functions that came elsewhere have been taken over, and more may be where what came can't be read.
+            if unread.is_empty() {
+                for left in leaving.drain(..) {
+                    self.forget(&left, &[]);
+                    if !folders.iter().any(|folder| folder.dir == left.dir) {
+                        watch.remove(&left.dir);
+                    }
+                }
+            }
+            if leaving.is_empty() {
+                unread.clear();
             }
             // What somebody named is theirs again when it comes back.
             folders.retain(|folder| folder.dir.is_dir() || named.contains(&folder.dir));
         }
     }
 
-    /// Reads a folder again and makes what it says. Functions of the folders that were `left` may be its.
-    async fn again(&self, folder: &Folder, left: &[Folder]) -> Elsewhere {
+    /// Watches a function's folder, and what it is made of elsewhere as far as that may be watched.
+    fn watch_folder(
+        &self,
+        watch: &mut Watch,
+        folder: &Folder,
+        elsewhere: &Elsewhere,
+    ) -> notify::Result<()> {
+        self.note(watch.add(&folder.dir, elsewhere)?);
+        Ok(())
+    }
+
+    /// Watches for what somebody named to come, to go, and to be elsewhere.
+    fn watch_above(
+        &self,
+        watch: &mut Watch,
+        paths: &[PathBuf],
+        roots: &[PathBuf],
+        named: &BTreeSet<PathBuf>,
+    ) -> notify::Result<()> {
+        for path in paths {
+            watch.add_links(path);
+        }
+        for root in roots {
+            self.note(watch.add_root(root)?);
+        }
+        for folder in named {
+            watch.add_parent(folder);
+        }
+        Ok(())
+    }
+
+    fn note(&self, unwatched: Vec<Unwatched>) {
+        for (dir, error) in unwatched {
+            self.console.tell(Event::Note {
+                message: format!(
+                    "what changes in {} goes unseen: {}",
+                    dir.display(),
+                    chain(&error)
+                ),
+            });
+        }
+    }
+
+    /// Reads a folder again.
+    async fn read_again(&self, folder: &Folder) -> Reading {
         let mut read = manifests::read(folder, &self.launch.cache);
         // A file that is gone may only be on its way to its new content.
         let is_gone = |read: &Result<Vec<Declared>, _>| match read {
@@ -150,22 +247,14 @@ impl Workshop {
             tokio::time::sleep(GRACE).await;
             read = manifests::read(folder, &self.launch.cache);
         }
-        let declared = match read {
-            Ok(declared) => declared,
-            Err(_) if !folder.dir.is_dir() => {
-                self.forget(folder, &[]);
-                return Elsewhere::default();
-            }
+        match read {
+            Ok(declared) => Reading::Declares(declared),
+            Err(_) if !folder.dir.is_dir() => Reading::Gone,
             Err(error) => {
                 self.console.tell(error.into());
-                return Elsewhere::default();
+                Reading::Wrong
             }
-        };
-        let declared = self.without_others(folder, declared, left);
-        for function in &declared {
-            self.announce(folder, function);
         }
-        self.make(folder, &declared).await
     }
 
     /// Those that no other folder declares, but for those that were `left`: they would be taken over.
@@ -338,6 +427,11 @@ impl Workshop {
         })
     }
 
+    /// Whether a function is the folder's.
+    fn has_any(&self, folder: &Folder) -> bool {
+        self.missing(folder, &[]).next().is_some()
+    }
+
     /// Ends functions that the folder no longer declares.
     fn forget(&self, folder: &Folder, declared: &[Declared]) {
         for id in self.missing(folder, declared) {
@@ -357,25 +451,6 @@ fn named(folders: &[Folder], roots: &[PathBuf]) -> BTreeSet<PathBuf> {
     let is_named = |folder: &&Folder| !roots.iter().any(|root| folder.dir.parent() == Some(root));
     let named = folders.iter().filter(is_named);
     named.map(|folder| folder.dir.clone()).collect()
-}
-
-/// Watches for what somebody named to come, to go, and to be elsewhere.
-fn watch_above(
-    watch: &mut Watch,
-    paths: &[PathBuf],
-    roots: &[PathBuf],
-    named: &BTreeSet<PathBuf>,
-) -> notify::Result<()> {
-    for path in paths {
-        watch.add_links(path);
-    }
-    for root in roots {
-        watch.add_root(root)?;
-    }
-    for folder in named {
-        watch.add_parent(folder);
-    }
-    Ok(())
 }
 
 /// Those of `folders` that are there and that `paths` don't lead to any more.
@@ -405,6 +480,15 @@ fn may_be_made_of(dir: &Path) -> Elsewhere {
         files,
         is_all: false,
     }
+}
+
+/// What a folder's functions may be made of, as far as that is known before they are made.
+fn may_take(folder: &Folder, declared: &[Declared]) -> Elsewhere {
+    let mut elsewhere = may_be_made_of(&folder.dir);
+    let named = declared.iter();
+    let named = named.flat_map(|function| named_files(function, folder));
+    elsewhere.files.extend(named);
+    elsewhere
 }
 
 /// The files that a function's manifest names: its models', and its component's. One that isn't there may be about to come.
