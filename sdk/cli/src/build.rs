@@ -159,10 +159,9 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
     let folder = artifact.target.join("wisp");
     let output = folder.join(format!("{}.wasm", artifact.package));
     let record = Record::of(artifact);
+    std::fs::create_dir_all(&folder).map_err(file(&folder))?;
+    record.follow(artifact);
     if let Some((init, component)) = record.reuse(&plain, &output) {
-        if !record.moved(artifact).is_empty() {
-            record.keep(&plain, &component, &init, artifact);
-        }
         let inspection = wisp_engine::inspect(&component).map_err(inspected)?;
         return Ok(built(artifact, &output, &component, &inspection, init));
     }
@@ -190,7 +189,6 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
         Outcome::Plain(why) => Init::Plain { why },
     };
     let inspection = wisp_engine::inspect(&done.component).map_err(inspected)?;
-    std::fs::create_dir_all(&folder).map_err(file(&folder))?;
     replace(&output, &done.component).map_err(file(&output))?;
     record.keep(&plain, &done.component, &init, artifact);
     Ok(built(artifact, &output, &done.component, &inspection, init))
@@ -230,6 +228,23 @@ struct Made {
     linked: BTreeMap<PathBuf, PathBuf>,
 }
 
+impl Made {
+    fn of(
+        source: String,
+        component: String,
+        init: Init,
+        linked: BTreeMap<PathBuf, PathBuf>,
+    ) -> Self {
+        Self {
+            wisp: env!("CARGO_PKG_VERSION").to_owned(),
+            source,
+            component,
+            init,
+            linked,
+        }
+    }
+}
+
 impl Record {
     fn of(artifact: &Artifact) -> Self {
         let name = format!("{}.json", artifact.package);
@@ -259,16 +274,29 @@ impl Record {
         same.then_some((made.init, component))
     }
 
+    /// Remembers where links lead, whatever comes of what was compiled from there.
+    fn follow(&self, artifact: &Artifact) {
+        let made = self.read();
+        let linked = linked(artifact);
+        let known = made.as_ref().map(|made| made.linked.clone());
+        if known.unwrap_or_default() == linked {
+            return;
+        }
+        let nothing = Made::of(String::new(), String::new(), Init::None, BTreeMap::new());
+        self.write(&Made {
+            linked,
+            ..made.unwrap_or(nothing)
+        });
+    }
+
     fn keep(&self, plain: &[u8], component: &[u8], init: &Init, artifact: &Artifact) {
-        let made = Made {
-            wisp: env!("CARGO_PKG_VERSION").to_owned(),
-            source: hex(plain),
-            component: hex(component),
-            init: init.clone(),
-            linked: linked(artifact),
-        };
+        let (source, component) = (hex(plain), hex(component));
+        self.write(&Made::of(source, component, init.clone(), linked(artifact)));
+    }
+
+    fn write(&self, made: &Made) {
         // Where it can't be kept, the next build does the work again.
-        let _ = replace(&self.0, &serde_json::to_vec(&made).unwrap_or_default());
+        let _ = replace(&self.0, &serde_json::to_vec(made).unwrap_or_default());
     }
 }
 
@@ -481,6 +509,13 @@ mod tests {
         // Which came to the same.
         finish(&dir, &artifact).unwrap();
         assert!(moved().is_empty());
+        // Whether it can be served or not.
+        std::fs::remove_file(dir.join("wisp/f.json")).unwrap();
+        std::fs::write(&artifact.wasm, "no component").unwrap();
+        finish(&dir, &artifact).unwrap_err();
+        std::fs::remove_file(&src).unwrap();
+        symlink("v1", &src).unwrap();
+        assert_eq!(moved(), [src.join("lib.rs")]);
     }
 
     /// Would fail if a folder that isn't there were said to lack something.

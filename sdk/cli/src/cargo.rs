@@ -50,6 +50,8 @@ pub(crate) enum CargoError {
     NoTarget,
     #[error("the project in {} builds no component: Cargo.toml has no library of the type `cdylib`", dir.display())]
     NoComponent { dir: PathBuf },
+    #[error("a link in {} leads elsewhere now, and cargo can't remove what it compiled: {why}", dir.display())]
+    Clean { dir: PathBuf, why: String },
     #[error("cargo said what couldn't be understood")]
     Messages(#[source] std::io::Error),
 }
@@ -65,6 +67,10 @@ impl Explain for CargoError {
             Self::NoComponent { .. } => {
                 Some("add these lines to Cargo.toml: [lib] crate-type = [\"cdylib\"]".to_owned())
             }
+            Self::Clean { dir, .. } => Some(format!(
+                "`cargo clean` in {} has all compiled anew",
+                dir.display()
+            )),
             Self::Compile { .. } | Self::Messages(_) => None,
         }
     }
@@ -175,7 +181,7 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
 /// files were written, and so passes over a link that leads to older ones. Blocks.
 ///
 /// # Errors
-/// When Cargo can't be started.
+/// When Cargo can't be started, or can't remove what it compiled.
 pub(crate) fn forget(dir: &Path, artifact: &Artifact, files: &[PathBuf]) -> Result<(), CargoError> {
     let has = |of: &&Crate| files.iter().any(|file| file.starts_with(&of.dir)) || of.dir == dir;
     let ids: Vec<&Crate> = artifact.crates.iter().filter(has).collect();
@@ -190,9 +196,15 @@ pub(crate) fn forget(dir: &Path, artifact: &Artifact, files: &[PathBuf]) -> Resu
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null());
-    // What it can't remove is as it was.
-    command.status().map(drop).map_err(CargoError::Start)
+        .stderr(Stdio::piped());
+    let done = command.output().map_err(CargoError::Start)?;
+    if done.status.success() {
+        return Ok(());
+    }
+    Err(CargoError::Clean {
+        dir: dir.to_owned(),
+        why: String::from_utf8_lossy(&done.stderr).trim().to_owned(),
+    })
 }
 
 /// The Cargo that runs this program, else the one on PATH.
@@ -450,6 +462,25 @@ mod tests {
         }
         found.sort();
         assert_eq!(found, expected.map(|name| root.join(name)));
+    }
+
+    /// Would fail if an old component were served as the new one where what it is made of can't be removed.
+    #[test]
+    fn what_cannot_be_removed_is_told() {
+        let project = tempfile::tempdir().unwrap();
+        let artifact = Artifact {
+            package: "f".to_owned(),
+            wasm: PathBuf::new(),
+            target: PathBuf::new(),
+            crates: vec![Crate {
+                id: "f".to_owned(),
+                dir: project.path().to_owned(),
+            }],
+        };
+        // Nothing that Cargo could clean is there.
+        let error = forget(project.path(), &artifact, &[]).unwrap_err();
+        assert!(matches!(error, CargoError::Clean { .. }), "{error:?}");
+        assert!(error.to_string().contains("Cargo.toml"), "{error}");
     }
 
     #[test]
