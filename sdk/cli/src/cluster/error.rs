@@ -121,7 +121,14 @@ impl ClusterError {
             AuthError::AuthExecStart(source) => Self::NoPlugin(plugin, source),
             AuthError::AuthExecRun { out, .. } => {
                 let said = String::from_utf8_lossy(&out.stderr);
-                Self::Plugin(plugin, format!("{}: {}", out.status, said.trim()))
+                // One that may ask a person says to them what is wrong, and not here.
+                Self::Plugin(
+                    plugin,
+                    match said.trim() {
+                        "" => out.status.to_string(),
+                        said => format!("{}: {said}", out.status),
+                    },
+                )
             }
             // What it answered may be a token.
             AuthError::AuthExecParse(_) => {

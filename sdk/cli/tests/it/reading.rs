@@ -375,7 +375,7 @@ fn functions_are_listed_and_what_is_not_there_is_told() {
 #[test]
 fn a_credential_plugin_that_fails_is_named_with_its_reason() {
     let folder = tempfile::tempdir().unwrap();
-    let said = |script: Option<&str>| {
+    let said_by = |script: Option<&str>, mode: &str| {
         use std::os::unix::fs::PermissionsExt as _;
         let plugin = folder.path().join("plugin");
         if let Some(script) = script {
@@ -383,7 +383,7 @@ fn a_credential_plugin_that_fails_is_named_with_its_reason() {
             std::fs::set_permissions(&plugin, std::fs::Permissions::from_mode(0o755)).unwrap();
         }
         let exec = json!({
-            "apiVersion": "client.authentication.k8s.io/v1", "command": plugin, "interactiveMode": "Never",
+            "apiVersion": "client.authentication.k8s.io/v1", "command": plugin, "interactiveMode": mode,
         });
         let kubeconfig = json!({
             "apiVersion": "v1", "kind": "Config", "current-context": "c",
@@ -401,12 +401,18 @@ fn a_credential_plugin_that_fails_is_named_with_its_reason() {
         assert!(!said.err.contains("s3cret"), "{said:?}");
         said.err
     };
+    let said = |script| said_by(script, "Never");
     let missing = said(None);
     assert!(missing.contains("can't be run"), "{missing}");
     let failing = said(Some("echo s3cret; echo 'log in first' >&2; exit 3"));
     assert!(
         failing.contains("exit status: 3: log in first"),
         "{failing}"
+    );
+    let asking = said_by(Some("echo s3cret; exit 3"), "IfAvailable");
+    assert!(
+        asking.contains("names, fails: exit status: 3\n"),
+        "{asking}"
     );
     let odd = said(Some("echo 's3cret: ['"));
     assert!(odd.contains("its answer is no ExecCredential"), "{odd}");
