@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
@@ -15,8 +16,7 @@ use wisp_contract::FunctionId;
 use crate::args::Deploy;
 use crate::cluster::{self, Cluster, ClusterError, within};
 use crate::dev::manifests::discover;
-use crate::failure::{Explain, Failure};
-
+use crate::failure::{Explain, Failure, chain};
 use crate::paths;
 use crate::terminal::{self, Terminal, harmless};
 
@@ -142,7 +142,8 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
         }
         for function in &plan.functions {
             match cluster.function(&function.id).await {
-                Ok(_) | Err(ClusterError::NotFound { .. }) => {}
+                Ok(there) => release(function, &there, &cluster).await?,
+                Err(ClusterError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -213,12 +214,18 @@ async fn deploy(
     ))?;
     if result == "unchanged"
         && let Some(reason) = wait::failed_attempt(&applied)
-        && ask_again(function, cluster).await?
+        && !asks_itself(function)
     {
+        // It is applied, whether that can be asked or not.
+        let asked = match ask_again(function, cluster).await {
+            Ok(()) => "another is asked for".to_owned(),
+            Err(error) => format!("another can't be asked for: {}", chain(&error)),
+        };
         terminal.note(&format!(
-            "{} the last attempt at what it names failed ({}): another is asked for",
+            "{} the last attempt at what it names failed ({}): {}",
             terminal.err.yellow("note:"),
-            harmless(reason)
+            harmless(reason),
+            harmless(&asked)
         ));
     }
     let mut status = None;
@@ -286,23 +293,46 @@ async fn apply(
     Ok((result, after))
 }
 
-/// Has the operator try again at once what failed, which may have been mended where it can't see it. Returns whether it does: who
-/// writes the annotation themselves asks by that.
-async fn ask_again(function: &Planned, cluster: &Cluster) -> Result<bool, ClusterError> {
+/// Whether the manifest has the annotation that asks for another attempt: who writes it themselves asks by that.
+fn asks_itself(function: &Planned) -> bool {
     let annotations = function.written.pointer("/metadata/annotations");
-    if annotations.is_some_and(|annotations| annotations.get(REQUESTED_AT).is_some()) {
-        return Ok(false);
+    annotations.is_some_and(|annotations| annotations.get(REQUESTED_AT).is_some())
+}
+
+/// Has the operator try again at once what failed, which may have been mended where it can't see it.
+async fn ask_again(function: &Planned, cluster: &Cluster) -> Result<(), ClusterError> {
+    let now = Timestamp::now().to_string();
+    annotate(function, &now.into(), cluster).await
+}
+
+/// Takes away what [`ask_again`] wrote to the function that is `there`, where the manifest has a word of its own for it: the
+/// two would conflict.
+async fn release(
+    function: &Planned,
+    there: &Function,
+    cluster: &Cluster,
+) -> Result<(), ClusterError> {
+    let is_asker = |entry: &ManagedFieldsEntry| entry.manager.as_deref() == Some(ASKER);
+    if asks_itself(function) && there.managed_fields().iter().any(is_asker) {
+        annotate(function, &Value::Null, cluster).await?;
     }
+    Ok(())
+}
+
+async fn annotate(
+    function: &Planned,
+    value: &Value,
+    cluster: &Cluster,
+) -> Result<(), ClusterError> {
     let parameters = PatchParams {
         field_manager: Some(ASKER.to_owned()),
         ..PatchParams::default()
     };
-    let now = Timestamp::now().to_string();
-    let patch = Patch::Merge(json!({"metadata": {"annotations": {REQUESTED_AT: now}}}));
+    let patch = Patch::Merge(json!({"metadata": {"annotations": {REQUESTED_AT: value}}}));
     let api = cluster.functions(function.id.namespace());
     within(api.patch_metadata(function.id.name(), &parameters, &patch))
         .await
-        .map(|_| true)
+        .map(drop)
         .map_err(|error| cluster.refused(format!("annotate the function {}", function.id), error))
 }
 

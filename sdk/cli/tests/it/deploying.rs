@@ -307,6 +307,51 @@ fn what_was_said_before_is_not_waited_for() {
     assert_eq!((asked.len(), annotated.get("spec")), (2, None));
 }
 
+/// Would fail if who asks for another attempt by the manifest were in conflict with what was asked before; or if a deployment
+/// that is applied failed because another attempt can't be asked for.
+#[test]
+fn what_asks_for_another_attempt_is_in_nobodys_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let deploy = |annotations: &str| {
+        let manifest = format!(
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: digits{annotations}}}\nspec: {{component: {{image: r.test/a}}}}\n"
+        );
+        std::fs::write(folder.path().join("function.yaml"), manifest).unwrap();
+        let mut before = function(&json!([condition(
+            "ComponentReady",
+            "False",
+            "PullSecretNotFound",
+            "there is no Secret"
+        )]));
+        before["metadata"]["managedFields"] =
+            json!([{"manager": "wisp-retry", "operation": "Update"}]);
+        let api = Api::new(move |asked| {
+            let is_asking = asked.path.contains("fieldManager=wisp-retry");
+            if is_asking && String::from_utf8_lossy(&asked.body).contains("\"2") {
+                return Answer::status(403, "functions", "digits", "digits is forbidden");
+            }
+            Answer::json(&before)
+        });
+        let said = run(folder.path(), Some(&api), &["deploy", "--no-wait"]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        (said, api.asked("PATCH"))
+    };
+    let (said, asked) = deploy("");
+    assert_eq!(asked.len(), 3, "{asked:?}");
+    assert!(said.err.contains("can't be asked for"), "{said:?}");
+    assert!(said.err.contains("digits is forbidden"), "{said:?}");
+
+    let (said, asked) = deploy(", annotations: {wisp.dev/requested-at: now}");
+    assert!(!said.err.contains("can't be asked for"), "{said:?}");
+    let paths: Vec<_> = asked.iter().map(|asked| asked.path.as_str()).collect();
+    assert_eq!(paths.len(), 3, "{paths:?}");
+    assert!(paths[0].contains("fieldManager=wisp-retry"), "{paths:?}");
+    assert!(paths[1].contains("dryRun=All"), "{paths:?}");
+    let released: Value = serde_json::from_slice(&asked[0].body).unwrap();
+    let released = &released["metadata"]["annotations"];
+    assert_eq!(released, &json!({"wisp.dev/requested-at": null}));
+}
+
 /// Would fail if minutes of building came before a mistake that was there to see.
 #[test]
 fn what_is_missing_is_told_before_anything_is_done() {
