@@ -85,12 +85,7 @@ impl Instances {
 
     /// Takes an instance back whose call ended well, but for what is `left`: to be kept where instances are reused, else to be
     /// dropped. `had_company` says whether other requests are being served, or were just before it.
-    pub(crate) fn give_back(
-        &self,
-        mut instance: Instance,
-        left: Left,
-        had_company: bool,
-    ) {
+    pub(crate) fn give_back(&self, mut instance: Instance, left: Left, had_company: bool) {
         if let Some(reuse) = self.reuse {
             // A body that is left could be written to by another request's call, and held open for ever.
             if left == Left::Nothing && instance.served < reuse.max_requests {
