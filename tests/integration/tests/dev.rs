@@ -486,6 +486,14 @@ async fn a_link_that_is_put_to_what_is_wrong_takes_nothing_away() {
     dev.event(seen, |event| is(event, "revision"))
         .await
         .unwrap();
+    // And back, to what is there again.
+    let seen = dev.seen();
+    release("v2");
+    tokio::time::sleep(std::time::Duration::from_millis(500)).await;
+    lead("v2");
+    dev.event(seen, |event| is(event, "revision"))
+        .await
+        .unwrap();
     assert!(load.finish().await > 0);
     assert!(!dev.all().iter().any(|event| is(event, "removed")));
     // It may be put to what comes later.
