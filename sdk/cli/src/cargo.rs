@@ -184,15 +184,15 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
 /// When Cargo can't be started, or can't remove what it compiled.
 pub(crate) fn forget(dir: &Path, artifact: &Artifact, files: &[PathBuf]) -> Result<(), CargoError> {
     let has = |of: &&Crate| files.iter().any(|file| file.starts_with(&of.dir)) || of.dir == dir;
-    let ids: Vec<&Crate> = artifact.crates.iter().filter(has).collect();
+    let stale: Vec<&Crate> = artifact.crates.iter().filter(has).collect();
     // Without a name it would be all crates.
-    if ids.is_empty() {
+    if stale.is_empty() {
         return Ok(());
     }
     let mut command = Command::new(program());
     command
         .args(["clean", "--quiet", "--release", "--target", TARGET])
-        .args(ids.iter().flat_map(|of| ["--package", &of.id]))
+        .args(stale.iter().flat_map(|of| ["--package", &of.id]))
         .current_dir(dir)
         .stdin(Stdio::null())
         .stdout(Stdio::null())

@@ -17,7 +17,7 @@ use wisp_contract::operator::pod;
 
 use crate::args::Delete;
 use crate::cluster::{self, Cluster, ClusterError, Watch, within};
-use crate::deploy::DeployError;
+use crate::deploy::{id_of, namespace_of};
 use crate::dev::manifests::{discover, of_functions};
 use crate::failure::{Explain, Failure};
 use crate::terminal::{self, OutputError, Terminal};
@@ -220,22 +220,9 @@ fn declared(
                 Object::Other(_) => continue,
             };
             let name = metadata.name.clone().unwrap_or_default();
-            let own = metadata.namespace.as_ref();
-            let asked = args.cluster.namespace.as_ref();
-            if let (Some(own), Some(asked)) = (own, asked)
-                && own != asked
-            {
-                return Err(DeployError::Namespace {
-                    kind: "Function",
-                    name,
-                    own: own.clone(),
-                    asked: asked.clone(),
-                }
-                .into());
-            }
-            let namespace = own.unwrap_or(&cluster.namespace).clone();
-            let id = FunctionId::new(&namespace, &name);
-            ids.push(id.map_err(|_| DeployError::Id { namespace, name })?);
+            let is_fixed = args.cluster.namespace.is_some();
+            let namespace = namespace_of("Function", metadata, &cluster.namespace, is_fixed)?;
+            ids.push(id_of(namespace, name)?);
         }
     }
     Ok(ids)

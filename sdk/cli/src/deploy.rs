@@ -26,6 +26,7 @@ mod upload;
 mod wait;
 
 use plan::{Beside, Origin, Plan, Planned};
+pub(crate) use plan::{id_of, namespace_of};
 use wait::{Old, Wanted};
 
 /// Who owns the fields that are applied.

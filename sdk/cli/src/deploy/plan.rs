@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::{Value, json};
 use wisp_api::{Function, Manifest, Object, Other, Place, parse_manifests};
 use wisp_artifacts::Reference;
@@ -134,16 +135,7 @@ impl Plan {
             }
         };
         let name = metadata.name.clone().unwrap_or_default();
-        let own = metadata.namespace.as_deref();
-        if let Some(own) = own.filter(|own| is_fixed && *own != namespace) {
-            return Err(DeployError::Namespace {
-                kind,
-                name,
-                own: own.to_owned(),
-                asked: namespace.to_owned(),
-            });
-        }
-        let namespace = own.unwrap_or(namespace).to_owned();
+        let namespace = namespace_of(kind, metadata, namespace, is_fixed)?;
         let mut written = manifest.as_written();
         if let Some(metadata) = written.get_mut("metadata").and_then(Value::as_object_mut) {
             metadata.insert("namespace".to_owned(), namespace.clone().into());
@@ -157,10 +149,7 @@ impl Plan {
             });
             return Ok(());
         };
-        let id = FunctionId::new(&namespace, &name).map_err(|_| DeployError::Id {
-            namespace: namespace.clone(),
-            name,
-        })?;
+        let id = id_of(namespace, name)?;
         let component = origin(function, dir, is_project);
         if is_project && component.is_none() {
             self.notes.push(format!(
@@ -175,6 +164,36 @@ impl Plan {
         });
         Ok(())
     }
+}
+
+/// The namespace that an object of a manifest is in: its own, else `namespace`, which none may differ from where it `is_fixed`.
+///
+/// # Errors
+/// Where it names another.
+pub(crate) fn namespace_of(
+    kind: &'static str,
+    metadata: &ObjectMeta,
+    namespace: &str,
+    is_fixed: bool,
+) -> Result<String, DeployError> {
+    let own = metadata.namespace.as_deref();
+    if let Some(own) = own.filter(|own| is_fixed && *own != namespace) {
+        return Err(DeployError::Namespace {
+            kind,
+            name: metadata.name.clone().unwrap_or_default(),
+            own: own.to_owned(),
+            asked: namespace.to_owned(),
+        });
+    }
+    Ok(own.unwrap_or(namespace).to_owned())
+}
+
+/// The function of that name there.
+///
+/// # Errors
+/// Where none can have it.
+pub(crate) fn id_of(namespace: String, name: String) -> Result<FunctionId, DeployError> {
+    FunctionId::new(&namespace, &name).map_err(|_| DeployError::Id { namespace, name })
 }
 
 /// As `wisp dev` has it: what a project builds takes the place of `component.file`. What the cluster can fetch by itself

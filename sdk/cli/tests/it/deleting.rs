@@ -8,39 +8,34 @@ use crate::wisp::{Said, run};
 const FUNCTIONS: &str = "/apis/wisp.dev/v1alpha1/namespaces/vision/functions/";
 const PODS: &str = "/api/v1/namespaces/vision/pods";
 
+fn pod(name: &str) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "vision", "uid": name, "resourceVersion": "1"},
+    })
+}
+
+fn list(pods: &[Value]) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"},
+        "items": pods,
+    })
+}
+
 /// A cluster with the functions `digits` and `hello`, of which `digits` has the pods `now`; then come `events` of them.
 fn cluster(now: &[&str], events: &[(&str, &str)]) -> Api {
-    let pod = |name: &str| {
-        json!({
-            "apiVersion": "v1", "kind": "Pod",
-            "metadata": {"name": name, "namespace": "vision", "uid": name, "resourceVersion": "1"},
-        })
-    };
     let items: Vec<Value> = now.iter().map(|name| pod(name)).collect();
     let events: Vec<Value> = events
         .iter()
         .map(|(kind, name)| json!({"type": kind, "object": pod(name)}))
         .collect();
-    Api::new(move |asked: &Asked| {
+    functions(move |asked, _| {
         let (path, query) = asked.path.split_once('?').unwrap_or((&asked.path, ""));
-        match (asked.method.as_str(), path.strip_prefix(FUNCTIONS)) {
-            ("GET", Some(name @ ("digits" | "hello"))) => Answer::json(&json!({
-                "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
-                "metadata": {"name": name, "namespace": "vision", "uid": format!("uid-{name}")},
-                "spec": {},
-            })),
-            ("GET", Some(name)) => Answer::status(404, "functions", name, "not found"),
-            ("DELETE", Some(_)) => Answer::json(&json!({"kind": "Status", "status": "Success"})),
-            ("GET", None) if path == PODS && query.contains("watch=true") => {
-                Answer::events(&events)
-            }
-            ("GET", None) if path == PODS && query.contains("digits") => Answer::json(&json!({
-                "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"},
-                "items": items,
-            })),
-            ("GET", None) if path == PODS => Answer::json(&json!({
-                "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"}, "items": [],
-            })),
+        match asked.method.as_str() {
+            "DELETE" => Answer::json(&json!({"kind": "Status", "status": "Success"})),
+            "GET" if path == PODS && query.contains("watch=true") => Answer::events(&events),
+            "GET" if path == PODS && query.contains("digits") => Answer::json(&list(&items)),
+            "GET" if path == PODS => Answer::json(&list(&[])),
             other => panic!("{other:?}"),
         }
     })
@@ -167,11 +162,8 @@ fn who_may_not_see_pods_is_told_what_was_done() {
 }
 
 fn pods(names: &[&str]) -> Value {
-    let pod = |name: &&str| json!({"metadata": {"name": name, "namespace": "vision", "uid": name}});
-    json!({
-        "apiVersion": "v1", "kind": "PodList", "metadata": {"resourceVersion": "1"},
-        "items": names.iter().map(pod).collect::<Vec<Value>>(),
-    })
+    let pods: Vec<Value> = names.iter().map(|name| pod(name)).collect();
+    list(&pods)
 }
 
 /// The functions `digits` and `hello`, as `asked` for by GET, and the rest by `otherwise`.
