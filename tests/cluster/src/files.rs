@@ -22,18 +22,20 @@ pub(crate) fn clusters() -> Result<PathBuf> {
     Ok(folder)
 }
 
-/// The repository's root: two folders above this crate.
+/// The repository's root: two folders above each of its packages. Cargo tells which one it runs: where checkouts share a target
+/// folder, another of them may have built the program.
 #[must_use]
 pub fn repository() -> PathBuf {
-    let mut root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let package = std::env::var_os("CARGO_MANIFEST_DIR");
+    let mut root = package.map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
     root.pop();
     root.pop();
     root
 }
 
 /// This crate's folder.
-pub(crate) fn here() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
+pub(crate) fn here() -> PathBuf {
+    repository().join("tests/cluster")
 }
 
 /// Writes `text` to `path` so that a reader sees the old text or the new one, never a part.

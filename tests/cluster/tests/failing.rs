@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -54,8 +53,8 @@ fn what_a_failed_test_leaves_is_kept() -> Result<()> {
         panic!("on purpose, to see what is kept");
     });
     ensure!(failing.join().is_err());
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../target/cluster-failures")
+    let folder = wisp_cluster::repository()
+        .join("target/cluster-failures")
         .join(&name);
     let objects = std::fs::read_to_string(folder.join("objects.yaml"))?;
     ensure!(objects.contains("name: trace"), "{objects}");

@@ -8,11 +8,12 @@ mod common;
 
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use wisp_cluster::images::{self, Platform, Programs};
+use wisp_cluster::repository;
 
 fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|data| data.uid() == 0)
@@ -25,10 +26,6 @@ fn can_build() -> bool {
     }
     wisp_skip::skip("images are built on Debian or Ubuntu, and this is neither");
     false
-}
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 /// The layers of an archive, unpacked over each other.
@@ -84,9 +81,8 @@ fn equal_input_gives_an_equal_digest() -> Result<()> {
         fs::write(&program, content)?;
         fs::set_permissions(&program, fs::Permissions::from_mode(mode))?;
         let programs = Programs::default().with("testserver", &program);
-        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
         Ok(images::build(
-            &here.join("images/testserver"),
+            &repository().join("tests/cluster/images/testserver"),
             &programs,
             "same",
             folder.path(),

@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use wisp_cluster::images::{self, Platform, Programs};
 use wisp_integration::Arm64;
 
-use crate::install::{Installation, repository};
+use crate::install::Installation;
 
 /// As long as this is held, the kernel has programs for Arm run by qemu, in every container.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Emulated {
         let programs = Programs::default()
             .with_for(Platform::Arm64, "wisp-runtime", arm.program())
             .with_for(Platform::Arm64, "libonnxruntime.so", &arm.onnxruntime);
-        let source = repository().join("deploy/images/runtime");
+        let source = wisp_cluster::repository().join("deploy/images/runtime");
         let built = images::build_for(
             &[Platform::Arm64],
             &source,

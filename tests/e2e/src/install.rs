@@ -1,7 +1,7 @@
 //! The installation: what `cargo xtask images` and `helm install` do.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
@@ -9,7 +9,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::sync::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 use wisp_cluster::images::{self, Programs};
-use wisp_cluster::{Cluster, Forward, Namespace};
+use wisp_cluster::{Cluster, Forward, Namespace, repository};
 use wisp_integration::{Client, binary};
 
 use crate::collector::Collector;
@@ -50,12 +50,6 @@ pub fn installed() -> Option<&'static Installation> {
         Ok(installation) => Some(installation),
         Err(error) => panic!("wisp can't be installed: {error}"),
     }
-}
-
-/// The repository's folder.
-#[must_use]
-pub fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
 impl Installation {

@@ -1,19 +1,16 @@
 //! Builds what the tests start, once per test process, into the workspace's target folder.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 
-/// The workspace's root.
-fn workspace() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
+use crate::readme::repository;
 
 /// Where cargo puts what it builds.
 #[must_use]
 pub fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| workspace().join("target"), PathBuf::from)
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
 }
 
 /// The component of the workspace's package `package`, built for wasm32-wasip2.
@@ -77,7 +74,7 @@ fn build(arguments: &[&str]) {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     let result = built.entry(arguments.join(" ")).or_insert_with(|| {
         let mut cargo = Command::new(env!("CARGO"));
-        cargo.arg("build").args(arguments).current_dir(workspace());
+        cargo.arg("build").args(arguments).current_dir(repository());
         // What cargo tells a test of its package would make build scripts that read it run again, and much after them.
         for (name, _) in std::env::vars_os() {
             let text = name.to_string_lossy();

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use wisp_contract::config::{Batching, Device, Model, ModelFormat};
 
+use crate::readme::repository;
+
 /// ONNX Runtime's library, where `cargo xtask` put it. Without it there is nothing to test, which CI doesn't accept.
 ///
 /// # Panics
@@ -26,8 +28,8 @@ pub fn onnxruntime() -> Option<PathBuf> {
 /// One of the small models that the tests of the inference crate load.
 #[must_use]
 pub fn small_model(name: &str) -> Model {
-    let file = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../runtime/nn/tests/data")
+    let file = repository()
+        .join("runtime/nn/tests/data")
         .join(format!("{name}.onnx"));
     model(name, &file)
 }

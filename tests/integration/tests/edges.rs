@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 use serde_json::Value;
+use wisp_integration::repository;
 
 /// A crate, and what it must never reach, over however many edges.
 const FORBIDDEN: &[(&str, &[&str])] = &[
@@ -62,7 +63,7 @@ impl Graph {
         let output = Command::new(env!("CARGO"))
             .args(["metadata", "--format-version", "1", "--locked"])
             .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .current_dir(repository())
             .output()
             .unwrap();
         assert!(

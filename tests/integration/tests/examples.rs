@@ -17,12 +17,10 @@ use wisp_contract::config::FunctionConfig;
 use wisp_contract::log::event;
 use wisp_engine::Outcome;
 use wisp_engine::preinit::{Limits, preinit};
-use wisp_integration::{Answer, Client, Host, PATIENCE, assignment, component};
+use wisp_integration::{Answer, Client, Host, PATIENCE, assignment, component, repository};
 
 fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../../examples")
-        .join(name)
+    repository().join("examples").join(name)
 }
 
 fn read(name: &str, file: &str) -> Vec<u8> {

@@ -2,8 +2,6 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::Path;
-
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
 use http::{Method, Request, StatusCode};
@@ -13,7 +11,7 @@ use wisp_contract::config::KeyValueStore;
 use wisp_contract::log::{GUEST_LOG, Level};
 use wisp_engine::Outcome;
 use wisp_engine::preinit::{Limits, preinit};
-use wisp_integration::{Host, component, model, onnxruntime, request};
+use wisp_integration::{Host, component, model, onnxruntime, repository, request};
 
 async fn host() -> Host {
     Host::ready(&component("fixture-sdk"), |config| {
@@ -561,7 +559,7 @@ async fn a_model_that_is_not_there_is_named() {
 #[tokio::test]
 async fn models_compute_and_refuse_what_they_cannot_with_types_and_shapes() {
     let Some(library) = onnxruntime() else { return };
-    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/digits/mnist.onnx");
+    let file = repository().join("examples/digits/mnist.onnx");
     let host = Host::with_models(&component("fixture-sdk"), &library, |config| {
         config.models = vec![model("mnist", &file)];
     })

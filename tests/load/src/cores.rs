@@ -3,6 +3,8 @@
 
 use std::process::Command;
 
+use anyhow::{Context as _, Result, ensure};
+
 use crate::machine;
 
 /// Some of this machine's cores.
@@ -48,11 +50,32 @@ impl Cores {
         self.0.len()
     }
 
+    /// From now on the calling thread runs on these cores alone.
+    pub(crate) fn keep_this_thread(&self) -> Result<()> {
+        // <https://man7.org/linux/man-pages/man5/proc_thread-self.5.html>: it leads to PID/task/TID.
+        let thread = std::fs::read_link("/proc/thread-self").context("no /proc/thread-self")?;
+        let id = thread.file_name().context("a thread has an id")?;
+        let mut keep = Command::new("taskset");
+        keep.args(["--cpu-list", "--pid", &self.list()]).arg(id);
+        let output = keep.output().context("cannot start taskset")?;
+        ensure!(
+            output.status.success(),
+            "{keep:?} failed: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(())
+    }
+
+    /// As taskset takes it.
+    fn list(&self) -> String {
+        let list: Vec<String> = self.0.iter().map(usize::to_string).collect();
+        list.join(",")
+    }
+
     /// The command's program, arguments and environment, on these cores alone.
     fn keep(&self, command: &Command) -> Command {
-        let list: Vec<String> = self.0.iter().map(usize::to_string).collect();
         let mut kept = Command::new("taskset");
-        kept.args(["--cpu-list", &list.join(",")])
+        kept.args(["--cpu-list", &self.list()])
             .arg(command.get_program())
             .args(command.get_args());
         for (name, value) in command.get_envs() {

@@ -39,6 +39,8 @@ pub struct Options {
 const BENCH: &str = "host";
 const CONNECTIONS: [u32; 3] = [1, 8, 64];
 const PATH: &str = "/hello";
+/// What rows say where servers and generator have cores of their own.
+const APART: &str = ", apart";
 
 const CEILING: &str = "load generator";
 const NATIVE: &str = "native hyper";
@@ -51,8 +53,8 @@ pub const NOTE: &str = "load generator: wrk against a server that answers withou
     wasmtime serve: not its binary, but what it does, built of the same parts of wasmtime 48 with the best of its flags.\n\
     \"Apart\" has the servers on half of the machine's cores and the load generator on the others, which\n\
     bounds what native hyper can show; else they share all.\n\
-    \"By the clock\": all are asked 80 % as often as a fresh instance answered wrk, or as much of that as one thread can ask for: the\n\
-    ratio says how much. The load generator's p99 there is its own time, which is in the others', too.";
+    \"By the clock\": a request counts from when it was due, asked 80 % as often as wrk was answered, or as much of that as\n\
+    one thread can ask for. The load generator's p99 there is its own time, which is in the others', too.";
 
 /// What each case is held against beside native hyper, and by what factor it is to be faster.
 const PEERS: [(&str, &str, Option<f64>); 3] = [
@@ -89,15 +91,17 @@ pub fn run(options: &Options) -> Result<Report> {
     let mut shared = cases(options, None)?;
     take_turns(&mut shared, &CONNECTIONS, options.rounds, options.seconds)?;
     let mut rows = rows(&shared, &CONNECTIONS, "", halves.is_none());
-    rows.extend(late::rows(&shared, options)?);
-    drop(shared);
     if let Some(halves) = halves {
+        drop(shared);
         let mut apart = cases(options, Some(&halves))?;
         let most = CONNECTIONS.last_chunk::<1>().map_or(&[][..], |most| most);
         take_turns(&mut apart, most, options.rounds, options.seconds)?;
-        rows.extend(self::rows(&apart, most, ", apart", true));
+        rows.extend(self::rows(&apart, most, APART, true));
+        rows.extend(late::rows(&apart, Some(&halves.load), APART, options)?);
         #[cfg(feature = "baselines")]
         rows.extend(phases(&apart, options)?);
+    } else {
+        rows.extend(late::rows(&shared, None, "", options)?);
     }
     let run = report::in_turns(options.rounds, options.seconds);
     Ok(Report { machine, run, rows })

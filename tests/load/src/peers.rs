@@ -2,6 +2,7 @@
 //! have ONNX Runtime called by Python: Triton's own backend for ONNX isn't in pytriton. Each has as many workers as there
 //! are cores, each worker a session with one thread, and the batching that wisp has.
 
+use std::fs::File;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -58,14 +59,20 @@ pub(crate) fn start(
         mlserver(&peers.mlserver, &served, folder)?,
         triton(&peers.triton, &served, folder)?,
     ] {
-        let (child, mut output) = Child::start_group(&mut command)?;
+        let log = folder.join("peer.log");
+        command.stderr(File::create(&log)?);
+        let (mut child, mut output) = Child::start_group(&mut command)?;
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
         let since = Instant::now();
         while !get(address, READY).is_ok_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-            if since.elapsed() > PATIENCE {
-                bail!("{name} doesn't get ready");
+            let has_ended = child.wait(PAUSE).is_ok();
+            if has_ended || since.elapsed() > PATIENCE {
+                let said = std::fs::read(&log)?;
+                bail!(
+                    "{name} doesn't get ready:\n{}",
+                    String::from_utf8_lossy(&said)
+                );
             }
-            std::thread::sleep(PAUSE);
         }
         let target = Target::post(address, PATH, ("application/json", &body), folder)?;
         wrk::run(&target, 8, 1)?;
@@ -124,7 +131,6 @@ class Digits(MLModel):
     command.arg("start").arg(&folder).current_dir(&folder);
     // Its workers are processes that import the model anew.
     command.env("PYTHONPATH", &folder);
-    command.stderr(std::process::Stdio::null());
     Ok(("MLServer, ONNX Runtime from Python", command, http))
 }
 
@@ -186,6 +192,5 @@ with Triton(config=TritonConfig(http_address="127.0.0.1", **ports)) as triton:
     // Triton's Python backend is to load the library of this very Python, not of another that the machine has.
     command.env("LD_LIBRARY_PATH", library_folder(&python)?);
     command.arg(&path).current_dir(folder);
-    command.stderr(std::process::Stdio::null());
     Ok(("pytriton, ONNX Runtime from Python", command, http))
 }

@@ -42,6 +42,11 @@ impl Case {
         self.found.get(index)
     }
 
+    /// At the last number of connections.
+    pub(crate) fn last(&self) -> Option<&Found> {
+        self.found.last()
+    }
+
     fn measure(&mut self, index: usize, connections: u32, seconds: u32) -> Result<()> {
         let time = |child: &Option<Child>| child.as_ref().map(Child::processor_time).transpose();
         let before = time(&self.child)?;

@@ -207,11 +207,12 @@ fn host(name: &str, run: &Run, peers: bool) -> Result<()> {
     }
     if peers {
         let onnxruntime = format!("onnxruntime=={}", install::ONNXRUNTIME_VERSION);
-        for (name, package) in [
-            ("mlserver", "mlserver==1.7.1"),
+        for (name, packages) in [
+            // MLServer's workers ask for a loop that newer ones don't make by themselves any more.
+            ("mlserver", "mlserver==1.7.1\nuvloop==0.21.0"),
             ("triton", "nvidia-pytriton==0.7.0"),
         ] {
-            let requirements = format!("{package}\n{onnxruntime}\n");
+            let requirements = format!("{packages}\n{onnxruntime}\n");
             let environment = install::environment(&format!("peers/{name}"), &requirements)?;
             bench.arg(format!("--{name}")).arg(environment);
         }

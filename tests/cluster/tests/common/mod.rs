@@ -32,10 +32,10 @@ fn image() -> Result<images::Image> {
     if let Some(image) = &*image {
         return Ok(image.clone());
     }
-    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let source = wisp_cluster::repository().join("tests/cluster/images/testserver");
     let programs = images::Programs::default().with("testserver", wisp_cluster::testserver()?);
     let output = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    let built = images::build(&here.join("images/testserver"), &programs, "test", output)?;
+    let built = images::build(&source, &programs, "test", output)?;
     Ok(image.insert(built).clone())
 }
 
