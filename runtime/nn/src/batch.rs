@@ -2,13 +2,14 @@
 //!
 //! Each model has one [`Queue`]. Its lanes, each on a thread of its own, take batches from it, compute them and answer
 //! every caller alone ([`worker`]). How long a lane waits for company, and how much of it, is decided in [`linger`], and
-//! nowhere else.
+//! nowhere else; [`row_time`] tells it what to expect.
 
 mod clock;
 mod inline;
 mod job;
 mod linger;
 mod queue;
+mod row_time;
 mod thread;
 mod worker;
 

@@ -48,6 +48,6 @@ impl Drop for Inline<'_> {
             self.queue.set_inline(lane);
         }
         // It says nothing about how long batches take, or whether others are to be expected.
-        self.queue.computed(1, 1, None);
+        self.queue.computed(None);
     }
 }

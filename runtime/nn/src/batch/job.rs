@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
+use super::row_time::RowBytes;
 use crate::Tensor;
 use crate::backend::{Abort, BackendError, Item};
 
@@ -34,6 +35,8 @@ pub(crate) type Reply = Result<Vec<Tensor>, JobError>;
 /// An item in the queue. The item itself is its caller's until a lane takes it: whoever leaves takes it along.
 pub(crate) struct Job {
     pub(crate) rows: u64,
+    /// What each row has: those of the same key have the same. `None` where it can't be joined.
+    pub(crate) row: Option<RowBytes>,
     pub(crate) key: Key,
     pub(crate) arrived: Instant,
     pub(crate) caller: Caller,
@@ -70,6 +73,7 @@ impl Job {
     pub(crate) fn new(item: Item, key: Key, now: Instant) -> (Self, Ticket) {
         let (send, receive) = oneshot::channel();
         let rows = item.rows;
+        let row = (key != Key::Alone).then(|| row_bytes(&item));
         let link = Arc::new(Link(Mutex::new(LinkState {
             gone: false,
             item: Some(item),
@@ -82,6 +86,7 @@ impl Job {
         (
             Self {
                 rows,
+                row,
                 key,
                 arrived: now,
                 caller,
@@ -92,6 +97,13 @@ impl Job {
             },
         )
     }
+}
+
+fn row_bytes(item: &Item) -> RowBytes {
+    let bytes: u64 = (item.inputs.iter())
+        .map(|input| input.data().len() as u64)
+        .sum();
+    RowBytes::new(bytes / item.rows.max(1)).unwrap_or(RowBytes::MIN)
 }
 
 impl Caller {

@@ -2,10 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use super::row_time::{RowBytes, RowTimes, moved};
+
 /// The part of a batch's time that is worth waiting for more items: 1/32, about 3 %.
 const SHARE: u32 = 32;
-/// The weight of the newest batch in the moving batch time: 1/8.
-const WEIGHT: u32 = 8;
 
 /// Rows are joined while they are expected to be computed within this: the first of them waits for the last.
 pub(crate) const LONGEST_BATCH: Duration = Duration::from_secs(1);
@@ -32,13 +32,23 @@ pub(crate) enum Decision {
     Wait(Instant),
 }
 
+/// A batch that was computed.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Computed {
+    pub(crate) items: usize,
+    pub(crate) rows: u64,
+    /// What each row has; `None` of an item that can't be joined, whose rows may be none.
+    pub(crate) row: Option<RowBytes>,
+    pub(crate) took: Duration,
+}
+
 /// What the batches so far tell about the next one.
 #[derive(Debug)]
 pub(crate) struct Linger {
     max_delay: Duration,
     batch_time: Duration,
     last_items: usize,
-    row_time: Duration,
+    row_times: RowTimes,
 }
 
 impl Linger {
@@ -47,24 +57,26 @@ impl Linger {
             max_delay,
             batch_time: Duration::ZERO,
             last_items: 0,
-            row_time: Duration::ZERO,
+            row_times: RowTimes::new(),
         }
     }
 
     /// A batch was computed.
-    pub(crate) fn computed(&mut self, items: usize, rows: u64, took: Duration) {
-        self.last_items = items;
-        self.batch_time = moved(self.batch_time, took);
-        let of_row = took / u32::try_from(rows.max(1)).unwrap_or(u32::MAX);
-        // Something is prepared for the first batch, and a row costs less among more: what is shorter counts at once.
-        self.row_time = moved(self.row_time, of_row).min(of_row);
+    pub(crate) fn computed(&mut self, batch: Computed) {
+        self.last_items = batch.items;
+        self.batch_time = moved(self.batch_time, batch.took);
+        if let Some(row) = batch.row {
+            let rows = u32::try_from(batch.rows.max(1)).unwrap_or(u32::MAX);
+            self.row_times.took(row, batch.took / rows);
+        }
     }
 
-    /// The most rows that are joined, of those that may be.
-    pub(crate) fn most_rows(&self, max_rows: u64) -> u64 {
+    /// The most rows of this size that are joined, of those that may be.
+    pub(crate) fn most_rows(&self, row: RowBytes, max_rows: u64) -> u64 {
+        let row_time = self.row_times.of(row).unwrap_or_default();
         let fit = LONGEST_BATCH
             .as_nanos()
-            .checked_div(self.row_time.as_nanos())
+            .checked_div(row_time.as_nanos())
             .unwrap_or(u128::MAX);
         max_rows.min(u64::try_from(fit).unwrap_or(u64::MAX).max(1))
     }
@@ -85,20 +97,22 @@ impl Linger {
     }
 }
 
-/// The moving average after one more.
-fn moved(average: Duration, newest: Duration) -> Duration {
-    if average.is_zero() {
-        newest
-    } else {
-        average.saturating_mul(WEIGHT - 1).saturating_add(newest) / WEIGHT
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const MS: Duration = Duration::from_millis(1);
+
+    const ROW: RowBytes = RowBytes::MIN;
+
+    fn batch(items: usize, rows: u64, took: Duration) -> Computed {
+        Computed {
+            items,
+            rows,
+            row: Some(ROW),
+            took,
+        }
+    }
 
     fn view(since: Instant) -> View {
         View {
@@ -114,7 +128,7 @@ mod tests {
         let now = Instant::now();
         let mut linger = Linger::new(2 * MS);
         assert_eq!(linger.decide(now, view(now)), Decision::Go);
-        linger.computed(1, 1, 320 * MS);
+        linger.computed(batch(1, 1, 320 * MS));
         assert_eq!(linger.decide(now, view(now)), Decision::Go);
     }
 
@@ -122,7 +136,7 @@ mod tests {
     fn with_company_it_waits_a_thirty_second_of_the_batch_time() {
         let now = Instant::now();
         let mut linger = Linger::new(2 * MS);
-        linger.computed(4, 4, 32 * MS);
+        linger.computed(batch(4, 4, 32 * MS));
         assert_eq!(linger.decide(now, view(now)), Decision::Wait(now + MS));
         assert_eq!(linger.decide(now + MS, view(now)), Decision::Go);
     }
@@ -131,7 +145,7 @@ mod tests {
     fn never_longer_than_the_limit_and_not_at_all_when_full() {
         let now = Instant::now();
         let mut linger = Linger::new(2 * MS);
-        linger.computed(4, 4, 3200 * MS);
+        linger.computed(batch(4, 4, 3200 * MS));
         assert_eq!(linger.decide(now, view(now)), Decision::Wait(now + 2 * MS));
         assert_eq!(
             linger.decide(
@@ -149,7 +163,7 @@ mod tests {
     fn batches_in_flight_count_as_company() {
         let now = Instant::now();
         let mut linger = Linger::new(2 * MS);
-        linger.computed(1, 1, 32 * MS);
+        linger.computed(batch(1, 1, 32 * MS));
         assert_eq!(
             linger.decide(
                 now,
@@ -166,8 +180,8 @@ mod tests {
     fn the_batch_time_moves_by_an_eighth() {
         let now = Instant::now();
         let mut linger = Linger::new(1000 * MS);
-        linger.computed(2, 2, 320 * MS);
-        linger.computed(2, 2, 640 * MS);
+        linger.computed(batch(2, 2, 320 * MS));
+        linger.computed(batch(2, 2, 640 * MS));
         assert_eq!(
             linger.decide(now, view(now)),
             Decision::Wait(now + 360 * MS / 32)
@@ -178,7 +192,7 @@ mod tests {
     fn a_limit_of_zero_turns_waiting_off() {
         let now = Instant::now();
         let mut linger = Linger::new(Duration::ZERO);
-        linger.computed(8, 8, 320 * MS);
+        linger.computed(batch(8, 8, 320 * MS));
         assert_eq!(linger.decide(now, view(now)), Decision::Go);
     }
 
@@ -187,17 +201,29 @@ mod tests {
     #[test]
     fn slow_rows_are_joined_while_a_second_is_enough() {
         let mut linger = Linger::new(2 * MS);
-        assert_eq!(linger.most_rows(32), 32);
-        linger.computed(1, 1, 3000 * MS);
-        assert_eq!(linger.most_rows(32), 1, "never none");
-        linger.computed(1, 1, 200 * MS);
-        assert_eq!(linger.most_rows(32), 5);
-        linger.computed(1, 5, 250 * MS);
-        assert_eq!(linger.most_rows(32), 20);
-        assert_eq!(linger.most_rows(8), 8);
-        linger.computed(1, 1, 450 * MS);
-        assert_eq!(linger.most_rows(32), 10, "an eighth of the way up");
-        linger.computed(1, 1, Duration::ZERO);
-        assert_eq!(linger.most_rows(32), 32);
+        assert_eq!(linger.most_rows(ROW, 32), 32);
+        linger.computed(batch(1, 1, 3000 * MS));
+        assert_eq!(linger.most_rows(ROW, 32), 1, "never none");
+        linger.computed(batch(1, 1, 200 * MS));
+        assert_eq!(linger.most_rows(ROW, 32), 5);
+        linger.computed(batch(1, 5, 250 * MS));
+        assert_eq!(linger.most_rows(ROW, 32), 20);
+        assert_eq!(linger.most_rows(ROW, 8), 8);
+        linger.computed(batch(1, 1, 450 * MS));
+        assert_eq!(linger.most_rows(ROW, 32), 10, "an eighth of the way up");
+        linger.computed(batch(1, 1, Duration::ZERO));
+        assert_eq!(linger.most_rows(ROW, 32), 32);
+    }
+
+    /// Would fail if a call that is none of a batch, such as `[4294967295, 0]`, said what rows take.
+    #[test]
+    fn what_cant_be_joined_says_nothing_about_rows() {
+        let mut linger = Linger::new(2 * MS);
+        linger.computed(batch(1, 1, 500 * MS));
+        linger.computed(Computed {
+            row: None,
+            ..batch(1, u64::MAX, MS)
+        });
+        assert_eq!(linger.most_rows(ROW, 32), 2);
     }
 }

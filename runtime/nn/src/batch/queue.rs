@@ -10,7 +10,8 @@ use tokio::sync::Notify;
 use super::clock::Clock;
 use super::inline::Inline;
 use super::job::{Job, JobError, Key};
-use super::linger::{Decision, Linger, View};
+use super::linger::{Computed, Decision, Linger, View};
+use super::row_time::RowBytes;
 use crate::backend::Lane;
 use crate::metrics::Metrics;
 
@@ -136,8 +137,9 @@ impl Queue {
             self.metrics.rejected();
             return Err(JobError::QueueFull { limit: self.limit });
         }
+        let row = job.row;
         let rows = state.push(job);
-        let is_full = rows >= state.linger.most_rows(self.max_rows);
+        let is_full = rows >= self.most_rows(&state, row);
         self.metrics.queued(state.waiting);
         let lingering = state.lingering;
         let is_solos = state.is_solos();
@@ -212,19 +214,17 @@ impl Queue {
             _ if state.lingering => return Step::Idle,
             _ => {}
         }
-        let max_rows = state.linger.most_rows(self.max_rows);
-        let decision = state.groups.get(index).and_then(|group| {
-            let since = group.jobs.front()?.arrived.max(free_since);
-            // What can't be joined has nothing to wait for.
-            let max_rows = if group.key == Key::Alone { 0 } else { max_rows };
-            let view = View {
-                since,
+        let view = state.groups.get(index).and_then(|group| {
+            let first = group.jobs.front()?;
+            Some(View {
+                since: first.arrived.max(free_since),
                 rows: group.rows,
-                max_rows,
+                max_rows: self.most_rows(&state, first.row),
                 running: state.running,
-            };
-            Some(state.linger.decide(now, view))
+            })
         });
+        let max_rows = view.map_or(0, |view| view.max_rows);
+        let decision = view.map(|view| state.linger.decide(now, view));
         if let Some(Decision::Wait(until)) = decision {
             state.lingering = true;
             return Step::Linger(until);
@@ -243,13 +243,17 @@ impl Queue {
         Step::Take(jobs)
     }
 
-    /// A lane is done with the batch that it took, of so many items and rows. `took` is `None` where it was not computed as
-    /// one.
-    pub(crate) fn computed(&self, items: usize, rows: u64, took: Option<Duration>) {
+    /// The most rows of a batch; 0 where they can't be joined, and there is nothing to wait for.
+    fn most_rows(&self, state: &State, row: Option<RowBytes>) -> u64 {
+        row.map_or(0, |row| state.linger.most_rows(row, self.max_rows))
+    }
+
+    /// A lane is done with what it took: `None` where that was not computed as one batch.
+    pub(crate) fn computed(&self, batch: Option<Computed>) {
         let mut state = self.lock();
         state.running = state.running.saturating_sub(1);
-        if let Some(took) = took {
-            state.linger.computed(items, rows, took);
+        if let Some(batch) = batch {
+            state.linger.computed(batch);
         }
     }
 

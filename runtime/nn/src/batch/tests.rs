@@ -141,7 +141,19 @@ impl Bench {
         rows: u64,
         key: Key,
     ) -> impl Future<Output = Reply> + Send + 'static {
-        let tensor = Tensor::new(DType::U8, [rows, 1], vec![byte; rows as usize]).unwrap();
+        self.call_of([rows, 1], byte, key)
+    }
+
+    /// One call of bytes of this shape.
+    fn call_of(
+        &self,
+        shape: [u64; 2],
+        byte: u8,
+        key: Key,
+    ) -> impl Future<Output = Reply> + Send + 'static {
+        let [rows, row] = shape;
+        let data = vec![byte; (rows * row) as usize];
+        let tensor = Tensor::new(DType::U8, shape, data).unwrap();
         let (job, ticket) = Job::new(
             Item {
                 inputs: vec![tensor],
@@ -341,6 +353,66 @@ async fn what_is_broken_off_didnt_fail() {
     }
     let seen = bench.metrics.snapshot();
     assert_eq!((seen.items, seen.failed, seen.cancelled), (0, 0, 3));
+}
+
+/// Takes so long for each byte, or until nobody waits for it, and remembers how many items each batch had, of how many bytes.
+struct Slow {
+    byte_takes: Duration,
+    batches: Arc<Mutex<Vec<(usize, usize)>>>,
+}
+
+impl Lane for Slow {
+    fn run<'a>(
+        &'a mut self,
+        items: &'a [Item],
+        abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        let bytes = items.iter().map(|item| item.inputs[0].data().len()).sum();
+        self.batches.lock().unwrap().push((items.len(), bytes));
+        let ends = TestClock.now() + self.byte_takes * u32::try_from(bytes).unwrap();
+        async move {
+            while TestClock.now() < ends {
+                if abort.is_aborted() {
+                    return Err(BackendError("it was broken off".into()));
+                }
+                tokio::time::sleep(MS).await;
+            }
+            Ok(items.iter().map(|item| item.inputs.clone()).collect())
+        }
+        .boxed()
+    }
+}
+
+/// Gives the answers of calls at once, each of one row of so many bytes, those that came within `patience`.
+async fn answered(bench: &Bench, calls: u8, row: u64, patience: Duration) -> usize {
+    let calls = (0..calls).map(|byte| {
+        let call = bench.call_of([1, row], byte, Key::Join(vec![row]));
+        tokio::time::timeout(patience, call)
+    });
+    let replies = join_all(calls).await;
+    let answered = |reply: &Result<Reply, _>| matches!(reply, Ok(Ok(_)));
+    replies.iter().filter(|reply| answered(reply)).count()
+}
+
+/// Would fail if long rows were joined by what short ones take: all of their callers would wait in vain.
+#[tokio::test(start_paused = true)]
+async fn rows_are_joined_by_what_those_of_their_size_take() {
+    let bench = Bench::without_workers(lanes(1, false, false), 32, 64);
+    let batches = Arc::default();
+    let lane = Slow {
+        byte_takes: MS,
+        batches: Arc::clone(&batches),
+    };
+    bench.begin_with(Role::Any, lane);
+    let patience = Duration::from_secs(10);
+    for _ in 0..2 {
+        assert_eq!(answered(&bench, 1, 8, patience).await, 1);
+        batches.lock().unwrap().clear();
+        let long = answered(&bench, 32, 512, patience).await;
+        let batches = batches.lock().unwrap();
+        assert!(batches.iter().all(|(items, _)| *items <= 2), "{batches:?}");
+        assert!(long >= 15, "{long}");
+    }
 }
 
 /// Would fail if the numbers of a call that nobody waits for stayed in memory until a lane comes across it: whoever made it

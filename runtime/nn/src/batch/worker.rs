@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::clock::Clock;
 use super::job::{Caller, Job};
+use super::linger::Computed;
 use super::queue::{Queue, Role};
 use crate::Tensor;
 use crate::backend::{Abort, BackendError, Item, Lane};
@@ -19,15 +20,22 @@ pub(crate) async fn work(
     clock: impl Clock,
 ) {
     while let Some(jobs) = queue.next(ended.1, &clock).await {
-        let batch = Batch::form(jobs, &metrics, &clock);
         let mut taken = Taken {
             queue: &queue,
-            items: batch.items.len(),
-            rows: (batch.items.iter()).fold(0, |rows, item| rows.saturating_add(item.rows)),
-            took: None,
+            computed: None,
         };
-        if taken.items > 0 {
-            taken.took = batch.compute(lane.as_mut(), &metrics, &clock).await;
+        let row = jobs.first().and_then(|job| job.row);
+        let batch = Batch::form(jobs, &metrics, &clock);
+        let items = batch.items.len();
+        let rows = (batch.items.iter()).fold(0_u64, |rows, item| rows.saturating_add(item.rows));
+        if items > 0 {
+            let took = batch.compute(lane.as_mut(), &metrics, &clock).await;
+            taken.computed = took.map(|took| Computed {
+                items,
+                rows,
+                row,
+                took,
+            });
         }
     }
 }
@@ -35,14 +43,12 @@ pub(crate) async fn work(
 /// However computing a batch ends, even by a panic, its queue hears of it.
 struct Taken<'a> {
     queue: &'a Queue,
-    items: usize,
-    rows: u64,
-    took: Option<Duration>,
+    computed: Option<Computed>,
 }
 
 impl Drop for Taken<'_> {
     fn drop(&mut self) {
-        self.queue.computed(self.items, self.rows, self.took);
+        self.queue.computed(self.computed);
     }
 }
 
