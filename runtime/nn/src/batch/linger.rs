@@ -32,14 +32,23 @@ pub(crate) enum Decision {
     Wait(Instant),
 }
 
-/// A batch that was computed.
+/// A batch that was computed, or begun.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Computed {
     pub(crate) items: usize,
     pub(crate) rows: u64,
     /// What each row has; `None` of an item that can't be joined, whose rows may be none.
     pub(crate) row: Option<RowBytes>,
-    pub(crate) took: Duration,
+    pub(crate) took: Took,
+}
+
+/// How long a batch took.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Took {
+    /// From its beginning to its end.
+    All(Duration),
+    /// So long, and more: it was broken off, because nobody waited any more.
+    AtLeast(Duration),
 }
 
 /// What the batches so far tell about the next one.
@@ -61,13 +70,20 @@ impl Linger {
         }
     }
 
-    /// A batch was computed.
+    /// A batch was computed, or broken off.
     pub(crate) fn computed(&mut self, batch: Computed) {
-        self.last_items = batch.items;
-        self.batch_time = moved(self.batch_time, batch.took);
-        if let Some(row) = batch.row {
-            let rows = u32::try_from(batch.rows.max(1)).unwrap_or(u32::MAX);
-            self.row_times.took(row, batch.took / rows);
+        let rows = u32::try_from(batch.rows.max(1)).unwrap_or(u32::MAX);
+        match (batch.took, batch.row) {
+            (Took::All(took), row) => {
+                self.last_items = batch.items;
+                self.batch_time = moved(self.batch_time, took);
+                if let Some(row) = row {
+                    self.row_times.took(row, took / rows);
+                }
+            }
+            // Were nothing learnt of it, the next one would be as large.
+            (Took::AtLeast(took), Some(row)) => self.row_times.took_at_least(row, took / rows),
+            (Took::AtLeast(_), None) => {}
         }
     }
 
@@ -110,7 +126,7 @@ mod tests {
             items,
             rows,
             row: Some(ROW),
-            took,
+            took: Took::All(took),
         }
     }
 

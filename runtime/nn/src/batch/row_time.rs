@@ -42,6 +42,11 @@ impl RowTimes {
         self.set(row, time);
     }
 
+    /// Rows of this size took so long each, and were not done.
+    pub(crate) fn took_at_least(&mut self, row: RowBytes, each: Duration) {
+        self.set(row, self.of(row).map_or(each, |time| time.max(each)));
+    }
+
     fn at(&self, power: u32) -> Option<Duration> {
         *self.0.get(power as usize)?
     }
@@ -98,6 +103,20 @@ mod tests {
         assert_eq!(times.of(bytes(128)), Some(4 * MS));
         let longest = times.of(bytes(u64::MAX)).unwrap();
         assert!(longest > Duration::from_secs(3600), "{longest:?}");
+    }
+
+    /// Would fail if what nobody waited for to its end passed for fast.
+    #[test]
+    fn what_was_broken_off_only_moves_a_time_up() {
+        let mut times = RowTimes::new();
+        times.took_at_least(bytes(8), 20 * MS);
+        assert_eq!(times.of(bytes(8)), Some(20 * MS));
+        times.took_at_least(bytes(8), 10 * MS);
+        assert_eq!(times.of(bytes(8)), Some(20 * MS));
+        times.took_at_least(bytes(16), 10 * MS);
+        assert_eq!(times.of(bytes(16)), Some(40 * MS));
+        times.took(bytes(16), 10 * MS);
+        assert_eq!(times.of(bytes(16)), Some(10 * MS));
     }
 
     /// Would fail if rows were too many for long because one was slow, or too few because one was fast.

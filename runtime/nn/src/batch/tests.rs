@@ -415,6 +415,27 @@ async fn rows_are_joined_by_what_those_of_their_size_take() {
     }
 }
 
+/// Would fail if batches that take longer than anybody waits were made again and again.
+#[tokio::test(start_paused = true)]
+async fn a_batch_that_everybody_gave_up_on_is_not_made_as_large_again() {
+    let bench = Bench::without_workers(lanes(1, false, false), 32, 64);
+    let batches = Arc::default();
+    let lane = Slow {
+        byte_takes: Duration::from_secs(1),
+        batches: Arc::clone(&batches),
+    };
+    bench.begin_with(Role::Any, lane);
+    let mut rounds = Vec::new();
+    for _ in 0..10 {
+        rounds.push(answered(&bench, 32, 1, Duration::from_secs(5)).await);
+    }
+    let batches = batches.lock().unwrap();
+    assert!(
+        rounds[2..].iter().all(|count| *count >= 4),
+        "{rounds:?} {batches:?}"
+    );
+}
+
 /// Would fail if the numbers of a call that nobody waits for stayed in memory until a lane comes across it: whoever made it
 /// no longer accounts for them.
 #[tokio::test(start_paused = true)]
@@ -477,6 +498,23 @@ async fn a_batch_is_aborted_when_its_last_caller_goes_and_not_before() {
     calls[1].abort();
     settle().await;
     assert_eq!(*bench.aborted.lock().unwrap(), 1);
+}
+
+/// Would fail if a call that was left counted as answered because others of its batch were.
+#[tokio::test(start_paused = true)]
+async fn who_goes_while_a_batch_is_computed_is_counted() {
+    let bench = Bench::new(1, 8, 64);
+    let busy = tokio::spawn(bench.call(0, 1));
+    settle().await;
+    let calls = [1, 2].map(|byte| tokio::spawn(bench.call(byte, 1)));
+    busy.await.unwrap().unwrap();
+    tokio::time::sleep(5 * MS).await;
+    assert_eq!(bench.batches().last().unwrap(), &[1, 2]);
+    let [gone, stays] = calls;
+    gone.abort();
+    stays.await.unwrap().unwrap();
+    let seen = bench.metrics.snapshot();
+    assert_eq!((seen.items, seen.failed, seen.cancelled), (2, 0, 1));
 }
 
 #[tokio::test(start_paused = true)]

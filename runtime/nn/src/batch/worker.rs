@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::clock::Clock;
-use super::job::{Caller, Job};
-use super::linger::Computed;
+use super::job::{Caller, Job, Reply};
+use super::linger::{Computed, Took};
 use super::queue::{Queue, Role};
 use crate::Tensor;
 use crate::backend::{Abort, BackendError, Item, Lane};
@@ -67,6 +67,15 @@ impl Drop for Ended {
     }
 }
 
+/// What became of a batch.
+enum Attempt {
+    Computed(Duration),
+    /// Nobody waited any more.
+    BrokenOff(Duration),
+    /// Its halves, the first one last; none of an item that was by itself.
+    Failed(Vec<Batch>),
+}
+
 /// Items and, in the same order, who waits for them.
 struct Batch {
     items: Vec<Item>,
@@ -94,16 +103,17 @@ impl Batch {
     }
 
     /// Computes all items together and, where that fails, each half of them, and so on, so that one faulty item harms no
-    /// other and few are computed again. Gives the time of the batch where it succeeded.
+    /// other and few are computed again. Gives the time of the batch unless it failed.
     async fn compute(
         self,
         lane: &mut dyn Lane,
         metrics: &Metrics,
         clock: &impl Clock,
-    ) -> Option<Duration> {
+    ) -> Option<Took> {
         let mut left = match self.attempt(lane, metrics, clock).await {
-            Ok(took) => return Some(took),
-            Err(halves) => halves,
+            Attempt::Computed(took) => return Some(Took::All(took)),
+            Attempt::BrokenOff(took) => return Some(Took::AtLeast(took)),
+            Attempt::Failed(halves) => halves,
         };
         while let Some(batch) = left.pop() {
             let batch = batch.without_gone(metrics);
@@ -111,21 +121,20 @@ impl Batch {
                 continue;
             }
             metrics.rerun(batch.items.len());
-            if let Err(halves) = batch.attempt(lane, metrics, clock).await {
+            if let Attempt::Failed(halves) = batch.attempt(lane, metrics, clock).await {
                 left.extend(halves);
             }
         }
         None
     }
 
-    /// Computes all items together and answers their callers. Where that fails, it gives back the halves, the first one
-    /// last; none of an item that was by itself.
+    /// Computes all items together and answers their callers, unless that fails and there are several.
     async fn attempt(
         mut self,
         lane: &mut dyn Lane,
         metrics: &Metrics,
         clock: &impl Clock,
-    ) -> Result<Duration, Vec<Self>> {
+    ) -> Attempt {
         let abort = Abort::new(self.callers.len());
         for caller in &self.callers {
             caller.join(&abort);
@@ -134,22 +143,19 @@ impl Batch {
         match result {
             Ok(outputs) => {
                 for (caller, outputs) in self.callers.into_iter().zip(outputs) {
-                    metrics.done(true);
-                    caller.answer(Ok(outputs));
+                    answer(caller, Ok(outputs), metrics);
                 }
-                Ok(took)
+                Attempt::Computed(took)
+            }
+            Err(_) if abort.is_aborted() => {
+                self.callers.iter().for_each(|_| metrics.cancelled());
+                Attempt::BrokenOff(took)
             }
             Err(error) if self.items.len() == 1 => {
                 for caller in self.callers {
-                    // It may have been broken off because nobody waits any more.
-                    if caller.is_gone() {
-                        metrics.cancelled();
-                    } else {
-                        metrics.done(false);
-                        caller.answer(Err(error.clone().into()));
-                    }
+                    answer(caller, Err(error.clone().into()), metrics);
                 }
-                Err(Vec::new())
+                Attempt::Failed(Vec::new())
             }
             Err(_) => {
                 let half = self.items.len() / 2;
@@ -157,7 +163,7 @@ impl Batch {
                     items: self.items.split_off(half),
                     callers: self.callers.split_off(half),
                 };
-                Err(vec![second, self])
+                Attempt::Failed(vec![second, self])
             }
         }
     }
@@ -175,6 +181,16 @@ impl Batch {
             })
             .unzip();
         Self { items, callers }
+    }
+}
+
+/// Tells a caller, if it still waits, and counts what it was told.
+fn answer(caller: Caller, reply: Reply, metrics: &Metrics) {
+    if caller.is_gone() {
+        metrics.cancelled();
+    } else {
+        metrics.done(reply.is_ok());
+        caller.answer(reply);
     }
 }
 
