@@ -224,6 +224,8 @@ impl Queue {
             })
         });
         let max_rows = view.map_or(0, |view| view.max_rows);
+        // The lane for what is alone waits for nobody: with company it would have nothing to take.
+        let view = view.filter(|_| role == Role::Any);
         let decision = view.map(|view| state.linger.decide(now, view));
         if let Some(Decision::Wait(until)) = decision {
             state.lingering = true;

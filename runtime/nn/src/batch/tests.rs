@@ -591,6 +591,24 @@ async fn an_item_that_is_alone_gets_all_cores_and_others_the_lanes() {
     );
 }
 
+/// Would fail if the lane for what is alone waited for company, and then left two calls to nobody.
+#[tokio::test(start_paused = true)]
+async fn the_lane_for_what_is_alone_waits_for_no_company() {
+    let bench = Bench::with(lanes(1, true, false), 8, 64);
+    settle().await;
+    assert!(
+        join_all((0..4).map(|byte| bench.call(byte, 1)))
+            .await
+            .iter()
+            .all(Result::is_ok)
+    );
+    let first = tokio::spawn(bench.call(4, 1));
+    settle().await;
+    let second = tokio::spawn(bench.call(5, 1));
+    let both = tokio::time::timeout(1000 * MS, join_all([first, second]));
+    assert!(both.await.is_ok(), "{:?}", bench.batches());
+}
+
 /// Would fail if a model whose lanes are still being made kept calls waiting, or lanes that came late had nothing to do.
 #[tokio::test(start_paused = true)]
 async fn until_there_are_lanes_one_computes_everything() {
