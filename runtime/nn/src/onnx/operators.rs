@@ -2,7 +2,9 @@
 //!
 //! It does where the operators that it is made of do: those below look at each element of tensors whose sizes follow from
 //! the inputs' sizes. Others repeat a part as often as a number says, choose between parts, or make a tensor as large as
-//! it says. <https://onnx.ai/onnx/operators/> and, for the second list, <https://onnx.ai/onnx/operators/#ai-onnx-ml>.
+//! it says; some of those below do, too, where the number isn't the model's own, or follows from sizes. <https://onnx.ai/onnx/operators/> and, for the second list, <https://onnx.ai/onnx/operators/#ai-onnx-ml>.
+
+use std::collections::HashSet;
 
 use super::protobuf::{Fields, Value};
 
@@ -114,11 +116,15 @@ const STEADY_ML: &[&str] = &[
     "TreeEnsembleRegressor",
 ];
 
-/// `ModelProto.graph` and `.functions`, `GraphProto.node`, `NodeProto.op_type` and `.domain`, in
-/// <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
+/// `ModelProto.graph` and `.functions`, `GraphProto.node` and `.initializer`, `TensorProto.name`, and `NodeProto.input`,
+/// `.output`, `.op_type` and `.domain`, in <https://github.com/onnx/onnx/blob/main/onnx/onnx.proto>.
 const GRAPH: u64 = 7;
 const FUNCTIONS: u64 = 25;
 const NODE: u64 = 1;
+const INITIALIZER: u64 = 5;
+const TENSOR_NAME: u64 = 8;
+const INPUT: u64 = 1;
+const OUTPUT: u64 = 2;
 const OPERATOR: u64 = 4;
 const DOMAIN: u64 = 7;
 
@@ -126,32 +132,94 @@ const DOMAIN: u64 = 7;
 pub(crate) fn are_steady(model: &[u8]) -> bool {
     let mut fields = Fields(model);
     let is_steady = fields.all(|field| match field {
-        Some((GRAPH, Value::Bytes(graph))) => Fields(graph).all(|field| match field {
-            Some((NODE, Value::Bytes(node))) => is_node_steady(node),
-            field => field.is_some(),
-        }),
+        Some((GRAPH, Value::Bytes(graph))) => is_graph_steady(graph).unwrap_or(false),
         Some((FUNCTIONS, _)) | None => false,
         Some(_) => true,
     });
     is_steady && !model.is_empty()
 }
 
-fn is_node_steady(node: &[u8]) -> bool {
-    let (mut operator, mut domain): (&[u8], &[u8]) = (&[], &[]);
-    for field in Fields(node) {
-        match field {
-            Some((OPERATOR, Value::Bytes(name))) => operator = name,
-            Some((DOMAIN, Value::Bytes(name))) => domain = name,
-            Some(_) => {}
-            None => return false,
+/// `None` where it is malformed.
+fn is_graph_steady(graph: &[u8]) -> Option<bool> {
+    // Tensors whose numbers are no caller's. An input that is left out has no name.
+    let mut own = HashSet::from([&b""[..]]);
+    for field in Fields(graph) {
+        if let (INITIALIZER, Value::Bytes(tensor)) = field? {
+            own.insert(tensor_name(tensor)?);
         }
     }
-    let steady = match domain {
-        b"" | b"ai.onnx" => STEADY,
-        b"ai.onnx.ml" => STEADY_ML,
-        _ => return false,
-    };
-    steady.iter().any(|name| name.as_bytes() == operator)
+    // Each node comes after those whose outputs it takes.
+    for field in Fields(graph) {
+        let (NODE, Value::Bytes(node)) = field? else {
+            continue;
+        };
+        let node = Node::read(node)?;
+        if !node.is_steady(&own) {
+            return Some(false);
+        }
+        if node.operator == b"Shape" || node.inputs.iter().all(|input| own.contains(input)) {
+            own.extend(node.outputs);
+        }
+    }
+    Some(true)
+}
+
+fn tensor_name(tensor: &[u8]) -> Option<&[u8]> {
+    let mut name: &[u8] = &[];
+    for field in Fields(tensor) {
+        if let (TENSOR_NAME, Value::Bytes(bytes)) = field? {
+            name = bytes;
+        }
+    }
+    Some(name)
+}
+
+#[derive(Default)]
+struct Node<'a> {
+    operator: &'a [u8],
+    domain: &'a [u8],
+    inputs: Vec<&'a [u8]>,
+    outputs: Vec<&'a [u8]>,
+}
+
+impl<'a> Node<'a> {
+    fn read(node: &'a [u8]) -> Option<Self> {
+        let mut read = Self::default();
+        for field in Fields(node) {
+            match field? {
+                (INPUT, Value::Bytes(name)) => read.inputs.push(name),
+                (OUTPUT, Value::Bytes(name)) => read.outputs.push(name),
+                (OPERATOR, Value::Bytes(name)) => read.operator = name,
+                (DOMAIN, Value::Bytes(name)) => read.domain = name,
+                _ => {}
+            }
+        }
+        Some(read)
+    }
+
+    fn is_steady(&self, own: &HashSet<&[u8]>) -> bool {
+        let steady = match self.domain {
+            b"" | b"ai.onnx" => STEADY,
+            b"ai.onnx.ml" => STEADY_ML,
+            _ => return false,
+        };
+        let (first, count) = self.sizing();
+        let mut sizing = self.inputs.iter().skip(first).take(count);
+        steady.iter().any(|name| name.as_bytes() == self.operator)
+            && sizing.all(|input| own.contains(input))
+    }
+
+    /// The first of the inputs that say how much there is to compute, by this operator or by those after it, and how many
+    /// they are.
+    fn sizing(&self) -> (usize, usize) {
+        match self.operator {
+            // How many steps.
+            b"GRU" | b"LSTM" | b"RNN" => (4, 1),
+            b"ReduceL2" | b"ReduceMax" | b"ReduceMean" | b"ReduceMin" | b"ReduceSum"
+            | b"Reshape" | b"Slice" | b"Split" | b"Squeeze" | b"Unsqueeze" => (1, usize::MAX),
+            _ => (0, 0),
+        }
+    }
 }
 
 #[cfg(test)]
@@ -165,10 +233,10 @@ mod tests {
             let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
             std::fs::read(folder.join(format!("{name}.onnx"))).unwrap()
         };
-        for steady in ["add", "lookup", "mean", "scalar"] {
+        for steady in ["add", "lookup", "mean", "scalar", "sized-by-shape"] {
             assert!(are_steady(&data(steady)), "{steady}");
         }
-        for other in ["endless", "unknown-operator"] {
+        for other in ["endless", "lengths", "sized-by-number", "unknown-operator"] {
             assert!(!are_steady(&data(other)), "{other}");
         }
         let add = data("add");

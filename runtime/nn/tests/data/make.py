@@ -269,3 +269,48 @@ save(
     [info("y", T.FLOAT, ["n"])],
     [constant("table", np.array([0.5, 1.5, 2.5, 3.5], np.float32))],
 )
+
+# Takes as many steps of a sequence as it is told to.
+STEPS, HIDDEN = 2000, 32
+save(
+    "lengths",
+    [
+        helper.make_node("Mul", ["column", "row"], ["outer"]),
+        helper.make_node("Reshape", ["outer", "sequence"], ["x"]),
+        helper.make_node("Mul", ["gates", "hidden"], ["angles"]),
+        helper.make_node("Cos", ["angles"], ["r"]),
+        helper.make_node("LSTM", ["x", "w", "r", "", "lengths"], ["", "y"], hidden_size=HIDDEN),
+    ],
+    [info("lengths", T.INT32, [1])],
+    [info("y", T.FLOAT, [1, 1, HIDDEN])],
+    [
+        constant("column", np.linspace(-1, 1, 40, dtype=np.float32).reshape(40, 1)),
+        constant("row", np.linspace(0, 1, STEPS // 40, dtype=np.float32).reshape(1, STEPS // 40)),
+        constant("sequence", np.array([STEPS, 1, 1], np.int64)),
+        constant("gates", np.arange(4 * HIDDEN, dtype=np.float32).reshape(1, 4 * HIDDEN, 1)),
+        constant("hidden", np.arange(HIDDEN, dtype=np.float32).reshape(1, 1, HIDDEN)),
+        constant("w", np.linspace(-1, 1, 4 * HIDDEN, dtype=np.float32).reshape(1, 4 * HIDDEN, 1)),
+    ],
+)
+
+# How large what it computes is follows from the shape of its input, or from a number.
+save(
+    "sized-by-shape",
+    [
+        helper.make_node("Shape", ["x"], ["shape"]),
+        helper.make_node("Gather", ["shape", "first"], ["rows"]),
+        helper.make_node("Constant", [], ["rest"], value_ints=[-1]),
+        helper.make_node("Concat", ["rows", "rest"], ["flat"], axis=0),
+        helper.make_node("Reshape", ["x", "flat"], ["y"]),
+    ],
+    [info("x", T.FLOAT, ["n", 2, 3])],
+    [info("y", T.FLOAT, ["n", 6])],
+    [constant("first", np.array([0], np.int64))],
+)
+save(
+    "sized-by-number",
+    [helper.make_node("Slice", ["x", "first", "end"], ["s"]), helper.make_node("ReduceSum", ["s"], ["y"])],
+    [info("x", T.FLOAT, [4]), info("end", T.INT64, [1])],
+    [info("y", T.FLOAT, [1])],
+    [constant("first", np.array([0], np.int64))],
+)
