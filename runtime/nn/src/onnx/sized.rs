@@ -171,6 +171,7 @@ impl SizedLane {
             None => true,
             Some(size) => rows > 0 && rows <= size && items.iter().all(has_rows),
         });
+        let seat = seat.filter(|seat| items.iter().all(|item| seat.has_shapes_of(item)));
         let Some(seat) = seat else {
             return self.whole.compute(items, abort);
         };
@@ -293,6 +294,17 @@ impl Seat {
             binding,
             inputs,
             outputs,
+        })
+    }
+
+    /// Whether its inputs have an item's shapes, but for the rows where it may be filled up. They don't where the model
+    /// doesn't say how many dimensions there are, which then look like none.
+    fn has_shapes_of(&self, item: &Item) -> bool {
+        let first = usize::from(self.rows.is_some());
+        let mut both = self.inputs.iter().zip(&item.inputs);
+        both.all(|(outlet, input)| {
+            let (seat, item) = (outlet.shape.iter(), input.shape().iter());
+            seat.skip(first).eq(item.skip(first))
         })
     }
 

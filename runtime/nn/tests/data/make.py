@@ -314,3 +314,12 @@ save(
     [info("y", T.FLOAT, [1])],
     [constant("first", np.array([0], np.int64))],
 )
+
+# It doesn't say how many dimensions there are.
+save(
+    "any-rank",
+    [helper.make_node("Sigmoid", ["x"], ["y"])],
+    [info("x", T.FLOAT, None)],
+    [info("y", T.FLOAT, None)],
+    check=False,
+)

@@ -133,6 +133,26 @@ fn a_model_with_a_size_of_its_own_has_one_seat() {
     }
 }
 
+/// Would fail if an input of which the model doesn't say how many dimensions it has passed for a scalar.
+#[test]
+fn what_has_another_shape_than_the_seat_is_computed_as_a_whole() {
+    let Some((mut whole, mut sized)) = lanes("any-rank", None) else {
+        return;
+    };
+    for shape in [&[][..], &[2, 3], &[0], &[1]] {
+        let count = shape.iter().product::<u64>();
+        let data: Vec<u8> = (0..count)
+            .flat_map(|index| (index as f32).to_ne_bytes())
+            .collect();
+        let item = Item {
+            inputs: vec![Tensor::new(DType::F32, shape, data).unwrap()],
+            rows: shape.first().copied().unwrap_or(0),
+        };
+        let expected = whole.compute(std::slice::from_ref(&item), &Abort::new(1));
+        assert_eq!(run(&mut sized, &[item]), expected.unwrap(), "{shape:?}");
+    }
+}
+
 #[test]
 fn a_model_that_leaves_more_open_has_no_sizes() {
     let info = |dims: &[Option<u64>]| TensorInfo {
