@@ -1,9 +1,11 @@
 //! A store's database, which is opened anew after it failed.
 //!
 //! redb refuses everything after one failed read or write of its file, for as long as the database is open. A disk that was
-//! full for a second would cost a replica its store for good.
+//! full for a second would cost a replica its store for good. So would a panic: the next operation may find what that left
+//! half done.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use redb::{Database, DatabaseError, ReadableDatabase as _};
@@ -81,14 +83,14 @@ impl Reopened {
         what: Use,
         operation: impl FnOnce(&Database) -> Result<R, Error>,
     ) -> Result<R, Error> {
-        let database = match self.database() {
+        let database = match caught(|| self.database()) {
             Ok(database) => database,
             Err(error) => {
                 self.failed(&mut self.state(), what, &error);
                 return Err(error.into());
             }
         };
-        let result = operation(&database);
+        let result = caught(|| operation(&database));
         let mut state = self.state();
         let is_current = state
             .database
@@ -106,6 +108,9 @@ impl Reopened {
             }
             _ => {}
         }
+        drop(state);
+        // Where it is the last one it is closed, which can panic, too.
+        let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
         result
     }
 
@@ -134,6 +139,11 @@ impl Reopened {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A panic is the operation's failure, not the thread's end.
+fn caught<R, E: From<StorageError>>(operation: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+    catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|_| Err(StorageError::Panicked.into()))
 }
 
 /// Readers need the tables to be there. Where they are nothing is written: the disk may be full.

@@ -107,6 +107,9 @@ pub enum StorageError {
     /// The database said so.
     #[error(transparent)]
     Database(Arc<redb::Error>),
+    /// It panicked.
+    #[error("the database panicked")]
+    Panicked,
     /// The thread that writes is gone.
     #[error("the store's writer has stopped")]
     Stopped,

@@ -331,7 +331,7 @@ async fn a_call_names_so_many_keys_and_no_more() {
     assert!(!store.exists("k".into()).await.unwrap());
 }
 
-/// A file that can't be written, or not be read either, while the disk is full or gone.
+/// A file that can't be written, or not be read either, while the disk is full or gone; or that redb panics on.
 #[derive(Debug)]
 struct Faulty {
     file: redb::backends::FileBackend,
@@ -342,6 +342,7 @@ struct Faulty {
 struct Disk {
     is_full: AtomicBool,
     is_gone: AtomicBool,
+    panics: AtomicBool,
 }
 
 impl Faulty {
@@ -353,6 +354,7 @@ impl Faulty {
     }
 
     fn write_fault(&self) -> io::Result<()> {
+        assert!(!self.disk.panics.load(Ordering::SeqCst), "on purpose");
         if self.disk.is_full.load(Ordering::SeqCst) {
             return Err(io::ErrorKind::StorageFull.into());
         }
@@ -409,14 +411,10 @@ impl StorageBackend for Faulty {
     }
 }
 
-/// Would fail if one error of the disk cost a replica its store for good: redb refuses everything after it.
-#[tokio::test]
-async fn a_disk_that_failed_for_a_while_costs_the_calls_of_that_while() {
-    let folder = tempfile::tempdir().unwrap();
+fn faulty(folder: &tempfile::TempDir, disk: &Arc<Disk>) -> Store {
     let path = folder.path().join("t.redb");
-    let disk = Arc::new(Disk::default());
-    let given = Arc::clone(&disk);
-    let store = Store::with("t", MIB, move || {
+    let disk = Arc::clone(disk);
+    let open = move || {
         let file = std::fs::File::options()
             .read(true)
             .write(true)
@@ -425,10 +423,18 @@ async fn a_disk_that_failed_for_a_while_costs_the_calls_of_that_while() {
             .open(&path)?;
         builder(MIB).create_with_backend(Faulty {
             file: redb::backends::FileBackend::new(file)?,
-            disk: Arc::clone(&given),
+            disk: Arc::clone(&disk),
         })
-    })
-    .unwrap();
+    };
+    Store::with("t", MIB, open).unwrap()
+}
+
+/// Would fail if one error of the disk cost a replica its store for good: redb refuses everything after it.
+#[tokio::test]
+async fn a_disk_that_failed_for_a_while_costs_the_calls_of_that_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let store = faulty(&folder, &disk);
     store.set("n".into(), b"1".to_vec()).await.unwrap();
 
     disk.is_full.store(true, Ordering::SeqCst);
@@ -448,4 +454,25 @@ async fn a_disk_that_failed_for_a_while_costs_the_calls_of_that_while() {
     disk.is_full.store(false, Ordering::SeqCst);
     disk.is_gone.store(false, Ordering::SeqCst);
     assert_eq!(store.increment("n".into(), 1).await.unwrap(), 3);
+}
+
+/// Would fail if one panic ended the thread that writes, or left redb unusable: a replica could write nothing any more.
+#[tokio::test]
+async fn a_write_that_panics_fails_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(Disk::default());
+    let store = faulty(&folder, &disk);
+    store.set("a".into(), b"1".to_vec()).await.unwrap();
+    for (round, is_in_redb) in [(0, false), (1, true), (2, true), (3, false)] {
+        disk.panics.store(is_in_redb, Ordering::SeqCst);
+        let panics = store.writer.write(0, move |tables| -> Result<(), Error> {
+            tables.set("b", b"2")?;
+            assert!(is_in_redb, "on purpose");
+            Ok(())
+        });
+        assert!(matches!(panics.await, Err(Error::Storage(_))));
+        disk.panics.store(false, Ordering::SeqCst);
+        assert_eq!(store.get("b".into()).await.unwrap(), None);
+        assert_eq!(store.increment("a".into(), 1).await.unwrap(), 2 + round);
+    }
 }
