@@ -33,6 +33,7 @@ pub struct ActivateError {
     reason: &'static str,
     message: Arc<str>,
     retry_after: Option<Duration>,
+    is_unfinished: bool,
 }
 
 impl ActivateError {
@@ -45,6 +46,17 @@ impl ActivateError {
             reason: "activation-failed",
             message: message.into(),
             retry_after: None,
+            is_unfinished: false,
+        }
+    }
+
+    /// The attempt only took too long: a replica may still come. Requests that can wait for longer do, and have another
+    /// attempt made at once.
+    #[must_use]
+    pub fn unfinished(self) -> Self {
+        Self {
+            is_unfinished: true,
+            ..self
         }
     }
 
@@ -55,7 +67,7 @@ impl ActivateError {
     }
 
     /// For how long another attempt is pointless: until then requests fail with this error at once, unless an endpoint
-    /// is inserted or the route changes.
+    /// is inserted, the route changes, or it is [`unfinished`](Self::unfinished): then clients are told that alone.
     #[must_use]
     pub fn with_retry_after(self, after: Duration) -> Self {
         Self {
@@ -74,6 +86,12 @@ impl ActivateError {
     #[must_use]
     pub fn fault(&self) -> Fault {
         self.fault
+    }
+
+    /// Whether the attempt only took too long.
+    #[must_use]
+    pub fn is_unfinished(&self) -> bool {
+        self.is_unfinished
     }
 
     /// For how long another attempt is pointless.
@@ -145,8 +163,8 @@ impl Activation {
             let mut state = this.state();
             state.running = None;
             state.failed = match &result {
-                Err(error) => error.retry_after.and_then(|after| Instant::now().checked_add(after)).map(|until| (until, error.clone())),
-                Ok(()) => None,
+                Err(error) if !error.is_unfinished => error.retry_after.and_then(|after| Instant::now().checked_add(after)).map(|until| (until, error.clone())),
+                _ => None,
             };
             drop(state);
             if let Err(error) = &result {

@@ -16,6 +16,9 @@ use crate::visit::Visit;
 
 /// How long to pause where a wake-up succeeded and yet there is no replica.
 const PAUSE: Duration = Duration::from_millis(20);
+/// For how long, once a request may wait no longer, what starts replicas may still say why there is none: its clock began a
+/// little later.
+const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A request with a place.
 pub(crate) struct Admitted {
@@ -73,6 +76,7 @@ async fn wait(
     let forever = tokio::time::Instant::from_std(since) + wake_time + Duration::from_secs(3600);
     let mut place = std::pin::pin!(function.limiter.acquire(bytes, forever));
     let (mut woken, mut is_telling) = (false, false);
+    let mut told: Option<ActivateError> = None;
     loop {
         let mut changed = std::pin::pin!(function.replicas.changed());
         changed.as_mut().enable();
@@ -87,10 +91,10 @@ async fn wait(
             _ => {}
         }
         let deadline = since
-            + if is_cold {
-                wake_time
-            } else {
-                queue_time + activate
+            + match (is_cold, &told) {
+                (true, Some(_)) => wake_time,
+                (true, None) => wake_time + LAST_WORD,
+                (false, _) => queue_time + activate,
             };
         let wake = async {
             if !is_cold {
@@ -111,7 +115,11 @@ async fn wait(
                 return Ok(Admitted { permit, queue, activate });
             }
             ended = wake => {
-                ended.map_err(|error| Failure::Activation { function: function.id.clone(), error })?;
+                match ended {
+                    // Others began it, or may wait no longer than it takes: this one has it made anew until its own deadline.
+                    Err(error) if error.is_unfinished() => told = Some(error),
+                    ended => ended.map_err(|error| failed(function, error))?,
+                }
                 woken = true;
             }
             // Awake, and yet there is no place for this one.
@@ -121,10 +129,10 @@ async fn wait(
             }
             () = changed => {}
             () = tokio::time::sleep_until(deadline.into()) => {
-                return Err(if is_cold {
-                    Failure::NotReady { function: function.id.clone(), waited: wake_time }
-                } else {
-                    refusal(function, Refused::DeadlinePassed)
+                return Err(match told {
+                    _ if !is_cold => refusal(function, Refused::DeadlinePassed),
+                    Some(error) => failed(function, error),
+                    None => Failure::NotReady { function: function.id.clone(), waited: wake_time },
                 });
             }
         }
@@ -137,6 +145,13 @@ async fn ended(mut wake: watch::Receiver<Outcome>) -> Result<(), ActivateError> 
         Ok(outcome) => outcome.clone().unwrap_or(Ok(())),
         // It ended without a word: the next attempt tells.
         Err(_) => Ok(()),
+    }
+}
+
+fn failed(function: &Function, error: ActivateError) -> Failure {
+    Failure::Activation {
+        function: function.id.clone(),
+        error,
     }
 }
 

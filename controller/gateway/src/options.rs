@@ -28,7 +28,7 @@ pub struct Options {
     /// How long a client's connection is kept without a request, and how long the head of one may take. Longer than proxies keep
     /// theirs, which otherwise send requests on connections that end in that moment.
     pub idle_timeout: Duration,
-    /// The longest that a request waits for a function's first replica.
+    /// The longest that a request waits for a function's first replica, unless it may take longer as a whole.
     pub activate_timeout: Duration,
     /// The longest that a request tries to reach a replica while none can be.
     pub connect_patience: Duration,

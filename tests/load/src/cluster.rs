@@ -6,6 +6,7 @@ mod operator;
 
 use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use base64::Engine as _;
@@ -151,6 +152,13 @@ impl FakeCluster {
     pub fn answer_wake_ups(&self, answer: Result<Vec<Replica>, (u16, Value)>) {
         if let Some(operator) = &self.operator {
             operator.answer(answer);
+        }
+    }
+
+    /// How long each wake-up takes from now on.
+    pub fn delay_wake_ups(&self, time: Duration) {
+        if let Some(operator) = &self.operator {
+            operator.take(time);
         }
     }
 

@@ -28,6 +28,9 @@ const SILENCE: Duration = Duration::from_secs(5);
 /// How long an operator is looked for: another takes over from one that was killed after fifteen seconds, and one that has
 /// just been installed is found by its Service's name a moment after it is ready.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// For how long an operator's answer is awaited beyond the time that a wake-up may take: by then it says why there is no
+/// replica yet.
+const LAST_WORD: Duration = Duration::from_secs(5);
 /// How long to pause between two tries.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The longest that a report may take.
@@ -41,6 +44,8 @@ const RETRY: Duration = Duration::from_secs(1);
 const NOT_LEADING: &str = "not-leading";
 /// What it answers of a function that this gateway was told of first.
 const NO_SUCH_FUNCTION: &str = "no-such-function";
+/// What it answers where no replica came in the time that a wake-up may take.
+const START_TIMEOUT: &str = "start-timeout";
 
 type Connections = Client<HttpConnector, Full<Bytes>>;
 
@@ -88,31 +93,35 @@ impl Operator {
         })
     }
 
-    /// Wakes a function, and returns its replicas. It is part of `trace`; `patience` is the longest that it may take.
+    /// Wakes a function, and returns its replicas. It is part of `trace`; `patience` is the longest that an operator takes for
+    /// it. One that is lost over it, however late, has the next one asked.
     ///
     /// # Errors
-    /// A sentence for the client, with whose fault it is and when to try again.
+    /// When the operator can't wake it, or there is none to ask.
     pub(crate) async fn ensure(
         &self,
         function: &FunctionId,
         trace: Option<Context>,
         patience: Duration,
-    ) -> Result<Ensured, ActivateError> {
+    ) -> Result<Ensured, AskError> {
         let question = Ensure {
             function: function.clone(),
         };
-        let give_up = Instant::now() + PATIENCE.min(patience);
+        let mut give_up: Option<Instant> = None;
         loop {
-            let error = match self.ask(ENSURE, &question, trace, patience).await {
+            let asked = self.ask(ENSURE, &question, trace, patience.saturating_add(LAST_WORD));
+            let error = match asked.await {
                 Ok(answer) => match serde_json::from_slice(&answer) {
                     Ok(ensured) => return Ok(ensured),
                     Err(error) => AskError::Json(error),
                 },
                 Err(error) => error,
             };
-            if !error.may_pass() || Instant::now() >= give_up {
+            let now = Instant::now();
+            let is_over = now >= *give_up.get_or_insert(now + PATIENCE.min(patience));
+            if !error.may_pass() || is_over {
                 tracing::warn!(%function, error = chain(&error), "the operator did not wake the function");
-                return Err(told(error));
+                return Err(error);
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -217,29 +226,38 @@ impl AskError {
             _ => false,
         }
     }
-}
 
-/// What the client of a function is told.
-fn told(error: AskError) -> ActivateError {
-    let unavailable = |text: &str| {
-        ActivateError::new(Fault::Platform, text)
-            .with_reason("operator-unavailable")
-            .with_retry_after(RETRY)
-    };
-    match error {
-        AskError::Refused(problem, retry_after) => {
-            let told = ActivateError::new(problem.fault, problem.detail.as_str());
-            match retry_after {
-                Some(after) => told.with_retry_after(after),
-                None => told,
+    /// Whether it only says that no replica came in time.
+    pub(crate) fn is_slow_start(&self) -> bool {
+        matches!(self, Self::Refused(problem, _) if problem.reason == START_TIMEOUT)
+    }
+
+    /// What the client of a function is told: a sentence, with whose fault it is and when to try again.
+    pub(crate) fn told(&self) -> ActivateError {
+        let unavailable = |text: &str| {
+            ActivateError::new(Fault::Platform, text)
+                .with_reason("operator-unavailable")
+                .with_retry_after(RETRY)
+        };
+        match self {
+            Self::Refused(problem, retry_after) => {
+                let mut told = ActivateError::new(problem.fault, problem.detail.as_str());
+                if let Some(after) = retry_after {
+                    told = told.with_retry_after(*after);
+                }
+                if self.is_slow_start() {
+                    told.unfinished()
+                } else {
+                    told
+                }
             }
-        }
-        AskError::TooSlow(..) => unavailable("the operator did not answer in time"),
-        AskError::Unreachable(..) | AskError::Body(_) => {
-            unavailable("the operator, which starts replicas, is not there just now")
-        }
-        AskError::Unexpected(_) | AskError::Json(_) | AskError::Request(_) => {
-            unavailable("the operator's answer cannot be understood")
+            Self::TooSlow(..) => unavailable("the operator did not answer in time").unfinished(),
+            Self::Unreachable(..) | Self::Body(_) => {
+                unavailable("the operator, which starts replicas, is not there just now")
+            }
+            Self::Unexpected(_) | Self::Json(_) | Self::Request(_) => {
+                unavailable("the operator's answer cannot be understood")
+            }
         }
     }
 }

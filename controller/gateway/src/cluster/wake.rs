@@ -17,7 +17,7 @@ pub(crate) struct Waker {
     pub(crate) operator: Arc<Operator>,
     pub(crate) table: Arc<Table>,
     pub(crate) counts: Arc<Counts>,
-    /// The longest that a wake-up may take.
+    /// The longest that the operator takes for a wake-up.
     pub(crate) patience: Duration,
 }
 
@@ -29,7 +29,13 @@ impl Activator for Waker {
     ) -> BoxFuture<'a, Result<(), ActivateError>> {
         Box::pin(async move {
             let ensured = self.operator.ensure(function, trace, self.patience).await;
-            let ensured = ensured.inspect_err(|_| self.counts.ensure.add())?;
+            let ensured = ensured.map_err(|error| {
+                // That a replica takes long to start is no failure of the operator's.
+                if !error.is_slow_start() {
+                    self.counts.ensure.add();
+                }
+                error.told()
+            })?;
             self.table.woken(function, &ensured.replicas);
             Ok(())
         })

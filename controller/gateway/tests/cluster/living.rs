@@ -189,6 +189,61 @@ async fn what_is_asked_while_nobody_is_there_to_wake_is_answered_when_the_operat
     assert_eq!(asked.await.unwrap().status, StatusCode::OK);
 }
 
+/// Would fail if the gateway's clock ran out before the operator's, what the operator says then were an error of its, or
+/// those who may wait longer were refused with the others.
+#[tokio::test]
+async fn what_the_operator_says_of_a_start_that_takes_long_is_told_to_who_cannot_wait() {
+    let (cluster, patient) = cluster().await;
+    let hasty = id("vision/hasty");
+    let spec = json!({"component": {"image": "x:1"}, "limits": {"timeout": "1s"}});
+    cluster.put_function(&hasty, &spec);
+    let detail = "no replica of vision/hasty served within 1 s: the pod hasty-1 is Pending";
+    cluster.answer_wake_ups(Err((
+        503,
+        json!({
+            "type": "about:blank", "title": "", "status": 503, "detail": detail, "reason": "start-timeout",
+            "fault": "platform", "retryable": true, "requestId": "",
+        }),
+    )));
+    cluster.delay_wake_ups(Duration::from_millis(1200));
+    let gateway = Gateway::start(&cluster, &["--activate-timeout", "1"]).await;
+    let told = gateway.get("x", "/vision/hasty/").await;
+    assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
+    let told = told.json();
+    assert!(told["detail"].as_str().unwrap().contains(detail), "{told}");
+    let metrics = gateway.health("/metrics").await.body;
+    let none = "wisp_gateway_operator_errors_total{request=\"ensure\"} 0";
+    assert!(metrics.contains(none), "{metrics}");
+
+    let address = gateway.http;
+    let asked = tokio::spawn(async move { get(address, "digits.test", "/").await });
+    let before = cluster.wake_ups();
+    until(async || cluster.wake_ups() == before + 2).await;
+    let replica = Replica::start(&cluster, &patient).await;
+    cluster.answer_wake_ups(Ok(vec![ensured(&replica)]));
+    assert_eq!(asked.await.unwrap().status, StatusCode::OK);
+}
+
+/// Would fail if the time in which an operator is looked for began before there was none.
+#[tokio::test]
+async fn a_wake_up_goes_on_with_the_next_operator_however_long_the_last_one_had_it() {
+    let (mut cluster, function) = cluster().await;
+    cluster.delay_wake_ups(Duration::from_secs(3600));
+    let gateway = Gateway::start(&cluster, &["--activate-timeout", "1"]).await;
+    let address = gateway.http;
+    let asked = tokio::spawn(async move { get(address, "digits.test", "/").await });
+    until(async || cluster.wake_ups() == 1).await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    cluster.stop_operator();
+    let replica = Replica::start(&cluster, &function).await;
+    // The last one's port is free in a moment.
+    while cluster.start_operator().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    cluster.answer_wake_ups(Ok(vec![ensured(&replica)]));
+    assert_eq!(asked.await.unwrap().status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_drain_says_so_first_and_serves_until_nobody_asks() {
     let (cluster, function) = cluster().await;

@@ -191,6 +191,52 @@ async fn nobody_waits_for_ever() {
     );
 }
 
+fn too_slow() -> ActivateError {
+    ActivateError::new(Fault::Platform, "the pod is Pending")
+        .with_retry_after(Duration::from_secs(3600))
+        .unfinished()
+}
+
+/// Would fail if who may wait longer than a wake-up takes were refused with it.
+#[tokio::test]
+async fn a_wake_up_that_took_too_long_is_made_anew_for_who_can_still_wait() {
+    let upstream = Upstream::saying("awake").await;
+    let waker = Waker::new(upstream.address, 4, vec![too_slow()]);
+    let bed = waker.bed(Options::default());
+    waker.let_go.add_permits(2);
+    assert_eq!(bed.get("/a/b/").await.body, "awake");
+    assert_eq!(waker.calls.load(Ordering::SeqCst), 2);
+}
+
+/// Would fail if a reason that comes as late as the wake-up may end were not waited for.
+#[tokio::test]
+async fn who_waited_in_vain_is_told_what_the_last_wake_up_came_to() {
+    for is_late in [false, true] {
+        let waker = Waker::new("127.0.0.1:9".parse().unwrap(), 4, vec![too_slow()]);
+        let bed = Arc::new(waker.bed(Options {
+            activate_timeout: Duration::from_millis(50),
+            ..Options::default()
+        }));
+        let mut quick = route("a/b", &[]);
+        quick.limits.timeout = Duration::from_millis(50);
+        bed.gateway.insert_route(quick);
+        let asked = tokio::spawn({
+            let bed = Arc::clone(&bed);
+            async move { bed.get("/a/b/").await }
+        });
+        if is_late {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        waker.let_go.add_permits(1);
+        let answer = asked.await.unwrap();
+        assert_eq!(answer.reason(), "activation-failed", "{is_late}");
+        assert_eq!(
+            answer.json()["detail"],
+            "a/b could not be started: the pod is Pending"
+        );
+    }
+}
+
 #[tokio::test]
 async fn a_function_that_takes_no_queue_still_wakes() {
     let upstream = Upstream::saying("awake").await;

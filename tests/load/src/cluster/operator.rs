@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
@@ -31,6 +32,8 @@ struct State {
 #[derive(Debug)]
 struct Seen {
     answer: Result<Vec<Replica>, (u16, Value)>,
+    /// How long a wake-up takes.
+    takes: Duration,
     wake_ups: usize,
     reports: Vec<Report>,
 }
@@ -41,6 +44,7 @@ impl Operator {
             key,
             seen: Mutex::new(Seen {
                 answer: Ok(Vec::new()),
+                takes: Duration::ZERO,
                 wake_ups: 0,
                 reports: Vec::new(),
             }),
@@ -62,6 +66,10 @@ impl Operator {
 
     pub(crate) fn answer(&self, answer: Result<Vec<Replica>, (u16, Value)>) {
         self.state.seen().answer = answer;
+    }
+
+    pub(crate) fn take(&self, time: Duration) {
+        self.state.seen().takes = time;
     }
 
     pub(crate) fn wake_ups(&self) -> usize {
@@ -103,9 +111,13 @@ impl State {
         let body = body.to_bytes();
         match path.as_str() {
             ENSURE => {
-                let mut seen = self.seen();
-                seen.wake_ups += 1;
-                match &seen.answer {
+                let takes = {
+                    let mut seen = self.seen();
+                    seen.wake_ups += 1;
+                    seen.takes
+                };
+                tokio::time::sleep(takes).await;
+                match &self.seen().answer {
                     Ok(replicas) => {
                         let ensured = Ensured {
                             replicas: replicas.clone(),
