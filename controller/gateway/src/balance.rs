@@ -90,6 +90,12 @@ impl Replicas {
         self.are_several.load(Ordering::Relaxed)
     }
 
+    /// Whether there is no replica beside those.
+    pub(crate) fn are_all_in(&self, tried: &[SocketAddr]) -> bool {
+        let ready = self.ready.load();
+        ready.iter().all(|replica| tried.contains(&replica.address))
+    }
+
     /// Resolves at the next change of the set after this call.
     pub(crate) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
@@ -167,8 +173,10 @@ impl Replicas {
                 .chain(before)
                 .filter(free)
                 .min_by_key(|replica| {
-                    let quarantined = replica.quarantined_until.load(Ordering::Relaxed) > now;
-                    (quarantined, replica.outstanding.load(Ordering::SeqCst))
+                    (
+                        replica.is_quarantined(now),
+                        replica.outstanding.load(Ordering::SeqCst),
+                    )
                 })?;
             if best.reserve() {
                 return Some(self.lease(best));
@@ -191,15 +199,35 @@ impl Replicas {
         self.draining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps the limiter at what the ready replicas take. What the draining ones still work on holds places, too, and
-    /// must not keep others from the ready ones.
+    /// Counts a replica's places again once its quarantine is over, however often that was prolonged.
+    async fn released(&self, replica: &Replica) {
+        loop {
+            let until = replica.quarantined_until.load(Ordering::Relaxed);
+            let left = until.saturating_sub(self.now());
+            if left == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(left)).await;
+        }
+        self.resize(&mut self.lock());
+    }
+
+    /// Keeps the limiter at what the ready replicas take; without those that can't be reached, where others can. What these and
+    /// the draining ones still work on holds places, too, and must not keep others from the rest.
     fn resize(&self, draining: &mut Vec<Arc<Replica>>) {
         draining.retain(|replica| replica.outstanding.load(Ordering::SeqCst) > 0);
         let ready = self.ready.load();
         self.are_several.store(ready.len() > 1, Ordering::Relaxed);
-        let capacity = ready.iter().fold(0_u32, |sum, replica| {
-            sum.saturating_add(replica.concurrency)
-        });
+        let now = self.now();
+        let are_lost = ready.iter().all(|replica| replica.is_quarantined(now));
+        let places = |replica: &Arc<Replica>| {
+            if are_lost || !replica.is_quarantined(now) {
+                replica.concurrency
+            } else {
+                replica.outstanding.load(Ordering::SeqCst)
+            }
+        };
+        let capacity = ready.iter().map(places).fold(0_u32, u32::saturating_add);
         let leaving = draining.iter().fold(0_u32, |sum, replica| {
             sum.saturating_add(replica.outstanding.load(Ordering::SeqCst))
         });
@@ -232,21 +260,25 @@ impl Lease {
         self.replica.key.as_ref()
     }
 
-    /// Passes the replica over for a while: it could not be reached.
-    pub(crate) fn quarantine(&self) {
-        let until = self
-            .replicas
-            .now()
-            .saturating_add(u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX));
-        self.replica
-            .quarantined_until
-            .store(until, Ordering::Relaxed);
+    /// Gives the place back, and passes the replica over for a while: it could not be reached.
+    pub(crate) fn quarantine(self) {
+        let (replicas, replica) = (Arc::clone(&self.replicas), Arc::clone(&self.replica));
+        let now = replicas.now();
+        let until = now.saturating_add(u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX));
+        let before = replica.quarantined_until.swap(until, Ordering::Relaxed);
+        // What the replica still works on counts, which this isn't.
+        drop(self);
+        replicas.resize(&mut replicas.lock());
+        if before <= now {
+            tokio::spawn(async move { replicas.released(&replica).await });
+        }
     }
 
     /// Ends the quarantine: the replica answered.
     pub(crate) fn reached(&self) {
         if self.replica.quarantined_until.load(Ordering::Relaxed) != 0 {
             self.replica.quarantined_until.store(0, Ordering::Relaxed);
+            self.replicas.resize(&mut self.replicas.lock());
         }
     }
 }

@@ -12,7 +12,7 @@ use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
-use wisp_admit::{Limiter, Permit};
+use wisp_admit::{Limiter, Permit, Refused};
 use wisp_contract::FunctionId;
 use wisp_contract::stats::FunctionStats;
 use wisp_traces::Context;
@@ -361,7 +361,7 @@ impl Gateway {
     }
 
     /// Brings a request to a replica that takes it. While none can be reached, it is tried anew for a while: a replica
-    /// that died is about to be replaced.
+    /// that died is about to be replaced. While those that can be have no place, it waits as others do.
     async fn send(
         &self,
         function: &Arc<Function>,
@@ -394,13 +394,13 @@ impl Gateway {
                 match proxy::send(&lease, &parts, &mut body, now, deadline).await {
                     Ok(answer) => return Ok((answer, lease, admitted)),
                     Err(SendError::Unsent) => {
-                        lease.quarantine();
                         tried.push(lease.address());
+                        lease.quarantine();
                     }
                     // What is safe may be asked another replica, once, if this one dies over it.
                     Err(error) if is_repeatable && error.is_death() => {
-                        lease.quarantine();
                         tried.push(lease.address());
+                        lease.quarantine();
                         may_repeat = false;
                     }
                     Err(SendError::TooSlow) => {
@@ -422,7 +422,15 @@ impl Gateway {
             let changed = function.replicas.changed();
             drop(admitted);
             let now = Instant::now();
-            if now >= *give_up.get_or_insert(now + self.options.connect_patience) {
+            if !function.replicas.are_all_in(&tried) {
+                give_up = None;
+                if now >= visit.arrived() + visit.activate + limits.timeout {
+                    return Err(Failure::Refused {
+                        function: function.id.clone(),
+                        refused: Refused::DeadlinePassed,
+                    });
+                }
+            } else if now >= *give_up.get_or_insert(now + self.options.connect_patience) {
                 return Err(Failure::Unreachable {
                     function: function.id.clone(),
                 });

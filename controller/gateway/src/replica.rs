@@ -83,6 +83,11 @@ impl Replica {
         }
     }
 
+    /// Whether it could not be reached just before `now`, in milliseconds of `Replicas::since`.
+    pub(crate) fn is_quarantined(&self, now: u64) -> bool {
+        self.quarantined_until.load(Ordering::Relaxed) > now
+    }
+
     /// Takes one of its places, if one is free.
     pub(crate) fn reserve(&self) -> bool {
         let next = |outstanding: u32| {

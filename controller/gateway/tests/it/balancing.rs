@@ -1,10 +1,11 @@
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response, StatusCode};
 use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpSocket;
 use tokio::sync::mpsc;
 use wisp_gateway::Options;
 
@@ -12,12 +13,19 @@ use crate::support::{
     Bed, Client, Never, Upstream, channel, empty, endpoint, full, id, route, until,
 };
 
-/// An address where nobody listens.
+/// An address where nobody listens yet, and nobody else can.
+fn reserved() -> (TcpSocket, SocketAddr) {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let address = socket.local_addr().unwrap();
+    (socket, address)
+}
+
+/// An address where nobody listens, as long as the tests run: another's listener would get it otherwise.
 fn nobody() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
+    let (socket, address) = reserved();
+    Box::leak(Box::new(socket));
+    address
 }
 
 /// Never answers; counts what it holds.
@@ -105,6 +113,83 @@ async fn where_none_can_be_reached_that_is_said_in_the_end() {
         (answer.status, answer.reason().as_str()),
         (StatusCode::SERVICE_UNAVAILABLE, "unreachable")
     );
+}
+
+/// Would fail if a request were given up, or kept a place that there isn't, because a replica can't be reached while
+/// another is merely full.
+#[tokio::test]
+async fn while_one_is_full_and_the_other_cannot_be_reached_requests_wait() {
+    let (announce, mut announced) = mpsc::unbounded_channel();
+    let busy = Upstream::new(move |_| {
+        let announce = announce.clone();
+        async move {
+            let (sender, body) = channel();
+            let _ = announce.send(sender);
+            Response::new(body)
+        }
+    })
+    .await;
+    let options = Options {
+        connect_patience: Duration::from_millis(20),
+        ..Options::default()
+    };
+    let bed = Arc::new(Bed::with(Arc::new(Never), options));
+    bed.gateway.insert_route(route("a/b", &[]));
+    for address in [busy.address, nobody()] {
+        bed.gateway
+            .insert_endpoint(&id("a/b"), &endpoint(address, 1));
+    }
+    let first = bed.open(Request::get("/a/b/").body(empty()).unwrap()).await;
+    let running = announced.recv().await.unwrap();
+    let second = tokio::spawn({
+        let bed = Arc::clone(&bed);
+        async move { bed.get("/a/b/").await.status }
+    });
+    // In the queue, not for a place that there isn't.
+    until(|| {
+        bed.gateway
+            .metrics()
+            .1
+            .contains("wisp_gateway_queued{namespace=\"a\",function=\"b\"} 1")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(!second.is_finished(), "it waits");
+    drop(running);
+    first.read().await;
+    drop(announced.recv().await.unwrap());
+    assert_eq!(second.await.unwrap(), StatusCode::OK);
+}
+
+/// Would fail if the places of a replica that couldn't be reached once were lost for good.
+#[tokio::test]
+async fn a_replica_that_can_be_reached_again_gets_requests_while_the_other_is_full() {
+    let (busy, held) = holding().await;
+    let (socket, address) = reserved();
+    let bed = Arc::new(Bed::new());
+    bed.gateway.insert_route(route("a/b", &[]));
+    for address in [busy.address, address] {
+        bed.gateway
+            .insert_endpoint(&id("a/b"), &endpoint(address, 1));
+    }
+    let get = || {
+        let bed = Arc::clone(&bed);
+        tokio::spawn(async move { bed.get("/a/b/").await.body })
+    };
+    let first = get();
+    until(|| held.load(Ordering::SeqCst) == 1).await;
+    let second = get();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let listener = socket.listen(1).unwrap();
+    let serving = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let _ = stream.read(&mut [0; 4096]).await;
+        let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nback";
+        let _ = tokio::io::AsyncWriteExt::write_all(&mut stream, answer).await;
+    });
+    assert_eq!(second.await.unwrap(), "back");
+    serving.await.unwrap();
+    first.abort();
 }
 
 #[tokio::test]
