@@ -9,8 +9,8 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
-use hyper::body::Incoming;
 
+use crate::arriving::Arriving;
 use crate::overdue;
 use crate::proxy::Exchange;
 use crate::upstream::UpstreamError;
@@ -38,7 +38,7 @@ pub(crate) enum RequestBody {
     Limited {
         /// What was read of `inner` already.
         first: Option<Result<Frame<Bytes>, hyper::Error>>,
-        inner: Incoming,
+        inner: Arriving,
         left: u64,
         state: Arc<UploadState>,
     },
@@ -71,7 +71,7 @@ impl RequestBody {
     /// At most `allowed` bytes of `inner`. A short one that came with the request's head is taken at once: it needs nobody who
     /// waits for the rest of it. Not where the client `expects` to be asked for it first: it may have no place yet.
     pub(crate) async fn new(
-        mut inner: Incoming,
+        mut inner: Arriving,
         allowed: u64,
         expects: bool,
     ) -> (Self, Option<Arc<UploadState>>) {

@@ -19,6 +19,7 @@ use wisp_traces::Context;
 
 use crate::activate::{ActivateError, Activator, Outcome};
 use crate::admit::{Admitted, admit};
+use crate::arriving::Arriving;
 use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
 use crate::forward::{self, Peer, Seen};
@@ -213,6 +214,7 @@ impl Gateway {
             .then(|| upgrade::wanted(&mut request))
             .flatten();
         let (parts, body) = request.into_parts();
+        let body = Arriving::new(body, parts.version, seen.has(Seen::EXPECT));
         let id = if seen.has(Seen::REQUEST_ID) {
             identify::request_id(&parts.headers)
         } else {
@@ -273,7 +275,7 @@ impl Gateway {
     async fn lead(
         &self,
         (mut parts, seen): (Parts, Seen),
-        body: Incoming,
+        body: Arriving,
         upgrade: Option<&Wanted>,
         id: &HeaderValue,
         peer: &Peer,

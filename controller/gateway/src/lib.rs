@@ -11,6 +11,7 @@
 mod accept;
 mod activate;
 mod admit;
+mod arriving;
 mod balance;
 mod body;
 mod connection;

@@ -13,7 +13,8 @@ use tokio::sync::mpsc;
 use wisp_gateway::Options;
 
 use crate::support::{
-    Bed, Client, Never, Upstream, channel, empty, endpoint, full, http2, id, route, until,
+    Bed, Client, Never, Upstream, channel, empty, endpoint, full, http2, id, raw, route,
+    until,
 };
 
 #[tokio::test]
@@ -326,4 +327,45 @@ async fn too_many_header_fields_are_refused_by_name() {
         refused.json()["detail"],
         "the request has 93 header fields, of 92 that it may have"
     );
+}
+
+/// Would fail if a connection with a body under way were closed at once: the reset that follows takes the answer from
+/// whoever still sends.
+#[tokio::test]
+async fn who_is_refused_may_send_the_rest_of_the_body() {
+    const LENGTH: usize = 4_000_000;
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    let mut small = route("a/b", &[]);
+    small.limits.request_body = 10;
+    bed.gateway.insert_route(small);
+    for (path, status) in [("/a/b/", "413"), ("/no/such/", "404")] {
+        let mut client = TcpStream::connect(bed.address).await.unwrap();
+        let head = format!("POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {LENGTH}\r\n\r\n");
+        client.write_all(head.as_bytes()).await.unwrap();
+        client.write_all(&[b'x'; 100_000]).await.unwrap();
+        let mut start = [0; 12];
+        client.read_exact(&mut start).await.unwrap();
+        assert_eq!(start, format!("HTTP/1.1 {status}").as_bytes());
+        client
+            .write_all(&vec![b'x'; LENGTH - 100_000])
+            .await
+            .unwrap();
+        // The connection serves on.
+        let next = b"GET /a/b/ HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        client.write_all(next).await.unwrap();
+        let mut rest = String::new();
+        client.read_to_string(&mut rest).await.unwrap();
+        assert!(rest.contains("HTTP/1.1 200"), "{rest}");
+    }
+}
+
+/// Would fail if a refusal asked for the body that its client holds back.
+#[tokio::test]
+async fn who_is_refused_before_sending_is_not_asked_to_send() {
+    let bed = Bed::new();
+    let text =
+        "POST /no/such/ HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 9\r\n\r\n";
+    let answer = raw(bed.address, text.as_bytes()).await;
+    assert!(answer.starts_with("HTTP/1.1 404"), "{answer}");
 }

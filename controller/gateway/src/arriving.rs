@@ -1,0 +1,94 @@
+//! A request's body as its client sends it. Over HTTP/1.1 a connection ends where its body isn't read, with a reset if there is
+//! more of it; that takes from a client which still sends what it was answered. So what nobody wants is read on for a while,
+//! <https://www.rfc-editor.org/rfc/rfc9112#section-9.6>.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Version;
+use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+use tokio::runtime::Handle;
+
+/// The longest that a body is read on, and the most of it.
+const LINGER: Duration = Duration::from_secs(5);
+const MOST: u64 = 16 << 20;
+
+/// A request's body, which is read on where it is dropped before its end.
+#[derive(Debug)]
+pub(crate) struct Arriving {
+    /// `None` once it is being read on.
+    inner: Option<Incoming>,
+    lingers: bool,
+    /// Whether the client was told to send it, if it waits for that.
+    is_asked: bool,
+}
+
+impl Arriving {
+    /// `expects` where the client sends it only once it is asked to.
+    pub(crate) fn new(inner: Incoming, version: Version, expects: bool) -> Self {
+        Self {
+            inner: Some(inner),
+            // HTTP/2 ends a stream alone.
+            lingers: version != Version::HTTP_2,
+            is_asked: !expects,
+        }
+    }
+}
+
+impl Body for Arriving {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        this.is_asked = true;
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
+        let polled = Pin::new(inner).poll_frame(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            this.inner = None;
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        if !self.lingers || !self.is_asked || self.is_end_stream() {
+            return;
+        }
+        // The thread may be ending.
+        if let (Some(rest), Ok(runtime)) = (self.inner.take(), Handle::try_current()) {
+            runtime.spawn(tokio::time::timeout(LINGER, read_on(rest)));
+        }
+    }
+}
+
+async fn read_on(mut rest: Incoming) {
+    let mut left = MOST;
+    while let Some(Ok(frame)) = rest.frame().await {
+        let length = frame.data_ref().map_or(0, Bytes::len) as u64;
+        let Some(less) = left.checked_sub(length) else {
+            return;
+        };
+        left = less;
+    }
+}
