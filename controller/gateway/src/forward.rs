@@ -81,9 +81,19 @@ fn is_proxys(name: &str) -> bool {
 }
 
 /// How many headers a request gains on its way.
-const GAINED: usize = 8;
+const GAINED: usize = 9;
 /// The most that a client's may have: hosts, as all that hyper serves, take a hundred, and say no more of it than that.
 pub(crate) const MOST_FIELDS: usize = 100 - GAINED;
+
+/// How many fields a request has. The cookies that HTTP/2 split are those of one, which they become.
+pub(crate) fn fields(parts: &Parts) -> usize {
+    let all = parts.headers.len();
+    if all <= MOST_FIELDS || parts.version != Version::HTTP_2 {
+        return all;
+    }
+    let crumbs = parts.headers.get_all(COOKIE).iter().count();
+    all - crumbs.saturating_sub(1)
+}
 
 /// Where a request came from.
 #[derive(Debug)]

@@ -285,9 +285,10 @@ impl Gateway {
         if parts.method == Method::CONNECT {
             return Err(Failure::MethodNotSupported(parts.method));
         }
-        if parts.headers.len() > forward::MOST_FIELDS {
+        let fields = forward::fields(&parts);
+        if fields > forward::MOST_FIELDS {
             return Err(Failure::TooManyFields {
-                fields: parts.headers.len(),
+                fields,
                 allowed: forward::MOST_FIELDS,
             });
         }

@@ -10,10 +10,11 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use wisp_gateway::Options;
+use wisp_contract::assignment::Key;
+use wisp_gateway::{Endpoint, Options};
 
 use crate::support::{
-    Bed, Client, Never, Upstream, channel, empty, endpoint, full, http2, id, raw, route,
+    Bed, Client, Never, Upstream, channel, echoed, empty, endpoint, full, http2, id, raw, route,
     until,
 };
 
@@ -314,8 +315,8 @@ async fn too_many_header_fields_are_refused_by_name() {
         bed.send(request.body(empty()).unwrap())
     };
     // The client adds its host.
-    assert_eq!(asked(91).await.body, "here");
-    let refused = asked(92).await;
+    assert_eq!(asked(90).await.body, "here");
+    let refused = asked(91).await;
     assert_eq!(
         (refused.status, refused.reason().as_str()),
         (
@@ -325,8 +326,54 @@ async fn too_many_header_fields_are_refused_by_name() {
     );
     assert_eq!(
         refused.json()["detail"],
-        "the request has 93 header fields, of 92 that it may have"
+        "the request has 92 header fields, of 91 that it may have"
     );
+}
+
+/// Would fail if a request gained more fields on its way than are left for that.
+#[tokio::test]
+async fn no_request_has_more_fields_than_its_replica_takes_and_does_not_say_so() {
+    let upstream = Upstream::saying("here").await;
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    let keyed = Endpoint {
+        key: Some(Key("k".repeat(43))),
+        ..endpoint(upstream.address, 64)
+    };
+    bed.gateway.insert_endpoint(&id("a/b"), &keyed);
+    let mut sender = http2(bed.address).await;
+    let mut statuses = Vec::new();
+    for fields in 90..94 {
+        let request = (0..fields).fold(Request::post("http://x/a/b/"), |request, index| {
+            request.header(format!("x-{index}"), "1")
+        });
+        let (_unended, body) = channel();
+        let answer = sender.send_request(request.body(body).unwrap()).await;
+        let answer = crate::support::read(answer.unwrap()).await;
+        if answer.status != StatusCode::OK {
+            assert_eq!(answer.reason(), "too-many-header-fields", "{fields}");
+        }
+        statuses.push(answer.status.as_u16());
+    }
+    assert_eq!(statuses, [200, 200, 431, 431]);
+}
+
+/// Would fail if the pieces that HTTP/2 makes of cookies, so that they compress well, were counted one by one.
+#[tokio::test]
+async fn cookies_in_pieces_are_one_field() {
+    let upstream = Upstream::echo().await;
+    let bed = Bed::serving(&upstream);
+    let mut sender = http2(bed.address).await;
+    let request = (0..95).fold(Request::get("http://x/a/b/"), |request, index| {
+        request.header("cookie", format!("c{index}=1"))
+    });
+    let answer = sender.send_request(request.body(empty()).unwrap()).await;
+    let answer = crate::support::read(answer.unwrap()).await;
+    assert_eq!(answer.status, StatusCode::OK, "{}", answer.body);
+    let json = answer.json();
+    let cookies = echoed(&json, "cookie");
+    assert_eq!(cookies.len(), 1);
+    assert!(cookies[0].starts_with("c0=1; c1=1; ") && cookies[0].ends_with("; c94=1"));
 }
 
 /// Would fail if a connection with a body under way were closed at once: the reset that follows takes the answer from
