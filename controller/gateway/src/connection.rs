@@ -30,8 +30,8 @@ use crate::idle::Usage;
 use crate::io::Io;
 use crate::overdue::{self, Overdue};
 
-/// The longest that a client may take for its first words, or to answer that it is still there.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// How often an HTTP/2 client is asked whether it is still there.
+const PING_INTERVAL: Duration = Duration::from_secs(60);
 /// The longest that a TLS handshake may take.
 #[cfg(feature = "tls")]
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -131,7 +131,8 @@ struct Client {
 
 impl Client {
     async fn plain(self, stream: TcpStream) {
-        let first = tokio::time::timeout(HEAD_TIMEOUT, speaks_http2(&stream));
+        let idle_timeout = self.gateway.options().idle_timeout;
+        let first = tokio::time::timeout(idle_timeout, speaks_http2(&stream));
         // Who has said nothing when the drain begins has asked nothing.
         let is_http2 = tokio::select! {
             biased;
@@ -180,7 +181,7 @@ impl Client {
                 .initial_stream_window_size(STREAM_WINDOW)
                 .initial_connection_window_size(CONNECTION_WINDOW)
                 .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
-                .keep_alive_interval(Some(HEAD_TIMEOUT));
+                .keep_alive_interval(Some(PING_INTERVAL));
             let leaving = self.draining.child_token();
             let connection = builder.serve_connection(io, Shared(Arc::new(self)));
             let mut served = pin!(until_left(connection, leaving.clone()));

@@ -1,9 +1,12 @@
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use wisp_gateway::Options;
 
-use crate::support::{Bed, Upstream, raw};
+use crate::support::{Bed, Never, Upstream, raw};
 
 #[tokio::test]
 async fn requests_that_two_readers_could_read_in_two_ways_go_nowhere() {
@@ -110,6 +113,24 @@ async fn connections_that_say_nothing_keep_nobody_from_being_served() {
     }
     for _ in 0..10 {
         assert_eq!(bed.get("/a/b/").await.status, 200);
+    }
+}
+
+/// Would fail if who says nothing at all, or not enough to tell HTTP/1.1 from HTTP/2, were kept longer than others.
+#[tokio::test]
+async fn who_says_nothing_is_kept_no_longer_than_who_asks_nothing() {
+    let options = Options {
+        idle_timeout: Duration::from_millis(30),
+        ..Options::default()
+    };
+    let bed = Bed::with(Arc::new(Never), options);
+    for start in [&b""[..], b"P", b"GET /a/b/ HT"] {
+        let mut stream = TcpStream::connect(bed.address).await.unwrap();
+        stream.write_all(start).await.unwrap();
+        let mut rest = Vec::new();
+        let ended = stream.read_to_end(&mut rest);
+        let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
+        assert!(ended.is_ok(), "{start:?}");
     }
 }
 
