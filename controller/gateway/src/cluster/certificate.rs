@@ -95,11 +95,16 @@ impl Source {
                 let secrets = Api::<Secret>::namespaced(client, &namespace);
                 let config = Config::default().fields(&format!("metadata.name={name}"));
                 let events = watches::watch(secrets, config);
-                watches::follow(events, "certificate", &counts.certificate_watch, |event| {
-                    if let Event::InitApply(secret) | Event::Apply(secret) = event {
-                        keeper.see(of(secret));
-                    }
-                })
+                watches::follow(
+                    events,
+                    "certificate",
+                    || counts.certificate_watch.add(),
+                    |event| {
+                        if let Event::InitApply(secret) | Event::Apply(secret) = event {
+                            keeper.see(of(secret));
+                        }
+                    },
+                )
                 .await;
             }
         }

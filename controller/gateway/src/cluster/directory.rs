@@ -17,6 +17,9 @@ use wisp_gateway::{Endpoint, FunctionRoute};
 /// ended before the wake-up was heard of is never named.
 const ORPHAN: Duration = Duration::from_secs(15);
 
+/// How long a watch that failed may say nothing of its failing again: it pauses, and the API server has 40 s to answer.
+const SILENCE: Duration = Duration::from_secs(60);
+
 /// A function, as far as it matters here.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Known {
@@ -90,6 +93,8 @@ pub(crate) struct Directory {
     pods: Set<PodName, Pod>,
     /// What the gateway has, by function and address.
     endpoints: BTreeMap<(FunctionId, SocketAddr), Inserted>,
+    /// From when on the watch of pods is whole again, once it failed: what no event has named till then may be there.
+    whole_from: Option<Instant>,
 }
 
 /// Objects, and which of them a list under way has named.
@@ -146,6 +151,7 @@ impl Directory {
             functions: Set::new(),
             pods: Set::new(),
             endpoints: BTreeMap::new(),
+            whole_from: None,
         }
     }
 
@@ -173,6 +179,18 @@ impl Directory {
             Event::Nothing => {}
         }
         changes
+    }
+
+    /// The pods watch failed.
+    pub(crate) fn pods_failed(&mut self, now: Instant) {
+        self.whole_from = Some(now + SILENCE);
+    }
+
+    /// The pods watch is about to say something: it works again. A list is said to begin before the API server answers.
+    pub(crate) fn pods_answered(&mut self, event: &Event<Pod, PodName>, now: Instant) {
+        if !matches!(event, Event::Init) {
+            self.whole_from = self.whole_from.map(|from| from.min(now));
+        }
     }
 
     /// The pods watch said something.
@@ -226,12 +244,12 @@ impl Directory {
         changes
     }
 
-    /// Takes away what wake-ups named and no pod stands behind.
+    /// Takes away what wake-ups named and no pod stands behind, as far as the watch of pods can tell.
     pub(crate) fn tick(&mut self, now: Instant) -> Vec<Change> {
         let old = |inserted: &Inserted| {
-            inserted
-                .orphan_since
-                .is_some_and(|since| now.saturating_duration_since(since) >= ORPHAN)
+            let since = inserted.orphan_since.max(self.whole_from);
+            inserted.orphan_since.is_some()
+                && since.is_some_and(|since| now.saturating_duration_since(since) >= ORPHAN)
         };
         let gone: Vec<_> = self
             .endpoints

@@ -34,7 +34,17 @@ impl Table {
     }
 
     pub(crate) fn pod(&self, event: Event<Pod, PodName>) {
-        self.change(|directory| directory.pod(event));
+        self.change(|directory| {
+            directory.pods_answered(&event, Instant::now());
+            directory.pod(event)
+        });
+    }
+
+    pub(crate) fn pods_failed(&self) {
+        self.change(|directory| {
+            directory.pods_failed(Instant::now());
+            Vec::new()
+        });
     }
 
     pub(crate) fn woken(&self, function: &FunctionId, replicas: &[Replica]) {

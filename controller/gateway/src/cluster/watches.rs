@@ -40,12 +40,18 @@ pub(crate) async fn run(client: Client, table: Arc<Table>, counts: Arc<Counts>) 
         follow(
             watch(functions, of_functions),
             "functions",
-            &counts.functions_watch,
+            || counts.functions_watch.add(),
             |event| table.function(function_event(event, &counts.unreadable)),
         ),
-        follow(watch(pods, of_pods), "pods", &counts.pods_watch, |event| {
-            table.pod(pod_event(event));
-        }),
+        follow(
+            watch(pods, of_pods),
+            "pods",
+            || {
+                counts.pods_watch.add();
+                table.pods_failed();
+            },
+            |event| table.pod(pod_event(event)),
+        ),
         async {
             loop {
                 ticks.tick().await;
@@ -66,11 +72,11 @@ where
     watcher::watcher(api, config).backoff(Pauses::default())
 }
 
-/// Hands every event on; counts and logs every error.
+/// Hands every event on; logs every error, and says that there is one.
 pub(crate) async fn follow<K>(
     events: impl Stream<Item = watcher::Result<watcher::Event<K>>>,
     what: &str,
-    errors: &Count,
+    mut failed: impl FnMut(),
     mut take: impl FnMut(watcher::Event<K>),
 ) {
     let mut events = std::pin::pin!(events);
@@ -78,7 +84,7 @@ pub(crate) async fn follow<K>(
         match event {
             Ok(event) => take(event),
             Err(error) => {
-                errors.add();
+                failed();
                 tracing::warn!(
                     watch = what,
                     error = chain(&error),

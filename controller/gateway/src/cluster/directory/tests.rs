@@ -152,6 +152,35 @@ fn an_endpoint_that_no_pod_stands_behind_is_not_kept() {
     assert_eq!(words(directory.tick(now + ORPHAN * 9)), NOTHING);
 }
 
+/// Would fail if replicas that serve were taken away because the API server is away, or those that are gone stayed once it is
+/// back.
+#[test]
+fn what_a_wake_up_named_stays_while_no_watch_could_confirm_it() {
+    let mut directory = knowing();
+    let now = Instant::now();
+    let f = id("a/f");
+    directory.pods_failed(now);
+    assert_eq!(words(directory.woken(&f, &[replica(7)], now)), INSERTED);
+    assert_eq!(
+        words(directory.tick(now + Duration::from_secs(20))),
+        NOTHING
+    );
+    let mut now = now + Duration::from_secs(50);
+    directory.pods_failed(now);
+    directory.pods_answered(&Event::Init, now);
+    assert_eq!(words(directory.tick(now + SILENCE)), NOTHING);
+    now += Duration::from_secs(1);
+    directory.pods_answered(&Event::InitDone, now);
+    assert_eq!(words(directory.tick(now + ORPHAN / 2)), NOTHING);
+    assert_eq!(words(directory.tick(now + ORPHAN)), REMOVED);
+
+    // A watch that goes on where it was says nothing where there is nothing new.
+    assert_eq!(words(directory.woken(&f, &[replica(7)], now)), INSERTED);
+    directory.pods_failed(now);
+    assert_eq!(words(directory.tick(now + SILENCE)), NOTHING);
+    assert_eq!(words(directory.tick(now + SILENCE + ORPHAN)), REMOVED);
+}
+
 #[test]
 fn pods_may_be_known_before_their_function() {
     let mut directory = directory();
