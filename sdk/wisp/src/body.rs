@@ -146,7 +146,8 @@ impl Body {
             .transpose()
     }
 
-    /// Everything that is left.
+    /// Takes everything that is left. [`RequestExt`](crate::RequestExt) and [`ResponseExt`](crate::ResponseExt) leave it where
+    /// it is.
     ///
     /// ```
     /// let mut body = wisp::Body::from("hello");
@@ -180,6 +181,14 @@ impl Body {
             all.extend_from_slice(&chunk);
         }
         Ok(all.into())
+    }
+
+    /// What `read` makes of everything that is left, which stays the body's.
+    pub(crate) async fn read<T>(&mut self, read: impl FnOnce(&Bytes) -> T) -> Result<T> {
+        let bytes = self.bytes().await?;
+        let made = read(&bytes);
+        self.0 = Inner::Full(bytes);
+        Ok(made)
     }
 
     /// Whether it is made of parts by the function itself.

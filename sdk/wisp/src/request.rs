@@ -43,7 +43,23 @@ pub(crate) fn set_id(header: Option<&HeaderValue>) {
 }
 
 /// Reads a [`Request`]: its body, query and path parameters. What the client got wrong is an error that becomes a 400
-/// (or 415) which says so.
+/// (or 415) which says so. What `json`, `bytes` and `text` read stays in the request, so reading it again gives the same, and
+/// [`http::send`](crate::http::send) sends it on:
+///
+/// ```
+/// # use wisp::{Request, RequestExt, Result};
+/// # #[derive(serde::Deserialize)]
+/// # struct Event { id: u32 }
+/// # fn verify(_: &wisp::http::HeaderMap, _: &[u8]) -> Result<()> { Ok(()) }
+/// async fn hook(mut request: Request) -> Result<String> {
+///     let signed = request.bytes().await?;
+///     verify(request.headers(), &signed)?;
+///     let event: Event = request.json().await?;
+///     Ok(event.id.to_string())
+/// }
+/// # let request = wisp::test::request("POST", "/").body(r#"{"id": 7}"#);
+/// # assert_eq!(wisp::test::block_on(hook(request)).unwrap(), "7");
+/// ```
 ///
 /// ```
 /// use wisp::{Request, RequestExt, Response, Result, response};
@@ -62,7 +78,7 @@ pub(crate) fn set_id(header: Option<&HeaderValue>) {
 /// assert!(error.detail().ends_with("expected a string at line 1 column 10"));
 /// ```
 pub trait RequestExt {
-    /// The body as JSON.
+    /// The body as JSON. Reading it again gives the same.
     ///
     /// ```
     /// # use wisp::RequestExt;
@@ -76,7 +92,8 @@ pub trait RequestExt {
     /// didn't arrive as a whole.
     fn json<T: DeserializeOwned>(&mut self) -> impl Future<Output = Result<T>>;
 
-    /// The whole body. Its size is bounded by the function's `limits.requestBody`.
+    /// The whole body. Its size is bounded by the function's `limits.requestBody`. Reading it again gives the same;
+    /// [`Body::bytes`](crate::Body::bytes) takes it, where the request needn't keep the memory.
     ///
     /// ```
     /// # use wisp::RequestExt;
@@ -88,7 +105,7 @@ pub trait RequestExt {
     /// 400 where it didn't arrive as a whole.
     fn bytes(&mut self) -> impl Future<Output = Result<Bytes>>;
 
-    /// The whole body as text.
+    /// The whole body as text. Reading it again gives the same.
     ///
     /// ```
     /// # use wisp::RequestExt;
@@ -137,22 +154,17 @@ pub trait RequestExt {
 impl RequestExt for Request {
     async fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
         json::check_type(self.headers())?;
-        json::from_client(&self.bytes().await?)
+        let read = self.body_mut().read(|bytes| json::from_client(bytes));
+        read.await.map_err(unreadable)?
     }
 
     async fn bytes(&mut self) -> Result<Bytes> {
-        self.body_mut().bytes().await.map_err(unreadable)
+        self.body_mut().read(Bytes::clone).await.map_err(unreadable)
     }
 
     async fn text(&mut self) -> Result<String> {
-        let bytes = self.bytes().await?;
-        String::from_utf8(bytes.into()).map_err(|error| {
-            let at = error.utf8_error().valid_up_to();
-            let byte = error.as_bytes().get(at).copied().unwrap_or_default();
-            Error::bad_request(format!(
-                "the body is no UTF-8 text: byte {at} is {byte:#04x}"
-            ))
-        })
+        let read = self.body_mut().read(|bytes| text(bytes));
+        read.await.map_err(unreadable)?
     }
 
     fn param<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T> {
@@ -182,6 +194,17 @@ impl RequestExt for Request {
     }
 }
 
+fn text(bytes: &[u8]) -> Result<String> {
+    let text = str::from_utf8(bytes).map_err(|error| {
+        let at = error.valid_up_to();
+        let byte = bytes.get(at).copied().unwrap_or_default();
+        Error::bad_request(format!(
+            "the body is no UTF-8 text: byte {at} is {byte:#04x}"
+        ))
+    })?;
+    Ok(text.to_owned())
+}
+
 /// A body that breaks off is the sender's doing, unless the body says otherwise.
 fn unreadable(error: Error) -> Error {
     match error
@@ -195,3 +218,6 @@ fn unreadable(error: Error) -> Error {
         None => error,
     }
 }
+
+#[cfg(test)]
+mod tests;

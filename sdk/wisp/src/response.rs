@@ -178,7 +178,7 @@ impl<T: IntoResponse> IntoResponse for (StatusCode, T) {
 }
 
 /// Reads a [`Response`]: that of an outgoing request, or a handler's in a test. What is wrong with the former is logged with
-/// its request's method and URL, without the query.
+/// its request's method and URL, without the query. What was read stays in the response, so reading it again gives the same.
 ///
 /// ```
 /// use wisp::ResponseExt;
@@ -242,18 +242,15 @@ pub trait ResponseExt: Sized {
 
 impl ResponseExt for Response {
     async fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
-        let bytes = self.bytes().await?;
-        serde_json::from_slice(&bytes).map_err(|error| about(self, error.into()))
+        read(self, |bytes| Ok(serde_json::from_slice(bytes)?)).await
     }
 
     async fn bytes(&mut self) -> Result<Bytes> {
-        let read = self.body_mut().bytes().await;
-        read.map_err(|error| about(self, error))
+        read(self, |bytes| Ok(bytes.clone())).await
     }
 
     async fn text(&mut self) -> Result<String> {
-        let bytes = self.bytes().await?;
-        String::from_utf8(bytes.into()).map_err(|error| about(self, error.into()))
+        read(self, |bytes| Ok(str::from_utf8(bytes)?.to_owned())).await
     }
 
     fn error_for_status(self) -> Result<Self> {
@@ -264,6 +261,11 @@ impl ResponseExt for Response {
         }
         Ok(self)
     }
+}
+
+async fn read<T>(response: &mut Response, read: impl FnOnce(&Bytes) -> Result<T>) -> Result<T> {
+    let made = response.body_mut().read(read).await;
+    made.flatten().map_err(|error| about(response, error))
 }
 
 /// Says which request the response answers, where it is an outgoing request's: a function may ask many.
