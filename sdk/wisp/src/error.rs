@@ -94,7 +94,7 @@ impl Error {
         .with_source(source)
     }
 
-    /// Adds what caused it, for the log.
+    /// Adds what caused it, for the log: at level error from status 500 on, at level info below.
     ///
     /// ```
     /// let cause = "x".parse::<u8>().unwrap_err();
@@ -176,7 +176,8 @@ impl Error {
             .map(|source| source as &(dyn StdError + 'static))
     }
 
-    /// The response that the client gets.
+    /// The response that the client gets. The log gets what the client isn't told: the cause of what is 500 or more, or
+    /// was added by [`Error::with_source`]. A handler that returns the error needn't call this.
     ///
     /// ```
     /// let response = wisp::Error::not_found("there is no user 7").into_response();
@@ -184,6 +185,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn into_response(self) -> Response {
+        self.report();
         let body = self.problem(&request::request_id());
         let Inner {
             status, headers, ..
@@ -260,16 +262,19 @@ impl Error {
         text
     }
 
-    /// Writes to the log what the client isn't told. A client's own mistakes are none of the log's business.
-    pub(crate) fn report(&self) {
-        if self.status().is_server_error() {
-            crate::report::error(&format!(
-                "{} {}: {}",
-                self.status().as_str(),
-                self.reason(),
-                self.chain()
-            ));
-        }
+    /// Writes to the log what the client isn't told. A client's own mistakes are none of the log's business, unless a cause
+    /// was added for it.
+    fn report(&self) {
+        let level = if self.status().is_server_error() {
+            ::log::Level::Error
+        } else if self.0.source.is_some() {
+            ::log::Level::Info
+        } else {
+            return;
+        };
+        let (status, reason) = (self.status(), self.reason());
+        let line = format!("{} {reason}: {}", status.as_str(), self.chain());
+        crate::report::write(level, &line);
     }
 }
 

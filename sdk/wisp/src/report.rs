@@ -2,23 +2,28 @@
 
 /// Writes one line of level error.
 pub(crate) fn error(message: &str) {
+    write(::log::Level::Error, message);
+}
+
+/// Writes one line.
+pub(crate) fn write(level: ::log::Level, message: &str) {
     if crate::log::is_ready() {
-        ::log::error!(target: "wisp", "{message}");
+        ::log::log!(target: "wisp", level, "{message}");
     } else {
-        to_stderr(::log::Level::Error, message);
+        to_stderr(level, message);
     }
 }
 
 /// Writes one line to standard error.
 pub(crate) fn to_stderr(level: ::log::Level, message: &str) {
     let line = format!("{}: {message}\n", level.as_str().to_ascii_lowercase());
-    write(line.as_bytes());
+    write_raw(line.as_bytes());
 }
 
 /// Opens standard error for this line only: the standard library's stays open for good, and a component that is
 /// pre-initialised may hold nothing of the host's when `#[wisp::init]` returns.
 #[cfg(target_family = "wasm")]
-fn write(line: &[u8]) {
+fn write_raw(line: &[u8]) {
     /// The most that the host takes in one call.
     const PIECE: usize = 4096;
     let stderr = wasip2::cli::stderr::get_stderr();
@@ -29,7 +34,7 @@ fn write(line: &[u8]) {
 }
 
 #[cfg(not(target_family = "wasm"))]
-fn write(line: &[u8]) {
+fn write_raw(line: &[u8]) {
     use std::io::Write as _;
     // Nobody is left to tell when standard error is closed.
     let _ = std::io::stderr().write_all(line);

@@ -28,7 +28,7 @@ use std::rc::Rc;
 
 use crate::handler::answer;
 use crate::nn::{Cause, Code, Error as NnError, Outputs, Tensor};
-use crate::{IntoResponse, Request, Response, Result, init, task};
+use crate::{Error, IntoResponse, Request, Response, Result, init, task};
 
 pub use request::{TestRequest, request};
 
@@ -75,10 +75,7 @@ where
     Fut: Future<Output: IntoResponse> + 'static,
 {
     crate::request::set_id(request.headers().get("x-request-id"));
-    block_on(answer(handler(request))).unwrap_or_else(|error| {
-        error.report();
-        error.into_response()
-    })
+    block_on(answer(handler(request))).unwrap_or_else(Error::into_response)
 }
 
 /// Sets a value that [`wisp::config`](crate::config) reads.

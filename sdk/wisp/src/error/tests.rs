@@ -3,7 +3,7 @@ use wisp_contract::problem::Fault;
 
 use super::Error;
 use crate::http::{HeaderValue, StatusCode, header};
-use crate::{Request, Result, test};
+use crate::{Request, Response, Result, test};
 
 #[derive(Debug, thiserror::Error)]
 #[error("can't read the index")]
@@ -90,4 +90,33 @@ fn headers_of_an_error_are_the_responses() {
         response.headers()["content-type"],
         wisp_contract::problem::MEDIA_TYPE
     );
+}
+
+/// Would fail if a handler that makes the response itself, as to add headers to every error, hid from the log why it failed.
+#[test]
+fn an_error_that_its_handler_turns_into_the_response_is_logged_once() {
+    async fn handle(_request: Request) -> Response {
+        Error::internal("disk on fire").into_response()
+    }
+    let response = test::call(handle, test::request("GET", "/").build());
+    assert_eq!(response.status(), 500);
+    let told: Vec<_> = test::logs().into_iter().map(|line| line.message).collect();
+    assert_eq!(told, ["500 internal-error: disk on fire"]);
+}
+
+/// Would fail if a cause that was added for the log didn't get there.
+#[test]
+fn a_clients_mistake_is_logged_where_it_has_a_cause() {
+    let cause = "x".parse::<u8>().unwrap_err();
+    let response = Error::bad_request("`top` is no number")
+        .with_source(cause)
+        .into_response();
+    assert_eq!(response.status(), 400);
+    let logs = test::logs();
+    assert_eq!(logs.len(), 1, "{logs:?}");
+    assert_eq!(
+        logs[0].message,
+        "400 bad-request: invalid digit found in string"
+    );
+    assert_eq!(logs[0].level, crate::log::Level::Info);
 }

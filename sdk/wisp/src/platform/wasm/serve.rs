@@ -73,13 +73,7 @@ fn uri(incoming: &IncomingRequest) -> Result<Uri, Error> {
 }
 
 async fn respond(response: Answer, out: ResponseOutparam, is_head: bool) {
-    let response = match response.await {
-        Ok(response) => response,
-        Err(error) => {
-            error.report();
-            error.into_response()
-        }
-    };
+    let response = response.await.unwrap_or_else(Error::into_response);
     if let Err(error) = send(response, out, is_head).await {
         report::error(&error);
     }
