@@ -1,5 +1,6 @@
 //! An error that becomes the response.
 
+use std::any::Any;
 use std::borrow::Cow;
 use std::error::Error as StdError;
 use std::fmt;
@@ -11,7 +12,8 @@ use crate::{Body, Response, json, request};
 /// An error that becomes the response: `application/problem+json` (RFC 9457) with the status, a stable word for machines
 /// (`reason`) and one sentence for the client (`detail`).
 ///
-/// Every standard error converts into one by `?`: a 500 whose text goes to the log, and never to the client.
+/// Every standard error converts into one by `?`: a 500 whose text goes to the log, and never to the client. Of
+/// [`http::Error`](crate::http::Error), what another service is to blame for is a 502, or a 504 where it took too long.
 ///
 /// ```
 /// use wisp::Error;
@@ -26,6 +28,36 @@ use crate::{Body, Response, json, request};
 /// }
 /// assert_eq!(top("x").unwrap_err().reason(), "bad-request");
 /// assert_eq!(top("11").unwrap_err().status(), 422);
+/// ```
+///
+/// # An error type of your own with statuses
+///
+/// Implement `From` it for `wisp::Error`, and not [`std::error::Error`], by which it would be a 500 already:
+///
+/// ```
+/// use wisp::http::StatusCode;
+/// use wisp::{Error, Request};
+///
+/// enum ShopError {
+///     SoldOut,
+///     Storage(std::io::Error),
+/// }
+///
+/// impl From<ShopError> for Error {
+///     fn from(error: ShopError) -> Self {
+///         match error {
+///             ShopError::SoldOut => Self::new(StatusCode::CONFLICT, "sold-out", "there is none left"),
+///             ShopError::Storage(error) => error.into(),
+///         }
+///     }
+/// }
+///
+/// async fn buy(_request: Request) -> Result<&'static str, ShopError> {
+///     Err(ShopError::SoldOut)
+/// }
+/// # let response = wisp::test::call(buy, wisp::test::request("POST", "/").build());
+/// # assert_eq!(response.status(), 409);
+/// # assert_eq!(Error::from(ShopError::Storage(std::io::Error::other("disk"))).status(), 500);
 /// ```
 pub struct Error(Box<Inner>);
 
@@ -213,8 +245,13 @@ impl Error {
         } else {
             "client"
         };
-        let retryable =
-            *status == StatusCode::SERVICE_UNAVAILABLE || *status == StatusCode::TOO_MANY_REQUESTS;
+        let retryable = matches!(
+            *status,
+            StatusCode::TOO_MANY_REQUESTS
+                | StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT
+        );
         let title = status.canonical_reason().unwrap_or("Error");
         let mut text = String::with_capacity(192 + detail.len());
         for (name, value) in [
@@ -288,7 +325,12 @@ struct About {
 
 impl<E: StdError + Send + Sync + 'static> From<E> for Error {
     fn from(error: E) -> Self {
-        Self::internal(error)
+        // There is no second `From` beside one of every error.
+        let asked: Option<&crate::http::Error> = (&error as &dyn Any).downcast_ref();
+        match asked.and_then(crate::http::Error::answer) {
+            Some((status, reason, detail)) => Self::new(status, reason, detail).with_source(error),
+            None => Self::internal(error),
+        }
     }
 }
 

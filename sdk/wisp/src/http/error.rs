@@ -1,10 +1,14 @@
 //! Why an outgoing request got no response.
 
-use ::http::Method;
+use ::http::{Method, StatusCode};
 
 /// Why an outgoing request got no response. It tells the URL without its query, and without a user's name and password: these
 /// may be secrets, and errors are logged. A response of any status is no error; see
 /// [`error_for_status`](crate::ResponseExt::error_for_status).
+///
+/// A handler that passes it on by `?` answers with a 504 where it [timed out](Self::is_timeout), with a 502 where the other
+/// service couldn't be reached or broke off, and with a 500 where the request could never be sent as it is: it isn't allowed,
+/// or is none.
 ///
 /// ```
 /// let error = wisp::test::block_on(async { wisp::http::get("https://example.com/").await }).unwrap_err();
@@ -112,6 +116,23 @@ impl Error {
     #[must_use]
     pub fn is_timeout(&self) -> bool {
         matches!(self.cause, Cause::TimedOut)
+    }
+
+    /// Status, reason and detail for the client, where another service is to blame.
+    pub(crate) fn answer(&self) -> Option<(StatusCode, &'static str, &'static str)> {
+        match self.cause {
+            Cause::TimedOut => Some((
+                StatusCode::GATEWAY_TIMEOUT,
+                "upstream-timeout",
+                "a service that the function asked didn't answer in time",
+            )),
+            Cause::Unresolved | Cause::Refused | Cause::Failed(_) => Some((
+                StatusCode::BAD_GATEWAY,
+                "upstream-failed",
+                "a service that the function asked can't be reached, or broke off",
+            )),
+            Cause::Denied | Cause::AddressDenied | Cause::Invalid(_) => None,
+        }
     }
 }
 

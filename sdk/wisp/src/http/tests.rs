@@ -104,6 +104,29 @@ fn an_upstreams_failure_is_ours_and_not_the_clients() {
     );
 }
 
+/// Would fail if a caller were told that the function is broken where the service behind it is.
+#[test]
+fn a_request_that_got_no_response_is_answered_by_whose_doing_that_is() {
+    use super::{Cause, Method};
+    for (cause, status, reason, retryable) in [
+        (Cause::TimedOut, 504, "upstream-timeout", true),
+        (Cause::Refused, 502, "upstream-failed", true),
+        (Cause::Unresolved, 502, "upstream-failed", true),
+        (Cause::Failed("reset".into()), 502, "upstream-failed", true),
+        (Cause::Denied, 500, "internal-error", false),
+        (Cause::Invalid("none".into()), 500, "internal-error", false),
+    ] {
+        let failed = Error::new(Method::GET, "http://db.internal/", cause);
+        let (error, told) = (crate::Error::from(failed), "GET http://db.internal/: ");
+        assert_eq!((error.status().as_u16(), error.reason()), (status, reason));
+        assert!(error.chain().starts_with(told), "{}", error.chain());
+        let body = test::block_on(error.into_response().into_body().bytes()).unwrap();
+        let problem: wisp_contract::Problem = serde_json::from_slice(&body).unwrap();
+        assert_eq!(problem.retryable, retryable, "{reason}");
+        assert!(!problem.detail.contains("internal/"), "{}", problem.detail);
+    }
+}
+
 /// Would fail if a header were dropped on its way without a word, or refused without its name.
 #[test]
 fn headers_of_the_connection_are_refused_by_name() {
