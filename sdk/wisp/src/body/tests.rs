@@ -2,10 +2,11 @@ use std::cell::Cell;
 use std::rc::Rc;
 use std::time::Duration;
 
-use futures::{StreamExt, stream};
+use futures::channel::oneshot;
+use futures::{FutureExt, StreamExt, stream};
 
 use super::Body;
-use crate::{Bytes, Error, test, time};
+use crate::{Bytes, Error, sse, test, time};
 
 #[test]
 fn a_streams_parts_arrive_one_by_one_and_only_when_asked_for() {
@@ -74,4 +75,62 @@ fn a_body_is_a_stream_itself() {
     let mut body =
         Body::stream(Body::from("abc").map(|chunk| chunk.map(|bytes| bytes.to_ascii_uppercase())));
     assert_eq!(test::block_on(body.bytes()).unwrap(), "ABC");
+}
+
+/// What `read` gives on a thread of its own: where nobody wakes the reader, that hangs.
+fn before_long(read: fn() -> Bytes) -> Bytes {
+    let (done, read_so_far) = std::sync::mpsc::channel();
+    std::thread::spawn(move || done.send(read()));
+    read_so_far
+        .recv_timeout(Duration::from_secs(20))
+        .expect("the reader is never woken")
+}
+
+/// Would fail if only the writing future itself woke who reads.
+#[test]
+fn a_task_may_write() {
+    let read = || {
+        let mut body = Body::writer(async |mut out| {
+            let (end, ended) = oneshot::channel();
+            crate::spawn(async move {
+                time::sleep(Duration::from_secs(1)).await;
+                out.write("a").await;
+                out.write("b").await;
+                let _ = end.send(());
+            });
+            Ok(ended.await?)
+        });
+        test::block_on(body.bytes()).unwrap()
+    };
+    assert_eq!(before_long(read), "ab");
+}
+
+/// Likewise.
+#[test]
+fn a_task_may_send_events() {
+    let read = || {
+        let mut response = sse::writer(async |mut events| {
+            let (end, ended) = oneshot::channel();
+            crate::spawn(async move {
+                time::sleep(Duration::from_secs(1)).await;
+                events.send(sse::Event::data("1")).await;
+                let _ = end.send(());
+            });
+            Ok(ended.await?)
+        });
+        test::block_on(response.body_mut().bytes()).unwrap()
+    };
+    assert_eq!(before_long(read), "data: 1\n\n");
+}
+
+/// Would fail if what a cancelled write left were lost to the next.
+#[test]
+fn a_write_that_is_given_up_loses_nothing() {
+    let mut body = Body::writer(async |mut out| {
+        assert!(out.write("a").now_or_never().is_none());
+        out.write("b").await;
+        assert!(out.write("c").now_or_never().is_none());
+        Ok(())
+    });
+    assert_eq!(test::block_on(body.bytes()).unwrap(), "abc");
 }

@@ -27,13 +27,33 @@ pub struct Writer {
 #[derive(Debug, Default)]
 struct Slot {
     chunk: Option<Bytes>,
-    /// Whoever waits for the slot to be empty.
-    waker: Option<Waker>,
+    /// Who waits for the slot to be empty.
+    writer: Option<Waker>,
+    /// Who waits for a chunk.
+    reader: Option<Waker>,
+}
+
+impl Slot {
+    fn take(&mut self) -> Option<Bytes> {
+        let chunk = self.chunk.take()?;
+        if let Some(waker) = self.writer.take() {
+            waker.wake();
+        }
+        Some(chunk)
+    }
+
+    fn put(&mut self, chunk: Bytes) {
+        self.chunk = Some(chunk);
+        if let Some(waker) = self.reader.take() {
+            waker.wake();
+        }
+    }
 }
 
 impl Writer {
     /// Writes `chunk`, and waits until the receiver asks for more. When the receiver goes away, this never returns: the
-    /// whole writing is dropped.
+    /// whole writing is dropped. A write that is given up while it waits, as by [`timeout`](crate::time::timeout), may have
+    /// written its chunk.
     ///
     /// ```
     /// let mut body = wisp::Body::writer(async |mut out| {
@@ -48,13 +68,20 @@ impl Writer {
         if chunk.is_empty() {
             return;
         }
-        self.slot.borrow_mut().chunk = Some(chunk);
+        // A write that was given up may have left its own.
+        self.is_empty().await;
+        self.slot.borrow_mut().put(chunk);
+        self.is_empty().await;
+    }
+
+    /// Waits until what was written is taken.
+    async fn is_empty(&self) {
         poll_fn(|context| {
             let mut slot = self.slot.borrow_mut();
             if slot.chunk.is_none() {
                 return Poll::Ready(());
             }
-            slot.waker = Some(context.waker().clone());
+            slot.writer = Some(context.waker().clone());
             Poll::Pending
         })
         .await;
@@ -81,15 +108,6 @@ impl Written {
             writing: Some(Box::pin(async move { write(writer).await })),
         }
     }
-
-    fn take(&self) -> Option<Bytes> {
-        let mut slot = self.slot.borrow_mut();
-        let chunk = slot.chunk.take()?;
-        if let Some(waker) = slot.waker.take() {
-            waker.wake();
-        }
-        Some(chunk)
-    }
 }
 
 impl Stream for Written {
@@ -99,6 +117,8 @@ impl Stream for Written {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes>>> {
+        // What is written from here on is seen below.
+        self.slot.borrow_mut().reader = None;
         if let Some(writing) = &mut self.writing
             && let Poll::Ready(outcome) = writing.as_mut().poll(context)
         {
@@ -107,10 +127,15 @@ impl Stream for Written {
                 return Poll::Ready(Some(Err(error)));
             }
         }
-        match self.take() {
-            Some(chunk) => Poll::Ready(Some(Ok(chunk))),
-            None if self.writing.is_none() => Poll::Ready(None),
-            None => Poll::Pending,
+        let mut slot = self.slot.borrow_mut();
+        if let Some(chunk) = slot.take() {
+            return Poll::Ready(Some(Ok(chunk)));
         }
+        if self.writing.is_none() {
+            return Poll::Ready(None);
+        }
+        // A task that the writing left its end to may write, too.
+        slot.reader = Some(context.waker().clone());
+        Poll::Pending
     }
 }
