@@ -1,10 +1,10 @@
 //! JSON, and what is said of JSON that is wrong.
 
-use ::http::{HeaderMap, StatusCode, header};
+use ::http::{HeaderMap, StatusCode};
 use serde::de::DeserializeOwned;
 use serde_json::error::Category;
 
-use crate::Error;
+use crate::{Error, content_type};
 
 /// Appends `text` as a JSON string (RFC 8259, section 7).
 pub(crate) fn push_string(out: &mut String, text: &str) {
@@ -31,26 +31,11 @@ pub(crate) fn push_string(out: &mut String, text: &str) {
     out.push('"');
 }
 
-/// Refuses a body that says of itself that it is something else. One that says nothing is taken for JSON.
+/// Refuses a body that says of itself that it is something else.
 pub(crate) fn check_type(headers: &HeaderMap) -> Result<(), Error> {
-    let Some(value) = headers.get(header::CONTENT_TYPE) else {
-        return Ok(());
-    };
-    let value = String::from_utf8_lossy(value.as_bytes());
-    let essence = value
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim()
-        .to_ascii_lowercase();
-    if essence == "application/json" || essence == "text/json" || essence.ends_with("+json") {
-        return Ok(());
-    }
-    Err(Error::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported-media-type",
-        format!("the body's content-type is `{value}`; expected `application/json`"),
-    ))
+    content_type::check(headers, "application/json", |essence| {
+        essence == "application/json" || essence == "text/json" || essence.ends_with("+json")
+    })
 }
 
 /// Reads a request's body.

@@ -34,7 +34,9 @@ pub mod time;
     reason = "written by wit-bindgen"
 )]
 mod bindings;
+mod content_type;
 mod error;
+mod form;
 mod handler;
 mod init;
 mod json;
@@ -46,6 +48,7 @@ mod task;
 
 pub use crate::body::Body;
 pub use crate::error::Error;
+pub use crate::form::Form;
 pub use crate::request::{RequestExt, request_id};
 pub use crate::response::{IntoResponse, ResponseExt};
 pub use crate::router::Router;

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::str::FromStr;
 
-use ::http::{HeaderValue, StatusCode};
+use ::http::{HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use crate::percent::Text;
 use crate::router::Params;
-use crate::{Bytes, Error, Request, Result, json, percent};
+use crate::{Bytes, Error, Form, Request, Result, form, json, percent};
 
 thread_local! {
     static ID: RefCell<String> = const { RefCell::new(String::new()) };
@@ -42,8 +43,8 @@ pub(crate) fn set_id(header: Option<&HeaderValue>) {
     });
 }
 
-/// Reads a [`Request`]: its body, query and path parameters. What the client got wrong is an error that becomes a 400
-/// (or 415) which says so. What `json`, `bytes` and `text` read stays in the request, so reading it again gives the same, and
+/// Reads a [`Request`]: its body, query, cookies and path parameters. What the client got wrong is an error that becomes a 400
+/// (or 415) which says so. What `json`, `form`, `bytes` and `text` read stays in the request, so reading it again gives the same, and
 /// [`http::send`](crate::http::send) sends it on:
 ///
 /// ```
@@ -92,6 +93,20 @@ pub trait RequestExt {
     /// didn't arrive as a whole.
     fn json<T: DeserializeOwned>(&mut self) -> impl Future<Output = Result<T>>;
 
+    /// The body as a form, `application/x-www-form-urlencoded`. Reading it again gives the same.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let mut request = wisp::test::request("POST", "/login").body("user=Ada&page=%2Fhome");
+    /// let form = wisp::test::block_on(request.form()).unwrap();
+    /// assert_eq!(form.get::<String>("page").unwrap().unwrap(), "/home");
+    /// ```
+    ///
+    /// # Errors
+    /// 415 where `content-type` is there and another, as `multipart/form-data` is; 400 where the body holds what is no UTF-8
+    /// text, or didn't arrive as a whole.
+    fn form(&mut self) -> impl Future<Output = Result<Form>>;
+
     /// The whole body. Its size is bounded by the function's `limits.requestBody`. Reading it again gives the same;
     /// [`Body::bytes`](crate::Body::bytes) takes it, where the request needn't keep the memory.
     ///
@@ -133,10 +148,10 @@ pub trait RequestExt {
     /// ```
     ///
     /// # Errors
-    /// 400 where it doesn't parse; 500 where the route has no such parameter.
+    /// 400 where it doesn't parse, or isn't UTF-8; 500 where the route has no such parameter.
     fn param<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<T>;
 
-    /// A value of the query, decoded and parsed; `None` where the name isn't there.
+    /// A value of the query, decoded and parsed: the first where there are several, `None` where the name isn't there.
     ///
     /// ```
     /// # use wisp::RequestExt;
@@ -147,14 +162,44 @@ pub trait RequestExt {
     /// ```
     ///
     /// # Errors
-    /// 400 where it doesn't parse.
+    /// 400 where it doesn't parse, or isn't UTF-8.
     fn query<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>>;
+
+    /// All values of that name in the query, in their order, decoded and parsed.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let request = wisp::test::request("GET", "/items?tag=red&tag=new").build();
+    /// assert_eq!(request.query_all::<String>("tag").unwrap(), ["red", "new"]);
+    /// assert!(request.query_all::<String>("size").unwrap().is_empty());
+    /// ```
+    ///
+    /// # Errors
+    /// 400 where one of them doesn't parse, or isn't UTF-8.
+    fn query_all<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Vec<T>>;
+
+    /// The value of a cookie as the client sends it (RFC 6265, section 4.2), quotes and escapes included: the first where
+    /// there are several, `None` where there is none, or it isn't UTF-8.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let request = wisp::test::request("GET", "/").header("cookie", "theme=dark; session=a1b2").build();
+    /// assert_eq!(request.cookie("session"), Some("a1b2"));
+    /// assert_eq!(request.cookie("user"), None);
+    /// ```
+    fn cookie(&self, name: &str) -> Option<&str>;
 }
 
 impl RequestExt for Request {
     async fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
         json::check_type(self.headers())?;
         let read = self.body_mut().read(|bytes| json::from_client(bytes));
+        read.await.map_err(unreadable)?
+    }
+
+    async fn form(&mut self) -> Result<Form> {
+        form::check_type(self.headers())?;
+        let read = self.body_mut().read(|bytes| Form::from_client(bytes));
         read.await.map_err(unreadable)?
     }
 
@@ -174,23 +219,26 @@ impl RequestExt for Request {
             .and_then(|params| params.get(name));
         let value = value
             .ok_or_else(|| Error::internal(format!("the route has no parameter `{{{name}}}`")))?;
-        value.parse().map_err(|error| {
-            Error::bad_request(format!("`{name}` in the path is `{value}`: {error}"))
-        })
+        let text =
+            percent::decode(value).ok_or_else(|| percent::no_text(name, Text::Path, value))?;
+        percent::parse(name, Text::Path, &text)
     }
 
     fn query<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Option<T>> {
-        let Some(value) = self
-            .uri()
-            .query()
-            .and_then(|query| percent::query_value(query, name))
-        else {
-            return Ok(None);
-        };
-        let parsed = value.parse();
-        parsed.map(Some).map_err(|error| {
-            Error::bad_request(format!("`{name}` in the query is `{value}`: {error}"))
-        })
+        let mut values = percent::query_values(self.uri().query(), name);
+        values.next().transpose()
+    }
+
+    fn query_all<T: FromStr<Err: std::fmt::Display>>(&self, name: &str) -> Result<Vec<T>> {
+        percent::query_values(self.uri().query(), name).collect()
+    }
+
+    fn cookie(&self, name: &str) -> Option<&str> {
+        let headers = self.headers().get_all(header::COOKIE).iter();
+        headers
+            .flat_map(|value| value.as_bytes().split(|byte| *byte == b';'))
+            .filter_map(|pair| str::from_utf8(pair).ok()?.trim().split_once('='))
+            .find_map(|(key, value)| (key == name).then_some(value))
     }
 }
 

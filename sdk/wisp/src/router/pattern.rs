@@ -17,7 +17,7 @@ enum Segment {
     Rest(String),
 }
 
-/// What a path has in the places of the parameters, decoded.
+/// What a path has in the places of the parameters, as it stands there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Params(Vec<(String, String)>);
 
@@ -117,17 +117,17 @@ impl Pattern {
             let text = given.next()?;
             match segment {
                 Segment::Fixed(fixed) => {
-                    if *fixed != text && *fixed != percent::decode(text, false) {
+                    if *fixed != text && percent::decode(text).is_none_or(|text| text != *fixed) {
                         return None;
                     }
                 }
                 Segment::Param(_) if text.is_empty() => return None,
-                Segment::Param(name) => params.push((name.clone(), percent::decode(text, false))),
+                Segment::Param(name) => params.push((name.clone(), text.to_owned())),
                 Segment::Rest(name) => {
-                    let mut rest = percent::decode(text, false);
+                    let mut rest = text.to_owned();
                     for text in given.by_ref() {
                         rest.push('/');
-                        rest.push_str(&percent::decode(text, false));
+                        rest.push_str(text);
                     }
                     if rest.is_empty() {
                         return None;

@@ -163,3 +163,18 @@ fn a_route_of_head_goes_before_one_of_get_that_stands_in_for_it() {
         .get("/a/{x}", param);
     assert_eq!(ask(&router, "HEAD", "/a/1").unwrap().status(), 200);
 }
+
+/// Would fail if different paths became one: both bytes would be shown by the same sign.
+#[test]
+fn a_parameter_that_is_no_text_is_refused() {
+    let router = Router::new().get("/a/{x}", param).get("/b/{*x}", param);
+    for (path, raw) in [("/a/%FF", "%FF"), ("/a/%fe", "%fe"), ("/b/1/%C3", "1/%C3")] {
+        let error = ask(&router, "GET", path).unwrap_err();
+        assert_eq!(error.status(), 400, "{path}");
+        assert_eq!(
+            error.detail(),
+            format!("`x` in the path is no UTF-8 text: `{raw}`")
+        );
+    }
+    assert_eq!(text(&router, "GET", "/b/1%2F2/%C3%A4"), "1/2/ä");
+}
