@@ -364,7 +364,6 @@ impl<S: Stream<Item: Chunk>> Stream for Chunks<S> {
 pub struct ReadError(String);
 
 impl ReadError {
-    #[cfg(target_family = "wasm")]
     pub(crate) fn new(text: String) -> Self {
         Self(text)
     }

@@ -22,7 +22,7 @@ mod headers;
 pub use ::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 
 pub(crate) use client::Timeouts;
-pub use client::{Client, RequestBuilder, get, post, send};
+pub use client::{Client, RequestBuilder, encode_segment, get, post, send};
 pub(crate) use error::Cause;
 pub use error::Error;
 #[cfg(target_family = "wasm")]

@@ -1,5 +1,7 @@
 //! Building and sending requests.
 
+use std::borrow::Cow;
+use std::fmt::Display;
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
@@ -10,7 +12,7 @@ use serde::Serialize;
 use super::error::{Cause, without_secrets};
 use super::headers::is_of_the_connection;
 use super::{Error, Upstream};
-use crate::{Body, Request, Response, platform, time};
+use crate::{Body, Request, Response, percent, platform, time};
 
 /// How long to wait for what.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -62,7 +64,7 @@ impl Client {
     /// ```
     #[must_use]
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push(name, value);
+        self.headers.set(name, value);
         self
     }
 
@@ -138,6 +140,44 @@ impl Client {
             timeouts: self.timeouts,
         }
     }
+
+    /// Sends a request as it is, with this client's headers where it has none of that name, and its timeouts. Its body is
+    /// streamed on.
+    ///
+    /// ```
+    /// use std::time::Duration;
+    /// use wisp::{Request, Response, Result};
+    /// use wisp::http::Client;
+    ///
+    /// async fn proxy(mut request: Request) -> Result<Response> {
+    ///     *request.uri_mut() = "https://backend.example.com/".parse()?;
+    ///     let client = Client::new().header("authorization", "Bearer t").timeout(Duration::from_secs(2));
+    ///     Ok(client.send(request).await?)
+    /// }
+    /// # wisp::test::upstream("https://backend.example.com", async |request| {
+    /// #     Ok(request.headers()["authorization"].to_str()?.to_owned())
+    /// # });
+    /// # let response = wisp::test::block_on(proxy(wisp::test::request("GET", "/a").build())).unwrap();
+    /// # assert_eq!(wisp::test::block_on(response.into_body().bytes()).unwrap(), "Bearer t");
+    /// ```
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn send(&self, mut request: Request) -> Result<Response, Error> {
+        match &self.headers.built {
+            Ok(headers) => {
+                for (name, value) in headers {
+                    let place = request.headers_mut().entry(name);
+                    place.or_insert_with(|| value.clone());
+                }
+                transmit(request, self.timeouts).await
+            }
+            Err(detail) => {
+                let (method, url) = (request.method().clone(), request.uri().to_string());
+                Err(Error::new(method, &url, Cause::Invalid(detail.clone())))
+            }
+        }
+    }
 }
 
 /// A GET request: `wisp::http::get(url).await?`.
@@ -169,7 +209,8 @@ pub fn post(url: &str) -> RequestBuilder {
     Client::new().post(url)
 }
 
-/// Sends a request as it is, such as one that came in and was given another URI. Its body is streamed on.
+/// Sends a request as it is, such as one that came in and was given another URI. Its body is streamed on. There is no timeout
+/// but the function's own: [`Client::send`] has others.
 ///
 /// ```
 /// use wisp::{Request, Response, Result};
@@ -188,6 +229,19 @@ pub fn post(url: &str) -> RequestBuilder {
 /// See [`Error`].
 pub async fn send(request: Request) -> Result<Response, Error> {
     transmit(request, Timeouts::default()).await
+}
+
+/// Percent-encodes a text so that it is one segment of a URL's path, whatever it holds. `.` and `..` stay what they are, which
+/// no encoding makes names of.
+///
+/// ```
+/// let name = "a/b?";
+/// let url = format!("https://example.com/files/{}", wisp::http::encode_segment(name));
+/// assert_eq!(url, "https://example.com/files/a%2Fb%3F");
+/// ```
+#[must_use]
+pub fn encode_segment(text: &str) -> Cow<'_, str> {
+    percent::encode(text)
 }
 
 /// A request to be sent by awaiting it.
@@ -217,7 +271,44 @@ impl RequestBuilder {
     /// let request = wisp::http::get("https://example.com/").header("accept", "text/plain");
     /// ```
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.push(name, value);
+        self.headers.set(name, value);
+        self
+    }
+
+    /// Adds a header beside those of that name that the request or its client has. What is none, or the host's, is an error
+    /// likewise.
+    ///
+    /// ```
+    /// # wisp::test::upstream("https://example.com", async |request| {
+    /// #     Ok(request.headers().get_all("accept").iter().count().to_string())
+    /// # });
+    /// # wisp::test::block_on(async {
+    /// # use wisp::ResponseExt;
+    /// let request = wisp::http::get("https://example.com/")
+    ///     .append_header("accept", "text/html")
+    ///     .append_header("accept", "text/plain;q=0.5");
+    /// # assert_eq!(request.await?.text().await?, "2");
+    /// # Ok::<_, wisp::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn append_header(mut self, name: &str, value: &str) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Adds `name=value` to the URL's query, percent-encoded. In a path, [`encode_segment`] does the same for a segment.
+    ///
+    /// ```
+    /// # wisp::test::upstream("https://example.com", async |request| Ok(request.uri().to_string()));
+    /// # wisp::test::block_on(async {
+    /// # use wisp::ResponseExt;
+    /// let request = wisp::http::get("https://example.com/search").query("q", "shoes & socks").query("page", 2);
+    /// assert_eq!(request.await?.text().await?, "https://example.com/search?q=shoes%20%26%20socks&page=2");
+    /// # Ok::<_, wisp::Error>(())
+    /// # }).unwrap();
+    /// ```
+    pub fn query(mut self, name: &str, value: impl Display) -> Self {
+        percent::add_to_query(&mut self.url, name, &value.to_string());
         self
     }
 
@@ -260,6 +351,16 @@ impl RequestBuilder {
     /// ```
     pub fn timeout(mut self, limit: Duration) -> Self {
         self.timeouts.head = Some(limit);
+        self
+    }
+
+    /// How long to wait between two parts of the response's body.
+    ///
+    /// ```
+    /// let request = wisp::http::get("https://example.com/").read_timeout(std::time::Duration::from_secs(2));
+    /// ```
+    pub fn read_timeout(mut self, limit: Duration) -> Self {
+        self.timeouts.between_bytes = Some(limit);
         self
     }
 
@@ -373,7 +474,26 @@ impl Default for Headers {
 }
 
 impl Headers {
-    fn push(&mut self, name: &str, value: &str) {
+    /// In place of what there is of that name.
+    fn set(&mut self, name: &str, value: &str) {
+        self.add(name, value, |headers, name, value| {
+            headers.insert(name, value);
+        });
+    }
+
+    /// Beside what there is of that name.
+    fn append(&mut self, name: &str, value: &str) {
+        self.add(name, value, |headers, name, value| {
+            headers.append(name, value);
+        });
+    }
+
+    fn add(
+        &mut self,
+        name: &str,
+        value: &str,
+        add: impl FnOnce(&mut HeaderMap, HeaderName, HeaderValue),
+    ) {
         let Ok(headers) = &mut self.built else { return };
         match (
             HeaderName::from_bytes(name.as_bytes()),
@@ -382,9 +502,7 @@ impl Headers {
             (Ok(name), Ok(_)) if is_of_the_connection(&name) => self.refuse(format!(
                 "the header `{name}` is of the connection, which is the host's"
             )),
-            (Ok(name), Ok(value)) => {
-                headers.insert(name, value);
-            }
+            (Ok(name), Ok(value)) => add(headers, name, value),
             (Err(_), _) => self.refuse(format!("`{name}` is no header name")),
             // The value may be a secret.
             (_, Err(_)) => self.refuse(format!(

@@ -3,6 +3,7 @@ use std::time::Duration;
 use futures::stream;
 
 use super::{Client, Error, get, post};
+use crate::time::sleep;
 use crate::{Body, Request, Response, ResponseExt, Result, response, test};
 
 fn fail(request: super::RequestBuilder) -> Error {
@@ -219,5 +220,107 @@ fn what_is_wrong_with_a_response_is_told_with_its_request() {
     assert_eq!(
         own.unwrap_err().chain(),
         "the response's status is 404 Not Found"
+    );
+}
+
+async fn told(request: Request) -> Result<String> {
+    let headers = request.headers().iter();
+    let headers = headers.map(|(name, value)| Ok(format!("{name}={}", value.to_str()?)));
+    let headers: Vec<_> = headers.collect::<Result<_>>()?;
+    Ok(format!("{} {}", request.uri(), headers.join(" ")))
+}
+
+fn answer(request: super::RequestBuilder) -> String {
+    let mut response = test::block_on(request.send()).unwrap();
+    test::block_on(response.text()).unwrap()
+}
+
+#[test]
+fn a_client_adds_to_a_request_what_that_lacks() {
+    test::upstream("http://a.example", told);
+    let client = Client::new().header("x-a", "ours").header("x-b", "ours");
+    let request = test::request("POST", "http://a.example/x")
+        .header("x-a", "1")
+        .header("x-a", "2")
+        .body("b");
+    let mut response = test::block_on(client.send(request)).unwrap();
+    assert_eq!(
+        test::block_on(response.text()).unwrap(),
+        "http://a.example/x x-a=1 x-a=2 x-b=ours"
+    );
+    let broken = Client::new().header("host", "b");
+    let request = test::request("GET", "http://a.example/x?s3cret").build();
+    let refused = test::block_on(broken.send(request))
+        .unwrap_err()
+        .to_string();
+    assert!(
+        refused.starts_with("GET http://a.example/x?…: the header `host`"),
+        "{refused}"
+    );
+}
+
+/// Would fail if a request that came in could only be sent on without a limit.
+#[test]
+fn a_client_waits_for_a_requests_response_as_long_as_it_says() {
+    test::upstream("http://a.example", async |_| {
+        sleep(Duration::from_secs(60)).await;
+        Ok("late")
+    });
+    let client = Client::new().timeout(Duration::from_secs(1));
+    let request = test::request("GET", "http://a.example/").build();
+    let late = test::block_on(client.send(request)).unwrap_err();
+    assert!(late.is_timeout(), "{late}");
+}
+
+#[test]
+fn a_header_is_set_once_and_appended_beside() {
+    test::upstream("http://a.example", told);
+    let client = Client::new().header("x-a", "0");
+    let request = client
+        .get("http://a.example/")
+        .append_header("x-a", "1")
+        .append_header("X-A", "2");
+    assert_eq!(answer(request), "http://a.example/ x-a=0 x-a=1 x-a=2");
+    let request = get("http://a.example/")
+        .append_header("x-a", "1")
+        .header("x-a", "2");
+    assert_eq!(answer(request), "http://a.example/ x-a=2");
+    let refused = fail(get("http://a.example/").append_header("connection", "close"));
+    assert!(refused.to_string().contains("`connection`"), "{refused}");
+}
+
+/// Would fail if a test couldn't show what a function does of an upstream that falls silent.
+#[test]
+fn a_body_that_takes_too_long_breaks_off() {
+    test::upstream("http://a.example", async |_| {
+        Ok(Response::new(Body::writer(async |mut out| {
+            for part in ["a", "b"] {
+                out.write(part).await;
+                sleep(Duration::from_secs(5)).await;
+            }
+            Ok(())
+        })))
+    });
+    let ask = |seconds| {
+        let asked = get("http://a.example/").read_timeout(Duration::from_secs(seconds));
+        let mut response = test::block_on(asked.send()).unwrap();
+        test::block_on(response.text())
+    };
+    assert_eq!(ask(6).unwrap(), "ab");
+    assert_eq!(
+        ask(4).unwrap_err().chain(),
+        "GET http://a.example/: timed out"
+    );
+}
+
+/// Would fail if what a user wrote could lead a request elsewhere.
+#[test]
+fn a_url_holds_what_a_user_wrote_as_a_value() {
+    test::upstream("http://a.example", told);
+    let path = super::encode_segment("../b?c#d");
+    let request = get(&format!("http://a.example/{path}?x=1"));
+    assert_eq!(
+        answer(request.query("q", "&x=2#é").query("n", 7)),
+        "http://a.example/..%2Fb%3Fc%23d?x=1&q=%26x%3D2%23%C3%A9&n=7 "
     );
 }
