@@ -188,6 +188,37 @@ pub trait RequestExt {
     /// assert_eq!(request.cookie("user"), None);
     /// ```
     fn cookie(&self, name: &str) -> Option<&str>;
+
+    /// What the gateway took from the path, `/<namespace>/<name>`, from its header `x-forwarded-prefix`; empty where the
+    /// function was reached by its host. What the function's own paths begin with for the client, as in links.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let request = wisp::test::request("GET", "/items").header("x-forwarded-prefix", "/default/shop").build();
+    /// assert_eq!(request.prefix(), "/default/shop");
+    /// let request = wisp::test::request("GET", "/items").header("host", "shop.example.com").build();
+    /// assert_eq!(request.prefix(), "");
+    /// ```
+    fn prefix(&self) -> &str;
+
+    /// The URL that the client asked for, by the gateway's headers `x-forwarded-proto`, `x-forwarded-host` and
+    /// `x-forwarded-prefix`, and by the URI itself where they aren't; without scheme and host where nobody names a host.
+    ///
+    /// The gateway takes nobody's word for these headers, save that of proxies before it which it was told to trust. Where
+    /// requests come another way they are as true as who sends them. The host is the client's choice in either case, so a
+    /// link that goes to somebody else, as in a mail, is made from a setting. There is no header `host`:
+    /// [`Uri::host`](crate::http::Uri::host) of the request's URI is what came in it.
+    ///
+    /// ```
+    /// # use wisp::RequestExt;
+    /// let request = wisp::test::request("GET", "/items?page=2")
+    ///     .header("x-forwarded-proto", "https")
+    ///     .header("x-forwarded-host", "example.com")
+    ///     .header("x-forwarded-prefix", "/default/shop")
+    ///     .build();
+    /// assert_eq!(request.url(), "https://example.com/default/shop/items?page=2");
+    /// ```
+    fn url(&self) -> String;
 }
 
 impl RequestExt for Request {
@@ -240,6 +271,30 @@ impl RequestExt for Request {
             .filter_map(|pair| str::from_utf8(pair).ok()?.trim().split_once('='))
             .find_map(|(key, value)| (key == name).then_some(value))
     }
+
+    fn prefix(&self) -> &str {
+        let prefix = forwarded(self, "x-forwarded-prefix").unwrap_or_default();
+        prefix.trim_end_matches('/')
+    }
+
+    fn url(&self) -> String {
+        let uri = self.uri();
+        let (prefix, path) = (self.prefix(), uri.path_and_query());
+        let path = path.map_or("/", |path| path.as_str());
+        let host = uri.authority().map(|authority| authority.as_str());
+        let Some(host) = forwarded(self, "x-forwarded-host").or(host) else {
+            return format!("{prefix}{path}");
+        };
+        let scheme = forwarded(self, "x-forwarded-proto").or(uri.scheme_str());
+        format!("{}://{host}{prefix}{path}", scheme.unwrap_or("http"))
+    }
+}
+
+/// What a header of the gateway's says: of several proxies the one that the client asked.
+fn forwarded<'a>(request: &'a Request, name: &str) -> Option<&'a str> {
+    let value = request.headers().get(name)?.to_str().ok()?;
+    let first = value.split(',').next()?.trim();
+    (!first.is_empty()).then_some(first)
 }
 
 fn text(bytes: &[u8]) -> Result<String> {

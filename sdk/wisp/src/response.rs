@@ -67,9 +67,24 @@ pub fn status(status: StatusCode) -> Response {
 
 /// A redirect: 303, so that the client comes to `location` with GET.
 ///
+/// A relative location, as `done` or `../done`, goes on from the URL that the client asked for, and so leads to the same
+/// wherever the function is reached. One that begins with `/` begins at the gateway's root: where the function is reached
+/// by its path, `/<namespace>/<name>/…`, it leads out of the function, unless it begins with that
+/// [`prefix`](crate::RequestExt::prefix).
+///
 /// ```
-/// let response = wisp::response::redirect("/done").unwrap();
-/// assert_eq!(response.headers()["location"], "/done");
+/// use wisp::{Request, RequestExt, Response, Result, response};
+///
+/// async fn create(_request: Request) -> Result<Response> {
+///     response::redirect("done")
+/// }
+///
+/// async fn home(request: Request) -> Result<Response> {
+///     response::redirect(&format!("{}/", request.prefix()))
+/// }
+/// # let request = || wisp::test::request("GET", "/a/b").header("x-forwarded-prefix", "/default/shop").build();
+/// # assert_eq!(wisp::test::call(create, request()).headers()["location"], "done");
+/// # assert_eq!(wisp::test::call(home, request()).headers()["location"], "/default/shop/");
 /// ```
 ///
 /// # Errors

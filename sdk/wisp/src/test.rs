@@ -233,3 +233,6 @@ pub fn logs() -> Vec<LogLine> {
 pub fn reset() {
     fakes::with(|fakes| *fakes = fakes::Fakes::default());
 }
+
+#[cfg(test)]
+mod tests;

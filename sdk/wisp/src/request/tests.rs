@@ -132,3 +132,38 @@ fn a_cookie_is_found_among_others() {
         assert_eq!(request.cookie(name), value, "{name}");
     }
 }
+
+/// Would fail if a function didn't find back to itself where it is reached by its path, or by a host of its own.
+#[test]
+fn a_request_knows_what_its_client_asked_for() {
+    let url = |headers: &[(&str, &str)]| {
+        let mut request = test::request("GET", "/a?b=c");
+        for (name, value) in headers {
+            request = request.header(name, value);
+        }
+        let request = request.build();
+        (request.prefix().to_owned(), request.url())
+    };
+    let told = |prefix: &str, url: &str| (prefix.to_owned(), url.to_owned());
+    assert_eq!(url(&[]), told("", "/a?b=c"));
+    assert_eq!(
+        url(&[("host", "shop.example:8080")]),
+        told("", "http://shop.example:8080/a?b=c")
+    );
+    assert_eq!(
+        url(&[
+            ("host", "shop.default"),
+            ("x-forwarded-proto", "https, http"),
+            ("x-forwarded-host", "example.com, inner"),
+            ("x-forwarded-prefix", "/outer/default/shop"),
+        ]),
+        told(
+            "/outer/default/shop",
+            "https://example.com/outer/default/shop/a?b=c"
+        )
+    );
+    assert_eq!(
+        url(&[("x-forwarded-prefix", "/"), ("x-forwarded-host", "")]),
+        told("", "/a?b=c")
+    );
+}

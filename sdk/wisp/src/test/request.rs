@@ -1,5 +1,6 @@
 //! Building requests for tests.
 
+use ::http::uri::Scheme;
 use ::http::{HeaderName, HeaderValue, Method, Uri, header};
 use serde::Serialize;
 
@@ -38,7 +39,7 @@ pub fn request(method: &str, uri: &str) -> TestRequest {
 pub struct TestRequest(Request);
 
 impl TestRequest {
-    /// Adds a header.
+    /// Adds a header. `host` becomes the URI's, as a host does it.
     ///
     /// ```
     /// let request = wisp::test::request("GET", "/").header("accept", "text/html").build();
@@ -54,6 +55,10 @@ impl TestRequest {
             HeaderName::from_bytes(name.as_bytes()),
             HeaderValue::from_str(value),
         ) {
+            (Ok(header::HOST), _) => match at(self.0.uri(), value) {
+                Some(uri) => *self.0.uri_mut() = uri,
+                None => panic!("`{value}` is no host"),
+            },
             (Ok(name), Ok(value)) => drop(self.0.headers_mut().append(name, value)),
             _ => panic!("`{name}: {value}` is no header"),
         }
@@ -103,4 +108,12 @@ impl TestRequest {
     pub fn build(self) -> Request {
         self.0
     }
+}
+
+/// The same of another host.
+fn at(uri: &Uri, host: &str) -> Option<Uri> {
+    let mut parts = uri.clone().into_parts();
+    parts.scheme.get_or_insert(Scheme::HTTP);
+    parts.authority = Some(host.parse().ok()?);
+    Uri::from_parts(parts).ok()
 }
