@@ -37,6 +37,10 @@ pub struct Elapsed(Duration);
 
 /// Waits for `future`, at most for `limit`. What isn't done by then is dropped.
 ///
+/// It looks at the time only where `future` waits. What computes without waiting isn't interrupted, and what it made is given
+/// however late it is: [`Model::run`](crate::nn::Model::run), which suspends all futures of the request, and the like. Their
+/// limit is the function's own, `limits.timeout`.
+///
 /// ```
 /// use std::time::Duration;
 ///

@@ -61,7 +61,8 @@ impl Model {
     }
 
     /// Computes the outputs for these inputs. The host suspends the whole instance meanwhile: other futures of the same
-    /// request wait, other requests don't.
+    /// request wait, other requests don't. A [`timeout`](crate::time::timeout) around it therefore never comes first: what
+    /// limits it is the function's `limits.timeout`.
     ///
     /// ```
     /// use wisp::nn::{Model, Tensor};
