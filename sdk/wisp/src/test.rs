@@ -26,7 +26,7 @@ mod request;
 use std::future::Future;
 use std::rc::Rc;
 
-use crate::handler::answer;
+use crate::handler::{answer, finish};
 use crate::nn::{Cause, Code, Error as NnError, Outputs, Tensor};
 use crate::{Error, IntoResponse, Request, Response, Result, init, task};
 
@@ -56,7 +56,8 @@ pub fn block_on<F: Future>(future: F) -> F::Output {
 }
 
 /// Answers `request` as a host would see it: an error is the response that the client gets, and the log has what the
-/// client isn't told.
+/// client isn't told. A body that is whole has its `content-length`; one that answers HEAD, or has a status such as 204, is
+/// left out.
 ///
 /// ```
 /// use wisp::{Error, Request, Response, ResponseExt, Result};
@@ -75,7 +76,11 @@ where
     Fut: Future<Output: IntoResponse> + 'static,
 {
     crate::request::set_id(request.headers().get("x-request-id"));
-    block_on(answer(handler(request))).unwrap_or_else(Error::into_response)
+    let is_head = request.method() == ::http::Method::HEAD;
+    let answered = block_on(answer(handler(request)));
+    let mut response = answered.unwrap_or_else(Error::into_response);
+    finish(&mut response, is_head);
+    response
 }
 
 /// Sets a value that [`wisp::config`](crate::config) reads.

@@ -1,13 +1,14 @@
 //! One request, from the host's call to the response's last byte.
 
-use http::{HeaderValue, Method, StatusCode, Uri, header};
+use http::{Method, StatusCode, Uri};
 use wasip2::http::types::{
     self as wasi, IncomingRequest, OutgoingBody, OutgoingResponse, ResponseOutparam,
 };
 
 use super::body::{self, Incoming};
 use super::headers;
-use crate::{Body, Error, Request, Response, handler::Answer, init, report, request, task};
+use crate::handler::{self, Answer};
+use crate::{Body, Error, Request, Response, init, report, request, task};
 
 /// Answers `incoming` with what `handler` returns.
 pub fn serve(incoming: IncomingRequest, out: ResponseOutparam, handler: fn(Request) -> Answer) {
@@ -81,17 +82,7 @@ async fn respond(response: Answer, out: ResponseOutparam, is_head: bool) {
 
 /// Sends the response. What went wrong is for the log: the client can't be told any more.
 async fn send(mut response: Response, out: ResponseOutparam, is_head: bool) -> Result<(), String> {
-    let has_body = allows_body(response.status());
-    if let (Some(size), true) = (response.body().size(), has_body) {
-        response
-            .headers_mut()
-            .insert(header::CONTENT_LENGTH, HeaderValue::from(size));
-    }
-    if is_head || !has_body {
-        // A length that no body of that length follows would be an error to the host.
-        response.headers_mut().remove(header::CONTENT_LENGTH);
-        *response.body_mut() = Body::empty();
-    }
+    handler::finish(&mut response, is_head);
     let (parts, body) = response.into_parts();
     let fields = match headers::to_fields(&parts.headers) {
         Ok(fields) => fields,
@@ -105,10 +96,13 @@ async fn send(mut response: Response, out: ResponseOutparam, is_head: bool) -> R
         }
     };
     let outgoing = OutgoingResponse::new(fields);
-    let status = parts.status.as_u16();
-    outgoing
-        .set_status_code(status)
-        .map_err(|()| format!("the response's status {status} is refused by the host"))?;
+    // 200 it is already.
+    if parts.status != StatusCode::OK {
+        let status = parts.status.as_u16();
+        outgoing
+            .set_status_code(status)
+            .map_err(|()| format!("the response's status {status} is refused by the host"))?;
+    }
     let outgoing_body = outgoing
         .body()
         .map_err(|()| "the host gave no body for the response".to_owned())?;
@@ -122,10 +116,4 @@ async fn send(mut response: Response, out: ResponseOutparam, is_head: bool) -> R
         Ok(()) => Ok(()),
         Err(error) => error.told("the response").map_or(Ok(()), Err),
     }
-}
-
-fn allows_body(status: StatusCode) -> bool {
-    !(status.is_informational()
-        || status == StatusCode::NO_CONTENT
-        || status == StatusCode::NOT_MODIFIED)
 }
