@@ -62,8 +62,9 @@ fn export(function: &ItemFn) -> TokenStream {
     quote! {
         #function
 
+        // Without `unsafe_code`, which a crate may forbid: what is unsafe is of macros of other crates, where lints don't look.
         #[doc(hidden)]
-        #[allow(unsafe_code, dead_code, unused, clippy::all, reason = "a component exports its handler by symbol name")]
+        #[allow(dead_code, unused, clippy::all, reason = "a component exports its handler by symbol name")]
         const _: () = {
             fn __wisp_answer(request: ::wisp::Request) -> ::wisp::__private::Answer {
                 #call

@@ -75,14 +75,14 @@ impl<E: Into<Error>> Outcome for Result<(), E> {
     }
 }
 
-/// Registers a function and exports it. The constructor's section is the platform's list of those.
+/// Registers a function and exports it. The constructor's section is the platform's list of those. A crate that expands this
+/// may forbid `unsafe_code`, so it isn't allowed here: lints don't look into macros of other crates.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! __export_init {
     ($function:ident, { $($first:tt)* }) => {
         #[doc(hidden)]
         #[allow(
-            unsafe_code,
             dead_code,
             clippy::all,
             reason = "a constructor is found by its section, an export by its name"
