@@ -357,6 +357,31 @@ async fn text_of_status(host: &Host, path: &str, status: u16) -> String {
     answer.text()
 }
 
+/// Would fail if only the future of the body itself woke what sends it.
+#[tokio::test]
+async fn a_task_may_write_the_response() {
+    assert_eq!(text(&host().await, "/task-writes").await, "one two three");
+}
+
+#[tokio::test]
+async fn the_clients_url_and_cookies_are_known() {
+    let host = host().await;
+    let mut asked = request(Method::GET, "/client?b=c", "").unwrap();
+    for (name, value) in [
+        ("host", "shop.default"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "example.com"),
+        ("x-forwarded-prefix", "/default/shop"),
+        ("cookie", "b=2; a=1"),
+    ] {
+        asked.headers_mut().insert(name, value.parse().unwrap());
+    }
+    assert_eq!(
+        host.client().fetch(asked).await.unwrap().text(),
+        r#"https://example.com/default/shop/client?b=c /default/shop Some("1")"#
+    );
+}
+
 #[tokio::test]
 async fn the_requests_id_is_known() {
     let host = host().await;
@@ -483,6 +508,25 @@ async fn requests_go_out_where_they_are_allowed() {
         .await
         .unwrap();
     assert!(forwarded.body == large, "{}", forwarded.status);
+
+    let sent = "[1, 2, 3]";
+    let echoed = host
+        .client()
+        .post(&format!("/read-and-send?url={origin}/echo"), sent)
+        .await
+        .unwrap();
+    assert_eq!(
+        (echoed.status, echoed.text().as_str()),
+        (StatusCode::OK, sent)
+    );
+
+    // Where it may not ask, no other service is to blame.
+    let denied = host
+        .client()
+        .post("/read-and-send?url=http://127.0.0.1:9/", sent)
+        .await
+        .unwrap();
+    assert_eq!(denied.problem().status, 500);
 
     let denied = host
         .client()
