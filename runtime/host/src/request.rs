@@ -92,6 +92,8 @@ impl Upload {
     const AWAITED: u8 = 1;
     const TOO_LARGE: u8 = 2;
     const BROKEN: u8 = 3;
+    /// All of it was read.
+    const ENDED: u8 = 4;
 
     pub(crate) fn is_too_large(&self) -> bool {
         self.0.load(Ordering::Relaxed) == Self::TOO_LARGE
@@ -105,6 +107,11 @@ impl Upload {
     /// Whether the guest asked for more of it than the client has sent.
     pub(crate) fn is_awaited(&self) -> bool {
         self.0.load(Ordering::Relaxed) == Self::AWAITED
+    }
+
+    /// Whether nothing of it is left in the way of what its client sends next.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::ENDED
     }
 
     fn set(&self, state: u8) {
@@ -124,9 +131,12 @@ pub(crate) struct Limited<B> {
 /// What guests read.
 pub(crate) type GuestRequest = Request<Limited<Incoming>>;
 
-impl<B> Limited<B> {
+impl<B: Body> Limited<B> {
     pub(crate) fn new(body: B, allowed: u64) -> (Self, Upload) {
         let upload = Upload::default();
+        if body.is_end_stream() {
+            upload.set(Upload::ENDED);
+        }
         (
             Self {
                 body,
@@ -154,15 +164,24 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
             self.upload.set(Upload::AWAITED);
             return Poll::Pending;
         };
-        self.upload.set(Upload::FLOWS);
         let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.upload.set(Upload::BROKEN);
                 return Poll::Ready(Some(Err(Error::Hyper(error))));
             }
-            None => return Poll::Ready(None),
+            None => {
+                self.upload.set(Upload::ENDED);
+                return Poll::Ready(None);
+            }
         };
+        // Who has that much needn't ask for more.
+        let is_last = frame.is_trailers() || self.body.is_end_stream();
+        self.upload.set(if is_last {
+            Upload::ENDED
+        } else {
+            Upload::FLOWS
+        });
         let length = frame.data_ref().map_or(0, |data| data.len() as u64);
         match self.left.checked_sub(length) {
             Some(left) => {
@@ -257,8 +276,9 @@ mod tests {
             let body =
                 StreamBody::new(futures::stream::iter(frames)).map_err(|never| match never {});
             let (limited, upload) = Limited::new(body, 3);
+            assert!(!upload.has_ended());
             assert_eq!(limited.collect().await.is_ok(), fits);
-            assert_eq!(upload.is_too_large(), !fits);
+            assert_eq!((upload.is_too_large(), upload.has_ended()), (!fits, fits));
         }
     }
 }

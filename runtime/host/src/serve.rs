@@ -7,7 +7,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use http::{Request, Response, Version};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, Version};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use wisp_admit::Permit;
@@ -22,7 +23,7 @@ use crate::outcome::Outcome;
 use crate::pool::Instances;
 use crate::process::Host;
 use crate::record::{Access, Record};
-use crate::request::{self, GuestRequest, Limited};
+use crate::request::{self, GuestRequest, Limited, Upload};
 use crate::respond;
 use crate::running::{Begun, Elapsed, Running, until_head, within};
 use crate::said::said;
@@ -44,15 +45,26 @@ pub(crate) async fn serve(
         uri: request.uri().clone(),
     });
     let record = Record::begin(began, Arc::clone(&id), host.metrics(), access);
-    match answer(&function, request, &id, began).await {
-        Ok(answer) => Ok(answer.into_response(record)),
-        Err(failure) => Ok(respond::problem(&failure, record)),
+    let (parts, body) = request.into_parts();
+    let version = parts.version;
+    let (body, upload) = Limited::new(body, function.limits.request_body);
+    let request = Request::from_parts(parts, body);
+    let mut response = match answer(&function, request, &upload, &id, began).await {
+        Ok(answer) => answer.into_response(record),
+        Err(failure) => respond::problem(&failure, record),
+    };
+    if version < Version::HTTP_2 && !upload.has_ended() {
+        // The next request would wait until what is left of this one's body is read, or given up with the connection.
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(CONNECTION, close);
     }
+    Ok(response)
 }
 
 async fn answer(
     function: &Arc<Function>,
-    mut request: Request<Incoming>,
+    mut request: GuestRequest,
+    upload: &Upload,
     id: &Arc<str>,
     began: Instant,
 ) -> Result<Answer, Failure> {
@@ -72,13 +84,11 @@ async fn answer(
     let permit = function.limiter.acquire(length, deadline).await?;
 
     // The guest, in an instance of its own or in one that it shares.
-    let (parts, body) = request.into_parts();
-    let (body, upload) = Limited::new(body, allowed);
     let call = Call {
         id: Arc::clone(id),
         deadline,
         permit,
-        request: Request::from_parts(parts, body),
+        request,
     };
     let answered = match &function.instances {
         Mode::Single(instances) => alone(function, instances, call).await,

@@ -124,6 +124,29 @@ async fn what_follows_a_body_is_no_part_of_it() {
     assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
 }
 
+/// Would fail if the next request on such a connection were left to wait for a body that nobody reads, and then were lost.
+#[tokio::test]
+async fn who_is_answered_before_its_body_was_read_learns_that_the_connection_ends() {
+    let host = p2(|config| config.limits.request_body = 300_000).await;
+    for (path, length, ends) in [
+        ("/after?100", 200_000, true),
+        ("/ignore-body", 200_000, true),
+        ("/trap", 200_000, true),
+        ("/length", 400_000, true),
+        ("/length", 200_000, false),
+        ("/length", 1, false),
+        ("/hello", 0, false),
+        ("/trap", 0, false),
+    ] {
+        let answer = host.client().post(path, vec![b'x'; length]).await.unwrap();
+        let connection = answer.headers.get("connection");
+        let ended = connection.is_some_and(|connection| connection == "close");
+        assert_eq!(ended, ends, "{path} {length}: {answer:?}");
+    }
+    let answer = host.client().http2().post("/ignore-body", "x").await;
+    assert!(!answer.unwrap().headers.contains_key("connection"));
+}
+
 #[tokio::test]
 async fn a_length_beyond_the_limit_is_refused_before_a_byte_is_sent() {
     let host = p2(|config| config.limits.request_body = 1000).await;
