@@ -41,9 +41,9 @@ pub(crate) enum Failure {
     TableElements { wanted: usize, allowed: usize },
     #[error("the function holds too many resource handles, {allowed} are allowed (limits.handles)")]
     Handles { allowed: usize },
-    #[error("the function called exit({status}) without an answer")]
+    #[error("the function called exit({status}) without a whole answer")]
     Exited { status: i32 },
-    #[error("the function ended without an answer")]
+    #[error("the function ended without a whole answer")]
     NoResponse,
     #[error(
         "the function answered with an error instead of a response; its log has the details under this request's id"

@@ -48,6 +48,8 @@ pub(crate) struct Instance {
     writing: Writing,
     pub(crate) store: Store<Guest>,
     exports: Exports,
+    /// Closed once its current response's body needs it no more.
+    body: Option<oneshot::Receiver<()>>,
     pub(crate) served: u32,
 }
 
@@ -71,6 +73,8 @@ pub(crate) enum Left {
     Nothing,
     /// A body that the instance may still write to.
     Body,
+    /// A body that the guest had to end, and didn't: dropped with the instance, it would seem whole.
+    Unfinished,
 }
 
 impl Blueprint {
@@ -112,6 +116,7 @@ impl Blueprint {
                 writing,
                 store,
                 exports,
+                body: None,
                 served: 0,
             }),
             Err(error) => {
@@ -157,18 +162,44 @@ impl Instance {
     ) -> wasmtime::Result<Left> {
         self.served += 1;
         self.writing.may_be = true;
-        let left = self.handle(request, desk).await?;
+        let handled = self.handle(request, &desk).await;
+        // What was written in time counts, however the call ended.
+        desk.gather(&mut Context::from_waker(Waker::noop()));
+        handled?;
         // What was finished is on its way, and the rest of it needs no instance.
         self.writing.may_be = self.store.data_mut().has_unfinished_bodies();
-        Ok(left)
+        Ok(if self.is_unfinished() {
+            Left::Unfinished
+        } else if self.has_body() {
+            Left::Body
+        } else {
+            Left::Nothing
+        })
     }
 
-    async fn handle(&mut self, request: GuestRequest, desk: Desk) -> wasmtime::Result<Left> {
+    /// Whether there is a body whose end isn't on its way.
+    fn has_body(&mut self) -> bool {
+        let body = self.body.as_mut();
+        body.is_some_and(|body| matches!(body.try_recv(), Err(TryRecvError::Empty)))
+    }
+
+    /// Whether there is a body that the guest didn't end, now that its call is over.
+    fn is_unfinished(&mut self) -> bool {
+        self.has_body()
+            && match self.exports {
+                Exports::P2(_) => self.store.data_mut().has_unfinished_bodies(),
+                // A call that ends well comes after the body's end.
+                Exports::P3(_) => true,
+            }
+    }
+
+    async fn handle(&mut self, request: GuestRequest, desk: &Desk) -> wasmtime::Result<()> {
         // It may have waited since it was made, or since its last call.
         self.store.set_epoch_deadline(1);
         match &self.exports {
             Exports::P2(proxy) => {
-                let (tie, mut gone) = oneshot::channel();
+                let (tie, body) = oneshot::channel();
+                self.body = Some(body);
                 let there = desk.clone();
                 let mut view = self.store.data_mut().http();
                 let request = view.new_incoming_request(types_p2::Scheme::Http, request)?;
@@ -181,18 +212,15 @@ impl Instance {
                 proxy
                     .wasi_http_incoming_handler()
                     .call_handle(&mut self.store, request, out)
-                    .await?;
-                desk.gather(&mut Context::from_waker(Waker::noop()));
-                match gone.try_recv() {
-                    Err(TryRecvError::Empty) => Ok(Left::Body),
-                    Ok(()) | Err(TryRecvError::Closed) => Ok(Left::Nothing),
-                }
+                    .await
             }
             Exports::P3(service) => {
                 let (request, sent) =
                     http_p3::Request::from_http(self.store.data_mut().http().hooks, request);
                 // Boxed, it no longer borrows the store.
                 let sent: Pin<Box<dyn Future<Output = _> + Send>> = Box::pin(sent);
+                let (tie, body) = oneshot::channel();
+                let gone = self.body.insert(body);
                 let run = self.store.run_concurrent(async |accessor| {
                     let response = match service.handle(accessor, request).await? {
                         Ok(response) => response,
@@ -200,21 +228,20 @@ impl Instance {
                             desk.put(Err(said(&code)));
                             // What it does still is this request's, and no later one's.
                             poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-                            return Ok(Left::Nothing);
+                            return Ok(());
                         }
                     };
                     let response = accessor.with(|store| response.into_http(store, sent))?;
-                    let (tie, mut gone) = oneshot::channel();
                     desk.put(Ok(response.map(|body| Written::new(body, Some(tie)))));
                     // Most bodies are there before the task that runs this comes to look. One that isn't needs this instance
                     // until it is gone, though no task of the guest's may: the guest passed on what it got.
                     let _ = poll_fn(|cx| {
                         desk.gather(cx);
-                        Pin::new(&mut gone).poll(cx)
+                        Pin::new(&mut *gone).poll(cx)
                     })
                     .await;
                     poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
-                    Ok(Left::Nothing)
+                    Ok(())
                 });
                 pin!(run).await?
             }
@@ -228,7 +255,12 @@ impl Instance {
 
     /// What a call's `error` means to its client; `None` where the guest ended itself without complaint.
     pub(crate) fn failure(&mut self, error: &wasmtime::Error) -> Option<Failure> {
-        failure_of(self.store.data_mut(), error)
+        let failure = failure_of(self.store.data_mut(), error);
+        // Not in the midst of its response.
+        failure.or_else(|| {
+            let is_unfinished = self.is_unfinished();
+            is_unfinished.then_some(Failure::Exited { status: 0 })
+        })
     }
 
     /// The parts of a WASI 0.3 instance.

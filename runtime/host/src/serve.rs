@@ -17,7 +17,7 @@ use crate::answer::{Answer, Timing};
 use crate::body::{Body, Hold, Rest};
 use crate::failure::Failure;
 use crate::function::{Function, Mode};
-use crate::instance::Instance;
+use crate::instance::{Instance, Left};
 use crate::key;
 use crate::outcome::Outcome;
 use crate::pool::Instances;
@@ -242,6 +242,11 @@ fn run(
         };
         let failure = match called {
             Ok(Ok(left)) => {
+                if left == Left::Unfinished {
+                    let cause = "it returned, and its response's body was not finished";
+                    log_cause(&function, &id, &Failure::NoResponse, cause);
+                    outcome.fail(Failure::NoResponse);
+                }
                 if let Mode::Single(instances) = &function.instances {
                     let has_company = has_company || function.limiter.load().in_flight > 1;
                     instances.give_back(instance, left, has_company);

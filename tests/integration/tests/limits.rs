@@ -210,6 +210,30 @@ async fn a_response_that_breaks_off_is_not_mistaken_for_a_whole_one() {
     );
 }
 
+/// A guest that ends itself, or forgets what it began, means no more to send its response than one that traps.
+#[tokio::test]
+async fn a_response_that_is_left_unfinished_is_not_mistaken_for_a_whole_one() {
+    for (package, path, reason) in [
+        ("fixture-p2", "/stream-exit?0", "exited"),
+        ("fixture-p3", "/stream-exit", "exited"),
+        ("fixture-p2", "/stream-forget?20", "no-response"),
+        ("fixture-p2", "/stream-forget?0", "no-response"),
+    ] {
+        let host = Host::ready(&component(package), |_| {}).await.unwrap();
+        for client in [host.client(), host.client().http2()] {
+            let answer = client.get(path).await;
+            assert!(answer.is_err(), "{package} {path}: {answer:?}");
+        }
+        let line = host
+            .line("request", |line| line.event.as_deref() == Some("request"))
+            .await
+            .unwrap();
+        assert_eq!(line.fields["reason"], reason, "{package} {path}");
+        let answer = host.client().get("/hello").await.unwrap();
+        assert_eq!(answer.text(), "hello\n");
+    }
+}
+
 #[tokio::test]
 async fn a_body_over_the_limit_is_refused_whether_or_not_its_length_was_declared() {
     let host = p2(|config| config.limits.request_body = 1000).await;
