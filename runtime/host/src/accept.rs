@@ -4,6 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use http::Request;
+use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
@@ -14,12 +16,15 @@ use wisp_burst::Burst;
 use wisp_deadline::{ConnectionTimer, used_within};
 
 use crate::function::Function;
+use crate::key;
 use crate::process::Host;
 use crate::serve::serve as answer;
 
-/// A client that doesn't finish its head in this time is dropped, as is one that doesn't say anything, or whose HTTP/2
-/// connection doesn't answer.
+/// A client that doesn't finish its head in this time is dropped, as is one that doesn't say anything, or not the key, or whose
+/// HTTP/2 connection doesn't answer.
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Bytes that are read of one at once, and of a request's head: twice what a gateway lets pass, which adds to it.
+const BUFFER: usize = 128 << 10;
 /// After an accept that failed, for want of file descriptors most likely.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -34,7 +39,10 @@ pub(crate) async fn serve(
     drain: CancellationToken,
 ) -> GracefulShutdown {
     let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().header_read_timeout(HEAD_TIMEOUT);
+    builder
+        .http1()
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(BUFFER);
     builder
         .http2()
         .timer(TokioTimer::new())
@@ -73,9 +81,13 @@ fn connect(
     let (host, function) = (Arc::clone(host), Arc::clone(function));
     let is_used = Arc::new(AtomicBool::new(false));
     let was_used = Arc::clone(&is_used);
-    let service = service_fn(move |request| {
-        is_used.store(true, Ordering::Relaxed);
-        answer(Arc::clone(&host), Arc::clone(&function), request)
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        // Only gateways know the key. Who doesn't has as much time as who asks nothing.
+        let is_known = key::take_and_check(request.headers_mut(), function.key.as_ref());
+        if is_known {
+            is_used.store(true, Ordering::Relaxed);
+        }
+        answer(Arc::clone(&host), Arc::clone(&function), request, is_known)
     });
     let connection = connections.watch(
         builder

@@ -18,7 +18,6 @@ use crate::body::{Body, Hold, Rest};
 use crate::failure::Failure;
 use crate::function::{Function, Mode};
 use crate::instance::{Instance, Left};
-use crate::key;
 use crate::outcome::Outcome;
 use crate::pool::Instances;
 use crate::process::Host;
@@ -30,11 +29,12 @@ use crate::said::said;
 use crate::shared::{Refused, Shared, Ticket};
 use crate::written::{Desk, Written};
 
-/// Answers one request. Dropping the future cancels the guest: hyper does that when the client is gone.
+/// Answers one request, of a client that knows the key or doesn't. Dropping the future cancels the guest: hyper does that when the client is gone.
 pub(crate) async fn serve(
     host: Arc<Host>,
     function: Arc<Function>,
     mut request: Request<Incoming>,
+    is_known: bool,
 ) -> Result<Response<Body>, Infallible> {
     let began = Instant::now();
     let id = request::id(request.headers_mut());
@@ -49,7 +49,12 @@ pub(crate) async fn serve(
     let version = parts.version;
     let (body, upload) = Limited::new(body, function.limits.request_body);
     let request = Request::from_parts(parts, body);
-    let mut response = match answer(&function, request, &upload, &id, began).await {
+    let answered = if is_known {
+        answer(&function, request, &upload, &id, began).await
+    } else {
+        Err(Failure::WrongKey)
+    };
+    let mut response = match answered {
         Ok(answer) => answer.into_response(record),
         Err(failure) => respond::problem(&failure, record),
     };
@@ -63,17 +68,13 @@ pub(crate) async fn serve(
 
 async fn answer(
     function: &Arc<Function>,
-    mut request: GuestRequest,
+    request: GuestRequest,
     upload: &Upload,
     id: &Arc<str>,
     began: Instant,
 ) -> Result<Answer, Failure> {
     let deadline = tokio::time::Instant::from_std(began) + function.limits.timeout;
 
-    // Only gateways know the key, so nobody else gets past this line.
-    if !key::take_and_check(request.headers_mut(), function.key.as_ref()) {
-        return Err(Failure::WrongKey);
-    }
     // What is refused here costs neither a place nor an instance.
     let allowed = function.limits.request_body;
     let length = request::declared_length(request.headers(), allowed)?;

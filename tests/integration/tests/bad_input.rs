@@ -235,6 +235,21 @@ async fn bytes_that_are_no_request_close_their_connection_only() {
     }
 }
 
+/// Would fail if anybody who connects could have the host keep much for a request that it never ends; or if it refused what a
+/// gateway lets pass, which is half as much.
+#[tokio::test]
+async fn a_head_is_read_up_to_a_bound() {
+    let host = Host::ready(&component("fixture-p2"), |_| {}).await.unwrap();
+    let mut head = b"GET /hello HTTP/1.1\r\nhost: x\r\nconnection: close\r\nx-long: ".to_vec();
+    head.resize(100 << 10, b'x');
+    let answer = raw(&host, &[&head[..], b"\r\n\r\n"].concat()).await;
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    // All of it is read, so that the answer isn't lost to TCP.
+    head.resize(128 << 10, b'x');
+    let answer = raw(&host, &head).await;
+    assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+}
+
 #[tokio::test]
 async fn odd_requests_that_http_allows_reach_the_guest_or_are_refused_with_a_problem() {
     let host = Host::ready(&component("fixture-p2"), |_| {}).await.unwrap();
