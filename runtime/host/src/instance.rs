@@ -279,18 +279,17 @@ pub(crate) fn failure_of(guest: &mut Guest, error: &wasmtime::Error) -> Option<F
     if let Some(exit) = error.downcast_ref::<I32Exit>() {
         return (exit.0 != 0).then_some(Failure::Exited { status: exit.0 });
     }
-    if let Some(refusal) = guest.take_refusal() {
-        return Some(refusal.into());
+    // What has a cause of its own comes first: a guest may have dealt with what it was refused.
+    if let Some(Trap::StackOverflow) = error.downcast_ref() {
+        return Some(Failure::StackExhausted);
     }
     if matches!(error.downcast_ref(), Some(ResourceTableError::Full)) || is_handle_limit(error) {
         return Some(Failure::Handles {
             allowed: guest.handles(),
         });
     }
-    match error.downcast_ref() {
-        Some(Trap::StackOverflow) => Some(Failure::StackExhausted),
-        _ => Some(Failure::Trapped),
-    }
+    let refusal = guest.take_refusal();
+    Some(refusal.map_or(Failure::Trapped, Failure::from))
 }
 
 /// wasmtime has no type for this error.

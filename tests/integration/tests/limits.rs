@@ -107,6 +107,9 @@ async fn a_refused_allocation_is_the_guest_s_to_handle() {
             .text(),
         "false"
     );
+    // What it dealt with isn't what breaks it later.
+    let answer = host.client().get("/try-allocate-recurse").await.unwrap();
+    refused(&host, &answer, 502, "stack-exhausted", Fault::Function).await;
     let answer = host.client().get("/allocate").await.unwrap();
     let problem = refused(&host, &answer, 502, "memory-exceeded", Fault::Function).await;
     assert!(
