@@ -195,12 +195,10 @@ impl http_body::Body for Body {
         let this = self.get_mut();
         let body = match &mut this.source {
             Source::Whole(bytes) => {
-                return Poll::Ready(
-                    bytes
-                        .take()
-                        .filter(|bytes| !bytes.is_empty())
-                        .map(|bytes| Ok(Frame::data(bytes))),
-                );
+                let bytes = bytes.take().filter(|bytes| !bytes.is_empty());
+                let length = bytes.as_ref().map_or(0, Bytes::len);
+                this.record.sent(length as u64);
+                return Poll::Ready(bytes.map(|bytes| Ok(Frame::data(bytes))));
             }
             Source::Guest(body) => body,
         };

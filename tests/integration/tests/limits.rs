@@ -238,6 +238,17 @@ async fn a_response_that_is_left_unfinished_is_not_mistaken_for_a_whole_one() {
 }
 
 #[tokio::test]
+async fn the_log_tells_how_long_a_refusal_is() {
+    let host = p2(|_| {}).await;
+    let answer = host.client().get("/trap").await.unwrap();
+    let line = host
+        .line("request", |line| line.event.as_deref() == Some("request"))
+        .await
+        .unwrap();
+    assert_eq!(line.fields["bytes"], answer.body.len());
+}
+
+#[tokio::test]
 async fn a_body_over_the_limit_is_refused_whether_or_not_its_length_was_declared() {
     let host = p2(|config| config.limits.request_body = 1000).await;
     let chunked = |bytes: usize| {
