@@ -3,7 +3,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
@@ -104,7 +104,7 @@ impl Upload {
         self.0.load(Ordering::Relaxed) == Self::BROKEN
     }
 
-    /// Whether the guest asked for more of it than the client has sent.
+    /// Whether the guest asked for more of it than the client has sent, until the body was dropped.
     pub(crate) fn is_awaited(&self) -> bool {
         self.0.load(Ordering::Relaxed) == Self::AWAITED
     }
@@ -121,7 +121,7 @@ impl Upload {
 
 /// A request's body that ends with an error where it exceeds its limit.
 #[derive(Debug)]
-pub(crate) struct Limited<B> {
+pub(crate) struct Limited<B: Body + Unpin> {
     body: B,
     left: u64,
     allowed: u64,
@@ -131,7 +131,7 @@ pub(crate) struct Limited<B> {
 /// What guests read.
 pub(crate) type GuestRequest = Request<Limited<Incoming>>;
 
-impl<B: Body> Limited<B> {
+impl<B: Body + Unpin> Limited<B> {
     pub(crate) fn new(body: B, allowed: u64) -> (Self, Upload) {
         let upload = Upload::default();
         if body.is_end_stream() {
@@ -201,6 +201,18 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl<B: Body + Unpin> Drop for Limited<B> {
+    /// Who found no more once may have done something else since. Then more has come, or the end.
+    fn drop(&mut self) {
+        if self.upload.is_awaited() {
+            let mut cx = Context::from_waker(Waker::noop());
+            if Pin::new(&mut self.body).poll_frame(&mut cx).is_ready() {
+                self.upload.set(Upload::FLOWS);
+            }
+        }
     }
 }
 

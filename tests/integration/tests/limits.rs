@@ -11,7 +11,7 @@ use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use wisp_contract::FunctionConfig;
 use wisp_contract::problem::Fault;
@@ -291,6 +291,23 @@ async fn a_body_that_never_ends_is_the_clients_fault() {
         let problem = refused(&host, &answer, 408, "body-too-slow", Fault::Client).await;
         assert!(problem.detail.contains("300 ms"), "{}", problem.detail);
     }
+}
+
+/// Would fail if who looked for more once, before it was sent, were taken to wait for it ever after.
+#[tokio::test]
+async fn a_body_that_has_come_is_not_what_a_guest_waits_for() {
+    let host = p2(in_time).await;
+    let mut stream = TcpStream::connect(host.data()).await.unwrap();
+    let head =
+        "POST /glance-hang HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: 5\r\n\r\n";
+    stream.write_all(head.as_bytes()).await.unwrap();
+    host.line("a look", |line| line.message == "found 0 bytes")
+        .await
+        .unwrap();
+    stream.write_all(b"hello").await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 504 "), "{answer}");
 }
 
 #[tokio::test]
