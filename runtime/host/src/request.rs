@@ -24,11 +24,17 @@ const LONGEST_ID: usize = 128;
 
 /// The client's request id where it is a printable token, else a new one. Either way the guest finds it in its headers.
 pub(crate) fn id(headers: &mut HeaderMap) -> Arc<str> {
-    let given = headers
-        .get(REQUEST_ID)
-        .and_then(|value| value.to_str().ok());
-    if let Some(given) = given.filter(|given| is_id(given)) {
-        return given.into();
+    let mut all = headers.get_all(REQUEST_ID).iter();
+    let first = all.next();
+    let has_others = all.next().is_some();
+    let given = first.and_then(|value| value.to_str().ok());
+    if let (Some(first), Some(given)) = (first, given.filter(|given| is_id(given))) {
+        let id = given.into();
+        if has_others {
+            let first = first.clone();
+            headers.insert(REQUEST_ID, first);
+        }
+        return id;
     }
     let mut buffer = uuid::Uuid::encode_buffer();
     let id: &str = uuid::Uuid::now_v7().simple().encode_lower(&mut buffer);
@@ -242,6 +248,11 @@ mod tests {
             assert_eq!(map[REQUEST_ID], *id, "the guest reads what the log says");
         }
         assert_ne!(id(&mut HeaderMap::new()), id(&mut HeaderMap::new()));
+        let mut several = HeaderMap::new();
+        several.append(REQUEST_ID, "first".parse().unwrap());
+        several.append(REQUEST_ID, "second".parse().unwrap());
+        assert_eq!(&*id(&mut several), "first");
+        assert!(several.get_all(REQUEST_ID).iter().eq(["first"]));
     }
 
     #[test]
