@@ -11,6 +11,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+use tokio::time::timeout_at;
 use wasmtime::component::GuestTaskId;
 use wasmtime::{CallHook, Store, StoreContextMut};
 use wasmtime_wasi_http::WasiHttpView as _;
@@ -25,7 +27,7 @@ use wisp_egress::Notices;
 
 use crate::failure::Failure;
 use crate::guest::Guest;
-use crate::instance::{Blueprint, failure_of};
+use crate::instance::{Blueprint, Instance, failure_of};
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::said::said;
@@ -88,6 +90,7 @@ struct Maker {
     sharing: Sharing,
     metrics: Arc<Metrics>,
     working: Working,
+    freed: Arc<Notify>,
 }
 
 /// What travels with a request: its place is taken until the guest has answered, whether or not the client waits.
@@ -103,6 +106,8 @@ struct State {
     sharing: Sharing,
     outcome: Outcome,
     failures: Arc<Notices>,
+    /// Told when the instance is gone.
+    freed: Arc<Notify>,
 }
 
 struct Expiration {
@@ -124,6 +129,7 @@ impl Shared {
                 sharing,
                 metrics,
                 working: working.clone(),
+                freed: Arc::default(),
             }),
             timeout,
             working,
@@ -189,14 +195,34 @@ impl Shared {
     }
 }
 
+impl Maker {
+    /// A fresh instance. Those that do what they have left to do after their answers have no place, but may be as many as there can
+    /// be: one of them is waited for then, for as long as a request may take.
+    async fn make(&self) -> Result<Instance, (Failure, wasmtime::Error)> {
+        let until = tokio::time::Instant::now() + self.blueprint.seed.limits.timeout;
+        loop {
+            let freed = self.freed.notified();
+            let began = Instant::now();
+            let made = self.blueprint.instantiate_in_time().await;
+            if made.is_ok() {
+                self.metrics.instance_started(began.elapsed());
+            }
+            if !matches!(made, Err((Failure::NoInstance, _)))
+                || timeout_at(until, freed).await.is_err()
+            {
+                return made;
+            }
+        }
+    }
+}
+
 impl HandlerState for Maker {
     type StoreData = Guest;
     type WorkerExpiration = Expiration;
     type WorkerState = State;
 
     async fn instantiate(&self) -> wasmtime::Result<Worker<Guest, Expiration, State>> {
-        let began = Instant::now();
-        let instance = self.blueprint.instantiate_in_time().await;
+        let instance = self.make().await;
         let instance = instance.map_err(|(failure, error)| NotMade {
             failure,
             cause: said(&error),
@@ -205,7 +231,6 @@ impl HandlerState for Maker {
             wasmtime::bail!("only WASI 0.3 instances can serve several requests at once");
         };
         store.call_hook(attribute);
-        self.metrics.instance_started(began.elapsed());
         let timeout = self.blueprint.seed.limits.timeout;
         let idle_timeout = self.sharing.idle_timeout;
         let outcome = Outcome::default();
@@ -225,8 +250,30 @@ impl HandlerState for Maker {
                 sharing: self.sharing,
                 outcome,
                 failures: Arc::clone(&self.blueprint.seed.failures),
+                freed: Arc::clone(&self.freed),
             },
         })
+    }
+}
+
+impl State {
+    /// Before the store is dropped, which ends the bodies that its guest still writes.
+    fn tell(&self, store: &mut Store<Guest>, error: &wasmtime::Error) {
+        store.data().uploads().cut_off();
+        // Whoever shared it was not done, though it ended without complaint.
+        let failure = failure_of(store.data_mut(), error).unwrap_or(Failure::Exited { status: 0 });
+        // For the answers among them.
+        self.outcome.fail(failure);
+        if let Some(failure) = self.outcome.failure()
+            && self.failures.take(Instant::now())
+        {
+            let cause = said(error);
+            tracing::warn!(
+                reason = failure.reason(),
+                cause,
+                "an instance ended with the requests that it had: {failure}"
+            );
+        }
     }
 }
 
@@ -262,23 +309,11 @@ impl WorkerState for State {
     }
 
     fn drop(&self, mut store: Store<Guest>, result: Result<(), wasmtime::Error>) {
-        let Err(error) = result else { return };
-        // Before the store is dropped, which ends the bodies that its guest still writes.
-        store.data().uploads().cut_off();
-        // Whoever shared it was not done, though it ended without complaint.
-        let failure = failure_of(store.data_mut(), &error).unwrap_or(Failure::Exited { status: 0 });
-        // For the answers among them.
-        self.outcome.fail(failure);
-        if let Some(failure) = self.outcome.failure()
-            && self.failures.take(Instant::now())
-        {
-            let cause = said(&error);
-            tracing::warn!(
-                reason = failure.reason(),
-                cause,
-                "an instance ended with the requests that it had: {failure}"
-            );
+        if let Err(error) = result {
+            self.tell(&mut store, &error);
         }
+        drop(store);
+        self.freed.notify_waiters();
     }
 }
 

@@ -4,7 +4,7 @@
     reason = "a helper that fails is a test that fails"
 )]
 
-use std::num::NonZeroU32;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -338,6 +338,25 @@ async fn a_guest_may_go_on_after_its_answer() {
         host.line("went on", |line| line.message == "went on after the answer")
             .await
             .unwrap();
+    }
+}
+
+/// Would fail if requests were refused for want of the instances that still do what they have left to do.
+#[tokio::test]
+async fn what_goes_on_after_its_answer_is_waited_for_where_it_has_all_instances() {
+    let host = Host::ready(&component("fixture-p3"), |config| {
+        config.limits.concurrency = NonZeroUsize::MIN;
+        config.instances = Instances::Reuse {
+            max_requests: NonZeroU32::MIN,
+            max_concurrent: NonZeroU32::new(2).unwrap(),
+            idle_timeout: Duration::from_secs(60),
+        };
+    })
+    .await
+    .unwrap();
+    for nth in 1..=10 {
+        let answer = host.client().get("/after?3000").await.unwrap();
+        assert_eq!(answer.status, StatusCode::OK, "{nth}: {}", answer.text());
     }
 }
 
