@@ -1,9 +1,10 @@
 //! WASI 0.3 instances that serve several requests at once, where the function asks for it.
 //!
 //! wasmtime's `ProxyHandler` gives each instance a task, hands it requests while it has room for more, and starts
-//! another instance when all are busy. What is missing there is added here: limits, deadlines and failures, and whose
-//! output is whose. Its requests can't be cancelled one by one, which wasmtime has no way to do yet (its issue 11833): a
-//! guest whose client left goes on, within its deadline and its place.
+//! another instance when all are busy. Which will be busy it can't know: what a request computes after it has waited for
+//! something holds up those that came to its instance meanwhile. What is missing there is added here: limits, deadlines and
+//! failures, and whose output is whose. Its requests can't be cancelled one by one, which wasmtime has no way to do yet (its
+//! issue 11833): a guest whose client left goes on, within its deadline and its place.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
