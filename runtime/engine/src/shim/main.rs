@@ -22,13 +22,17 @@ pub(super) struct Main<'a> {
     table: u32,
     /// Whether the module has no other, so no section for it either.
     is_first_table: bool,
-    imports: &'a HashMap<(&'a str, &'a str), u32>,
+    imports: &'a Imports<'a>,
 }
+
+/// The shim's functions among what is imported, by module and name. Many modules may have one source: what each of them has
+/// isn't told for each, which would be as much as the square of what a component says.
+pub(super) type Imports<'a> = HashMap<&'a str, &'a HashMap<&'a str, u32>>;
 
 impl<'a> Main<'a> {
     pub(super) fn merge(
         module: &[u8],
-        imports: &'a HashMap<(&'a str, &'a str), u32>,
+        imports: &'a Imports<'a>,
         shim: &'a Shim<'a>,
     ) -> Option<Vec<u8>> {
         let mut types = Vec::new();
@@ -47,7 +51,9 @@ impl<'a> Main<'a> {
                         let import = import.ok()?;
                         match import.ty {
                             TypeRef::Func(ty) => {
-                                let at = imports.get(&(import.module, import.name));
+                                let at = imports
+                                    .get(import.module)
+                                    .and_then(|source| source.get(import.name));
                                 is_own.push(at.is_some());
                                 if let Some(at) = at {
                                     own.push((ty, (*types.get(place(ty)?)?)?, *at));
@@ -130,7 +136,10 @@ impl Reencode for Main<'_> {
         for import in section.into_imports() {
             let import = import?;
             let is_own = matches!(import.ty, TypeRef::Func(_))
-                && self.imports.contains_key(&(import.module, import.name));
+                && self
+                    .imports
+                    .get(import.module)
+                    .is_some_and(|source| source.contains_key(import.name));
             if !is_own {
                 self.parse_import(imports, import)?;
             }

@@ -222,12 +222,9 @@ impl<'a> Outline<'a> {
         let Instance::Instantiate { args, .. } = self.instances.get(main_made)? else {
             return None;
         };
-        let imports: HashMap<(&str, &str), u32> = args
+        let imports = args
             .iter()
             .filter_map(|arg| Some((arg.name, sources.get(&arg.index)?)))
-            .flat_map(|(module, source)| {
-                source.iter().map(move |(name, at)| ((module, *name), *at))
-            })
             .collect();
         let main = Main::merge(self.modules.get(place(main_module)?)?, &imports, &shim)?;
         let mut functions: Vec<u32> = functions.into_keys().collect();

@@ -172,6 +172,31 @@ fn a_shim_of_types_that_have_kin_is_none() {
     }
 }
 
+/// Would fail, for want of memory, if what is imported were told for each module and name: that is the square of what is said.
+#[test]
+fn many_modules_of_many_names_take_no_more_than_they_say() {
+    let many = 0..10_000;
+    let modules: String = many
+        .clone()
+        .map(|n| format!("(with \"{n}\" (instance $env))"))
+        .collect();
+    let names: String = many
+        .map(|n| format!("(export \"{n}\" (func $shim \"0\"))"))
+        .collect();
+    let text = WITH_SHIM
+        .replace(
+            "(with \"env\" (instance $env))",
+            &format!("(with \"env\" (instance $env)) {modules}"),
+        )
+        .replace(
+            "(export \"length\" (func $shim \"0\"))",
+            &format!("(export \"length\" (func $shim \"0\")) {names}"),
+        );
+    let component = wat::parse_str(&text).unwrap();
+    let outline = Outline::read(&component).unwrap();
+    assert!(outline.plan().is_some());
+}
+
 /// Would fail if what looks like a shim were taken for one.
 #[test]
 fn a_shim_that_does_anything_else_stays() {
