@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, Version};
+use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use wisp_admit::Permit;
@@ -29,7 +30,11 @@ use crate::said::said;
 use crate::shared::{Refused, Shared, Ticket};
 use crate::written::{Desk, Written};
 
-/// Answers one request, of a client that knows the key or doesn't. Dropping the future cancels the guest: hyper does that when the client is gone.
+/// A request's body of so many bytes is read with its head, whether or not the guest wants it.
+const LITTLE: u64 = 4096;
+
+/// Answers one request, of a client that knows the key or doesn't. Dropping the future cancels the guest: hyper does that when the
+/// client is gone.
 pub(crate) async fn serve(
     host: Arc<Host>,
     function: Arc<Function>,
@@ -47,6 +52,7 @@ pub(crate) async fn serve(
     let record = Record::begin(began, Arc::clone(&id), host.metrics(), access);
     let (parts, body) = request.into_parts();
     let version = parts.version;
+    let is_little = body.size_hint().upper().is_some_and(|most| most <= LITTLE);
     let (body, upload) = Limited::new(body, function.limits.request_body);
     let request = Request::from_parts(parts, body);
     let answered = if is_known {
@@ -58,7 +64,7 @@ pub(crate) async fn serve(
         Ok(answer) => answer.into_response(record),
         Err(failure) => respond::problem(&failure, record),
     };
-    if version < Version::HTTP_2 && !upload.has_ended() {
+    if version < Version::HTTP_2 && !is_little && !upload.has_ended() {
         // The next request would wait until what is left of this one's body is read, or given up with the connection.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);

@@ -132,6 +132,8 @@ async fn who_is_answered_before_its_body_was_read_learns_that_the_connection_end
         ("/after?100", 200_000, true),
         ("/ignore-body", 200_000, true),
         ("/trap", 200_000, true),
+        ("/ignore-body", 4000, false),
+        ("/trap", 10, false),
         ("/length", 400_000, true),
         ("/length", 200_000, false),
         ("/length", 1, false),
