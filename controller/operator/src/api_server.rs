@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
-use http::{Request, Response, StatusCode};
+use http::{Method, Request, Response, StatusCode, Uri};
 use http_body_util::BodyExt as _;
 use kube::Client;
 use kube::client::Body;
@@ -19,10 +19,17 @@ pub(crate) type Answer = (u16, Value);
 struct Server(Arc<Answers>);
 
 /// What it answers, by what is asked and what is sent along.
-type Answers = dyn Fn(&str, Value) -> Answer + Send + Sync;
+type Answers = dyn Fn(&Method, &Uri, Value) -> Answer + Send + Sync;
 
 /// A client of the server that answers so. It is given what is asked, like `GET /api/v1/pods`, and what is sent along.
 pub(crate) fn client(answer: impl Fn(&str, Value) -> Answer + Send + Sync + 'static) -> Client {
+    client_by(move |method, uri, sent| answer(&format!("{method} {}", uri.path()), sent))
+}
+
+/// The same, of an answer that also depends on what stands behind the path.
+pub(crate) fn client_by(
+    answer: impl Fn(&Method, &Uri, Value) -> Answer + Send + Sync + 'static,
+) -> Client {
     Client::new(Server(Arc::new(answer)), "default")
 }
 
@@ -54,8 +61,7 @@ impl Service<Request<Body>> for Server {
             let (head, body) = request.into_parts();
             let body = body.collect().await.unwrap_or_default().to_bytes();
             let sent = serde_json::from_slice(&body).unwrap_or(Value::Null);
-            let asked = format!("{} {}", head.method, head.uri.path());
-            let (status, answer) = (*answer)(&asked, sent);
+            let (status, answer) = (*answer)(&head.method, &head.uri, sent);
             let mut response = Response::new(Body::from(answer.to_string().into_bytes()));
             *response.status_mut() = StatusCode::from_u16(status).unwrap_or_default();
             Ok(response)

@@ -1,12 +1,15 @@
 //! Makes the cluster have the objects that a Function is made of.
 
+mod replicas;
+
 use std::fmt::Debug;
 
 use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment};
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
-use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
 use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,7 +17,7 @@ use wisp_api::{Function, RuntimePool};
 
 use super::desired::Desired;
 use super::due;
-use crate::names::{self, MANAGER, Ownership, SCALER};
+use crate::names::{self, MANAGER, Ownership};
 
 /// Why the objects can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -146,30 +149,6 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
         }
     }
 
-    /// The number of replicas has another writer: it is set when the Deployment is made, and never applied, for what is
-    /// applied once and then left out falls back to one replica.
-    async fn deployment(
-        &self,
-        deployment: &Deployment,
-        replicas: u32,
-    ) -> Result<Deployment, ApplyError> {
-        if self.may_write(deployment).await? == Exists::No {
-            let mut first = deployment.clone();
-            first.spec.replicas = i32::try_from(replicas).ok();
-            let parameters = PostParams {
-                field_manager: Some(SCALER.to_owned()),
-                ..PostParams::default()
-            };
-            match self.api::<Deployment>().create(&parameters, &first).await {
-                Err(kube::Error::Api(status)) if status.code == 409 => {}
-                other => drop(
-                    other.map_err(|error| failed::<Deployment>(&deployment.name_any(), error))?,
-                ),
-            }
-        }
-        self.object(deployment).await
-    }
-
     /// Removes one that the owner had and needs no more. Somebody else's of that name stays.
     async fn remove<K>(&self, name: &str) -> Result<(), ApplyError>
     where
@@ -200,7 +179,8 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
         }
     }
 
-    async fn may_write<K>(&self, object: &K) -> Result<Exists, ApplyError>
+    /// What is there by the object's name already, if it is the owner's.
+    async fn may_write<K>(&self, object: &K) -> Result<Option<ObjectMeta>, ApplyError>
     where
         K: Resource<Scope = NamespaceResourceScope, DynamicType = ()>
             + Clone
@@ -211,11 +191,11 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
         let name = object.name_any();
         let found = self.api::<K>().get_metadata_opt(&name).await;
         let Some(found) = found.map_err(|error| failed::<K>(&name, error))? else {
-            return Ok(Exists::No);
+            return Ok(None);
         };
         let kind = K::kind(&()).into_owned();
         match names::ownership(self.owner, &found.metadata) {
-            Ownership::Ours => Ok(Exists::Yes),
+            Ownership::Ours => Ok(Some(found.metadata)),
             Ownership::Leftover => Err(ApplyError::Leftover { kind, name }),
             Ownership::Foreign => Err(ApplyError::Foreign { kind, name }),
         }
@@ -230,12 +210,6 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
             &self.owner.namespace().unwrap_or_default(),
         )
     }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Exists {
-    Yes,
-    No,
 }
 
 fn failed<K: Resource<DynamicType = ()>>(name: &str, source: kube::Error) -> ApplyError {

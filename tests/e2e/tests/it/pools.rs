@@ -179,6 +179,31 @@ async fn more_functions_than_pods_are_all_answered_each_by_pods_of_its_own() -> 
     Ok(())
 }
 
+/// Would fail if what a pool's spec says no more stayed in its pods.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_pool_asks_for_no_more_is_gone_from_its_pods() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let _stays = wisp.with_operator().await;
+    let space = wisp.space("less")?;
+    let plain = pool("less", 0, 1);
+    let narrow = plain.replace(
+        "maxReplicas: 1",
+        "maxReplicas: 1, pod: {nodeSelector: {disk: ssd}}",
+    );
+    for (manifest, expected) in [(&narrow, "ssd"), (&plain, "")] {
+        space.apply(manifest)?;
+        let what = format!("a pool's pods for disks {expected:?}");
+        space.wait(&what, &["deployments"], |deployments| {
+            let deployment = deployments.get("wisp-pool-less")?;
+            let found = text(deployment, "/spec/template/spec/nodeSelector/disk");
+            (found == expected).then_some(())
+        })?;
+    }
+    Ok(())
+}
+
 /// Would fail if a function on a node with a lesser processor than the operator's were compiled in its pod each time it is
 /// woken, or got another revision when it is compiled for that node, too.
 #[tokio::test(flavor = "multi_thread")]
