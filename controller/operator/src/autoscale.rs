@@ -254,7 +254,7 @@ impl Autoscaler {
     }
 
     fn replicas(&self, id: &FunctionId) -> BTreeMap<String, u32> {
-        let deployments = self.cluster.deployments.of(id);
+        let deployments = self.cluster.deployments_of(id);
         let alive = deployments
             .iter()
             .filter(|deployment| deployment.metadata.deletion_timestamp.is_none());

@@ -25,6 +25,8 @@ use wisp_contract::operator::pod;
 
 pub use index::Index;
 
+use crate::names::{self, Ownership};
+
 /// How many watches there are.
 const WATCHES: u8 = 7;
 
@@ -120,6 +122,18 @@ impl Cluster {
         let mut pods = self.pods.of(id);
         pods.retain(|pod| pods::is_of(pod, &function));
         pods
+    }
+
+    /// The Deployments of a function, as long as there is one: what somebody else made is none, whatever its labels say.
+    #[must_use]
+    pub fn deployments_of(&self, id: &FunctionId) -> Vec<Arc<Deployment>> {
+        let Some(function) = self.function(id) else {
+            return Vec::new();
+        };
+        let mut deployments = self.deployments.of(id);
+        deployments
+            .retain(|found| names::ownership(&*function, &found.metadata) == Ownership::Ours);
+        deployments
     }
 
     /// Has a function reconciled.

@@ -26,10 +26,11 @@ impl Bench {
         let (cluster, mut feed) = Cluster::new();
         let mut function = Function::new("f", Default::default());
         function.metadata.namespace = Some("n".into());
+        function.metadata.uid = Some("u".into());
         feed.store().apply_watcher_event(&Event::Apply(function));
         let functions = Arc::new(Functions::default());
         let id: FunctionId = "n/f".parse().unwrap();
-        let live = functions.enter(&id, "");
+        let live = functions.enter(&id, "u");
         *lock(&live.plan) = Some(Plan {
             latest: "new".into(),
             serving: "new".into(),
@@ -99,8 +100,13 @@ fn deployment(name: &str, replicas: u32, refused: Option<&str>) -> Event<Deploym
     let conditions = refused.map(|since| {
         json!([{"type": "ReplicaFailure", "status": "True", "message": "quota", "lastUpdateTime": since}])
     });
+    let owner = json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function", "name": "f", "uid": "u", "controller": true,
+    });
     let deployment = serde_json::from_value(json!({
-        "metadata": {"name": name, "namespace": "n", "labels": {"wisp.dev/function": "f"}},
+        "metadata": {
+            "name": name, "namespace": "n", "labels": {"wisp.dev/function": "f"}, "ownerReferences": [owner],
+        },
         "spec": {"replicas": replicas, "selector": {}, "template": {}},
         "status": {"conditions": conditions},
     }));
@@ -149,6 +155,25 @@ async fn what_is_refused_keeps_nothing_else_from_being_set() {
         ]
     );
     assert_eq!(asked[2].1["preconditions"]["uid"], "p-uid");
+}
+
+/// Would fail if a label were enough to have somebody else's Deployment scaled.
+#[tokio::test]
+async fn what_is_somebody_elses_is_left_as_it_is() {
+    let bench = Bench::new(|_| false);
+    let Event::Apply(mut theirs) = deployment("theirs", 3, None) else {
+        panic!("it is there")
+    };
+    theirs.metadata.owner_references = None;
+    bench.cluster.deployments.apply(Event::Apply(theirs));
+    bench.cluster.deployments.apply(deployment("new", 0, None));
+    lock(&bench.live.load).desired = Some(1);
+    bench.autoscaler.push(&bench.id).await.unwrap();
+    let asked = bench.asked().into_iter().map(|(what, _)| what);
+    assert_eq!(
+        asked.collect::<Vec<_>>(),
+        ["PATCH /apis/apps/v1/namespaces/n/deployments/new/scale"]
+    );
 }
 
 /// Would fail if a namespace that refuses to scale were asked with every tick, of which there are fifty a second where a
