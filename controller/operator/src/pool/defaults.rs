@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
@@ -86,8 +87,16 @@ fn sizes(spec: &RuntimePoolSpec) -> (u32, u32) {
 
 /// Whether nobody but the operator wrote its spec: what a person changed stays.
 fn is_as_made(pool: &RuntimePool) -> bool {
+    let writes_spec = |writer: &ManagedFieldsEntry| {
+        let fields = writer.fields_v1.as_ref();
+        fields.is_none_or(|fields| fields.0.get("f:spec").is_some())
+    };
     let mut writers = pool.metadata.managed_fields.iter().flatten();
-    writers.all(|writer| writer.subresource.is_some() || writer.manager.as_deref() == Some(MANAGER))
+    writers.all(|writer| {
+        writer.subresource.is_some()
+            || writer.manager.as_deref() == Some(MANAGER)
+            || !writes_spec(writer)
+    })
 }
 
 /// Does what is to be done.
@@ -153,7 +162,7 @@ pub(super) async fn make_so(
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::FieldsV1;
 
     use super::*;
 
@@ -188,13 +197,22 @@ mod tests {
         grown.spec.max_replicas = 3;
         let mut edited = RuntimePool::clone(&grown);
         edited.metadata.namespace = Some("edited".to_owned());
-        let by = |manager: &str, subresource: Option<&str>| ManagedFieldsEntry {
+        let by = |manager: &str, subresource: Option<&str>, what: &str| ManagedFieldsEntry {
             manager: Some(manager.to_owned()),
             subresource: subresource.map(str::to_owned),
+            fields_v1: Some(FieldsV1(json!({what: {}}))),
             ..ManagedFieldsEntry::default()
         };
-        grown.metadata.managed_fields = Some(vec![by(MANAGER, None), by("other", Some("status"))]);
-        edited.metadata.managed_fields = Some(vec![by(MANAGER, None), by("kubectl-edit", None)]);
+        grown.metadata.managed_fields = Some(vec![
+            by(MANAGER, None, "f:spec"),
+            by("other", Some("status"), "f:status"),
+            // That is no word on what the pool should be.
+            by("kubectl-annotate", None, "f:metadata"),
+        ]);
+        edited.metadata.managed_fields = Some(vec![
+            by(MANAGER, None, "f:spec"),
+            by("kubectl-edit", None, "f:spec"),
+        ]);
         let mut going = RuntimePool::clone(&pool("going", "default", true));
         going.metadata.deletion_timestamp =
             serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
