@@ -1,6 +1,7 @@
 //! What is said of a Function: a pure function of what was observed.
 
 mod ready;
+mod scaled;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -134,11 +135,14 @@ fn count(counts: &BTreeMap<String, u32>, revision: &str) -> u32 {
 }
 
 fn conditions(observed: &Observed<'_>) -> Vec<Condition> {
+    let ready = ready::ready(observed);
+    let scaled = scaled::scaled(observed, &ready);
     let mut verdicts = vec![
         ("ComponentReady", component(observed)),
         ("ModelsReady", models(observed)),
-        ("Ready", ready::ready(observed)),
+        ("Ready", ready),
     ];
+    verdicts.extend(scaled.map(|scaled| ("Scaled", scaled)));
     // A name that it has without asking may be another's, too.
     if !observed.function.spec.hosts.is_empty() || !observed.hosts_taken.is_empty() {
         verdicts.push(("HostsReady", hosts(observed)));

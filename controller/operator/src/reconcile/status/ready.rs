@@ -2,7 +2,7 @@
 
 use wisp_contract::problem::Fault;
 
-use super::{Observed, Verdict, before, count, verdict};
+use super::{Observed, Verdict, before, count, scaled, verdict};
 use crate::cluster::pods::Trouble;
 
 /// Whether the function can answer.
@@ -52,6 +52,9 @@ pub(super) fn ready(observed: &Observed<'_>) -> Verdict {
         };
     }
     if serving > 0 {
+        if let Some(trouble) = scaled::shortage(observed) {
+            return verdict("True", "Serving", scaled::told(observed, trouble));
+        }
         let plural = if serving == 1 {
             "replica serves"
         } else {

@@ -147,6 +147,48 @@ fn a_function_is_ready_when_it_can_answer() {
     assert_eq!(told(&status(&observed), "Ready"), "Unknown Starting");
 }
 
+/// Would fail if nobody learned why a function stays slow that has fewer replicas than its load wants, or were told it again
+/// with each pod that is tried.
+#[test]
+fn what_keeps_a_function_from_growing_is_told_once() {
+    let (first, plan) = (function(None), plan("a", "a"));
+    let refused = Trouble {
+        reason: "PodsRefused",
+        fault: Fault::Platform,
+        ..failed("exceeded quota")
+    };
+    let base = |function, trouble: Option<&Trouble>, ready| Observed {
+        desired: 10,
+        ready: counts([("a", ready)]),
+        trouble: trouble.cloned(),
+        ..observed(function, &plan)
+    };
+    let scaled = |status: &FunctionStatus| {
+        let mut all = status.conditions.iter();
+        all.any(|one| one.type_ == "Scaled")
+            .then(|| told(status, "Scaled"))
+    };
+    // Its pods are on their way.
+    assert_eq!(scaled(&status(&base(&first, None, 1))), None);
+    let short = status(&base(&first, Some(&refused), 1));
+    assert_eq!(told(&short, "Ready"), "True Serving");
+    let messages = short.conditions[2..4].iter().map(|one| &*one.message);
+    let expected = "1 of 10 replicas serve; exceeded quota";
+    assert_eq!(messages.collect::<Vec<_>>(), [expected; 2]);
+    assert_eq!(scaled(&short).as_deref(), Some("False PodsRefused"));
+
+    let then = function(Some(short.clone()));
+    let between = status(&base(&then, None, 1));
+    assert_eq!(between.conditions[3], short.conditions[3]);
+    let none = status(&base(&then, Some(&refused), 0));
+    assert_eq!(scaled(&none).as_deref(), Some("False PodsRefused"));
+    assert_eq!(none.conditions[3].message, none.conditions[2].message);
+    let grown = status(&base(&then, None, 10));
+    assert_eq!(scaled(&grown).as_deref(), Some("True AsWanted"));
+    let asleep = status(&observed(&then, &plan));
+    assert_eq!(scaled(&asleep).as_deref(), Some("True AsWanted"));
+}
+
 /// Would fail if a function that can't start were called ready because nothing is left of its pods.
 #[test]
 fn a_failure_is_told_until_a_replica_serves_or_another_revision_is_made() {
