@@ -2,6 +2,7 @@
 
 mod collect;
 mod rollout;
+mod room;
 mod set;
 mod spread;
 mod taken;
@@ -151,6 +152,7 @@ impl Autoscaler {
             };
             self.decide(now, &id, &function, &live);
             let changes = self.changes(&id, &live);
+            self.ask_for_room(&id, &live);
             if changes.is_empty() {
                 self.forget_refusal(&id);
             } else if !self.is_about_to_wake(now, &id, &live) {
@@ -214,12 +216,14 @@ impl Autoscaler {
             return Some(desired);
         }
         let plan = live.plan()?;
-        let of_deployment = self.replicas(id).get(&plan.serving).copied().unwrap_or(0);
-        let claimed = self.claimed(id, live);
-        let replicas = claimed
-            .get(&plan.serving)
-            .map_or(0, |pods| taken::count(pods))
-            .saturating_add(of_deployment);
+        let (deployments, claimed) = (self.replicas(id), self.claimed(id, live));
+        let of = |revision: &String| {
+            let of_deployment = deployments.get(revision).copied().unwrap_or(0);
+            let claimed = claimed.get(revision).map_or(0, |pods| taken::count(pods));
+            claimed.saturating_add(of_deployment)
+        };
+        // The one that serves may have made room for the latest.
+        let replicas = of(&plan.serving).max(of(&plan.latest));
         if replicas > 0 {
             // Nobody knows when it was last asked for: it has a whole idle timeout before it.
             state.history.touch(now);
@@ -310,7 +314,9 @@ impl Autoscaler {
         let (Some(plan), Some(desired)) = (live.plan(), lock(&live.load).desired) else {
             return Changes::default();
         };
-        let mut changes = share(desired, &plan, &self.replicas(id), &self.claimed(id, live));
+        let leaves = self.make_room(id, live, &plan, desired);
+        let (deployments, claimed) = (self.replicas(id), self.claimed(id, live));
+        let mut changes = share(desired, leaves, &plan, &deployments, &claimed);
         let pods = self.cluster.pods_of(id);
         let spent = pods.iter().filter(|pod| pods::is_spent(pod));
         changes

@@ -264,6 +264,9 @@ impl Waker {
             return Err(WakeError::Unknown(id.clone()));
         };
         self.autoscaler.wake(Instant::now(), &function, live);
+        if self.autoscaler.is_taken_over(live) {
+            return Ok(None);
+        }
         self.capacity.provide(id, span).await.map_err(|error: ScaleError| {
             tracing::warn!(function = %id, error = %chain(&error), "a function could not be woken");
             WakeError::Scale(id.clone())
@@ -279,7 +282,11 @@ impl Waker {
         let Some(plan) = live.plan().filter(|_| was_refused_before) else {
             return;
         };
-        if let Err(error) = self.autoscaler.ask_anew(id, live, &plan.serving).await {
+        if let Err(error) = self
+            .autoscaler
+            .ask_anew(id, live, &plan.serving, false)
+            .await
+        {
             tracing::warn!(function = %id, error = %chain(&error), "pods that were refused could not be asked for anew");
         }
     }

@@ -1,8 +1,11 @@
 //! Which revision of a function serves.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
+use super::room::{self, Leaves, Room};
 use crate::cluster::pods::Trouble;
+use crate::live::Plan;
 
 /// What is remembered of a function's revisions, beside which one serves: which one was given a chance before it had shown
 /// that it can serve, and which one can't. A process that begins anew knows nothing of it: it gives another chance.
@@ -10,6 +13,7 @@ use crate::cluster::pods::Trouble;
 pub struct Rollout {
     trial: Option<Trial>,
     failed: Option<(String, Trouble)>,
+    room: Option<Room>,
 }
 
 /// A revision that serves, and has yet to show that it can.
@@ -37,7 +41,7 @@ impl Rollout {
     /// The revision that serves from now on. The latest takes over when
     /// * there was none before, or what was has gone,
     /// * the function sleeps: it is tried when it is woken, and the one before serves again if it turns out that it can't,
-    /// * as many of its replicas are ready as of the one before, or as there should be.
+    /// * as many of its replicas are ready as of the one before, with those that went for them, or as there should be.
     ///
     /// While there should be replicas, one that has none for a moment is still the one that serves: a node is drained, say.
     pub fn promote(&mut self, serving: Option<&str>, latest: &str, seen: Seen<'_>) -> String {
@@ -62,7 +66,10 @@ impl Rollout {
         if let Some(trouble) = seen.troubles.get(latest).filter(|_| !can_serve(latest)) {
             self.failed = Some((latest.to_owned(), trouble.clone()));
         }
-        let needed = seen.desired.min(count(seen.ready, serving)).max(1);
+        // Replicas that went for it to have room count as if they were there.
+        let left = self.leaves().serving;
+        let needed = count(seen.ready, serving).saturating_add(left);
+        let needed = seen.desired.min(needed).max(1);
         if count(seen.ready, latest) >= needed {
             self.trial = None;
             return latest.to_owned();
@@ -102,6 +109,51 @@ impl Rollout {
         self.trial.as_ref().map(|trial| &*trial.before)
     }
 
+    /// What the revisions do without, where there should be `desired` replicas, for the latest to have room; by what is seen of
+    /// its pods at `now`.
+    pub(super) fn make_room(
+        &mut self,
+        plan: &Plan,
+        desired: u32,
+        seen: room::Seen<'_>,
+        now: Instant,
+    ) -> Leaves {
+        let is_rolling = plan.latest != plan.serving && desired > 0;
+        self.room
+            .take_if(|room| !is_rolling || room.is_over(&plan.latest, now));
+        if is_rolling && seen.lack.is_some() && self.room.is_none() {
+            self.room = Some(Room::new(&plan.latest, now));
+        }
+        if let Some(room) = &mut self.room {
+            room.step(seen, now);
+            // Nothing will be left of its pods to tell it by.
+            if let Some(why) = room
+                .failure()
+                .filter(|why| why.is_sure() && seen.ready == 0)
+            {
+                self.failed = Some((plan.latest.clone(), why.clone()));
+            }
+        }
+        self.leaves()
+    }
+
+    /// What the revisions do without as of now.
+    pub(super) fn leaves(&self) -> Leaves {
+        self.room.as_ref().map(Room::leaves).unwrap_or_default()
+    }
+
+    /// The revision whose pods the namespace refused, and may admit by now.
+    pub(super) fn refused(&self) -> Option<&str> {
+        self.room.as_ref()?.refused()
+    }
+
+    /// What is to be told of `revision`, where nothing is seen of its pods: why it can't serve, or didn't when it had room.
+    #[must_use]
+    pub fn told(&self, revision: &str) -> Option<&Trouble> {
+        let of_room = || self.room.as_ref()?.failure();
+        self.failure(revision).or_else(of_room)
+    }
+
     /// Why `revision` can't serve, if it was seen not to.
     #[must_use]
     pub fn failure(&self, revision: &str) -> Option<&Trouble> {
@@ -112,8 +164,11 @@ impl Rollout {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use wisp_contract::problem::Fault;
 
+    use super::super::spread;
     use super::*;
 
     fn counts(old: u32, new: u32) -> BTreeMap<String, u32> {
@@ -178,6 +233,169 @@ mod tests {
                 expected,
                 "{serving:?} {desired} {alive:?} {ready:?}"
             );
+        }
+    }
+
+    /// A namespace, or a node, that has room for so many pods, and a function that rolls out in it.
+    struct Crowd {
+        room: u32,
+        /// How many of the new one's pods fit at all.
+        fits: u32,
+        desired: u32,
+        rollout: Rollout,
+        plan: Plan,
+        old: u32,
+        new: u32,
+        /// The fewest that were ready at once.
+        fewest: u32,
+        now: Instant,
+    }
+
+    impl Crowd {
+        fn new(room: u32, desired: u32) -> Self {
+            Self {
+                room,
+                fits: room,
+                desired,
+                rollout: Rollout::default(),
+                plan: Plan {
+                    latest: "new".to_owned(),
+                    serving: "old".to_owned(),
+                    scaled_at: None,
+                },
+                old: desired,
+                new: 0,
+                fewest: desired,
+                now: Instant::now(),
+            }
+        }
+
+        /// A second passes. What fits is made of what is asked for, and is ready a second later, but for new ones in `trouble`.
+        fn step(&mut self, trouble: Option<&Trouble>) {
+            let (quota, is_fine) = (quota(), trouble.is_none());
+            let ready = if is_fine { self.new } else { 0 };
+            let seen = room::Seen {
+                ready,
+                placed: self.new,
+                lack: Some(&quota).filter(|_| self.new < self.desired),
+                other: trouble.filter(|_| self.new > 0),
+            };
+            let leaves = self
+                .rollout
+                .make_room(&self.plan, self.desired, seen, self.now);
+            let names = ["old", "new"].map(str::to_owned);
+            let wanted = spread::spread(self.desired, leaves, &self.plan, &names);
+            self.old = self.old.min(wanted["old"]);
+            self.new = wanted["new"].min(self.room - self.old).min(self.fits);
+            self.old = wanted["old"].min(self.room - self.new);
+            let ready = ready.min(self.new);
+            self.fewest = self.fewest.min(self.old + ready);
+            let in_trouble = trouble.filter(|trouble| trouble.is_sure() && self.new > 0);
+            let troubles = in_trouble.map(|trouble| ("new".to_owned(), trouble.clone()));
+            let counts = counts(self.old, ready);
+            let seen = Seen {
+                desired: self.desired,
+                alive: &counts,
+                ready: &counts,
+                troubles: &troubles.into_iter().collect(),
+            };
+            self.plan.serving = self.rollout.promote(Some(&self.plan.serving), "new", seen);
+            self.now += Duration::from_secs(1);
+        }
+
+        /// How many of each there are, so many seconds later.
+        fn later(&mut self, seconds: u32, trouble: Option<&Trouble>) -> (u32, u32) {
+            (0..seconds).for_each(|_| self.step(trouble));
+            (self.old, self.new)
+        }
+
+        /// After how many seconds the new one serves.
+        fn served_after(&mut self) -> Option<u32> {
+            let after = (1..1000).find(|_| {
+                self.step(None);
+                self.plan.serving == "new"
+            });
+            assert_eq!(self.later(2, None), (0, self.desired));
+            after
+        }
+    }
+
+    fn quota() -> Trouble {
+        Trouble {
+            reason: "PodsRefused",
+            message: "exceeded quota".into(),
+            fault: Fault::Platform,
+            is_final: true,
+            since: None,
+        }
+    }
+
+    /// Would fail if a change needed room for twice the replicas, or took more of those that serve than it must.
+    #[test]
+    fn a_revision_takes_over_where_there_is_no_room_for_both() {
+        let mut some = Crowd::new(6, 4);
+        assert!(some.served_after().unwrap() < 10);
+        assert_eq!(some.fewest, 4);
+        let mut none = Crowd::new(4, 4);
+        assert!(none.served_after().unwrap() > 60);
+        assert_eq!(none.fewest, 3);
+        let mut one = Crowd::new(1, 1);
+        assert!(one.served_after().unwrap() > 60);
+        assert_eq!(one.fewest, 0);
+    }
+
+    /// Would fail if a change that can't serve, or doesn't get the room that was made for it, became an outage.
+    #[test]
+    fn room_that_is_of_no_use_is_given_back() {
+        let mut fails = Crowd::new(1, 1);
+        assert_eq!(fails.later(70, Some(&trouble())), (1, 0));
+        assert_eq!(fails.rollout.failure("new"), Some(&trouble()));
+        fails.fewest = 1;
+        fails.later(2000, Some(&trouble()));
+        assert_eq!(fails.fewest, 1, "it is tried once");
+
+        // Its image can't be pulled just now.
+        let pull = Trouble {
+            reason: "RuntimeImagePullFailed",
+            ..quota()
+        };
+        let mut later = Crowd::new(1, 1);
+        assert_eq!(later.later(70, Some(&pull)), (0, 1));
+        assert_eq!(later.later(60, Some(&pull)), (1, 0));
+        let rollout = &later.rollout;
+        assert_eq!(rollout.told("new"), Some(&pull));
+        assert_eq!(rollout.failure("new"), None);
+        assert!(later.served_after().is_some());
+
+        // It needs more than the other had.
+        let mut large = Crowd::new(1, 1);
+        large.fits = 0;
+        assert_eq!(large.later(70, None), (0, 0));
+        assert_eq!(large.later(60, None), (1, 0));
+        large.fewest = 1;
+        large.later(2000, None);
+        assert_eq!(large.fewest, 1);
+    }
+
+    /// Would fail if a replica that serves went for one that no node will ever take.
+    #[test]
+    fn room_is_made_where_it_may_help() {
+        let unschedulable = |message: &str| Trouble {
+            reason: "Unschedulable",
+            message: format!("no node takes the pod p: 0/2 nodes are available: {message}"),
+            ..quota()
+        };
+        for (trouble, expected) in [
+            (quota(), true),
+            (unschedulable("2 Insufficient nvidia.com/gpu."), true),
+            (unschedulable("2 Too many pods."), true),
+            (
+                unschedulable("2 node(s) didn't match Pod's node affinity/selector."),
+                false,
+            ),
+            (trouble(), false),
+        ] {
+            assert_eq!(room::is_lack(&trouble), expected, "{trouble:?}");
         }
     }
 

@@ -102,8 +102,9 @@ impl Autoscaler {
         result
     }
 
-    /// Has a revision's pods asked for once more, where the namespace refused all of them: its Deployment has none for a
-    /// moment. The ReplicaSet then tries at once, and says anew whether it is refused.
+    /// Has a revision's pods asked for once more that the namespace refused: its Deployment has none but those that were
+    /// admitted for a moment. The ReplicaSet then tries at once, and says anew whether it is refused. Where some were admitted,
+    /// only if `all` of them are needed.
     ///
     /// # Errors
     /// When the API server refuses that.
@@ -112,6 +113,7 @@ impl Autoscaler {
         id: &FunctionId,
         live: &Live,
         revision: &str,
+        all: bool,
     ) -> Result<(), ScaleError> {
         let _alone = live.scaling.lock().await;
         {
@@ -123,15 +125,15 @@ impl Autoscaler {
         }
         let mut changes = self.cluster.changes(id);
         let replicas = self.replicas(id).get(revision).copied().unwrap_or(0);
-        let pods = self.cluster.pods_of(id);
-        let mut of_revision = pods
-            .iter()
-            .filter(|pod| pods::revision(pod) == Some(revision));
-        // Those that were admitted are on their way.
-        if replicas == 0 || of_revision.any(|pod| pods::is_alive(pod)) {
+        let mut of_revision = self.cluster.pods_of(id);
+        of_revision.retain(|pod| pods::revision(pod) == Some(revision) && pods::is_alive(pod));
+        let admitted = of_revision.iter().filter(|pod| !pods::is_claimed(pod));
+        let admitted = u32::try_from(admitted.count()).unwrap_or(u32::MAX);
+        // Those that are there are on their way.
+        if replicas <= admitted || !(all || of_revision.is_empty()) {
             return Ok(());
         }
-        self.set(id, revision, 0).await?;
+        self.set(id, revision, admitted).await?;
         let emptied = async {
             loop {
                 changes.borrow_and_update();

@@ -5,20 +5,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt as _;
 
+use super::room::Leaves;
 use super::taken::{self, Taken};
 use crate::live::Plan;
 
 /// The replicas of each revision, where the function should have `desired`: the one that serves has them, and so has
-/// the latest, which has yet to show that it can serve. All others have none.
+/// the latest, which has yet to show that it can serve, but for what they do without. All others have none.
 #[must_use]
 pub(super) fn spread<'a>(
     desired: u32,
+    leaves: Leaves,
     plan: &Plan,
     revisions: impl IntoIterator<Item = &'a String>,
 ) -> BTreeMap<String, u32> {
     let wanted = |revision: &String| {
-        if *revision == plan.serving || *revision == plan.latest {
-            desired
+        if *revision == plan.serving {
+            desired.saturating_sub(leaves.serving)
+        } else if *revision == plan.latest {
+            leaves.latest.map_or(desired, |most| desired.min(most))
         } else {
             0
         }
@@ -68,13 +72,14 @@ impl Changes {
 #[must_use]
 pub(super) fn share(
     desired: u32,
+    leaves: Leaves,
     plan: &Plan,
     current: &BTreeMap<String, u32>,
     claimed: &BTreeMap<String, Vec<Taken>>,
 ) -> Changes {
     let mut changes = Changes::default();
     let revisions: BTreeSet<&String> = current.keys().chain(claimed.keys()).collect();
-    for (revision, wanted) in spread(desired, plan, revisions) {
+    for (revision, wanted) in spread(desired, leaves, plan, revisions) {
         let mut pods = claimed.get(&revision).cloned().unwrap_or_default();
         taken::sort(&mut pods);
         let kept = usize::try_from(wanted).unwrap_or(usize::MAX);
@@ -129,7 +134,13 @@ mod tests {
     fn what_serves_stays_and_what_does_not_is_replaced() {
         let share = |desired, deployment: u32, pods: Vec<Taken>| {
             let claimed = BTreeMap::from([("new".to_owned(), pods)]);
-            let changes = share(desired, &serving("new"), &counts(0, deployment), &claimed);
+            let changes = share(
+                desired,
+                Leaves::default(),
+                &serving("new"),
+                &counts(0, deployment),
+                &claimed,
+            );
             let names: Vec<_> = changes.surplus.into_iter().map(|pod| pod.name).collect();
             (changes.deployments.get("new").copied(), names.join(" "))
         };
@@ -162,7 +173,15 @@ mod tests {
         };
         let pods = vec![Taken::unseen("expected", &claim), taken("a", true)];
         let claimed = BTreeMap::from([("new".to_owned(), pods)]);
-        let share = |desired| share(desired, &serving("new"), &counts(0, 0), &claimed);
+        let share = |desired| {
+            share(
+                desired,
+                Leaves::default(),
+                &serving("new"),
+                &counts(0, 0),
+                &claimed,
+            )
+        };
         assert_eq!(share(2), Changes::default());
         assert_eq!(share(1), Changes::default());
         assert_eq!(share(0).surplus, [taken("a", true).pod]);
@@ -177,7 +196,13 @@ mod tests {
                 let pods = pods.iter().map(|pod| taken(pod, true)).collect();
                 ((*revision).to_owned(), pods)
             });
-            let changes = share(desired, &plan, &counts(old, new), &claimed.collect());
+            let changes = share(
+                desired,
+                Leaves::default(),
+                &plan,
+                &counts(old, new),
+                &claimed.collect(),
+            );
             (changes.deployments, changes.surplus)
         };
         let none = (BTreeMap::new(), Vec::new());
@@ -208,7 +233,7 @@ mod tests {
             scaled_at: None,
         };
         let count = |plan: &Plan| {
-            spread(3, plan, &revisions)
+            spread(3, Leaves::default(), plan, &revisions)
                 .into_values()
                 .collect::<Vec<_>>()
         };

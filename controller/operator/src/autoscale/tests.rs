@@ -43,9 +43,10 @@ impl Bench {
             if is_refused(what) {
                 return api_server::refusal(403);
             }
-            // Without pods nothing is refused.
-            if sent["spec"]["replicas"] == 0 {
-                shown.deployments.apply(deployment("new", 0, None));
+            // Of few pods none is refused.
+            if let Some(replicas @ (0 | 1)) = sent["spec"]["replicas"].as_u64() {
+                let replicas = u32::try_from(replicas).unwrap();
+                shown.deployments.apply(deployment("new", replicas, None));
                 shown.notify(&"n/f".parse().unwrap());
             }
             if what.starts_with("DELETE") {
@@ -98,7 +99,7 @@ impl Bench {
 /// A Deployment with so many replicas, whose pods are refused since then.
 fn deployment(name: &str, replicas: u32, refused: Option<&str>) -> Event<Deployment> {
     let conditions = refused.map(|since| {
-        json!([{"type": "ReplicaFailure", "status": "True", "message": "quota", "lastUpdateTime": since}])
+        json!([{"type": "ReplicaFailure", "status": "True", "message": "exceeded quota", "lastUpdateTime": since}])
     });
     let owner = json!({
         "apiVersion": "wisp.dev/v1alpha1", "kind": "Function", "name": "f", "uid": "u", "controller": true,
@@ -239,7 +240,7 @@ async fn pods_that_were_refused_are_asked_for_anew() {
     let refused = deployment("new", 2, Some("2026-01-01T00:00:00Z"));
     bench.cluster.deployments.apply(refused);
     let ask = async || {
-        let anew = bench.autoscaler.ask_anew(&bench.id, &bench.live, "new");
+        let anew = (bench.autoscaler).ask_anew(&bench.id, &bench.live, "new", false);
         anew.await.unwrap();
         let asked = bench.asked().into_iter();
         asked
@@ -251,4 +252,58 @@ async fn pods_that_were_refused_are_asked_for_anew() {
     bench.cluster.deployments.apply(refused);
     bench.cluster.pods.apply(claimed("p", "new"));
     assert_eq!(ask().await, [0; 0]);
+}
+
+/// Would fail if it weren't seen that a quota has no room for the next revision beside the one that serves, if its pods were
+/// asked for only when the ReplicaSet tries next, or if one that is on its way were awaited by waking another.
+#[tokio::test]
+async fn one_that_serves_goes_for_each_of_the_next_where_a_quota_has_no_room() {
+    let bench = Bench::new(|_| false);
+    let plan = |serving: &str| Plan {
+        latest: "new".into(),
+        serving: serving.into(),
+        scaled_at: None,
+    };
+    *lock(&bench.live.plan) = Some(plan("old"));
+    let refused = deployment("new", 2, Some("2026-01-01T00:00:00Z"));
+    bench.cluster.deployments.apply(refused);
+    bench.cluster.deployments.apply(deployment("old", 2, None));
+    lock(&bench.live.load).desired = Some(2);
+    let changes = || bench.autoscaler.changes(&bench.id, &bench.live).deployments;
+    assert_eq!(changes(), BTreeMap::new());
+    bench.autoscaler.ask_for_room(&bench.id, &bench.live);
+    Bench::quiet().await;
+    assert_eq!(bench.asked(), []);
+
+    let Event::Apply(mut ready) = claimed("p", "new") else {
+        panic!("it is there")
+    };
+    ready
+        .metadata
+        .labels
+        .as_mut()
+        .unwrap()
+        .remove("wisp.dev/claimed-from");
+    bench.cluster.pods.apply(Event::Apply(ready));
+    assert_eq!(changes(), BTreeMap::from([("old".to_owned(), 1)]));
+    assert!(!bench.autoscaler.is_taken_over(&bench.live));
+    for _ in 0..2 {
+        bench.autoscaler.ask_for_room(&bench.id, &bench.live);
+    }
+    Bench::quiet().await;
+    let asked = bench.asked().into_iter();
+    let asked: Vec<_> = asked
+        .map(|(what, sent)| (what, sent["spec"]["replicas"].clone()))
+        .collect();
+    let scale = "PATCH /apis/apps/v1/namespaces/n/deployments/new/scale";
+    assert_eq!(
+        asked,
+        [1, 2].map(|replicas| (scale.to_owned(), json!(replicas)))
+    );
+
+    lock(&bench.live.load).desired = Some(1);
+    assert!(bench.autoscaler.is_taken_over(&bench.live));
+    *lock(&bench.live.plan) = Some(plan("new"));
+    let _ = changes();
+    assert!(!bench.autoscaler.is_taken_over(&bench.live));
 }

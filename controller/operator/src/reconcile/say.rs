@@ -78,7 +78,7 @@ pub(super) async fn say(
 /// What keeps the latest revision from serving: as is seen of its pods, or was when they were tried.
 fn trouble_of(context: &Context, id: &FunctionId, live: &Live, latest: &str) -> Option<Trouble> {
     trouble(context, id, latest)
-        .or_else(|| lock(&live.rollout).failure(latest).cloned())
+        .or_else(|| lock(&live.rollout).told(latest).cloned())
         .or_else(|| context.autoscaler.refused(id))
 }
 

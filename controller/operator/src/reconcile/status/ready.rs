@@ -4,6 +4,7 @@ use wisp_contract::problem::Fault;
 
 use super::{Observed, Verdict, before, count, scaled, verdict};
 use crate::cluster::pods::Trouble;
+use crate::live::Plan;
 
 /// Whether the function can answer.
 pub(super) fn ready(observed: &Observed<'_>) -> Verdict {
@@ -36,20 +37,7 @@ pub(super) fn ready(observed: &Observed<'_>) -> Verdict {
     };
     let serving = count(&observed.ready, &plan.serving);
     if plan.latest != plan.serving {
-        return match &observed.trouble {
-            Some(trouble) => {
-                let message = format!("{}; meanwhile {} serves", trouble.message, plan.serving);
-                verdict("False", trouble.reason, message)
-            }
-            None => {
-                let (ready, latest) = (count(&observed.ready, &plan.latest), &plan.latest);
-                let message = format!(
-                    "{ready} of {} replicas of {latest} are ready",
-                    observed.desired
-                );
-                verdict("Unknown", "RollingOut", message)
-            }
-        };
+        return rolling_out(observed, plan);
     }
     if serving > 0 {
         if let Some(trouble) = scaled::shortage(observed) {
@@ -88,6 +76,32 @@ pub(super) fn ready(observed: &Observed<'_>) -> Verdict {
             "Starting",
             format!("0 of {} replicas are ready", observed.desired),
         ),
+    }
+}
+
+/// How far the latest revision is that has yet to take over.
+fn rolling_out(observed: &Observed<'_>, plan: &Plan) -> Verdict {
+    let (latest, serving) = (&plan.latest, &plan.serving);
+    let ready = count(&observed.ready, latest);
+    let both = ready > 0 && count(&observed.ready, serving) > 0;
+    match &observed.trouble {
+        Some(trouble) => {
+            let who = if both {
+                format!("{serving} and {latest} serve")
+            } else {
+                format!("{serving} serves")
+            };
+            let message = format!("{}; meanwhile {who}", trouble.message);
+            verdict("False", trouble.reason, message)
+        }
+        None => {
+            let desired = observed.desired;
+            let mut message = format!("{ready} of {desired} replicas of {latest} are ready");
+            if both {
+                message = format!("{message}; meanwhile {serving} serves, too");
+            }
+            verdict("Unknown", "RollingOut", message)
+        }
     }
 }
 

@@ -245,7 +245,7 @@ fn a_revision_that_takes_over_tells_how_far_it_is_and_who_serves() {
     assert!(
         broken.conditions[2]
             .message
-            .contains("no model; meanwhile old serves")
+            .contains("no model; meanwhile old and new serve")
     );
     assert_eq!(
         (broken.revision.as_deref(), broken.ready_replicas),
