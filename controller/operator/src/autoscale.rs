@@ -26,7 +26,7 @@ use crate::live::{Functions, Live, lock};
 use crate::metrics::Metrics;
 use collect::Collector;
 pub use rollout::{Rollout, Seen};
-use spread::{Changes, share};
+use spread::{Changes, There, share};
 use taken::Taken;
 
 /// So long nothing more is set of a function of which something was refused, at the most: what else it should have waits, too.
@@ -216,10 +216,11 @@ impl Autoscaler {
             return Some(desired);
         }
         let plan = live.plan()?;
-        let (deployments, claimed) = (self.replicas(id), self.claimed(id, live));
+        let there = self.there(id, live);
         let of = |revision: &String| {
-            let of_deployment = deployments.get(revision).copied().unwrap_or(0);
-            let claimed = claimed.get(revision).map_or(0, |pods| taken::count(pods));
+            let of_deployment = there.deployments.get(revision).copied().unwrap_or(0);
+            let claimed = there.claimed.get(revision);
+            let claimed = claimed.map_or(0, |pods| taken::count(pods));
             claimed.saturating_add(of_deployment)
         };
         // The one that serves may have made room for the latest.
@@ -273,27 +274,32 @@ impl Autoscaler {
             .collect()
     }
 
-    /// The pods that were taken from pools, by revision.
-    fn claimed(&self, id: &FunctionId, live: &Live) -> BTreeMap<String, Vec<Taken>> {
-        let mut claimed = BTreeMap::<String, Vec<Taken>>::new();
+    /// What there is of its replicas.
+    fn there(&self, id: &FunctionId, live: &Live) -> There {
+        let mut there = There {
+            deployments: self.replicas(id),
+            ..There::default()
+        };
         let now = Timestamp::now();
         for pod in self.cluster.pods_of(id) {
-            if pods::is_claimed(&pod)
-                && pods::is_alive(&pod)
-                && let Some(revision) = pods::revision(&pod)
-            {
-                let of = claimed.entry(revision.to_owned()).or_default();
+            let Some(revision) = pods::revision(&pod).filter(|_| pods::is_alive(&pod)) else {
+                continue;
+            };
+            if pods::is_claimed(&pod) {
+                let of = there.claimed.entry(revision.to_owned()).or_default();
                 of.push(Taken::shown(&pod, now));
+            } else if taken::is_lost(&pod, now) {
+                *there.lost.entry(revision.to_owned()).or_default() += 1;
             }
         }
         for (name, claim) in lock(&live.claims).iter() {
             // What the cluster shows counts as it is shown.
             if self.cluster.pods.get(id, name).is_none() {
-                let of = claimed.entry(claim.revision.clone()).or_default();
+                let of = there.claimed.entry(claim.revision.clone()).or_default();
                 of.push(Taken::unseen(name, claim));
             }
         }
-        claimed
+        there
     }
 
     /// Whether it has no replica, and is to have one only because somebody waits for it as of now.
@@ -315,8 +321,9 @@ impl Autoscaler {
             return Changes::default();
         };
         let leaves = self.make_room(id, live, &plan, desired);
-        let (deployments, claimed) = (self.replicas(id), self.claimed(id, live));
-        let mut changes = share(desired, leaves, &plan, &deployments, &claimed);
+        let function = self.cluster.function(id);
+        let most = function.map_or(desired, |function| function.spec.scaling.max_replicas);
+        let mut changes = share(desired, most, leaves, &plan, &self.there(id, live));
         let pods = self.cluster.pods_of(id);
         let spent = pods.iter().filter(|pod| pods::is_spent(pod));
         changes

@@ -66,21 +66,33 @@ impl Changes {
     }
 }
 
-/// How the replicas of each revision are shared between its Deployment, which has `current`, and the pods that were
-/// taken from pools: these stay as long as there are replicas at all, those first that serve, and the Deployment has the
-/// rest.
+/// What there is of a function's replicas, by revision.
+#[derive(Debug, Default)]
+pub(super) struct There {
+    /// How many Deployments have.
+    pub(super) deployments: BTreeMap<String, u32>,
+    /// The pods that were taken from pools.
+    pub(super) claimed: BTreeMap<String, Vec<Taken>>,
+    /// Deployments' pods that served, and don't any more.
+    pub(super) lost: BTreeMap<String, u32>,
+}
+
+/// How the replicas of each revision are shared between its Deployment and the pods that were taken from pools: these stay
+/// as long as there are replicas at all, those first that serve, and the Deployment has the rest, with one more for each that
+/// is lost, up to `most` together.
 #[must_use]
 pub(super) fn share(
     desired: u32,
+    most: u32,
     leaves: Leaves,
     plan: &Plan,
-    current: &BTreeMap<String, u32>,
-    claimed: &BTreeMap<String, Vec<Taken>>,
+    there: &There,
 ) -> Changes {
     let mut changes = Changes::default();
-    let revisions: BTreeSet<&String> = current.keys().chain(claimed.keys()).collect();
+    let revisions = there.deployments.keys().chain(there.claimed.keys());
+    let revisions: BTreeSet<&String> = revisions.collect();
     for (revision, wanted) in spread(desired, leaves, plan, revisions) {
-        let mut pods = claimed.get(&revision).cloned().unwrap_or_default();
+        let mut pods = there.claimed.get(&revision).cloned().unwrap_or_default();
         taken::sort(&mut pods);
         let kept = usize::try_from(wanted).unwrap_or(usize::MAX);
         let surplus = pods.iter().skip(kept).filter(|pod| pod.can_be_ended());
@@ -88,8 +100,13 @@ pub(super) fn share(
             .surplus
             .extend(surplus.map(|taken| taken.pod.clone()));
         pods.truncate(kept);
-        let rest = wanted.saturating_sub(taken::count(&pods));
-        if current.get(&revision).is_some_and(|now| *now != rest) {
+        let counted = taken::count(&pods);
+        let rest = wanted.saturating_sub(counted);
+        let lost = there.lost.get(&revision).map_or(0, |lost| rest.min(*lost));
+        let most = most.saturating_sub(counted).max(rest);
+        let rest = rest.saturating_add(lost).min(most);
+        let current = there.deployments.get(&revision);
+        if current.is_some_and(|current| *current != rest) {
             changes.deployments.insert(revision, rest);
         }
     }
@@ -120,6 +137,21 @@ mod tests {
         }
     }
 
+    /// What is to be done where none is lost.
+    fn shared(
+        desired: u32,
+        plan: &Plan,
+        deployments: BTreeMap<String, u32>,
+        claimed: BTreeMap<String, Vec<Taken>>,
+    ) -> Changes {
+        let there = There {
+            deployments,
+            claimed,
+            lost: BTreeMap::new(),
+        };
+        share(desired, 20, Leaves::default(), plan, &there)
+    }
+
     fn serving(revision: &str) -> Plan {
         Plan {
             latest: revision.into(),
@@ -134,13 +166,7 @@ mod tests {
     fn what_serves_stays_and_what_does_not_is_replaced() {
         let share = |desired, deployment: u32, pods: Vec<Taken>| {
             let claimed = BTreeMap::from([("new".to_owned(), pods)]);
-            let changes = share(
-                desired,
-                Leaves::default(),
-                &serving("new"),
-                &counts(0, deployment),
-                &claimed,
-            );
+            let changes = shared(desired, &serving("new"), counts(0, deployment), claimed);
             let names: Vec<_> = changes.surplus.into_iter().map(|pod| pod.name).collect();
             (changes.deployments.get("new").copied(), names.join(" "))
         };
@@ -173,15 +199,7 @@ mod tests {
         };
         let pods = vec![Taken::unseen("expected", &claim), taken("a", true)];
         let claimed = BTreeMap::from([("new".to_owned(), pods)]);
-        let share = |desired| {
-            share(
-                desired,
-                Leaves::default(),
-                &serving("new"),
-                &counts(0, 0),
-                &claimed,
-            )
-        };
+        let share = |desired| shared(desired, &serving("new"), counts(0, 0), claimed.clone());
         assert_eq!(share(2), Changes::default());
         assert_eq!(share(1), Changes::default());
         assert_eq!(share(0).surplus, [taken("a", true).pod]);
@@ -196,13 +214,7 @@ mod tests {
                 let pods = pods.iter().map(|pod| taken(pod, true)).collect();
                 ((*revision).to_owned(), pods)
             });
-            let changes = share(
-                desired,
-                Leaves::default(),
-                &plan,
-                &counts(old, new),
-                &claimed.collect(),
-            );
+            let changes = shared(desired, &plan, counts(old, new), claimed.collect());
             (changes.deployments, changes.surplus)
         };
         let none = (BTreeMap::new(), Vec::new());
@@ -222,6 +234,31 @@ mod tests {
         // Those of a revision that was replaced go, also where its Deployment has gone already.
         assert_eq!(share(1, 0, 1, &[("old", &["a"])]), ended(&["a"]));
         assert_eq!(share(1, 0, 1, &[("older", &["a"])]), ended(&["a"]));
+    }
+
+    /// Would fail if replicas on a node that died were missing for as long as Kubernetes shows them, or a function got more
+    /// than it may have for it.
+    #[test]
+    fn another_is_made_for_each_that_is_lost() {
+        let share = |desired, most, deployment, lost| {
+            let there = There {
+                deployments: counts(0, deployment),
+                claimed: [("new".to_owned(), vec![taken("a", true)])].into(),
+                lost: [("new".to_owned(), lost)].into(),
+            };
+            let changes = share(desired, most, Leaves::default(), &serving("new"), &there);
+            changes.deployments.get("new").copied()
+        };
+        assert_eq!(share(4, 10, 3, 0), None);
+        assert_eq!(share(4, 10, 3, 2), Some(5));
+        assert_eq!(share(4, 10, 5, 2), None);
+        assert_eq!(share(4, 5, 3, 2), Some(4));
+        assert_eq!(share(4, 4, 3, 2), None);
+        // They are back, or no more.
+        assert_eq!(share(4, 10, 5, 0), Some(3));
+        // Those that end aren't made up for.
+        assert_eq!(share(1, 10, 3, 2), Some(0));
+        assert_eq!(share(2, 10, 3, 3), Some(2));
     }
 
     #[test]

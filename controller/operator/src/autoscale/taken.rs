@@ -32,10 +32,7 @@ impl Taken {
         let is_ready = pods::is_ready(pod);
         let made = pod.creation_timestamp().map(|made| made.0);
         let since = pods::unready_since(pod).or(made);
-        let is_new = since.is_none_or(|since| {
-            // Its node's clock may be ahead.
-            Duration::try_from(now.duration_since(since)).map_or(true, |since| since < STARTING)
-        });
+        let is_new = since.is_none_or(|since| !is_long(since, now));
         Self {
             pod: Surplus::of(pod),
             is_ready,
@@ -61,6 +58,24 @@ impl Taken {
     pub(super) fn can_be_ended(&self) -> bool {
         !self.pod.uid.is_empty()
     }
+}
+
+/// Whether a Deployment's pod served, and as of `now` hasn't done so for long: Kubernetes shows one on a node that died for
+/// minutes. One that never served may be loading its models.
+pub(super) fn is_lost(pod: &Pod, now: Timestamp) -> bool {
+    let statuses = pod.status.iter();
+    let statuses = statuses.flat_map(|status| status.container_statuses.iter().flatten());
+    let mut began =
+        statuses.filter_map(|status| status.state.as_ref()?.running.as_ref()?.started_at.as_ref());
+    // It isn't ready from before its container begins.
+    pods::unready_since(pod)
+        .is_some_and(|since| began.any(|began| began.0 < since) && is_long(since, now))
+}
+
+/// Whether what is so since then may have been about to be otherwise, and wasn't.
+fn is_long(since: Timestamp, now: Timestamp) -> bool {
+    // Its node's clock may be ahead.
+    Duration::try_from(now.duration_since(since)).is_ok_and(|since| since >= STARTING)
 }
 
 /// Puts those first that are to stay longest: what serves, then what has done so for longest.
@@ -104,5 +119,31 @@ mod tests {
         assert_eq!(pod("False", "2026-01-01T00:01:09Z"), (false, true));
         assert_eq!(pod("False", "2026-01-01T00:00:00Z"), (false, false));
         assert_eq!(pod("Unknown", "2026-01-01T00:00:00Z"), (false, false));
+    }
+
+    /// Would fail if a replica on a node that died were counted as one for as long as Kubernetes shows it, or a second were
+    /// made for each that takes long to load its models.
+    #[test]
+    fn a_deployments_pod_that_served_and_does_not_is_lost() {
+        let is_lost = |status: &str, since: &str| {
+            let pod = serde_json::from_value::<Pod>(json!({
+                "metadata": {"name": "p"},
+                "status": {
+                    "phase": "Running",
+                    "conditions": [{"type": "Ready", "status": status, "lastTransitionTime": since}],
+                    "containerStatuses": [{
+                        "name": "function", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                        "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
+                    }],
+                },
+            }));
+            is_lost(&pod.unwrap(), "2026-01-01T00:10:00Z".parse().unwrap())
+        };
+        assert!(!is_lost("False", "2025-12-31T23:59:58Z"), "it never served");
+        assert!(!is_lost("False", "2026-01-01T00:00:00Z"));
+        assert!(!is_lost("True", "2026-01-01T00:00:09Z"));
+        assert!(is_lost("False", "2026-01-01T00:00:09Z"));
+        assert!(is_lost("Unknown", "2026-01-01T00:09:00Z"));
+        assert!(!is_lost("False", "2026-01-01T00:09:01Z"), "a moment ago");
     }
 }
