@@ -38,7 +38,7 @@ use crate::resolve::Resolved;
 use crate::resolver::{Outcome, Resolver};
 use apply::ApplyError;
 use desired::{Desired, DesiredError, Settings};
-use revisions::{hold, prune, records, reserve, settle};
+use revisions::{hold, prune, records, reserve, resume, settle};
 use say::say;
 
 /// How long after what was left of a deleted Function is looked at again.
@@ -129,6 +129,11 @@ pub async fn reconcile(
         return Ok(Action::await_change());
     }
     let live = context.live.enter(&id, &function.uid().unwrap_or_default());
+    if live.plan().is_none()
+        && let Some(serving) = served_before(&context, &id, &function)
+    {
+        resume(&context, &id, &function, &serving);
+    }
     context.references.set(&id, &references::of(&function));
     let outcome = context.resolver.outcome(&id, &function, &live).await;
     let versions = lock(&live.resolution).versions.clone();

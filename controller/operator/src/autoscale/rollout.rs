@@ -8,7 +8,8 @@ use crate::cluster::pods::Trouble;
 use crate::live::Plan;
 
 /// What is remembered of a function's revisions, beside which one serves: which one was given a chance before it had shown
-/// that it can serve, and which one can't. A process that begins anew knows nothing of it: it gives another chance.
+/// that it can serve, and which one can't. A process that begins anew knows the first by the revision's record alone, and nothing of the other: it gives another
+/// chance.
 #[derive(Debug, Default)]
 pub struct Rollout {
     trial: Option<Trial>,
@@ -101,6 +102,14 @@ impl Rollout {
             self.failed = Some((trial.revision, trouble.clone()));
         }
         Some(trial.before)
+    }
+
+    /// `revision` serves, and has yet to show that it can: so said the process before this one, which tried it instead of `before`.
+    pub fn resume(&mut self, revision: &str, before: &str) {
+        self.trial = (revision != before).then(|| Trial {
+            revision: revision.to_owned(),
+            before: before.to_owned(),
+        });
     }
 
     /// The revision that serves again if the one on trial can't.
@@ -234,6 +243,30 @@ mod tests {
                 "{serving:?} {desired} {alive:?} {ready:?}"
             );
         }
+    }
+
+    /// Would fail if the one before were forgotten with the process that tried another, or came back after that had served.
+    #[test]
+    fn one_that_was_on_trial_before_this_process_began_still_is() {
+        let (none, new) = (counts(0, 0), counts(0, 1));
+        let woken = (1, &none, &none);
+        let mut rollout = Rollout::default();
+        rollout.resume("new", "old");
+        let serving = promote(&mut rollout, Some("new"), "new", woken, &["new"]);
+        assert_eq!(serving, "old");
+        assert_eq!(rollout.failure("new"), Some(&trouble()));
+
+        let mut rollout = Rollout::default();
+        rollout.resume("new", "old");
+        let serves = (1, &new, &new);
+        assert_eq!(
+            promote(&mut rollout, Some("new"), "new", serves, &[]),
+            "new"
+        );
+        assert_eq!(
+            promote(&mut rollout, Some("new"), "new", woken, &["new"]),
+            "new"
+        );
     }
 
     /// A namespace, or a node, that has room for so many pods, and a function that rolls out in it.

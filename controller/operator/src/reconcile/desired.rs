@@ -28,6 +28,8 @@ pub const SPEC_ANNOTATION: &str = "wisp.dev/spec";
 pub const ARTIFACTS_ANNOTATION: &str = "wisp.dev/artifacts";
 /// Annotation of the same: what the spec's tags meant.
 pub const PINS_ANNOTATION: &str = "wisp.dev/pins";
+/// Annotation of the same, of one that serves and has yet to show that it can: the revision that serves again if it can't.
+pub const BEFORE_ANNOTATION: &str = "wisp.dev/before";
 /// Annotation of a pool's Deployment: what shows that the operator noted the pins.
 pub const PINNED_ANNOTATION: &str = "wisp.dev/pins-mac";
 
@@ -226,6 +228,15 @@ pub fn artifacts_in(record: &ControllerRevision) -> Vec<String> {
     let sources = sources.map(|pin| pin.sha256.as_str());
     let all = noted.chain(sources).filter(|digest| !digest.is_empty());
     all.map(str::to_owned).collect()
+}
+
+/// The revision that serves again if the one of this record can't, as long as that isn't known.
+#[must_use]
+pub fn before_in(record: &ControllerRevision) -> Option<&str> {
+    record
+        .annotations()
+        .get(BEFORE_ANNOTATION)
+        .map(String::as_str)
 }
 
 /// What tags meant when what notes them was made.

@@ -4,22 +4,24 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use kube::ResourceExt as _;
+use kube::api::{Patch, PatchParams};
+use kube::{Api, ResourceExt as _};
+use serde_json::json;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
 
-use super::desired::artifacts_in;
+use super::desired::{BEFORE_ANNOTATION, artifacts_in, before_in};
 use super::{Context, ReconcileError, apply};
 use crate::artifacts::Artifacts;
 use crate::autoscale::Seen;
 use crate::cluster::{Cluster, pods};
 use crate::live::{Functions, Live, Plan, lock};
-use crate::names::{self, Ownership};
+use crate::names::{self, MANAGER, Ownership};
 use crate::resolve::Resolved;
 
-/// Keeps in the store what the revisions consist of that were there before this process began: the one that serves, and the
-/// latest. They may be asleep, and nobody else needs what they are made of; by what is resolved from now on it would be pushed
+/// Keeps in the store what the revisions consist of that were there before this process began: the one that serves, the
+/// latest, and those that serve again if these can't. They may be asleep, and nobody else needs what they are made of; by what is resolved from now on it would be pushed
 /// out.
 pub(super) fn recall(cluster: &Cluster, functions: &Functions, artifacts: &dyn Artifacts) {
     for function in cluster.functions().state() {
@@ -27,12 +29,13 @@ pub(super) fn recall(cluster: &Cluster, functions: &Functions, artifacts: &dyn A
         let records = records(cluster, &id, &function);
         let latest = records.iter().max_by_key(|record| record.revision);
         let serves = function.status.iter();
-        let serves = serves.filter_map(|status| status.revision.as_ref());
-        let serving = records
-            .iter()
-            .filter(|record| serves.clone().any(|serves| *serves == record.name_any()));
-        let digests: Vec<String> = serving
-            .chain(latest)
+        let mut serves = serves.filter_map(|status| status.revision.as_ref());
+        let named = |name: &str| records.iter().find(|record| record.name_any() == name);
+        let serving = serves.next().and_then(|serves| named(serves));
+        let before = serving.and_then(|record| before_in(record)).and_then(named);
+        let digests: Vec<String> = [serving, latest, before]
+            .into_iter()
+            .flatten()
             .flat_map(|record| artifacts_in(record))
             .collect();
         if digests.is_empty() {
@@ -125,7 +128,7 @@ pub(super) async fn settle(
     function: &Function,
 ) {
     let target = lock(&live.load).desired;
-    let changed = {
+    let (changed, serving) = {
         let (mut rollout, mut plan) = (lock(&live.rollout), lock(&live.plan));
         // A wake-up may have gone back to the one before a moment ago.
         let serving = plan.as_ref().map(|plan| plan.serving.clone()).or(before);
@@ -151,9 +154,13 @@ pub(super) async fn settle(
         if changed && plan.as_ref().map(|plan| &plan.serving) != Some(&next.serving) {
             tracing::info!(function = %id, revision = next.serving, "a revision serves from now on");
         }
+        let serving = next.serving.clone();
         *plan = Some(next);
-        changed
+        (changed, serving)
     };
+    if let Err(error) = note(context, id, live, &serving).await {
+        tracing::warn!(function = %id, error = %chain(&error), "it could not be noted which revision serves if the next can't");
+    }
     if !changed {
         return;
     }
@@ -162,6 +169,45 @@ pub(super) async fn settle(
     if let Err(error) = context.autoscaler.push(id).await {
         tracing::warn!(function = %id, error = %chain(&error), "the number of replicas could not be set");
     }
+}
+
+/// Remembers what the process before this one noted of `serving`, the revision that served then: that it was on trial.
+pub(super) fn resume(context: &Context, id: &FunctionId, function: &Function, serving: &str) {
+    let records = records(&context.cluster, id, function);
+    let named = |name: &str| records.iter().find(|record| record.name_any() == name);
+    let before = named(serving).and_then(|record| before_in(record));
+    // What is left of one that is no more can't serve.
+    let Some(before) = before.filter(|before| named(before).is_some()) else {
+        return;
+    };
+    if let Some(live) = context.live.get(id) {
+        lock(&live.rollout).resume(serving, before);
+    }
+}
+
+/// Notes which revision serves again if `serving` can't, before anybody is told that this one serves: a process that begins
+/// anew knows it by that. Once it has served, that is noted no more.
+async fn note(
+    context: &Context,
+    id: &FunctionId,
+    live: &Live,
+    serving: &str,
+) -> Result<(), kube::Error> {
+    let before = lock(&live.rollout).before().map(str::to_owned);
+    let record = context.cluster.revisions.get(id, serving);
+    if record.as_deref().and_then(before_in) == before.as_deref() {
+        return Ok(());
+    }
+    let api = Api::<ControllerRevision>::namespaced(context.client.clone(), id.namespace());
+    let note = json!({"metadata": {"annotations": {BEFORE_ANNOTATION: before}}});
+    // It isn't applied, which would take it away with what else is.
+    let parameters = PatchParams {
+        field_manager: Some(MANAGER.to_owned()),
+        ..PatchParams::default()
+    };
+    api.patch_metadata(serving, &parameters, &Patch::Merge(&note))
+        .await
+        .map(drop)
 }
 
 /// The records of the function's revisions. One that somebody else made is none, whatever its labels say: what else has its
@@ -275,11 +321,15 @@ mod tests {
         let id = function.id().unwrap();
         let of_store = feed.store();
         of_store.apply_watcher_event(&Event::Apply(function.clone()));
+        let mut serving = record(&function, "f-1", 1, "serves,code");
+        let before = (BEFORE_ANNOTATION.to_owned(), "f-before".to_owned());
+        serving.annotations_mut().extend([before]);
         let mut foreign = record(&function, "foreign", 9, "foreign");
         foreign.metadata.owner_references = None;
         for record in [
             record(&function, "f-0", 0, "old"),
-            record(&function, "f-1", 1, "serves,code"),
+            record(&function, "f-before", 0, "before"),
+            serving,
             record(&function, "f-2", 2, "latest"),
             foreign,
         ] {
@@ -287,7 +337,8 @@ mod tests {
         }
         recall(&cluster, &functions, &store);
         let held = || store.held("n/f");
-        assert_eq!(held(), ["code", "latest", "serves", "source-1", "source-2"]);
+        let recalled = "before code latest serves source-0 source-1 source-2";
+        assert_eq!(held().join(" "), recalled);
 
         // What it resolves to serves only once it can.
         let live = functions.get(&id).unwrap();
@@ -301,8 +352,8 @@ mod tests {
         };
         plan("f-1");
         hold(&store, &id, &live, &resolved("new"));
-        let all = ["code", "latest", "new", "serves", "source-1", "source-2"];
-        assert_eq!(held(), all);
+        let all = "before code latest new serves source-0 source-1 source-2";
+        assert_eq!(held().join(" "), all);
         plan("f-3");
         hold(&store, &id, &live, &resolved("new"));
         assert_eq!(held(), ["new"]);
