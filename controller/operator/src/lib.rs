@@ -25,6 +25,7 @@ pub mod metrics;
 pub mod names;
 pub mod operator;
 pub mod options;
+pub mod pins;
 pub mod pool;
 pub mod reconcile;
 pub mod references;

@@ -268,7 +268,6 @@ fn context(
         known.reconcile(function);
     };
     Arc::new(Context {
-        settings,
         names: options.own_names(),
         client: client.clone(),
         options: options.clone(),
@@ -280,7 +279,9 @@ fn context(
             Arc::clone(cluster),
             Arc::clone(artifacts),
             Arc::clone(metrics),
+            settings.root.clone(),
         )),
+        settings,
         artifacts: Arc::clone(artifacts),
         autoscaler: Arc::clone(autoscaler),
         events: Events::new(client.clone(), options.pod_name.clone()),

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use kube::{Client, ResourceExt as _};
 use wisp_api::{Function, REQUESTED_AT};
 use wisp_contract::FunctionId;
+use wisp_contract::keys::Root;
 
 use crate::artifacts::{Artifacts, Stage};
 use crate::attempts::{Attempts, digest_of};
 use crate::cluster::Cluster;
 use crate::live::{Inputs, Live, Resolution, Settled, lock};
 use crate::metrics::Metrics;
-use crate::reconcile::desired::{pins_in, pins_of};
+use crate::pins::{pins_in, pins_of};
 use crate::resolve::{self, ResolveError, Resolved};
 
 /// What is quick is waited for, so that no status tells of it.
@@ -29,6 +30,8 @@ pub struct Resolver {
     cluster: Arc<Cluster>,
     artifacts: Arc<dyn Artifacts>,
     metrics: Arc<Metrics>,
+    /// What shows which notes are an operator's.
+    root: Root,
     /// The fetching anew of what serves.
     kept: Attempts<FunctionId>,
 }
@@ -45,19 +48,21 @@ pub enum Outcome {
 }
 
 impl Resolver {
-    /// Resolves with `artifacts`.
+    /// Resolves with `artifacts`, and believes what was noted before by who has `root`.
     #[must_use]
     pub fn new(
         client: Client,
         cluster: Arc<Cluster>,
         artifacts: Arc<dyn Artifacts>,
         metrics: Arc<Metrics>,
+        root: Root,
     ) -> Self {
         Self {
             client,
             cluster,
             artifacts,
             metrics,
+            root,
             kept: Attempts::default(),
         }
     }
@@ -227,13 +232,8 @@ impl Resolver {
         };
         lock(&live.resolution).versions = gathered.versions.clone();
         let records = self.cluster.revisions.of(id);
-        let ours = records.iter().filter(|record| {
-            record
-                .owner_references()
-                .iter()
-                .any(|owner| Some(&owner.uid) == function.metadata.uid.as_ref())
-        });
-        let pins = pins_of(function, ours.map(|record| &**record));
+        let records = records.iter().map(|record| &**record);
+        let pins = pins_of(function, records, &self.root);
         let sources = gathered.sources(function);
         let began = Instant::now();
         let told = |stage| {

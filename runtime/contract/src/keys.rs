@@ -83,12 +83,12 @@ impl Root {
         Key(self.derive("pool").mac(&format!("{namespace}/{uid}")))
     }
 
-    /// What shows that the operator itself noted `pins` on a pool's Deployment: what the tags of the `models`, by the SHA-256 of
-    /// how they are written, meant. `uid` is the RuntimePool object's. Others may write there, too.
+    /// What shows that the operator itself noted `pins` on a revision's record, or on a pool's Deployment: what the tags of the
+    /// `spec`, by the SHA-256 of how it is written, meant. `uid` is the Function's or RuntimePool's. Others may write there, too.
     #[must_use]
-    pub fn pins(&self, uid: &str, models: &str, pins: &str) -> Key {
+    pub fn pins(&self, uid: &str, spec: &str, pins: &str) -> Key {
         // Neither a uid nor a digest has a slash.
-        Key(self.derive("pins").mac(&format!("{uid}/{models}/{pins}")))
+        Key(self.derive("pins").mac(&format!("{uid}/{spec}/{pins}")))
     }
 
     /// The key of the ports of a function's replicas, of a root for them. `uid` is the Function object's: a function

@@ -1,18 +1,15 @@
-//! What the tags of a pool's models meant, noted on the pool's Deployment, so that another operator takes the same, and replaces no
-//! pod. Whoever may write Deployments could note there a digest of what others have: only what an operator noted counts.
+//! What the tags of a pool's models meant, noted on the pool's Deployment.
 
 use std::collections::BTreeMap;
 
-use kube::ResourceExt as _;
 use sha2::{Digest as _, Sha256};
-use subtle::ConstantTimeEq as _;
 use wisp_api::RuntimePool;
 use wisp_contract::keys::Root;
 
 use super::models::Kept;
 use super::{PoolId, Pools};
 use crate::names::{self, Ownership};
-use crate::reconcile::desired::{PINNED_ANNOTATION, PINS_ANNOTATION, SPEC_ANNOTATION, pins_in};
+use crate::pins;
 use crate::resolve::{Pin, Pins};
 
 impl Pools {
@@ -20,10 +17,11 @@ impl Pools {
     pub(super) fn pins(&self, id: &PoolId, pool: &RuntimePool) -> Pins {
         let deployments = &self.cluster.warm_deployments;
         let deployment = deployments.get(id, &names::pool(id.name()));
-        let ours = deployment
-            .filter(|found| names::ownership(pool, &found.metadata) == Ownership::Ours)
-            .filter(|found| is_pinned(pool, found.annotations(), &self.settings.root));
-        ours.map_or_else(Pins::default, |deployment| pins_in(&*deployment))
+        let ours =
+            deployment.filter(|found| names::ownership(pool, &found.metadata) == Ownership::Ours);
+        let root = &self.settings.root;
+        ours.and_then(|found| pins::noted(&*found, root, uid(pool), &spec_digest(pool)))
+            .unwrap_or_default()
     }
 }
 
@@ -33,16 +31,8 @@ pub(super) fn notes(
     kept: &[Kept],
     root: &Root,
 ) -> Option<BTreeMap<String, String>> {
-    let pins = serde_json::to_string(&pins_of(kept)).ok()?;
-    let spec = spec_digest(pool);
-    let mac = root.pins(uid(pool), &spec, &pins).0;
-    let notes = [
-        (SPEC_ANNOTATION, spec),
-        (PINS_ANNOTATION, pins),
-        (PINNED_ANNOTATION, mac),
-    ];
-    let notes = notes.map(|(key, value)| (key.to_owned(), value));
-    (!kept.is_empty()).then(|| notes.into())
+    let notes = pins::notes(root, uid(pool), spec_digest(pool), &pins_of(kept)).ok()?;
+    (!kept.is_empty()).then_some(notes)
 }
 
 /// What the tags of the models meant.
@@ -58,15 +48,6 @@ pub(super) fn pins_of(kept: &[Kept]) -> Pins {
             .map(|kept| (kept.model.name.clone(), pin(kept)))
             .collect(),
     }
-}
-
-/// Whether the notes are an operator's, of this pool and of the models as they are written now.
-fn is_pinned(pool: &RuntimePool, notes: &BTreeMap<String, String>, root: &Root) -> bool {
-    let (Some(pins), Some(mac)) = (notes.get(PINS_ANNOTATION), notes.get(PINNED_ANNOTATION)) else {
-        return false;
-    };
-    let expected = root.pins(uid(pool), &spec_digest(pool), pins).0;
-    mac.as_bytes().ct_eq(expected.as_bytes()).into()
 }
 
 fn uid(pool: &RuntimePool) -> &str {

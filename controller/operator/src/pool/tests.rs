@@ -321,7 +321,7 @@ mod claiming {
     use super::*;
     use crate::api_server::{self, refusal};
     use crate::live::Plan;
-    use crate::reconcile::desired::{PINNED_ANNOTATION, PINS_ANNOTATION};
+    use crate::pins::{PINNED_ANNOTATION, PINS_ANNOTATION};
     use crate::resolve::tests::Store;
 
     /// An API server that is never reached.

@@ -11,7 +11,7 @@ use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 use k8s_openapi::apimachinery::pkg::runtime::RawExtension;
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use kube::ResourceExt;
+use kube::ResourceExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use wisp_api::Function;
@@ -20,18 +20,13 @@ use wisp_contract::keys::Root;
 
 use super::{assignment, network, pod, resources};
 use crate::names;
-use crate::resolve::{self, Bytes, Pins, Resolved};
+use crate::pins::{self, SPEC_ANNOTATION, pins_in};
+use crate::resolve::{self, Bytes, Resolved};
 
-/// Annotation of a ControllerRevision, and of a pool's Deployment: the digest of the spec, or of the models, as it was written.
-pub const SPEC_ANNOTATION: &str = "wisp.dev/spec";
 /// Annotation of a ControllerRevision: the digests of all of the store that it consists of, with commas between.
 pub const ARTIFACTS_ANNOTATION: &str = "wisp.dev/artifacts";
-/// Annotation of the same: what the spec's tags meant.
-pub const PINS_ANNOTATION: &str = "wisp.dev/pins";
 /// Annotation of the same, of one that serves and has yet to show that it can: the revision that serves again if it can't.
 pub const BEFORE_ANNOTATION: &str = "wisp.dev/before";
-/// Annotation of a pool's Deployment: what shows that the operator noted the pins.
-pub const PINNED_ANNOTATION: &str = "wisp.dev/pins-mac";
 
 /// What is the same for all Functions.
 #[derive(Debug, Clone)]
@@ -136,7 +131,7 @@ pub fn desired(
         ..Secret::default()
     };
     Ok(Desired {
-        record: record(function, resolved, &id, &revision)?,
+        record: record(function, resolved, &id, &revision, &settings.root)?,
         assignment,
         secret,
         deployment: deployment(function, resolved, &id, &revision, settings),
@@ -154,23 +149,19 @@ fn record(
     resolved: &Resolved,
     id: &FunctionId,
     revision: &str,
+    root: &Root,
 ) -> Result<ControllerRevision, DesiredError> {
     let mut metadata = names::owned(
         function,
         revision,
         names::revision_labels(id.name(), revision),
     );
-    metadata.annotations = Some(BTreeMap::from([
-        (SPEC_ANNOTATION.to_owned(), resolve::spec_digest(function)),
-        (
-            PINS_ANNOTATION.to_owned(),
-            serde_json::to_string(&resolved.pins())?,
-        ),
-        (
-            ARTIFACTS_ANNOTATION.to_owned(),
-            resolved.digests().join(","),
-        ),
-    ]));
+    let uid = function.metadata.uid.as_deref().unwrap_or_default();
+    let spec = resolve::spec_digest(function);
+    let mut notes = pins::notes(root, uid, spec, &resolved.pins())?;
+    let artifacts = resolved.digests().join(",");
+    notes.insert(ARTIFACTS_ANNOTATION.to_owned(), artifacts);
+    metadata.annotations = Some(notes);
     let digest = |bytes: &Bytes| match bytes {
         Bytes::Stored(stored) => json!(format!("sha256:{}", stored.source)),
         Bytes::Volume(volume) => json!(format!("{}/{}", volume.origin(), volume.path())),
@@ -195,21 +186,6 @@ fn record(
 pub fn component_of(record: &ControllerRevision) -> Option<String> {
     let component = record.data.0.get("component")?;
     component.as_str().map(str::to_owned)
-}
-
-/// What the tags of `function` meant when a revision with the same spec was made last.
-#[must_use]
-pub fn pins_of<'a>(
-    function: &Function,
-    records: impl IntoIterator<Item = &'a ControllerRevision>,
-) -> Pins {
-    let spec = resolve::spec_digest(function);
-    let same = records
-        .into_iter()
-        .filter(|record| record.annotations().get(SPEC_ANNOTATION) == Some(&spec));
-    same.max_by_key(|record| record.revision)
-        .map(pins_in)
-        .unwrap_or_default()
 }
 
 /// Whether a revision was made of what `function` is now.
@@ -237,14 +213,6 @@ pub fn before_in(record: &ControllerRevision) -> Option<&str> {
         .annotations()
         .get(BEFORE_ANNOTATION)
         .map(String::as_str)
-}
-
-/// What tags meant when what notes them was made.
-#[must_use]
-pub fn pins_in(record: &impl ResourceExt) -> Pins {
-    let pins = record.annotations().get(PINS_ANNOTATION);
-    pins.and_then(|pins| serde_json::from_str(pins).ok())
-        .unwrap_or_default()
 }
 
 fn deployment(

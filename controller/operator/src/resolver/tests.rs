@@ -1,5 +1,6 @@
 use std::sync::Mutex;
 
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::runtime::watcher::Event;
 use serde_json::json;
 use tokio::sync::Semaphore;
@@ -7,7 +8,11 @@ use tokio::sync::Semaphore;
 use super::*;
 use crate::api_server;
 use crate::cluster::Feed;
+use crate::live::Functions;
+use crate::names;
+use crate::pins::{self, PINNED_ANNOTATION, PINS_ANNOTATION};
 use crate::resolve::tests::Store;
+use crate::resolve::{Pin, Pins};
 
 /// A function whose component takes until `gate` opens, and whose variable is what the ConfigMap has.
 struct Bench {
@@ -20,6 +25,10 @@ struct Bench {
     /// What the annotation says by which another attempt is asked for.
     requested: Option<&'static str>,
     id: FunctionId,
+}
+
+fn root() -> Root {
+    Root::new(&"k".repeat(64)).unwrap()
 }
 
 impl Bench {
@@ -39,7 +48,7 @@ impl Bench {
             (200, json!({"metadata": metadata, "data": {"level": level}}))
         });
         let artifacts: Arc<dyn Artifacts> = Arc::clone(&store) as _;
-        let resolver = Resolver::new(client, cluster, artifacts, Arc::default());
+        let resolver = Resolver::new(client, cluster, artifacts, Arc::default(), root());
         Self {
             resolver: Arc::new(resolver),
             live: Arc::default(),
@@ -224,4 +233,69 @@ async fn what_is_being_tried_again_has_no_time_at_which_to_try() {
     attempt.abort();
     assert!(attempt.await.is_err());
     assert_eq!(at(), Some(retry_at));
+}
+
+/// Would fail if who may write ControllerRevisions had a function get, by its digest, what the store has of others, or run what
+/// the signature policy was not asked about.
+#[tokio::test]
+async fn what_others_note_on_a_revision_pins_nothing() {
+    let function: Function = serde_json::from_value(json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+        "metadata": {"name": "f", "namespace": "n", "uid": "u", "generation": 1},
+        "spec": {"component": {"image": "r/x:1"}},
+    }))
+    .unwrap();
+    let noted = |sha256: &str, noting: &Root| {
+        let pin = Pin {
+            image: Some("r/x:1@sha256:m".to_owned()),
+            sha256: sha256.repeat(64),
+        };
+        let pins = Pins {
+            component: Some(pin),
+            ..Pins::default()
+        };
+        let mut metadata = names::owned(&function, "f-1", names::revision_labels("f", "f-1"));
+        let notes = pins::notes(noting, "u", resolve::spec_digest(&function), &pins);
+        metadata.annotations = Some(notes.unwrap());
+        ControllerRevision {
+            metadata,
+            revision: Some(1),
+            ..ControllerRevision::default()
+        }
+    };
+    let ours = noted("a", &root());
+    let forged = |key: &str, value: Option<&str>| {
+        let mut record = ours.clone();
+        let notes = record.metadata.annotations.as_mut().unwrap();
+        notes.remove(key);
+        notes.extend(value.map(|value| (key.to_owned(), value.to_owned())));
+        record
+    };
+    let others = format!(r#"{{"component": {{"sha256": "{}"}}}}"#, "b".repeat(64));
+    let anew = ("r/x:1".to_owned(), None);
+    for (record, expected) in [
+        (
+            ours.clone(),
+            ("r/x:1@sha256:m".to_owned(), Some("a".repeat(64))),
+        ),
+        (
+            noted("a", &Root::new(&"o".repeat(64)).unwrap()),
+            anew.clone(),
+        ),
+        (forged(PINS_ANNOTATION, Some(&others)), anew.clone()),
+        // As of an operator of an older version.
+        (forged(PINNED_ANNOTATION, None), anew.clone()),
+        (forged(PINNED_ANNOTATION, Some("")), anew),
+    ] {
+        let mut bench = Bench::new();
+        bench.gate.add_permits(1);
+        let revisions = &bench.resolver.cluster.revisions;
+        revisions.apply(Event::Apply(record));
+        let store = bench.feed.store();
+        store.apply_watcher_event(&Event::Apply(function.clone()));
+        let live = Functions::default().enter(&bench.id, "u");
+        let outcome = bench.resolver.outcome(&bench.id, &function, &live);
+        assert!(matches!(outcome.await, Outcome::Resolved(_)));
+        assert_eq!(*lock(&bench.store.asked), [expected]);
+    }
 }

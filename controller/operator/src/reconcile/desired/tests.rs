@@ -318,7 +318,7 @@ fn pins_are_those_of_the_newest_revision_with_the_same_spec() {
         record(&other, 3, "other"),
     ];
     let image = |function: &Function| {
-        pins_of(function, &records)
+        pins::pins_of(function, &records, &settings().root)
             .component
             .and_then(|pin| pin.image)
     };
