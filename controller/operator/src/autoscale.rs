@@ -274,10 +274,25 @@ impl Autoscaler {
             .collect()
     }
 
+    /// How many pods of each revision's Deployment serve.
+    fn ready(&self, id: &FunctionId) -> BTreeMap<String, u32> {
+        let deployments = self.cluster.deployments_of(id).into_iter();
+        deployments
+            .filter_map(|deployment| {
+                let ready = deployment.status.as_ref()?.ready_replicas?;
+                Some((
+                    deployment.metadata.name.clone()?,
+                    u32::try_from(ready).unwrap_or(0),
+                ))
+            })
+            .collect()
+    }
+
     /// What there is of its replicas.
     fn there(&self, id: &FunctionId, live: &Live) -> There {
         let mut there = There {
             deployments: self.replicas(id),
+            ready: self.ready(id),
             ..There::default()
         };
         let now = Timestamp::now();

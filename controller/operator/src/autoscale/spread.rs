@@ -71,6 +71,8 @@ impl Changes {
 pub(super) struct There {
     /// How many Deployments have.
     pub(super) deployments: BTreeMap<String, u32>,
+    /// How many of those serve.
+    pub(super) ready: BTreeMap<String, u32>,
     /// The pods that were taken from pools.
     pub(super) claimed: BTreeMap<String, Vec<Taken>>,
     /// Deployments' pods that served, and don't any more.
@@ -79,7 +81,8 @@ pub(super) struct There {
 
 /// How the replicas of each revision are shared between its Deployment and the pods that were taken from pools: these stay
 /// as long as there are replicas at all, those first that serve, and the Deployment has the rest, with one more for each that
-/// is lost, up to `most` together.
+/// is lost, up to `most` together. It also has one for each that is short of what it asks for, which goes once as many of the
+/// Deployment as there shall be are ready.
 #[must_use]
 pub(super) fn share(
     desired: u32,
@@ -100,8 +103,12 @@ pub(super) fn share(
             .surplus
             .extend(surplus.map(|taken| taken.pod.clone()));
         pods.truncate(kept);
-        let counted = taken::count(&pods);
+        let counted = taken::count_whole(&pods);
         let rest = wanted.saturating_sub(counted);
+        if there.ready.get(&revision).is_some_and(|ready| *ready >= rest) {
+            let short = pods.iter().filter(|pod| pod.is_short && pod.can_be_ended());
+            changes.surplus.extend(short.map(|taken| taken.pod.clone()));
+        }
         let lost = there.lost.get(&revision).map_or(0, |lost| rest.min(*lost));
         let most = most.saturating_sub(counted).max(rest);
         let rest = rest.saturating_add(lost).min(most);
@@ -120,6 +127,8 @@ mod tests {
     use super::*;
     use crate::live::Claim;
 
+    /// No Deployment has pods that are ready.
+
     fn counts(old: u32, new: u32) -> BTreeMap<String, u32> {
         BTreeMap::from([("old".to_owned(), old), ("new".to_owned(), new)])
     }
@@ -133,6 +142,7 @@ mod tests {
             },
             is_ready,
             counts: is_ready,
+            is_short: false,
             made: None,
         }
     }
@@ -147,7 +157,7 @@ mod tests {
         let there = There {
             deployments,
             claimed,
-            lost: BTreeMap::new(),
+            ..There::default()
         };
         share(desired, 20, Leaves::default(), plan, &there)
     }
@@ -187,6 +197,39 @@ mod tests {
             share(1, 0, vec![made("a", 2), made("b", 1)]),
             (None, "a".to_owned())
         );
+    }
+
+    /// Would fail if a pod whose node can't give it what it asks for stayed alone, went before others serve in its place, or
+    /// stayed once they do.
+    #[test]
+    fn what_is_short_goes_once_others_serve_in_its_place() {
+        let share = |desired, deployment: u32, ready: u32, others: &[&str]| {
+            let short = Taken {
+                is_short: true,
+                ..taken("a", true)
+            };
+            let others = others.iter().map(|name| taken(name, true));
+            let pods = std::iter::once(short).chain(others).collect();
+            let claimed = BTreeMap::from([("new".to_owned(), pods)]);
+            let (current, ready) = (counts(0, deployment), counts(0, ready));
+            let there = There {
+                deployments: current,
+                ready,
+                claimed,
+                ..There::default()
+            };
+            let changes = share(desired, 20, Leaves::default(), &serving("new"), &there);
+            let names: Vec<_> = changes.surplus.into_iter().map(|pod| pod.name).collect();
+            (changes.deployments.get("new").copied(), names.join(" "))
+        };
+        let kept = String::new;
+        assert_eq!(share(1, 0, 0, &[]), (Some(1), kept()));
+        assert_eq!(share(1, 1, 0, &[]), (None, kept()));
+        assert_eq!(share(1, 1, 1, &[]), (None, "a".to_owned()));
+        assert_eq!(share(3, 1, 1, &["b"]), (Some(2), kept()));
+        assert_eq!(share(3, 2, 2, &["b"]), (None, "a".to_owned()));
+        assert_eq!(share(1, 0, 0, &["b"]), (None, "a".to_owned()));
+        assert_eq!(share(0, 0, 0, &[]), (None, "a".to_owned()));
     }
 
     /// Would fail if the pod that a wake-up waits for were ended by the name that stands for it, which another may have, or
@@ -245,6 +288,7 @@ mod tests {
                 deployments: counts(0, deployment),
                 claimed: [("new".to_owned(), vec![taken("a", true)])].into(),
                 lost: [("new".to_owned(), lost)].into(),
+                ..There::default()
             };
             let changes = share(desired, most, Leaves::default(), &serving("new"), &there);
             changes.deployments.get("new").copied()

@@ -14,6 +14,8 @@ use crate::live::Claim;
 /// So long one that isn't ready may be about to be, or ready again: while it loads a function's models it doesn't say that it
 /// stands by, and its kubelet looks a moment after it serves.
 const STARTING: Duration = Duration::from_secs(60);
+/// So long one's node may take to have what its function asks for: what it waits for may end meanwhile.
+const RESIZED_WITHIN: Duration = Duration::from_secs(60);
 
 /// A pod that was taken from a pool, and is neither ending nor over.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +24,8 @@ pub(super) struct Taken {
     pub(super) is_ready: bool,
     /// Whether it serves, or may be about to: another is made for one that doesn't.
     pub(super) counts: bool,
+    /// Whether its node can't give it what the function asks for: another is made, and it goes once that serves.
+    pub(super) is_short: bool,
     /// When it was made; `None` where the cluster doesn't show it as the function's yet, which may be a moment.
     pub(super) made: Option<Timestamp>,
 }
@@ -33,10 +37,14 @@ impl Taken {
         let made = pod.creation_timestamp().map(|made| made.0);
         let since = pods::unready_since(pod).or(made);
         let is_new = since.is_none_or(|since| !is_long(since, now));
+        let is_short = pods::unresized_since(pod).is_some_and(|since| {
+            Duration::try_from(now.duration_since(since)).is_ok_and(|since| since >= RESIZED_WITHIN)
+        });
         Self {
             pod: Surplus::of(pod),
             is_ready,
             counts: is_ready || is_new,
+            is_short,
             made,
         }
     }
@@ -50,6 +58,7 @@ impl Taken {
             },
             is_ready: claim.replica.is_some(),
             counts: true,
+            is_short: false,
             made: None,
         }
     }
@@ -81,7 +90,10 @@ fn is_long(since: Timestamp, now: Timestamp) -> bool {
 /// Puts those first that are to stay longest: what serves, then what has done so for longest.
 pub(super) fn sort(pods: &mut [Taken]) {
     pods.sort_by(|a, b| {
-        let rank = |taken: &Taken| (Reverse(taken.is_ready), Reverse(taken.counts));
+        let rank = |taken: &Taken| {
+            let serves = (Reverse(taken.is_ready), Reverse(taken.counts));
+            (serves, taken.is_short)
+        };
         let age = |taken: &Taken| (taken.made.is_none(), taken.made);
         (rank(a), age(a), &a.pod.name).cmp(&(rank(b), age(b), &b.pod.name))
     });
@@ -89,8 +101,16 @@ pub(super) fn sort(pods: &mut [Taken]) {
 
 /// How many of them count.
 pub(super) fn count(pods: &[Taken]) -> u32 {
-    let count = pods.iter().filter(|taken| taken.counts).count();
-    u32::try_from(count).unwrap_or(u32::MAX)
+    number(pods.iter().filter(|taken| taken.counts))
+}
+
+/// How many of them count and have what the function asks for.
+pub(super) fn count_whole(pods: &[Taken]) -> u32 {
+    number(pods.iter().filter(|taken| taken.counts && !taken.is_short))
+}
+
+fn number<'a>(pods: impl Iterator<Item = &'a Taken>) -> u32 {
+    u32::try_from(pods.count()).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -145,5 +165,26 @@ mod tests {
         assert!(is_lost("False", "2026-01-01T00:00:09Z"));
         assert!(is_lost("Unknown", "2026-01-01T00:09:00Z"));
         assert!(!is_lost("False", "2026-01-01T00:09:01Z"), "a moment ago");
+    }
+
+    /// Would fail if a pod whose node hasn't room for it stayed as it is for ever, or gave way to another while its kubelet is
+    /// about to resize it.
+    #[test]
+    fn a_pod_that_is_not_resized_for_long_is_short() {
+        let is_short = |status: &str, since: &str| {
+            let pod = serde_json::from_value::<Pod>(json!({
+                "metadata": {"name": "p", "uid": "u", "creationTimestamp": "2025-12-31T00:00:00Z"},
+                "status": {"phase": "Running", "conditions": [
+                    {"type": "Ready", "status": "True", "lastTransitionTime": since},
+                    {"type": "PodResizePending", "status": status, "reason": "Deferred", "lastTransitionTime": since},
+                ]},
+            }));
+            let taken = Taken::shown(&pod.unwrap(), "2026-01-01T00:01:00Z".parse().unwrap());
+            assert!(taken.is_ready && taken.counts);
+            taken.is_short
+        };
+        assert!(!is_short("True", "2026-01-01T00:00:01Z"));
+        assert!(is_short("True", "2026-01-01T00:00:00Z"));
+        assert!(!is_short("False", "2026-01-01T00:00:00Z"));
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use k8s_openapi::api::apps::v1::Deployment;
-use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod, PodCondition, ResourceRequirements};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
@@ -15,6 +15,7 @@ use wisp_contract::operator::pod::{
 use wisp_contract::problem::Fault;
 
 use crate::names::{self, Ownership};
+use crate::reconcile::resources::memory;
 
 /// What keeps a pod from serving.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Trouble {
     }
 
     /// The words that reasons are among, and whose fault each is.
-    pub const REASONS: [(&str, Fault); 9] = [
+    pub const REASONS: [(&str, Fault); 10] = [
         ("Unschedulable", Fault::Platform),
         ("RuntimeImagePullFailed", Fault::Platform),
         ("ModelImagePullFailed", Fault::Function),
@@ -47,6 +48,7 @@ impl Trouble {
         ("PodsRefused", Fault::Platform),
         ("ScalingRefused", Fault::Platform),
         ("ArtifactsMissing", Fault::Platform),
+        ("NotResized", Fault::Platform),
         ("StartFailed", Fault::Function),
         ("OutOfMemory", Fault::Function),
     ];
@@ -144,6 +146,13 @@ pub fn is_ready(pod: &Pod) -> bool {
 pub fn unready_since(pod: &Pod) -> Option<Timestamp> {
     let ready = condition(pod, "Ready").filter(|ready| ready.status != "True")?;
     ready.last_transition_time.as_ref().map(|since| since.0)
+}
+
+/// Since when its node can't give it what it was resized to: what it has is what it had before.
+#[must_use]
+pub fn unresized_since(pod: &Pod) -> Option<Timestamp> {
+    let pending = condition(pod, "PodResizePending").filter(|pending| pending.status == "True")?;
+    pending.last_transition_time.as_ref().map(|since| since.0)
 }
 
 /// Its address, once it has one.
@@ -295,6 +304,18 @@ fn ended(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
             since: ended.finished_at.clone(),
         });
     }
+    if ended.reason.as_deref() == Some("OOMKilled") && has_less(pod, status) {
+        return Some(Trouble {
+            reason: "NotResized",
+            message: format!(
+                "the pod {} used more memory than its node gave it, which is less than the function asks for",
+                pod.name_any()
+            ),
+            fault: Fault::Platform,
+            is_final: false,
+            since: ended.finished_at.clone(),
+        });
+    }
     let (reason, message, fault) = match (ended.reason.as_deref(), ended.message.as_deref().map(str::trim)) {
         (_, Some(message)) if !message.is_empty() => ("StartFailed", message.to_owned(), Fault::Function),
         (Some("OOMKilled"), _) => (
@@ -318,10 +339,22 @@ fn ended(pod: &Pod, status: &ContainerStatus) -> Option<Trouble> {
     })
 }
 
+/// Whether the container may use less memory than its pod says: it was not resized yet.
+fn has_less(pod: &Pod, status: &ContainerStatus) -> bool {
+    let limit = |resources: &ResourceRequirements| memory(resources.limits.as_ref());
+    let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
+    let asked = containers
+        .filter(|container| container.name == status.name)
+        .find_map(|container| limit(container.resources.as_ref()?));
+    let given = status.resources.as_ref().and_then(limit);
+    given.is_some_and(|given| asked.is_none_or(|asked| given < asked))
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
 
+    use k8s_openapi::api::core::v1::Container;
     use serde_json::{Value, json};
     use wisp_contract::operator::pod::CLAIMED_RESTARTS;
 
@@ -405,6 +438,32 @@ mod tests {
             assert_eq!((trouble.reason, trouble.is_final), (reason, is_final));
             assert!(trouble.message.contains(message), "{trouble:?}");
         }
+    }
+
+    /// Would fail if a function were given up for what its node didn't give it.
+    #[test]
+    fn what_a_node_did_not_give_is_no_fault_of_the_function() {
+        let over = |given: Value, asked: Value| {
+            let ended = json!({"terminated": {"exitCode": 137, "reason": "OOMKilled"}});
+            let mut pod = container(ended, json!({}));
+            let resources = |limits: Value| serde_json::from_value(json!({"limits": limits})).ok();
+            let status = pod.status.as_mut().unwrap();
+            status.container_statuses.as_mut().unwrap()[0].resources = resources(given);
+            pod.spec.as_mut().unwrap().containers = vec![Container {
+                name: names::CONTAINER.to_owned(),
+                resources: resources(asked),
+                ..Container::default()
+            }];
+            let trouble = trouble(&pod).unwrap();
+            (trouble.reason, trouble.is_sure())
+        };
+        let (less, more) = (json!({"memory": "512Mi"}), json!({"memory": "1Gi"}));
+        let (functions, nodes) = (("OutOfMemory", true), ("NotResized", false));
+        assert_eq!(over(less.clone(), more.clone()), nodes);
+        assert_eq!(over(less.clone(), json!({})), nodes);
+        assert_eq!(over(more.clone(), json!({"memory": "1024Mi"})), functions);
+        assert_eq!(over(more, less), functions);
+        assert_eq!(over(Value::Null, json!({"memory": "1Gi"})), functions);
     }
 
     /// Would fail if the page on what to watch lacked a reason, or told another that it is theirs to mend.
