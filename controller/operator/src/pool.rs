@@ -15,6 +15,7 @@ mod parts;
 mod pins;
 mod queue;
 mod recover;
+mod refusals;
 mod size;
 mod standing;
 mod status;
@@ -51,6 +52,7 @@ use crate::wake::{Capacity, Deployments};
 use hold::Holds;
 use models::{Kept, State};
 use queue::{Expected, Queue};
+use refusals::Refusals;
 use trials::Trials;
 use wisp_contract::log::chain;
 
@@ -104,6 +106,7 @@ pub struct Pools {
     trials: Trials,
     queue: Queue,
     holds: Holds,
+    refusals: Refusals,
     /// The writing of their objects, and of how many pods stand by.
     objects: Attempts<PoolId>,
     /// The writing of what is said of them.
@@ -147,6 +150,7 @@ impl Pools {
             trials: Trials::default(),
             queue: Queue::default(),
             holds: Holds::default(),
+            refusals: Refusals::default(),
             objects: Attempts::default(),
             statuses: Attempts::default(),
             default_pools: Attempts::default(),
@@ -157,6 +161,9 @@ impl Pools {
 
     /// A pod that stands by becomes a replica of the function, if there is one that can. Returns when it serves.
     async fn claim(self: &Arc<Self>, id: &FunctionId, wake: &Span) -> Option<Replica> {
+        if self.refusals.why(id.namespace(), Instant::now()).is_some() {
+            return None;
+        }
         let live = self.live.get(id)?;
         let plan = live.plan()?;
         let claimable = live.claimable(&plan.serving)?;

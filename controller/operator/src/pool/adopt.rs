@@ -1,7 +1,7 @@
 //! A pod that serves a function is marked as its own in the cluster: labels and owner, then what it may use.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
@@ -12,6 +12,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
 use wisp_contract::operator::pod::{CLAIMED_FROM, CLAIMED_RESTARTS, POOL};
 
+use super::refusals::is_refusal;
 use super::{Claimable, Pools};
 use crate::cluster::pods;
 use crate::live::{Live, lock};
@@ -29,6 +30,9 @@ const ADOPTED_AFTER: Duration = Duration::from_millis(100);
 const RESIZED_WITHIN: Duration = Duration::from_secs(2);
 /// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// So long it may be refused that a pod is marked as a function's before the pod is given up: until it is marked, nobody in the
+/// cluster knows whose it is, and the pool makes no other.
+const REFUSED_WITHIN: Duration = Duration::from_secs(60);
 /// How long the watch may take to show what was written.
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
 
@@ -69,7 +73,8 @@ impl Pools {
         let (pool, pod, claimable) = (pool.to_owned(), Arc::clone(pod), Arc::clone(claimable));
         tokio::spawn(async move {
             this.queue.pressed(ADOPTED_AFTER).await;
-            if this.adopt(&id, &live, &pool, &pod, &claimable).await {
+            let adopted = this.adopt(&id, &live, &pool, &pod, &claimable, REFUSED_WITHIN);
+            if adopted.await {
                 // Who waits for another pod needs the processors first.
                 this.queue.calm(RESIZED_WITHIN).await;
                 this.resize(&id, &pod, &claimable).await;
@@ -91,17 +96,19 @@ impl Pools {
         (api, parameters, pod.name_any())
     }
 
-    /// Marks the pod as the function's. Returns whether it is.
-    async fn adopt(
+    /// Marks the pod as the function's. Returns whether it is. Silence is waited out; what is refused for `patience` ends.
+    pub(super) async fn adopt(
         &self,
         id: &FunctionId,
         live: &Live,
         pool: &str,
         pod: &Pod,
         claimable: &Claimable,
+        patience: Duration,
     ) -> bool {
         let (api, parameters, name) = self.written(id, pod);
         let mut pause = Duration::from_millis(50);
+        let mut refused = None::<Instant>;
         loop {
             // One that was made anew under that name is another, whose requests the pod refuses.
             let function = self.cluster.function(id);
@@ -110,16 +117,30 @@ impl Pools {
                 return false;
             };
             let patch = Patch::Merge(patch(&function, pod, pool, claimable));
-            match api.patch(&name, &parameters, &patch).await {
-                Ok(_) => return true,
+            let error = match api.patch(&name, &parameters, &patch).await {
+                Ok(_) => {
+                    self.refusals.forget(id.namespace());
+                    return true;
+                }
                 // It is no more, or another has its name.
                 Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return false,
-                Err(error) => {
-                    tracing::warn!(function = %id, pod = name, error = %chain(&error), "a pod could not be marked as the function's; trying again");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(LONGEST_PAUSE);
+                Err(error) => error,
+            };
+            let why = chain(&error);
+            if is_refusal(&error) {
+                let (namespace, now) = (id.namespace(), Instant::now());
+                self.refusals.note(namespace, why.clone(), now);
+                if refused.get_or_insert(now).elapsed() >= patience {
+                    tracing::error!(function = %id, pod = name, error = why, "a pod is not allowed to be marked as the function's: it ends, and no other is taken in that namespace for a while");
+                    // Another is made in its place.
+                    lock(&live.claims).remove(&name);
+                    self.discard(pod).await;
+                    return false;
                 }
             }
+            tracing::warn!(function = %id, pod = name, error = why, "a pod could not be marked as the function's; trying again");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
         }
     }
 

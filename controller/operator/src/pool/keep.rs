@@ -384,6 +384,7 @@ impl Pools {
             claims,
             trouble,
             models,
+            refused: self.refusals.why(id.namespace(), now),
             candidates,
             now: autoscale::now(),
         });

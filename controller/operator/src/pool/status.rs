@@ -28,6 +28,8 @@ pub(super) struct Observed<'a> {
     pub(super) claims: i32,
     pub(super) trouble: Option<Trouble>,
     pub(super) models: &'a State,
+    /// Why none of its pods can be marked as a function's, where that is so.
+    pub(super) refused: Option<String>,
     /// The namespace's functions; `None` while it isn't known of them all.
     pub(super) candidates: Option<Vec<Candidate>>,
     pub(super) now: Time,
@@ -59,10 +61,15 @@ pub(super) fn status(observed: &Observed<'_>) -> RuntimePoolStatus {
             .iter()
             .find(|known| known.type_ == "Claimable")
     };
-    let claimable = match &observed.candidates {
-        Some(candidates) => condition("Claimable", claimability(candidates)),
+    let claimable = match (&observed.refused, &observed.candidates) {
+        (Some(why), _) => {
+            let message =
+                format!("the namespace refuses that pods of the pool become functions': {why}");
+            condition("Claimable", ("False", "AdoptionRefused", message))
+        }
+        (None, Some(candidates)) => condition("Claimable", claimability(candidates)),
         // What was known is true until more is.
-        None => known().cloned().unwrap_or_else(|| {
+        (None, None) => known().cloned().unwrap_or_else(|| {
             let message = "it isn't known yet what pods the namespace's functions need".to_owned();
             condition("Claimable", ("Unknown", "NotKnownYet", message))
         }),

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use wisp_api::{Function, RuntimePool};
+use wisp_api::{Function, RuntimePool, RuntimePoolStatus};
 use wisp_contract::assignment::{Facts, Wasi};
 use wisp_contract::config::Env;
 use wisp_contract::keys::Root;
@@ -212,6 +212,7 @@ fn a_pool_says_which_functions_can_take_its_pods() {
             claims: 0,
             trouble: None,
             models: &State::Here(Arc::default()),
+            refused: None,
             candidates,
             now: crate::autoscale::now(),
         })
@@ -239,6 +240,28 @@ fn a_pool_says_which_functions_can_take_its_pods() {
         "{none}"
     );
     assert!(none.ends_with("; and 2 more"), "{none}");
+
+    // Who could take one isn't allowed to have it.
+    let refused = status(&Observed {
+        pool: &pool(json!({})),
+        before: RuntimePoolStatus::default(),
+        not_applied: None,
+        desired: 1,
+        alive: 1,
+        ready: 1,
+        claims: 0,
+        trouble: None,
+        models: &State::Here(Arc::default()),
+        refused: Some("denied".to_owned()),
+        candidates: Some(vec![fits("a")]),
+        now: crate::autoscale::now(),
+    });
+    let claimable = &refused.conditions[1];
+    assert_eq!(
+        (&*claimable.status, &*claimable.reason),
+        ("False", "AdoptionRefused")
+    );
+    assert!(claimable.message.ends_with(": denied"), "{claimable:?}");
 
     // What was known stays, until more is.
     let mut pool = pool(json!({}));
@@ -671,6 +694,50 @@ mod claiming {
         }
         let asked = lock(&asked).clone();
         assert_eq!(asked, ["DELETE /api/v1/namespaces/vision/pods/p-0"]);
+    }
+
+    /// Would fail if a pod that an admission policy lets nobody have were nobody's for ever, or if others were lost after it;
+    /// or if an API server that says nothing were taken for one that refuses.
+    #[tokio::test]
+    async fn a_pod_that_may_not_become_a_functions_is_ended_and_no_other_is_taken() {
+        for (code, is_refused) in [(403, true), (422, true), (500, false)] {
+            let asked = Arc::new(Mutex::new(Vec::new()));
+            let remembered = Arc::clone(&asked);
+            let client = api_server::client(move |asked, _| {
+                let mut all = lock(&remembered);
+                all.push(asked.split(' ').next().unwrap_or_default().to_owned());
+                // It is gone in the end.
+                refusal(if all.len() < 4 { code } else { 404 })
+            });
+            let bench = Bench::with(client, &["127.78.13.1"]);
+            let pools = bench.pools.cluster.pools().state();
+            let claimable = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
+            let (_, pod) = bench.pools.take(&pools, &claimable).unwrap();
+            let claim = Claim {
+                revision: claimable.revision.clone(),
+                replica: None,
+            };
+            lock(&bench.live.claims).insert(pod.name_any(), claim);
+            let (id, live, pools) = (&bench.id, &bench.live, &bench.pools);
+            let patience = Duration::from_millis(60);
+            let adopted = pools.adopt(id, live, "warm", &pod, &claimable, patience);
+            assert!(!adopted.await);
+            let asked = lock(&asked).join(" ");
+            let expected = if is_refused {
+                "PATCH PATCH PATCH DELETE"
+            } else {
+                "PATCH PATCH PATCH PATCH"
+            };
+            assert_eq!(asked, expected, "{code}");
+            assert_eq!(lock(&live.claims).is_empty(), is_refused);
+            let why = pools.refusals.why("vision", Instant::now());
+            assert_eq!(why.is_some(), is_refused, "{why:?}");
+            if is_refused {
+                stand_by(&pools.cluster, 1, "127.78.13.2", "True");
+                assert_eq!(pools.claim(id, &Span::default()).await, None);
+                assert!(!lock(&pools.taken).contains_key("pod-1"));
+            }
+        }
     }
 
     /// Would fail if a pool whose objects are refused said nothing of it, or were tried each time that pools are looked at;
