@@ -53,14 +53,18 @@ readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
 
-{{- /* Pods of a component go to different nodes, where there are some. */ -}}
+{{- /* Pods of a component go to different nodes, where there are some, unless somebody says otherwise. */ -}}
 {{- define "wisp.spread" -}}
+{{- with .values.topologySpreadConstraints -}}
+topologySpreadConstraints: {{- toYaml . | nindent 0 }}
+{{- else -}}
 topologySpreadConstraints:
 - maxSkew: 1
   topologyKey: kubernetes.io/hostname
   whenUnsatisfiable: ScheduleAnyway
   labelSelector:
     matchLabels: {{- include "wisp.selector" . | nindent 6 }}
+{{- end }}
 {{- end }}
 
 {{- define "wisp.scheduling" -}}

@@ -535,6 +535,67 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
     Ok(())
 }
 
+/// Would fail if what somebody says of the gateways' or the operator's pods and accounts weren't theirs, or took away by what they
+/// are found.
+#[test]
+fn pods_have_labels_and_annotations_of_whoever_installs() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let spread = json!([{
+        "maxSkew": 2, "topologyKey": "topology.kubernetes.io/zone", "whenUnsatisfiable": "DoNotSchedule",
+        "labelSelector": {"matchLabels": {"team": "platform"}},
+    }]);
+    let own = json!({
+        "podLabels": {"team": "platform", "app.kubernetes.io/part-of": "serverless"},
+        "podAnnotations": {"sidecar.istio.io/inject": "false", "prometheus.io/scrape": "false"},
+        "serviceAccount": {"annotations": {"eks.amazonaws.com/role-arn": "arn"}},
+        "topologySpreadConstraints": spread,
+    });
+    let objects = chart.objects(&json!({"gateway": own, "operator": own}))?;
+    for (component, port) in [("gateway", "8081"), ("operator", "8091")] {
+        let name = format!("wisp-{component}");
+        let (deployment, account) = (
+            format!("Deployment/{name}"),
+            format!("ServiceAccount/{name}"),
+        );
+        let metadata = "/spec/template/metadata";
+        let (labels, annotations) = (
+            format!("{metadata}/labels"),
+            format!("{metadata}/annotations"),
+        );
+        expect(
+            &objects,
+            &[
+                (&deployment, &format!("{labels}/team"), json!("platform")),
+                (
+                    &deployment,
+                    &format!("{labels}/app.kubernetes.io~1component"),
+                    json!(component),
+                ),
+                (
+                    &deployment,
+                    &annotations,
+                    json!({
+                        "sidecar.istio.io/inject": "false", "prometheus.io/scrape": "false", "prometheus.io/port": port,
+                    }),
+                ),
+                (
+                    &deployment,
+                    "/spec/template/spec/topologySpreadConstraints",
+                    spread.clone(),
+                ),
+                (
+                    &account,
+                    "/metadata/annotations/eks.amazonaws.com~1role-arn",
+                    json!("arn"),
+                ),
+            ],
+        )?;
+    }
+    Ok(())
+}
+
 /// Would fail if a wrong value was taken, or refused in words that don't name it.
 #[test]
 fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
@@ -597,6 +658,18 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         (
             json!({"operator": {"store": {"existingClaim": "kept"}}}),
             "operator.store.existingClaim is \"kept\", but operator.store.persistence is false",
+        ),
+        (
+            json!({"operator": {"podLabels": {"wisp.dev/leader": "true"}}}),
+            "at '/operator/podLabels/wisp.dev~1leader': false schema",
+        ),
+        (
+            json!({"gateway": {"podLabels": {"app.kubernetes.io/name": "edge"}}}),
+            "at '/gateway/podLabels/app.kubernetes.io~1name': false schema",
+        ),
+        (
+            json!({"gateway": {"podAnnotations": {"sidecar.istio.io/inject": false}}}),
+            "at '/gateway/podAnnotations/sidecar.istio.io~1inject': got boolean, want string",
         ),
         (
             json!({"httpRoute": {"enabled": true}}),
