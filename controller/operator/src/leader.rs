@@ -9,6 +9,7 @@ use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
+use tokio::sync::watch;
 use uuid::Uuid;
 use wisp_contract::log::chain;
 
@@ -75,7 +76,8 @@ impl Leader {
     /// An API server that doesn't answer makes nobody else the leader, and what was deployed is to wake meanwhile. Should
     /// only this process be cut off from it, two lead for a while, and nothing is lost: this one can write nothing, and a
     /// pod that stands by takes the Assignment of one of them alone; whoever leads in the end asks the pods what they are.
-    pub async fn hold(&self) {
+    /// Once another may lead, `doubt` is told again and again: connections that are kept lead to this process, whoever does.
+    pub async fn hold(&self, doubt: &watch::Sender<()>) {
         let mut renewed = Instant::now();
         let mut told = None::<Instant>;
         let mut is_labelled = self.announce().await;
@@ -95,6 +97,9 @@ impl Leader {
                 Ok(false) => return,
                 Err(error) => error,
             };
+            if renewed.elapsed().as_secs() >= u64::from(LEASE_SECONDS.unsigned_abs()) {
+                doubt.send_replace(());
+            }
             if told.is_none_or(|told| told.elapsed() >= REMINDER) {
                 told = Some(Instant::now());
                 let seconds = renewed.elapsed().as_secs();
@@ -397,7 +402,8 @@ mod tests {
         let leader = Arc::new(Leader::new(client, "n", Some("p".to_owned())));
         leader.acquire().await;
         let holder = Arc::clone(&leader);
-        let held = tokio::spawn(async move { holder.hold().await });
+        let doubt = watch::Sender::new(());
+        let held = tokio::spawn(async move { holder.hold(&doubt).await });
         while lock(&labels).len() < 4 {
             assert!(!held.is_finished());
             tokio::time::sleep(Duration::from_millis(10)).await;

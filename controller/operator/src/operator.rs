@@ -121,7 +121,9 @@ impl Operator {
             live: Arc::clone(&live),
             artifacts: Arc::clone(&self.artifacts),
         };
-        let health = tokio::spawn(server::serve(self.health, Arc::new(health), end.clone()));
+        let (doubt, doubted) = watch::channel(());
+        let health = server::serve(self.health, Arc::new(health), end.clone(), doubted.clone());
+        let health = tokio::spawn(health);
         let root = tokio::select! {
             root = keys::wait(&self.client, &self.options.namespace) => root?,
             () = end.cancelled() => return Ok(()),
@@ -177,7 +179,7 @@ impl Operator {
             Arc::clone(&metrics),
             leads,
         ));
-        let api = tokio::spawn(server::serve(self.api, api, end.clone()));
+        let api = tokio::spawn(server::serve(self.api, api, end.clone(), doubted));
 
         let leader = Leader::new(
             self.client.clone(),
@@ -217,7 +219,7 @@ impl Operator {
             () = kept => Ok(()),
             () = told => Ok(()),
             () = levels.run() => Ok(()),
-            () = leader.hold() => Err(LostLead.into()),
+            () = leader.hold(&doubt) => Err(LostLead.into()),
             () = end.cancelled() => Ok(()),
         };
         standing.send_replace(Standing::Standby);

@@ -15,6 +15,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -43,8 +44,14 @@ pub trait Answer: Send + Sync + 'static {
     ) -> impl Future<Output = Response<Body>> + Send;
 }
 
-/// Serves HTTP/1.1, and HTTP/2 by prior knowledge, until `end`, and then what has begun.
-pub async fn serve<A: Answer>(listener: TcpListener, answerer: Arc<A>, end: CancellationToken) {
+/// Serves HTTP/1.1, and HTTP/2 by prior knowledge, until `end`, and then what has begun. Each time that `doubt` is told, connections
+/// end with what has begun on them: who asks again comes to whoever leads.
+pub async fn serve<A: Answer>(
+    listener: TcpListener,
+    answerer: Arc<A>,
+    end: CancellationToken,
+    doubt: watch::Receiver<()>,
+) {
     let mut builder = Builder::new(TokioExecutor::new());
     builder
         .http1()
@@ -72,6 +79,8 @@ pub async fn serve<A: Answer>(listener: TcpListener, answerer: Arc<A>, end: Canc
         };
         let _ = stream.set_nodelay(true);
         let (answerer, end, builder) = (Arc::clone(&answerer), end.clone(), builder.clone());
+        let mut doubt = doubt.clone();
+        doubt.mark_unchanged();
         tracker.spawn(async move {
             let asked = CancellationToken::new();
             let service = service_fn(|mut request: Request<Incoming>| {
@@ -94,6 +103,10 @@ pub async fn serve<A: Answer>(listener: TcpListener, answerer: Arc<A>, end: Canc
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
+                Ok(()) = doubt.changed() => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
             };
             if let Err(error) = result {
                 tracing::debug!(error, "a connection ended early");
@@ -102,4 +115,77 @@ pub async fn serve<A: Answer>(listener: TcpListener, answerer: Arc<A>, end: Canc
     }
     tracker.close();
     let _ = timeout(DRAIN, tracker.wait()).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use http::StatusCode;
+    use http_body_util::Empty;
+    use hyper::client::conn::http2::{SendRequest, handshake};
+    use tokio::net::TcpStream;
+    use tokio::sync::Semaphore;
+    use tokio::task::JoinHandle;
+
+    use super::*;
+
+    /// Answers once there is a permit, and counts who waits for one.
+    struct Gate(Semaphore, AtomicUsize);
+
+    impl Answer for Gate {
+        async fn answer(self: Arc<Self>, _: Request<Incoming>) -> Response<Body> {
+            self.1.fetch_add(1, Ordering::SeqCst);
+            self.0.acquire().await.unwrap().forget();
+            self.1.fetch_sub(1, Ordering::SeqCst);
+            respond::text(StatusCode::OK, "ok\n")
+        }
+    }
+
+    type Kept = (
+        SendRequest<Empty<bytes::Bytes>>,
+        JoinHandle<Result<(), hyper::Error>>,
+    );
+
+    async fn connect(address: std::net::SocketAddr) -> Kept {
+        let stream = TcpStream::connect(address).await.unwrap();
+        let connected = handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+        let (sender, connection) = connected.unwrap();
+        (sender, tokio::spawn(connection))
+    }
+
+    fn request() -> Request<Empty<bytes::Bytes>> {
+        Request::new(Empty::new())
+    }
+
+    /// Would fail if a gateway kept to an operator that is cut off while another leads, or lost what it had asked that one.
+    #[tokio::test]
+    async fn a_connection_that_is_kept_ends_where_another_may_lead() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let gate = Arc::new(Gate(Semaphore::new(0), AtomicUsize::new(0)));
+        let end = CancellationToken::new();
+        let (doubt, doubted) = watch::channel(());
+        let served = serve(listener, Arc::clone(&gate), end.clone(), doubted);
+        let served = tokio::spawn(served);
+        for _ in 0..2 {
+            let (mut sender, connection) = connect(address).await;
+            gate.0.add_permits(1);
+            let answer = sender.send_request(request()).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            let asked = tokio::spawn(sender.send_request(request()));
+            while gate.1.load(Ordering::SeqCst) == 0 {
+                tokio::task::yield_now().await;
+            }
+            doubt.send_replace(());
+            gate.0.add_permits(1);
+            assert_eq!(asked.await.unwrap().unwrap().status(), StatusCode::OK);
+            // Whoever has it would go on asking there.
+            let ended = timeout(HEAD, connection).await.unwrap();
+            ended.unwrap().unwrap();
+            drop(sender);
+        }
+        end.cancel();
+        served.await.unwrap();
+    }
 }
