@@ -156,6 +156,7 @@ impl Operator {
             Defaults {
                 min: self.options.default_pool_min,
                 max: self.options.default_pool_max,
+                pod: self.options.default_pool_pod.clone(),
             },
         );
         let waker = Waker::new(

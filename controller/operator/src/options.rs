@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::Parser;
-use wisp_api::Bytes;
+use wisp_api::{Bytes, Pod};
 use wisp_artifacts::Cpu;
 use wisp_contract::hosts::{self, OwnNames};
 
@@ -105,6 +105,9 @@ pub struct Options {
         default_value_t = 5
     )]
     pub default_pool_max: u32,
+    /// What its pods ask for, as a RuntimePool's spec.pod in JSON [default: nothing].
+    #[arg(long, value_name = "JSON", env = "WISP_DEFAULT_POOL_POD", value_parser = pod)]
+    pub default_pool_pod: Option<Pod>,
     /// What is shown as a function's URL, with {namespace} and {name}
     /// [default: http://GATEWAY.NAMESPACE.svc.DOMAIN/{namespace}/{name}/].
     #[arg(long, value_name = "URL", env = "WISP_URL_TEMPLATE")]
@@ -243,6 +246,10 @@ impl Options {
 
 fn signatures(json: &str) -> Result<Policy, PolicyError> {
     Policy::read(json, |name| std::env::var(name).ok())
+}
+
+fn pod(json: &str) -> serde_json::Result<Pod> {
+    serde_json::from_str(json)
 }
 
 fn http_url(text: &str) -> Result<String, String> {

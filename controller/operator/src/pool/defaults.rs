@@ -6,8 +6,8 @@ use std::sync::Arc;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
 use kube::api::{DeleteParams, ObjectMeta, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client, ResourceExt as _};
-use serde_json::json;
-use wisp_api::{RuntimePool, RuntimePoolSpec};
+use serde_json::{Value, json};
+use wisp_api::{Pod, RuntimePool, RuntimePoolSpec};
 
 use crate::names::{DEFAULT_POOL, MANAGER};
 
@@ -15,12 +15,14 @@ use crate::names::{DEFAULT_POOL, MANAGER};
 const MANAGED_BY: &str = "app.kubernetes.io/managed-by";
 
 /// What the pools are like that nobody asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Defaults {
     /// The fewest pods.
     pub min: u32,
     /// The most; 0: there are no such pools.
     pub max: u32,
+    /// What the pods ask for.
+    pub pod: Option<Pod>,
 }
 
 /// Whether the operator made a pool of its own accord.
@@ -35,8 +37,8 @@ pub(super) fn is_default(pool: &RuntimePool) -> bool {
 pub(super) enum Todo {
     /// It gets one.
     Make,
-    /// The one with this uid has other sizes than the installation says by now.
-    Change(Option<String>),
+    /// The one with this uid is otherwise than the installation says by now: what is merged into its spec.
+    Change(Option<String>, Value),
     /// The one with this uid goes.
     Drop(Option<String>),
 }
@@ -45,7 +47,7 @@ pub(super) enum Todo {
 pub(super) fn todo(
     functions: &BTreeSet<String>,
     pools: &[Arc<RuntimePool>],
-    defaults: Defaults,
+    defaults: &Defaults,
 ) -> BTreeMap<String, Todo> {
     let is_going = |pool: &RuntimePool| pool.metadata.deletion_timestamp.is_some();
     let mut ours = BTreeMap::<String, &RuntimePool>::new();
@@ -63,8 +65,11 @@ pub(super) fn todo(
     };
     let of = |namespace: &String| match (is_wanted(namespace), ours.get(namespace)) {
         (true, None) => Some(Todo::Make),
-        (true, Some(pool)) => (sizes(&pool.spec) != defaults.sizes() && is_as_made(pool))
-            .then(|| Todo::Change(pool.uid())),
+        (true, Some(pool)) => {
+            let (before, now) = (told(&pool.spec), told(&defaults.spec()));
+            (before != now && is_as_made(pool))
+                .then(|| Todo::Change(pool.uid(), difference(&before, now)))
+        }
         // What a person changed is somebody's, whom nobody asked.
         (false, Some(pool)) => is_as_made(pool).then(|| Todo::Drop(pool.uid())),
         (false, None) => None,
@@ -76,13 +81,31 @@ pub(super) fn todo(
 }
 
 impl Defaults {
-    fn sizes(self) -> (u32, u32) {
-        (self.min.min(self.max), self.max)
+    fn spec(&self) -> RuntimePoolSpec {
+        RuntimePoolSpec {
+            min_replicas: self.min.min(self.max),
+            max_replicas: self.max,
+            pod: self.pod.clone(),
+            ..RuntimePoolSpec::default()
+        }
     }
 }
 
-fn sizes(spec: &RuntimePoolSpec) -> (u32, u32) {
-    (spec.min_replicas, spec.max_replicas)
+/// What the installation says of a pool.
+fn told(spec: &RuntimePoolSpec) -> Value {
+    json!({"minReplicas": spec.min_replicas, "maxReplicas": spec.max_replicas, "pod": spec.pod})
+}
+
+/// What is merged into `from`, by RFC 7396, for it to be `to`.
+fn difference(from: &Value, to: Value) -> Value {
+    let (Value::Object(from), Value::Object(mut to)) = (from, to.clone()) else {
+        return to;
+    };
+    for (key, before) in from {
+        let now = to.remove(key).unwrap_or_default();
+        to.insert(key.clone(), difference(before, now));
+    }
+    Value::Object(to)
 }
 
 /// Whether nobody but the operator wrote its spec: what a person changed stays.
@@ -104,10 +127,9 @@ pub(super) async fn make_so(
     client: &Client,
     namespace: &str,
     todo: Todo,
-    defaults: Defaults,
+    defaults: &Defaults,
 ) -> Result<(), kube::Error> {
     let api = Api::<RuntimePool>::namespaced(client.clone(), namespace);
-    let (min, max) = defaults.sizes();
     let done = match todo {
         Todo::Make => {
             let label = (MANAGED_BY.to_owned(), MANAGER.to_owned());
@@ -117,11 +139,7 @@ pub(super) async fn make_so(
                     labels: Some(BTreeMap::from([label])),
                     ..ObjectMeta::default()
                 },
-                spec: RuntimePoolSpec {
-                    min_replicas: min,
-                    max_replicas: max,
-                    ..RuntimePoolSpec::default()
-                },
+                spec: defaults.spec(),
                 status: None,
             };
             let parameters = PostParams {
@@ -130,10 +148,8 @@ pub(super) async fn make_so(
             };
             api.create(&parameters, &pool).await.map(drop)
         }
-        Todo::Change(uid) => {
-            let change = Patch::Merge(json!({
-                "metadata": {"uid": uid}, "spec": {"minReplicas": min, "maxReplicas": max},
-            }));
+        Todo::Change(uid, spec) => {
+            let change = Patch::Merge(json!({"metadata": {"uid": uid}, "spec": spec}));
             let parameters = PatchParams {
                 field_manager: Some(MANAGER.to_owned()),
                 ..PatchParams::default()
@@ -166,7 +182,11 @@ mod tests {
 
     use super::*;
 
-    const DEFAULTS: Defaults = Defaults { min: 1, max: 5 };
+    const DEFAULTS: Defaults = Defaults {
+        min: 1,
+        max: 5,
+        pod: None,
+    };
 
     fn pool(namespace: &str, name: &str, is_ours: bool) -> Arc<RuntimePool> {
         let spec = RuntimePoolSpec {
@@ -232,16 +252,49 @@ mod tests {
             "new", "has", "grown", "edited", "going", "own", "both", "same",
         ]);
         let todo_by = |defaults| {
-            let todo = todo(&functions, &pools, defaults);
+            let todo = todo(&functions, &pools, &defaults);
             let named = todo.iter().map(|(namespace, todo)| match todo {
                 Todo::Make => format!("+{namespace}"),
-                Todo::Change(_) => format!("~{namespace}"),
+                Todo::Change(..) => format!("~{namespace}"),
                 Todo::Drop(_) => format!("-{namespace}"),
             });
             named.collect::<Vec<_>>().join(" ")
         };
         assert_eq!(todo_by(DEFAULTS), "-both -empty +going ~grown +new");
-        let none = Defaults { min: 0, max: 0 };
+        let none = Defaults {
+            min: 0,
+            max: 0,
+            pod: None,
+        };
         assert_eq!(todo_by(none), "-both -empty -grown -has");
+    }
+
+    /// Would fail if pools that nobody asked for had none of what all pods of the cluster must have, or kept what they need no
+    /// more.
+    #[test]
+    fn pools_that_nobody_asked_for_have_the_pods_that_the_installation_says() {
+        let of = |pod: Value| Defaults {
+            pod: serde_json::from_value(pod).unwrap(),
+            ..DEFAULTS
+        };
+        let tolerations = json!([{"key": "dedicated", "operator": "Exists"}]);
+        let tainted = of(json!({
+            "nodeSelector": {"zone": "edge"}, "tolerations": tolerations,
+            "resources": {"limits": {"memory": "256Mi"}, "requests": {"cpu": "10m"}},
+        }));
+        let mut made = RuntimePool::clone(&pool("n", "default", true));
+        made.spec = tainted.spec();
+        let (functions, made) = (BTreeSet::from(["n".to_owned()]), [Arc::new(made)]);
+        assert!(todo(&functions, &made, &tainted).is_empty());
+        let change = |defaults: &Defaults| match todo(&functions, &made, defaults).remove("n") {
+            Some(Todo::Change(_, spec)) => spec["pod"].clone(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(change(&DEFAULTS), Value::Null);
+        let next = of(json!({"nodeSelector": {"disk": "fast"}, "tolerations": []}));
+        let expected = json!({
+            "nodeSelector": {"zone": null, "disk": "fast"}, "tolerations": null, "resources": null,
+        });
+        assert_eq!(change(&next), expected);
     }
 }

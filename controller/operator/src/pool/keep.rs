@@ -219,15 +219,15 @@ impl Pools {
         pools: &[Arc<RuntimePool>],
         functions: &Neighbourhoods,
     ) {
-        let todo = defaults::todo(&functions.namespaces(), pools, self.defaults);
+        let todo = defaults::todo(&functions.namespaces(), pools, &self.defaults);
         self.default_pools
             .retain(|namespace| todo.contains_key(namespace));
         for (namespace, what) in todo {
-            let (client, defaults) = (self.client.clone(), self.defaults);
-            let digest = digest_of(&(&what, defaults));
+            let (client, defaults) = (self.client.clone(), self.defaults.clone());
+            let digest = digest_of(&(&what, text(&defaults.pod), defaults.min, defaults.max));
             let key = namespace.clone();
             let done = async move {
-                let done = defaults::make_so(&client, &namespace, what, defaults).await;
+                let done = defaults::make_so(&client, &namespace, what, &defaults).await;
                 done.map_err(KeepError::Default)
             };
             self.write(|pools| &pools.default_pools, key, digest, now, done);

@@ -483,7 +483,12 @@ mod claiming {
                 levels,
                 metrics,
             };
-            let pools = Pools::new(around, settings(), Defaults { min: 1, max: 5 });
+            let defaults = Defaults {
+                min: 1,
+                max: 5,
+                pod: None,
+            };
+            let pools = Pools::new(around, settings(), defaults);
             Self {
                 pools,
                 live,

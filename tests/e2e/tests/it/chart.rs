@@ -409,6 +409,7 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
             "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
             "store": {"persistence": true, "existingClaim": "kept"},
         },
+        "pools": {"default": {"pod": {"tolerations": [{"key": "dedicated", "operator": "Exists"}]}}},
         "priorityClass": {"create": false, "name": "high"},
         "rbac": {"aggregate": false},
     }))?;
@@ -454,6 +455,11 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
             "/etc/wisp/certificates/root.pem",
         ),
         ("wisp-operator", "HTTPS_PROXY", "http://proxy:3128"),
+        (
+            "wisp-operator",
+            "WISP_DEFAULT_POOL_POD",
+            r#"{"tolerations":[{"key":"dedicated","operator":"Exists"}]}"#,
+        ),
     ] {
         let found = variable(&objects, deployment, name);
         ensure!(
@@ -666,6 +672,14 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         (
             json!({"gateway": {"podLabels": {"app.kubernetes.io/name": "edge"}}}),
             "at '/gateway/podLabels/app.kubernetes.io~1name': false schema",
+        ),
+        (
+            json!({"pools": {"default": {"pod": {"toleration": []}}}}),
+            "at '/pools/default/pod': additional properties 'toleration' not allowed",
+        ),
+        (
+            json!({"pools": {"default": {"pod": {"resources": {"limits": {"cpu": 1}}}}}}),
+            "at '/pools/default/pod/resources/limits/cpu': got number, want string",
         ),
         (
             json!({"gateway": {"podAnnotations": {"sidecar.istio.io/inject": false}}}),
