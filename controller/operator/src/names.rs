@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use kube::{Resource, ResourceExt as _};
 use wisp_contract::operator::pod;
+pub use wisp_contract::operator::pod::CONTAINER;
 
 /// Who writes every field but the number of replicas.
 pub const MANAGER: &str = "wisp-operator";
@@ -33,9 +34,6 @@ pub const ASSIGNMENT_KEY: &str = "assignment";
 pub const CONTROL_KEY: &str = "control-key";
 /// The key of what a host that stands by has ready, in a pool's Secret.
 pub const PRELOAD_KEY: &str = "preload";
-
-/// The container that hosts the function.
-pub const CONTAINER: &str = "function";
 
 /// The pool of a namespace that nobody asked for.
 pub const DEFAULT_POOL: &str = "default";

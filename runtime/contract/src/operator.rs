@@ -67,6 +67,8 @@ pub mod pod {
     pub const FUNCTION: &str = "wisp.dev/function";
     /// Label: the revision's name.
     pub const REVISION: &str = "wisp.dev/revision";
+    /// The container that hosts the function. Others may be beside it, as a mesh injects them.
+    pub const CONTAINER: &str = "function";
     /// Annotation: the requests that the replica takes at once, a whole number.
     pub const CONCURRENCY: &str = "wisp.dev/concurrency";
     /// Label: the pool that the pod stands by in, until a function takes it.

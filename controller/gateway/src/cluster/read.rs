@@ -101,7 +101,10 @@ fn phase(pod: &KubePod) -> Phase {
     };
     let has_ended = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     let (labels, annotations) = (pod.labels(), pod.annotations());
-    let is_broken = status.container_statuses.iter().flatten().any(|container| {
+    let mut containers = status.container_statuses.iter().flatten();
+    // What is beside it may do as it likes.
+    let container = containers.find(|container| container.name == pod::CONTAINER);
+    let is_broken = container.is_some_and(|container| {
         container_is_down(container)
             || pod::has_forgotten(labels, annotations, container.restart_count)
     });
@@ -149,7 +152,7 @@ mod tests {
             },
             "status": {
                 "phase": "Running", "podIP": "10.0.0.7", "conditions": [{"type": "Ready", "status": "True"}],
-                "containerStatuses": [{"name": "f", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}],
+                "containerStatuses": [{"name": "function", "image": "i", "imageID": "", "ready": true, "restartCount": 0, "state": {"running": {}}}],
             },
         });
         change(&mut object);
@@ -245,6 +248,19 @@ mod tests {
                 pod["status"]["containerStatuses"][0]["restartCount"] = 1.into();
             }),
             Phase::Leaving
+        );
+        // What a mesh injected may begin anew.
+        assert_eq!(
+            phase(&|pod| {
+                pod["metadata"]["labels"]["wisp.dev/claimed-from"] = "default".into();
+                let containers = &mut pod["status"]["containerStatuses"];
+                let mut beside = containers[0].clone();
+                beside["name"] = "istio-proxy".into();
+                beside["restartCount"] = 3.into();
+                beside["state"] = json!({"waiting": {"reason": "CrashLoopBackOff"}});
+                *containers = json!([beside, containers[0]]);
+            }),
+            Phase::Ready
         );
         let restarted = |before: &str| {
             phase(&|pod| {

@@ -10,7 +10,7 @@ use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt as _;
 use wisp_api::Function;
 use wisp_contract::operator::pod::{
-    CLAIMED_FROM, CONCURRENCY, NOT_ALL_HERE, REVISION, has_forgotten,
+    CLAIMED_FROM, CONCURRENCY, CONTAINER, NOT_ALL_HERE, REVISION, has_forgotten,
 };
 use wisp_contract::problem::Fault;
 
@@ -120,13 +120,16 @@ pub fn is_spent(pod: &Pod) -> bool {
     is_claimed(pod) && pod.metadata.deletion_timestamp.is_none() && !is_alive(pod)
 }
 
-/// How often its container was started anew.
+/// How often the function's container was started anew.
 #[must_use]
 pub fn restarts(pod: &Pod) -> i32 {
-    let statuses = pod.status.iter();
-    let containers = statuses.flat_map(|status| status.container_statuses.iter().flatten());
-    let restarts = containers.map(|container| container.restart_count);
-    restarts.max().unwrap_or(0)
+    container(pod).map_or(0, |container| container.restart_count)
+}
+
+/// What is known of the function's container. One beside it may do as it likes.
+fn container(pod: &Pod) -> Option<&ContainerStatus> {
+    let mut statuses = pod.status.as_ref()?.container_statuses.iter().flatten();
+    statuses.find(|status| status.name == CONTAINER)
 }
 
 /// One life of a pod: its uid, and how often its container was started anew. What a host has and was told ends with it.
@@ -192,10 +195,7 @@ pub fn trouble(pod: &Pod) -> Option<Trouble> {
             since: scheduled.last_transition_time.clone(),
         });
     }
-    let statuses = pod.status.as_ref()?.container_statuses.as_ref()?;
-    let status = statuses
-        .iter()
-        .find(|status| status.name == names::CONTAINER)?;
+    let status = container(pod)?;
     waiting(pod, status).or_else(|| ended(pod, status))
 }
 
@@ -450,7 +450,7 @@ mod tests {
             let status = pod.status.as_mut().unwrap();
             status.container_statuses.as_mut().unwrap()[0].resources = resources(given);
             pod.spec.as_mut().unwrap().containers = vec![Container {
-                name: names::CONTAINER.to_owned(),
+                name: CONTAINER.to_owned(),
                 resources: resources(asked),
                 ..Container::default()
             }];
@@ -503,6 +503,11 @@ mod tests {
         let standing = container(json!({"running": {}}), json!({}));
         assert!(!is_spent(&standing) && is_alive(&standing));
         assert_ne!(life(&standing), life(&pod(json!({}))));
+        // What a mesh injected began anew.
+        let mut beside = taken(Some("0"));
+        let containers = beside.status.as_mut().unwrap().container_statuses.as_mut();
+        containers.unwrap()[0].name = "istio-proxy".to_owned();
+        assert!(!is_spent(&beside) && is_alive(&beside));
     }
 
     /// Would fail if who wakes a function were told of a quota that was mended before: the condition outlives it.
