@@ -105,7 +105,11 @@ pub(super) fn share(
         pods.truncate(kept);
         let counted = taken::count_whole(&pods);
         let rest = wanted.saturating_sub(counted);
-        if there.ready.get(&revision).is_some_and(|ready| *ready >= rest) {
+        if there
+            .ready
+            .get(&revision)
+            .is_some_and(|ready| *ready >= rest)
+        {
             let short = pods.iter().filter(|pod| pod.is_short && pod.can_be_ended());
             changes.surplus.extend(short.map(|taken| taken.pod.clone()));
         }
