@@ -131,8 +131,6 @@ mod tests {
     use super::*;
     use crate::live::Claim;
 
-    /// No Deployment has pods that are ready.
-
     fn counts(old: u32, new: u32) -> BTreeMap<String, u32> {
         BTreeMap::from([("old".to_owned(), old), ("new".to_owned(), new)])
     }
