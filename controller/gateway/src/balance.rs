@@ -199,10 +199,10 @@ impl Replicas {
         self.draining.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Counts a replica's places again once its quarantine is over, however often that was prolonged.
+    /// Counts a place of a replica's again once its quarantine is over, however often that was prolonged.
     async fn released(&self, replica: &Replica) {
         loop {
-            let until = replica.quarantined_until.load(Ordering::Relaxed);
+            let until = replica.quarantined_until.load(Ordering::SeqCst);
             let left = until.saturating_sub(self.now());
             if left == 0 {
                 break;
@@ -212,20 +212,22 @@ impl Replicas {
         self.resize(&mut self.lock());
     }
 
-    /// Keeps the limiter at what the ready replicas take; without those that can't be reached, where others can. What these and
-    /// the draining ones still work on holds places, too, and must not keep others from the rest.
+    /// Keeps the limiter at what the ready replicas take; without those that can't be reached, where others can. One whose
+    /// quarantine is over has a place for whoever tries it, and all of them once it answered. What those and the draining ones
+    /// still work on holds places, too, and must not keep others from the rest.
     fn resize(&self, draining: &mut Vec<Arc<Replica>>) {
         draining.retain(|replica| replica.outstanding.load(Ordering::SeqCst) > 0);
         let ready = self.ready.load();
         self.are_several.store(ready.len() > 1, Ordering::Relaxed);
         let now = self.now();
-        let are_lost = ready.iter().all(|replica| replica.is_quarantined(now));
+        let are_lost = ready.iter().all(|replica| replica.is_in_doubt());
         let places = |replica: &Arc<Replica>| {
-            if are_lost || !replica.is_quarantined(now) {
-                replica.concurrency
-            } else {
-                replica.outstanding.load(Ordering::SeqCst)
+            if are_lost || !replica.is_in_doubt() {
+                return replica.concurrency;
             }
+            let try_it = u32::from(!replica.is_quarantined(now));
+            let outstanding = replica.outstanding.load(Ordering::SeqCst);
+            outstanding.saturating_add(try_it).min(replica.concurrency)
         };
         let capacity = ready.iter().map(places).fold(0_u32, u32::saturating_add);
         let leaving = draining.iter().fold(0_u32, |sum, replica| {
@@ -265,19 +267,20 @@ impl Lease {
         let (replicas, replica) = (Arc::clone(&self.replicas), Arc::clone(&self.replica));
         let now = replicas.now();
         let until = now.saturating_add(u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX));
-        let before = replica.quarantined_until.swap(until, Ordering::Relaxed);
+        let before = replica.quarantined_until.swap(until, Ordering::SeqCst);
+        // Who waited for the end of the one before, and didn't see this one, looked at the clock before this does.
+        let is_first = before <= replicas.now();
         // What the replica still works on counts, which this isn't.
         drop(self);
-        replicas.resize(&mut replicas.lock());
-        if before <= now {
+        if is_first {
             tokio::spawn(async move { replicas.released(&replica).await });
         }
     }
 
     /// Ends the quarantine: the replica answered.
     pub(crate) fn reached(&self) {
-        if self.replica.quarantined_until.load(Ordering::Relaxed) != 0 {
-            self.replica.quarantined_until.store(0, Ordering::Relaxed);
+        if self.replica.is_in_doubt() {
+            self.replica.quarantined_until.store(0, Ordering::SeqCst);
             self.replicas.resize(&mut self.replicas.lock());
         }
     }
@@ -286,7 +289,7 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let before = self.replica.outstanding.fetch_sub(1, Ordering::SeqCst);
-        if self.replica.draining.load(Ordering::SeqCst) {
+        if self.replica.draining.load(Ordering::SeqCst) || self.replica.is_in_doubt() {
             let mut draining = self.replicas.lock();
             self.replicas.resize(&mut draining);
             drop(draining);
@@ -294,5 +297,62 @@ impl Drop for Lease {
                 self.replica.idle.notify_waiters();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two replicas with four places each, and what bounds those who get one.
+    fn two() -> (Limiter, Arc<Replicas>, [SocketAddr; 2]) {
+        let limiter = Limiter::new(wisp_admit::Limits {
+            in_flight: 0,
+            queue: 0,
+            queue_bytes: 0,
+        });
+        let replicas = Arc::new(Replicas::new(limiter.clone()));
+        let addresses = [1, 2].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        for address in addresses {
+            replicas.insert(&Endpoint {
+                address,
+                concurrency: 4,
+                key: None,
+            });
+        }
+        (limiter, replicas, addresses)
+    }
+
+    fn places(limiter: &Limiter) -> usize {
+        let permits: Vec<_> = std::iter::from_fn(|| limiter.try_acquire()).collect();
+        permits.len()
+    }
+
+    /// Would fail if others were let in, in vain, for what a replica that crashed worked on when that was noticed.
+    #[tokio::test]
+    async fn what_ends_on_a_replica_that_cannot_be_reached_frees_no_place() {
+        let (limiter, replicas, [_, other]) = two();
+        let mut held: Vec<_> = (0..4).filter_map(|_| replicas.pick(&[other])).collect();
+        held.pop().unwrap().quarantine();
+        assert_eq!(places(&limiter), 4 + 3);
+        drop(held);
+        assert_eq!(places(&limiter), 4);
+    }
+
+    /// Would fail if the end of a quarantine let as many in as a replica takes that nobody has reached.
+    #[tokio::test]
+    async fn after_a_quarantine_one_request_tries_the_replica_and_gives_its_places_back() {
+        let (limiter, replicas, [_, other]) = two();
+        let held: Vec<_> = (0..3).filter_map(|_| replicas.pick(&[other])).collect();
+        let lease = replicas.pick(&[other]).unwrap();
+        let replica = Arc::clone(&lease.replica);
+        lease.quarantine();
+        replica.quarantined_until.store(1, Ordering::SeqCst);
+        replicas.released(&replica).await;
+        assert_eq!(places(&limiter), 4 + 3 + 1);
+        drop(held);
+        assert_eq!(places(&limiter), 4 + 1);
+        replicas.pick(&[other]).unwrap().reached();
+        assert_eq!(places(&limiter), 4 + 4);
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Replica {
     pub(crate) key: Option<HeaderValue>,
     pub(crate) outstanding: AtomicU32,
     pub(crate) draining: AtomicBool,
-    /// Until when it is passed over, in milliseconds of `Replicas::since`.
+    /// Until when it is passed over, in milliseconds of `Replicas::since`. It stays until the replica answers.
     pub(crate) quarantined_until: AtomicU64,
     pub(crate) idle: Notify,
 }
@@ -86,6 +86,11 @@ impl Replica {
     /// Whether it could not be reached just before `now`, in milliseconds of `Replicas::since`.
     pub(crate) fn is_quarantined(&self, now: u64) -> bool {
         self.quarantined_until.load(Ordering::Relaxed) > now
+    }
+
+    /// Whether it could not be reached, and hasn't answered since.
+    pub(crate) fn is_in_doubt(&self) -> bool {
+        self.quarantined_until.load(Ordering::SeqCst) != 0
     }
 
     /// Takes one of its places, if one is free.
