@@ -70,6 +70,8 @@ async fn wait(
         limits.timeout,
         gateway.options().activate_timeout.max(limits.timeout),
     );
+    // Whoever found a place in vain goes on waiting.
+    let queued_since = visit.arrived() + visit.activate;
     let mut cold: Option<Instant> = None;
     let mut activate = Duration::ZERO;
     // The deadline below ends the wait; it knows why.
@@ -90,12 +92,11 @@ async fn wait(
             }
             _ => {}
         }
-        let deadline = since
-            + match (is_cold, &told) {
-                (true, Some(_)) => wake_time,
-                (true, None) => wake_time + LAST_WORD,
-                (false, _) => queue_time + activate,
-            };
+        let deadline = match (is_cold, &told) {
+            (true, Some(_)) => since + wake_time,
+            (true, None) => since + wake_time + LAST_WORD,
+            (false, _) => queued_since + queue_time + activate,
+        };
         let wake = async {
             if !is_cold {
                 return std::future::pending().await;

@@ -1,7 +1,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::{Request, Response, StatusCode};
 use tokio::io::AsyncReadExt as _;
@@ -159,6 +159,29 @@ async fn while_one_is_full_and_the_other_cannot_be_reached_requests_wait() {
     first.read().await;
     drop(announced.recv().await.unwrap());
     assert_eq!(second.await.unwrap(), StatusCode::OK);
+}
+
+/// Would fail if the time that a request may wait began anew whenever it got a place in vain.
+#[tokio::test]
+async fn a_place_in_vain_lets_nobody_wait_for_longer() {
+    let (busy, held) = holding().await;
+    let bed = Arc::new(Bed::new());
+    let mut hasty = route("a/b", &[]);
+    hasty.limits.timeout = Duration::from_millis(1100);
+    bed.gateway.insert_route(hasty);
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(busy.address, 1));
+    let mut client = Client::connect(bed.address).await;
+    let first = tokio::spawn(async move { client.get("/a/b/").await.status });
+    until(|| held.load(Ordering::SeqCst) == 1).await;
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(nobody(), 1));
+    // It is tried at once, and again after a second and after two.
+    let since = Instant::now();
+    let answer = bed.get("/a/b/").await;
+    assert_eq!(answer.reason(), "queue-deadline");
+    assert!(since.elapsed() < Duration::from_millis(1950));
+    first.abort();
 }
 
 /// Would fail if the places of a replica that couldn't be reached once were lost for good.
