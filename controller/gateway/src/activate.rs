@@ -51,7 +51,7 @@ impl ActivateError {
     }
 
     /// The attempt only took too long: a replica may still come. Requests that can wait for longer do, and have another
-    /// attempt made at once.
+    /// attempt made once it isn't pointless, within a second.
     #[must_use]
     pub fn unfinished(self) -> Self {
         Self {

@@ -16,6 +16,8 @@ use crate::visit::Visit;
 
 /// How long to pause where a wake-up succeeded and yet there is no replica.
 const PAUSE: Duration = Duration::from_millis(20);
+/// The longest pause after a wake-up that only took too long: what starts replicas may need to be asked again.
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// For how long, once a request may wait no longer, what starts replicas may still say why there is none: its clock began a
 /// little later.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -77,7 +79,8 @@ async fn wait(
     // The deadline below ends the wait; it knows why.
     let forever = tokio::time::Instant::from_std(since) + wake_time + Duration::from_secs(3600);
     let mut place = std::pin::pin!(function.limiter.acquire(bytes, forever));
-    let (mut woken, mut is_telling) = (false, false);
+    let mut is_telling = false;
+    let mut pause: Option<Duration> = None;
     let mut told: Option<ActivateError> = None;
     loop {
         let mut changed = std::pin::pin!(function.replicas.changed());
@@ -101,8 +104,8 @@ async fn wait(
             if !is_cold {
                 return std::future::pending().await;
             }
-            if woken {
-                tokio::time::sleep(PAUSE).await;
+            if let Some(pause) = pause {
+                tokio::time::sleep(pause).await;
             }
             let trace = visit.wait(&gateway.options().traces, headers);
             ended(gateway.wake(function, trace)?).await
@@ -116,12 +119,15 @@ async fn wait(
                 return Ok(Admitted { permit, queue, activate });
             }
             ended = wake => {
+                pause = Some(PAUSE);
                 match ended {
                     // Others began it, or may wait no longer than it takes: this one has it made anew until its own deadline.
-                    Err(error) if error.is_unfinished() => told = Some(error),
+                    Err(error) if error.is_unfinished() => {
+                        pause = error.retry_after().map(|after| after.min(LONGEST_PAUSE)).or(pause);
+                        told = Some(error);
+                    }
                     ended => ended.map_err(|error| failed(function, error))?,
                 }
-                woken = true;
             }
             // Awake, and yet there is no place for this one.
             () = std::future::ready(()), if is_telling => {

@@ -208,6 +208,23 @@ async fn a_wake_up_that_took_too_long_is_made_anew_for_who_can_still_wait() {
     assert_eq!(waker.calls.load(Ordering::SeqCst), 2);
 }
 
+/// Would fail if a wake-up that ends at once, and says that it only took too long, were made anew again and again.
+#[tokio::test]
+async fn a_wake_up_that_took_too_long_is_not_made_anew_while_that_is_pointless() {
+    let failures = (0..100).map(|_| too_slow()).collect();
+    let waker = Waker::new("127.0.0.1:9".parse().unwrap(), 4, failures);
+    let bed = Arc::new(waker.bed(Options::default()));
+    waker.let_go.add_permits(100);
+    let asked = tokio::spawn({
+        let bed = Arc::clone(&bed);
+        async move { bed.get("/a/b/").await }
+    });
+    until(|| waker.calls.load(Ordering::SeqCst) > 0).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(waker.calls.load(Ordering::SeqCst), 1);
+    asked.abort();
+}
+
 /// Would fail if a reason that comes as late as the wake-up may end were not waited for.
 #[tokio::test]
 async fn who_waited_in_vain_is_told_what_the_last_wake_up_came_to() {
