@@ -205,7 +205,7 @@ async fn what_the_operator_says_of_a_start_that_takes_long_is_told_to_who_cannot
             "fault": "platform", "retryable": true, "requestId": "",
         }),
     )));
-    cluster.delay_wake_ups(Duration::from_millis(1200));
+    cluster.delay_wake_ups(Duration::from_millis(1050));
     let gateway = Gateway::start(&cluster, &["--activate-timeout", "1"]).await;
     let told = gateway.get("x", "/vision/hasty/").await;
     assert_eq!(told.status, StatusCode::SERVICE_UNAVAILABLE);
@@ -229,13 +229,13 @@ async fn what_the_operator_says_of_a_start_that_takes_long_is_told_to_who_cannot
 async fn a_wake_up_goes_on_with_the_next_operator_however_long_the_last_one_had_it() {
     let (mut cluster, function) = cluster().await;
     cluster.delay_wake_ups(Duration::from_secs(3600));
-    let gateway = Gateway::start(&cluster, &["--activate-timeout", "1"]).await;
+    let gateway = Gateway::start(&cluster, &["--activate-timeout", "5"]).await;
+    let replica = Replica::start(&cluster, &function).await;
     let address = gateway.http;
     let asked = tokio::spawn(async move { get(address, "digits.test", "/").await });
     until(async || cluster.wake_ups() == 1).await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    tokio::time::sleep(Duration::from_millis(5200)).await;
     cluster.stop_operator();
-    let replica = Replica::start(&cluster, &function).await;
     // The last one's port is free in a moment.
     while cluster.start_operator().await.is_err() {
         tokio::task::yield_now().await;
