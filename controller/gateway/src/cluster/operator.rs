@@ -109,6 +109,7 @@ impl Operator {
         };
         let mut give_up: Option<Instant> = None;
         loop {
+            let began = Instant::now();
             let asked = self.ask(ENSURE, &question, trace, patience.saturating_add(LAST_WORD));
             let error = match asked.await {
                 Ok(answer) => match serde_json::from_slice(&answer) {
@@ -118,6 +119,10 @@ impl Operator {
                 Err(error) => error,
             };
             let now = Instant::now();
+            // There was one, which had it for a while: only now is another looked for.
+            if now.saturating_duration_since(began) > CONNECT_TIMEOUT + SILENCE {
+                give_up = None;
+            }
             let is_over = now >= *give_up.get_or_insert(now + PATIENCE.min(patience));
             if !error.may_pass() || is_over {
                 tracing::warn!(%function, error = chain(&error), "the operator did not wake the function");

@@ -244,6 +244,31 @@ async fn a_wake_up_goes_on_with_the_next_operator_however_long_the_last_one_had_
     assert_eq!(asked.await.unwrap().status, StatusCode::OK);
 }
 
+/// Would fail if the time in which an operator is looked for were not given anew after one was found that had the wake-up
+/// for a while.
+#[tokio::test]
+async fn a_wake_up_goes_on_with_the_next_operator_though_there_was_none_before_the_last() {
+    let (mut cluster, function) = cluster().await;
+    let gateway = Gateway::start(&cluster, &["--activate-timeout", "5"]).await;
+    let replica = Replica::start(&cluster, &function).await;
+    cluster.stop_operator();
+    let address = gateway.http;
+    let asked = tokio::spawn(async move { get(address, "digits.test", "/").await });
+    // It is looked for in vain.
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    cluster.start_operator().await.unwrap();
+    cluster.delay_wake_ups(Duration::from_secs(3600));
+    until(async || cluster.wake_ups() == 1).await;
+    tokio::time::sleep(Duration::from_millis(6500)).await;
+    cluster.stop_operator();
+    // The last one's port is free in a moment.
+    while cluster.start_operator().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+    cluster.answer_wake_ups(Ok(vec![ensured(&replica)]));
+    assert_eq!(asked.await.unwrap().status, StatusCode::OK);
+}
+
 #[tokio::test]
 async fn a_drain_says_so_first_and_serves_until_nobody_asks() {
     let (cluster, function) = cluster().await;
