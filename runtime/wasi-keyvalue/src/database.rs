@@ -142,7 +142,9 @@ impl Reopened {
 }
 
 /// A panic is the operation's failure, not the thread's end.
-fn caught<R, E: From<StorageError>>(operation: impl FnOnce() -> Result<R, E>) -> Result<R, E> {
+pub(crate) fn caught<R, E: From<StorageError>>(
+    operation: impl FnOnce() -> Result<R, E>,
+) -> Result<R, E> {
     catch_unwind(AssertUnwindSafe(operation)).unwrap_or_else(|_| Err(StorageError::Panicked.into()))
 }
 

@@ -6,7 +6,7 @@ use std::{io, thread};
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::database::{Reopened, Use};
+use crate::database::{Reopened, Use, caught};
 use crate::store::{Error, StorageError};
 use crate::tables::Writable;
 
@@ -19,8 +19,9 @@ const QUEUE_OVERHEAD: usize = 4 << 10;
 /// Writes that one transaction holds, at most, so that the first one doesn't wait for all that come after it.
 const BATCH: usize = 256;
 
-/// Runs in the transaction; gives what to do once it is known whether the transaction was committed.
-type Run = Box<dyn FnOnce(&mut Writable<'_>) -> Result<Done, StorageError> + Send>;
+/// Runs in the transaction, or is told why it doesn't; gives what to do once it is known whether the transaction was committed.
+type Run =
+    Box<dyn FnOnce(Result<&mut Writable<'_>, StorageError>) -> Result<Done, StorageError> + Send>;
 type Done = Box<dyn FnOnce(Result<(), StorageError>) + Send>;
 
 struct Job {
@@ -65,7 +66,12 @@ impl Writer {
             if reply.is_closed() {
                 return Ok(Box::new(|_| ()));
             }
-            let result = match operation(tables) {
+            let ended = match tables {
+                // Its caller is told of a panic, whose unwinding would take `reply` with it.
+                Ok(tables) => caught(|| operation(tables)),
+                Err(error) => Err(Error::Storage(error)),
+            };
+            let result = match ended {
                 Err(Error::Storage(error)) => {
                     let _ = reply.send(Err(Error::Storage(error.clone())));
                     return Err(error);
@@ -90,18 +96,29 @@ fn work(queue: &Receiver<Job>, database: &Reopened) {
         batch.extend(queue.try_iter().take(BATCH - 1));
         let mut done = Vec::with_capacity(batch.len());
         let mut rooms = Vec::with_capacity(batch.len());
-        let runs = batch.into_iter().map(|job| {
+        let mut runs = batch.into_iter().map(|job| {
             rooms.push(job.room);
             job.run
         });
         let committed = database
             .with(Use::Write, |open| {
-                Ok(transact(open, database.max_bytes(), runs, &mut done)?)
+                Ok(transact(
+                    open,
+                    database.max_bytes(),
+                    runs.by_ref(),
+                    &mut done,
+                )?)
             })
             .map_err(|error| match error {
                 Error::Storage(error) => error,
                 _ => StorageError::Stopped,
             });
+        if let Err(error) = &committed {
+            // Those that it didn't come to.
+            for run in runs {
+                let _ = run(Err(error.clone()));
+            }
+        }
         for done in done {
             done(committed.clone());
         }
@@ -118,7 +135,7 @@ fn transact(
     {
         let mut tables = Writable::open(&transaction, max_bytes)?;
         for run in runs {
-            done.push(run(&mut tables)?);
+            done.push(run(Ok(&mut tables))?);
         }
         tables.finish()?;
     }

@@ -470,9 +470,44 @@ async fn a_write_that_panics_fails_alone() {
             assert!(is_in_redb, "on purpose");
             Ok(())
         });
-        assert!(matches!(panics.await, Err(Error::Storage(_))));
+        let failed = panics.await;
+        assert!(
+            matches!(failed, Err(Error::Storage(StorageError::Panicked))),
+            "{failed:?}"
+        );
         disk.panics.store(false, Ordering::SeqCst);
         assert_eq!(store.get("b".into()).await.unwrap(), None);
         assert_eq!(store.increment("a".into(), 1).await.unwrap(), 2 + round);
     }
+}
+
+/// Would fail if those who wait behind a write that panics were told that the thread that writes is gone.
+#[tokio::test]
+async fn who_waits_behind_a_write_that_panics_is_told_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = faulty(&folder, &Arc::new(Disk::default()));
+    let (begin, began) = tokio::sync::oneshot::channel();
+    let (let_go, wait) = std::sync::mpsc::channel::<()>();
+    let first = store.writer.write(0, move |_| {
+        let _ = begin.send(());
+        let _ = wait.recv();
+        Ok(())
+    });
+    let panics = store
+        .writer
+        .write(0, |_| -> Result<(), Error> { panic!("on purpose") });
+    let behind = store.writer.write(0, |tables| tables.set("b", b"2"));
+    let both = async {
+        began.await.unwrap();
+        tokio::join!(panics, behind, async { drop(let_go) })
+    };
+    let (first, (panics, behind, ())) = tokio::join!(first, both);
+    first.unwrap();
+    for failed in [panics.err(), behind.err()] {
+        assert!(
+            matches!(failed, Some(Error::Storage(StorageError::Panicked))),
+            "{failed:?}"
+        );
+    }
+    store.set("b".into(), b"3".to_vec()).await.unwrap();
 }
