@@ -55,10 +55,11 @@ pub(crate) fn encode(text: &str) -> Cow<'_, str> {
 /// Adds `name=value` to the query of `url`.
 pub(crate) fn add_to_query(url: &mut String, name: &str, value: &str) {
     let fragment = url.find('#').map(|at| url.split_off(at));
-    if !url.contains('?') {
-        url.push('?');
-    } else if !url.ends_with(['?', '&']) {
-        url.push('&');
+    match url.split_once('?') {
+        None => url.push('?'),
+        // A `?` within a query is a part of a value.
+        Some((_, query)) if query.is_empty() || query.ends_with('&') => {}
+        Some(_) => url.push('&'),
     }
     url.extend([&*encode(name), "=", &*encode(value)]);
     url.push_str(fragment.as_deref().unwrap_or_default());
@@ -148,6 +149,8 @@ mod tests {
             ("http://a/b", "http://a/b?q=x%20y"),
             ("http://a/b?", "http://a/b?q=x%20y"),
             ("http://a/b?c=1", "http://a/b?c=1&q=x%20y"),
+            ("http://a/b?c=1&", "http://a/b?c=1&q=x%20y"),
+            ("http://a/b?c=who?", "http://a/b?c=who?&q=x%20y"),
             ("http://a/b?c=1#?d", "http://a/b?c=1&q=x%20y#?d"),
             ("http://a/b#?d", "http://a/b?q=x%20y#?d"),
         ] {
