@@ -5,6 +5,7 @@
 pub(crate) mod announced;
 mod writer;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -57,6 +58,8 @@ enum Inner {
     )]
     Incoming(Box<Incoming>),
     Stream(Pin<Box<dyn Stream<Item = Result<Bytes>>>>),
+    /// Not all of it can be had any more.
+    Broken(ReadError),
 }
 
 impl Body {
@@ -119,7 +122,7 @@ impl Body {
         match &self.0 {
             Inner::Empty => Some(0),
             Inner::Full(bytes) => u64::try_from(bytes.len()).ok(),
-            Inner::Incoming(_) | Inner::Stream(_) => None,
+            Inner::Incoming(_) | Inner::Stream(_) | Inner::Broken(_) => None,
         }
     }
 
@@ -139,7 +142,7 @@ impl Body {
     /// ```
     ///
     /// # Errors
-    /// When it broke off. The body is at its end then.
+    /// When it broke off, and each time from then on: what came before is no whole body.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>> {
         poll_fn(|context| Pin::new(&mut *self).poll_next(context))
             .await
@@ -155,7 +158,8 @@ impl Body {
     /// ```
     ///
     /// # Errors
-    /// When it broke off.
+    /// When it broke off, now or before, or when an earlier reading of it was given up, as by
+    /// [`timeout`](crate::time::timeout).
     pub async fn bytes(&mut self) -> Result<Bytes> {
         if let Some(bytes) = self.take_full() {
             return Ok(bytes);
@@ -163,6 +167,16 @@ impl Body {
         let Some(first) = self.chunk().await? else {
             return Ok(Bytes::new());
         };
+        // Who drops this future drops what was read, and the rest must not pass for the whole.
+        let given_up = Inner::Broken(ReadError::new("its reading was given up"));
+        let mut rest = Self(std::mem::replace(&mut self.0, given_up));
+        let all = rest.after(first).await;
+        *self = rest;
+        all
+    }
+
+    /// `first` and everything that is left.
+    async fn after(&mut self, first: Bytes) -> Result<Bytes> {
         // Most bodies are one chunk, which needn't be copied.
         let Some(second) = self.chunk().await? else {
             return Ok(first);
@@ -234,9 +248,12 @@ impl Stream for Body {
                 .poll_chunk(context)
                 .map(|next| next.map(|read| read.map_err(Error::from))),
             Inner::Stream(stream) => stream.as_mut().poll_next(context),
+            Inner::Broken(cause) => return Poll::Ready(Some(Err(cause.clone().into()))),
         };
-        if matches!(next, Poll::Ready(None | Some(Err(_)))) {
-            self.0 = Inner::Empty;
+        match &next {
+            Poll::Ready(None) => self.0 = Inner::Empty,
+            Poll::Ready(Some(Err(error))) => self.0 = Inner::Broken(ReadError::again(error)),
+            _ => {}
         }
         next
     }
@@ -358,14 +375,25 @@ impl<S: Stream<Item: Chunk>> Stream for Chunks<S> {
     }
 }
 
-/// A body from outside that broke off, in the host's words.
-#[derive(Debug, thiserror::Error)]
+/// A body that broke off, in the host's words where it is from outside, or of which a part was read and is gone.
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub struct ReadError(String);
+pub struct ReadError(Cow<'static, str>);
 
 impl ReadError {
-    pub(crate) fn new(text: String) -> Self {
-        Self(text)
+    pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Self {
+        Self(text.into())
+    }
+
+    /// That `error` broke a body off, where it has its cause in that.
+    pub(crate) fn of(error: &Error) -> Option<&Self> {
+        error.source()?.downcast_ref()
+    }
+
+    /// What there is to say of a body that `error` broke off before. The function's own causes aren't for its client.
+    fn again(error: &Error) -> Self {
+        let cause = Self::of(error).cloned();
+        cause.unwrap_or_else(|| Self::new("it broke off when it was read before"))
     }
 }
 

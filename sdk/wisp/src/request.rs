@@ -7,6 +7,7 @@ use std::str::FromStr;
 use ::http::{HeaderValue, StatusCode, header};
 use serde::de::DeserializeOwned;
 
+use crate::body::ReadError;
 use crate::percent::Text;
 use crate::router::Params;
 use crate::{Bytes, Error, Form, Request, Result, form, json, percent};
@@ -310,10 +311,7 @@ fn text(bytes: &[u8]) -> Result<String> {
 
 /// A body that breaks off is the sender's doing, unless the body says otherwise.
 fn unreadable(error: Error) -> Error {
-    match error
-        .source()
-        .and_then(|source| source.downcast_ref::<crate::body::ReadError>())
-    {
+    match ReadError::of(&error) {
         Some(cause) => {
             let detail = format!("the body didn't arrive as a whole: {cause}");
             Error::new(StatusCode::BAD_REQUEST, "incomplete-body", detail)

@@ -59,7 +59,41 @@ fn a_writers_last_part_is_sent_before_its_error() {
     });
     assert_eq!(test::block_on(body.chunk()).unwrap().unwrap(), "a");
     assert_eq!(test::block_on(body.chunk()).unwrap_err().chain(), "disk");
-    assert_eq!(test::block_on(body.chunk()).unwrap(), None);
+}
+
+/// Would fail if what is left of a body that broke off passed for all of it: read again, or sent on.
+#[test]
+fn a_body_that_broke_off_is_never_whole_again() {
+    let parts = [Ok("a"), Err(std::io::Error::other("disk"))];
+    let mut body = Body::stream(stream::iter(parts));
+    assert_eq!(test::block_on(body.bytes()).unwrap_err().chain(), "disk");
+    assert_eq!(body.size(), None);
+    for _ in 0..2 {
+        let again = test::block_on(body.bytes()).unwrap_err();
+        assert_eq!(again.chain(), "it broke off when it was read before");
+        test::block_on(body.chunk()).unwrap_err();
+    }
+}
+
+/// Likewise, of a body whose reading was given up.
+#[test]
+fn a_body_that_was_read_in_part_is_never_whole_again() {
+    let parts =
+        stream::iter(["a"]).chain(stream::once(time::sleep(Duration::from_secs(1))).map(|()| "b"));
+    let mut body = Body::stream(parts.chain(stream::iter(["c"])));
+    assert!(body.bytes().now_or_never().is_none());
+    let left = test::block_on(body.bytes()).unwrap_err();
+    assert_eq!(left.chain(), "its reading was given up");
+    assert_eq!(body.size(), None);
+}
+
+/// Would fail if a body that is late were lost to who asks for it again.
+#[test]
+fn a_body_of_which_nothing_was_read_yet_is_whole() {
+    let late = stream::once(time::sleep(Duration::from_secs(1))).map(|()| "a");
+    let mut body = Body::stream(late.chain(stream::iter(["b"])));
+    assert!(body.bytes().now_or_never().is_none());
+    assert_eq!(test::block_on(body.bytes()).unwrap(), "ab");
 }
 
 #[test]

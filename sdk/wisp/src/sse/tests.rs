@@ -44,5 +44,5 @@ fn an_error_ends_the_events() {
             .chain(),
         "gone"
     );
-    assert_eq!(test::block_on(response.body_mut().chunk()).unwrap(), None);
+    test::block_on(response.body_mut().chunk()).unwrap_err();
 }
