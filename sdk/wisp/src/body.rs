@@ -5,7 +5,6 @@
 pub(crate) mod announced;
 mod writer;
 
-use std::borrow::Cow;
 use std::fmt;
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -168,7 +167,7 @@ impl Body {
             return Ok(Bytes::new());
         };
         // Who drops this future drops what was read, and the rest must not pass for the whole.
-        let given_up = Inner::Broken(ReadError::new("its reading was given up"));
+        let given_up = Inner::Broken(ReadError(Cause::GivenUp));
         let mut rest = Self(std::mem::replace(&mut self.0, given_up));
         let all = rest.after(first).await;
         *self = rest;
@@ -378,22 +377,49 @@ impl<S: Stream<Item: Chunk>> Stream for Chunks<S> {
 /// A body that broke off, in the host's words where it is from outside, or of which a part was read and is gone.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{0}")]
-pub struct ReadError(Cow<'static, str>);
+pub struct ReadError(Cause);
+
+#[derive(Debug, Clone, thiserror::Error)]
+enum Cause {
+    /// Its sender, or the way from there, in the host's words.
+    #[error("{0}")]
+    Sender(String),
+    #[error("timed out")]
+    TimedOut,
+    #[error("its reading was given up")]
+    GivenUp,
+    /// The cause was told then. The function's own aren't for its client.
+    #[error("it broke off when it was read before")]
+    Before,
+}
 
 impl ReadError {
-    pub(crate) fn new(text: impl Into<Cow<'static, str>>) -> Self {
-        Self(text.into())
+    pub(crate) fn new(text: String) -> Self {
+        Self(Cause::Sender(text))
     }
 
-    /// That `error` broke a body off, where it has its cause in that.
-    pub(crate) fn of(error: &Error) -> Option<&Self> {
+    /// The sender took too long.
+    pub(crate) fn timed_out() -> Self {
+        Self(Cause::TimedOut)
+    }
+
+    /// What broke off the body that `error` is of, where that was its sender's doing.
+    pub(crate) fn of_sender(error: &Error) -> Option<&Self> {
+        Self::of(error).filter(|cause| matches!(cause.0, Cause::Sender(_) | Cause::TimedOut))
+    }
+
+    /// Whether the sender took too long.
+    pub(crate) fn is_timeout(&self) -> bool {
+        matches!(self.0, Cause::TimedOut)
+    }
+
+    fn of(error: &Error) -> Option<&Self> {
         error.source()?.downcast_ref()
     }
 
-    /// What there is to say of a body that `error` broke off before. The function's own causes aren't for its client.
+    /// What there is to say of a body that `error` broke off before.
     fn again(error: &Error) -> Self {
-        let cause = Self::of(error).cloned();
-        cause.unwrap_or_else(|| Self::new("it broke off when it was read before"))
+        Self::of(error).cloned().unwrap_or(Self(Cause::Before))
     }
 }
 

@@ -13,7 +13,8 @@ use crate::{Body, Response, json, request};
 /// (`reason`) and one sentence for the client (`detail`).
 ///
 /// Every standard error converts into one by `?`: a 500 whose text goes to the log, and never to the client. Of
-/// [`http::Error`](crate::http::Error), what another service is to blame for is a 502, or a 504 where it took too long.
+/// [`http::Error`](crate::http::Error), what another service is to blame for is a 502, or a 504 where it took too long; so is
+/// what [`ResponseExt`](crate::ResponseExt) says of a response that broke off.
 ///
 /// ```
 /// use wisp::Error;
@@ -136,6 +137,17 @@ impl Error {
     #[must_use]
     pub fn with_source(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
+        self
+    }
+
+    /// The same, for which the client gets another answer.
+    pub(crate) fn answered(
+        mut self,
+        (status, reason, detail): (StatusCode, &'static str, &'static str),
+    ) -> Self {
+        self.0.status = status;
+        self.0.reason = reason.into();
+        self.0.detail = detail.into();
         self
     }
 

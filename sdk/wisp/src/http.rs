@@ -25,6 +25,7 @@ pub(crate) use client::Timeouts;
 pub use client::{Client, RequestBuilder, encode_segment, get, post, send};
 pub(crate) use error::Cause;
 pub use error::Error;
+pub(crate) use error::of_body;
 #[cfg(target_family = "wasm")]
 pub(crate) use headers::is_of_the_connection;
 

@@ -309,9 +309,9 @@ fn text(bytes: &[u8]) -> Result<String> {
     Ok(text.to_owned())
 }
 
-/// A body that breaks off is the sender's doing, unless the body says otherwise.
+/// A body that its sender broke off is the client's doing.
 fn unreadable(error: Error) -> Error {
-    match ReadError::of(&error) {
+    match ReadError::of_sender(&error) {
         Some(cause) => {
             let detail = format!("the body didn't arrive as a whole: {cause}");
             Error::new(StatusCode::BAD_REQUEST, "incomplete-body", detail)

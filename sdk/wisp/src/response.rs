@@ -6,7 +6,7 @@ use ::http::{HeaderValue, StatusCode, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::http::Upstream;
+use crate::http::{self, Upstream};
 use crate::{Body, Bytes, Error, Response, Result};
 
 /// JSON with status 200.
@@ -193,7 +193,7 @@ impl<T: IntoResponse> IntoResponse for (StatusCode, T) {
 }
 
 /// Reads a [`Response`]: that of an outgoing request, or a handler's in a test. What is wrong with the former is logged with
-/// its request's method and URL, without the query. What was read stays in the response, so reading it again gives the same.
+/// its request's method and URL, without the query. A body of the function's own that fails is a 500. What was read stays in the response, so reading it again gives the same.
 ///
 /// ```
 /// use wisp::ResponseExt;
@@ -213,8 +213,8 @@ pub trait ResponseExt: Sized {
     /// ```
     ///
     /// # Errors
-    /// A 500 where the body isn't that JSON, or didn't arrive as a whole: what another service sends is none of our
-    /// client's mistakes.
+    /// A 500 where the body isn't that JSON: what another service sends is none of our client's mistakes. Where it didn't
+    /// arrive as a whole a 502, or a 504 where it took too long.
     fn json<T: DeserializeOwned>(&mut self) -> impl Future<Output = Result<T>>;
 
     /// The whole body.
@@ -226,7 +226,7 @@ pub trait ResponseExt: Sized {
     /// ```
     ///
     /// # Errors
-    /// A 500 where it didn't arrive as a whole.
+    /// A 502 where it didn't arrive as a whole, or a 504 where it took too long.
     fn bytes(&mut self) -> impl Future<Output = Result<Bytes>>;
 
     /// The whole body as text.
@@ -238,7 +238,7 @@ pub trait ResponseExt: Sized {
     /// ```
     ///
     /// # Errors
-    /// A 500 where it isn't UTF-8, or didn't arrive as a whole.
+    /// A 500 where it isn't UTF-8. Where it didn't arrive as a whole a 502, or a 504 where it took too long.
     fn text(&mut self) -> impl Future<Output = Result<String>>;
 
     /// The response itself where its status is 2xx or 3xx.
@@ -251,7 +251,8 @@ pub trait ResponseExt: Sized {
     /// ```
     ///
     /// # Errors
-    /// A 500 where the status is 4xx or 5xx.
+    /// A 500 where the status is 4xx or 5xx: whether the service fails or was asked the wrong thing is the function's to
+    /// say, which looks at the status itself where its client is to get another.
     fn error_for_status(self) -> Result<Self>;
 }
 
@@ -283,10 +284,11 @@ async fn read<T>(response: &mut Response, read: impl FnOnce(&Bytes) -> Result<T>
     made.flatten().map_err(|error| about(response, error))
 }
 
-/// Says which request the response answers, where it is an outgoing request's: a function may ask many.
+/// Says which request the response answers, where it is an outgoing request's: a function may ask many. A body that broke off
+/// is the other service's doing then.
 fn about(response: &Response, error: Error) -> Error {
     match response.extensions().get::<Upstream>() {
-        Some(Upstream(request)) => error.about(request),
+        Some(Upstream(request)) => http::of_body(error).about(request),
         None => error,
     }
 }

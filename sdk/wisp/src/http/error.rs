@@ -2,13 +2,31 @@
 
 use ::http::{Method, StatusCode};
 
+use crate::body::ReadError;
+
+/// Status, reason and detail for the client.
+type Answer = (StatusCode, &'static str, &'static str);
+
+const TIMED_OUT: Answer = (
+    StatusCode::GATEWAY_TIMEOUT,
+    "upstream-timeout",
+    "a service that the function asked didn't answer in time",
+);
+
+const FAILED: Answer = (
+    StatusCode::BAD_GATEWAY,
+    "upstream-failed",
+    "a service that the function asked can't be reached, or broke off",
+);
+
 /// Why an outgoing request got no response. It tells the URL without its query, and without a user's name and password: these
 /// may be secrets, and errors are logged. A response of any status is no error; see
 /// [`error_for_status`](crate::ResponseExt::error_for_status).
 ///
 /// A handler that passes it on by `?` answers with a 504 where it [timed out](Self::is_timeout), with a 502 where the other
 /// service couldn't be reached or broke off, and with a 500 where the request could never be sent as it is: it isn't allowed,
-/// or is none.
+/// or is none. A response's body that breaks off or takes too long is answered likewise where
+/// [`ResponseExt`](crate::ResponseExt) reads it.
 ///
 /// ```
 /// let error = wisp::test::block_on(async { wisp::http::get("https://example.com/").await }).unwrap_err();
@@ -118,21 +136,22 @@ impl Error {
         matches!(self.cause, Cause::TimedOut)
     }
 
-    /// Status, reason and detail for the client, where another service is to blame.
-    pub(crate) fn answer(&self) -> Option<(StatusCode, &'static str, &'static str)> {
+    /// What the client is told, where another service is to blame.
+    pub(crate) fn answer(&self) -> Option<Answer> {
         match self.cause {
-            Cause::TimedOut => Some((
-                StatusCode::GATEWAY_TIMEOUT,
-                "upstream-timeout",
-                "a service that the function asked didn't answer in time",
-            )),
-            Cause::Unresolved | Cause::Refused | Cause::Failed(_) => Some((
-                StatusCode::BAD_GATEWAY,
-                "upstream-failed",
-                "a service that the function asked can't be reached, or broke off",
-            )),
+            Cause::TimedOut => Some(TIMED_OUT),
+            Cause::Unresolved | Cause::Refused | Cause::Failed(_) => Some(FAILED),
             Cause::Denied | Cause::AddressDenied | Cause::Invalid(_) => None,
         }
+    }
+}
+
+/// `error` of a response's body, answered likewise where the service broke it off.
+pub(crate) fn of_body(error: crate::Error) -> crate::Error {
+    match ReadError::of_sender(&error).map(ReadError::is_timeout) {
+        Some(true) => error.answered(TIMED_OUT),
+        Some(false) => error.answered(FAILED),
+        None => error,
     }
 }
 

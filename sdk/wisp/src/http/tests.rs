@@ -307,10 +307,34 @@ fn a_body_that_takes_too_long_breaks_off() {
         test::block_on(response.text())
     };
     assert_eq!(ask(6).unwrap(), "ab");
+    let late = ask(4).unwrap_err();
+    assert_eq!(late.chain(), "GET http://a.example/: timed out");
     assert_eq!(
-        ask(4).unwrap_err().chain(),
-        "GET http://a.example/: timed out"
+        (late.status().as_u16(), late.reason()),
+        (504, "upstream-timeout")
     );
+}
+
+/// Would fail if a caller were told that the function is broken where the service behind it broke off.
+#[test]
+fn a_response_that_breaks_off_is_its_senders_doing() {
+    test::upstream("http://a.example", async |_| {
+        let parts = [Ok("[1,"), Err(std::io::Error::other("reset"))];
+        Ok(Response::new(Body::stream(stream::iter(parts))))
+    });
+    let mut response = test::block_on(get("http://a.example/").send()).unwrap();
+    for _ in 0..2 {
+        let error = test::block_on(response.json::<Vec<u8>>()).unwrap_err();
+        assert_eq!(
+            (error.status().as_u16(), error.reason()),
+            (502, "upstream-failed")
+        );
+        assert_eq!(error.chain(), "GET http://a.example/: reset");
+    }
+    // A body of the function's own isn't.
+    let parts = [Err::<&str, _>(std::io::Error::other("disk"))];
+    let mut own = Response::new(Body::stream(stream::iter(parts)));
+    assert_eq!(test::block_on(own.bytes()).unwrap_err().status(), 500);
 }
 
 /// Would fail if what a user wrote could lead a request elsewhere.

@@ -14,20 +14,29 @@ pub(crate) async fn send(request: Request, timeouts: Timeouts) -> Result<Respons
     let mut response = upstream(request)
         .await
         .map_err(|error| Cause::Failed(error.chain()))?;
-    if let (Some(limit), None) = (timeouts.between_bytes, response.body().size()) {
-        *response.body_mut() = limited(std::mem::take(response.body_mut()), limit);
+    if response.body().size().is_none() {
+        let body = std::mem::take(response.body_mut());
+        *response.body_mut() = received(body, timeouts.between_bytes);
     }
     Ok(response)
 }
 
-/// The body, which breaks off where one of its parts takes longer than `limit`.
-fn limited(mut body: Body, limit: Duration) -> Body {
+/// The body as a host hands it over: why it breaks off is a text, and it does where one of its parts takes longer than
+/// `limit`.
+fn received(mut body: Body, limit: Option<Duration>) -> Body {
     Body::writer(async move |mut out| {
-        let late = |_| ReadError::new("timed out".to_owned());
-        while let Some(chunk) = time::timeout(limit, body.chunk()).await.map_err(late)?? {
-            out.write(chunk).await;
+        loop {
+            let chunk = match limit {
+                Some(limit) => time::timeout(limit, body.chunk())
+                    .await
+                    .map_err(|_| ReadError::timed_out())?,
+                None => body.chunk().await,
+            };
+            match chunk.map_err(|error| ReadError::new(error.chain()))? {
+                Some(chunk) => out.write(chunk).await,
+                None => return Ok(()),
+            }
         }
-        Ok(())
     })
 }
 

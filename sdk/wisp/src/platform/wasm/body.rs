@@ -4,7 +4,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use wasip2::http::types::{self as wasi, IncomingRequest, IncomingResponse, OutgoingBody};
+use wasip2::http::types::{
+    self as wasi, ErrorCode, IncomingRequest, IncomingResponse, OutgoingBody,
+};
 use wasip2::io::streams::{InputStream, OutputStream, StreamError};
 
 use super::reactor::Ready;
@@ -91,10 +93,15 @@ impl Incoming {
                     return Poll::Ready(None);
                 }
                 Err(StreamError::LastOperationFailed(error)) => {
-                    let text = error.to_debug_string();
+                    let cause = match wasi::http_error_code(&error) {
+                        Some(ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout) => {
+                            ReadError::timed_out()
+                        }
+                        _ => ReadError::new(error.to_debug_string()),
+                    };
                     drop(error);
                     self.close();
-                    return Poll::Ready(Some(Err(ReadError::new(text))));
+                    return Poll::Ready(Some(Err(cause)));
                 }
             }
         }
