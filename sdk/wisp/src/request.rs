@@ -204,6 +204,7 @@ pub trait RequestExt {
 
     /// The URL that the client asked for, by the gateway's headers `x-forwarded-proto`, `x-forwarded-host` and
     /// `x-forwarded-prefix`, and by the URI itself where they aren't; without scheme and host where nobody names a host.
+    /// Where the client asked for `/<namespace>/<name>` without a slash at the end, it has the slash.
     ///
     /// The gateway takes nobody's word for these headers, save that of proxies before it which it was told to trust. Where
     /// requests come another way they are as true as who sends them. The host is the client's choice in either case, so a

@@ -67,24 +67,21 @@ pub fn status(status: StatusCode) -> Response {
 
 /// A redirect: 303, so that the client comes to `location` with GET.
 ///
-/// A relative location, as `done` or `../done`, goes on from the URL that the client asked for, and so leads to the same
-/// wherever the function is reached. One that begins with `/` begins at the gateway's root: where the function is reached
-/// by its path, `/<namespace>/<name>/…`, it leads out of the function, unless it begins with that
-/// [`prefix`](crate::RequestExt::prefix).
+/// One that begins with the request's [`prefix`](crate::RequestExt::prefix) leads to the same wherever the function is
+/// reached, by its host or by its path, `/<namespace>/<name>/…`. Without the prefix, one that begins with `/` leads out of a
+/// function that is reached by its path. A relative one, as `done`, goes on from the URL that the client asked for: from
+/// `/<namespace>/<name>` without a slash at the end, which the function sees as `/`, it leads out likewise, and so does one
+/// with too many `../`.
 ///
 /// ```
 /// use wisp::{Request, RequestExt, Response, Result, response};
 ///
-/// async fn create(_request: Request) -> Result<Response> {
-///     response::redirect("done")
+/// async fn create(request: Request) -> Result<Response> {
+///     response::redirect(&format!("{}/done", request.prefix()))
 /// }
-///
-/// async fn home(request: Request) -> Result<Response> {
-///     response::redirect(&format!("{}/", request.prefix()))
-/// }
-/// # let request = || wisp::test::request("GET", "/a/b").header("x-forwarded-prefix", "/default/shop").build();
-/// # assert_eq!(wisp::test::call(create, request()).headers()["location"], "done");
-/// # assert_eq!(wisp::test::call(home, request()).headers()["location"], "/default/shop/");
+/// # let location = |request: wisp::test::TestRequest| wisp::test::call(create, request.build()).headers()["location"].clone();
+/// # assert_eq!(location(wisp::test::request("GET", "/a/b").header("x-forwarded-prefix", "/default/shop")), "/default/shop/done");
+/// # assert_eq!(location(wisp::test::request("GET", "/a/b")), "/done");
 /// ```
 ///
 /// # Errors
