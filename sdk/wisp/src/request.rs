@@ -46,7 +46,8 @@ pub(crate) fn set_id(header: Option<&HeaderValue>) {
 
 /// Reads a [`Request`]: its body, query, cookies and path parameters. What the client got wrong is an error that becomes a 400
 /// (or 415) which says so. What `json`, `form`, `bytes` and `text` read stays in the request, so reading it again gives the same, and
-/// [`http::send`](crate::http::send) sends it on:
+/// [`http::send`](crate::http::send) sends it on. A body that is large is in memory as long as the request is then, and twice with
+/// its text: where that is too much, `request.body_mut().bytes()` takes it, and [`chunk`](crate::Body::chunk) takes it bit by bit.
 ///
 /// ```
 /// # use wisp::{Request, RequestExt, Result};
@@ -80,7 +81,8 @@ pub(crate) fn set_id(header: Option<&HeaderValue>) {
 /// assert!(error.detail().ends_with("expected a string at line 1 column 10"));
 /// ```
 pub trait RequestExt {
-    /// The body as JSON. Reading it again gives the same.
+    /// The body as JSON. Reading it again gives the same;
+    /// `request.body_mut().bytes()` takes it, where the request needn't keep the memory.
     ///
     /// ```
     /// # use wisp::RequestExt;
@@ -94,7 +96,8 @@ pub trait RequestExt {
     /// didn't arrive as a whole.
     fn json<T: DeserializeOwned>(&mut self) -> impl Future<Output = Result<T>>;
 
-    /// The body as a form, `application/x-www-form-urlencoded`. Reading it again gives the same.
+    /// The body as a form, `application/x-www-form-urlencoded`. Reading it again gives the same;
+    /// `request.body_mut().bytes()` takes it, where the request needn't keep the memory.
     ///
     /// ```
     /// # use wisp::RequestExt;
@@ -109,7 +112,7 @@ pub trait RequestExt {
     fn form(&mut self) -> impl Future<Output = Result<Form>>;
 
     /// The whole body. Its size is bounded by the function's `limits.requestBody`. Reading it again gives the same;
-    /// [`Body::bytes`](crate::Body::bytes) takes it, where the request needn't keep the memory.
+    /// `request.body_mut().bytes()` takes it, where the request needn't keep the memory.
     ///
     /// ```
     /// # use wisp::RequestExt;
@@ -121,7 +124,8 @@ pub trait RequestExt {
     /// 400 where it didn't arrive as a whole.
     fn bytes(&mut self) -> impl Future<Output = Result<Bytes>>;
 
-    /// The whole body as text. Reading it again gives the same.
+    /// The whole body as text. Reading it again gives the same;
+    /// `request.body_mut().bytes()` takes it, where the request needn't keep the memory.
     ///
     /// ```
     /// # use wisp::RequestExt;

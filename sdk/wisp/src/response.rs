@@ -191,6 +191,7 @@ impl<T: IntoResponse> IntoResponse for (StatusCode, T) {
 
 /// Reads a [`Response`]: that of an outgoing request, or a handler's in a test. What is wrong with the former is logged with
 /// its request's method and URL, without the query. A body of the function's own that fails is a 500. What was read stays in the response, so reading it again gives the same.
+/// Where that is too much memory, `response.body_mut().bytes()` takes it.
 ///
 /// ```
 /// use wisp::ResponseExt;
