@@ -17,7 +17,8 @@
 //! Lines of an [`#[wisp::init]`](macro@crate::init) that runs at the build go to standard error: there is nobody to log to.
 //!
 //! The least grave level that is written is the environment variable `LOG_LEVEL`: `off`, `error`, `warn`, `info` (the
-//! default), `debug` or `trace`; [`set_max_level`] goes before it. In tests everything is captured, whatever the variable says.
+//! default), `debug` or `trace`, for what the SDK itself has to say, too; [`set_max_level`] goes before it. In tests everything
+//! is captured, whatever the variable says.
 //! Where the function has a logger of its own, set before the first line, that keeps its level, too.
 
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
@@ -74,11 +75,9 @@ pub fn init() {
     if !IS_OURS.load(Ordering::Relaxed) {
         return;
     }
-    let given = platform::log::variable(LEVEL);
-    let level = given.as_deref().unwrap_or(platform::log::DEFAULT_LEVEL);
-    match level.parse() {
+    match asked_for(platform::log::variable(LEVEL)) {
         Ok(level) => ::log::set_max_level(level),
-        Err(_) => {
+        Err(level) => {
             ::log::set_max_level(LevelFilter::Info);
             ::log::warn!(
                 target: "wisp",
@@ -86,6 +85,17 @@ pub fn init() {
             );
         }
     }
+}
+
+/// The level that the environment gives, or what is there in its place.
+fn asked_for(given: Option<String>) -> Result<LevelFilter, String> {
+    let level = given.as_deref().unwrap_or(platform::log::DEFAULT_LEVEL);
+    level.parse().map_err(|_| given.unwrap_or_default())
+}
+
+/// Whether a line of `level` is written where there is no logger to ask.
+pub(crate) fn is_asked_for(level: Level) -> bool {
+    level <= asked_for(platform::log::variable(LEVEL)).unwrap_or(LevelFilter::Info)
 }
 
 /// The least grave level that is written.
@@ -234,4 +244,19 @@ macro_rules! __log_enabled {
         $crate::log::init();
         $crate::__private::log::log_enabled!($($arguments)+)
     }};
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a word that is none silenced a function, or a level weren't what the guide says.
+    #[test]
+    fn the_environment_says_what_is_written() {
+        let asked = |given: &str| asked_for(Some(given.to_owned()));
+        assert_eq!(asked("off"), Ok(LevelFilter::Off));
+        assert_eq!(asked("Warn"), Ok(LevelFilter::Warn));
+        assert_eq!(asked("loud"), Err("loud".to_owned()));
+        assert!(is_asked_for(Level::Trace), "tests see everything");
+    }
 }

@@ -5,11 +5,11 @@ pub(crate) fn error(message: &str) {
     write(::log::Level::Error, message);
 }
 
-/// Writes one line.
+/// Writes one line, where lines of its level are.
 pub(crate) fn write(level: ::log::Level, message: &str) {
     if crate::log::is_ready() {
         ::log::log!(target: "wisp", level, "{message}");
-    } else {
+    } else if crate::log::is_asked_for(level) {
         to_stderr(level, message);
     }
 }
