@@ -88,7 +88,8 @@ impl Body {
     }
 
     /// A body that is written by `write`, which goes on only as fast as the receiver takes what it wrote. It ends when
-    /// `write` is done; after an error the receiver sees that it is cut short.
+    /// `write` is done; after an error the receiver sees that it is cut short. When the receiver goes away, `write` is dropped
+    /// wherever it waits. A task that it gave the writer to isn't: see [`Writer`].
     ///
     /// ```
     /// let mut body = wisp::Body::writer(async |mut out| {

@@ -219,7 +219,7 @@ pub struct Writer(body::Writer);
 
 impl Writer {
     /// Sends `event`, and waits until the client takes more. When the client goes away, this never returns: the whole
-    /// writing is dropped.
+    /// writing is dropped, save where a task has the writer, as [`body::Writer`] tells.
     ///
     /// ```
     /// use wisp::sse::{self, Event};

@@ -1,8 +1,10 @@
 use std::cell::Cell;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use futures::channel::oneshot;
+use futures::future::select;
 use futures::{FutureExt, StreamExt, stream};
 
 use super::Body;
@@ -139,7 +141,31 @@ fn a_task_may_write() {
     assert_eq!(before_long(read), "ab");
 }
 
-/// Likewise.
+/// Would fail if a task that writes couldn't end where nobody receives any more.
+#[test]
+fn a_task_that_writes_can_end_with_its_receiver() {
+    let is_over = Rc::new(Cell::new(false));
+    let told = Rc::clone(&is_over);
+    let mut body = Body::writer(async move |mut out| {
+        let (mut end, ended) = oneshot::channel::<()>();
+        crate::spawn(async move {
+            let writing = pin!(async {
+                out.write("a").await;
+                out.write("b").await;
+            });
+            select(writing, end.cancellation()).await;
+            told.set(true);
+        });
+        let _ = ended.await;
+        Ok(())
+    });
+    assert_eq!(test::block_on(body.chunk()).unwrap().unwrap(), "a");
+    drop(body);
+    test::block_on(time::sleep(Duration::from_secs(1)));
+    assert!(is_over.get());
+}
+
+/// Would fail if only the writing future itself woke who reads.
 #[test]
 fn a_task_may_send_events() {
     let read = || {

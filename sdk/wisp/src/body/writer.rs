@@ -19,6 +19,27 @@ use crate::{Bytes, Result};
 /// });
 /// assert_eq!(wisp::test::block_on(body.bytes()).unwrap(), "hello");
 /// ```
+///
+/// A [task](crate::spawn) may have it. Where the receiver goes away, what [`Body::writer`](crate::Body::writer) runs is dropped,
+/// and the task is not: its next [`write`](Self::write) would wait for good. So it ends with what waits for it:
+///
+/// ```
+/// use std::pin::pin;
+/// use futures::channel::oneshot;
+/// use futures::future::select;
+///
+/// let mut body = wisp::Body::writer(async |mut out| {
+///     let (mut end, ended) = oneshot::channel::<()>();
+///     wisp::spawn(async move {
+///         let writing = pin!(async { out.write("hello").await });
+///         select(writing, end.cancellation()).await;
+///     });
+///     // Over when the task is, which drops `end`.
+///     let _ = ended.await;
+///     Ok(())
+/// });
+/// assert_eq!(wisp::test::block_on(body.bytes()).unwrap(), "hello");
+/// ```
 #[derive(Debug)]
 pub struct Writer {
     slot: Rc<RefCell<Slot>>,
@@ -52,8 +73,8 @@ impl Slot {
 
 impl Writer {
     /// Writes `chunk`, and waits until the receiver asks for more. When the receiver goes away, this never returns: the
-    /// whole writing is dropped. A write that is given up while it waits, as by [`timeout`](crate::time::timeout), may have
-    /// written its chunk.
+    /// whole writing is dropped, save where a [task](Writer) has the writer. A write that is given up while it waits, as by
+    /// [`timeout`](crate::time::timeout), may have written its chunk.
     ///
     /// ```
     /// let mut body = wisp::Body::writer(async |mut out| {
