@@ -93,12 +93,7 @@ impl Incoming {
                     return Poll::Ready(None);
                 }
                 Err(StreamError::LastOperationFailed(error)) => {
-                    let cause = match wasi::http_error_code(&error) {
-                        Some(ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout) => {
-                            ReadError::timed_out()
-                        }
-                        _ => ReadError::new(error.to_debug_string()),
-                    };
+                    let cause = cause(&error);
                     drop(error);
                     self.close();
                     return Poll::Ready(Some(Err(cause)));
@@ -125,6 +120,20 @@ impl Incoming {
         self.waiting = None;
         self.stream = None;
         self.body = None;
+    }
+}
+
+/// Why the host's stream failed.
+fn cause(error: &wasi::IoError) -> ReadError {
+    /// What wasmtime 48 says of the time, whose stream tells no code.
+    const TIMED_OUT: &str = "connection read timeout";
+    let text = error.to_debug_string();
+    match wasi::http_error_code(error) {
+        Some(ErrorCode::ConnectionReadTimeout | ErrorCode::HttpResponseTimeout) => {
+            ReadError::timed_out()
+        }
+        None if text.starts_with(TIMED_OUT) => ReadError::timed_out(),
+        _ => ReadError::new(text),
     }
 }
 
