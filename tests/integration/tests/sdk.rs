@@ -541,6 +541,26 @@ async fn requests_go_out_where_they_are_allowed() {
     );
 }
 
+/// Would fail if a caller were told that the function is broken where the service behind it broke off, or fell silent.
+#[tokio::test]
+async fn a_response_that_is_not_whole_is_its_senders_doing() {
+    let upstream = host().await;
+    let origin = format!("http://{}", upstream.data());
+    let host = Host::ready(&component("fixture-sdk"), |config| {
+        config.outbound.allow = vec![origin.clone()]
+    })
+    .await
+    .unwrap();
+    for (path, status, reason) in [
+        ("broken-body", 502, "upstream-failed"),
+        ("late-body", 504, "upstream-timeout"),
+    ] {
+        let read = format!("/read?url={origin}/{path}");
+        let problem = host.client().get(&read).await.unwrap().problem();
+        assert_eq!((problem.status, problem.reason.as_str()), (status, reason));
+    }
+}
+
 #[tokio::test]
 async fn start_up_work_is_done_once_ahead_of_each_instances_request() {
     let host = host().await;
