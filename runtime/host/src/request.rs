@@ -92,14 +92,20 @@ pub(crate) fn with_authority<B>(mut request: Request<B>) -> Result<Request<B>, F
 pub(crate) struct Upload(Arc<AtomicU8>);
 
 impl Upload {
+    /// Nobody asked for any of it.
+    const UNREAD: u8 = 0;
     /// The guest waits for nothing of it.
-    const FLOWS: u8 = 0;
+    const FLOWS: u8 = 1;
     /// The guest waits for the client.
-    const AWAITED: u8 = 1;
-    const TOO_LARGE: u8 = 2;
-    const BROKEN: u8 = 3;
+    const AWAITED: u8 = 2;
+    const TOO_LARGE: u8 = 3;
+    const BROKEN: u8 = 4;
     /// All of it was read.
-    const ENDED: u8 = 4;
+    const ENDED: u8 = 5;
+    /// Nobody reads what is left of it.
+    const DROPPED: u8 = 6;
+    /// Nor does who waited for the client until then.
+    const MISSED: u8 = 7;
 
     pub(crate) fn is_too_large(&self) -> bool {
         self.0.load(Ordering::Relaxed) == Self::TOO_LARGE
@@ -112,12 +118,15 @@ impl Upload {
 
     /// Whether the guest asked for more of it than the client has sent, until the body was dropped.
     pub(crate) fn is_awaited(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == Self::AWAITED
+        matches!(self.0.load(Ordering::Relaxed), Self::AWAITED | Self::MISSED)
     }
 
-    /// Whether nothing of it is left in the way of what its client sends next.
-    pub(crate) fn has_ended(&self) -> bool {
-        self.0.load(Ordering::Relaxed) == Self::ENDED
+    /// Whether something may be left of it that nobody reads, in the way of what its client sends next.
+    pub(crate) fn is_left(&self) -> bool {
+        !matches!(
+            self.0.load(Ordering::Relaxed),
+            Self::FLOWS | Self::AWAITED | Self::ENDED
+        )
     }
 
     fn set(&self, state: u8) {
@@ -213,12 +222,20 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
 impl<B: Body + Unpin> Drop for Limited<B> {
     /// Who found no more once may have done something else since. Then more has come, or the end.
     fn drop(&mut self) {
-        if self.upload.is_awaited() {
-            let mut cx = Context::from_waker(Waker::noop());
-            if Pin::new(&mut self.body).poll_frame(&mut cx).is_ready() {
-                self.upload.set(Upload::FLOWS);
+        let state = match self.upload.0.load(Ordering::Relaxed) {
+            Upload::UNREAD | Upload::FLOWS => Upload::DROPPED,
+            Upload::AWAITED => {
+                let mut cx = Context::from_waker(Waker::noop());
+                match Pin::new(&mut self.body).poll_frame(&mut cx) {
+                    Poll::Pending => Upload::MISSED,
+                    Poll::Ready(None) => Upload::ENDED,
+                    Poll::Ready(Some(Ok(_))) if self.body.is_end_stream() => Upload::ENDED,
+                    Poll::Ready(Some(_)) => Upload::DROPPED,
+                }
             }
-        }
+            _ => return,
+        };
+        self.upload.set(state);
     }
 }
 
@@ -299,9 +316,9 @@ mod tests {
             let body =
                 StreamBody::new(futures::stream::iter(frames)).map_err(|never| match never {});
             let (limited, upload) = Limited::new(body, 3);
-            assert!(!upload.has_ended());
+            assert!(upload.is_left(), "nobody reads it yet");
             assert_eq!(limited.collect().await.is_ok(), fits);
-            assert_eq!((upload.is_too_large(), upload.has_ended()), (!fits, fits));
+            assert_eq!((upload.is_too_large(), upload.is_left()), (!fits, !fits));
         }
     }
 }

@@ -64,7 +64,7 @@ pub(crate) async fn serve(
         Ok(answer) => answer.into_response(record),
         Err(failure) => respond::problem(&failure, record),
     };
-    if version < Version::HTTP_2 && !is_little && !upload.has_ended() {
+    if version < Version::HTTP_2 && !is_little && upload.is_left() {
         // The next request would wait until what is left of this one's body is read, or given up with the connection.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);

@@ -124,7 +124,8 @@ async fn what_follows_a_body_is_no_part_of_it() {
     assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
 }
 
-/// Would fail if the next request on such a connection were left to wait for a body that nobody reads, and then were lost.
+/// Would fail if the next request on such a connection were left to wait for a body that nobody reads, and then were lost; or if who
+/// answers while it reads lost its connection.
 #[tokio::test]
 async fn who_is_answered_before_its_body_was_read_learns_that_the_connection_ends() {
     let host = p2(|config| config.limits.request_body = 300_000).await;
@@ -136,6 +137,7 @@ async fn who_is_answered_before_its_body_was_read_learns_that_the_connection_end
         ("/trap", 10, false),
         ("/length", 400_000, true),
         ("/length", 200_000, false),
+        ("/echo", 200_000, false),
         ("/length", 1, false),
         ("/hello", 0, false),
         ("/trap", 0, false),
@@ -147,6 +149,13 @@ async fn who_is_answered_before_its_body_was_read_learns_that_the_connection_end
     }
     let answer = host.client().http2().post("/ignore-body", "x").await;
     assert!(!answer.unwrap().headers.contains_key("connection"));
+    for package in ["fixture-p3", "fixture-sdk"] {
+        let host = Host::ready(&component(package), |_| {}).await.unwrap();
+        let answer = host.client().post("/echo", vec![b'x'; 200_000]).await;
+        let answer = answer.unwrap();
+        assert_eq!(answer.body.len(), 200_000, "{package}");
+        assert!(!answer.headers.contains_key("connection"), "{package}");
+    }
 }
 
 #[tokio::test]
