@@ -14,20 +14,35 @@ use wasmtime_wasi_http::{Error, WasiBody};
 /// A body whose guest is gone ends, as far as wasmtime tells, as one does that its guest has finished. Sent like that, what
 /// is half of an upload would pass for all of it.
 #[derive(Debug, Clone, Default)]
-pub struct Uploads(Arc<AtomicBool>);
+pub struct Uploads(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    have_begun: AtomicBool,
+    are_cut_off: AtomicBool,
+}
 
 impl Uploads {
     /// From now on no body ends well. To be called before the store is dropped.
     pub fn cut_off(&self) {
-        self.0.store(true, Ordering::Release);
+        self.0.are_cut_off.store(true, Ordering::Release);
+    }
+
+    /// Whether there was one.
+    #[must_use]
+    pub fn have_begun(&self) -> bool {
+        self.0.have_begun.load(Ordering::Relaxed)
     }
 
     fn are_cut_off(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+        self.0.are_cut_off.load(Ordering::Acquire)
     }
 
     /// `body`, which fails where it would end once they are cut off.
     pub(crate) fn upload(&self, body: WasiBody) -> Upload {
+        if !body.is_end_stream() {
+            self.0.have_begun.store(true, Ordering::Relaxed);
+        }
         Upload {
             body,
             uploads: self.clone(),

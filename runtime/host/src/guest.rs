@@ -6,7 +6,8 @@ use std::sync::Arc;
 use wasmtime::component::{GuestTaskId, ResourceTable};
 use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_config::{WasiConfig, WasiConfigVariables};
-use wasmtime_wasi_http::p2::body::HostOutgoingBody;
+use wasmtime_wasi_http::p2::body::{HostOutgoingBody, StreamContext};
+use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wisp_contract::config::{Env, Limits};
 use wisp_egress::{Egress, Hooks, Notices, Uploads};
@@ -163,6 +164,23 @@ impl Guest {
     pub(crate) fn has_unfinished_bodies(&mut self) -> bool {
         let mut held = self.table.iter_mut();
         held.any(|resource| resource.is::<HostOutgoingBody>())
+    }
+
+    /// Whether one of them may be a request's: wasmtime doesn't tell whose they are.
+    pub(crate) fn may_hold_uploads(&mut self) -> bool {
+        let mut held = self.table.iter_mut();
+        self.hooks.uploads().have_begun()
+            || held.any(|resource| resource.is::<HostOutgoingRequest>())
+    }
+
+    /// Has each of them end as one that broke off, once its writer is gone.
+    pub(crate) fn break_off_bodies(&mut self) {
+        for resource in self.table.iter_mut() {
+            if let Some(body) = resource.downcast_mut::<HostOutgoingBody>() {
+                let (nobodys, _) = HostOutgoingBody::new(StreamContext::Response, None, 1, 1);
+                std::mem::replace(body, nobodys).abort();
+            }
+        }
     }
 
     /// How many handles it may hold.

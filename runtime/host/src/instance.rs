@@ -168,13 +168,7 @@ impl Instance {
         handled?;
         // What was finished is on its way, and the rest of it needs no instance.
         self.writing.may_be = self.store.data_mut().has_unfinished_bodies();
-        Ok(if self.is_unfinished() {
-            Left::Unfinished
-        } else if self.has_body() {
-            Left::Body
-        } else {
-            Left::Nothing
-        })
+        Ok(self.left())
     }
 
     /// Whether there is a body whose end isn't on its way.
@@ -183,14 +177,25 @@ impl Instance {
         body.is_some_and(|body| matches!(body.try_recv(), Err(TryRecvError::Empty)))
     }
 
-    /// Whether there is a body that the guest didn't end, now that its call is over.
-    fn is_unfinished(&mut self) -> bool {
-        self.has_body()
-            && match self.exports {
-                Exports::P2(_) => self.store.data_mut().has_unfinished_bodies(),
-                // A call that ends well comes after the body's end.
-                Exports::P3(_) => true,
-            }
+    /// What is left of the response, now that the guest's call is over.
+    fn left(&mut self) -> Left {
+        if !self.has_body() {
+            return Left::Nothing;
+        }
+        if matches!(self.exports, Exports::P3(_)) {
+            // A call that ends well comes after the body's end.
+            return Left::Unfinished;
+        }
+        let guest = self.store.data_mut();
+        if !guest.has_unfinished_bodies() {
+            return Left::Body;
+        }
+        if guest.may_hold_uploads() {
+            // Whichever is unfinished is told by its own end. An instance that has a body left isn't used again.
+            guest.break_off_bodies();
+            return Left::Body;
+        }
+        Left::Unfinished
     }
 
     async fn handle(&mut self, request: GuestRequest, desk: &Desk) -> wasmtime::Result<()> {
@@ -258,7 +263,7 @@ impl Instance {
         let failure = failure_of(self.store.data_mut(), error);
         // Not in the midst of its response.
         failure.or_else(|| {
-            let is_unfinished = self.is_unfinished();
+            let is_unfinished = self.left() == Left::Unfinished;
             is_unfinished.then_some(Failure::Exited { status: 0 })
         })
     }

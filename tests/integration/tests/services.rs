@@ -205,6 +205,26 @@ async fn an_upload_is_whole_only_where_its_guest_finished_it() {
     }
 }
 
+/// Would fail if a response were broken off for what its guest left unfinished beside it, or passed for whole beside that.
+#[tokio::test]
+async fn a_response_beside_an_upload_that_is_left_unfinished_is_as_whole_as_its_guest_made_it() {
+    for (path, length) in [
+        ("/upload-forget", Some(130_000)),
+        ("/upload-forget-all", None),
+    ] {
+        let (server, all) = receiver().await;
+        let file = component("fixture-p2");
+        let host = Host::ready(&file, |config| {
+            config.outbound.allow = vec![format!("http://{server}")];
+        });
+        let host = host.await.unwrap();
+        let answer = host.client().get(&format!("{path}?{server}")).await;
+        let whole = answer.ok().map(|answer| answer.body.len());
+        assert_eq!(whole, length, "{path}");
+        assert!(!all.await.unwrap().ends_with("\r\n0\r\n\r\n"), "{path}");
+    }
+}
+
 #[tokio::test]
 async fn nothing_is_allowed_where_nothing_is_listed() {
     let upstream = Upstream::start().await;
