@@ -8,7 +8,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -28,19 +28,23 @@ use wisp_egress::Notices;
 
 use crate::failure::Failure;
 use crate::guest::Guest;
-use crate::instance::{Blueprint, Instance, failure_of};
+use crate::instance::{Blueprint, failure_of};
 use crate::metrics::Metrics;
 use crate::outcome::Outcome;
 use crate::said::said;
 
 /// How long an instance that ended may take to say why.
 const END_PATIENCE: Duration = Duration::from_secs(1);
+/// After this a request that waits for an instance looks again: one may have room without having gone.
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
 /// Instances of one function that serve several requests at once.
 pub(crate) struct Shared {
     handler: ProxyHandler<Maker>,
     timeout: Duration,
     working: Working,
+    /// Told when an instance is gone.
+    freed: Arc<Notify>,
 }
 
 /// How many instances have something left to do after all of their answers.
@@ -124,16 +128,18 @@ impl Shared {
     pub(crate) fn new(blueprint: Arc<Blueprint>, sharing: Sharing, metrics: Arc<Metrics>) -> Self {
         let timeout = blueprint.seed.limits.timeout;
         let working = Working::default();
+        let freed = Arc::<Notify>::default();
         Self {
             handler: ProxyHandler::new(Maker {
                 blueprint,
                 sharing,
                 metrics,
                 working: working.clone(),
-                freed: Arc::default(),
+                freed: Arc::clone(&freed),
             }),
             timeout,
             working,
+            freed,
         }
     }
 
@@ -142,16 +148,39 @@ impl Shared {
         self.working.0.load(Ordering::Relaxed) > 0
     }
 
-    /// Hands `request` to an instance that has room for it and returns the guest's answer.
+    /// Hands `request` to an instance that has room for it and returns the guest's answer. Instances that do what they have left to
+    /// do after their answers have no place, but may be as many as there can be: one of them is waited for then.
     pub(crate) async fn handle(
         &self,
-        request: Request,
-        ticket: Ticket,
+        mut request: Request,
+        mut ticket: Ticket,
     ) -> Result<Response, Refused> {
         let instance = Arc::clone(&ticket.instance);
-        let error = match self.handler.handle(ticket, request).await {
-            Ok(response) => return Ok(response),
-            Err(error) => error,
+        let deadline = ticket.deadline;
+        let error = loop {
+            let freed = self.freed.notified();
+            let error = match self.handler.handle(ticket, request).await {
+                Ok(response) => return Ok(response),
+                Err(error) => error,
+            };
+            let refused = match error.downcast::<InstantiationError<Ticket>>() {
+                Ok(refused) => refused,
+                Err(error) => break error,
+            };
+            let NotMade { failure, cause } = NotMade::of(&refused.error);
+            if failure == Failure::NoInstance {
+                let now = tokio::time::Instant::now();
+                let _ = timeout_at(deadline.min(now + LOOK_AGAIN), freed).await;
+            }
+            if failure != Failure::NoInstance || tokio::time::Instant::now() >= deadline {
+                return Err(Refused {
+                    failure,
+                    cause: Some(cause),
+                });
+            }
+            ticket = refused.request_data;
+            let given_back = refused.request.into_inner();
+            request = given_back.unwrap_or_else(PoisonError::into_inner);
         };
         if error.is::<ExpirationError>() {
             return Err(Refused {
@@ -159,19 +188,6 @@ impl Shared {
                     allowed: self.timeout,
                 },
                 cause: None,
-            });
-        }
-        if let Some(InstantiationError { error, .. }) =
-            error.downcast_ref::<InstantiationError<Ticket>>()
-        {
-            let why = error.downcast_ref::<NotMade>().cloned();
-            let NotMade { failure, cause } = why.unwrap_or_else(|| NotMade {
-                failure: Failure::NoInstance,
-                cause: said(error),
-            });
-            return Err(Refused {
-                failure,
-                cause: Some(cause),
             });
         }
         if let Some(code) = error.downcast_ref::<ErrorCode>() {
@@ -196,24 +212,13 @@ impl Shared {
     }
 }
 
-impl Maker {
-    /// A fresh instance. Those that do what they have left to do after their answers have no place, but may be as many as there can
-    /// be: one of them is waited for then, for as long as a request may take.
-    async fn make(&self) -> Result<Instance, (Failure, wasmtime::Error)> {
-        let until = tokio::time::Instant::now() + self.blueprint.seed.limits.timeout;
-        loop {
-            let freed = self.freed.notified();
-            let began = Instant::now();
-            let made = self.blueprint.instantiate_in_time().await;
-            if made.is_ok() {
-                self.metrics.instance_started(began.elapsed());
-            }
-            if !matches!(made, Err((Failure::NoInstance, _)))
-                || timeout_at(until, freed).await.is_err()
-            {
-                return made;
-            }
-        }
+impl NotMade {
+    fn of(error: &wasmtime::Error) -> Self {
+        let why = error.downcast_ref::<Self>().cloned();
+        why.unwrap_or_else(|| Self {
+            failure: Failure::Internal,
+            cause: said(error),
+        })
     }
 }
 
@@ -223,11 +228,19 @@ impl HandlerState for Maker {
     type WorkerState = State;
 
     async fn instantiate(&self) -> wasmtime::Result<Worker<Guest, Expiration, State>> {
-        let instance = self.make().await;
-        let instance = instance.map_err(|(failure, error)| NotMade {
-            failure,
-            cause: said(&error),
+        let began = Instant::now();
+        let instance = self.blueprint.instantiate_in_time().await;
+        let instance = instance.map_err(|(failure, error)| {
+            if failure != Failure::NoInstance {
+                // It had one of those that there can be.
+                self.freed.notify_waiters();
+            }
+            NotMade {
+                failure,
+                cause: said(&error),
+            }
         })?;
+        self.metrics.instance_started(began.elapsed());
         let (mut store, Some(service)) = instance.into_service() else {
             wasmtime::bail!("only WASI 0.3 instances can serve several requests at once");
         };

@@ -5,12 +5,13 @@
 )]
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
 use http_body::Frame;
 use http_body_util::{BodyExt as _, StreamBody};
+use wisp_contract::FunctionConfig;
 use wisp_contract::config::Instances;
 use wisp_integration::{Host, component, request};
 
@@ -344,20 +345,45 @@ async fn a_guest_may_go_on_after_its_answer() {
 /// Would fail if requests were refused for want of the instances that still do what they have left to do.
 #[tokio::test]
 async fn what_goes_on_after_its_answer_is_waited_for_where_it_has_all_instances() {
-    let host = Host::ready(&component("fixture-p3"), |config| {
-        config.limits.concurrency = NonZeroUsize::MIN;
-        config.instances = Instances::Reuse {
-            max_requests: NonZeroU32::MIN,
-            max_concurrent: NonZeroU32::new(2).unwrap(),
-            idle_timeout: Duration::from_secs(60),
-        };
-    })
-    .await
-    .unwrap();
+    let host = Host::ready(&component("fixture-p3"), few).await.unwrap();
     for nth in 1..=10 {
         let answer = host.client().get("/after?3000").await.unwrap();
         assert_eq!(answer.status, StatusCode::OK, "{nth}: {}", answer.text());
     }
+}
+
+/// Would fail if who leaves while it waits for an instance kept its place until there is one.
+#[tokio::test]
+async fn who_waits_for_an_instance_and_leaves_gives_its_place_back() {
+    let file = component("fixture-p3");
+    let host = Host::ready(&file, |config| {
+        few(config);
+        config.limits.timeout = Duration::from_secs(30);
+    });
+    let host = host.await.unwrap();
+    let mut answered = 0;
+    let left = loop {
+        let client = host.client();
+        let asked = client.get("/after?20000");
+        match tokio::time::timeout(Duration::from_secs(1), asked).await {
+            Ok(answer) => assert_eq!(answer.unwrap().status, StatusCode::OK),
+            Err(_) => break Instant::now(),
+        }
+        answered += 1;
+        assert!(answered < 20, "there are always more");
+    };
+    host.until_idle().await.unwrap();
+    assert!(left.elapsed() < Duration::from_secs(10));
+}
+
+/// One place, and few instances, which several requests could share.
+fn few(config: &mut FunctionConfig) {
+    config.limits.concurrency = NonZeroUsize::MIN;
+    config.instances = Instances::Reuse {
+        max_requests: NonZeroU32::MIN,
+        max_concurrent: NonZeroU32::new(2).unwrap(),
+        idle_timeout: Duration::from_secs(60),
+    };
 }
 
 /// Would fail if the next request's instance did what the one before had left to do, in that one's name.
