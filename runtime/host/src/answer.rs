@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
-use http::{HeaderName, HeaderValue, Method, Response, StatusCode, Version};
+use http::{HeaderName, HeaderValue, Method, Response, Version};
 use wisp_contract::headers;
 use wisp_contract::status::Startup;
 
@@ -13,7 +13,7 @@ use crate::failure::Failure;
 use crate::outcome::Outcome;
 use crate::record::Record;
 use crate::request::REQUEST_ID;
-use crate::written::Written;
+use crate::written::{Written, has_no_body};
 
 const SERVER_TIMING: HeaderName = HeaderName::from_static(headers::SERVER_TIMING);
 
@@ -70,12 +70,7 @@ impl Answer {
                 status: self.parts.status.as_u16(),
             });
         }
-        let has_none = method == Method::HEAD
-            || matches!(
-                self.parts.status,
-                StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED
-            );
-        if has_none {
+        if method == Method::HEAD || has_no_body(self.parts.status) {
             self.sent = match version {
                 Version::HTTP_2 => Sent::Head,
                 _ => Sent::HeadByConnection,

@@ -158,11 +158,11 @@ impl Instance {
     pub(crate) async fn call(
         &mut self,
         request: GuestRequest,
-        desk: Desk,
+        desk: &Desk,
     ) -> wasmtime::Result<Left> {
         self.served += 1;
         self.writing.may_be = true;
-        let handled = self.handle(request, &desk).await;
+        let handled = self.handle(request, desk).await;
         // What was written in time counts, however the call ended.
         desk.gather(&mut Context::from_waker(Waker::noop()));
         handled?;

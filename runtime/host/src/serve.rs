@@ -8,7 +8,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, Version};
+use http::{HeaderValue, Method, Request, Response, Version};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
@@ -241,10 +241,11 @@ fn run(
         permit,
         request,
     } = call;
+    let is_head = request.method() == Method::HEAD;
     Box::pin(async move {
         let has_company = wisp_burst::answers_wait();
         let called = {
-            let called = pin!(instance.call(request, desk));
+            let called = pin!(instance.call(request, &desk));
             within(deadline, called).await
         };
         let failure = match called {
@@ -259,7 +260,12 @@ fn run(
                     instances.give_back(instance, left, has_company);
                 }
                 drop(permit);
-                return Ok(());
+                // Where the head is out, nobody looks at this.
+                return if left == Left::Unfinished && !desk.suffices(is_head) {
+                    Err(Failure::NoResponse)
+                } else {
+                    Ok(())
+                };
             }
             Ok(Err(error)) => {
                 let failure = instance.failure(&error);

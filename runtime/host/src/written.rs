@@ -8,7 +8,8 @@ use std::task::{Context, Poll, Wake, Waker, ready};
 
 use bytes::Bytes;
 use futures::task::AtomicWaker;
-use http::Response;
+use http::header::CONTENT_LENGTH;
+use http::{Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::{Error, WasiBody};
@@ -95,9 +96,28 @@ impl Desk {
         }
     }
 
+    /// Whether the response that is there is all that its client is to get, though the guest may not have ended it: one to HEAD
+    /// (`is_head`) or of a kind that has no body, or as much as it declares.
+    pub(crate) fn suffices(&self, is_head: bool) -> bool {
+        let head = self.lock();
+        let Some(Ok(response)) = &*head else {
+            return true;
+        };
+        let declared = response.headers().get(CONTENT_LENGTH);
+        let declared = declared.and_then(|value| value.to_str().ok()?.parse().ok());
+        is_head
+            || has_no_body(response.status())
+            || declared.is_some_and(|length: usize| length <= response.body().bytes)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<Head>> {
         self.0.head.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Whether responses of this status have no body.
+pub(crate) fn has_no_body(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
 }
 
 /// A response's body, of which a part may be there before anybody asks for it.
@@ -285,6 +305,34 @@ mod tests {
         assert_eq!(body.size_hint().exact(), None);
         assert!(gone.await.is_err());
         assert!(body.collect().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_response_suffices_where_nothing_more_of_it_is_sent() {
+        for (status, declared, is_head, suffices) in [
+            (200, None, false, false),
+            (200, None, true, true),
+            (204, None, false, true),
+            (304, None, false, true),
+            (200, Some(4), false, true),
+            (200, Some(5), false, false),
+        ] {
+            let (write, mut body, _gone) = body();
+            send(&write, "four");
+            gather(&mut body).await;
+            let mut response = Response::new(body);
+            *response.status_mut() = StatusCode::from_u16(status).unwrap();
+            if let Some(length) = declared {
+                response.headers_mut().insert(CONTENT_LENGTH, length.into());
+            }
+            let desk = Desk::default();
+            desk.put(Ok(response));
+            assert_eq!(
+                desk.suffices(is_head),
+                suffices,
+                "{status} {declared:?} {is_head}"
+            );
+        }
     }
 
     #[tokio::test]

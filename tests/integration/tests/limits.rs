@@ -216,16 +216,23 @@ async fn a_response_that_breaks_off_is_not_mistaken_for_a_whole_one() {
 /// A guest that ends itself, or forgets what it began, means no more to send its response than one that traps.
 #[tokio::test]
 async fn a_response_that_is_left_unfinished_is_not_mistaken_for_a_whole_one() {
-    for (package, path, reason) in [
-        ("fixture-p2", "/stream-exit?0", "exited"),
-        ("fixture-p3", "/stream-exit", "exited"),
-        ("fixture-p2", "/stream-forget?20", "no-response"),
-        ("fixture-p2", "/stream-forget?0", "no-response"),
+    for (package, path, reason, status) in [
+        ("fixture-p2", "/stream-exit?0", "exited", None),
+        ("fixture-p3", "/stream-exit", "exited", None),
+        ("fixture-p2", "/stream-forget?20", "no-response", None),
+        // Before anything of it is sent.
+        (
+            "fixture-p2",
+            "/stream-forget?0",
+            "no-response",
+            Some(StatusCode::BAD_GATEWAY),
+        ),
     ] {
         let host = Host::ready(&component(package), |_| {}).await.unwrap();
         for client in [host.client(), host.client().http2()] {
             let answer = client.get(path).await;
-            assert!(answer.is_err(), "{package} {path}: {answer:?}");
+            let answered = answer.as_ref().ok().map(|answer| answer.status);
+            assert_eq!(answered, status, "{package} {path}: {answer:?}");
         }
         let line = host
             .line("request", |line| line.event.as_deref() == Some("request"))
