@@ -68,9 +68,9 @@ impl Rollout {
             self.failed = Some((latest.to_owned(), trouble.clone()));
         }
         // Replicas that went for it to have room count as if they were there.
-        let left = self.leaves().serving;
-        let needed = count(seen.ready, serving).saturating_add(left);
-        let needed = seen.desired.min(needed).max(1);
+        let leaves = self.leaves();
+        let needed = count(seen.ready, serving).saturating_add(leaves.serving);
+        let needed = leaves.fitting(seen.desired).min(needed).max(1);
         if count(seen.ready, latest) >= needed {
             self.trial = None;
             return latest.to_owned();
@@ -279,6 +279,10 @@ mod tests {
         plan: Plan,
         old: u32,
         new: u32,
+        /// Whether the new one's pods start, and never get ready.
+        is_mute: bool,
+        /// Whether one of the old one's pods takes its time to go.
+        goes: bool,
         /// The fewest that were ready at once.
         fewest: u32,
         now: Instant,
@@ -296,9 +300,11 @@ mod tests {
                     serving: "old".to_owned(),
                     scaled_at: None,
                 },
-                old: desired,
+                old: desired.min(room),
                 new: 0,
-                fewest: desired,
+                is_mute: false,
+                goes: false,
+                fewest: desired.min(room),
                 now: Instant::now(),
             }
         }
@@ -306,10 +312,13 @@ mod tests {
         /// A second passes. What fits is made of what is asked for, and is ready a second later, but for new ones in `trouble`.
         fn step(&mut self, trouble: Option<&Trouble>) {
             let (quota, is_fine) = (quota(), trouble.is_none());
+            let is_fine = is_fine && !self.is_mute;
             let ready = if is_fine { self.new } else { 0 };
             let seen = room::Seen {
                 ready,
                 placed: self.new,
+                of_serving: self.old,
+                goes: self.goes,
                 lack: Some(&quota).filter(|_| self.new < self.desired),
                 other: trouble.filter(|_| self.new > 0),
             };
@@ -348,7 +357,7 @@ mod tests {
                 self.step(None);
                 self.plan.serving == "new"
             });
-            assert_eq!(self.later(2, None), (0, self.desired));
+            assert_eq!(self.later(2, None), (0, self.desired.min(self.room)));
             after
         }
     }
@@ -375,6 +384,35 @@ mod tests {
         let mut one = Crowd::new(1, 1);
         assert!(one.served_after().unwrap() > 60);
         assert_eq!(one.fewest, 0);
+    }
+
+    /// Would fail if room were taken off replicas that there are not, so that none is made, or if the one that serves took it
+    /// back when there is more load.
+    #[test]
+    fn a_revision_takes_over_where_there_is_no_room_for_one() {
+        let mut short = Crowd::new(4, 10);
+        assert!(short.served_after().unwrap() > 60);
+        assert_eq!(short.fewest, 3);
+        let mut one = Crowd::new(1, 2);
+        assert!(one.served_after().is_some());
+
+        let mut grows = Crowd::new(4, 4);
+        assert_eq!(grows.later(62, None), (2, 2));
+        grows.desired = 10;
+        assert!(grows.served_after().is_some());
+        assert_eq!(grows.fewest, 3);
+    }
+
+    /// Would fail if room were given back while the replica that had it still goes.
+    #[test]
+    fn room_is_waited_for_as_long_as_it_takes_to_be_free() {
+        let mut slow = Crowd::new(1, 1);
+        (slow.fits, slow.goes) = (0, true);
+        assert_eq!(slow.later(200, None), (0, 0));
+        slow.goes = false;
+        assert_eq!(slow.later(50, None), (0, 0));
+        slow.fits = 1;
+        assert!(slow.served_after().is_some());
     }
 
     /// Would fail if a change that can't serve, or doesn't get the room that was made for it, became an outage.
@@ -408,6 +446,15 @@ mod tests {
         large.fewest = 1;
         large.later(2000, None);
         assert_eq!(large.fewest, 1);
+
+        // It starts, isn't ready, and nothing says why.
+        let mut mute = Crowd::new(1, 1);
+        mute.is_mute = true;
+        assert_eq!(mute.later(70, None), (0, 1));
+        assert_eq!(mute.later(600, None), (1, 0));
+        mute.fewest = 1;
+        mute.later(2000, None);
+        assert_eq!(mute.fewest, 1);
     }
 
     /// Would fail if a replica that serves went for one that no node will ever take.

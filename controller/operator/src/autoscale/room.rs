@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::jiff::Timestamp;
 use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
 
@@ -27,13 +28,17 @@ const CROWDED: [&str; 4] = [
     "anti-affinity",
 ];
 
-/// What is seen of the latest revision's pods.
+/// What is seen of the latest revision's pods, and of those of the one that serves.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Seen<'a> {
     /// Those that are ready.
     pub(super) ready: u32,
     /// Those that have a node.
     pub(super) placed: u32,
+    /// Those of the revision that serves that have a node.
+    pub(super) of_serving: u32,
+    /// Whether one of these is about to go, and has its room until then.
+    pub(super) goes: bool,
     /// Why there are no others: there is no room.
     pub(super) lack: Option<&'a Trouble>,
     /// What else keeps one from serving.
@@ -47,6 +52,20 @@ pub(super) struct Leaves {
     pub(super) serving: u32,
     /// The latest has so many at the most.
     pub(super) latest: Option<u32>,
+    /// There is room for so many of both: what there never was can't be taken off the one that serves.
+    pub(super) both: Option<u32>,
+}
+
+impl Leaves {
+    /// How many of the replicas that the function should have there is room for.
+    pub(super) fn fitting(self, desired: u32) -> u32 {
+        self.both.map_or(desired, |both| desired.min(both))
+    }
+
+    /// How many replicas the one that serves should have.
+    pub(super) fn of_serving(self, desired: u32) -> u32 {
+        self.fitting(desired).saturating_sub(self.serving)
+    }
 }
 
 /// A latest revision that there isn't room for.
@@ -55,6 +74,8 @@ pub(super) struct Room {
     revision: String,
     ready: u32,
     placed: u32,
+    /// The most of both revisions that had a node at once, of late or since one more went.
+    both: u32,
     /// When it last came further, or something else was tried.
     since: Instant,
     stage: Stage,
@@ -92,6 +113,7 @@ impl Room {
             revision: revision.to_owned(),
             ready: 0,
             placed: 0,
+            both: 0,
             since: now,
             stage: Stage::Even,
             is_refused: false,
@@ -103,7 +125,7 @@ impl Room {
         let may_have_passed = match &self.stage {
             Stage::Even | Stage::Given => false,
             Stage::InVain { gives_back, why } => {
-                *gives_back && !why.as_ref().is_some_and(Trouble::is_sure)
+                *gives_back && why.as_ref().is_some_and(|why| !why.is_sure())
             }
         };
         self.revision != latest || (may_have_passed && self.waited(now) >= REST)
@@ -115,6 +137,15 @@ impl Room {
             self.since = now;
         }
         (self.ready, self.placed) = (seen.ready, seen.placed);
+        let both = seen.placed.saturating_add(seen.of_serving);
+        // Those that went are part of the room.
+        self.both = match &self.stage {
+            Stage::Given => self.both.max(both),
+            Stage::Even | Stage::InVain { .. } => both,
+        };
+        if seen.goes && matches!(self.stage, Stage::Given) {
+            self.since = now;
+        }
         self.is_refused = seen.lack.is_some_and(|lack| lack.reason == "PodsRefused");
         let waited = self.waited(now);
         match &self.stage {
@@ -141,14 +172,15 @@ impl Room {
     }
 
     pub(super) fn leaves(&self) -> Leaves {
-        let (more, latest) = match self.stage {
-            Stage::Even => (0, None),
-            Stage::Given => (1, None),
-            Stage::InVain { gives_back, .. } => (0, gives_back.then_some(self.ready)),
+        let (more, latest, both) = match self.stage {
+            Stage::Even => (0, None, None),
+            Stage::Given => (1, None, Some(self.both)),
+            Stage::InVain { gives_back, .. } => (0, gives_back.then_some(self.ready), None),
         };
         Leaves {
             serving: self.ready.saturating_add(more),
             latest,
+            both,
         }
     }
 
@@ -187,17 +219,24 @@ impl Autoscaler {
         let mut troubles = Vec::new();
         if plan.latest != plan.serving {
             let pods = self.cluster.pods_of(id);
-            let of_latest = |pod: &&Arc<Pod>| pods::revision(pod) == Some(&plan.latest);
-            for pod in pods
-                .iter()
-                .filter(of_latest)
-                .filter(|pod| pods::is_alive(pod))
-            {
+            let of = |revision| {
+                let is_of = move |pod: &&Arc<Pod>| pods::revision(pod) == Some(revision);
+                pods.iter().filter(is_of)
+            };
+            let is_placed = |trouble: Option<&Trouble>| !trouble.is_some_and(is_lack);
+            for pod in of(&plan.latest).filter(|pod| pods::is_alive(pod)) {
                 seen.ready += u32::from(pods::is_ready(pod));
                 let trouble = pods::trouble(pod);
-                let is_placed = trouble.as_ref().is_none_or(|trouble| !is_lack(trouble));
-                seen.placed += u32::from(is_placed);
+                seen.placed += u32::from(is_placed(trouble.as_ref()));
                 troubles.extend(trouble);
+            }
+            let now = Timestamp::now();
+            for pod in of(&plan.serving) {
+                let is_here = pods::is_alive(pod) && is_placed(pods::trouble(pod).as_ref());
+                seen.of_serving += u32::from(is_here);
+                // One on a node that died is shown for longer than it may take to go.
+                seen.goes |=
+                    (pod.metadata.deletion_timestamp.as_ref()).is_some_and(|by| by.0 > now);
             }
             let deployment = self.cluster.deployments.get(id, &plan.latest);
             troubles.extend(deployment.and_then(|deployment| pods::refused(&deployment)));
@@ -211,8 +250,8 @@ impl Autoscaler {
     #[must_use]
     pub fn is_taken_over(&self, live: &Live) -> bool {
         let desired = lock(&live.load).desired;
-        let left = lock(&live.rollout).leaves().serving;
-        desired.is_some_and(|desired| (1..=left).contains(&desired))
+        let leaves = lock(&live.rollout).leaves();
+        desired.is_some_and(|desired| desired > 0 && leaves.of_serving(desired) == 0)
     }
 
     /// Has pods of the latest revision asked for anew that were refused before others made room.

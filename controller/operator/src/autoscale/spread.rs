@@ -20,7 +20,7 @@ pub(super) fn spread<'a>(
 ) -> BTreeMap<String, u32> {
     let wanted = |revision: &String| {
         if *revision == plan.serving {
-            desired.saturating_sub(leaves.serving)
+            leaves.of_serving(desired)
         } else if *revision == plan.latest {
             leaves.latest.map_or(desired, |most| desired.min(most))
         } else {
