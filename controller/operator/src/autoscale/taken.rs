@@ -72,13 +72,11 @@ impl Taken {
 /// Whether a Deployment's pod served, and as of `now` hasn't done so for long: Kubernetes shows one on a node that died for
 /// minutes. One that never served may be loading its models.
 pub(super) fn is_lost(pod: &Pod, now: Timestamp) -> bool {
-    let statuses = pod.status.iter();
-    let statuses = statuses.flat_map(|status| status.container_statuses.iter().flatten());
-    let mut began =
-        statuses.filter_map(|status| status.state.as_ref()?.running.as_ref()?.started_at.as_ref());
+    let began = pods::container(pod)
+        .and_then(|status| status.state.as_ref()?.running.as_ref()?.started_at.as_ref());
     // It isn't ready from before its container begins.
     pods::unready_since(pod)
-        .is_some_and(|since| began.any(|began| began.0 < since) && is_long(since, now))
+        .is_some_and(|since| began.is_some_and(|began| began.0 < since) && is_long(since, now))
 }
 
 /// Whether what is so since then may have been about to be otherwise, and wasn't.
@@ -142,7 +140,7 @@ mod tests {
     }
 
     /// Would fail if a replica on a node that died were counted as one for as long as Kubernetes shows it, or a second were
-    /// made for each that takes long to load its models.
+    /// made for each that takes long to load its models, also where an injected container began before its own.
     #[test]
     fn a_deployments_pod_that_served_and_does_not_is_lost() {
         let is_lost = |status: &str, since: &str| {
@@ -152,6 +150,9 @@ mod tests {
                     "phase": "Running",
                     "conditions": [{"type": "Ready", "status": status, "lastTransitionTime": since}],
                     "containerStatuses": [{
+                        "name": "sidecar", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
+                        "state": {"running": {"startedAt": "2025-12-31T00:00:00Z"}},
+                    }, {
                         "name": "function", "image": "i", "imageID": "", "ready": true, "restartCount": 0,
                         "state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}},
                     }],

@@ -127,7 +127,7 @@ pub fn restarts(pod: &Pod) -> i32 {
 }
 
 /// What is known of the function's container. One beside it may do as it likes.
-fn container(pod: &Pod) -> Option<&ContainerStatus> {
+pub(crate) fn container(pod: &Pod) -> Option<&ContainerStatus> {
     let mut statuses = pod.status.as_ref()?.container_statuses.iter().flatten();
     statuses.find(|status| status.name == CONTAINER)
 }
