@@ -52,9 +52,9 @@ pub struct Live {
     pub waking: Mutex<Option<Running>>,
     /// What its replicas told of themselves: the revision, and the device.
     pub device: Mutex<Option<(String, Option<String>)>>,
-    /// What of the store its replicas may fetch.
+    /// What is kept for its replicas in the store.
     held: Mutex<Held>,
-    /// What of the store they may fetch beside that, of revisions that were there before this process began.
+    /// What is kept for them beside that, of revisions that were there before this process began.
     pub recalled: Mutex<Vec<String>>,
     /// When they last asked for something that the store didn't have.
     lacked: Mutex<Option<Instant>>,
@@ -67,7 +67,7 @@ pub struct Live {
 /// Hosts, each with the time since when a function has it.
 type Claimed = Option<Vec<(String, Option<MicroTime>)>>;
 
-/// What of the store a function's replicas may fetch.
+/// What is kept for a function's replicas in the store.
 #[derive(Debug, Default)]
 struct Held {
     digests: Vec<String>,
@@ -237,8 +237,8 @@ impl Live {
         }
     }
 
-    /// From now on the function's replicas may fetch what `next` makes of what they may: it stays in the store. Not of one that
-    /// is no more: what goes on for it ends after it was released, and nobody would release it again.
+    /// From now on what `next` makes of what is kept for the function's replicas stays in the store. Not of one that is no more:
+    /// what goes on for it ends after it was released, and nobody would release it again.
     pub fn hold(
         &self,
         function: &FunctionId,
@@ -256,7 +256,7 @@ impl Live {
         }
     }
 
-    /// Whether nothing is known that its replicas may fetch.
+    /// Whether nothing is known to be kept for its replicas.
     #[must_use]
     pub fn holds_nothing(&self) -> bool {
         lock(&self.held).digests.is_empty()
