@@ -17,20 +17,41 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
         deployment: &Deployment,
         replicas: u32,
     ) -> Result<Deployment, ApplyError> {
+        let name = deployment.name_any();
         if let Some(found) = self.may_write(deployment).await? {
+            if is_half_made(found.managed_fields.as_deref().unwrap_or_default()) {
+                let made = self.api::<Deployment>().get(&name).await;
+                let made = made.map_err(|error| failed::<Deployment>(&name, error))?;
+                self.number(&name, made.spec.replicas).await?;
+            }
             self.hand_over(&found).await?;
             return self.object(deployment).await;
         }
         let mut first = deployment.clone();
         first.spec.replicas = i32::try_from(replicas).ok();
-        self.object(&first).await?;
+        let made = self.object(&first).await?;
+        let numbered = self.number(&name, first.spec.replicas).await?;
+        Ok(numbered.unwrap_or(made))
+    }
+
+    /// Has who scales write the number of replicas that there is; `None` where they set another meanwhile, which stays.
+    async fn number(
+        &self,
+        name: &str,
+        replicas: Option<i32>,
+    ) -> Result<Option<Deployment>, ApplyError> {
         let number = json!({
             "apiVersion": Deployment::api_version(&()), "kind": Deployment::kind(&()),
-            "spec": {"replicas": first.spec.replicas},
+            "spec": {"replicas": replicas},
         });
-        let parameters = PatchParams::apply(SCALER).force();
-        self.change(&deployment.name_any(), &parameters, &Patch::Apply(&number))
-            .await
+        let parameters = PatchParams::apply(SCALER);
+        let changed = self.change(name, &parameters, &Patch::Apply(&number)).await;
+        match changed {
+            Err(ApplyError::Api { source, .. }) if matches!(&*source, kube::Error::Api(status) if status.code == 409) => {
+                Ok(None)
+            }
+            changed => changed.map(Some),
+        }
     }
 
     /// Has who scales write the number of replicas alone: what it is said to write beside that, as where one request made the
@@ -61,6 +82,20 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
             .await;
         changed.map_err(|error| failed::<Deployment>(name, error))
     }
+}
+
+/// Whether its making broke off before [`SCALER`] had said its number of replicas: [`MANAGER`]'s saying it no more would have
+/// it fall to one.
+fn is_half_made(writers: &[ManagedFieldsEntry]) -> bool {
+    let says_number = |entry: &ManagedFieldsEntry| {
+        let fields = entry.fields_v1.as_ref();
+        fields.is_some_and(|FieldsV1(fields)| fields.pointer("/f:spec/f:replicas").is_some())
+    };
+    let of = |manager: &'static str| {
+        let is_of = move |entry: &&ManagedFieldsEntry| entry.manager.as_deref() == Some(manager);
+        writers.iter().filter(is_of)
+    };
+    of(MANAGER).any(says_number) && !of(SCALER).any(says_number)
 }
 
 /// Who writes what, where all but the number of replicas that [`SCALER`] wrote is as if [`MANAGER`] had applied it; `None`
@@ -122,6 +157,7 @@ fn join(fields: &mut Map<String, Value>, more: Map<String, Value>) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU32, Ordering};
     use std::sync::{Arc, Mutex};
 
     use wisp_api::RuntimePool;
@@ -152,8 +188,16 @@ mod tests {
 
     /// What is asked, each with who asks, where the cluster has these `writers` of the Deployment, or none.
     async fn asked(writers: Option<Value>) -> Vec<(String, Value)> {
+        asked_of(writers, 200).await
+    }
+
+    /// The same, where who scales is answered so.
+    async fn asked_of(writers: Option<Value>, scaled: u16) -> Vec<(String, Value)> {
         let pool = pool();
         let deployment = deployment(&pool);
+        let is_half_made = writers.as_ref().is_some_and(|writers| {
+            is_half_made(&serde_json::from_value::<Vec<_>>(writers.clone()).unwrap())
+        });
         let found = writers.map(|writers| {
             let mut metadata = json!(deployment.metadata);
             metadata["managedFields"] = writers;
@@ -161,9 +205,16 @@ mod tests {
             json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata})
         });
         let (asked, made) = (Arc::new(Mutex::new(Vec::new())), json!(deployment));
+        let mut whole = made.clone();
+        whole["spec"]["replicas"] = 5.into();
+        let looked = AtomicU32::new(0);
         let remembered = Arc::clone(&asked);
         let client = api_server::client_by(move |method, uri, sent| {
             if method == "GET" {
+                // Who owns it is looked at before what it is.
+                if is_half_made && looked.fetch_add(1, Ordering::Relaxed) == 1 {
+                    return (200, whole.clone());
+                }
                 return found
                     .clone()
                     .map_or_else(|| refusal(404), |found| (200, found));
@@ -171,7 +222,11 @@ mod tests {
             let query = uri.query().unwrap_or_default().split('&');
             let by = query.filter_map(|part| part.strip_prefix("fieldManager="));
             let what = format!("{method} {}", by.collect::<String>());
+            let by_scaler = what.ends_with(SCALER);
             lock(&remembered).push((what, sent));
+            if by_scaler && scaled != 200 {
+                return refusal(scaled);
+            }
             (200, made.clone())
         });
         let apply = Apply {
@@ -191,6 +246,27 @@ mod tests {
         assert_eq!(asked[0].1["spec"]["replicas"], 3);
         assert!(asked[0].1["spec"]["template"].is_object());
         assert_eq!(asked[1].1["spec"], json!({"replicas": 3}));
+    }
+
+    /// Would fail if a number that a wake-up set while a Deployment was made were overwritten.
+    #[tokio::test]
+    async fn a_number_that_was_set_meanwhile_stays() {
+        let asked = asked_of(None, 409).await;
+        let by: Vec<_> = asked.iter().map(|(by, _)| by.as_str()).collect();
+        assert_eq!(by, ["PATCH wisp-operator", "PATCH wisp-operator-scale"]);
+    }
+
+    /// Would fail if a Deployment whose making broke off fell to one replica as soon as it is applied again.
+    #[tokio::test]
+    async fn one_whose_making_broke_off_keeps_its_number() {
+        let number = json!({"f:spec": {"f:replicas": {}}});
+        let entry = |manager: &str| json!({"manager": manager, "operation": "Apply", "fieldsType": "FieldsV1", "fieldsV1": number});
+        let asked = asked(Some(json!([entry(MANAGER)]))).await;
+        let by: Vec<_> = asked.iter().map(|(by, _)| by.as_str()).collect();
+        assert_eq!(by, ["PATCH wisp-operator-scale", "PATCH wisp-operator"]);
+        assert_eq!(asked[0].1["spec"], json!({"replicas": 5}));
+        let again = self::asked(Some(json!([entry(MANAGER), entry(SCALER)]))).await;
+        assert_eq!(again.len(), 1, "{again:?}");
     }
 
     /// Would fail if a Deployment that was made in one with its number of replicas kept what the spec says no more, or lost its
