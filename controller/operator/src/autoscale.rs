@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::jiff::Timestamp;
 use kube::Client;
 use tokio::sync::Notify;
@@ -259,40 +260,17 @@ impl Autoscaler {
     }
 
     fn replicas(&self, id: &FunctionId) -> BTreeMap<String, u32> {
-        let deployments = self.cluster.deployments_of(id);
-        let alive = deployments
-            .iter()
-            .filter(|deployment| deployment.metadata.deletion_timestamp.is_none());
-        alive
-            .filter_map(|deployment| {
-                let replicas = deployment.spec.replicas.unwrap_or(1);
-                Some((
-                    deployment.metadata.name.clone()?,
-                    u32::try_from(replicas).unwrap_or(0),
-                ))
-            })
-            .collect()
-    }
-
-    /// How many pods of each revision's Deployment serve.
-    fn ready(&self, id: &FunctionId) -> BTreeMap<String, u32> {
-        let deployments = self.cluster.deployments_of(id).into_iter();
-        deployments
-            .filter_map(|deployment| {
-                let ready = deployment.status.as_ref()?.ready_replicas?;
-                Some((
-                    deployment.metadata.name.clone()?,
-                    u32::try_from(ready).unwrap_or(0),
-                ))
-            })
-            .collect()
+        replicas_of(&self.cluster.deployments_of(id))
     }
 
     /// What there is of its replicas.
     fn there(&self, id: &FunctionId, live: &Live) -> There {
+        let deployments = self.cluster.deployments_of(id);
         let mut there = There {
-            deployments: self.replicas(id),
-            ready: self.ready(id),
+            deployments: replicas_of(&deployments),
+            ready: counted(&deployments, |deployment| {
+                deployment.status.as_ref()?.ready_replicas
+            }),
             ..There::default()
         };
         let now = Timestamp::now();
@@ -354,6 +332,28 @@ pub fn now() -> k8s_openapi::apimachinery::pkg::apis::meta::v1::Time {
     let now = k8s_openapi::jiff::Timestamp::now();
     let whole = k8s_openapi::jiff::Timestamp::from_second(now.as_second());
     k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(whole.unwrap_or(now))
+}
+
+/// How many replicas Deployments are to have, but for those that are being deleted.
+fn replicas_of(deployments: &[Arc<Deployment>]) -> BTreeMap<String, u32> {
+    counted(deployments, |deployment| {
+        let is_alive = deployment.metadata.deletion_timestamp.is_none();
+        is_alive.then(|| deployment.spec.replicas.unwrap_or(1))
+    })
+}
+
+/// What `count` tells of Deployments, by their names.
+fn counted(
+    deployments: &[Arc<Deployment>],
+    count: impl Fn(&Deployment) -> Option<i32>,
+) -> BTreeMap<String, u32> {
+    deployments
+        .iter()
+        .filter_map(|deployment| {
+            let name = deployment.metadata.name.clone()?;
+            Some((name, u32::try_from(count(deployment)?).unwrap_or(0)))
+        })
+        .collect()
 }
 
 fn scaling(function: &Function) -> Scaling {

@@ -224,6 +224,15 @@ async fn what_the_operator_says_of_a_start_that_takes_long_is_told_to_who_cannot
     assert_eq!(asked.await.unwrap().status, StatusCode::OK);
 }
 
+/// Ends the operator, and starts the next where it was.
+async fn replace_operator(cluster: &mut FakeCluster) {
+    cluster.stop_operator();
+    // The last one's port is free in a moment.
+    while cluster.start_operator().await.is_err() {
+        tokio::task::yield_now().await;
+    }
+}
+
 /// Would fail if the time in which an operator is looked for began before there was none.
 #[tokio::test]
 async fn a_wake_up_goes_on_with_the_next_operator_however_long_the_last_one_had_it() {
@@ -235,11 +244,7 @@ async fn a_wake_up_goes_on_with_the_next_operator_however_long_the_last_one_had_
     let asked = tokio::spawn(async move { get(address, "digits.test", "/").await });
     until(async || cluster.wake_ups() == 1).await;
     tokio::time::sleep(Duration::from_millis(5200)).await;
-    cluster.stop_operator();
-    // The last one's port is free in a moment.
-    while cluster.start_operator().await.is_err() {
-        tokio::task::yield_now().await;
-    }
+    replace_operator(&mut cluster).await;
     cluster.answer_wake_ups(Ok(vec![ensured(&replica)]));
     assert_eq!(asked.await.unwrap().status, StatusCode::OK);
 }
@@ -260,11 +265,7 @@ async fn a_wake_up_goes_on_with_the_next_operator_though_there_was_none_before_t
     cluster.delay_wake_ups(Duration::from_secs(3600));
     until(async || cluster.wake_ups() == 1).await;
     tokio::time::sleep(Duration::from_millis(6500)).await;
-    cluster.stop_operator();
-    // The last one's port is free in a moment.
-    while cluster.start_operator().await.is_err() {
-        tokio::task::yield_now().await;
-    }
+    replace_operator(&mut cluster).await;
     cluster.answer_wake_ups(Ok(vec![ensured(&replica)]));
     assert_eq!(asked.await.unwrap().status, StatusCode::OK);
 }

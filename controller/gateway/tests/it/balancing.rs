@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 use wisp_gateway::Options;
 
 use crate::support::{
-    Bed, Client, Never, Upstream, channel, empty, endpoint, full, id, route, until,
+    Bed, Client, Never, Upstream, empty, endpoint, full, id, route, until, written,
 };
 
 /// An address where nobody listens yet, and nobody else can.
@@ -119,16 +119,7 @@ async fn where_none_can_be_reached_that_is_said_in_the_end() {
 /// another is merely full.
 #[tokio::test]
 async fn while_one_is_full_and_the_other_cannot_be_reached_requests_wait() {
-    let (announce, mut announced) = mpsc::unbounded_channel();
-    let busy = Upstream::new(move |_| {
-        let announce = announce.clone();
-        async move {
-            let (sender, body) = channel();
-            let _ = announce.send(sender);
-            Response::new(body)
-        }
-    })
-    .await;
+    let (busy, mut announced) = written().await;
     let options = Options {
         connect_patience: Duration::from_millis(20),
         ..Options::default()
@@ -344,16 +335,7 @@ async fn an_idle_connection_that_the_replica_closed_fails_no_request() {
 
 #[tokio::test]
 async fn a_removed_replica_finishes_and_what_it_holds_keeps_nobody_from_the_next() {
-    let (announce, mut announced) = mpsc::unbounded_channel();
-    let old = Upstream::new(move |_| {
-        let announce = announce.clone();
-        async move {
-            let (sender, body) = channel();
-            let _ = announce.send(sender);
-            Response::new(body)
-        }
-    })
-    .await;
+    let (old, mut announced) = written().await;
     let new = Upstream::saying("new").await;
     let bed = Bed::new();
     bed.gateway.insert_route(route("a/b", &[]));

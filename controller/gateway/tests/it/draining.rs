@@ -2,23 +2,13 @@ use std::sync::Arc;
 
 use http::{Request, Response};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use wisp_gateway::Options;
 
-use crate::support::{Bed, Client, Never, Upstream, channel, empty, endpoint, id, route, until};
+use crate::support::{Bed, Client, Never, Upstream, empty, endpoint, id, route, until, written};
 
 #[tokio::test]
 async fn a_drain_answers_what_was_asked_and_takes_no_more() {
-    let (announce, mut announced) = mpsc::unbounded_channel();
-    let upstream = Upstream::new(move |_| {
-        let announce = announce.clone();
-        async move {
-            let (sender, body) = channel();
-            let _ = announce.send(sender);
-            Response::new(body)
-        }
-    })
-    .await;
+    let (upstream, mut announced) = written().await;
     let mut bed = Bed::serving(&upstream);
     let mut idle = Client::connect(bed.address).await;
     let mut streams = Vec::new();

@@ -9,13 +9,12 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use wisp_contract::assignment::Key;
 use wisp_gateway::{Endpoint, Options};
 
 use crate::support::{
     Bed, Client, Never, Upstream, channel, echoed, empty, endpoint, full, http2, id, raw, route,
-    until,
+    until, written,
 };
 
 #[tokio::test]
@@ -82,16 +81,7 @@ async fn a_body_that_grows_too_large_is_cut() {
 
 #[tokio::test]
 async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
-    let (announce, mut announced) = mpsc::unbounded_channel();
-    let upstream = Upstream::new(move |_| {
-        let announce = announce.clone();
-        async move {
-            let (sender, body) = channel();
-            let _ = announce.send(sender);
-            Response::new(body)
-        }
-    })
-    .await;
+    let (upstream, mut announced) = written().await;
     let bed = Arc::new(Bed::new());
     let mut narrow = route("a/b", &[]);
     narrow.limits.queue = 1;

@@ -6,10 +6,11 @@ use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
 
 use crate::support::{
     Bed, Client, Reports, Upstream, channel, empty, endpoint, full, http2, id, raw, route, until,
+    written,
 };
 
 /// Sends every piece of the request's body back as it comes.
@@ -143,27 +144,6 @@ async fn large_bodies_come_back_whole() {
         answer.body.len(),
         body.len()
     );
-}
-
-/// An upstream whose responses the test writes, one channel each.
-async fn written() -> (
-    Upstream,
-    mpsc::UnboundedReceiver<mpsc::Sender<Result<Bytes, std::io::Error>>>,
-) {
-    let (announce, announced) = mpsc::unbounded_channel();
-    let upstream = Upstream::new(move |_| {
-        let announce = announce.clone();
-        async move {
-            let (sender, body) = channel();
-            let _ = announce.send(sender);
-            Response::builder()
-                .header("content-type", "text/event-stream")
-                .body(body)
-                .unwrap()
-        }
-    })
-    .await;
-    (upstream, announced)
 }
 
 #[tokio::test]

@@ -51,6 +51,27 @@ pub(crate) fn channel() -> (mpsc::Sender<Result<Bytes, std::io::Error>>, Body) {
     (sender, http_body_util::StreamBody::new(frames).boxed())
 }
 
+/// An upstream whose responses the test writes, one channel each.
+pub(crate) async fn written() -> (
+    Upstream,
+    mpsc::UnboundedReceiver<mpsc::Sender<Result<Bytes, std::io::Error>>>,
+) {
+    let (announce, announced) = mpsc::unbounded_channel();
+    let upstream = Upstream::new(move |_| {
+        let announce = announce.clone();
+        async move {
+            let (sender, body) = channel();
+            let _ = announce.send(sender);
+            Response::builder()
+                .header("content-type", "text/event-stream")
+                .body(body)
+                .unwrap()
+        }
+    })
+    .await;
+    (upstream, announced)
+}
+
 pub(crate) fn id(text: &str) -> FunctionId {
     text.parse().unwrap()
 }

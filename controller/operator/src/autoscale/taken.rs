@@ -37,9 +37,8 @@ impl Taken {
         let made = pod.creation_timestamp().map(|made| made.0);
         let since = pods::unready_since(pod).or(made);
         let is_new = since.is_none_or(|since| !is_long(since, now));
-        let is_short = pods::unresized_since(pod).is_some_and(|since| {
-            Duration::try_from(now.duration_since(since)).is_ok_and(|since| since >= RESIZED_WITHIN)
-        });
+        let is_short = pods::unresized_since(pod)
+            .is_some_and(|since| pods::has_lasted(since, now, RESIZED_WITHIN));
         Self {
             pod: Surplus::of(pod),
             is_ready,
@@ -81,8 +80,7 @@ pub(super) fn is_lost(pod: &Pod, now: Timestamp) -> bool {
 
 /// Whether what is so since then may have been about to be otherwise, and wasn't.
 fn is_long(since: Timestamp, now: Timestamp) -> bool {
-    // Its node's clock may be ahead.
-    Duration::try_from(now.duration_since(since)).is_ok_and(|since| since >= STARTING)
+    pods::has_lasted(since, now, STARTING)
 }
 
 /// Puts those first that are to stay longest: what serves, then what has done so for longest.

@@ -32,6 +32,11 @@ pub struct Trouble {
     pub since: Option<Time>,
 }
 
+/// Whether what is so since then has lasted for `long`, as of `now`. The clock that tells since when may be ahead.
+pub(crate) fn has_lasted(since: Timestamp, now: Timestamp, long: Duration) -> bool {
+    Duration::try_from(now.duration_since(since)).is_ok_and(|lasted| lasted >= long)
+}
+
 impl Trouble {
     /// Whether the next pods of the revision will be in it, too: what isn't the function's own may be otherwise then.
     #[must_use]
@@ -56,10 +61,8 @@ impl Trouble {
     /// Whether it has lasted for `long`, as of `now`.
     #[must_use]
     pub fn has_lasted(&self, now: Timestamp, long: Duration) -> bool {
-        let Some(Time(since)) = &self.since else {
-            return false;
-        };
-        Duration::try_from(now.duration_since(*since)).is_ok_and(|lasted| lasted >= long)
+        let since = self.since.as_ref();
+        since.is_some_and(|Time(since)| has_lasted(*since, now, long))
     }
 
     /// The same, as it is for who began to wait at `began`: what was refused before that may be admitted by now.

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use wisp_api::{Function, RuntimePool, RuntimePoolStatus};
+use wisp_api::{Function, RuntimePool};
 use wisp_contract::assignment::{Facts, Wasi};
 use wisp_contract::config::Env;
 use wisp_contract::keys::Root;
@@ -201,7 +201,7 @@ fn the_revision_that_serves_is_what_fits() {
 fn a_pool_says_which_functions_can_take_its_pods() {
     let fits = |name: &str| (name.to_owned(), Ok(()));
     let volumes = |name: &str| (name.to_owned(), Err(Misfit::Volumes));
-    let of = |pool: &RuntimePool, candidates: Option<Vec<Candidate>>| {
+    let with = |pool: &RuntimePool, refused: Option<&str>, candidates: Option<Vec<Candidate>>| {
         status(&Observed {
             pool,
             before: pool.status.clone().unwrap_or_default(),
@@ -212,11 +212,12 @@ fn a_pool_says_which_functions_can_take_its_pods() {
             claims: 0,
             trouble: None,
             models: &State::Here(Arc::default()),
-            refused: None,
+            refused: refused.map(str::to_owned),
             candidates,
             now: crate::autoscale::now(),
         })
     };
+    let of = |pool: &RuntimePool, candidates| with(pool, None, candidates);
     let said = |candidates: Vec<Candidate>| {
         let status = of(&pool(json!({})), Some(candidates));
         let [ready, claimable] = <[_; 2]>::try_from(status.conditions).unwrap();
@@ -242,20 +243,7 @@ fn a_pool_says_which_functions_can_take_its_pods() {
     assert!(none.ends_with("; and 2 more"), "{none}");
 
     // Who could take one isn't allowed to have it.
-    let refused = status(&Observed {
-        pool: &pool(json!({})),
-        before: RuntimePoolStatus::default(),
-        not_applied: None,
-        desired: 1,
-        alive: 1,
-        ready: 1,
-        claims: 0,
-        trouble: None,
-        models: &State::Here(Arc::default()),
-        refused: Some("denied".to_owned()),
-        candidates: Some(vec![fits("a")]),
-        now: crate::autoscale::now(),
-    });
+    let refused = with(&pool(json!({})), Some("denied"), Some(vec![fits("a")]));
     let claimable = &refused.conditions[1];
     assert_eq!(
         (&*claimable.status, &*claimable.reason),
