@@ -5,9 +5,10 @@ use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use wisp_contract::config::{self, Env, FunctionConfig};
+use wisp_contract::config::{self, FunctionConfig};
 
 use crate::function::{Device, Function, InstanceMode, ModelFormat};
+use crate::objects::Values;
 
 /// Where a Function's bytes are on the host's machine.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,14 +98,14 @@ impl Function {
         })
     }
 
-    /// What the Function's host reads, given where its files are and what its variables' values are
-    /// ([`crate::Objects::env`]). The Function must be valid: what is out of range is brought into it.
+    /// What the Function's host reads, given where its files are and what it takes from Secrets and
+    /// ConfigMaps ([`crate::Objects::values`]). The Function must be valid: what is out of range is brought into it.
     ///
     /// The component's digest is demanded only where the file is the one that `spec.component` names.
     ///
     /// # Errors
     /// When a model has no file.
-    pub fn to_config(&self, files: &Files, env: Env) -> Result<FunctionConfig, ConfigError> {
+    pub fn to_config(&self, files: &Files, values: Values) -> Result<FunctionConfig, ConfigError> {
         let spec = &self.spec;
         let component = config::Component {
             file: files.component.clone(),
@@ -140,9 +141,10 @@ impl Function {
             models: spec.models.iter().map(model).collect::<Result<_, _>>()?,
             limits: self.limits(),
             instances: self.instances(),
-            env,
+            env: values.env,
             outbound: config::Outbound {
                 allow: spec.outbound.allow.clone(),
+                certificate_authorities: values.certificate_authorities,
             },
             key_value: spec
                 .key_value

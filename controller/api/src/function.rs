@@ -11,7 +11,7 @@ use kube::CustomResource;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use env::{EnvVar, EnvVarSource, KeySelector};
+pub use env::{EnvVar, KeySelector, ValueSource};
 pub use limits::{InstanceMode, Instances, KeyValue, Limits, Outbound};
 pub use pod::Pod;
 pub use scaling::{Scaling, Target};

@@ -11,7 +11,7 @@
 //!     manifest.validate_for(Place::Local { project: false })?;
 //!     if let Some(function) = manifest.function() {
 //!         let files = function.local_files("/srv/hello".as_ref(), None, "/tmp/kv".into())?;
-//!         let config = function.to_config(&files, objects.env(function)?)?;
+//!         let config = function.to_config(&files, objects.values(function)?)?;
 //!         assert_eq!(config.component.file, std::path::Path::new("/srv/hello/hello.wasm"));
 //!     }
 //! }
@@ -39,14 +39,15 @@ pub use config::{ConfigError, Files, IN_CACHE};
 pub use crd::{CrdError, Definition};
 pub use duration::{Duration, DurationError};
 pub use function::{
-    Batching, ComponentSource, ComponentStatus, ConfigMapSource, Device, EnvVar, EnvVarSource,
-    Function, FunctionSpec, FunctionStatus, HostStatus, ImageVolumeSource, InstanceMode, Instances,
+    Batching, ComponentSource, ComponentStatus, ConfigMapSource, Device, EnvVar, Function,
+    FunctionSpec, FunctionStatus, HostStatus, ImageVolumeSource, InstanceMode, Instances,
     KeySelector, KeyValue, Limits, LocalObjectReference, MAX_NAME, Model, ModelFormat, ModelSource,
     Outbound, PersistentVolumeClaimSource, Pod, REQUESTED_AT, RevisionStatus, Scaling, Target,
+    ValueSource,
 };
 pub use manifest::{Manifest, Object, Other, parse_manifests};
 pub use mistake::{ManifestError, Mistake};
-pub use objects::Objects;
+pub use objects::{Objects, Values};
 pub use pool::{RuntimePool, RuntimePoolSpec, RuntimePoolStatus};
 pub use quantity::{Bytes, QuantityError};
 pub use validate::Place;

@@ -1,23 +1,34 @@
-//! The Secrets and ConfigMaps that variables take their values from.
+//! The Secrets and ConfigMaps that a Function takes values from.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use wisp_contract::config::Env;
 
-use crate::function::{Function, KeySelector};
+use crate::function::{Function, KeySelector, ValueSource};
 use crate::manifest::{Manifest, Object};
 use crate::mistake::{ManifestError, Mistake, nearest};
 
 /// Secrets and ConfigMaps by namespace and name. An object without namespace is in `default`.
 #[derive(Debug, Clone, Default)]
 pub struct Objects {
-    secrets: BTreeMap<(String, String), Values>,
-    config_maps: BTreeMap<(String, String), Values>,
+    secrets: BTreeMap<(String, String), Data>,
+    config_maps: BTreeMap<(String, String), Data>,
 }
 
-type Values = BTreeMap<String, ByteString>;
+type Data = BTreeMap<String, ByteString>;
+
+/// What a Function takes from Secrets and ConfigMaps.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Values {
+    /// Its variables, those with a value of their own too.
+    pub env: Env,
+    /// Certificates of authorities, PEM: one text for each of `outbound.certificateAuthorities`.
+    pub certificate_authorities: Vec<String>,
+}
 
 impl Objects {
     /// Those of a manifest.
@@ -46,11 +57,26 @@ impl Objects {
 
     /// Adds a ConfigMap, in place of one of the same name.
     pub fn add_config_map(&mut self, map: &ConfigMap) {
-        let mut values: Values = map.binary_data.clone().unwrap_or_default();
+        let mut values: Data = map.binary_data.clone().unwrap_or_default();
         for (key, value) in map.data.iter().flatten() {
             values.insert(key.clone(), ByteString(value.clone().into_bytes()));
         }
         self.config_maps.insert(id(&map.metadata), values);
+    }
+
+    /// All that a Function takes from them.
+    ///
+    /// # Errors
+    /// Every mistake of [`Objects::env`] and [`Objects::certificate_authorities`].
+    pub fn values(&self, function: &Function) -> Result<Values, ManifestError> {
+        let mut mistakes = Vec::new();
+        let env = self.read_env(function, &mut mistakes);
+        let certificate_authorities = self.read_authorities(function, &mut mistakes);
+        ManifestError::unless_empty(mistakes)?;
+        Ok(Values {
+            env,
+            certificate_authorities,
+        })
     }
 
     /// The values of a Function's variables.
@@ -58,52 +84,115 @@ impl Objects {
     /// # Errors
     /// Every object and key that is missing though not `optional`, and every value that is no UTF-8.
     pub fn env(&self, function: &Function) -> Result<Env, ManifestError> {
-        let namespace = function.metadata.namespace.as_deref().unwrap_or("default");
-        let mut env = BTreeMap::new();
         let mut mistakes = Vec::new();
+        let env = self.read_env(function, &mut mistakes);
+        ManifestError::unless_empty(mistakes)?;
+        Ok(env)
+    }
+
+    /// The certificates of a Function's `outbound.certificateAuthorities`.
+    ///
+    /// # Errors
+    /// Every object and key that is missing though not `optional`, and every value that isn't one or more X.509 certificates
+    /// in PEM ([RFC 7468](https://www.rfc-editor.org/rfc/rfc7468)).
+    pub fn certificate_authorities(
+        &self,
+        function: &Function,
+    ) -> Result<Vec<String>, ManifestError> {
+        let mut mistakes = Vec::new();
+        let authorities = self.read_authorities(function, &mut mistakes);
+        ManifestError::unless_empty(mistakes)?;
+        Ok(authorities)
+    }
+
+    fn read_env(&self, function: &Function, mistakes: &mut Vec<Mistake>) -> Env {
+        let mut env = BTreeMap::new();
         for (index, variable) in function.spec.env.iter().enumerate() {
-            if let Some(value) = &variable.value {
-                env.insert(variable.name.clone(), value.clone());
-            }
-            let Some(source) = &variable.value_from else {
-                continue;
-            };
-            let references = [
-                (
-                    "secretKeyRef",
-                    "Secret",
-                    &source.secret_key_ref,
-                    &self.secrets,
-                ),
-                (
-                    "configMapKeyRef",
-                    "ConfigMap",
-                    &source.config_map_key_ref,
-                    &self.config_maps,
-                ),
-            ];
-            for (field, kind, key, objects) in references {
-                let Some(key) = key else { continue };
-                match look_up(kind, key, namespace, objects) {
-                    Ok(Some(value)) => _ = env.insert(variable.name.clone(), value),
-                    Ok(None) => {}
-                    Err((part, message)) => mistakes.push(Mistake::new(
-                        format!("spec.env[{index}].valueFrom.{field}.{part}"),
-                        message,
-                    )),
-                }
+            let from = variable.value_from.as_ref();
+            let path = format!("spec.env[{index}].valueFrom");
+            let kept = from.and_then(|source| self.read(source, function, &path, mistakes));
+            if let Some(value) = variable.value.clone().or(kept) {
+                env.insert(variable.name.clone(), value);
             }
         }
-        ManifestError::unless_empty(mistakes)?;
-        Ok(Env(env))
+        Env(env)
     }
+
+    fn read_authorities(&self, function: &Function, mistakes: &mut Vec<Mistake>) -> Vec<String> {
+        let sources = &function.spec.outbound.certificate_authorities;
+        let mut authorities = Vec::new();
+        for (index, source) in sources.iter().enumerate() {
+            let path = format!("spec.outbound.certificateAuthorities[{index}]");
+            let Some(text) = self.read(source, function, &path, mistakes) else {
+                continue;
+            };
+            match check_certificates(&text) {
+                Ok(()) => authorities.push(text),
+                Err(why) => mistakes.push(Mistake::new(path, format!("{} {why}", called(source)))),
+            }
+        }
+        authorities
+    }
+
+    /// The value of a source that isn't missing.
+    fn read(
+        &self,
+        source: &ValueSource,
+        function: &Function,
+        path: &str,
+        mistakes: &mut Vec<Mistake>,
+    ) -> Option<String> {
+        let namespace = function.metadata.namespace.as_deref().unwrap_or("default");
+        let (field, kind, key, objects) = match (&source.secret_key_ref, &source.config_map_key_ref)
+        {
+            (Some(key), _) => ("secretKeyRef", "Secret", key, &self.secrets),
+            (None, Some(key)) => ("configMapKeyRef", "ConfigMap", key, &self.config_maps),
+            (None, None) => return None,
+        };
+        match look_up(kind, key, namespace, objects) {
+            Ok(value) => value,
+            Err((part, message)) => {
+                mistakes.push(Mistake::new(format!("{path}.{field}.{part}"), message));
+                None
+            }
+        }
+    }
+}
+
+/// The value that a source names.
+fn called(source: &ValueSource) -> String {
+    let (kind, key) = match (&source.secret_key_ref, &source.config_map_key_ref) {
+        (Some(key), _) => ("Secret", key),
+        (None, Some(key)) => ("ConfigMap", key),
+        (None, None) => return "nothing".to_owned(),
+    };
+    format!("`{}` in the {kind} `{}`", key.key, key.name)
+}
+
+/// That a text holds certificates which a client can trust; else what is wrong with it.
+fn check_certificates(text: &str) -> Result<(), String> {
+    let mut count = 0;
+    for certificate in CertificateDer::pem_slice_iter(text.as_bytes()) {
+        count += 1;
+        let certificate =
+            certificate.map_err(|error| format!("has no PEM at certificate {count}: {error}"))?;
+        webpki::anchor_from_trusted_cert(&certificate)
+            .map_err(|error| format!("has no X.509 certificate at {count}: {error}"))?;
+    }
+    if count == 0 {
+        return Err(
+            "holds no certificate: expected PEM, which begins with `-----BEGIN CERTIFICATE-----`"
+                .to_owned(),
+        );
+    }
+    Ok(())
 }
 
 fn look_up(
     kind: &str,
     selector: &KeySelector,
     namespace: &str,
-    objects: &BTreeMap<(String, String), Values>,
+    objects: &BTreeMap<(String, String), Data>,
 ) -> Result<Option<String>, (&'static str, String)> {
     let KeySelector {
         name,
@@ -141,7 +230,7 @@ fn look_up(
         _ => Err((
             "key",
             format!(
-                "the value of `{key}` in the {kind} `{name}` is no UTF-8 text without NUL characters, as variables must be"
+                "the value of `{key}` in the {kind} `{name}` is no UTF-8 text without NUL characters"
             ),
         )),
     }

@@ -412,7 +412,7 @@ mod tests {
             outcome: Ok(Arc::new(Resolved {
                 component: Bytes::Stored(stored),
                 models: Vec::new(),
-                env: wisp_contract::config::Env::default(),
+                values: wisp_api::Values::default(),
             })),
             retry_at: None,
         }

@@ -45,11 +45,11 @@ pub fn of(function: &Function) -> BTreeSet<Reference> {
     };
     let spec = &function.spec;
     let mut all = BTreeSet::new();
-    for source in spec
+    let variables = spec
         .env
         .iter()
-        .filter_map(|variable| variable.value_from.as_ref())
-    {
+        .filter_map(|variable| variable.value_from.as_ref());
+    for source in variables.chain(&spec.outbound.certificate_authorities) {
         if let Some(key) = &source.secret_key_ref {
             all.insert(reference(Kind::Secret, &key.name));
         }
@@ -321,6 +321,7 @@ mod tests {
                     {"name": "B", "valueFrom": {"secretKeyRef": {"name": "token", "key": "k"}}},
                     {"name": "C", "valueFrom": {"configMapKeyRef": {"name": "level", "key": "k"}}},
                 ],
+                "outbound": {"certificateAuthorities": [{"configMapKeyRef": {"name": "company", "key": "k"}}]},
             },
         }))
         .unwrap();
@@ -331,6 +332,7 @@ mod tests {
         let expected = [
             (Kind::Secret, "pull"),
             (Kind::Secret, "token"),
+            (Kind::ConfigMap, "company"),
             (Kind::ConfigMap, "level"),
             (Kind::ConfigMap, "model"),
         ];

@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wisp_api::{
     ComponentSource, Function, ImageVolumeSource, ModelSource, PersistentVolumeClaimSource, Place,
+    Values,
 };
-use wisp_contract::config::Env;
 
 use crate::artifacts::{Artifacts, Stage, Stored, Whom};
 
@@ -26,8 +26,8 @@ pub struct Resolved {
     pub component: Bytes,
     /// Its models, in the order of the spec.
     pub models: Vec<(String, Bytes)>,
-    /// Its variables.
-    pub env: Env,
+    /// Its variables, and what else it takes from Secrets and ConfigMaps.
+    pub values: Values,
 }
 
 /// Where the bytes are that a replica loads.
@@ -164,10 +164,14 @@ pub async fn resolve(
     function
         .validate_for(Place::Cluster)
         .map_err(|error| ResolveError::invalid(&error))?;
-    let env = gathered
-        .objects
-        .env(function)
-        .map_err(|error| ResolveError::env(&error))?;
+    let objects = &gathered.objects;
+    let env = objects.env(function);
+    let authorities = objects.certificate_authorities(function);
+    let values = Values {
+        env: env.map_err(|error| ResolveError::env(&error))?,
+        certificate_authorities: authorities
+            .map_err(|error| ResolveError::certificate_authorities(&error))?,
+    };
     let source = function.spec.component.clone().unwrap_or_default();
     let component = component(&source, gathered, pins, artifacts, told).await?;
     if !function.spec.models.is_empty() {
@@ -176,7 +180,7 @@ pub async fn resolve(
     Ok(Resolved {
         component,
         models: models(function, gathered, pins, artifacts).await?,
-        env,
+        values,
     })
 }
 

@@ -238,6 +238,9 @@ pub struct Outbound {
     /// its namespace, `http://digits.vision.svc`, or the same with `.cluster.local`.
     #[serde(default)]
     pub allow: Vec<String>,
+    /// Certificates, PEM, of the authorities that servers may have theirs from, beside Mozilla's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub certificate_authorities: Vec<String>,
 }
 
 /// A key-value store that the component may open. It lasts as long as its file, which several hosts may have open at once.
@@ -308,6 +311,7 @@ mod tests {
             env: Env(BTreeMap::from([("TOKEN".into(), "hunter2".into())])),
             outbound: Outbound {
                 allow: vec!["https://example.com".into()],
+                certificate_authorities: vec!["-----BEGIN CERTIFICATE-----".into()],
             },
             key_value: Vec::new(),
         };

@@ -14,6 +14,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::capture_connection;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 use wasmtime_wasi_http::{
@@ -77,9 +78,24 @@ pub enum BuildError {
     /// A certificate authority's certificate is none.
     #[error("certificate authority {0} of `extra_roots` is no X.509 certificate in DER")]
     Root(usize, #[source] rustls::Error),
+    /// A text that should hold certificates can't be read.
+    #[error("certificate authorities can't be read: expected PEM")]
+    Pem(#[source] rustls::pki_types::pem::Error),
     /// TLS can't be set up.
     #[error("TLS can't be set up")]
     Tls(#[source] rustls::Error),
+}
+
+/// The certificates in texts, PEM, for [`Options::extra_roots`].
+///
+/// # Errors
+/// When one has something else between its markers.
+pub fn certificates(texts: &[String]) -> Result<Vec<CertificateDer<'static>>, BuildError> {
+    texts
+        .iter()
+        .flat_map(|text| CertificateDer::pem_slice_iter(text.as_bytes()))
+        .collect::<Result<_, _>>()
+        .map_err(BuildError::Pem)
 }
 
 /// A function's way out: its policy and its connections. Clones share everything.

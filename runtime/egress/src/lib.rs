@@ -18,7 +18,7 @@ mod resolve;
 mod target;
 mod upload;
 
-pub use client::{BuildError, Egress, Options};
+pub use client::{BuildError, Egress, Options, certificates};
 pub use hooks::Hooks;
 pub use notices::Notices;
 pub use policy::{EntryError, Policy, PolicyError};

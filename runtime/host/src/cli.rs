@@ -149,6 +149,7 @@ impl Cli {
                 env: Env(self.env.iter().cloned().collect::<BTreeMap<_, _>>()),
                 outbound: Outbound {
                     allow: self.allow.clone(),
+                    certificate_authorities: Vec::new(),
                 },
                 key_value: Vec::new(),
             },

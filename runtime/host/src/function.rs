@@ -144,7 +144,12 @@ impl Prepared {
             stores: Stores::open(&config.key_value)?,
             egress: Egress::new(
                 Policy::parse(&config.outbound.allow)?,
-                EgressOptions::default(),
+                EgressOptions {
+                    extra_roots: wisp_egress::certificates(
+                        &config.outbound.certificate_authorities,
+                    )?,
+                    ..EgressOptions::default()
+                },
             )?,
         })
     }

@@ -91,7 +91,7 @@ async fn serve(name: &str) -> anyhow::Result<Option<Example>> {
     }
     let mut assignment = assignment(&file);
     let config: FunctionConfig =
-        function.to_config(&files, Objects::new(&manifests).env(&function)?)?;
+        function.to_config(&files, Objects::new(&manifests).values(&function)?)?;
     assignment.config = config;
     let library = onnxruntime();
     let library = library.to_str().context("a path that is no UTF-8")?;

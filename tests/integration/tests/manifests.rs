@@ -44,7 +44,7 @@ fn whole() -> Value {
                 {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "token", "key": "value", "optional": true}}},
                 {"name": "MODE", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "mode", "optional": true}}},
             ],
-            "outbound": {"allow": ["https://api.example.com"]},
+            "outbound": {"allow": ["https://api.example.com"], "certificateAuthorities": [{"configMapKeyRef": {"name": "company", "key": "ca.crt"}}]},
             "keyValue": [{"name": "default", "maxSize": "1Mi"}],
             "hosts": ["digits.example.com"],
             "instances": {"mode": "reuse", "maxRequests": 100, "idleTimeout": "5s"},
@@ -229,10 +229,9 @@ fn read(text: &str) -> Result<(), ManifestError> {
         };
         let built = Some("/built.wasm".into());
         if let Ok(files) = function.local_files(Path::new("/srv"), built, "/kv".into()) {
-            let env = Objects::new(&manifests).env(function);
-            match env {
-                Ok(env) => {
-                    if let Err(error) = function.to_config(&files, env) {
+            match Objects::new(&manifests).values(function) {
+                Ok(values) => {
+                    if let Err(error) = function.to_config(&files, values) {
                         assert!(!error.to_string().is_empty());
                     }
                 }

@@ -15,8 +15,12 @@ use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rustls::ServerConfig;
+use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
+use tokio_rustls::TlsAcceptor;
 use wisp_contract::config::KeyValueStore;
 use wisp_contract::log::{GUEST_LOG, Level};
 use wisp_integration::{Host, component, request};
@@ -65,6 +69,47 @@ impl Upstream {
     }
 }
 
+/// A TLS server for `localhost`, which answers everything with `inside`, and the authority that signed its certificate, PEM.
+async fn company() -> (SocketAddr, String) {
+    let mut authority = CertificateParams::new(Vec::new()).unwrap();
+    authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &authority)
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+        )
+        .unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            // A client that doesn't trust the certificate is what the test is about.
+            let Ok(stream) = acceptor.accept(stream).await else {
+                continue;
+            };
+            let answer = service_fn(async |_: Request<Incoming>| {
+                Ok::<_, Infallible>(Response::new("inside".to_owned()))
+            });
+            tokio::spawn(
+                hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), answer),
+            );
+        }
+    });
+    (address, authority.pem())
+}
+
 async fn sdk(change: impl FnOnce(&mut wisp_contract::FunctionConfig)) -> Host {
     Host::ready(&component("fixture-sdk"), change)
         .await
@@ -76,6 +121,26 @@ fn store(file: &Path, max_bytes: u64) -> KeyValueStore {
         name: "default".into(),
         file: file.to_owned(),
         max_bytes: max_bytes.try_into().unwrap(),
+    }
+}
+
+/// Would fail if a function could not call a server whose certificate its own company signed, or could without saying so.
+#[tokio::test]
+async fn guests_trust_the_authorities_that_the_function_names() {
+    let (address, authority) = company().await;
+    let origin = format!("https://localhost:{}", address.port());
+    for (authorities, expected) in [
+        (vec![authority], StatusCode::OK),
+        (Vec::new(), StatusCode::BAD_GATEWAY),
+    ] {
+        let host = sdk(|config| {
+            config.outbound.allow = vec![origin.clone()];
+            config.outbound.certificate_authorities = authorities;
+        })
+        .await;
+        let path = format!("/fetch?url={origin}/x");
+        let answer = host.client().get(&path).await.unwrap();
+        assert_eq!(answer.status, expected, "{answer:?}");
     }
 }
 

@@ -18,7 +18,7 @@ pub struct EnvVar {
     pub value: Option<String>,
     /// Where the variable's value is kept.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value_from: Option<EnvVarSource>,
+    pub value_from: Option<ValueSource>,
 }
 
 impl std::fmt::Debug for EnvVar {
@@ -31,13 +31,13 @@ impl std::fmt::Debug for EnvVar {
     }
 }
 
-/// Where an environment variable's value is kept.
+/// Where a value is kept.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "has(self.secretKeyRef) != has(self.configMapKeyRef)", "message": "exactly one of secretKeyRef and configMapKeyRef must be given"}
 ]))]
-pub struct EnvVarSource {
+pub struct ValueSource {
     /// A key of a Secret in the Function's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<KeySelector>,
@@ -56,7 +56,7 @@ pub struct KeySelector {
     /// The key within the object.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
-    /// Whether the variable is left out where the object or the key is missing; else that is an error.
+    /// Whether it is left out where the object or the key is missing; else that is an error.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
 }

@@ -111,6 +111,10 @@ pub struct Outbound {
         inner(length(min = 8, max = 300), pattern(r"^https?://[^/@?#\s]+$"))
     )]
     pub allow: Vec<String>,
+    /// Where certificates, PEM, are kept of the authorities that servers of `https://` origins may have theirs from, beside those of Mozilla's list, such as a company's own. Each key may hold several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 8))]
+    pub certificate_authorities: Vec<ValueSource>,
 }
 
 /// A key-value store, which lasts as long as its pod does; under `wisp dev` it is a file that stays.

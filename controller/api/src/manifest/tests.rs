@@ -59,7 +59,7 @@ fn a_whole_function_becomes_what_its_host_reads() {
         .local_files(Path::new("/srv"), None, "/kv".into())
         .unwrap();
     let config = function
-        .to_config(&files, Objects::new(&manifests).env(function).unwrap())
+        .to_config(&files, Objects::new(&manifests).values(function).unwrap())
         .unwrap();
     assert_eq!(
         config.env.0.get("TOKEN").map(String::as_str),
@@ -202,6 +202,24 @@ fn variables_whose_source_is_missing_are_named() {
         .env(manifests[0].function().unwrap())
         .unwrap_err();
     insta::assert_snapshot!(manifests[0].locate(error).to_string());
+}
+
+/// Would fail if an authority's certificate were taken that no client can trust, or the way to it weren't told.
+#[test]
+fn authorities_are_certificates() {
+    let function = |key: &str| {
+        format!(
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: f}}\nspec:\n  outbound:\n    certificateAuthorities:\n    - configMapKeyRef: {{name: company, key: {key}}}\n"
+        )
+    };
+    let map = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: company}\ndata:\n  none: hello\n  torn: |\n    -----BEGIN CERTIFICATE-----\n    AAAA\n  other: |\n    -----BEGIN CERTIFICATE-----\n    AAAA\n    -----END CERTIFICATE-----\n";
+    let told = ["missing", "none", "torn", "other"].map(|key| {
+        let manifests = parse_manifests(&(function(key) + map)).unwrap();
+        let function = manifests[0].function().unwrap();
+        let error = Objects::new(&manifests).values(function).unwrap_err();
+        format!("{}\n", manifests[0].locate(error))
+    });
+    insta::assert_snapshot!(told.concat());
 }
 
 /// Would fail if a text that a fuzzer found (`cargo xtask fuzz manifest`) ended the process, or got no sentence.

@@ -7,7 +7,7 @@ use super::{Mistakes, names, sources};
 use crate::duration::Duration;
 use crate::function::{
     EnvVar, FunctionSpec, InstanceMode, Instances, KeySelector, KeyValue, Limits, Outbound, Pod,
-    Scaling,
+    Scaling, ValueSource,
 };
 use crate::quantity::Bytes;
 
@@ -255,17 +255,26 @@ fn env(variable: &EnvVar, path: &str, mistakes: &mut Mistakes) {
                 );
             }
         }
-        (None, Some(source)) => {
-            let from = format!("{path}.valueFrom");
-            match (&source.secret_key_ref, &source.config_map_key_ref) {
-                (Some(key), None) => selector(key, &format!("{from}.secretKeyRef"), mistakes),
-                (None, Some(key)) => selector(key, &format!("{from}.configMapKeyRef"), mistakes),
-                _ => mistakes.add(from, format!("the source of `{name}` must be exactly one of `secretKeyRef` and `configMapKeyRef`")),
-            }
-        }
+        (None, Some(from)) => source(
+            from,
+            &format!("{path}.valueFrom"),
+            &format!("the source of `{name}`"),
+            mistakes,
+        ),
         _ => mistakes.add(
             path,
             format!("`{name}` needs exactly one of `value` and `valueFrom`"),
+        ),
+    }
+}
+
+fn source(source: &ValueSource, path: &str, whose: &str, mistakes: &mut Mistakes) {
+    match (&source.secret_key_ref, &source.config_map_key_ref) {
+        (Some(key), None) => selector(key, &format!("{path}.secretKeyRef"), mistakes),
+        (None, Some(key)) => selector(key, &format!("{path}.configMapKeyRef"), mistakes),
+        _ => mistakes.add(
+            path,
+            format!("{whose} must be exactly one of `secretKeyRef` and `configMapKeyRef`"),
         ),
     }
 }
@@ -285,6 +294,14 @@ fn outbound(outbound: &Outbound, mistakes: &mut Mistakes) {
         that(
             names::origin(origin),
             format!("spec.outbound.allow[{index}]"),
+            mistakes,
+        );
+    }
+    for (index, authority) in outbound.certificate_authorities.iter().enumerate() {
+        source(
+            authority,
+            &format!("spec.outbound.certificateAuthorities[{index}]"),
+            "a certificate authority's source",
             mistakes,
         );
     }

@@ -9,9 +9,9 @@ use std::time::Instant;
 use kube::ResourceExt as _;
 use kube::api::ObjectMeta;
 use sha2::{Digest as _, Sha256};
-use wisp_api::{ComponentSource, Files, Function, FunctionSpec, REQUESTED_AT, RuntimePool};
+use wisp_api::{ComponentSource, Files, Function, FunctionSpec, REQUESTED_AT, RuntimePool, Values};
 use wisp_contract::assignment::{Preload, artifact_file};
-use wisp_contract::config::{Env, Model};
+use wisp_contract::config::Model;
 
 use super::pins::pins_of;
 use super::{PoolId, Pools};
@@ -272,7 +272,7 @@ fn kept(function: &Function, stored: Vec<Stored>) -> Vec<Kept> {
         key_value: Default::default(),
     };
     let models = function
-        .to_config(&files, Env::default())
+        .to_config(&files, Values::default())
         .map(|config| config.models)
         .unwrap_or_default();
     models

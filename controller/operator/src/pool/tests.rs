@@ -1,9 +1,8 @@
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
-use wisp_api::{Function, RuntimePool};
+use wisp_api::{Function, RuntimePool, Values};
 use wisp_contract::assignment::{Facts, Wasi};
-use wisp_contract::config::Env;
 use wisp_contract::keys::Root;
 
 use super::status::{Candidate, Observed, status};
@@ -66,7 +65,7 @@ fn resolved() -> Resolved {
     Resolved {
         component: Bytes::Stored(component),
         models: Vec::new(),
-        env: Env::default(),
+        values: Values::default(),
     }
 }
 

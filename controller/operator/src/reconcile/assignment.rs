@@ -57,7 +57,7 @@ fn configure(
             .collect(),
         key_value: KEY_VALUE_MOUNT.into(),
     };
-    let mut config = function.to_config(&files, resolved.env.clone())?;
+    let mut config = function.to_config(&files, resolved.values.clone())?;
     // The digests in the spec are those of the sources, which are checked when they are fetched.
     if matches!(resolved.component, Bytes::Stored(_)) {
         config.component.sha256 = None;

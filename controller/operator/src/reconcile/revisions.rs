@@ -262,7 +262,7 @@ pub(super) async fn prune(
 mod tests {
     use kube::runtime::watcher::Event;
     use serde_json::json;
-    use wisp_contract::config::Env;
+    use wisp_api::Values;
 
     use super::*;
     use crate::artifacts::Stored;
@@ -281,7 +281,7 @@ mod tests {
         Resolved {
             component: Bytes::Stored(stored),
             models: Vec::new(),
-            env: Env::default(),
+            values: Values::default(),
         }
     }
 

@@ -46,6 +46,11 @@ impl ResolveError {
         Self::function("EnvNotFound", one_line(error))
     }
 
+    /// An authority's certificate is none, or missing.
+    pub(super) fn certificate_authorities(error: &ManifestError) -> Self {
+        Self::function("CertificateAuthorityNotFound", one_line(error))
+    }
+
     /// The API server can't be asked.
     pub(super) fn api(error: &kube::Error) -> Self {
         Self {

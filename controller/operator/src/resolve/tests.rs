@@ -396,6 +396,12 @@ async fn what_is_wrong_is_named_with_its_part() {
             "EnvNotFound",
             "`s`",
         ),
+        (
+            json!({"component": {"image": "c:1"}, "outbound": {"certificateAuthorities": [{"configMapKeyRef": {"name": "company", "key": "k"}}]}}),
+            Part::Function,
+            "CertificateAuthorityNotFound",
+            "`company`",
+        ),
         (json!({}), Part::Function, "Invalid", "component"),
     ];
     for (spec, part, reason, text) in cases {

@@ -20,6 +20,7 @@ const FINAL: [&str; 22] = [
     "CompileFailed",
     "ConfigMapNotFound",
     "DigestMismatch",
+    "CertificateAuthorityNotFound",
     "EnvNotFound",
     "InitFailed",
     "Invalid",

@@ -3,9 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use wisp_api::{Function, Manifest, ManifestError, Objects, Place, parse_manifests};
+use wisp_api::{Function, Manifest, ManifestError, Objects, Place, Values, parse_manifests};
 use wisp_contract::FunctionId;
-use wisp_contract::config::Env;
 
 use crate::failure::Explain;
 use crate::paths;
@@ -42,15 +41,15 @@ impl Folder {
     }
 }
 
-/// A function as its manifest has it: valid, its variables' values known.
+/// A function as its manifest has it: valid, and what it takes from Secrets and ConfigMaps known.
 #[derive(Debug, Clone)]
 pub(crate) struct Declared {
     /// Its name.
     pub(crate) id: FunctionId,
     /// Everything else.
     pub(crate) function: Function,
-    /// Its variables.
-    pub(crate) env: Env,
+    /// What it takes from Secrets and ConfigMaps, and its variables.
+    pub(crate) values: Values,
     /// Whether its component is built from the folder's Cargo project.
     pub(crate) is_project: bool,
 }
@@ -281,13 +280,13 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
                 file: paths::display(path),
                 error,
             })?;
-        let env = objects.env(function).map_err(wrong)?;
+        let values = objects.values(function).map_err(wrong)?;
         // A valid Function has a name.
         let Ok(id) = function.id() else { continue };
         declared.push(Declared {
             id,
             function: function.clone().with_cache(cache),
-            env,
+            values,
             is_project,
         });
     }
@@ -498,7 +497,7 @@ mod tests {
             let folders = discover(&[root.path().join(path)]).unwrap();
             let declared = read(&folders[0], Path::new("/cache")).unwrap();
             assert_eq!(
-                declared[0].env.0.get("TOKEN").map(String::as_str),
+                declared[0].values.env.0.get("TOKEN").map(String::as_str),
                 Some("t0ps3cret")
             );
         }

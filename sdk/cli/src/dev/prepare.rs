@@ -153,7 +153,9 @@ pub(crate) fn prepare(
     ));
     let built = project.map(|project| project.built.file.clone());
     let files = declared.function.local_files(dir, built, key_value)?;
-    let mut config = declared.function.to_config(&files, declared.env.clone())?;
+    let mut config = declared
+        .function
+        .to_config(&files, declared.values.clone())?;
     let source = Source::read(&config.component.file, config.component.sha256.as_deref())?;
     // What was built here was initialised by its build.
     let source = if project.is_some() {

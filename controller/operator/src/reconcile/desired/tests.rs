@@ -1,6 +1,6 @@
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::json;
-use wisp_api::REQUESTED_AT;
+use wisp_api::{REQUESTED_AT, Values};
 use wisp_contract::config::Env;
 
 use wisp_contract::assignment::{Facts, Wasi};
@@ -65,7 +65,10 @@ fn resolved() -> Resolved {
             ..stored("a", 1 << 20)
         }),
         models: vec![("mnist".into(), Bytes::Stored(stored("e", 5 << 20)))],
-        env: Env([("LEVEL".to_owned(), "info".to_owned())].into()),
+        values: Values {
+            env: Env([("LEVEL".to_owned(), "info".to_owned())].into()),
+            ..Values::default()
+        },
     }
 }
 
@@ -137,7 +140,7 @@ fn a_revision_is_everything_that_alters_pods() {
     assert_eq!(name(&function, &anew), base);
 
     let mut secret = resolved.clone();
-    secret.env.0.insert("LEVEL".into(), "debug".into());
+    secret.values.env.0.insert("LEVEL".into(), "debug".into());
     let mut component = resolved.clone();
     component.component = Bytes::Stored(stored("9", 1 << 20));
     let mut limits = function.clone();
@@ -199,7 +202,7 @@ fn only_what_the_spec_asks_for_is_mounted() {
     let resolved = Resolved {
         component: claim("code", "a/b.wasm"),
         models: vec![("m".into(), claim("models", "m.onnx")), ("n".into(), image)],
-        env: Env::default(),
+        values: Values::default(),
     };
     let spec = pod(&function, &resolved);
     let mounted = spec.volumes.as_ref().unwrap()[2].image.as_ref().unwrap();
