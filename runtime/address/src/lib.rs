@@ -11,10 +11,13 @@ const METADATA_V4: [Ipv4Addr; 2] = [
     Ipv4Addr::new(100, 100, 100, 200),
     Ipv4Addr::new(168, 63, 129, 16),
 ];
-/// The same for IPv6: Amazon's and Google's.
-const METADATA_V6: [Ipv6Addr; 2] = [
-    Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254),
+/// The same for IPv6: Google's, Oracle's, Scaleway's, Akamai's and Alibaba's.
+const METADATA_V6: [Ipv6Addr; 5] = [
     Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254),
+    Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe),
+    Ipv6Addr::new(0xfd00, 0x42, 0, 0, 0, 0, 0, 0x42),
+    Ipv6Addr::new(0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1),
+    Ipv6Addr::new(0xfd00, 0x100, 0, 0, 0, 0, 0x100, 0x200),
 ];
 
 /// Whether `address` is one that anybody on the internet may have: neither loopback, link-local (most cloud metadata
@@ -33,7 +36,7 @@ pub fn is_public(address: IpAddr) -> bool {
 pub fn is_private(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => v4.is_private(),
-        IpAddr::V6(v6) => v6.is_unique_local() && !METADATA_V6.contains(&v6),
+        IpAddr::V6(v6) => v6.is_unique_local() && !is_metadata_v6(v6),
     }
 }
 
@@ -44,8 +47,8 @@ pub fn is_shared(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if matches!(v4.octets(), [100, 64..=127, ..]) && !METADATA_V4.contains(&v4))
 }
 
-/// Whether `address` is a machine's own, or of its network link alone: loopback, unspecified, link-local, multicast or
-/// broadcast, or one of clouds' metadata. Whoever may name a URL for another process to fetch shall not reach by it what only
+/// Whether `address` is a machine's own, or of its network alone: loopback, unspecified, link-local, multicast or
+/// broadcast, of IETF's protocols (192.0.0.0/24, where a cloud has its metadata, too), or one of clouds' metadata. Whoever may name a URL for another process to fetch shall not reach by it what only
 /// that process can.
 #[must_use]
 pub fn is_own(address: IpAddr) -> bool {
@@ -56,13 +59,18 @@ pub fn is_own(address: IpAddr) -> bool {
                 || v6.is_loopback()
                 || v6.is_unicast_link_local()
                 || v6.is_multicast()
-                || METADATA_V6.contains(&v6)
+                || is_metadata_v6(v6)
         }
     }
 }
 
+fn is_metadata_v6(address: Ipv6Addr) -> bool {
+    // Amazon's: the instances' metadata, and the agent that gives pods their credentials, among others.
+    matches!(address.segments(), [0xfd00, 0xec2, ..]) || METADATA_V6.contains(&address)
+}
+
 fn is_own_v4(address: Ipv4Addr) -> bool {
-    address.octets()[0] == 0
+    matches!(address.octets(), [0, ..] | [192, 0, 0, _])
         || address.is_loopback()
         || address.is_link_local()
         || address.is_multicast()
@@ -122,7 +130,9 @@ fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let [s0, s1, s2, s3, s4, s5, s6, s7] = address.segments();
     let is_compatible = [s0, s1, s2, s3, s4, s5] == [0; 6];
     let is_isatap = matches!((s4, s5), (0 | 0x200, 0x5efe));
-    let at_its_end = is_translated(address) || is_compatible || is_isatap;
+    // A network's own NAT64 prefix (RFC 8215), 96 bits of it; of shorter ones the end is zero, and the address isn't there.
+    let is_locally_translated = [s0, s1, s2] == [0x64, 0xff9b, 1] && (s6, s7) != (0, 0);
+    let at_its_end = is_translated(address) || is_locally_translated || is_compatible || is_isatap;
     [
         (s0 == 0x2002).then(|| joined(s1, s2)),
         at_its_end.then(|| joined(s6, s7)),
@@ -266,10 +276,19 @@ mod tests {
             "fe80::1",
             "ff02::1",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd20:ce::254",
+            "fd00:c1::a9fe:a9fe",
+            "fd00:42::42",
+            "fd00:a9fe:a9fe::1",
+            "fd00:100::100:200",
             "168.63.129.16",
             "::ffff:168.63.129.16",
             "100.100.100.200",
+            "192.0.0.192",
             "64:ff9b::6464:64c8",
+            "64:ff9b:1::a9fe:a9fe",
+            "64:ff9b:1:fffe::7f00:1",
             "2a00:1450::5efe:127.0.0.1",
         ] {
             assert!(is_own(ip(own)), "{own}");
@@ -281,8 +300,12 @@ mod tests {
             "192.168.1.1",
             "8.8.8.8",
             "fd00::1",
+            "fd00:ec1::23",
             "2606:4700::1",
             "::ffff:10.0.0.1",
+            "64:ff9b:1::808:808",
+            // 8.8.8.8 by the whole prefix of 48 bits.
+            "64:ff9b:1:808:8:800::",
         ] {
             assert!(!is_own(ip(other)), "{other}");
         }
@@ -304,6 +327,8 @@ mod tests {
             "100.100.100.200",
             "168.63.129.16",
             "fd00:ec2::254",
+            "fd00:ec2::23",
+            "fd00:c1::a9fe:a9fe",
             "2606:4700::1",
         ] {
             assert!(

@@ -22,7 +22,7 @@ pub struct ComponentSource {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     pub pull_secrets: Vec<LocalObjectReference>,
-    /// An http or https URL of the component; needs `sha256`. Loopback and link-local addresses are not fetched from.
+    /// An http or https URL of the component; needs `sha256`. Loopback, link-local, multicast and clouds' metadata addresses are not fetched from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: Option<String>,
@@ -121,7 +121,7 @@ pub struct ModelSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
-    /// An http or https URL of the model; needs `sha256`. Loopback and link-local addresses are not fetched from.
+    /// An http or https URL of the model; needs `sha256`. Loopback, link-local, multicast and clouds' metadata addresses are not fetched from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 2048), pattern("^https?://"))]
     pub url: Option<String>,
