@@ -251,7 +251,7 @@ pub struct KeyValueStore {
     pub name: String,
     /// The database's file, made when it isn't there.
     pub file: PathBuf,
-    /// The most bytes of keys and values together.
+    /// What all entries count at the most: each its value, its key twice, and 64 bytes.
     pub max_bytes: NonZeroU64,
 }
 

@@ -127,7 +127,7 @@ pub struct KeyValue {
     /// The name that the component opens the store by: a DNS label, such as `default`.
     #[schemars(length(min = 1, max = 63), pattern(r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
-    /// The most bytes of keys and values together: 1Ki to 64Gi.
+    /// What all entries count at the most, each its value, its key twice and 64 bytes: 1Ki to 64Gi.
     #[serde(default = "KeyValue::default_max_size")]
     pub max_size: Bytes,
 }
