@@ -26,17 +26,13 @@ use bindings::wasi::keyvalue::{atomics, batch, store as wit};
 #[derive(Clone)]
 pub struct KeyValueCtx {
     stores: Arc<Stores>,
-    warned: bool,
 }
 
 impl KeyValueCtx {
     /// A guest that may open `stores`.
     #[must_use]
     pub fn new(stores: Arc<Stores>) -> Self {
-        Self {
-            stores,
-            warned: false,
-        }
+        Self { stores }
     }
 }
 
@@ -90,10 +86,9 @@ impl wit::Host for WasiKeyValue<'_> {
         identifier: String,
     ) -> wasmtime::Result<Result<Resource<Store>, wit::Error>> {
         let Some(store) = self.ctx.stores.get(&identifier) else {
-            // Once per instance: a guest can't fill the host's log.
-            if !std::mem::replace(&mut self.ctx.warned, true) {
+            let name: String = identifier.chars().take(64).collect();
+            if self.ctx.stores.may_tell(&name) {
                 let known: Vec<_> = self.ctx.stores.names().collect();
-                let name: String = identifier.chars().take(64).collect();
                 tracing::warn!(
                     store = name,
                     ?known,
@@ -193,5 +188,61 @@ impl batch::Host for WasiKeyValue<'_> {
         keys: Vec<String>,
     ) -> wasmtime::Result<Result<(), wit::Error>> {
         Ok(told(self.store(&bucket)?.delete_many(keys).await))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use tracing::span::{Attributes, Id, Record};
+    use tracing::{Event, Metadata, Subscriber};
+
+    use super::*;
+
+    /// Counts lines.
+    struct Log(Arc<AtomicUsize>);
+
+    impl Subscriber for Log {
+        fn enabled(&self, _: &Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+
+        fn enter(&self, _: &Id) {}
+
+        fn exit(&self, _: &Id) {}
+    }
+
+    /// Would fail if a guest could fill the host's log with stores that there aren't, or if who configured another were not told.
+    #[test]
+    fn instances_have_a_few_lines_of_the_log_together() {
+        let stores = Arc::new(Stores::open(&[]).unwrap());
+        let lines = Arc::new(AtomicUsize::new(0));
+        let open = |name: &str| {
+            let mut ctx = KeyValueCtx::new(Arc::clone(&stores));
+            let mut table = ResourceTable::new();
+            let mut view = WasiKeyValue::new(&mut ctx, &mut table);
+            let opened = wit::Host::open(&mut view, name.to_owned()).unwrap();
+            assert!(matches!(opened, Err(wit::Error::NoSuchStore)));
+            lines.load(Ordering::Relaxed)
+        };
+        tracing::subscriber::with_default(Log(Arc::clone(&lines)), || {
+            assert_eq!([open("a"), open("a"), open("b")], [1, 1, 2]);
+            for number in 0..1000 {
+                assert!(open(&number.to_string()) <= 16);
+            }
+        });
     }
 }

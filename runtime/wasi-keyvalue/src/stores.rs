@@ -1,15 +1,23 @@
 //! The stores that a function may open.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 
 use wisp_contract::config::KeyValueStore;
 
 use crate::store::{StorageError, Store};
 
+/// Names that there isn't a store of and the log tells, at the most: guests make them up.
+const TOLD: usize = 16;
+
 /// A function's stores, by the names that its guests open them by.
 #[derive(Default)]
-pub struct Stores(BTreeMap<String, Store>);
+pub struct Stores {
+    by_name: BTreeMap<String, Store>,
+    /// What there isn't, as the log told.
+    told: Mutex<BTreeSet<String>>,
+}
 
 /// Why a function's stores can't be opened.
 #[derive(Debug, thiserror::Error)]
@@ -70,17 +78,26 @@ impl Stores {
                 })?;
             stores.insert(name.clone(), store);
         }
-        Ok(Self(stores))
+        Ok(Self {
+            by_name: stores,
+            told: Mutex::default(),
+        })
     }
 
     /// The store of that name.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&Store> {
-        self.0.get(name)
+        self.by_name.get(name)
     }
 
     /// All names.
     pub fn names(&self) -> impl Iterator<Item = &str> {
-        self.0.keys().map(String::as_str)
+        self.by_name.keys().map(String::as_str)
+    }
+
+    /// Whether the log may tell that there is no store of that name: once of each of a few, whichever instances ask.
+    pub(crate) fn may_tell(&self, name: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        told.len() < TOLD && told.insert(name.to_owned())
     }
 }
