@@ -7,8 +7,9 @@ use hyper_rustls::HttpsConnectorBuilder;
 use opentelemetry::trace::SpanKind;
 use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_otlp::{
-    ExporterBuildError, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
-    SpanExporter, WithHttpConfig as _,
+    ExporterBuildError, OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_EXPORTER_OTLP_TIMEOUT,
+    OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, OTEL_EXPORTER_OTLP_TRACES_ENDPOINT,
+    OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, SpanExporter, WithHttpConfig as _,
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SpanData, SpanExporter as _};
@@ -23,8 +24,6 @@ const QUEUE: usize = 2048;
 const BATCH: usize = 512;
 /// How long spans wait for others.
 const LINGER: Duration = Duration::from_millis(500);
-/// The longest that sending may take.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it is told that the collector can't be reached.
 const COMPLAIN: Duration = Duration::from_secs(60);
 
@@ -67,13 +66,15 @@ impl Traces {
         {
             return Ok(Self::off());
         }
-        Self::to(SpanExporter::builder().with_http(), name)
+        let timeout = timeout(|variable| std::env::var(variable).ok());
+        Self::to(SpanExporter::builder().with_http(), timeout, name)
     }
 
     pub(crate) fn to(
         builder: opentelemetry_otlp::SpanExporterBuilder<
             opentelemetry_otlp::HttpExporterBuilderSet,
         >,
+        timeout: Duration,
         name: &'static str,
     ) -> Result<Self, SetupError> {
         let connector = HttpsConnectorBuilder::new()
@@ -81,7 +82,7 @@ impl Traces {
             .https_or_http()
             .enable_http1()
             .build();
-        let client = HyperClient::new(connector, TIMEOUT, None);
+        let client = HyperClient::new(connector, timeout, None);
         let mut exporter = builder.with_http_client(client).build()?;
         exporter.set_resource(&Resource::builder().with_service_name(name).build());
         let (sender, receiver) = mpsc::channel(QUEUE);
@@ -128,6 +129,18 @@ impl Traces {
             let _ = sent.await;
         }
     }
+}
+
+/// The longest that one try of sending may take, in milliseconds where a variable says it: what is no number is none, as the
+/// exporter itself, which tries again until then, reads them.
+fn timeout(variable: impl Fn(&str) -> Option<String>) -> Duration {
+    [
+        OTEL_EXPORTER_OTLP_TRACES_TIMEOUT,
+        OTEL_EXPORTER_OTLP_TIMEOUT,
+    ]
+    .into_iter()
+    .find_map(|name| variable(name)?.parse().ok())
+    .map_or(OTEL_EXPORTER_OTLP_TIMEOUT_DEFAULT, Duration::from_millis)
 }
 
 async fn export(exporter: SpanExporter, mut receiver: mpsc::Receiver<Message>) {

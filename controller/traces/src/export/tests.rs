@@ -11,14 +11,31 @@ use opentelemetry_otlp::WithExportConfig as _;
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceRequest;
 use opentelemetry_proto::tonic::trace::v1::{Span as Sent, status::StatusCode};
 use prost::Message as _;
-use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 
 use super::*;
 
 /// A collector. Returns its address and what it is sent.
-async fn collector() -> (String, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
+fn collector() -> (String, mpsc::UnboundedReceiver<ExportTraceServiceRequest>) {
+    let socket = socket();
+    let endpoint = endpoint(&socket);
+    (endpoint, listen(socket))
+}
+
+/// An address of its own, where nobody listens yet.
+fn socket() -> TcpSocket {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    socket
+}
+
+fn endpoint(socket: &TcpSocket) -> String {
+    format!("http://{}/v1/traces", socket.local_addr().unwrap())
+}
+
+/// What a collector there is sent.
+fn listen(socket: TcpSocket) -> mpsc::UnboundedReceiver<ExportTraceServiceRequest> {
+    let listener = socket.listen(16).unwrap();
     let (sender, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         loop {
@@ -37,18 +54,26 @@ async fn collector() -> (String, mpsc::UnboundedReceiver<ExportTraceServiceReque
             tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service));
         }
     });
-    (format!("http://{address}/v1/traces"), receiver)
+    receiver
 }
 
 fn to(endpoint: &str) -> Traces {
     let builder = SpanExporter::builder().with_http();
-    Traces::to(builder.with_endpoint(endpoint), "test").unwrap()
+    let timeout = Duration::from_secs(30);
+    Traces::to(builder.with_endpoint(endpoint), timeout, "test").unwrap()
+}
+
+/// The spans of a batch, by their names.
+fn names(batch: &ExportTraceServiceRequest) -> Vec<&str> {
+    let scopes = batch.resource_spans.iter().flat_map(|of| &of.scope_spans);
+    let spans = scopes.flat_map(|scope| &scope.spans);
+    spans.map(|span| &*span.name).collect()
 }
 
 /// Would fail if spans were lost, or didn't show who is part of whom, how long it took and how it ended.
 #[tokio::test]
 async fn a_collector_is_sent_what_happened() {
-    let (endpoint, mut batches) = collector().await;
+    let (endpoint, mut batches) = collector();
     let traces = to(&endpoint);
     let parent: Context = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
         .parse()
@@ -96,11 +121,60 @@ async fn a_collector_is_sent_what_happened() {
 /// Would fail if a collector that is gone held anybody up, or what comes after were not sent.
 #[tokio::test]
 async fn a_collector_that_cannot_be_reached_costs_its_spans_alone() {
-    let traces = to("http://127.0.0.1:9/v1/traces");
+    let socket = socket();
+    let traces = to(&endpoint(&socket));
     drop(traces.span("lost", SpanKind::Internal, None));
     traces.flush().await;
-    drop(traces.span("lost, too", SpanKind::Internal, None));
+    let mut batches = listen(socket);
+    drop(traces.span("sent", SpanKind::Internal, None));
     traces.flush().await;
+    assert_eq!(names(&batches.recv().await.unwrap()), ["sent"]);
+}
+
+/// Would fail if spans that nobody takes filled the memory.
+#[tokio::test]
+async fn spans_beyond_the_queue_are_dropped() {
+    let (endpoint, mut batches) = collector();
+    let traces = to(&endpoint);
+    // The task that sends them has no turn before this one waits.
+    for _ in 0..QUEUE + 100 {
+        drop(traces.span("one of many", SpanKind::Internal, None));
+    }
+    traces.flush().await;
+    drop(traces.span("the last", SpanKind::Internal, None));
+    traces.flush().await;
+    let mut sent = 0;
+    loop {
+        let batch = batches.recv().await.unwrap();
+        let names = names(&batch);
+        assert!(names.len() <= BATCH, "{}", names.len());
+        if names == ["the last"] {
+            break;
+        }
+        sent += names.len();
+    }
+    assert_eq!(sent, QUEUE);
+}
+
+/// Would fail if sending took longer than the environment says.
+#[test]
+fn the_timeout_is_what_the_environment_says() {
+    let (general, special) = (
+        "OTEL_EXPORTER_OTLP_TIMEOUT",
+        "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT",
+    );
+    for (set, millis) in [
+        ([].as_slice(), 10_000),
+        (&[(general, "3000")], 3000),
+        (&[(general, "3000"), (special, "20000")], 20_000),
+        (&[(general, "3000"), (special, "20s")], 3000),
+    ] {
+        let variable = |name: &str| {
+            let found = set.iter().find(|(set, _)| *set == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        assert_eq!(timeout(variable), Duration::from_millis(millis), "{set:?}");
+    }
 }
 
 #[tokio::test]
