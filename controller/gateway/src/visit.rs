@@ -32,6 +32,8 @@ pub(crate) struct Visit {
 }
 
 struct Cold {
+    /// What the client says that it is part of.
+    parent: Option<Context>,
     whole: Span,
     waking: Span,
 }
@@ -96,7 +98,8 @@ impl Visit {
         self.activate += admitted.activate;
     }
 
-    /// It waits for the function to be woken: from now on there is a trace of it, which is told here by its context.
+    /// It waits for the function to be woken: from now on there is a trace of it, which is told here by its context. Where its
+    /// client doesn't sample the trace that it is part of, others learn that alone.
     pub(crate) fn wait(&mut self, traces: &Traces, headers: &HeaderMap) -> Option<Context> {
         if !traces.is_on() {
             return None;
@@ -109,9 +112,13 @@ impl Visit {
             let mut whole = traces.span_at("request", SpanKind::Server, parent, self.arrived);
             whole.set("faas.coldstart", true);
             let waking = whole.child("activate");
-            Box::new(Cold { whole, waking })
+            Box::new(Cold {
+                parent,
+                whole,
+                waking,
+            })
         });
-        cold.waking.context()
+        cold.waking.context().or(cold.parent)
     }
 
     /// It waits no more: what comes now is part of its trace.

@@ -10,6 +10,9 @@ use uuid::Uuid;
 /// Where the ids are in a `traceparent`.
 const TRACE: Range<usize> = 3..35;
 const SPAN: Range<usize> = 36..52;
+const FLAGS: Range<usize> = 53..55;
+/// The flag of what is recorded.
+const SAMPLED: u8 = 1;
 
 /// The trace and the span that others are part of: W3C's `traceparent`,
 /// <https://www.w3.org/TR/trace-context/#traceparent-header>.
@@ -17,6 +20,8 @@ const SPAN: Range<usize> = 36..52;
 pub struct Context {
     pub(crate) trace: TraceId,
     pub(crate) span: SpanId,
+    /// Whether it is recorded: what isn't, has no part that is.
+    pub(crate) is_sampled: bool,
 }
 
 /// Why a text is no [`Context`].
@@ -30,6 +35,7 @@ impl Context {
         Self {
             trace: TraceId::from_bytes(Uuid::new_v4().into_bytes()),
             span: span_id(),
+            is_sampled: true,
         }
     }
 
@@ -50,8 +56,8 @@ fn span_id() -> SpanId {
 
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Sampled: it is being recorded.
-        write!(f, "00-{}-{}-01", self.trace, self.span)
+        let flags = u8::from(self.is_sampled) * SAMPLED;
+        write!(f, "00-{}-{}-{flags:02x}", self.trace, self.span)
     }
 }
 
@@ -64,6 +70,7 @@ impl FromStr for Context {
             Some(Self {
                 trace: TraceId::from_hex(text.get(TRACE)?).ok()?,
                 span: SpanId::from_hex(text.get(SPAN)?).ok()?,
+                is_sampled: u8::from_str_radix(text.get(FLAGS)?, 16).ok()? & SAMPLED != 0,
             })
         };
         parse().ok_or_else(|| ContextError(text.to_owned()))
@@ -98,7 +105,7 @@ pub fn is_traceparent(value: &[u8]) -> bool {
         && hex(SPAN)
         && !zero(SPAN)
         && dash(52)
-        && hex(53..55)
+        && hex(FLAGS)
 }
 
 #[cfg(test)]
@@ -112,8 +119,12 @@ mod tests {
         let next = first.next();
         assert_eq!(next.trace, first.trace);
         assert_ne!(next.span, first.span);
-        let good = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
-        assert!(good.parse::<Context>().is_ok());
+        // Of the flags, what isn't known is not passed on.
+        for (given, passed) in [("00", "00"), ("01", "01"), ("02", "00"), ("ff", "01")] {
+            let given = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{given}");
+            let next = given.parse::<Context>().unwrap().next().to_string();
+            assert_eq!((&next[..36], &next[53..]), (&given[..36], passed));
+        }
         for bad in [
             "",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",

@@ -9,7 +9,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 use crate::context::Context;
 use crate::export::Traces;
 
-/// A span while it goes on: it ends, and is sent, when it is dropped. Where no traces are made it is nothing.
+/// A span while it goes on: it ends, and is sent, when it is dropped. Where no traces are made it is nothing, nor is it
+/// anything as part of what isn't sampled.
 #[derive(Debug, Default)]
 pub struct Span(Option<Box<Open>>);
 
@@ -36,7 +37,7 @@ impl Span {
         is_parent_remote: bool,
         begin: Instant,
     ) -> Self {
-        if !traces.is_on() {
+        if !traces.is_on() || parent.is_some_and(|parent| !parent.is_sampled) {
             return Self(None);
         }
         Self(Some(Box::new(Open {

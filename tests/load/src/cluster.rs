@@ -170,6 +170,12 @@ impl FakeCluster {
             .map_or(0, operator::Operator::wake_ups)
     }
 
+    /// What the last wake-up is part of: its `traceparent`, where it had one.
+    #[must_use]
+    pub fn trace(&self) -> Option<String> {
+        self.operator.as_ref()?.trace()
+    }
+
     /// Waits for a report of which `what` holds.
     pub async fn report(&self, what: impl Fn(&Report) -> bool) -> Report {
         match &self.operator {

@@ -1,13 +1,16 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use http::StatusCode;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use http_body_util::Empty;
 use serde_json::json;
+use tokio::net::{TcpSocket, TcpStream};
 use wisp_contract::FunctionId;
 use wisp_contract::operator;
 use wisp_load::FakeCluster;
 
-use crate::support::{Gateway, Replica, ask, get, open, until};
+use crate::support::{Gateway, Replica, ask, get, open, read, until};
 
 fn id(text: &str) -> FunctionId {
     text.parse().unwrap()
@@ -79,6 +82,40 @@ async fn a_function_is_woken_served_by_all_its_names_and_reported() {
     }
     let nowhere = gateway.get("nowhere.test", "/").await;
     assert_eq!(nowhere.status, StatusCode::NOT_FOUND);
+}
+
+/// Would fail if what a client decided not to record were recorded by the operator, or by its function.
+#[tokio::test]
+async fn a_wake_up_is_recorded_unless_it_is_part_of_a_trace_that_is_not() {
+    let (cluster, _) = cluster().await;
+    cluster.put_function(
+        &id("vision/letters"),
+        &json!({"component": {"image": "x:1"}}),
+    );
+    // Nobody listens there.
+    let collector = TcpSocket::new_v4().unwrap();
+    collector.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let endpoint = format!("http://{}", collector.local_addr().unwrap());
+    let variables = [("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str())];
+    let gateway = Gateway::start_with(&cluster, &[], &variables).await;
+    for (function, flags) in [("vision/digits", "00"), ("vision/letters", "01")] {
+        let replica = Replica::start(&cluster, &id(function)).await;
+        cluster.answer_wake_ups(Ok(vec![ensured(&replica)]));
+        let parent = format!("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-{flags}");
+        let request = Request::get(format!("/{function}/"))
+            .header("host", "x")
+            .header("traceparent", &parent);
+        let mut sender = open(TcpStream::connect(gateway.http).await.unwrap()).await;
+        let request = request.body(Empty::<Bytes>::new()).unwrap();
+        let answer = read(sender.send_request(request).await.unwrap()).await;
+        assert_eq!(answer.status, StatusCode::OK, "{answer:?}");
+        let of_function = answer.json()["traceparent"].as_str().unwrap().to_owned();
+        for told in [of_function, cluster.trace().unwrap()] {
+            let (trace, sampled) = (&told[..36], &told[52..]);
+            assert_eq!((trace, sampled), (&parent[..36], &parent[52..]));
+            assert_eq!(told == parent, flags == "00", "{told}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -30,6 +30,15 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts it, and waits until it is ready.
     pub(crate) async fn start(cluster: &FakeCluster, arguments: &[&str]) -> Self {
+        Self::start_with(cluster, arguments, &[]).await
+    }
+
+    /// The same, with `variables` in its environment.
+    pub(crate) async fn start_with(
+        cluster: &FakeCluster,
+        arguments: &[&str],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_wisp-gateway"));
         command
             .env("KUBECONFIG", cluster.kubeconfig())
@@ -37,7 +46,8 @@ impl Gateway {
             .args(["--operator", &cluster.operator().to_string()])
             .args(["--domain", "example.com", "--pod", "gateway-1"])
             .args(["--threads", "2"])
-            .args(arguments);
+            .args(arguments)
+            .envs(variables.iter().copied());
         let (child, mut output) = Child::start(&mut command).unwrap();
         let json = |line: &str| serde_json::from_str::<serde_json::Value>(line).unwrap();
         let address = |value: &serde_json::Value| value.as_str().unwrap().parse().unwrap();

@@ -156,6 +156,20 @@ async fn spans_beyond_the_queue_are_dropped() {
     assert_eq!(sent, QUEUE);
 }
 
+/// Would fail if what a client decided not to record were recorded, or its function were told to.
+#[tokio::test]
+async fn of_a_trace_that_is_not_sampled_nothing_is_sent() {
+    let (endpoint, mut batches) = collector();
+    let traces = to(&endpoint);
+    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let span = traces.span("not sampled", SpanKind::Server, parent.parse().ok());
+    assert_eq!(span.context(), None);
+    drop((span.child("part of it"), span));
+    drop(traces.span("sent", SpanKind::Server, None));
+    traces.flush().await;
+    assert_eq!(names(&batches.recv().await.unwrap()), ["sent"]);
+}
+
 /// Would fail if sending took longer than the environment says.
 #[test]
 fn the_timeout_is_what_the_environment_says() {

@@ -35,6 +35,8 @@ struct Seen {
     /// How long a wake-up takes.
     takes: Duration,
     wake_ups: usize,
+    /// What the last one is part of, by its `traceparent`.
+    trace: Option<String>,
     reports: Vec<Report>,
 }
 
@@ -46,6 +48,7 @@ impl Operator {
                 answer: Ok(Vec::new()),
                 takes: Duration::ZERO,
                 wake_ups: 0,
+                trace: None,
                 reports: Vec::new(),
             }),
             came: Notify::new(),
@@ -74,6 +77,10 @@ impl Operator {
 
     pub(crate) fn wake_ups(&self) -> usize {
         self.state.seen().wake_ups
+    }
+
+    pub(crate) fn trace(&self) -> Option<String> {
+        self.state.seen().trace.clone()
     }
 
     pub(crate) async fn report(&self, what: impl Fn(&Report) -> bool) -> Report {
@@ -105,6 +112,8 @@ impl State {
             return respond(403, &problem("the key is wrong"));
         }
         let path = request.uri().path().to_owned();
+        let trace = request.headers().get(headers::TRACEPARENT);
+        let trace = trace.and_then(|trace| Some(trace.to_str().ok()?.to_owned()));
         let Ok(body) = request.into_body().collect().await else {
             return respond(400, &problem("the body broke off"));
         };
@@ -114,6 +123,7 @@ impl State {
                 let takes = {
                     let mut seen = self.seen();
                     seen.wake_ups += 1;
+                    seen.trace = trace;
                     seen.takes
                 };
                 tokio::time::sleep(takes).await;
