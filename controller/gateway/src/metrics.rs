@@ -2,10 +2,8 @@
 
 use std::fmt::Write as _;
 
-use wisp_contract::stats::LATENCY_BOUNDS;
-
 use crate::function::Function;
-use crate::report::Totals;
+use crate::report::{LATENCY_BOUNDS, Totals};
 
 /// The media type of [`text`].
 pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";

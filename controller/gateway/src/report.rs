@@ -7,7 +7,14 @@ use std::time::{Duration, Instant};
 
 use http::Method;
 use wisp_contract::FunctionId;
-use wisp_contract::stats::{FunctionStats, LATENCY_BOUNDS};
+use wisp_contract::stats::FunctionStats;
+
+/// Upper bounds of the latency counts, in seconds, up to the longest that a function may take. With one more a stripe would take
+/// half as many bytes again.
+pub(crate) const LATENCY_BOUNDS: [f64; 18] = [
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    120.0, 600.0, 3600.0,
+];
 
 /// One request that is over.
 #[derive(Debug, Clone, PartialEq)]
@@ -289,7 +296,7 @@ impl Stats {
             queued,
             requests: totals.requests.saturating_sub(before.requests),
             answers: less(totals.answers, before.answers),
-            latency: less(totals.latency, before.latency),
+            latency: Default::default(),
         }
     }
 }
@@ -310,7 +317,7 @@ impl Stats {
             queued: 0,
             requests: 0,
             answers: [0; 5],
-            latency: [0; LATENCY_BOUNDS.len() + 1],
+            latency: Default::default(),
         }
     }
 }
@@ -347,7 +354,7 @@ mod tests {
                 first.queued,
                 first.requests,
                 first.answers,
-                first.latency[3]
+                stats.totals().latency[3]
             ),
             (2, 1, 1, [0, 1, 0, 0, 0], 1)
         );
@@ -367,6 +374,20 @@ mod tests {
             ),
             (1, 0, 0, [0; 5])
         );
+    }
+
+    /// Would fail if functions that take minutes couldn't be told from those that take hours, or from those that time out.
+    #[test]
+    fn latencies_are_told_apart_up_to_the_longest_that_a_function_may_take() {
+        let stats = Stats::default();
+        let latencies = [9, 11, 40, 400, 3599];
+        for seconds in latencies {
+            stats.answered(200, Duration::from_secs(seconds));
+        }
+        let totals = stats.totals();
+        let told = totals.latency.iter().filter(|count| **count == 1).count();
+        assert_eq!((told, totals.latency[18]), (latencies.len(), 0));
+        assert_eq!(size_of::<Stripe>(), 256);
     }
 
     /// Would fail if what happens after a quiet time were averaged over that, too, or not told.

@@ -18,6 +18,9 @@ use wisp_admit::Load;
 /// The media type of what [`Metrics::encode`] writes.
 pub(crate) const MEDIA_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
+/// Bounds of what takes longer than most, up to the longest that a function may take, in seconds.
+const LONG: [f64; 4] = [30.0, 120.0, 600.0, 3600.0];
+
 /// Everything that is counted.
 pub(crate) struct Metrics {
     requests: Family<Answer, Counter>,
@@ -45,7 +48,7 @@ impl Metrics {
         Self {
             answered_well: requests.get_or_create_owned(&well),
             requests,
-            latency: Histogram::new(exponential_buckets(0.000_1, 2.0, 18)),
+            latency: Histogram::new(exponential_buckets(0.000_1, 2.0, 18).chain(LONG)),
             instance: Histogram::new(exponential_buckets(0.000_001, 2.0, 18)),
         }
     }
@@ -231,7 +234,7 @@ mod tests {
         let metrics = Metrics::new();
         metrics.request(200, "", Duration::from_millis(1));
         metrics.request(204, "", Duration::from_millis(1));
-        metrics.request(502, "trapped", Duration::from_millis(1));
+        metrics.request(502, "trapped", Duration::from_secs(40));
         let load = Load {
             in_flight: 3,
             queued: 2,
@@ -258,6 +261,9 @@ mod tests {
             "wisp_host_requests_total{class=\"2xx\",reason=\"\"} 2",
             "wisp_host_requests_total{class=\"5xx\",reason=\"trapped\"} 1",
             "wisp_host_request_seconds_count 3",
+            "wisp_host_request_seconds_bucket{le=\"30.0\"} 2",
+            "wisp_host_request_seconds_bucket{le=\"120.0\"} 3",
+            "wisp_host_request_seconds_bucket{le=\"3600.0\"} 3",
             "wisp_host_in_flight 3",
             "wisp_host_queued 2",
             "wisp_host_dropped_log_bytes_total 7",
