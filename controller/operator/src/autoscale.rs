@@ -130,16 +130,15 @@ impl Autoscaler {
         }
     }
 
-    /// Decides once a second, and at once when a queue grows. Never returns.
+    /// Decides once a second, and at once of functions whose queues grow. Never returns.
     pub async fn run(self: Arc<Self>) {
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = ticks.tick() => {}
-                () = self.urgent.notified() => {}
+                _ = ticks.tick() => self.tick(Instant::now()),
+                () = self.urgent.notified() => self.tick_waiting(Instant::now()),
             }
-            self.tick(Instant::now());
         }
     }
 
@@ -147,18 +146,33 @@ impl Autoscaler {
         lock(&self.collector).forget_silent(now);
         self.pushes.retain(|id| self.live.get(id).is_some());
         for function in self.cluster.functions().state() {
-            let Ok(id) = function.id() else { continue };
-            let Some(live) = self.live.get(&id) else {
-                continue;
-            };
-            self.decide(now, &id, &function, &live);
-            let changes = self.changes(&id, &live);
-            self.ask_for_room(&id, &live);
-            if changes.is_empty() {
-                self.forget_refusal(&id);
-            } else if !self.is_about_to_wake(now, &id, &live) {
-                self.begin_push(now, &id, &changes);
+            if let Ok(id) = function.id() {
+                self.see_to(now, &id, &function);
             }
+        }
+    }
+
+    /// As long as a queue grows gateways tell it fifty times a second, each: that is no reason to look at all functions.
+    fn tick_waiting(self: &Arc<Self>, now: Instant) {
+        let waiting = lock(&self.collector).take_waiting();
+        for id in waiting {
+            if let Some(function) = self.cluster.function(&id) {
+                self.see_to(now, &id, &function);
+            }
+        }
+    }
+
+    fn see_to(self: &Arc<Self>, now: Instant, id: &FunctionId, function: &Function) {
+        let Some(live) = self.live.get(id) else {
+            return;
+        };
+        self.decide(now, id, function, &live);
+        let changes = self.changes(id, &live);
+        self.ask_for_room(id, &live);
+        if changes.is_empty() {
+            self.forget_refusal(id);
+        } else if !self.is_about_to_wake(now, id, &live) {
+            self.begin_push(now, id, &changes);
         }
     }
 

@@ -1,6 +1,6 @@
 //! What all gateways together see of a function.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use wisp_autoscale::Load;
@@ -18,6 +18,8 @@ const MISSED: Duration = Duration::from_secs(300);
 pub(super) struct Collector {
     gateways: BTreeMap<String, Gateway>,
     requests: BTreeMap<FunctionId, u64>,
+    /// What requests wait for of which was told ahead of time.
+    waiting: BTreeSet<FunctionId>,
 }
 
 #[derive(Debug)]
@@ -40,6 +42,9 @@ impl Collector {
         for stats in &report.functions {
             let requests = self.requests.entry(stats.function.clone()).or_default();
             *requests = requests.saturating_add(stats.requests);
+            if report.urgent && (stats.queued > 0 || stats.queue > 0.0) {
+                self.waiting.insert(stats.function.clone());
+            }
         }
         let functions = report
             .functions
@@ -66,6 +71,11 @@ impl Collector {
     pub(super) fn forget_silent(&mut self, now: Instant) {
         self.gateways
             .retain(|_, gateway| now.saturating_duration_since(gateway.at) < MISSED);
+    }
+
+    /// The functions that requests had to wait for, as gateways told ahead of time since this was last asked.
+    pub(super) fn take_waiting(&mut self) -> BTreeSet<FunctionId> {
+        std::mem::take(&mut self.waiting)
     }
 
     /// Whether a gateway that isn't heard any more had requests for the function not long before.

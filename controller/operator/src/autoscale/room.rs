@@ -9,6 +9,7 @@ use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
 
 use super::Autoscaler;
+use super::set::was_asked_anew;
 use crate::cluster::pods::{self, Trouble};
 use crate::live::{Live, Plan, lock};
 
@@ -259,6 +260,10 @@ impl Autoscaler {
         let Some(latest) = lock(&live.rollout).refused().map(str::to_owned) else {
             return;
         };
+        // Its turn comes with a later tick where replicas are being set: an API server may take long for that.
+        if was_asked_anew(live) || live.scaling.try_lock().is_err() {
+            return;
+        }
         let (this, id, live) = (Arc::clone(self), id.clone(), Arc::clone(live));
         tokio::spawn(async move {
             if let Err(error) = this.ask_anew(&id, &live, &latest, true).await {

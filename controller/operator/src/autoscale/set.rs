@@ -116,13 +116,10 @@ impl Autoscaler {
         all: bool,
     ) -> Result<(), ScaleError> {
         let _alone = live.scaling.lock().await;
-        {
-            let (mut last, now) = (lock(&live.asked_anew), Instant::now());
-            if last.is_some_and(|last| now.saturating_duration_since(last) < ASKED_ANEW) {
-                return Ok(());
-            }
-            *last = Some(now);
+        if was_asked_anew(live) {
+            return Ok(());
         }
+        *lock(&live.asked_anew) = Some(Instant::now());
         let mut changes = self.cluster.changes(id);
         let replicas = self.replicas(id).get(revision).copied().unwrap_or(0);
         let mut of_revision = self.cluster.pods_of(id);
@@ -189,4 +186,9 @@ impl Autoscaler {
                 source,
             })
     }
+}
+
+/// Whether pods were asked for anew so lately that they aren't yet again.
+pub(super) fn was_asked_anew(live: &Live) -> bool {
+    lock(&live.asked_anew).is_some_and(|last| last.elapsed() < ASKED_ANEW)
 }

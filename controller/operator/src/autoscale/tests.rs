@@ -1,7 +1,9 @@
+use futures::FutureExt as _;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
+use wisp_contract::stats::FunctionStats;
 
 use super::*;
 use crate::api_server;
@@ -17,25 +19,15 @@ struct Bench {
     live: Arc<Live>,
     asked: Asked,
     id: FunctionId,
-    _feed: Feed,
+    feed: Feed,
 }
 
 impl Bench {
     /// A function `n/f` whose revision `new` serves, with an API server that refuses what `is_refused`.
     fn new(is_refused: impl Fn(&str) -> bool + Send + Sync + 'static) -> Self {
         let (cluster, mut feed) = Cluster::new();
-        let mut function = Function::new("f", Default::default());
-        function.metadata.namespace = Some("n".into());
-        function.metadata.uid = Some("u".into());
-        feed.store().apply_watcher_event(&Event::Apply(function));
         let functions = Arc::new(Functions::default());
-        let id: FunctionId = "n/f".parse().unwrap();
-        let live = functions.enter(&id, "u");
-        *lock(&live.plan) = Some(Plan {
-            latest: "new".into(),
-            serving: "new".into(),
-            scaled_at: None,
-        });
+        let live = enter("f", &mut feed, &functions);
         let asked = Asked::default();
         let (told, shown) = (Arc::clone(&asked), Arc::clone(&cluster));
         let client = api_server::client(move |what, sent| {
@@ -68,9 +60,14 @@ impl Bench {
             cluster,
             live,
             asked,
-            id,
-            _feed: feed,
+            id: "n/f".parse().unwrap(),
+            feed,
         }
+    }
+
+    /// Adds another function.
+    fn add(&mut self, name: &str) -> Arc<Live> {
+        enter(name, &mut self.feed, &self.autoscaler.live)
     }
 
     fn function(&self) -> Arc<Function> {
@@ -94,6 +91,21 @@ impl Bench {
             tokio::task::yield_now().await;
         }
     }
+}
+
+/// Adds a function whose revision `new` serves.
+fn enter(name: &str, feed: &mut Feed, functions: &Functions) -> Arc<Live> {
+    let mut function = Function::new(name, Default::default());
+    function.metadata.namespace = Some("n".into());
+    function.metadata.uid = Some("u".into());
+    let live = functions.enter(&function.id().unwrap(), "u");
+    feed.store().apply_watcher_event(&Event::Apply(function));
+    *lock(&live.plan) = Some(Plan {
+        latest: "new".into(),
+        serving: "new".into(),
+        scaled_at: None,
+    });
+    live
 }
 
 /// A Deployment with so many replicas, whose pods are refused since then.
@@ -255,7 +267,8 @@ async fn pods_that_were_refused_are_asked_for_anew() {
 }
 
 /// Would fail if it weren't seen that a quota has no room for the next revision beside the one that serves, if its pods were
-/// asked for only when the ReplicaSet tries next, or if one that is on its way were awaited by waking another.
+/// asked for only when the ReplicaSet tries next, if those who ask waited in ever greater number for an API server that takes
+/// long, or if one that is on its way were awaited by waking another.
 #[tokio::test]
 async fn one_that_serves_goes_for_each_of_the_next_where_a_quota_has_no_room() {
     let bench = Bench::new(|_| false);
@@ -287,6 +300,12 @@ async fn one_that_serves_goes_for_each_of_the_next_where_a_quota_has_no_room() {
     bench.cluster.pods.apply(Event::Apply(ready));
     assert_eq!(changes(), BTreeMap::from([("old".to_owned(), 1)]));
     assert!(!bench.autoscaler.is_taken_over(&bench.live));
+    let setting = bench.live.scaling.lock().await;
+    bench.autoscaler.ask_for_room(&bench.id, &bench.live);
+    Bench::quiet().await;
+    drop(setting);
+    Bench::quiet().await;
+    assert_eq!(bench.asked(), []);
     for _ in 0..2 {
         bench.autoscaler.ask_for_room(&bench.id, &bench.live);
     }
@@ -306,4 +325,47 @@ async fn one_that_serves_goes_for_each_of_the_next_where_a_quota_has_no_room() {
     *lock(&bench.live.plan) = Some(plan("new"));
     let _ = changes();
     assert!(!bench.autoscaler.is_taken_over(&bench.live));
+}
+
+/// What a gateway saw of a function that was asked for, with so many requests that wait.
+fn seen(function: &str, queued: u32) -> FunctionStats {
+    FunctionStats {
+        function: function.parse().unwrap(),
+        seconds: 1.0,
+        concurrency: 0.0,
+        queue: f64::from(queued),
+        in_flight: 0,
+        queued,
+        requests: 7,
+        answers: [0; 5],
+        latency: Default::default(),
+    }
+}
+
+fn report(urgent: bool, functions: Vec<FunctionStats>) -> Report {
+    Report {
+        gateway: "a".into(),
+        urgent,
+        is_last: false,
+        functions,
+    }
+}
+
+/// Would fail if one function whose queue grows had the operator look at all of them without a pause, or had to wait for its
+/// second.
+#[tokio::test]
+async fn where_requests_wait_it_is_decided_at_once_and_of_others_later() {
+    let mut bench = Bench::new(|_| true);
+    let (other, now) = (bench.add("g"), Instant::now());
+    let is_urgent = || bench.autoscaler.urgent.notified().now_or_never().is_some();
+    let told = || vec![seen("n/f", 1), seen("n/g", 0)];
+    bench.autoscaler.report(report(false, told()));
+    bench.autoscaler.tick_waiting(now);
+    let desired = || [&bench.live, &other].map(|live| lock(&live.load).desired);
+    assert_eq!((is_urgent(), desired()), (false, [None, None]));
+    bench.autoscaler.report(report(true, told()));
+    bench.autoscaler.tick_waiting(now);
+    assert_eq!((is_urgent(), desired()), (true, [Some(1), None]));
+    bench.autoscaler.tick(now);
+    assert!(desired()[1].is_some());
 }
