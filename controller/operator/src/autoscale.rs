@@ -143,8 +143,13 @@ impl Autoscaler {
     }
 
     fn tick(self: &Arc<Self>, now: Instant) {
-        lock(&self.collector).forget_silent(now);
-        self.pushes.retain(|id| self.live.get(id).is_some());
+        let is_there = |id: &FunctionId| self.live.get(id).is_some();
+        {
+            let mut collector = lock(&self.collector);
+            collector.forget_silent(now);
+            collector.forget_others(is_there);
+        }
+        self.pushes.retain(is_there);
         for function in self.cluster.functions().state() {
             if let Ok(id) = function.id() {
                 self.see_to(now, &id, &function);

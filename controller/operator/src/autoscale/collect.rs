@@ -73,6 +73,11 @@ impl Collector {
             .retain(|_, gateway| now.saturating_duration_since(gateway.at) < MISSED);
     }
 
+    /// Forgets requests for functions that there aren't: one that is made later under the same name has had none.
+    pub(super) fn forget_others(&mut self, is_there: impl Fn(&FunctionId) -> bool) {
+        self.requests.retain(|id, _| is_there(id));
+    }
+
     /// The functions that requests had to wait for, as gateways told ahead of time since this was last asked.
     pub(super) fn take_waiting(&mut self) -> BTreeSet<FunctionId> {
         std::mem::take(&mut self.waiting)

@@ -369,3 +369,16 @@ async fn where_requests_wait_it_is_decided_at_once_and_of_others_later() {
     bench.autoscaler.tick(now);
     assert!(desired()[1].is_some());
 }
+
+/// Would fail if requests for a function that is gone were kept for ever, and woke the next one of that name.
+#[tokio::test]
+async fn requests_are_forgotten_with_their_function() {
+    let mut bench = Bench::new(|_| true);
+    let start = Instant::now();
+    let gone = vec![seen("n/g", 0)];
+    bench.autoscaler.report(report(false, gone));
+    bench.autoscaler.tick(start);
+    let next = bench.add("g");
+    bench.autoscaler.tick(start + TICK);
+    assert_eq!(lock(&next.load).desired, Some(0));
+}
