@@ -148,6 +148,8 @@ impl Autoscaler {
             let mut collector = lock(&self.collector);
             collector.forget_silent(now);
             collector.forget_others(is_there);
+            let (heard, missed) = collector.gateways(now);
+            self.metrics.gateways(heard, missed);
         }
         self.pushes.retain(is_there);
         for function in self.cluster.functions().state() {

@@ -40,6 +40,7 @@ pub struct Metrics {
     reconciles: Family<Outcome, Counter>,
     resolves: Family<Outcome, Counter>,
     reports: Counter,
+    gateways: Family<OfState, Gauge>,
     leader: Gauge,
     watch_errors: Gauge,
     functions: Gauge,
@@ -100,6 +101,7 @@ impl Default for Metrics {
             reconciles: Family::default(),
             resolves: Family::default(),
             reports: Counter::default(),
+            gateways: Family::default(),
             leader: Gauge::default(),
             watch_errors: Gauge::default(),
             functions: Gauge::default(),
@@ -156,6 +158,11 @@ impl Default for Metrics {
             metrics.resolves.clone(),
         );
         registry.register("reports", "Reports of gateways", metrics.reports.clone());
+        registry.register(
+            "gateways",
+            "Gateways that are heard, and those that fell silent without a farewell (missed): functions that these told of keep their replicas",
+            metrics.gateways.clone(),
+        );
         registry.register(
             "leader",
             "1 where this process leads",
@@ -309,6 +316,14 @@ impl Metrics {
         self.reports.inc();
     }
 
+    /// So many gateways are heard, and missed.
+    pub fn gateways(&self, heard: usize, missed: usize) {
+        for (state, count) in [("heard", heard), ("missed", missed)] {
+            let gauge = self.gateways.get_or_create(&OfState { state });
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
     /// Whether this process leads.
     pub fn leads(&self, leads: bool) {
         self.leader.set(leads.into());
@@ -412,6 +427,7 @@ mod tests {
         metrics.pool(&id, 1, 1);
         metrics.wake_phase("served", Duration::ZERO);
         metrics.scaled("load", true);
+        metrics.gateways(1, 0);
         metrics.artifacts(&Figures::default());
         for count in [
             Metrics::woke,

@@ -83,6 +83,13 @@ impl Collector {
         std::mem::take(&mut self.waiting)
     }
 
+    /// How many gateways are heard, and how many are silent that said no farewell.
+    pub(super) fn gateways(&self, now: Instant) -> (usize, usize) {
+        let gateways = self.gateways.values();
+        let missed = gateways.filter(|gateway| gateway.is_silent(now)).count();
+        (self.gateways.len().saturating_sub(missed), missed)
+    }
+
     /// Whether a gateway that isn't heard any more had requests for the function not long before.
     pub(super) fn is_missed(&self, now: Instant, function: &FunctionId) -> bool {
         self.gateways
@@ -175,9 +182,12 @@ mod tests {
         collector.take(at(4), farewell);
         assert_eq!(collector.load(at(4), &g).requests, 14);
         assert!(collector.is_missed(at(6), &f) && !collector.is_missed(at(6), &g));
+        assert_eq!(collector.gateways(at(4)), (1, 0));
+        assert_eq!(collector.gateways(at(6)), (0, 1));
         collector.forget_silent(at(299));
         assert!(collector.is_missed(at(299), &f));
         collector.forget_silent(at(300));
         assert!(!collector.is_missed(at(300), &f));
+        assert_eq!(collector.gateways(at(300)), (0, 0));
     }
 }

@@ -186,6 +186,7 @@ async fn prometheus_finds_what_every_process_counts() -> Result<()> {
         ("wisp_operator_reconciles_total", &[], SOME),
         ("wisp_operator_resolves_total", &[], SOME),
         ("wisp_operator_reports_total", &[], SOME),
+        ("wisp_operator_gateways", &["state=\"heard\""], SOME),
         ("wisp_operator_replicas_wanted", &function, ONE),
         ("wisp_operator_replicas_ready", &function, ONE),
         ("wisp_operator_pool_pods_wanted", &[&namespace], SOME),
