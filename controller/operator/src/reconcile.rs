@@ -154,7 +154,14 @@ pub async fn reconcile(
     }
     adopt(&id, &function, &live, &context);
     if let Some(plan) = live.plan()
-        && needs_keeping(&context, &id, &function, &outcome, &plan.serving)
+        && needs_keeping(
+            &context,
+            &id,
+            &function,
+            &outcome,
+            failed.as_ref(),
+            &plan.serving,
+        )
     {
         context.resolver.keep(&id, &function, &live, &plan.serving);
     }
@@ -175,16 +182,18 @@ pub fn recall(context: &Context) {
     revisions::recall(&context.cluster, &context.live, &*context.artifacts);
 }
 
-/// Whether what serves may be missing in the store, and resolving the function doesn't fetch it.
+/// Whether what serves may be missing in the store, and nothing else fetches it: the function can't be resolved, or is
+/// resolved to what can't serve.
 fn needs_keeping(
     context: &Context,
     id: &FunctionId,
     function: &Function,
     outcome: &Outcome,
+    failed: Option<&ReconcileError>,
     serving: &str,
 ) -> bool {
     match outcome {
-        Outcome::Resolved(_) => false,
+        Outcome::Resolved(_) => matches!(failed, Some(ReconcileError::Desired(_))),
         Outcome::Failed(..) => true,
         Outcome::Working => {
             let record = context.cluster.revisions.get(id, serving);

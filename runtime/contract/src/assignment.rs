@@ -12,6 +12,9 @@ use crate::config::FunctionConfig;
 /// The environment variable a host reads its Assignment from, as JSON, where nobody posts one to its control port.
 pub const ENV: &str = "WISP_ASSIGNMENT";
 
+/// The longest variable that Linux starts a process with: 32 pages, with its name, `=` and a zero (`MAX_ARG_STRLEN`).
+pub const LARGEST_VARIABLE: usize = 32 * 4096;
+
 /// A function's name within its cluster, written `namespace/name`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -206,7 +209,37 @@ pub fn artifact_named(file: &Path) -> Option<&str> {
     file.to_str()?.strip_prefix(ARTIFACT)
 }
 
+/// Why no process can be started with an [`Assignment`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "its variables are too large: with all else that it is told they take {size} bytes, of {LARGEST_VARIABLE} at most{largest}"
+)]
+pub struct TooLarge {
+    size: usize,
+    /// How that goes on, with the variable to look at first.
+    largest: String,
+}
+
 impl Assignment {
+    /// Checks that a process can be started with it, which is `json` then, in [`ENV`]: `Argument list too long` is all that
+    /// the system would say.
+    ///
+    /// # Errors
+    /// When it is larger than [`LARGEST_VARIABLE`].
+    pub fn fits_variable(&self, json: &str) -> Result<(), TooLarge> {
+        let size = ENV.len() + "=".len() + json.len() + 1;
+        if size <= LARGEST_VARIABLE {
+            return Ok(());
+        }
+        let variables = self.config.env.0.iter();
+        let largest = variables
+            .max_by_key(|(_, value)| value.len())
+            .map_or_else(String::new, |(name, value)| {
+                format!(": the largest is `{name}` with {} bytes", value.len())
+            });
+        Err(TooLarge { size, largest })
+    }
+
     /// The machine code of its component, one for each kind of engine; none where that is no artifact or has none.
     #[must_use]
     pub fn compiled(&self) -> &[Compiled] {
@@ -299,6 +332,31 @@ mod tests {
             let error = bad.parse::<FunctionId>().unwrap_err().to_string();
             assert!(error.contains(bad), "{error}");
         }
+    }
+
+    /// Would fail if what no process can be started with passed for what one can, or the other way round, or if who reads it
+    /// weren't told where to begin.
+    #[test]
+    fn what_does_not_fit_a_variable_is_told_with_its_size() {
+        let mut assignment: Assignment = serde_json::from_value(serde_json::json!({
+            "function": "vision/digits", "revision": "1", "config": {"component": {"file": "digits.wasm"}},
+        }))
+        .unwrap();
+        let mut fits = |length: usize| {
+            let env = &mut assignment.config.env.0;
+            env.insert("SMALL".to_owned(), "x".to_owned());
+            env.insert("RULES".to_owned(), "x".repeat(length));
+            let json = serde_json::to_string(&assignment).unwrap();
+            (json.len(), assignment.fits_variable(&json))
+        };
+        let (empty, _) = fits(0);
+        let room = 131_072 - "WISP_ASSIGNMENT=".len() - 1 - empty;
+        assert_eq!(fits(room).1, Ok(()));
+        let told = format!(
+            "its variables are too large: with all else that it is told they take 131073 bytes, of 131072 at most: the largest is `RULES` with {} bytes",
+            room + 1
+        );
+        assert_eq!(fits(room + 1).1.unwrap_err().to_string(), told);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use kube::ResourceExt as _;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use wisp_api::Function;
-use wisp_contract::assignment::{Assignment, FunctionId};
+use wisp_contract::assignment::{Assignment, FunctionId, TooLarge};
 use wisp_contract::keys::Root;
 
 use super::{assignment, network, pod, resources};
@@ -82,12 +82,16 @@ pub enum DesiredError {
     /// It can't be written down.
     #[error("the Assignment can't be written as JSON")]
     Json(#[from] serde_json::Error),
+    /// No replica could be started with it.
+    #[error(transparent)]
+    TooLarge(#[from] TooLarge),
 }
 
 /// The objects of `function`, of which `resolved` is what it names.
 ///
 /// # Errors
-/// When there is no configuration for it, which validation and resolving rule out.
+/// When its variables are more than a replica can be told, or when there is no configuration for it, which validation and
+/// resolving rule out.
 pub fn desired(
     function: &Function,
     resolved: &Resolved,
@@ -113,6 +117,8 @@ pub fn desired(
         &settings.operator,
     );
     assignment.cpus = resources::cpus(&resources::resources(function, resolved));
+    let told = serde_json::to_string(&assignment)?;
+    assignment.fits_variable(&told)?;
     let labels = names::revision_labels(id.name(), &revision);
     let control = settings.root.control(&id, &uid);
     let secret = Secret {
@@ -120,7 +126,7 @@ pub fn desired(
         data: Some(BTreeMap::from([
             (
                 names::ASSIGNMENT_KEY.to_owned(),
-                ByteString(serde_json::to_vec(&assignment)?),
+                ByteString(told.into_bytes()),
             ),
             (
                 names::CONTROL_KEY.to_owned(),

@@ -20,9 +20,6 @@ const GRACE: Duration = Duration::from_secs(5);
 /// Lines longer than this are no log lines.
 const LONGEST: usize = 1 << 20;
 
-/// The longest variable that Linux starts a process with: 32 pages, with its name, `=` and a zero (`MAX_ARG_STRLEN`).
-const LARGEST: usize = 32 * 4096;
-
 /// How replicas are started.
 #[derive(Debug, Clone)]
 pub(crate) struct Launch {
@@ -83,7 +80,8 @@ impl Replica {
     ) -> std::io::Result<Self> {
         use std::os::unix::process::CommandExt as _;
         let text = serde_json::to_string(assignment)?;
-        fits(assignment, &text).map_err(std::io::Error::other)?;
+        let fits = assignment.fits_variable(&text);
+        fits.map_err(std::io::Error::other)?;
         let mut command = Command::new(&launch.runtime);
         command
             .args([
@@ -120,24 +118,6 @@ impl Replica {
     pub(crate) fn stop(&self) -> Stop {
         self.stop.clone()
     }
-}
-
-/// Whether a process can be given this assignment, which is a variable of its environment: `Argument list too long` is
-/// all that the system would say.
-fn fits(assignment: &Assignment, text: &str) -> Result<(), String> {
-    let size = wisp_contract::assignment::ENV.len() + "=".len() + text.len() + 1;
-    if size <= LARGEST {
-        return Ok(());
-    }
-    let variables = assignment.config.env.0.iter();
-    let largest = variables
-        .max_by_key(|(_, value)| value.len())
-        .map_or_else(String::new, |(name, value)| {
-            format!(": the largest is `{name}` with {} bytes", value.len())
-        });
-    Err(format!(
-        "its variables are too large: with all else that it is told they take {size} bytes, of {LARGEST} at most{largest}"
-    ))
 }
 
 async fn attend(
@@ -270,6 +250,8 @@ pub(crate) fn find_runtime(given: Option<&Path>) -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use wisp_contract::assignment::LARGEST_VARIABLE;
+
     use super::*;
 
     fn line(event: &str, rest: &str) -> String {
@@ -392,7 +374,7 @@ mod tests {
         };
         set("SMALL", 7);
         let empty = serde_json::to_string(&set("LARGE", 0)).unwrap().len();
-        let room = LARGEST - "WISP_ASSIGNMENT=".len() - 1 - empty;
+        let room = LARGEST_VARIABLE - "WISP_ASSIGNMENT=".len() - 1 - empty;
         let (sender, mut said) = mpsc::unbounded_channel();
         let started = Replica::start(&launch, &set("LARGE", room), move |said| {
             _ = sender.send(said)

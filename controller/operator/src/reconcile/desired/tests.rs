@@ -301,6 +301,21 @@ fn an_assignment_says_how_many_processors_there_will_be() {
     assert_eq!(cpus(Some("100m")), Some(1));
 }
 
+/// Would fail if a revision were made whose own pods can't be started, while those that stood by can become it.
+#[test]
+fn variables_that_no_process_can_be_given_make_no_revision() {
+    let mut resolved = resolved();
+    let mut make = |length: usize| {
+        let env = &mut resolved.env.0;
+        env.insert("RULES".to_owned(), "x".repeat(length));
+        desired(&digits(), &resolved, &settings())
+    };
+    assert!(make(120_000).is_ok());
+    let error = make(200_000).unwrap_err();
+    assert!(matches!(error, DesiredError::TooLarge(_)), "{error}");
+    assert!(error.to_string().contains("`RULES`"), "{error}");
+}
+
 #[test]
 fn pins_are_those_of_the_newest_revision_with_the_same_spec() {
     let function = digits();
