@@ -470,6 +470,12 @@ mod tests {
             (unschedulable("2 Insufficient nvidia.com/gpu."), true),
             (unschedulable("2 Too many pods."), true),
             (
+                unschedulable(
+                    "2 node has pod using PersistentVolumeClaim with the same name and ReadWriteOncePod access mode.",
+                ),
+                true,
+            ),
+            (
                 unschedulable("2 node(s) didn't match Pod's node affinity/selector."),
                 false,
             ),

@@ -22,11 +22,12 @@ const READY_WITHIN: Duration = Duration::from_secs(600);
 /// After so long room is made once more, where what kept replicas that had it from serving may have passed.
 const REST: Duration = Duration::from_secs(600);
 /// What Kubernetes' scheduler says where a pod could be on a node but for others that are there.
-const CROWDED: [&str; 4] = [
+const CROWDED: [&str; 5] = [
     "Insufficient ",
     "Too many pods",
     "free ports",
     "anti-affinity",
+    "ReadWriteOncePod access mode",
 ];
 
 /// What is seen of the latest revision's pods, and of those of the one that serves.
