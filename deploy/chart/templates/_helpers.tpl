@@ -100,7 +100,7 @@ affinity: {{- toYaml . | nindent 2 }}
 {{- range $place, $authority := $it.authorities }}
 {{- range $kind := list "secret" "configMap" }}
 {{- with dig "key" (printf "%sRef" $kind) nil $authority }}
-- {name: WISP_SIGNATURE_KEY_{{ $rule }}_{{ $place }}, valueFrom: { {{- $kind }}KeyRef: {name: {{ .name }}, key: {{ .key | default "cosign.pub" | quote }}}}}
+- {name: WISP_SIGNATURE_KEY_{{ $rule }}_{{ $place }}, valueFrom: { {{- $kind }}KeyRef: {name: {{ .name | quote }}, key: {{ .key | default "cosign.pub" | quote }}}}}
 {{- end }}
 {{- end }}
 {{- end }}

@@ -325,6 +325,44 @@ fn the_store_has_room_for_more_than_it_keeps() -> Result<()> {
     )
 }
 
+/// Would fail if the name of an object that YAML reads as a number or a list, unless it is quoted, weren't taken as that name; or
+/// if a claim for a volume that was made by hand couldn't be had.
+#[test]
+fn names_that_look_otherwise_are_names() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let authority = json!({"key": {"secretRef": {"name": "2026", "key": "1"}}});
+    let rule = json!({"name": "ours", "images": [{"glob": "**"}], "authorities": [authority]});
+    let objects = chart.objects(&json!({
+        "ingress": {"enabled": true, "className": "2026"},
+        "operator": {"store": {"persistence": true, "storageClass": "-"}},
+        "signatures": {"rules": [rule]},
+    }))?;
+    let claim = "PersistentVolumeClaim/wisp-operator";
+    expect(
+        &objects,
+        &[
+            (
+                "Ingress/wisp-gateway",
+                "/spec/ingressClassName",
+                json!("2026"),
+            ),
+            (claim, "/spec/storageClassName", json!("")),
+        ],
+    )?;
+    let operator = &objects["Deployment/wisp-operator"];
+    let variables = operator.pointer("/spec/template/spec/containers/0/env");
+    let mut all = variables.and_then(Value::as_array).into_iter().flatten();
+    let key = all.find(|variable| variable["name"] == "WISP_SIGNATURE_KEY_0_0");
+    let expected = json!({"secretKeyRef": {"name": "2026", "key": "1"}});
+    ensure!(
+        key.is_some_and(|key| key["valueFrom"] == expected),
+        "{key:?}"
+    );
+    Ok(())
+}
+
 /// Would fail if an installation couldn't be given a claim for its store later, or that taken away again: what the Deployment was
 /// told before then stands beside what it is told now.
 #[test]
