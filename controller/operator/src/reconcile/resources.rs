@@ -19,6 +19,8 @@ const MODEL_FACTOR: u64 = 2;
 const INSTANCES: u64 = 8;
 /// What is assumed of a model on a volume, whose size nobody knows.
 const UNKNOWN_MODEL: u64 = 512 << 20;
+/// What compiling a component of a few MiB takes for a moment, where replicas do it themselves.
+const COMPILING: u64 = 512 << 20;
 /// The resource of GPUs.
 const GPU: &str = "nvidia.com/gpu";
 /// What the resources of NVIDIA's GPUs, and of parts of them, begin with.
@@ -29,7 +31,8 @@ const CUDA: u64 = 2 << 30;
 /// Requests and limits of the container: what the spec says, else
 ///
 /// * base = 64Mi + 4 × component + 2 × each model (1Gi for a model on a volume),
-/// * memory limit = base + `limits.memory` × min(`limits.concurrency`, 8), and with models 2 × `limits.tensors`,
+/// * memory limit = base + `limits.memory` × min(`limits.concurrency`, 8), and with models 2 × `limits.tensors`; at least
+///   base + 512Mi for a component on a volume, which is compiled before there are instances,
 /// * memory request = base + `limits.memory`, at most the limit,
 /// * CPU request = 100m, and no CPU limit.
 ///
@@ -281,9 +284,12 @@ fn derived(function: &Function, resolved: &Resolved) -> ResourceRequirements {
     } else {
         limits.tensors.0.saturating_mul(2)
     };
-    let limit = base
-        .saturating_add(memory.saturating_mul(instances))
-        .saturating_add(tensors);
+    let compiling = match &resolved.component {
+        Bytes::Stored(_) => 0,
+        Bytes::Volume(_) => COMPILING,
+    };
+    let used = memory.saturating_mul(instances).saturating_add(tensors);
+    let limit = base.saturating_add(used.max(compiling));
     let request = base.saturating_add(memory).min(limit);
     ResourceRequirements {
         claims: None,

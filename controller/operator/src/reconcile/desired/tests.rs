@@ -281,6 +281,37 @@ fn what_the_spec_says_of_pods_is_passed_through() {
     assert_eq!(spec.automount_service_account_token, Some(false));
 }
 
+/// Would fail if replicas that compile their component were ended for what compiling takes, or others might have as much.
+#[test]
+fn who_compiles_may_have_what_compiling_takes() {
+    let limit = |limits: serde_json::Value, component: Bytes| {
+        let function = function(json!({"component": {"image": "r/x:1"}, "limits": limits}));
+        let resolved = Resolved {
+            component,
+            models: Vec::new(),
+            env: Env::default(),
+        };
+        let limits = resources::resources(&function, &resolved).limits.unwrap();
+        limits["memory"].0.clone()
+    };
+    let claim = || {
+        Bytes::Volume(resolve::Volume::Claim(
+            wisp_api::PersistentVolumeClaimSource {
+                claim_name: "code".into(),
+                path: "a.wasm".into(),
+            },
+        ))
+    };
+    let little = || json!({"memory": "4Mi"});
+    assert_eq!(limit(little(), claim()), "640Mi");
+    assert_eq!(
+        limit(little(), Bytes::Stored(stored("a", 16 << 20))),
+        "160Mi"
+    );
+    // What instances may take is no more at once with it.
+    assert_eq!(limit(json!({"memory": "128Mi"}), claim()), "1152Mi");
+}
+
 /// Would fail if a pod that stood by split its models over processors that its function's pods may not use.
 #[test]
 fn an_assignment_says_how_many_processors_there_will_be() {
