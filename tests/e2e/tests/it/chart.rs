@@ -176,7 +176,7 @@ fn every_way_in_leads_to_the_gateways() -> Result<()> {
                 json!(["192.0.2.0/24"]),
             ),
             (
-                "NetworkPolicy/wisp-gateway",
+                "NetworkPolicy/wisp.gateway",
                 "/spec/ingress/0/ports/2/port",
                 json!("https"),
             ),
@@ -359,6 +359,25 @@ fn names_that_look_otherwise_are_names() -> Result<()> {
     ensure!(
         key.is_some_and(|key| key["valueFrom"] == expected),
         "{key:?}"
+    );
+    Ok(())
+}
+
+/// Would fail if a Function of the release's namespace that is called `gateway`, or otherwise as a part of wisp, couldn't have
+/// its NetworkPolicy, which is called `wisp-<function>`.
+#[test]
+fn the_charts_policies_are_no_functions() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let objects = chart.objects(&json!({}))?;
+    let names = objects
+        .keys()
+        .filter_map(|key| key.strip_prefix("NetworkPolicy/"));
+    let names: Vec<&str> = names.collect();
+    ensure!(
+        !names.is_empty() && names.iter().all(|name| !name.starts_with("wisp-")),
+        "{names:?}"
     );
     Ok(())
 }
