@@ -96,6 +96,10 @@ pub(crate) fn check(node: &Node, schema: &Json, path: &str, mistakes: &mut Vec<M
 fn mapping(node: &Node, schema: &Json, path: &str, mistakes: &mut Vec<Mistake>) {
     let properties = schema.get("properties").and_then(Json::as_object);
     let additional = schema.get("additionalProperties");
+    let bounds = ["minProperties", "maxProperties"];
+    if let Some(message) = length(node.entries().len(), schema, bounds, "entries") {
+        mistakes.push(Mistake::at(node.line, path, message));
+    }
     let open = schema.get("x-kubernetes-preserve-unknown-fields").is_some()
         || (properties.is_none() && additional.is_none());
     for entry in node.entries() {

@@ -1,6 +1,7 @@
 //! Everything that the schema's patterns and rules demand of a Function, in sentences.
 
 mod names;
+mod pod;
 mod rules;
 mod sources;
 

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What the replicas' pods ask for, beyond what `limits` implies. The fields are those of a Kubernetes PodSpec.
+/// What the replicas' pods ask for, beyond what `limits` implies. The fields are those of a Kubernetes PodSpec, labels and annotations those of its metadata.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[schemars(extend("x-kubernetes-validations" = [
     {
@@ -18,6 +18,48 @@ use serde::{Deserialize, Serialize};
 ]))]
 #[serde(rename_all = "camelCase", default)]
 pub struct Pod {
+    /// Labels of the pods, beside those that wisp gives them. None may be of wisp.dev, kubernetes.io, k8s.io or a domain below, except app.kubernetes.io.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend(
+        "maxProperties" = 32,
+        "additionalProperties" = {"type": "string", "maxLength": 63},
+        "x-kubernetes-validations" = [
+            {
+                "rule": "self.all(name, name.indexOf('/') <= 253 && name.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))",
+                "message": "the name of a label must be at most 63 letters, digits, -, _ and ., first and last a letter or digit; before it there may be a domain in lower case and /"
+            },
+            {
+                "rule": "self.all(name, self[name].matches('^([A-Za-z0-9]([-_.A-Za-z0-9]*[A-Za-z0-9])?)?$'))",
+                "message": "the value of a label must be at most 63 letters, digits, -, _ and ., first and last a letter or digit"
+            },
+            {
+                "rule": "self.all(name, name.startsWith('app.kubernetes.io/') || !name.matches('^([^/]*[.])?(wisp[.]dev|kubernetes[.]io|k8s[.]io)/'))",
+                "message": "labels of wisp.dev, kubernetes.io, k8s.io and of domains below are reserved, but for those of app.kubernetes.io"
+            },
+            {
+                "rule": "!self.exists(name, name in ['app.kubernetes.io/managed-by', 'app.kubernetes.io/name', 'pod-template-hash'])",
+                "message": "the labels app.kubernetes.io/managed-by, app.kubernetes.io/name and pod-template-hash are set by wisp and Kubernetes"
+            }
+        ]
+    ))]
+    pub labels: BTreeMap<String, String>,
+    /// Annotations of the pods, beside those that wisp gives them, of which those of prometheus.io may be given otherwise. None may be of wisp.dev, kubernetes.io, k8s.io or a domain below.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend(
+        "maxProperties" = 32,
+        "additionalProperties" = {"type": "string", "maxLength": 4096},
+        "x-kubernetes-validations" = [
+            {
+                "rule": "self.all(name, name.indexOf('/') <= 253 && name.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))",
+                "message": "the name of an annotation must be at most 63 letters, digits, -, _ and ., first and last a letter or digit; before it there may be a domain in lower case and /"
+            },
+            {
+                "rule": "!self.exists(name, name.matches('^([^/]*[.])?(wisp[.]dev|kubernetes[.]io|k8s[.]io)/'))",
+                "message": "annotations of wisp.dev, kubernetes.io, k8s.io and of domains below are reserved"
+            }
+        ]
+    ))]
+    pub annotations: BTreeMap<String, String>,
     /// Requests and limits of the container; derived from the Function's limits where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resources: Option<ResourceRequirements>,

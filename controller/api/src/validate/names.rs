@@ -200,3 +200,37 @@ pub(super) fn object(text: &str) -> Result<(), String> {
         ))
     }
 }
+
+/// Why `text` is no name of a label or annotation, of which `what` is one.
+pub(super) fn key(what: &str, text: &str) -> Result<(), String> {
+    let (domain, name) = match text.split_once('/') {
+        Some((domain, name)) => (Some(domain), name),
+        None => (None, text),
+    };
+    if !name.is_empty() && is_label_text(name) && domain.is_none_or(is_dns_name) {
+        return Ok(());
+    }
+    Err(format!(
+        "`{text}` is no name of {what}: expected at most 63 letters, digits, `-`, `_` and `.`, first and last a letter or digit, perhaps after a domain in lower case and `/`, such as `example.com/team`"
+    ))
+}
+
+/// Why `text` is no value of a label.
+pub(super) fn label_value(text: &str) -> Result<(), String> {
+    if is_label_text(text) {
+        return Ok(());
+    }
+    Err(format!(
+        "`{text}` is no value of a label: expected at most 63 letters, digits, `-`, `_` and `.`, first and last a letter or digit"
+    ))
+}
+
+/// Whether `text` may be a label's value, which may be empty.
+fn is_label_text(text: &str) -> bool {
+    let edge = |c: char| c.is_ascii_alphanumeric();
+    text.is_empty()
+        || (text.len() <= 63
+            && text.starts_with(edge)
+            && text.ends_with(edge)
+            && text.chars().all(|c| edge(c) || "-_.".contains(c)))
+}

@@ -3,16 +3,14 @@
 use std::collections::HashSet;
 use std::fmt::Display;
 
-use super::{Mistakes, names, sources};
+use super::{Mistakes, names, pod, sources};
 use crate::duration::Duration;
 use crate::function::{
-    EnvVar, FunctionSpec, InstanceMode, Instances, KeySelector, KeyValue, Limits, Outbound, Pod,
-    Scaling, ValueSource,
+    EnvVar, FunctionSpec, InstanceMode, Instances, KeySelector, KeyValue, Limits, Outbound, Scaling,
+    ValueSource,
 };
 use crate::quantity::Bytes;
 
-/// What nodes call whole GPUs.
-const GPU: &str = "nvidia.com/gpu";
 const KI: u64 = 1 << 10;
 const GI: u64 = 1 << 30;
 
@@ -56,31 +54,8 @@ pub(super) fn spec(spec: &FunctionSpec, mistakes: &mut Mistakes) {
     for (index, host) in spec.hosts.iter().enumerate() {
         that(names::host(host), format!("spec.hosts[{index}]"), mistakes);
     }
-    within(
-        spec.pod.as_ref().and_then(|pod| pod.gpu).unwrap_or(0),
-        0,
-        16,
-        "spec.pod.gpu",
-        mistakes,
-    );
-    if let Some(pod) = &spec.pod {
-        gpus(pod, mistakes);
-    }
-}
-
-/// Kubernetes' own way to say it would count, and `gpu` for nothing.
-fn gpus(pod: &Pod, mistakes: &mut Mistakes) {
-    let resources = pod.resources.as_ref();
-    let limits = resources.and_then(|resources| resources.limits.as_ref());
-    let limit = limits.and_then(|limits| limits.get(GPU));
-    if let (Some(gpu), Some(limit)) = (pod.gpu, limit)
-        && limit.0 != gpu.to_string()
-    {
-        let message = format!(
-            "{gpu}, but spec.pod.resources.limits says {} of `{GPU}`: say one of them",
-            limit.0
-        );
-        mistakes.add("spec.pod.gpu", message);
+    if let Some(it) = &spec.pod {
+        pod::pod(it, mistakes);
     }
 }
 

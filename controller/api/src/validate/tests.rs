@@ -74,6 +74,24 @@ fn names() {
 }
 
 #[test]
+fn labels_and_annotations() {
+    let long = "a".repeat(64);
+    let many: Vec<String> = (0..33).map(|number| format!("a{number}: b")).collect();
+    insta::assert_snapshot!(all(&[
+        "{pod: {labels: {team: vision, example.com/cost-center: '42', app.kubernetes.io/part-of: shop, kueue.x-k8s.io/queue-name: gpus, empty: ''}}}",
+        "{pod: {annotations: {sidecar.istio.io/inject: 'false', prometheus.io/scrape: 'false', notes: 'any text: at all'}}}",
+        "{pod: {labels: {sidecar.istio.io/inject: false}}}",
+        "{pod: {labels: {team: 'a b', -a: b, 'a b': c, Example.com/a: b, a/b/c: d, '': e}}}",
+        &format!("{{pod: {{labels: {{{long}: b}}}}}}"),
+        &format!("{{pod: {{labels: {{a: {long}}}}}}}"),
+        "{pod: {labels: {wisp.dev/function: other, kubernetes.io/arch: arm64, topology.kubernetes.io/zone: a, node.k8s.io/x: z, notwisp.dev/a: b}}}",
+        "{pod: {labels: {app.kubernetes.io/name: a, app.kubernetes.io/managed-by: helm, pod-template-hash: x}}}",
+        "{pod: {annotations: {'a b': c, wisp.dev/concurrency: '1', cluster-autoscaler.kubernetes.io/safe-to-evict: 'false', app.kubernetes.io/part-of: a}}}",
+        &format!("{{pod: {{annotations: {{{}}}}}}}", many.join(", ")),
+    ]));
+}
+
+#[test]
 fn places() {
     let cases = [
         "{}",

@@ -1,7 +1,7 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Value, json};
-use wisp_api::{Function, RuntimePool, Values};
+use wisp_api::{Function, Place, RuntimePool, Values};
 use wisp_contract::assignment::{Facts, Wasi};
 use wisp_contract::keys::Root;
 
@@ -302,6 +302,46 @@ fn a_pod_that_was_taken_is_the_functions_and_nobody_elses() {
     // Else a cluster autoscaler would never take its node away.
     let evicted = "cluster-autoscaler.kubernetes.io/safe-to-evict";
     assert_eq!(metadata["annotations"][evicted], "true");
+}
+
+/// Would fail if pods that stand by had none of their pool's labels and annotations, became a function's that has others, or lost
+/// them when they are taken; or if a spec could say otherwise of what wisp knows its pods by.
+#[test]
+fn pods_have_the_labels_and_annotations_of_their_spec() {
+    let own = json!({
+        "labels": {"team": "vision"},
+        "annotations": {"sidecar.istio.io/inject": "false", "prometheus.io/scrape": "false"},
+    });
+    let spec = |pod: Value| json!({"component": {"image": "r/x:1"}, "pod": pod});
+    let of_pool = pool(json!({"pod": own}));
+    let same = claimable(spec(own.clone())).unwrap();
+    assert_eq!(same.fits(&of_pool, 0), Ok(()));
+    let plain = claimable(spec(json!({}))).unwrap();
+    let misfit = plain.fits(&of_pool, 0).unwrap_err().to_string();
+    let both = "pods of the pool have another pod.annotations and pod.labels";
+    assert_eq!(misfit, both);
+
+    let made = keep::deployment(&of_pool, "{}", &[], &settings()).spec;
+    let made = serde_json::to_value(made.unwrap().template.metadata).unwrap();
+    let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "1"}})).unwrap();
+    let taken = adopt::patch(&function(spec(own.clone())), &pod, "warm", &same);
+    let mut names = BTreeSet::new();
+    for metadata in [&made, &taken["metadata"]] {
+        for kind in ["labels", "annotations"] {
+            let found = metadata[kind].as_object().unwrap();
+            for (name, value) in own[kind].as_object().unwrap() {
+                assert_eq!(found.get(name), Some(value), "{metadata}");
+            }
+            names.extend(found.keys().map(|name| (kind, name.clone())));
+        }
+    }
+    for (kind, name) in names {
+        let may_be_said = own[kind].get(&name).is_some() || name.starts_with("prometheus.io/");
+        let mut said = json!({});
+        said[kind] = json!({&name: "x"});
+        let checked = function(spec(said)).validate_for(Place::Cluster);
+        assert_eq!(checked.is_ok(), may_be_said, "{kind} {name}: {checked:?}");
+    }
 }
 
 /// What users see of a pool: any change of it is to be looked at.

@@ -64,17 +64,15 @@ pub fn template(
         resources(function, resolved),
     );
     container.volume_mounts = some(mounts);
+    let mut annotations = annotations(function);
+    annotations.insert(KEYS_ANNOTATION.to_owned(), keys(&settings.root));
+    let labels = names::revision_labels(&function.name_any(), revision);
+    let metadata = metadata(&pod, labels, annotations);
     let mut spec = spec(pod, container, grace);
     spec.image_pull_secrets = image_pull_secrets(function, &volumes, settings);
     spec.volumes = some(volumes);
-    let mut annotations = annotations(function);
-    annotations.insert(KEYS_ANNOTATION.to_owned(), keys(&settings.root));
     PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(names::revision_labels(&function.name_any(), revision)),
-            annotations: Some(annotations),
-            ..ObjectMeta::default()
-        }),
+        metadata: Some(metadata),
         spec: Some(spec),
     }
 }
@@ -151,14 +149,9 @@ fn bare(pool: &RuntimePool, models: u64, settings: &Settings) -> PodTemplateSpec
         "/warmz",
         pool_resources(pool, models),
     );
-    let mut annotations = scraped();
-    annotations.insert(POOL_UID.to_owned(), pool.uid().unwrap_or_default());
+    let annotations = [(POOL_UID.to_owned(), pool.uid().unwrap_or_default())].into();
     PodTemplateSpec {
-        metadata: Some(ObjectMeta {
-            labels: Some(names::pool_labels(&name)),
-            annotations: Some(annotations),
-            ..ObjectMeta::default()
-        }),
+        metadata: Some(metadata(&pod, names::pool_labels(&name), annotations)),
         spec: Some(PodSpec {
             image_pull_secrets: some(runtime_pull_secrets(settings)),
             ..spec(pod, container, WARM_GRACE)
@@ -260,16 +253,33 @@ fn spec(pod: wisp_api::Pod, container: Container, grace: u64) -> PodSpec {
     }
 }
 
-/// The annotations of the pods of `function`.
+/// These labels and annotations, and those that `pod` says.
+fn metadata(
+    pod: &wisp_api::Pod,
+    labels: BTreeMap<String, String>,
+    annotations: BTreeMap<String, String>,
+) -> ObjectMeta {
+    let mut labelled = pod.labels.clone();
+    labelled.extend(labels);
+    // Where Prometheus finds metrics otherwise, the spec says so.
+    let mut annotated = scraped();
+    annotated.extend(pod.annotations.clone());
+    annotated.extend(annotations);
+    ObjectMeta {
+        labels: Some(labelled),
+        annotations: Some(annotated),
+        ..ObjectMeta::default()
+    }
+}
+
+/// The annotations that make a pod one of `function`.
 #[must_use]
 pub fn annotations(function: &Function) -> BTreeMap<String, String> {
     let text = |key: &str, value: &str| (key.to_owned(), value.to_owned());
-    let mut all = scraped();
-    all.extend([
+    BTreeMap::from([
         text(CONCURRENCY, &function.spec.limits.concurrency.to_string()),
         text("kubectl.kubernetes.io/default-container", names::CONTAINER),
-    ]);
-    all
+    ])
 }
 
 /// Where Prometheus finds a host's metrics.

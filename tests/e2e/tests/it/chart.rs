@@ -466,7 +466,10 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
             "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy:3128"}],
             "store": {"persistence": true, "existingClaim": "kept"},
         },
-        "pools": {"default": {"pod": {"tolerations": [{"key": "dedicated", "operator": "Exists"}]}}},
+        "pools": {"default": {"pod": {
+            "labels": {"team": "platform", "app.kubernetes.io/part-of": "serverless"},
+            "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        }}},
         "priorityClass": {"create": false, "name": "high"},
         "rbac": {"aggregate": false},
     }))?;
@@ -515,7 +518,7 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
         (
             "wisp-operator",
             "WISP_DEFAULT_POOL_POD",
-            r#"{"tolerations":[{"key":"dedicated","operator":"Exists"}]}"#,
+            r#"{"labels":{"app.kubernetes.io/part-of":"serverless","team":"platform"},"tolerations":[{"key":"dedicated","operator":"Exists"}]}"#,
         ),
     ] {
         let found = variable(&objects, deployment, name);
@@ -737,6 +740,18 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         (
             json!({"pools": {"default": {"pod": {"resources": {"limits": {"cpu": 1}}}}}}),
             "at '/pools/default/pod/resources/limits/cpu': got number, want string",
+        ),
+        (
+            json!({"pools": {"default": {"pod": {"labels": {"wisp.dev/function": "digits"}}}}}),
+            "at '/pools/default/pod/labels': invalid propertyName 'wisp.dev/function'",
+        ),
+        (
+            json!({"pools": {"default": {"pod": {"labels": {"app.kubernetes.io/name": "digits"}}}}}),
+            "at '/pools/default/pod/labels/app.kubernetes.io~1name': false schema",
+        ),
+        (
+            json!({"pools": {"default": {"pod": {"annotations": {"kubectl.kubernetes.io/restartedAt": "1"}}}}}),
+            "at '/pools/default/pod/annotations/kubectl.kubernetes.io~1restartedAt': false schema",
         ),
         (
             json!({"gateway": {"podAnnotations": {"sidecar.istio.io/inject": false}}}),

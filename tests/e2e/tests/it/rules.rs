@@ -35,8 +35,53 @@ const MODEL_FILE: &str = "file is for `wisp dev` alone: put the model where the 
 const URL: &str = "url needs sha256, the digest of what is to be found there";
 const GPU: &str =
     "gpu must be what resources.limits says of nvidia.com/gpu, where that says anything";
+const LABEL: &str = "the name of a label must be at most 63 letters, digits, -, _ and ., first and last a letter or digit; before it there may be a domain in lower case and /";
+const LABEL_VALUE: &str = "the value of a label must be at most 63 letters, digits, -, _ and ., first and last a letter or digit";
+const RESERVED: &str = "labels of wisp.dev, kubernetes.io, k8s.io and of domains below are reserved, but for those of app.kubernetes.io";
+const SET: &str = "the labels app.kubernetes.io/managed-by, app.kubernetes.io/name and pod-template-hash are set by wisp and Kubernetes";
+const ANNOTATION: &str = "the name of an annotation must be at most 63 letters, digits, -, _ and ., first and last a letter or digit; before it there may be a domain in lower case and /";
+const RESERVED_NOTE: &str =
+    "annotations of wisp.dev, kubernetes.io, k8s.io and of domains below are reserved";
 const MAX_DELAY: &str = "maxDelay must be at most 1s";
 const NAME: &str = "metadata.name must start with a letter, hold only a-z, 0-9 and -, not end with -, and be at most 52 characters long";
+
+/// What `pod` may not say of labels and annotations, the field that is wrong in it, and the sentence.
+fn refused_of_pods() -> Vec<(String, &'static str, &'static str)> {
+    const LABELS: &str = "spec.pod.labels";
+    const ANNOTATIONS: &str = "spec.pod.annotations";
+    let label = |name: &str, value: &str| format!("labels: {{'{name}': '{value}'}}");
+    let annotation = |name: &str| format!("annotations: {{'{name}': 'any: text'}}");
+    let long = "a".repeat(64);
+    let distant = format!("{}a/b", "a.".repeat(127));
+    vec![
+        (label("a b", "c"), LABELS, LABEL),
+        (label("-a", "b"), LABELS, LABEL),
+        (label(&long, "b"), LABELS, LABEL),
+        (label("Example.com/a", "b"), LABELS, LABEL),
+        (label("a/b/c", "d"), LABELS, LABEL),
+        (label(&distant, "c"), LABELS, LABEL),
+        (label("a", "b c"), LABELS, LABEL_VALUE),
+        (label("a", "-b"), LABELS, LABEL_VALUE),
+        (label("wisp.dev/function", "a"), LABELS, RESERVED),
+        (label("kubernetes.io/arch", "arm64"), LABELS, RESERVED),
+        (label("topology.kubernetes.io/zone", "a"), LABELS, RESERVED),
+        (label("node.k8s.io/a", "b"), LABELS, RESERVED),
+        (label("app.kubernetes.io/name", "a"), LABELS, SET),
+        (label("app.kubernetes.io/managed-by", "a"), LABELS, SET),
+        (label("pod-template-hash", "a"), LABELS, SET),
+        (annotation("a b"), ANNOTATIONS, ANNOTATION),
+        (
+            annotation("wisp.dev/concurrency"),
+            ANNOTATIONS,
+            RESERVED_NOTE,
+        ),
+        (
+            annotation("app.kubernetes.io/name"),
+            ANNOTATIONS,
+            RESERVED_NOTE,
+        ),
+    ]
+}
 
 /// A manifest, the field that is wrong in it, and the sentence.
 fn refused() -> Vec<(String, &'static str, &'static str)> {
@@ -307,14 +352,20 @@ async fn every_rule_refuses_in_its_own_words() -> Result<()> {
     let Some(wisp) = installed() else {
         return Ok(());
     };
-    all_are_refused(wisp, "function", refused()).await?;
+    let of_pods = refused_of_pods();
+    let pods = of_pods.iter().map(|(pod, field, sentence)| {
+        let manifest = of(&format!("  pod: {{{pod}}}\n"));
+        (manifest, *field, *sentence)
+    });
+    let functions = refused().into_iter().chain(pods).collect();
+    all_are_refused(wisp, "function", functions).await?;
     let pool = |name: &str, spec: &str| {
         format!(
             "apiVersion: wisp.dev/v1alpha1\nkind: RuntimePool\nmetadata: {{name: {name}}}\nspec: {{{spec}}}\n"
         )
     };
     let kept = |source: &str| pool("wrong", &format!("models: [{{name: m, source: {source}}}]"));
-    let pools = vec![
+    let mut pools = vec![
         (pool("1st", ""), "", NAME),
         (
             pool("wrong", "minReplicas: 11"),
@@ -346,6 +397,10 @@ async fn every_rule_refuses_in_its_own_words() -> Result<()> {
             MAX_DELAY,
         ),
     ];
+    pools.extend(of_pods.iter().map(|(it, field, sentence)| {
+        let manifest = pool("wrong", &format!("pod: {{{it}}}"));
+        (manifest, *field, *sentence)
+    }));
     all_are_refused(wisp, "runtimepool", pools).await
 }
 
@@ -371,7 +426,11 @@ async fn what_is_just_within_the_rules_is_taken() -> Result<()> {
         \x20 outbound: {{allow: ['https://api.example.com', 'http://*.example.com:8080']}}\n\
         \x20 keyValue: [{{name: a, maxSize: 1Ki}}, {{name: b, maxSize: 64Gi}}, {{name: c}}]\n\
         \x20 hosts: [a.example.com]\n\
-        \x20 pod: {{gpu: 16, resources: {{limits: {{nvidia.com/gpu: '16'}}}}, nodeSelector: {{a: b}}, tolerations: [{{operator: Exists}}], serviceAccountName: a}}\n"
+        \x20 pod: {{gpu: 16, resources: {{limits: {{nvidia.com/gpu: '16'}}}}, nodeSelector: {{a: b}}, tolerations: [{{operator: Exists}}], serviceAccountName: a, \
+        labels: {{{longest}/a: {value}, app.kubernetes.io/part-of: A_b.c-1, kueue.x-k8s.io/queue-name: a, notwisp.dev/a: ''}}, \
+        annotations: {{sidecar.istio.io/inject: 'false', prometheus.io/scrape: 'false', a: 'any: text at all'}}}}\n",
+        longest = format!("{}a", "a.".repeat(126)),
+        value = "v".repeat(63),
     );
     let least = "  limits: {timeout: 1ms, memory: 65536, concurrency: 1, queue: 0, queueBytes: 0, requestBody: 0, \
         logRate: 1Ki, tensors: 1Ki, handles: 16, tableElements: 1}\n  scaling: {idleTimeout: 1s}\n";

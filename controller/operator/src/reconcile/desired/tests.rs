@@ -255,16 +255,24 @@ fn what_the_spec_says_of_pods_is_passed_through() {
         "tolerations": [{"key": "gpu", "operator": "Exists"}], "serviceAccountName": "sa", "priorityClassName": "high",
         "runtimeClassName": "kata",
         "topologySpreadConstraints": [{"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "ScheduleAnyway"}],
-        "affinity": {"nodeAffinity": {}},
+        "affinity": {"nodeAffinity": {}}, "labels": {"team": "vision"},
+        "annotations": {"sidecar.istio.io/inject": "false", "prometheus.io/scrape": "false"},
     });
     function.spec.pod = Some(serde_json::from_value(pod).unwrap());
-    let spec = desired(&function, &resolved(), &settings())
+    let template = desired(&function, &resolved(), &settings())
         .unwrap()
         .deployment
         .spec
-        .template
-        .spec
-        .unwrap();
+        .template;
+    let metadata = template.metadata.unwrap();
+    let (labels, annotations) = (metadata.labels.unwrap(), metadata.annotations.unwrap());
+    assert_eq!(labels["team"], "vision");
+    assert_eq!(labels["wisp.dev/function"], "digits");
+    assert_eq!(annotations["sidecar.istio.io/inject"], "false");
+    assert_eq!(annotations["prometheus.io/scrape"], "false");
+    assert_eq!(annotations["prometheus.io/port"], "8081");
+    assert_eq!(annotations["wisp.dev/concurrency"], "64");
+    let spec = template.spec.unwrap();
     let resources = spec.containers[0].resources.clone().unwrap();
     assert_eq!(resources.requests.unwrap()["cpu"].0, "2");
     assert_eq!(resources.limits.unwrap()["nvidia.com/gpu"].0, "1");
