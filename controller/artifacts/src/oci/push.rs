@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::{CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
+use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
 use reqwest::Url;
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -45,7 +45,7 @@ pub struct Pushed {
 
 impl Fetcher {
     /// Pushes `package` to `image`'s tag (`latest` where it has none), with the first of the `credentials` for its
-    /// registry. It may take as long as the registry goes on reading.
+    /// registry. It may take as long as the registry goes on reading. A tag that means it already isn't written again.
     ///
     /// # Errors
     /// When the component is none that a host would serve, the file can't be read, or the registry refuses or fails.
@@ -133,21 +133,34 @@ impl Session<'_> {
         let digest = hex::encode(Sha256::digest(&manifest));
         let tag = self.image.tag().unwrap_or("latest");
         let url = self.url(&format!("manifests/{tag}"))?;
-        let response = self
-            .send(|client| {
-                client
-                    .put(url.clone())
-                    .header(CONTENT_TYPE, OCI_MANIFEST)
-                    .body(manifest.clone())
-            })
-            .await?;
-        self.success(response).await?;
+        // Where tags are immutable, even the same isn't taken twice.
+        if !self.means(&url, &digest).await? {
+            let response = self
+                .send(|client| {
+                    client
+                        .put(url.clone())
+                        .header(CONTENT_TYPE, OCI_MANIFEST)
+                        .body(manifest.clone())
+                })
+                .await?;
+            self.success(response).await?;
+        }
         Ok(Pushed {
             manifest: digest,
             sha256,
             length,
             existed,
         })
+    }
+
+    /// Whether the registry says that the tag at `url` means the manifest of this SHA-256.
+    async fn means(&self, url: &Url, sha256: &str) -> Result<bool, Error> {
+        let response = self
+            .send(|client| client.head(url.clone()).header(ACCEPT, OCI_MANIFEST))
+            .await?;
+        let digest = response.headers().get("docker-content-digest");
+        let is_same = digest.is_some_and(|digest| *digest == format!("sha256:{sha256}"));
+        Ok(response.status().is_success() && is_same)
     }
 
     /// Uploads a blob in one piece, as `POST` and `PUT`; returns whether it was there already.

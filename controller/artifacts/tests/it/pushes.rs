@@ -152,3 +152,37 @@ async fn a_push_outlives_its_token() {
     // Refused, token, refused.
     assert_eq!(fake.seen().len(), 3);
 }
+
+/// Would fail if what is there already couldn't be deployed again where tags are immutable, or a tag that means something else
+/// were left as it is.
+#[tokio::test]
+async fn a_tag_that_means_it_already_is_not_written() {
+    let package = || Package::Component(component(1).into());
+    let empty = Fake::new(take).await;
+    let pushed = push(&fetcher(), &empty, package()).await.unwrap();
+    let immutable = async |means: String| {
+        Fake::new(move |head, _| match head.split(' ').next() {
+            Some("HEAD") if head.contains("/manifests/") => {
+                let digest = format!("docker-content-digest: sha256:{means}\r\n");
+                answer("200 OK", &digest, b"")
+            }
+            Some("HEAD") => answer("200 OK", "", b""),
+            _ => answer(
+                "400 x",
+                "",
+                br#"{"errors":[{"code":"TAG_INVALID","message":"the tag is immutable"}]}"#,
+            ),
+        })
+        .await
+    };
+    let same = immutable(pushed.manifest.clone()).await;
+    let again = push(&fetcher(), &same, package()).await.unwrap();
+    assert_eq!((again.manifest, again.existed), (pushed.manifest, true));
+
+    let other = immutable(super::registries::sha256(b"other")).await;
+    let error = push(&fetcher(), &other, package()).await.unwrap_err();
+    assert!(
+        error.to_string().contains("the tag is immutable"),
+        "{error}"
+    );
+}
