@@ -1,12 +1,14 @@
 //! Which bytes are here? A folder of files that are named by their SHA-256, bounded in size, good across restarts.
 //!
 //! A file gets its name by a rename when it is whole and on disk, so that whoever finds it finds all of it. Before this
-//! process hands out a file for the first time it digests it: what a crash or a bad disk left is removed, not served.
+//! process hands out a file for the first time, or one that has another length since, it digests it, once for all who ask
+//! meanwhile: what a crash or a bad disk left, or doesn't give back, is removed, not served.
 //! When there is no room, what was not asked for longest goes, but nothing that someone [holds](Store::hold), or that came
 //! within the last ten minutes and that nobody held yet.
 
 use std::collections::HashMap;
 use std::fs::File;
+use std::hash::Hash;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -24,12 +26,14 @@ use crate::error::Error;
 use crate::reference::is_sha256;
 use crate::turn::Turn;
 
+mod check;
 mod folder;
 mod origins;
 mod room;
 mod share;
 mod writing;
 
+use check::Look;
 use folder::Folder;
 pub(crate) use origins::Place;
 pub(crate) use room::is_full;
@@ -40,12 +44,16 @@ use writing::Writing;
 pub struct Store {
     folder: Arc<Folder>,
     turns: Arc<Turns>,
+    checks: Arc<Checks>,
     /// The namespace that it is used for.
     whom: Option<Arc<str>>,
 }
 
 /// Who fetches what from where.
 type Turns = Mutex<HashMap<(String, String), Weak<Turn>>>;
+
+/// Who digests what.
+type Checks = Mutex<HashMap<String, Weak<tokio::sync::Mutex<()>>>>;
 
 /// An artifact that was stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,6 +112,7 @@ impl Store {
         Ok(Self {
             folder: Arc::new(Folder::open(folder, capacity, share)?),
             turns: Arc::default(),
+            checks: Arc::default(),
             whom: None,
         })
     }
@@ -117,8 +126,21 @@ impl Store {
         if !is_sha256(sha256) {
             return Ok(None);
         }
+        let (folder, name) = (Arc::clone(&self.folder), sha256.to_owned());
+        match blocking(move || folder.look(&name)).await? {
+            Look::Checked(file, length) => return Ok(Some((file, length))),
+            Look::Nothing => return Ok(None),
+            Look::Unchecked(..) => {}
+        }
         let (folder, sha256) = (Arc::clone(&self.folder), sha256.to_owned());
-        blocking(move || folder.find(&sha256)).await
+        // Who waits for who digests it keeps no thread meanwhile.
+        let alone = shared(&self.checks, sha256.clone()).lock_owned().await;
+        blocking(move || {
+            // Held also where who asked has gone: the next waits for this instead of beginning anew.
+            let _alone = alone;
+            folder.find(&sha256)
+        })
+        .await
     }
 
     /// Whether the store has the artifact, whole.
@@ -257,13 +279,7 @@ impl Store {
     /// What is locked by who fetches this from this place: once it isn't any more, it may be here. Who waits for something else,
     /// as for a slot, doesn't lock it: others wait for this.
     pub(crate) fn turn(&self, what: &str, sha256: &str) -> Arc<Turn> {
-        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
-        turns.retain(|_, turn| turn.strong_count() > 0);
-        let key = (what.to_owned(), sha256.to_owned());
-        let known = turns.get(&key).and_then(Weak::upgrade);
-        let turn = known.unwrap_or_default();
-        turns.insert(key, Arc::downgrade(&turn));
-        turn
+        shared(&self.turns, (what.to_owned(), sha256.to_owned()))
     }
 
     /// From now on `owner` holds exactly `digests`: they are not removed to make room. They need not be there yet. An owner is
@@ -317,6 +333,15 @@ impl Store {
     }
 }
 
+/// What all have who ask for the same `key` as long as somebody has it.
+fn shared<K: Hash + Eq, T: Default>(all: &Mutex<HashMap<K, Weak<T>>>, key: K) -> Arc<T> {
+    let mut all = all.lock().unwrap_or_else(PoisonError::into_inner);
+    all.retain(|_, one| one.strong_count() > 0);
+    let one = all.get(&key).and_then(Weak::upgrade).unwrap_or_default();
+    all.insert(key, Arc::downgrade(&one));
+    one
+}
+
 /// Bytes until there are enough to write, and whether they are the last. They are copied: a chunk of one byte may keep the
 /// whole buffer that it was read into.
 async fn next_batch(
@@ -343,7 +368,7 @@ async fn next_batch(
 pub async fn measure(path: &Path) -> Result<Stored, Error> {
     let path = path.to_owned();
     blocking(move || {
-        let measured = File::open(&path).and_then(|mut file| folder::digest(&mut file));
+        let measured = File::open(&path).and_then(|mut file| check::digest(&mut file));
         match measured {
             Ok((sha256, length)) => Ok(Stored { sha256, length }),
             Err(source) => Err(Error::Io { path, source }),

@@ -1,17 +1,17 @@
-//! The store's folder on disk. What is here waits for the disk, and computes digests.
+//! The store's folder on disk. What is here waits for the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fs::{self, DirBuilder, File};
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use sha2::{Digest, Sha256};
 use tempfile::{NamedTempFile, TempDir};
 
 use super::Usage;
+use super::check::Seen;
 use super::room::{of_volume, with_room};
 use super::share::namespace_of;
 use crate::error::Error;
@@ -26,6 +26,9 @@ pub(super) struct Folder {
     state: Mutex<State>,
     /// Held by who adds to what is noted of where artifacts came from.
     pub(super) origins: Mutex<()>,
+    /// How often a file was digested.
+    #[cfg(test)]
+    pub(super) digested: std::sync::atomic::AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -34,8 +37,8 @@ pub(super) struct State {
     pub(super) held: BTreeMap<String, BTreeSet<String>>,
     /// What nobody held yet since it came.
     pub(super) fresh: HashMap<String, Fresh>,
-    /// What was digested since this process started.
-    pub(super) checked: HashSet<String>,
+    /// What was digested since this process started, and which files that were.
+    pub(super) checked: HashMap<String, Seen>,
     /// How many bytes the whole files have.
     pub(super) kept: u64,
     /// How many those have, or have room for, that are not whole yet.
@@ -87,6 +90,8 @@ impl Folder {
             share,
             state: Mutex::default(),
             origins: Mutex::default(),
+            #[cfg(test)]
+            digested: std::sync::atomic::AtomicUsize::new(0),
         };
         let files = this.files()?;
         forget(&notes, &files).map_err(io)?;
@@ -180,30 +185,6 @@ impl Folder {
         }
     }
 
-    pub(super) fn find(&self, sha256: &str) -> Result<Option<(File, u64)>, Error> {
-        let path = self.file(sha256);
-        let open = || -> io::Result<Option<(File, u64)>> {
-            let mut file = File::open(&path)?;
-            if !self.state().checked.contains(sha256) {
-                if digest(&mut file)?.0 != sha256 {
-                    tracing::warn!(path = %path.display(), "an artifact is damaged and is removed");
-                    fs::remove_file(&path)?;
-                    return Ok(None);
-                }
-                self.state().checked.insert(sha256.to_owned());
-                file = File::open(&path)?;
-            }
-            // The time of last use, for `make_room`. That it can't be written is no reason not to use the file.
-            let _ = file.set_modified(SystemTime::now());
-            let length = file.metadata()?.len();
-            Ok(Some((file, length)))
-        };
-        match open() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            other => other.map_err(|source| self.io(&path, source)),
-        }
-    }
-
     /// Lets time pass for what came and isn't held.
     #[cfg(test)]
     pub(super) fn age(&self, by: Duration) {
@@ -259,10 +240,10 @@ impl State {
         held.chain(fresh).map(String::as_str).collect()
     }
 
-    /// A whole file has so many bytes now, which came for `whom`.
-    pub(super) fn became_kept(&mut self, sha256: &str, length: u64, whom: Option<Arc<str>>) {
-        self.kept = self.kept.saturating_add(length);
-        self.checked.insert(sha256.to_owned());
+    /// A file is whole now, which came for `whom`.
+    pub(super) fn became_kept(&mut self, sha256: &str, seen: Seen, whom: Option<Arc<str>>) {
+        self.kept = self.kept.saturating_add(seen.length);
+        self.checked.insert(sha256.to_owned(), seen);
         let now = Instant::now();
         self.fresh.retain(|_, it| now < it.until);
         if !self.is_held(sha256) {
@@ -287,22 +268,6 @@ pub(super) struct Kept {
     pub(super) sha256: String,
     pub(super) length: u64,
     pub(super) used: SystemTime,
-}
-
-/// The SHA-256 of all that is left to read in `file`, in lower-case hex, and how many bytes that is.
-pub(super) fn digest(file: &mut File) -> io::Result<(String, u64)> {
-    let mut sha256 = Sha256::new();
-    let mut buffer = vec![0; 1 << 18];
-    let mut length = 0_u64;
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok((hex::encode(sha256.finalize()), length)),
-            read => {
-                sha256.update(buffer.get(..read).unwrap_or_default());
-                length = length.saturating_add(u64::try_from(read).unwrap_or_default());
-            }
-        }
-    }
 }
 
 /// Removes notes that are old, and of none of the `files`. Of those some may be in use for years, and the note be asked for only

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use rustix::fs::statvfs;
 
+use super::check::Seen;
 use super::folder::{Folder, Kept, State, total};
 use crate::error::Error;
 
@@ -118,12 +119,12 @@ impl Room {
         Ok(())
     }
 
-    /// A whole file has `length` bytes now.
-    pub(super) fn become_kept(mut self, sha256: &str, length: u64) {
+    /// They are a whole file's now.
+    pub(super) fn become_kept(mut self, sha256: &str, seen: Seen) {
         let folder = Arc::clone(&self.folder);
         let mut state = folder.state();
         self.give_back(&mut state);
-        state.became_kept(sha256, length, self.whom.take());
+        state.became_kept(sha256, seen, self.whom.take());
     }
 
     fn give_back(&mut self, state: &mut State) {

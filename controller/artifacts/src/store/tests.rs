@@ -1,6 +1,7 @@
 use std::io::Read as _;
 
 use std::fs;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 use sha2::{Digest, Sha256};
@@ -65,6 +66,73 @@ async fn what_was_damaged_is_removed_instead_of_served() {
     assert_eq!(text(&store, &stored.sha256).await, None);
     store.put(&b"abc"[..]).await.unwrap();
     assert_eq!(text(&store, &stored.sha256).await.unwrap(), "abc");
+}
+
+/// Would fail if what was cut off, or replaced, after it was digested once were served.
+#[tokio::test]
+async fn what_is_damaged_later_is_removed_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    let sha256 = store.put(&b"abc"[..]).await.unwrap().sha256;
+    let path = folder.path().join(&sha256);
+    assert_eq!(text(&store, &sha256).await.unwrap(), "abc");
+    let file = File::options().write(true).open(&path).unwrap();
+    file.set_len(2).unwrap();
+    assert_eq!(text(&store, &sha256).await, None);
+
+    store.put(&b"abc"[..]).await.unwrap();
+    let other = folder.path().join("other");
+    fs::write(&other, "abd").unwrap();
+    fs::rename(&other, &path).unwrap();
+    assert_eq!(text(&store, &sha256).await, None);
+    store.put(&b"abc"[..]).await.unwrap();
+    assert_eq!(text(&store, &sha256).await.unwrap(), "abc");
+    // Each once, and nothing that was written whole, and is as it was.
+    assert_eq!(store.folder.digested.load(Ordering::Relaxed), 2);
+}
+
+/// Would fail if what a disk doesn't give back were asked for again and again instead of fetched anew.
+#[tokio::test]
+async fn what_cannot_be_read_any_more_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    let sha256 = sha256(b"abc");
+    // Nothing is mapped where its reading begins: EIO.
+    std::os::unix::fs::symlink("/proc/self/mem", folder.path().join(&sha256)).unwrap();
+    assert_eq!(text(&store, &sha256).await, None);
+    store.put(&b"abc"[..]).await.unwrap();
+    assert_eq!(text(&store, &sha256).await.unwrap(), "abc");
+
+    // Whatever else is wrong is for somebody to look at.
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 100).unwrap();
+    fs::create_dir(folder.path().join(&sha256)).unwrap();
+    let error = store.find(&sha256).await.unwrap_err();
+    assert_eq!(error.reason(), "StoreFailed");
+}
+
+/// Would fail if all who ask for the same after a restart digested it, each on a thread of its own, also who asks again for want
+/// of patience.
+#[tokio::test]
+async fn what_many_ask_for_is_digested_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::open(folder.path(), 64 << 20).unwrap();
+    let sha256 = store.put(vec![7; 8 << 20]).await.unwrap().sha256;
+    let store = Store::open(folder.path(), 64 << 20).unwrap();
+    let digested = || store.folder.digested.load(Ordering::Relaxed);
+    let impatient = tokio::spawn({
+        let (store, sha256) = (store.clone(), sha256.clone());
+        async move { store.has(&sha256).await }
+    });
+    while digested() == 0 {
+        tokio::task::yield_now().await;
+    }
+    impatient.abort();
+    let all = (0..16).map(|_| store.has(&sha256));
+    for has in futures::future::join_all(all).await {
+        assert!(has.unwrap());
+    }
+    assert_eq!(digested(), 1);
 }
 
 /// Time in which what nobody holds is no longer waited for.

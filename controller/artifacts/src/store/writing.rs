@@ -8,6 +8,7 @@ use std::time::SystemTime;
 use sha2::{Digest, Sha256};
 use tempfile::NamedTempFile;
 
+use super::check::Seen;
 use super::folder::{Folder, PARTIAL};
 use super::room::{Room, is_full, with_room};
 use super::{Expected, Stored};
@@ -98,9 +99,10 @@ impl Writing {
             folder.io(&path, source)
         };
         self.file.as_file().sync_all().map_err(io)?;
+        let seen = Seen::of(self.file.as_file()).map_err(io)?;
         let file = self.file.persist(&path).map_err(|error| io(error.error))?;
         let _ = file.set_modified(SystemTime::now());
-        self.room.become_kept(&stored.sha256, stored.length);
+        self.room.become_kept(&stored.sha256, seen);
         File::open(&folder.path)
             .and_then(|folder| folder.sync_all())
             .map_err(io)?;
