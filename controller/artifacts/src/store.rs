@@ -4,7 +4,7 @@
 //! process hands out a file for the first time, or one that has another length since, it digests it, once for all who ask
 //! meanwhile: what a crash or a bad disk left, or doesn't give back, is removed, not served.
 //! When there is no room, what was not asked for longest goes, but nothing that someone [holds](Store::hold), or that came
-//! within the last ten minutes and that nobody held yet.
+//! within the last ten minutes for who didn't hold it yet.
 
 use std::collections::HashMap;
 use std::fs::File;

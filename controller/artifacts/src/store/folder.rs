@@ -35,7 +35,7 @@ pub(super) struct Folder {
 pub(super) struct State {
     /// Who holds what.
     pub(super) held: BTreeMap<String, BTreeSet<String>>,
-    /// What nobody held yet since it came.
+    /// What those didn't hold yet whom it came for.
     pub(super) fresh: HashMap<String, Fresh>,
     /// What was digested since this process started, and which files that were.
     pub(super) checked: HashMap<String, Seen>,
@@ -47,14 +47,8 @@ pub(super) struct State {
     pub(super) coming: HashMap<Arc<str>, u64>,
 }
 
-/// What just came.
-#[derive(Debug)]
-pub(super) struct Fresh {
-    /// Until when it is waited for that somebody holds it.
-    pub(super) until: Instant,
-    /// The namespace that it came for.
-    pub(super) whom: Option<Arc<str>>,
-}
+/// The namespaces that something came for, and until when each is waited for to hold it.
+pub(super) type Fresh = HashMap<Option<Arc<str>>, Instant>;
 
 /// Files that are not whole yet.
 pub(super) const PARTIAL: &str = "partial";
@@ -103,10 +97,11 @@ impl Folder {
         let mut state = self.state();
         // What came for others waits for them.
         let whom = namespace_of(owner);
-        state.fresh.retain(|sha256, fresh| {
-            let is_theirs = fresh.whom.is_some() && fresh.whom.as_deref() != whom;
-            is_theirs || !digests.contains(sha256)
-        });
+        for sha256 in &digests {
+            if let Some(fresh) = state.fresh.get_mut(sha256) {
+                fresh.retain(|of, _| of.is_some() && of.as_deref() != whom);
+            }
+        }
         state.held.insert(owner.to_owned(), digests);
     }
 
@@ -189,10 +184,9 @@ impl Folder {
     #[cfg(test)]
     pub(super) fn age(&self, by: Duration) {
         let mut state = self.state();
-        state.fresh.retain(|_, fresh| {
-            fresh.until = fresh.until.checked_sub(by).unwrap_or(fresh.until);
-            Instant::now() < fresh.until
-        });
+        for until in state.fresh.values_mut().flat_map(HashMap::values_mut) {
+            *until = until.checked_sub(by).unwrap_or(*until);
+        }
     }
 
     /// How many bytes there are.
@@ -234,7 +228,8 @@ impl State {
 
     /// Which artifacts stay, whoever needs room.
     pub(super) fn needs(&self, now: Instant) -> HashSet<&str> {
-        let fresh = self.fresh.iter().filter(|(_, it)| now < it.until);
+        let fresh = self.fresh.iter();
+        let fresh = fresh.filter(|(_, fresh)| fresh.values().any(|until| now < *until));
         let fresh = fresh.map(|(sha256, _)| sha256);
         let held = self.held.values().flatten();
         held.chain(fresh).map(String::as_str).collect()
@@ -244,16 +239,17 @@ impl State {
     pub(super) fn became_kept(&mut self, sha256: &str, seen: Seen, whom: Option<Arc<str>>) {
         self.kept = self.kept.saturating_add(seen.length);
         self.checked.insert(sha256.to_owned(), seen);
-        let now = Instant::now();
-        self.fresh.retain(|_, it| now < it.until);
-        if !self.is_held(sha256) {
-            let until = now + FRESH;
-            self.fresh.insert(sha256.to_owned(), Fresh { until, whom });
-        }
+        self.came(sha256, whom, Instant::now());
     }
 
-    fn is_held(&self, sha256: &str) -> bool {
-        self.held.values().any(|held| held.contains(sha256))
+    /// It came for `whom`, who is going to hold it. Whoever does already may release it before.
+    pub(super) fn came(&mut self, sha256: &str, whom: Option<Arc<str>>, now: Instant) {
+        self.fresh.retain(|_, fresh| {
+            fresh.retain(|_, until| now < *until);
+            !fresh.is_empty()
+        });
+        let fresh = self.fresh.entry(sha256.to_owned()).or_default();
+        fresh.insert(whom, now + FRESH);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::folder::{FRESH, Folder, Fresh, State};
+use super::folder::{Folder, State};
 use super::{Store, Stored, blocking};
 use crate::error::Error;
 
@@ -75,19 +75,10 @@ impl Folder {
 
     fn claim(&self, whom: &Arc<str>, what: &str, stored: &Stored) -> Result<(), Error> {
         let (mut state, now) = (self.state(), Instant::now());
-        if state.digests_of(whom, now).contains(&*stored.sha256) {
-            let fresh = state.fresh.get_mut(&stored.sha256);
-            if let Some(fresh) = fresh.filter(|fresh| fresh.whom.as_ref() == Some(whom)) {
-                fresh.until = now + FRESH;
-            }
-            return Ok(());
+        if !state.digests_of(whom, now).contains(&*stored.sha256) {
+            self.check_share(&state, whom, what, (stored.length, stored.length))?;
         }
-        self.check_share(&state, whom, what, (stored.length, stored.length))?;
-        let fresh = Fresh {
-            until: now + FRESH,
-            whom: Some(Arc::clone(whom)),
-        };
-        state.fresh.insert(stored.sha256.clone(), fresh);
+        state.came(&stored.sha256, Some(Arc::clone(whom)), now);
         Ok(())
     }
 }
@@ -95,8 +86,11 @@ impl Folder {
 impl State {
     /// What the functions and pools of `whom` hold, and what came for them and isn't held yet.
     fn digests_of(&self, whom: &str, now: Instant) -> BTreeSet<&str> {
+        let is_theirs = |(of, until): (&Option<Arc<str>>, &Instant)| {
+            of.as_deref() == Some(whom) && now < *until
+        };
         let fresh = self.fresh.iter();
-        let fresh = fresh.filter(|(_, it)| now < it.until && it.whom.as_deref() == Some(whom));
+        let fresh = fresh.filter(|(_, fresh)| fresh.iter().any(is_theirs));
         let fresh = fresh.map(|(sha256, _)| sha256.as_str());
         self.held_by(whom).chain(fresh).collect()
     }
@@ -119,6 +113,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::Expected;
+    use super::super::folder::FRESH;
     use super::*;
 
     /// Would fail if a namespace could have more than its share by fetching at once, by its pools or by what others fetched; if
@@ -145,6 +140,7 @@ mod tests {
         assert!(!error.is_transient(), "{error}");
         // What it has already it may name again, and others may have it, too.
         ours.claim("it", &first).await.unwrap();
+        store.hold("shop/f", [first.sha256.clone()]);
         assert_eq!(ours.put(&b"aaaa"[..]).await.unwrap(), first);
         let again = Expected {
             what: "it".to_owned(),
@@ -180,5 +176,32 @@ mod tests {
         store.folder.age(second);
         let error = store.put(&b"bbbbbb"[..]).await.unwrap_err();
         assert_eq!(error.reason(), "StoreFull");
+    }
+
+    /// Would fail if what a function's fetch found went with another function that held it, or with another namespace that found
+    /// it, too.
+    #[tokio::test]
+    async fn what_came_for_one_waits_for_it_whatever_others_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path(), 10).unwrap();
+        let (ours, theirs) = (store.on_behalf_of("shop"), store.on_behalf_of("bank"));
+        let stored = ours.put(&b"aaaaaa"[..]).await.unwrap();
+        let held = || [stored.sha256.clone()];
+        store.hold("shop/old", held());
+        ours.claim("it", &stored).await.unwrap();
+        store.release("shop/old");
+        let error = theirs.put(&b"bbbbbb"[..]).await.unwrap_err();
+        assert_eq!(error.reason(), "StoreFull");
+
+        theirs.claim("it", &stored).await.unwrap();
+        store.hold("bank/g", held());
+        store.release("bank/g");
+        let error = theirs.put(&b"bbbbbb"[..]).await.unwrap_err();
+        assert_eq!(error.reason(), "StoreFull");
+
+        store.hold("shop/new", held());
+        store.release("shop/new");
+        theirs.put(&b"bbbbbb"[..]).await.unwrap();
+        assert!(!store.has(&stored.sha256).await.unwrap());
     }
 }
