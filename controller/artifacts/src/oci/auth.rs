@@ -209,6 +209,7 @@ mod tests {
         Challenge::of(&map)
     }
 
+    /// Would fail if a login were sent in another form than the registry asks for, or a token asked for elsewhere.
     #[test]
     fn challenges_are_read_as_registries_write_them() {
         let bearer = |realm: &str, service: Option<&str>| {
@@ -231,17 +232,16 @@ mod tests {
             bearer("https://a/\"b", None)
         );
         assert_eq!(challenge(&[r#"Basic realm="x""#]), Some(Challenge::Basic));
+        // Tokens can't be had there, which is told with the realm.
+        assert_eq!(challenge(&[r#"Bearer realm=""#]), bearer("", None));
         for none in [
             &["Bearer"][..],
             &["Bearer realm"],
-            &["Bearer realm=\""],
-            &["Digest x=y"],
+            &["Bearer service=\"x\""],
+            &["Digest realm=\"x\""],
             &[],
         ] {
-            assert!(
-                matches!(challenge(none), None | Some(Challenge::Bearer { .. })),
-                "{none:?}"
-            );
+            assert_eq!(challenge(none), None, "{none:?}");
         }
     }
 }
