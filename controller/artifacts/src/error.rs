@@ -50,7 +50,7 @@ pub enum Error {
         what: String,
     },
     /// Whoever has it refuses to give or take it.
-    #[error("{host} refuses {what}: {}", refusal(*.authenticated))]
+    #[error("{host} refuses {what}: {}{said}", refusal(*.authenticated))]
     Unauthorized {
         /// The registry or server.
         host: String,
@@ -58,6 +58,18 @@ pub enum Error {
         what: String,
         /// Whether credentials were sent.
         authenticated: bool,
+        /// What it says of that, after a colon; empty where it says nothing.
+        said: String,
+    },
+    /// The registry has no place for what is pushed: no such repository, say, and it makes none.
+    #[error("{host} doesn't take {what}: {why}")]
+    NotTaken {
+        /// The registry.
+        host: String,
+        /// The image.
+        what: String,
+        /// What it answers.
+        why: String,
     },
     /// Whoever has it doesn't answer, or says that it can't now.
     #[error("{host} can't be reached for {what}: {why}")]
@@ -314,7 +326,7 @@ impl Error {
             Self::Reference { .. } => "InvalidReference",
             Self::Url { .. } => "InvalidURL",
             Self::Credentials { .. } => "InvalidCredentials",
-            Self::NotFound { .. } => "NotFound",
+            Self::NotFound { .. } | Self::NotTaken { .. } => "NotFound",
             Self::Unauthorized { .. } => "Unauthorized",
             Self::Unavailable {
                 origin: Origin::Registry,

@@ -135,14 +135,18 @@ impl Subject {
                 host: self.host.clone(),
                 what: self.what.clone(),
                 authenticated,
+                said: self.said(response).await,
             },
             StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT => self.busy(&response),
             status if status.is_server_error() => self.busy(&response),
-            status => {
-                let said = self.body(response, 16 << 10).await.unwrap_or_default();
-                self.answer(format!("{status}{}", excerpt(&said)))
-            }
+            status => self.answer(format!("{status}{}", self.said(response).await)),
         })
+    }
+
+    /// What the answer says of why it is none that was asked for, for the end of a sentence.
+    pub(crate) async fn said(&self, response: Response) -> String {
+        let body = self.body(response, 16 << 10).await.unwrap_or_default();
+        excerpt(&body)
     }
 
     /// All of a body that should be small.

@@ -48,8 +48,13 @@ pub(crate) enum RegistryError {
 impl Explain for RegistryError {
     fn hint(&self) -> Option<String> {
         match self {
-            Self::Artifact(wisp_artifacts::Error::Unauthorized { .. }) => {
-                Some("log in with `docker login` or `podman login`".to_owned())
+            // Who is logged in already is told by the registry what is wrong with that.
+            Self::Artifact(wisp_artifacts::Error::Unauthorized {
+                authenticated: false,
+                ..
+            }) => Some("log in with `docker login` or `podman login`".to_owned()),
+            Self::Artifact(wisp_artifacts::Error::NotTaken { .. }) => {
+                Some("make the repository first: not every registry makes it on a push".to_owned())
             }
             // One that is down, or whose certificate is wrong, isn't helped by sending the password in the clear.
             Self::Artifact(wisp_artifacts::Error::NoTls { .. }) => {
@@ -150,5 +155,30 @@ impl Registries {
             pushed.manifest
         ))?;
         Ok(pushed)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if who is logged in were told to log in, or who lacks a repository weren't told the way out.
+    #[test]
+    fn the_way_out_is_one() {
+        let hint = |error| RegistryError::Artifact(error).hint().unwrap_or_default();
+        let refused = |authenticated| wisp_artifacts::Error::Unauthorized {
+            host: "r.io".to_owned(),
+            what: "r.io/a:1".to_owned(),
+            authenticated,
+            said: String::new(),
+        };
+        assert!(hint(refused(false)).contains("docker login"));
+        assert_eq!(hint(refused(true)), "");
+        let not_taken = wisp_artifacts::Error::NotTaken {
+            host: "r.io".to_owned(),
+            what: "r.io/a:1".to_owned(),
+            why: "404 Not Found".to_owned(),
+        };
+        assert!(hint(not_taken).contains("make the repository"));
     }
 }

@@ -169,6 +169,7 @@ impl Fetcher {
                     host: subject.host.clone(),
                     what: subject.what.clone(),
                     authenticated: login.is_some(),
+                    said: subject.said(response).await,
                 });
             }
             _ => subject.success(response, login.is_some()).await?,

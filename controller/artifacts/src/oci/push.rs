@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use http::StatusCode;
 use http::header::{ACCEPT, CONTENT_LENGTH, CONTENT_TYPE, LOCATION};
-use reqwest::Url;
+use reqwest::{Response, Url};
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use wisp_engine::inspect;
@@ -143,7 +143,7 @@ impl Session<'_> {
                         .body(manifest.clone())
                 })
                 .await?;
-            self.success(response).await?;
+            self.taken(response).await?;
         }
         Ok(Pushed {
             manifest: digest,
@@ -179,14 +179,28 @@ impl Session<'_> {
         let response = self
             .send(|client| client.post(url.clone()).header(CONTENT_LENGTH, 0))
             .await?;
-        let response = self.success(response).await?;
+        let response = self.taken(response).await?;
         let location = self.location(&response, &descriptor.digest)?;
         self.upload(location, descriptor.size, &blob).await?;
         Ok(false)
     }
 
+    /// The response to what is pushed, where it is taken. What isn't there otherwise is a place for it: never the image itself.
+    pub(super) async fn taken(&self, response: Response) -> Result<Response, Error> {
+        let status = response.status();
+        if status != StatusCode::NOT_FOUND {
+            return self.success(response).await;
+        }
+        let said = self.subject.said(response).await;
+        Err(Error::NotTaken {
+            host: self.subject.host.clone(),
+            what: self.subject.what.clone(),
+            why: format!("{status}{said}"),
+        })
+    }
+
     /// Where the upload goes: what the registry said, which may be a path, and the digest.
-    fn location(&self, response: &reqwest::Response, digest: &str) -> Result<Url, Error> {
+    fn location(&self, response: &Response, digest: &str) -> Result<Url, Error> {
         let mut url = response
             .headers()
             .get(LOCATION)

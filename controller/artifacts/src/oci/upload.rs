@@ -64,7 +64,7 @@ impl Session<'_> {
         let answer = self.attempt(request, authorization);
         let response = self.patiently(size, progress, answer).await?;
         // This client has no clock of its own.
-        timeout(self.fetcher.options.silence, self.success(response))
+        timeout(self.fetcher.options.silence, self.taken(response))
             .await
             .unwrap_or_else(|_| Err(self.subject.unavailable("it doesn't answer in time")))?;
         Ok(())

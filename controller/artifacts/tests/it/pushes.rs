@@ -186,3 +186,39 @@ async fn a_tag_that_means_it_already_is_not_written() {
         "{error}"
     );
 }
+
+/// Would fail if who pushes to a repository that isn't there were told that the image isn't, or what the registry says of it, or
+/// of a refusal, were kept from them.
+#[tokio::test]
+async fn what_a_registry_says_of_a_push_is_told() {
+    let refusing = async |status: &'static str, code: &'static str| {
+        let fake = Fake::new(move |head, _| match head.split(' ').next() {
+            Some("HEAD") => answer("404 x", "", b""),
+            _ => {
+                let said =
+                    format!(r#"{{"errors":[{{"code":"{code}","message":"there is no a/b"}}]}}"#);
+                answer(status, "", said.as_bytes())
+            }
+        })
+        .await;
+        let package = Package::Component(component(1).into());
+        let error = push(&fetcher(), &fake, package).await.unwrap_err();
+        let said = error.to_string();
+        assert!(said.contains(&fake.address.to_string()), "{said}");
+        assert!(said.contains(&format!("{code} there is no a/b")), "{said}");
+        error
+    };
+    let error = refusing("404 Not Found", "NAME_UNKNOWN").await;
+    assert!(matches!(error, Error::NotTaken { .. }), "{error}");
+    let error = refusing("403 Forbidden", "DENIED").await;
+    assert!(
+        matches!(
+            error,
+            Error::Unauthorized {
+                authenticated: true,
+                ..
+            }
+        ),
+        "{error}"
+    );
+}
