@@ -6,7 +6,7 @@ use reqwest::Url;
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Descriptor, Manifest};
-use super::session::{Action, Session};
+use super::session::{Action, Session, may_see_more};
 use super::{MANIFESTS, OCI_MANIFEST};
 use crate::credentials::Credentials;
 use crate::error::Error;
@@ -49,7 +49,7 @@ impl Kind {
 
 impl Fetcher {
     /// Pulls the component or model that `image` is into `store`, with the first of the `credentials` for its registry that
-    /// is let in. A digest in `image` is checked, and so is that of the file. What the store already has is not pulled again
+    /// sees it. A digest in `image` is checked, and so is that of the file. What the store already has is not pulled again
     /// where it came from the same repository, or the same registry says that this one has it, too: a manifest can name
     /// whatever its author knows the digest of.
     ///
@@ -67,7 +67,7 @@ impl Fetcher {
         let mut refused = None;
         for session in Session::each(self, image, Action::Pull, credentials) {
             match session.pull(kind, store, limit).await {
-                Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
+                Err(error) if may_see_more(&error) => refused = Some(error),
                 other => return other,
             }
         }

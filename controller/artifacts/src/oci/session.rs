@@ -64,8 +64,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// One for each of the `credentials` for the image's registry, to be tried in turn; one without any where there are
-    /// none.
+    /// One for each of the `credentials` for the image's registry, to be tried in turn for as long as what comes of it
+    /// [may be otherwise](may_see_more) with the next; one without any where there are none.
     pub(super) fn each(
         fetcher: &'a Fetcher,
         image: &'a Reference,
@@ -202,6 +202,12 @@ impl<'a> Session<'a> {
             challenge,
         })
     }
+}
+
+/// Whether who logs in as another may see what this one doesn't. Some registries say of what one may not see that it isn't
+/// there.
+pub(super) fn may_see_more(error: &Error) -> bool {
+    matches!(error, Error::Unauthorized { .. } | Error::NotFound { .. })
 }
 
 /// The image, for errors.

@@ -7,7 +7,7 @@ use reqwest::{Response, Url};
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Descriptor, Manifest};
-use super::session::{Action, Session};
+use super::session::{Action, Session, may_see_more};
 use super::{OCI_INDEX, PREDICATE_TYPE, SIGNATURE};
 use crate::credentials::Credentials;
 use crate::error::Error;
@@ -62,7 +62,7 @@ impl Fetcher {
             let subject = session.subject.clone();
             let verified = session.verify(demands, store);
             match self.bounded(&subject, verified).await {
-                Err(error @ Error::Unauthorized { .. }) => refused = Some(error),
+                Err(error) if may_see_more(&error) => refused = Some(error),
                 other => return other,
             }
         }
@@ -86,7 +86,14 @@ impl Session<'_> {
             if store.noted::<String>(&note).await.as_deref() == Some(&*sha256) {
                 continue;
             }
-            self.meet(&sha256, demand).await?;
+            let met = self.meet(&sha256, demand).await;
+            if let Err(Error::NotSigned { .. }) = met
+                && self.image.sha256().is_some()
+            {
+                // Who doesn't see the image, which wasn't asked for yet, sees no signature either.
+                self.manifest(&self.image.manifest(), Some(&sha256)).await?;
+            }
+            met?;
             store.note(&note, &sha256).await?;
         }
         Ok(sha256)

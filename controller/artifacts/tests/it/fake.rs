@@ -73,6 +73,16 @@ impl Fake {
     }
 }
 
+/// What a registry answers to who shows no login, and to `u` with the password `wrong`, who doesn't see anything there; `None` for
+/// who does.
+pub(crate) fn hidden(head: &str) -> Option<Vec<u8>> {
+    if head.contains("Basic dTp3cm9uZw==") {
+        return Some(answer("404 x", "", b""));
+    }
+    let challenge = "www-authenticate: Basic realm=\"x\"\r\n";
+    (!head.contains("Basic ")).then(|| answer("401 no", challenge, b""))
+}
+
 /// How long the body after `head` is.
 fn length(head: &str) -> u64 {
     head.lines()

@@ -5,7 +5,7 @@ use base64::Engine as _;
 use sha2::{Digest, Sha256};
 use wisp_artifacts::{Credentials, Error, FetchOptions, Fetcher, Kind, Package, Reference, Store};
 
-use super::fake::{Fake, answer, promise};
+use super::fake::{Fake, answer, hidden, promise};
 use super::registry::Registry;
 
 /// A component that can be served, told apart by `number`.
@@ -406,6 +406,27 @@ async fn a_token_is_fetched_where_the_registry_wants_one() {
         let error = pull_fake(&fake, FetchOptions::default()).await;
         assert_eq!(error.reason(), reason, "{error}");
     }
+}
+
+/// Would fail if a login that isn't for an image kept the one that is from being tried, where the registry tells nobody that there
+/// is more than they may see.
+#[tokio::test]
+async fn who_may_see_an_image_is_found_among_the_logins() {
+    let wasm = component(1);
+    let body = manifest(&wasm);
+    let registry = Fake::new(move |head, _| {
+        hidden(head).unwrap_or_else(|| serve(head, &body, answer("200 OK", "", &wasm)))
+    })
+    .await;
+    let host = registry.address.to_string();
+    let image = format!("{host}/a/b:1").parse().unwrap();
+    let mut credentials = Credentials::default();
+    credentials.add(&host, "u", "wrong");
+    let refused = pull(&image, Kind::Component, &credentials).await;
+    assert_eq!(refused.unwrap_err().reason(), "NotFound");
+    credentials.add(&host, "u", "s3cret");
+    let pulled = pull(&image, Kind::Component, &credentials).await.unwrap();
+    assert_eq!(pulled, component(1));
 }
 
 /// Would fail if a login followed a redirect to another host, as blobs do.

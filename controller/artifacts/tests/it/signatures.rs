@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use wisp_artifacts::{Credentials, Demand, Error, PublicKey, Reference, Store};
 
-use super::fake::{Fake, answer};
+use super::fake::{Fake, answer, hidden};
 use super::registries::{fetcher, sha256, store};
 
 const INDEX: &str = "content-type: application/vnd.oci.image.index.v1+json\r\n";
@@ -31,9 +31,17 @@ struct Registry {
 
 impl Registry {
     async fn new() -> Self {
+        Self::behind(|_| None).await
+    }
+
+    /// One that answers only what `refuse` doesn't.
+    async fn behind(refuse: impl Fn(&str) -> Option<Vec<u8>> + Send + 'static) -> Self {
         let pages = Pages::default();
         let given = Arc::clone(&pages);
         let fake = Fake::new(move |head, _| {
+            if let Some(refused) = refuse(head) {
+                return refused;
+            }
             let path = head.split_whitespace().nth(1).unwrap_or_default();
             let page = path.strip_prefix("/v2/a/b/").unwrap_or_default();
             let pages = given.lock().unwrap();
@@ -66,8 +74,7 @@ impl Registry {
 
     /// What cosign 2 leaves: two signatures, of `other.pub` and of `cosign.pub`.
     fn sign_simply(&self) {
-        let tag = format!("manifests/sha256-{}.sig", digest());
-        self.put(&tag, "", &file("simple/manifest.json"));
+        self.put(&tag(), "", &file("simple/manifest.json"));
         self.put_blob(&file("simple/payload.json"));
     }
 
@@ -99,6 +106,11 @@ impl Registry {
 /// The digest of the image.
 fn digest() -> String {
     sha256(&file("image.json"))
+}
+
+/// Where cosign 2 puts what signs it.
+fn tag() -> String {
+    format!("manifests/sha256-{}.sig", digest())
 }
 
 async fn fresh(registry: &Registry, key: &str) -> Result<String, Error> {
@@ -185,7 +197,7 @@ async fn what_is_missing_is_told() {
 async fn damage_hides_nothing_and_failure_is_no_answer() {
     let registry = Registry::new().await;
     registry.attach("bundle");
-    let tag = format!("manifests/sha256-{}.sig", digest());
+    let tag = tag();
     registry.put(&tag, "", b"<html>");
     assert_eq!(fresh(&registry, "cosign.pub").await.unwrap(), digest());
     registry.sign_simply();
@@ -208,6 +220,41 @@ async fn damage_hides_nothing_and_failure_is_no_answer() {
         let error = fresh(&registry, "cosign.pub").await.unwrap_err();
         assert_eq!(error.reason(), "RegistryUnavailable", "{page}: {error}");
         assert!(error.is_transient());
+    }
+}
+
+/// Would fail if a login that isn't for an image were believed that there is no signature, or the image, which it doesn't see.
+#[tokio::test]
+async fn who_may_see_a_signature_is_found_among_the_logins() {
+    let registry = Registry::behind(hidden).await;
+    registry.put_manifest(&file("image.json"));
+    let keys = keys("cosign.pub");
+    let demand = Demand {
+        by: "the rule `ours`",
+        keys: &keys,
+    };
+    let mut credentials = Credentials::default();
+    let images = [registry.image(), registry.image().pinned(&digest())];
+    let verify = async |image: &Reference, credentials: &Credentials| {
+        let (_folder, store) = store();
+        fetcher()
+            .verify(image, &[demand], credentials, &store)
+            .await
+    };
+    let host = registry.fake.address.to_string();
+    for (password, before, signed) in [
+        ("wrong", Err("NotFound"), Err("NotFound")),
+        ("s3cret", Err("NotSigned"), Ok(digest())),
+    ] {
+        credentials.add(&host, "u", password);
+        for image in &images {
+            registry.pages.lock().unwrap().remove(&tag());
+            let found = verify(image, &credentials).await;
+            assert_eq!(found.map_err(|error| error.reason()), before, "{image}");
+            registry.sign_simply();
+            let found = verify(image, &credentials).await;
+            assert_eq!(found.map_err(|error| error.reason()), signed, "{image}");
+        }
     }
 }
 
