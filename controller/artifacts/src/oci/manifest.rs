@@ -55,9 +55,8 @@ pub(crate) struct Platform {
     pub(crate) os: String,
 }
 
-/// The most layers, or manifests of an index: images have 127 layers at most, and this many referrers with all that is said
-/// of them don't fit into one page of their list. A small manifest could name a hundred thousand, which would take a hundred
-/// times its memory.
+/// The most layers, or manifests of an index: images have 127 layers at most, and what refers to an image comes in pages of
+/// fewer. A small manifest could name a hundred thousand, which would take a hundred times its memory.
 const MOST: usize = 4096;
 
 /// Reads [`MOST`] at most.

@@ -34,8 +34,8 @@ pub struct Pulled {
     pub length: u64,
 }
 
-/// The most bytes of a manifest, as the distribution specification suggests.
-const LARGEST_MANIFEST: usize = 4 << 20;
+/// The most bytes of a manifest, as the distribution specification suggests, and of a page of a list of them.
+pub(super) const LARGEST_MANIFEST: usize = 4 << 20;
 
 impl Kind {
     pub(super) fn refuse(self, what: &str, why: String) -> Error {

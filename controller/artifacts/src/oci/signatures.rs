@@ -7,6 +7,7 @@ use reqwest::{Response, Url};
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Descriptor, Manifest};
+use super::pull::LARGEST_MANIFEST;
 use super::session::{Action, Session, may_see_more};
 use super::{OCI_INDEX, PREDICATE_TYPE, SIGNATURE};
 use crate::credentials::Credentials;
@@ -168,7 +169,8 @@ impl Session<'_> {
             }
             let response = self.success(response).await?;
             next = following(&response);
-            let body = self.subject.body(response, LARGEST).await?;
+            // What others' attachments say of themselves is in it, too.
+            let body = self.subject.body(response, LARGEST_MANIFEST).await?;
             let page: Manifest = serde_json::from_slice(&body).map_err(|error| {
                 self.subject
                     .answer(format!("its list of referrers is none: {error}"))

@@ -207,6 +207,25 @@ async fn damage_hides_nothing_and_failure_is_no_answer() {
     registry.put(&payload, "", &vec![b' '; 2 << 20]);
     assert_eq!(fresh(&registry, "cosign.pub").await.unwrap(), digest());
 
+    // What says much of itself in the list of referrers.
+    let listed = Registry::new().await;
+    listed.attach("bundle");
+    let mut referrers: serde_json::Value =
+        serde_json::from_slice(&file("bundle/referrers.json")).unwrap();
+    referrers["manifests"]
+        .as_array_mut()
+        .unwrap()
+        .push(serde_json::json!({
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "artifactType": "application/spdx+json",
+            "digest": format!("sha256:{}", sha256(b"sbom")),
+            "size": 1,
+            "annotations": {"a": "b".repeat(2 << 20)},
+        }));
+    let page = format!("referrers/sha256:{}", digest());
+    listed.put(&page, INDEX, referrers.to_string().as_bytes());
+    assert_eq!(fresh(&listed, "cosign.pub").await.unwrap(), digest());
+
     let bundle = format!("blobs/sha256:{}", sha256(&file("bundle/bundle.json")));
     for page in [
         tag.as_str(),
