@@ -96,6 +96,14 @@ impl<K: Ord + Clone> Attempts<K> {
         attempt.failures = failures;
     }
 
+    /// When the same may be done once more; not where it is being done.
+    pub(crate) fn due(&self, key: &K) -> Option<Instant> {
+        let all = lock(&self.all);
+        all.get(key)
+            .filter(|attempt| !attempt.is_going_on)?
+            .not_before
+    }
+
     /// Why it could not be done the last time.
     pub(crate) fn error(&self, key: &K) -> Option<String> {
         lock(&self.all).get(key)?.error.clone()
@@ -127,7 +135,9 @@ mod tests {
         assert!(attempts.begin(&"a", 1, at(0)));
         assert!(!attempts.begin(&"a", 1, at(0)) && !attempts.begin(&"a", 2, at(0)));
         assert!(attempts.begin(&"b", 1, at(0)));
+        assert_eq!(attempts.due(&"a"), None, "it goes on");
         fail(0);
+        assert_eq!(attempts.due(&"a"), Some(at(1)));
         assert_eq!(attempts.error(&"a").as_deref(), Some("no"));
         assert!(!attempts.begin(&"a", 1, at(0)) && attempts.begin(&"a", 1, at(1)));
         fail(1);

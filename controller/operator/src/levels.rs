@@ -92,7 +92,8 @@ impl Levels {
         }
     }
 
-    /// A replica asked for an artifact that the store doesn't have. Whose it is is resolved anew: the next to ask gets it.
+    /// A replica asked for an artifact that the store doesn't have. Whose it is is resolved anew, and what is of an older revision
+    /// of theirs is fetched anew: the next to ask gets it.
     pub fn lacks(&self, sha256: &str) {
         let now = Instant::now();
         for id in self.live.ids() {
@@ -101,7 +102,7 @@ impl Levels {
                 .get(&id)
                 .is_some_and(|live| live.lacks(sha256, now))
             {
-                tracing::warn!(function = %id, sha256, "the store lacks what the function's replicas need; it is fetched anew");
+                tracing::warn!(function = %id, sha256, "the store lacks what the function's replicas need; it is fetched anew where it can be");
                 self.cluster.reconcile(&id);
             }
         }

@@ -1,6 +1,6 @@
 //! What the operator remembers of functions while it runs: all of it can be had anew from the cluster.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -56,6 +56,8 @@ pub struct Live {
     held: Mutex<Held>,
     /// What is kept for them beside that, of revisions that were there before this process began.
     pub recalled: Mutex<Vec<String>>,
+    /// The revisions of which all that can be had anew is in the store.
+    pub kept: Mutex<BTreeSet<String>>,
     /// When they last asked for something that the store didn't have.
     lacked: Mutex<Option<Instant>>,
     /// The hosts that it claims, as others were told last; `None` before, and where it is being deleted.
@@ -256,12 +258,6 @@ impl Live {
         }
     }
 
-    /// Whether nothing is known to be kept for its replicas.
-    #[must_use]
-    pub fn holds_nothing(&self) -> bool {
-        lock(&self.held).digests.is_empty()
-    }
-
     /// Something changed that the function names: it is resolved anew.
     pub fn inputs_changed(&self) {
         let mut resolution = lock(&self.resolution);
@@ -291,7 +287,8 @@ impl Live {
     }
 
     /// The store doesn't have what was asked for as of `now`. Who needs it is resolved anew, which fetches it; not where that
-    /// goes on, or failed and is tried again in its time, nor all the time where it doesn't help. Returns whether it is.
+    /// goes on, or failed and is tried again in its time. What its latest isn't made of is looked for in the revisions before.
+    /// Neither is so all the time, where it doesn't help. Returns whether anything is.
     pub fn lacks(&self, sha256: &str, now: Instant) -> bool {
         let is_needed = |held: &Held| held.digests.iter().any(|held| held == sha256);
         if !is_needed(&lock(&self.held)) {
@@ -299,14 +296,25 @@ impl Live {
         }
         let mut resolution = lock(&self.resolution);
         let last = resolution.last.as_ref();
-        let is_resolved = last.is_some_and(|settled| settled.outcome.is_ok());
+        let resolved = last.and_then(|settled| settled.outcome.as_ref().ok());
+        let is_of_latest =
+            resolved.is_some_and(|resolved| resolved.digests().iter().any(|has| has == sha256));
+        let is_resolved = resolved.is_some() && resolution.running.is_none();
+        let mut kept = lock(&self.kept);
+        let is_looked_for = !is_of_latest && !kept.is_empty();
         let mut lacked = lock(&self.lacked);
         let is_due = lacked.is_none_or(|at| now.saturating_duration_since(at) >= LACKED_FOR);
-        if !is_resolved || resolution.running.is_some() || !is_due {
+        let is_of_use = is_resolved || is_looked_for;
+        if !is_of_use || !is_due {
             return false;
         }
         *lacked = Some(now);
-        resolution.change = resolution.change.wrapping_add(1);
+        if is_looked_for {
+            kept.clear();
+        }
+        if is_resolved {
+            resolution.change = resolution.change.wrapping_add(1);
+        }
         true
     }
 
@@ -435,6 +443,16 @@ mod tests {
         let goes_on = tokio::spawn(std::future::pending::<()>());
         lock(&live.resolution).running = Some(goes_on.abort_handle());
         assert!(!live.lacks("aa", now + LACKED_FOR * 2));
+
+        // Of the revision before, of which resolving fetches nothing.
+        lock(&live.held).digests.push("cc".to_owned());
+        lock(&live.kept).insert("f-1".to_owned());
+        assert!(!live.lacks("aa", now + LACKED_FOR * 2));
+        assert!(!lock(&live.kept).is_empty(), "that isn't its");
+        assert!(live.lacks("cc", now + LACKED_FOR * 2));
+        assert!(lock(&live.kept).is_empty());
+        assert_eq!(lock(&live.resolution).change, 2);
+        assert!(!live.lacks("cc", now + LACKED_FOR * 3), "it is on its way");
         goes_on.abort();
     }
 

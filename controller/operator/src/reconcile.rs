@@ -38,7 +38,7 @@ use crate::resolve::Resolved;
 use crate::resolver::{Outcome, Resolver};
 use apply::ApplyError;
 use desired::{Desired, DesiredError, Settings};
-use revisions::{hold, prune, records, reserve, resume, settle};
+use revisions::{hold, prune, records, reserve, resume, settle, to_keep};
 use say::say;
 
 /// How long after what was left of a deleted Function is looked at again.
@@ -153,17 +153,10 @@ pub async fn reconcile(
         }
     }
     adopt(&id, &function, &live, &context);
-    if let Some(plan) = live.plan()
-        && needs_keeping(
-            &context,
-            &id,
-            &function,
-            &outcome,
-            failed.as_ref(),
-            &plan.serving,
-        )
-    {
-        context.resolver.keep(&id, &function, &live, &plan.serving);
+    for record in to_keep(&context.cluster, &id, &function, &live, &outcome) {
+        let again = context.resolver.keep(&id, &function, &live, record);
+        let again = again.map(|at| at.saturating_duration_since(Instant::now()));
+        retry = retry.into_iter().chain(again).min();
     }
     say(&context, &id, &function, &live, &outcome, failed.as_ref()).await?;
     match failed {
@@ -180,26 +173,6 @@ pub async fn reconcile(
 /// anything is fetched.
 pub fn recall(context: &Context) {
     revisions::recall(&context.cluster, &context.live, &*context.artifacts);
-}
-
-/// Whether what serves may be missing in the store, and nothing else fetches it: the function can't be resolved, or is
-/// resolved to what can't serve.
-fn needs_keeping(
-    context: &Context,
-    id: &FunctionId,
-    function: &Function,
-    outcome: &Outcome,
-    failed: Option<&ReconcileError>,
-    serving: &str,
-) -> bool {
-    match outcome {
-        Outcome::Resolved(_) => matches!(failed, Some(ReconcileError::Desired(_))),
-        Outcome::Failed(..) => true,
-        Outcome::Working => {
-            let record = context.cluster.revisions.get(id, serving);
-            !record.is_some_and(|record| desired::is_of_spec(&record, function))
-        }
-    }
 }
 
 /// Applies the objects where that is due, and lets the revision serve once it can.
@@ -227,6 +200,7 @@ async fn make(
     };
     // Before anything that may fail: what is fetched for others meanwhile must not push it out.
     reserve(&*context.artifacts, id, live, resolved);
+    lock(&live.kept).insert(desired.revision.clone());
     ensure(context, id, function, live, &desired, first).await?;
     settle(context, id, live, &desired.revision, before, function).await;
     hold(&*context.artifacts, id, live, resolved);

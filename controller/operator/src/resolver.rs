@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::{Client, ResourceExt as _};
 use wisp_api::{Function, REQUESTED_AT};
 use wisp_contract::FunctionId;
@@ -14,6 +15,7 @@ use crate::cluster::Cluster;
 use crate::live::{Inputs, Live, Resolution, Settled, lock};
 use crate::metrics::Metrics;
 use crate::pins::{pins_in, pins_of};
+use crate::reconcile::desired::artifacts_in;
 use crate::resolve::{self, ResolveError, Resolved};
 
 /// What is quick is waited for, so that no status tells of it.
@@ -32,8 +34,8 @@ pub struct Resolver {
     metrics: Arc<Metrics>,
     /// What shows which notes are an operator's.
     root: Root,
-    /// The fetching anew of what serves.
-    kept: Attempts<FunctionId>,
+    /// The fetching anew of what serves, or does again: by function and revision.
+    kept: Attempts<(FunctionId, String)>,
 }
 
 /// How far it is.
@@ -162,42 +164,79 @@ impl Resolver {
         live.is_of(&function).then(|| Function::clone(&function))
     }
 
-    /// Has what the revision `serving` was made of in the store, of a function whose latest can't be resolved: this process may
-    /// have begun with a store that has nothing.
+    /// Has what the revision of `record` was made of in the store, of which resolving the function fetches nothing: this process
+    /// may have begun with a store that has nothing. Returns when it is tried again, where it failed.
     pub fn keep(
         self: &Arc<Self>,
         id: &FunctionId,
         function: &Function,
         live: &Arc<Live>,
-        serving: &str,
-    ) {
-        // Nothing was resolved since it began, or it would be held.
-        if !live.holds_nothing() {
-            return;
+        record: Arc<ControllerRevision>,
+    ) -> Option<Instant> {
+        let revision = record.name_any();
+        if lock(&live.kept).contains(&revision) {
+            return None;
         }
-        let Some(record) = self.cluster.revisions.get(id, serving) else {
-            return;
+        let key = (id.clone(), revision);
+        let what = {
+            let resolution = lock(&live.resolution);
+            let inputs = inputs(function, &resolution);
+            digest_of(&(inputs.generation, inputs.requested, &resolution.versions))
         };
-        if !self.kept.begin(id, digest_of(&serving), Instant::now()) {
-            return;
+        if !self.kept.begin(&key, what, Instant::now()) {
+            return self.kept.due(&key);
         }
-        let (this, live, id) = (Arc::clone(self), Arc::clone(live), id.clone());
-        let (function, serving) = (function.clone(), serving.to_owned());
+        let (this, live, function) = (Arc::clone(self), Arc::clone(live), function.clone());
         tokio::spawn(async move {
-            let refetched = async {
-                let gathered = resolve::gather(&this.client, &function).await?;
-                resolve::refetch(&pins_in(&*record), &gathered, &*this.artifacts).await
+            let (id, revision) = &key;
+            let result = this.fetch_kept(&function, &record).await;
+            let least = match &result {
+                Ok(_) => Duration::ZERO,
+                Err(error) if error.is_transient => asked(error),
+                Err(_) => LONGEST_FOR_PEOPLE,
             };
-            let result = refetched
-                .await
-                .map(|digests| this.hold(&id, &live, digests));
-            if let Err(error) = &result {
-                tracing::warn!(function = %id, revision = serving, %error, "what serves can't be fetched anew");
+            let result = match result {
+                Ok(digests) => {
+                    this.hold(id, &live, digests);
+                    lock(&live.kept).insert(revision.clone());
+                    Ok(())
+                }
+                Err(error) => {
+                    tracing::warn!(function = %id, revision, %error, "what serves, or does again if the latest can't, can't be fetched anew");
+                    Err(error.to_string())
+                }
+            };
+            let has_failed = result.is_err();
+            this.kept.end_for(&key, result, Instant::now(), least);
+            if has_failed {
+                // For the time at which it is tried again.
+                this.cluster.reconcile(id);
             }
-            let least = result.as_ref().map_or_else(asked, |()| Duration::ZERO);
-            let result = result.map_err(|error| error.to_string());
-            this.kept.end_for(&id, result, Instant::now(), least);
         });
+        None
+    }
+
+    /// Fetches what the revision of `record` was made of, unless all of that is there. Gives the digests.
+    async fn fetch_kept(
+        &self,
+        function: &Function,
+        record: &ControllerRevision,
+    ) -> Result<Vec<String>, ResolveError> {
+        let noted = artifacts_in(record);
+        if self.has_all(&noted).await {
+            return Ok(noted);
+        }
+        let gathered = resolve::gather(&self.client, function).await?;
+        resolve::refetch(&pins_in(record), &gathered, &*self.artifacts).await
+    }
+
+    async fn has_all(&self, digests: &[String]) -> bool {
+        for sha256 in digests {
+            if !matches!(self.artifacts.open(sha256).await, Ok(Some(_))) {
+                return false;
+            }
+        }
+        true
     }
 
     /// Keeps `digests` in the store, beside what may be known to be needed by now.
@@ -214,7 +253,7 @@ impl Resolver {
 
     /// Forgets a function that is no more.
     pub fn forget(&self, id: &FunctionId) {
-        self.kept.retain(|known| known != id);
+        self.kept.retain(|(known, _)| known != id);
     }
 
     /// Resolves `function`. What is fetched may take long: where something else changes meanwhile, that goes on; `None`

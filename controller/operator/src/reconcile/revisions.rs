@@ -11,7 +11,7 @@ use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::log::chain;
 
-use super::desired::{BEFORE_ANNOTATION, artifacts_in, before_in};
+use super::desired::{BEFORE_ANNOTATION, artifacts_in, before_in, is_of_spec};
 use super::{Context, ReconcileError, apply};
 use crate::artifacts::Artifacts;
 use crate::autoscale::Seen;
@@ -19,6 +19,7 @@ use crate::cluster::{Cluster, pods};
 use crate::live::{Functions, Live, Plan, lock};
 use crate::names::{self, MANAGER, Ownership};
 use crate::resolve::Resolved;
+use crate::resolver::Outcome;
 
 /// Keeps in the store what the revisions consist of that were there before this process began: the one that serves, the
 /// latest, and those that serve again if these can't. They may be asleep, and nobody else needs what they are made of; by what is resolved from now on it would be pushed
@@ -85,6 +86,27 @@ fn keep(
         }
         digests
     });
+}
+
+/// The revisions of which resolving the function fetches nothing, among the one that serves and the one that does again if that
+/// can't: those of another spec, and both where `outcome` is a failure.
+pub(super) fn to_keep(
+    cluster: &Cluster,
+    id: &FunctionId,
+    function: &Function,
+    live: &Live,
+    outcome: &Outcome,
+) -> Vec<Arc<ControllerRevision>> {
+    let serving = live.plan().map(|plan| plan.serving);
+    let before = lock(&live.rollout).before().map(str::to_owned);
+    let named = serving.into_iter().chain(before);
+    let mut records: Vec<_> = named
+        .filter_map(|revision| cluster.revisions.get(id, &revision))
+        .collect();
+    if !matches!(outcome, Outcome::Failed(..)) {
+        records.retain(|record| !is_of_spec(record, function));
+    }
+    records
 }
 
 /// Pods that are neither ending nor over, and those that are ready, by revision.
@@ -242,12 +264,14 @@ pub(super) async fn prune(
         return Ok(());
     };
     let before = lock(&live.rollout).before().map(str::to_owned);
+    let is_used = |name: &String| {
+        *name == plan.latest || *name == plan.serving || Some(name) == before.as_ref()
+    };
+    lock(&live.kept).retain(is_used);
     let (alive, _) = counts(context, id);
     let mut records = records(&context.cluster, id, function);
     records.retain(|record| {
-        let name = record.name_any();
-        let is_used = name == plan.latest || name == plan.serving || Some(&name) == before.as_ref();
-        !is_used && record.metadata.deletion_timestamp.is_none()
+        !is_used(&record.name_any()) && record.metadata.deletion_timestamp.is_none()
     });
     records.sort_by_key(|record| std::cmp::Reverse(record.revision));
     for record in records.iter().skip(context.options.revision_history) {
@@ -267,8 +291,9 @@ mod tests {
     use super::*;
     use crate::artifacts::Stored;
     use crate::names::revision_labels;
-    use crate::resolve::Bytes;
+    use crate::pins::SPEC_ANNOTATION;
     use crate::resolve::tests::Store;
+    use crate::resolve::{Bytes, Part, ResolveError, spec_digest};
 
     fn resolved(component: &str) -> Resolved {
         let stored = Stored {
@@ -360,5 +385,54 @@ mod tests {
         // The next is fetched while this one serves.
         reserve(&store, &id, &live, &resolved("next"));
         assert_eq!(held(), ["new", "next"]);
+    }
+
+    /// Would fail if what serves, or does again if the latest can't, weren't fetched anew after the store was lost once the latest
+    /// is resolved; or what resolving fetches were, beside it.
+    #[test]
+    fn what_resolving_does_not_fetch_is_kept() {
+        let (cluster, _feed) = Cluster::new();
+        let (function, live) = (function(), Live::default());
+        let id = function.id().unwrap();
+        let mut latest = record(&function, "f-2", 2, "");
+        let spec = (SPEC_ANNOTATION.to_owned(), spec_digest(&function));
+        latest.annotations_mut().extend([spec]);
+        for record in [record(&function, "f-1", 1, ""), latest] {
+            cluster.revisions.apply(Event::Apply(record));
+        }
+        let error = ResolveError {
+            part: Part::Component,
+            reason: "NotFound",
+            message: "m".to_owned(),
+            is_transient: false,
+            retry_after: None,
+            model: None,
+        };
+        let outcomes = [
+            Outcome::Resolved(Arc::new(resolved("new"))),
+            Outcome::Working,
+            Outcome::Failed(error, None),
+        ];
+        let kept = || {
+            outcomes.each_ref().map(|outcome| {
+                let records = to_keep(&cluster, &id, &function, &live, outcome);
+                let names = records.iter().map(|record| record.name_any());
+                names.collect::<Vec<_>>().join(" ")
+            })
+        };
+        assert_eq!(kept(), ["", "", ""], "it isn't known what serves");
+        let serves = |serving: &str| {
+            *lock(&live.plan) = Some(Plan {
+                latest: "f-2".to_owned(),
+                serving: serving.to_owned(),
+                scaled_at: None,
+            });
+        };
+        serves("f-1");
+        assert_eq!(kept(), ["f-1", "f-1", "f-1"]);
+        serves("f-2");
+        assert_eq!(kept(), ["", "", "f-2"]);
+        lock(&live.rollout).resume("f-2", "f-1");
+        assert_eq!(kept(), ["f-1", "f-1", "f-2 f-1"]);
     }
 }

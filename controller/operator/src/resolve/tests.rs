@@ -17,6 +17,8 @@ pub(crate) struct Store {
     /// What each answer takes a permit of, where there is one.
     pub(crate) gate: Option<Arc<Semaphore>>,
     pub(crate) held: Mutex<BTreeMap<String, Vec<String>>>,
+    /// The digests that it opens.
+    pub(crate) here: Mutex<Vec<String>>,
     /// The processors that it was told of.
     pub(crate) learned: Mutex<Vec<Cpu>>,
 }
@@ -119,9 +121,11 @@ impl Artifacts for Store {
 
     fn open<'a>(
         &'a self,
-        _: &'a str,
+        sha256: &'a str,
     ) -> BoxFuture<'a, Result<Option<(std::fs::File, u64)>, ArtifactError>> {
-        Box::pin(async { Ok(None) })
+        let is_here = self.here.lock().unwrap().iter().any(|here| here == sha256);
+        let opened = is_here.then(|| (tempfile::tempfile().unwrap(), 0));
+        Box::pin(async { Ok(opened) })
     }
 
     fn trials(&self) -> BoxFuture<'_, Trials> {

@@ -11,6 +11,8 @@ use crate::cluster::Feed;
 use crate::live::Functions;
 use crate::names;
 use crate::pins::{self, PINNED_ANNOTATION, PINS_ANNOTATION};
+use crate::reconcile::desired::ARTIFACTS_ANNOTATION;
+use crate::references::{Kind, Reference};
 use crate::resolve::tests::Store;
 use crate::resolve::{Pin, Pins};
 
@@ -298,4 +300,76 @@ async fn what_others_note_on_a_revision_pins_nothing() {
         assert!(matches!(outcome.await, Outcome::Resolved(_)));
         assert_eq!(*lock(&bench.store.asked), [expected]);
     }
+}
+
+/// Would fail if a revision that serves although another was resolved, or does again if that can't, weren't fetched anew after
+/// the store was lost, never again after the first failure, or again and again, also where all of it is there.
+#[tokio::test]
+async fn what_an_older_revision_is_made_of_is_fetched_until_it_is_there() {
+    let mut bench = Bench::new();
+    bench.gate.add_permits(100);
+    let function: Function = serde_json::from_value(json!({
+        "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
+        "metadata": {"name": "f", "namespace": "n"}, "spec": {"component": {"image": "r/x:2"}},
+    }))
+    .unwrap();
+    // As when the latest was resolved.
+    bench
+        .resolver
+        .hold(&bench.id, &bench.live, vec!["latest".to_owned()]);
+    let record = |name: &str, image: &str| {
+        let pins = json!({"component": {"image": image, "sha256": name}});
+        let notes = [
+            (PINS_ANNOTATION, pins.to_string()),
+            (ARTIFACTS_ANNOTATION, format!("{name},code-of-{name}")),
+        ];
+        let mut metadata = names::owned(&function, name, names::revision_labels("f", name));
+        metadata.annotations = Some(notes.map(|(key, value)| (key.to_owned(), value)).into());
+        Arc::new(ControllerRevision {
+            metadata,
+            ..ControllerRevision::default()
+        })
+    };
+    let (resolver, live) = (Arc::clone(&bench.resolver), Arc::clone(&bench.live));
+    let id = bench.id.clone();
+    let keep = async |record: &Arc<ControllerRevision>| {
+        let again = resolver.keep(&id, &function, &live, Arc::clone(record));
+        Bench::quiet().await;
+        again
+    };
+    let first = record("f-1", "r/x@sha256:m");
+    for _ in 0..2 {
+        assert_eq!(keep(&first).await, None);
+    }
+    assert_eq!(bench.store.asked(), ["r/x@sha256:m"]);
+    assert_eq!(bench.store.held("n/f"), ["f-1", "latest"]);
+
+    let gone = record("f-0", "r/missing@sha256:m");
+    let began = Instant::now();
+    assert_eq!(keep(&gone).await, None);
+    assert!(
+        bench.feed.dirty.try_recv().is_ok(),
+        "to know when it is again"
+    );
+    let again = keep(&gone).await.unwrap();
+    assert!(again >= began + LONGEST_FOR_PEOPLE, "somebody must mend it");
+    assert_eq!(bench.store.asked().len(), 2);
+    // As when a Secret is another.
+    lock(&bench.live.resolution).versions.insert(
+        Reference {
+            kind: Kind::Secret,
+            namespace: "n".to_owned(),
+            name: "login".to_owned(),
+        },
+        Some("2".to_owned()),
+    );
+    assert_eq!(keep(&gone).await, None);
+    assert_eq!(bench.store.asked().len(), 3);
+
+    let here = ["f-here", "code-of-f-here"].map(str::to_owned);
+    bench.store.here.lock().unwrap().extend(here);
+    assert_eq!(keep(&record("f-here", "r/missing@sha256:m")).await, None);
+    assert_eq!(bench.store.asked().len(), 3, "it has all of it");
+    let held = bench.store.held("n/f");
+    assert_eq!(held, ["code-of-f-here", "f-1", "f-here", "latest"]);
 }
