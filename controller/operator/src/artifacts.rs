@@ -89,6 +89,8 @@ pub struct Whom<'a> {
     pub namespace: &'a str,
     /// Is told how far it is.
     pub told: &'a (dyn Fn(Stage) + Send + Sync),
+    /// Is told the digest of what came, which is yet to be prepared.
+    pub came: &'a (dyn Fn(&str) + Send + Sync),
 }
 
 /// How far the component is of what isn't there yet.

@@ -1,5 +1,6 @@
 //! From what a Function names to what its replicas run: digests in the store, and the values of its variables.
 
+mod coming;
 mod error;
 mod gather;
 mod locate;
@@ -13,8 +14,9 @@ use wisp_api::{
     Values,
 };
 
-use crate::artifacts::{Artifacts, Stage, Stored, Whom};
+use crate::artifacts::{Stage, Stored, Whom};
 
+pub use coming::Coming;
 pub use error::{Part, ResolveError};
 pub use gather::{Gathered, gather};
 use locate::{Located, admit, known, locate};
@@ -149,8 +151,8 @@ pub fn spec_digest(function: &Function) -> String {
     hex::encode(Sha256::digest(&json))
 }
 
-/// Fetches what the Function names; `pins` is what its tags meant before, where its spec was the same. `told` is told how far
-/// the component is.
+/// Fetches what the Function names; `pins` is what its tags meant before, where its spec was the same. What is there stays for
+/// as long as `coming` does. `told` is told how far the component is.
 ///
 /// # Errors
 /// What is wrong, of which part, and whether it may pass.
@@ -158,7 +160,7 @@ pub async fn resolve(
     function: &Function,
     gathered: &Gathered,
     pins: &Pins,
-    artifacts: &dyn Artifacts,
+    coming: &Coming<'_>,
     told: &(dyn Fn(Stage) + Send + Sync),
 ) -> Result<Resolved, ResolveError> {
     function
@@ -173,13 +175,13 @@ pub async fn resolve(
             .map_err(|error| ResolveError::certificate_authorities(&error))?,
     };
     let source = function.spec.component.clone().unwrap_or_default();
-    let component = component(&source, gathered, pins, artifacts, told).await?;
+    let component = component(&source, gathered, pins, coming, told).await?;
     if !function.spec.models.is_empty() {
         told(Stage::Prepared);
     }
     Ok(Resolved {
         component,
-        models: models(function, gathered, pins, artifacts).await?,
+        models: models(function, gathered, pins, coming).await?,
         values,
     })
 }
@@ -192,12 +194,12 @@ pub async fn models(
     function: &Function,
     gathered: &Gathered,
     pins: &Pins,
-    artifacts: &dyn Artifacts,
+    coming: &Coming<'_>,
 ) -> Result<Vec<(String, Bytes)>, ResolveError> {
     let mut models = Vec::new();
     for (index, model) in function.spec.models.iter().enumerate() {
         let pin = pins.models.get(&model.name);
-        let bytes = self::model(&model.source, gathered, pin, artifacts).await;
+        let bytes = self::model(&model.source, gathered, pin, coming).await;
         let bytes = bytes.map_err(|error| error.of_model(index, &model.name))?;
         models.push((model.name.clone(), bytes));
     }
@@ -212,7 +214,7 @@ pub async fn models(
 pub async fn refetch(
     pins: &Pins,
     gathered: &Gathered,
-    artifacts: &dyn Artifacts,
+    coming: &Coming<'_>,
 ) -> Result<Vec<String>, ResolveError> {
     let mut digests = Vec::new();
     let all = pins.component.iter().chain(pins.models.values());
@@ -223,7 +225,7 @@ pub async fn refetch(
             image: pin.image.clone(),
             ..ComponentSource::default()
         };
-        let found = component(&source, gathered, pins, artifacts, &|_| {}).await?;
+        let found = component(&source, gathered, pins, coming, &|_| {}).await?;
         digests.extend(found.digests());
     }
     for pin in pins.models.values().filter(is_stored) {
@@ -231,7 +233,7 @@ pub async fn refetch(
             image: pin.image.clone(),
             ..ModelSource::default()
         };
-        let found = model(&source, gathered, Some(pin), artifacts).await?;
+        let found = model(&source, gathered, Some(pin), coming).await?;
         digests.extend(found.digests());
     }
     digests.retain(|digest| !digest.is_empty());
@@ -242,7 +244,7 @@ async fn component(
     source: &ComponentSource,
     gathered: &Gathered,
     pins: &Pins,
-    artifacts: &dyn Artifacts,
+    coming: &Coming<'_>,
     told: &(dyn Fn(Stage) + Send + Sync),
 ) -> Result<Bytes, ResolveError> {
     let general = ModelSource {
@@ -256,7 +258,7 @@ async fn component(
     };
     let pin = pins.component.as_ref();
     let located = locate(&general, gathered, pin, Part::Component)?;
-    let admitted = admit(located, gathered, artifacts).await;
+    let admitted = admit(located, gathered, coming.artifacts).await;
     match admitted.map_err(ResolveError::component)? {
         Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
@@ -264,10 +266,11 @@ async fn component(
             let whom = Whom {
                 namespace: &gathered.namespace,
                 told,
+                came: &|sha256: &str| coming.add([sha256.to_owned()]),
             };
-            let stored = artifacts.component(whom, source, known).await;
+            let stored = coming.artifacts.component(whom, source, known).await;
             stored
-                .map(|stored| with_pin(stored, pin))
+                .map(|stored| here(stored, pin, coming))
                 .map_err(ResolveError::component)
         }
     }
@@ -277,24 +280,26 @@ async fn model(
     source: &ModelSource,
     gathered: &Gathered,
     pin: Option<&Pin>,
-    artifacts: &dyn Artifacts,
+    coming: &Coming<'_>,
 ) -> Result<Bytes, ResolveError> {
     let located = locate(source, gathered, pin, Part::Models)?;
-    let admitted = admit(located, gathered, artifacts).await;
+    let admitted = admit(located, gathered, coming.artifacts).await;
     match admitted.map_err(ResolveError::models)? {
         Located::Volume(volume) => Ok(Bytes::Volume(volume)),
         Located::Source(source) => {
             let known = known(&source, pin);
+            let artifacts = coming.artifacts;
             let stored = artifacts.model(&gathered.namespace, source, known).await;
             stored
-                .map(|stored| with_pin(stored, pin))
+                .map(|stored| here(stored, pin, coming))
                 .map_err(ResolveError::models)
         }
     }
 }
 
-/// What was in the store already is pinned as it was.
-fn with_pin(mut stored: Stored, pin: Option<&Pin>) -> Bytes {
+/// What is here stays. What was here already is pinned as it was.
+fn here(mut stored: Stored, pin: Option<&Pin>, coming: &Coming<'_>) -> Bytes {
+    coming.add(stored.digests());
     if stored.pinned.is_none() {
         stored.pinned = pin.and_then(|pin| pin.image.clone());
     }

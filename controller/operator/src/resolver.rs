@@ -16,7 +16,7 @@ use crate::live::{Inputs, Live, Resolution, Settled, lock};
 use crate::metrics::Metrics;
 use crate::pins::{pins_in, pins_of};
 use crate::reconcile::desired::artifacts_in;
-use crate::resolve::{self, ResolveError, Resolved};
+use crate::resolve::{self, Coming, ResolveError, Resolved};
 
 /// What is quick is waited for, so that no status tells of it.
 const QUICK: Duration = Duration::from_millis(300);
@@ -138,6 +138,7 @@ impl Resolver {
 
     /// Resolves a function until the result is of all that it is made of by then.
     async fn run(&self, id: &FunctionId, live: &Live, mut function: Function) {
+        let mut coming = Coming::new(&*self.artifacts, id);
         loop {
             let inputs = {
                 let mut resolution = lock(&live.resolution);
@@ -145,14 +146,14 @@ impl Resolver {
                 resolution.stage = Stage::default();
                 inputs(&function, &resolution)
             };
-            let outcome = self.resolve(id, &function, live, &inputs).await;
+            let outcome = self.resolve(id, &function, live, &inputs, &coming).await;
             let Some(now) = self.present(id, live) else {
                 return;
             };
-            if let Some(outcome) = outcome
-                && self.settle(id, live, &now, inputs, outcome)
-            {
-                return;
+            match outcome.map(|outcome| self.settle(id, live, &now, inputs, outcome)) {
+                Some(true) => return,
+                Some(false) => {}
+                None => coming = Coming::new(&*self.artifacts, id),
             }
             function = now;
         }
@@ -189,7 +190,8 @@ impl Resolver {
         let (this, live, function) = (Arc::clone(self), Arc::clone(live), function.clone());
         tokio::spawn(async move {
             let (id, revision) = &key;
-            let result = this.fetch_kept(&function, &record).await;
+            let coming = Coming::new(&*this.artifacts, id);
+            let result = this.fetch_kept(&function, &record, &coming).await;
             let least = match &result {
                 Ok(_) => Duration::ZERO,
                 Err(error) if error.is_transient => asked(error),
@@ -221,13 +223,14 @@ impl Resolver {
         &self,
         function: &Function,
         record: &ControllerRevision,
+        coming: &Coming<'_>,
     ) -> Result<Vec<String>, ResolveError> {
         let noted = artifacts_in(record);
         if self.has_all(&noted).await {
             return Ok(noted);
         }
         let gathered = resolve::gather(&self.client, function).await?;
-        resolve::refetch(&pins_in(record), &gathered, &*self.artifacts).await
+        resolve::refetch(&pins_in(record), &gathered, coming).await
     }
 
     async fn has_all(&self, digests: &[String]) -> bool {
@@ -256,14 +259,15 @@ impl Resolver {
         self.kept.retain(|(known, _)| known != id);
     }
 
-    /// Resolves `function`. What is fetched may take long: where something else changes meanwhile, that goes on; `None`
-    /// where it would be in vain.
+    /// Resolves `function`. What is fetched may take long, and stays with `coming`: where something else changes meanwhile, that
+    /// goes on; `None` where it would be in vain.
     async fn resolve(
         &self,
         id: &FunctionId,
         function: &Function,
         live: &Live,
         inputs: &Inputs,
+        coming: &Coming<'_>,
     ) -> Option<Result<Resolved, ResolveError>> {
         let gathered = match resolve::gather(&self.client, function).await {
             Ok(gathered) => gathered,
@@ -284,7 +288,7 @@ impl Resolver {
         };
         tokio::select! {
             biased;
-            outcome = resolve::resolve(function, &gathered, &pins, &*self.artifacts, &told) => Some(outcome),
+            outcome = resolve::resolve(function, &gathered, &pins, coming, &told) => Some(outcome),
             () = self.until_in_vain(id, live, inputs.clone(), sources) => None,
         }
     }
@@ -341,6 +345,7 @@ impl Resolver {
                 Instant::now().checked_add(pause)
             }
         };
+        let digests = outcome.as_ref().map(Resolved::digests).ok();
         let is_resolved = outcome.is_ok();
         resolution.last = Some(Settled {
             inputs: of,
@@ -354,6 +359,10 @@ impl Resolver {
             resolution.change = resolution.change.wrapping_add(1);
         }
         drop(resolution);
+        // Before it is let go as what came.
+        if let Some(digests) = digests {
+            self.hold(id, live, digests);
+        }
         self.cluster.notify(id);
         self.cluster.reconcile(id);
         true

@@ -304,6 +304,7 @@ impl Artifacts for StoreArtifacts {
             let fetched = self
                 .fetch(whom.namespace, source, known, Kind::Component)
                 .await?;
+            (whom.came)(&fetched.sha256);
             let prepared = self.prepare(whom, &fetched.sha256).await?;
             for caution in &prepared.cautions {
                 tracing::info!(

@@ -21,7 +21,7 @@ use crate::live::lock;
 use crate::reconcile::assignment::artifact;
 use crate::reconcile::desired::Settings;
 use crate::references;
-use crate::resolve::{self, Bytes, Pins, ResolveError};
+use crate::resolve::{self, Bytes, Coming, Pins, ResolveError};
 use crate::resolver::pause;
 
 /// How far the models of a pool are.
@@ -129,8 +129,10 @@ impl Pools {
         }
         let (this, id, pool) = (Arc::clone(self), id.clone(), pool.clone());
         tokio::spawn(async move {
+            // Until it is held, or of no use.
+            let coming = Coming::new(&*this.artifacts, &id);
             let found = loop {
-                let found = this.fetch(&id, &pool, &pins).await;
+                let found = this.fetch(&id, &pool, &pins, &coming).await;
                 let Some(model) = found.as_ref().err().and_then(lost) else {
                     break found;
                 };
@@ -188,13 +190,14 @@ impl Pools {
         id: &PoolId,
         pool: &RuntimePool,
         pins: &Pins,
+        coming: &Coming<'_>,
     ) -> Result<Vec<Kept>, ResolveError> {
         let function = as_function(pool);
         let gathered = resolve::gather(&self.client, &function).await?;
         if !gathered.versions.is_empty() {
             self.references.used(id, &gathered.versions);
         }
-        let found = resolve::models(&function, &gathered, pins, &*self.artifacts).await?;
+        let found = resolve::models(&function, &gathered, pins, coming).await?;
         let stored: Vec<Stored> = found
             .into_iter()
             .filter_map(|(_, bytes)| match bytes {

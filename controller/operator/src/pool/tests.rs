@@ -1056,6 +1056,24 @@ mod claiming {
         assert_eq!(bench.store.asked(), [other, missing, other, "r/m:1"]);
     }
 
+    /// Would fail if a pool's model could go, or didn't count as its namespace's, while the next is fetched.
+    #[tokio::test]
+    async fn a_pools_model_stays_while_the_next_is_fetched() {
+        let gate = Arc::new(Semaphore::new(1));
+        let bench = Bench::over(nobody(), &[], Some(Arc::clone(&gate)));
+        let model = |name: &str| json!({"name": name, "source": {"image": format!("r/{name}:1")}});
+        let pool = pool(json!({"models": [model("l"), model("m")]}));
+        let id = pool_id(&pool).unwrap();
+        bench.pools.models(Instant::now(), &id, &pool);
+        while bench.store.asked().len() < 2 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.store.held_by("/vision/warm"), ["aa"]);
+        gate.add_permits(1);
+        models_of(&bench, &pool).await;
+        assert_eq!(bench.store.held("pool/vision/warm")[0], "aa");
+    }
+
     /// Would fail if a pull secret that was mended, or what somebody asks for, waited for the next attempt in its time.
     #[tokio::test]
     async fn what_changes_beside_a_pool_is_tried_at_once() {

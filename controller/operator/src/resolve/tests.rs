@@ -8,7 +8,7 @@ use tokio::sync::Semaphore;
 use wisp_artifacts::Cpu;
 
 use super::*;
-use crate::artifacts::{ArtifactError, Figures, Origin, Source, Trials};
+use crate::artifacts::{ArtifactError, Artifacts, Figures, Origin, Source, Trials};
 
 /// A store that has what it is told, and remembers what it was asked for.
 #[derive(Default)]
@@ -28,6 +28,16 @@ impl Store {
     pub(crate) fn asked(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap();
         asked.iter().map(|(name, _)| name.clone()).collect()
+    }
+
+    /// What those hold whose name ends so, in order.
+    pub(crate) fn held_by(&self, owners: &str) -> Vec<String> {
+        let held = self.held.lock().unwrap();
+        let theirs = held.iter().filter(|(owner, _)| owner.ends_with(owners));
+        let mut all: Vec<_> = theirs.flat_map(|(_, digests)| digests).cloned().collect();
+        all.sort();
+        all.dedup();
+        all
     }
 
     /// What `owner` holds, in order.
@@ -84,6 +94,7 @@ impl Artifacts for Store {
                 .lock()
                 .unwrap()
                 .push((name.clone(), known.clone()));
+            (whom.came)(&digest);
             if let Some(gate) = &self.gate {
                 gate.acquire().await.unwrap().forget();
             }
@@ -115,6 +126,7 @@ impl Artifacts for Store {
         let whom = Whom {
             namespace,
             told: &|_| {},
+            came: &|_| {},
         };
         self.component(whom, source, known)
     }
@@ -160,7 +172,9 @@ impl Artifacts for Store {
         held.insert(owner.to_owned(), digests);
     }
 
-    fn release(&self, _: &str) {}
+    fn release(&self, owner: &str) {
+        self.held.lock().unwrap().remove(owner);
+    }
 }
 
 fn function(spec: Value) -> Function {
@@ -169,6 +183,10 @@ fn function(spec: Value) -> Function {
         "metadata": {"name": "f", "namespace": "n"}, "spec": spec,
     }))
     .unwrap()
+}
+
+fn coming(store: &Store) -> Coming<'_> {
+    Coming::new(store, &"n/f".parse().unwrap())
 }
 
 async fn failure(spec: Value) -> ResolveError {
@@ -186,7 +204,7 @@ async fn failure(spec: Value) -> ResolveError {
         &function,
         &gathered,
         &Pins::default(),
-        &Store::default(),
+        &coming(&Store::default()),
         &|_| {},
     )
     .await
@@ -202,7 +220,7 @@ async fn a_tag_means_what_it_meant_as_long_as_the_spec_is_the_same() {
         &function,
         &Gathered::default(),
         &Pins::default(),
-        &store,
+        &coming(&store),
         &|_| {},
     )
     .await
@@ -212,15 +230,49 @@ async fn a_tag_means_what_it_meant_as_long_as_the_spec_is_the_same() {
         pins.component.as_ref().unwrap().image.as_deref(),
         Some("r/c:1@sha256:m")
     );
-    let again = resolve(&function, &Gathered::default(), &pins, &store, &|_| {})
-        .await
-        .unwrap();
+    let again = resolve(
+        &function,
+        &Gathered::default(),
+        &pins,
+        &coming(&store),
+        &|_| {},
+    )
+    .await
+    .unwrap();
     assert_eq!(again, first);
     let asked = store.asked.lock().unwrap().clone();
     assert_eq!(
         asked[1],
         ("r/c:1@sha256:m".to_owned(), Some("aa".to_owned()))
     );
+}
+
+/// Would fail if what came, which may be all of the namespace's share, could go or didn't count while the rest is fetched; or if
+/// it stayed for nobody.
+#[tokio::test]
+async fn what_came_stays_while_the_rest_comes() {
+    let gate = Arc::new(Semaphore::new(0));
+    let store = Store {
+        gate: Some(Arc::clone(&gate)),
+        ..Store::default()
+    };
+    let model = |digit: &str| {
+        let source = json!({"url": "https://a.example/m", "sha256": digit.repeat(64)});
+        json!({"name": digit, "source": source})
+    };
+    let function =
+        function(json!({"component": {"image": "r/c:1"}, "models": [model("b"), model("c")]}));
+    let (gathered, pins) = (Gathered::default(), Pins::default());
+    let coming = coming(&store);
+    let mut resolved = Box::pin(resolve(&function, &gathered, &pins, &coming, &|_| {}));
+    assert!(futures::poll!(&mut resolved).is_pending());
+    assert_eq!(store.held_by("/n/f"), ["aa"], "it is yet to be prepared");
+    gate.add_permits(2);
+    assert!(futures::poll!(&mut resolved).is_pending());
+    assert_eq!(store.held_by("/n/f"), ["aa".to_owned(), "b".repeat(64)]);
+    drop(resolved);
+    drop(coming);
+    assert!(store.held_by("/n/f").is_empty());
 }
 
 /// Would fail if a ConfigMap that changed weren't rolled out: its revision would be the one before.
@@ -236,7 +288,7 @@ async fn a_config_map_is_what_it_is_by_now() {
         let map =
             json!({"metadata": {"name": "code"}, "data": {"a.wasm": content, "m.onnx": content}});
         gathered.add_config_map(serde_json::from_value(map).unwrap());
-        let resolved = resolve(&function, &gathered, &pins, &store, &|_| {})
+        let resolved = resolve(&function, &gathered, &pins, &coming(&store), &|_| {})
             .await
             .unwrap();
         assert_eq!(
@@ -260,7 +312,7 @@ async fn only_what_the_policy_lets_pass_is_fetched_and_mounted() {
         &signed,
         &Gathered::default(),
         &Pins::default(),
-        &store,
+        &coming(&store),
         &|_| {},
     )
     .await
@@ -277,7 +329,14 @@ async fn only_what_the_policy_lets_pass_is_fetched_and_mounted() {
     assert_eq!(pin.image.as_deref(), Some("r/signed-model:1@sha256:s"));
     let json = serde_json::to_string(&pins).unwrap();
     assert_eq!(serde_json::from_str::<Pins>(&json).unwrap(), pins);
-    let again = resolve(&signed, &Gathered::default(), &pins, &store, &|_| {}).await;
+    let again = resolve(
+        &signed,
+        &Gathered::default(),
+        &pins,
+        &coming(&store),
+        &|_| {},
+    )
+    .await;
     assert_eq!(again.unwrap(), resolved);
 
     let map = json!({"configMap": {"name": "code", "key": "a.wasm"}});
@@ -331,7 +390,7 @@ async fn only_what_the_policy_lets_pass_is_fetched_and_mounted() {
             &function(spec),
             &gathered,
             &Pins::default(),
-            &store,
+            &coming(&store),
             &|_| {},
         )
         .await
@@ -437,7 +496,7 @@ async fn a_pull_secret_of_another_type_is_none() {
         &function,
         &gathered,
         &Pins::default(),
-        &Store::default(),
+        &coming(&Store::default()),
         &|_| {},
     )
     .await
@@ -466,7 +525,9 @@ async fn what_a_revision_was_made_of_is_fetched_by_its_record() {
         ]),
     };
     let store = Store::default();
-    let digests = refetch(&pins, &Gathered::default(), &store).await.unwrap();
+    let digests = refetch(&pins, &Gathered::default(), &coming(&store))
+        .await
+        .unwrap();
     let digests: std::collections::BTreeSet<_> = digests.into_iter().collect();
     assert_eq!(digests, ["c", "d", "e"].map(str::to_owned).into());
     let asked = store.asked.into_inner().unwrap();

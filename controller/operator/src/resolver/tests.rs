@@ -127,6 +127,9 @@ async fn a_fetch_goes_on_as_long_as_it_is_what_is_needed() {
         [Some("3".to_owned())]
     );
     assert_eq!(bench.store.asked().len(), 3);
+    // What came stays, by then as what the function needs.
+    assert_eq!(bench.store.held("n/f"), ["a".repeat(64)]);
+    assert!(bench.store.held_by("/n/f").is_empty());
 }
 
 #[test]
