@@ -105,6 +105,34 @@ pub struct Pin {
     pub sha256: String,
 }
 
+impl Pins {
+    /// Forgets what a tag of `function` meant where that is what isn't there any more by `error`. Gives the image that it was.
+    pub fn lose(&mut self, function: &Function, error: &ResolveError) -> Option<String> {
+        if error.reason != "NotFound" {
+            return None;
+        }
+        let spec = &function.spec;
+        let (named, model) = match (error.part, &error.model) {
+            (Part::Component, _) => (spec.component.as_ref()?.image.as_ref()?, None),
+            (Part::Models, Some(name)) => {
+                let mut models = spec.models.iter();
+                let model = models.find(|model| model.name == *name)?;
+                (model.source.image.as_ref()?, Some(name))
+            }
+            _ => return None,
+        };
+        // A digest means the same without its pin.
+        if named.contains('@') {
+            return None;
+        }
+        let pin = match model {
+            None => self.component.take(),
+            Some(name) => self.models.remove(name),
+        };
+        pin?.image
+    }
+}
+
 impl Resolved {
     /// All of the store that it consists of.
     #[must_use]

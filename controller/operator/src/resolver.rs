@@ -276,7 +276,7 @@ impl Resolver {
         lock(&live.resolution).versions = gathered.versions.clone();
         let records = self.cluster.revisions.of(id);
         let records = records.iter().map(|record| &**record);
-        let pins = pins_of(function, records, &self.root);
+        let mut pins = pins_of(function, records, &self.root);
         let sources = gathered.sources(function);
         let began = Instant::now();
         let told = |stage| {
@@ -286,9 +286,19 @@ impl Resolver {
                 self.cluster.reconcile(id);
             }
         };
+        let resolved = async {
+            loop {
+                let outcome = resolve::resolve(function, &gathered, &pins, coming, &told).await;
+                let error = outcome.as_ref().err();
+                let Some(image) = error.and_then(|error| pins.lose(function, error)) else {
+                    return outcome;
+                };
+                tracing::info!(function = %id, image, "what a tag of the function meant is no more: it is resolved anew");
+            }
+        };
         tokio::select! {
             biased;
-            outcome = resolve::resolve(function, &gathered, &pins, coming, &told) => Some(outcome),
+            outcome = resolved => Some(outcome),
             () = self.until_in_vain(id, live, inputs.clone(), sources) => None,
         }
     }

@@ -127,22 +127,17 @@ impl Pools {
             let known = pins.models.values().map(|pin| pin.sha256.clone());
             self.artifacts.hold(&owner(id), known.collect());
         }
-        let (this, id, pool) = (Arc::clone(self), id.clone(), pool.clone());
+        let (this, id, function) = (Arc::clone(self), id.clone(), as_function(pool));
         tokio::spawn(async move {
             // Until it is held, or of no use.
             let coming = Coming::new(&*this.artifacts, &id);
             let found = loop {
-                let found = this.fetch(&id, &pool, &pins, &coming).await;
-                let Some(model) = found.as_ref().err().and_then(lost) else {
+                let found = this.fetch(&id, &function, &pins, &coming).await;
+                let error = found.as_ref().err();
+                let Some(image) = error.and_then(|error| pins.lose(&function, error)) else {
                     break found;
                 };
-                // What has no tag means the same without its pin.
-                let pin = pins.models.get(model);
-                if pin.is_none_or(|pin| pin.image.is_none()) {
-                    break found;
-                }
-                pins.models.remove(model);
-                tracing::info!(pool = %id, model, "what the tag of a pool's model meant is no more: it is resolved anew");
+                tracing::info!(pool = %id, image, "what the tag of a pool's model meant is no more: it is resolved anew");
             };
             let mut all = lock(&this.known);
             let known = all.get_mut(&id).and_then(|known| known.models.as_mut());
@@ -188,16 +183,15 @@ impl Pools {
     async fn fetch(
         &self,
         id: &PoolId,
-        pool: &RuntimePool,
+        function: &Function,
         pins: &Pins,
         coming: &Coming<'_>,
     ) -> Result<Vec<Kept>, ResolveError> {
-        let function = as_function(pool);
-        let gathered = resolve::gather(&self.client, &function).await?;
+        let gathered = resolve::gather(&self.client, function).await?;
         if !gathered.versions.is_empty() {
             self.references.used(id, &gathered.versions);
         }
-        let found = resolve::models(&function, &gathered, pins, coming).await?;
+        let found = resolve::models(function, &gathered, pins, coming).await?;
         let stored: Vec<Stored> = found
             .into_iter()
             .filter_map(|(_, bytes)| match bytes {
@@ -205,16 +199,8 @@ impl Pools {
                 Bytes::Volume(_) => None,
             })
             .collect();
-        Ok(kept(&function, stored))
+        Ok(kept(function, stored))
     }
-}
-
-/// The model that isn't there.
-fn lost(error: &ResolveError) -> Option<&str> {
-    error
-        .model
-        .as_deref()
-        .filter(|_| error.reason == "NotFound")
 }
 
 /// What pods are told to have ready: the library, where there are functions with models, and the pool's own models.

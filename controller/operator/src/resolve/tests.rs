@@ -247,6 +247,57 @@ async fn a_tag_means_what_it_meant_as_long_as_the_spec_is_the_same() {
     );
 }
 
+/// Would fail if who named a tag were told for ever that a digest isn't there which they never named; or if what they did name were
+/// taken for something else, or a registry that doesn't answer for one that has it no more.
+#[test]
+fn what_a_tag_meant_is_forgotten_where_it_is_gone() {
+    let pin = |image: &str| Pin {
+        image: Some(image.to_owned()),
+        sha256: "aa".to_owned(),
+    };
+    let source = |name: &str, image: &str| json!({"name": name, "source": {"image": image}});
+    let function = function(json!({
+        "component": {"image": "r/c:1"},
+        "models": [source("a", "r/a:1"), source("b", "r/b@sha256:m")],
+    }));
+    let pins = Pins {
+        component: Some(pin("r/c@sha256:m")),
+        models: ["a", "b"]
+            .map(|name| (name.to_owned(), pin(&format!("r/{name}@sha256:m"))))
+            .into(),
+    };
+    let error = |part, model: Option<&str>, reason| ResolveError {
+        part,
+        reason,
+        message: "m".to_owned(),
+        is_transient: false,
+        retry_after: None,
+        model: model.map(str::to_owned),
+    };
+    let lost = |part, model, reason| {
+        let mut left = pins.clone();
+        let lost = left.lose(&function, &error(part, model, reason));
+        assert_eq!(lost.is_none(), left == pins, "{lost:?}");
+        (lost, left)
+    };
+    let (image, left) = lost(Part::Component, None, "NotFound");
+    assert_eq!(image.as_deref(), Some("r/c@sha256:m"));
+    assert_eq!((left.component, left.models.len()), (None, 2));
+    let (image, left) = lost(Part::Models, Some("a"), "NotFound");
+    assert_eq!(image.as_deref(), Some("r/a@sha256:m"));
+    assert!(left.models.keys().eq(["b"]) && left.component.is_some());
+    for (part, model, reason) in [
+        (Part::Models, Some("b"), "NotFound"),
+        (Part::Models, Some("other"), "NotFound"),
+        (Part::Models, None, "NotFound"),
+        (Part::Function, None, "NotFound"),
+        (Part::Component, None, "RegistryUnavailable"),
+        (Part::Component, None, "Unauthorized"),
+    ] {
+        assert_eq!(lost(part, model, reason).0, None, "{part:?} {model:?}");
+    }
+}
+
 /// Would fail if what came, which may be all of the namespace's share, could go or didn't count while the rest is fetched; or if
 /// it stayed for nobody.
 #[tokio::test]

@@ -240,35 +240,67 @@ async fn what_is_being_tried_again_has_no_time_at_which_to_try() {
     assert_eq!(at(), Some(retry_at));
 }
 
-/// Would fail if who may write ControllerRevisions had a function get, by its digest, what the store has of others, or run what
-/// the signature policy was not asked about.
-#[tokio::test]
-async fn what_others_note_on_a_revision_pins_nothing() {
+/// A function, and its revision, by which its tag meant `image` for the operator with `noting`.
+fn pinned(image: &str, noting: &Root) -> (Function, ControllerRevision) {
     let function: Function = serde_json::from_value(json!({
         "apiVersion": "wisp.dev/v1alpha1", "kind": "Function",
         "metadata": {"name": "f", "namespace": "n", "uid": "u", "generation": 1},
         "spec": {"component": {"image": "r/x:1"}},
     }))
     .unwrap();
-    let noted = |sha256: &str, noting: &Root| {
-        let pin = Pin {
-            image: Some("r/x:1@sha256:m".to_owned()),
-            sha256: sha256.repeat(64),
-        };
-        let pins = Pins {
-            component: Some(pin),
-            ..Pins::default()
-        };
-        let mut metadata = names::owned(&function, "f-1", names::revision_labels("f", "f-1"));
-        let notes = pins::notes(noting, "u", resolve::spec_digest(&function), &pins);
-        metadata.annotations = Some(notes.unwrap());
-        ControllerRevision {
-            metadata,
-            revision: Some(1),
-            ..ControllerRevision::default()
-        }
+    let pin = Pin {
+        image: Some(image.to_owned()),
+        sha256: "a".repeat(64),
     };
-    let ours = noted("a", &root());
+    let pins = Pins {
+        component: Some(pin),
+        ..Pins::default()
+    };
+    let mut metadata = names::owned(&function, "f-1", names::revision_labels("f", "f-1"));
+    let notes = pins::notes(noting, "u", resolve::spec_digest(&function), &pins);
+    metadata.annotations = Some(notes.unwrap());
+    let record = ControllerRevision {
+        metadata,
+        revision: Some(1),
+        ..ControllerRevision::default()
+    };
+    (function, record)
+}
+
+impl Bench {
+    /// Resolves `function`, of which there is the revision `record`.
+    async fn outcome_of(&mut self, function: &Function, record: ControllerRevision) -> Outcome {
+        self.gate.add_permits(2);
+        let revisions = &self.resolver.cluster.revisions;
+        revisions.apply(Event::Apply(record));
+        let store = self.feed.store();
+        store.apply_watcher_event(&Event::Apply(function.clone()));
+        let live = Functions::default().enter(&self.id, "u");
+        self.resolver.outcome(&self.id, function, &live).await
+    }
+}
+
+/// Would fail if a function whose tag was pushed anew, and whose image is gone as it was, weren't resolved until its spec changes;
+/// or if what it runs from then on weren't another revision's.
+#[tokio::test]
+async fn a_tag_whose_meaning_is_gone_is_resolved_anew() {
+    let (function, record) = pinned("r/missing@sha256:m", &root());
+    let mut bench = Bench::new();
+    let Outcome::Resolved(resolved) = bench.outcome_of(&function, record).await else {
+        panic!("the tag is there");
+    };
+    assert_eq!(bench.store.asked(), ["r/missing@sha256:m", "r/x:1"]);
+    let pin = resolved.pins().component.unwrap();
+    assert_eq!(pin.image.as_deref(), Some("r/x:1@sha256:m"));
+    assert_eq!(pin.sha256, "aa");
+}
+
+/// Would fail if who may write ControllerRevisions had a function get, by its digest, what the store has of others, or run what
+/// the signature policy was not asked about.
+#[tokio::test]
+async fn what_others_note_on_a_revision_pins_nothing() {
+    let noted = |noting: &Root| pinned("r/x:1@sha256:m", noting);
+    let (function, ours) = noted(&root());
     let forged = |key: &str, value: Option<&str>| {
         let mut record = ours.clone();
         let notes = record.metadata.annotations.as_mut().unwrap();
@@ -283,24 +315,15 @@ async fn what_others_note_on_a_revision_pins_nothing() {
             ours.clone(),
             ("r/x:1@sha256:m".to_owned(), Some("a".repeat(64))),
         ),
-        (
-            noted("a", &Root::new(&"o".repeat(64)).unwrap()),
-            anew.clone(),
-        ),
+        (noted(&Root::new(&"o".repeat(64)).unwrap()).1, anew.clone()),
         (forged(PINS_ANNOTATION, Some(&others)), anew.clone()),
         // As of an operator of an older version.
         (forged(PINNED_ANNOTATION, None), anew.clone()),
         (forged(PINNED_ANNOTATION, Some("")), anew),
     ] {
         let mut bench = Bench::new();
-        bench.gate.add_permits(1);
-        let revisions = &bench.resolver.cluster.revisions;
-        revisions.apply(Event::Apply(record));
-        let store = bench.feed.store();
-        store.apply_watcher_event(&Event::Apply(function.clone()));
-        let live = Functions::default().enter(&bench.id, "u");
-        let outcome = bench.resolver.outcome(&bench.id, &function, &live);
-        assert!(matches!(outcome.await, Outcome::Resolved(_)));
+        let outcome = bench.outcome_of(&function, record).await;
+        assert!(matches!(outcome, Outcome::Resolved(_)));
         assert_eq!(*lock(&bench.store.asked), [expected]);
     }
 }
