@@ -123,6 +123,35 @@ mod tests {
     use super::*;
     use crate::resolver::pause;
 
+    /// Would fail if the page on what to watch told somebody that it is theirs to mend what passes by itself, or the other way round.
+    #[test]
+    fn whose_fault_it_is_is_told() {
+        let page = include_str!("../../docs/watching.md");
+        let mistaken = wisp_api::Function::new("f", wisp_api::FunctionSpec::default());
+        let mistake = mistaken.validate_for(wisp_api::Place::Cluster).unwrap_err();
+        for error in [
+            ResolveError::invalid(&mistake),
+            ResolveError::env(&mistake),
+            ResolveError::api(&kube::Error::LinesCodecMaxLineLengthExceeded),
+            ResolveError::pull_secret(String::new()),
+        ] {
+            let condition = match error.part {
+                Part::Function => "| `Ready` | False |",
+                Part::Component | Part::Models => "| `ComponentReady`",
+            };
+            let whose = match error.is_transient {
+                true => "| installation |",
+                false => "| owner |",
+            };
+            let word = format!("`{}`", error.reason);
+            let mut rows = page.lines().filter(|line| line.starts_with(condition));
+            assert!(
+                rows.any(|row| row.contains(&word) && row.contains(whose)),
+                "{word}"
+            );
+        }
+    }
+
     /// Would fail if a registry that says when to come again were asked before, or one could say never.
     #[test]
     fn who_asks_to_be_left_alone_is_for_as_long_as_others_are_at_most() {

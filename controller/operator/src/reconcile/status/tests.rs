@@ -377,3 +377,44 @@ fn a_name_of_ones_own_that_is_anothers_is_told() {
     base.hosts_taken = &taken;
     assert_eq!(told(&status(&base), "HostsReady"), "False HostTaken");
 }
+
+/// Would fail if the page on what to watch lacked a reason that something here says, be it of what can't be fetched or prepared.
+/// What keeps pods from serving is asked beside [`Trouble`].
+#[test]
+fn every_reason_is_told() {
+    let page = include_str!("../../../docs/watching.md");
+    let (conditions, _) = page.split_once("## Metrics").unwrap();
+    let others = ["True", "False", "Unknown", "Claimable", "Opaque"];
+    let is_word = |text: &&str| {
+        let is_begun = text.starts_with(|first: char| first.is_ascii_uppercase());
+        is_begun && text.chars().all(|c| c.is_ascii_alphabetic())
+    };
+    let mut all = std::collections::BTreeSet::new();
+    for source in [
+        include_str!("../../../../artifacts/src/error.rs"),
+        include_str!("../../artifacts/admit.rs"),
+        include_str!("../../artifacts/store.rs"),
+        include_str!("../../pool/status.rs"),
+        include_str!("../../resolve/error.rs"),
+        include_str!("../../resolve/gather.rs"),
+        include_str!("../../resolve/locate.rs"),
+        include_str!("../status.rs"),
+        include_str!("ready.rs"),
+        include_str!("scaled.rs"),
+    ] {
+        let code = source.split("#[cfg(test)]").next().unwrap_or_default();
+        all.extend(code.split('"').filter(is_word));
+    }
+    for known in [
+        "NotFound",
+        "NotModel",
+        "ApiUnavailable",
+        "NoSource",
+        "RollingOut",
+    ] {
+        assert!(all.contains(known), "{known} is said no more");
+    }
+    for word in all.iter().filter(|word| !others.contains(word)) {
+        assert!(conditions.contains(&format!("`{word}`")), "{word}");
+    }
+}
