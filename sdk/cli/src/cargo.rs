@@ -1,6 +1,7 @@
 //! A project's Cargo build.
 
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -10,6 +11,9 @@ use serde::Deserialize;
 use crate::failure::Explain;
 use crate::orphans;
 
+/// The one on PATH. What the variable CARGO names, where Cargo runs this program, is a toolchain's own and reads no
+/// rust-toolchain.toml; nor does this one where RUSTUP_TOOLCHAIN is set, which `cargo run` does.
+const CARGO: &str = "cargo";
 /// The target that components are built for.
 pub(crate) const TARGET: &str = "wasm32-wasip2";
 
@@ -92,7 +96,18 @@ pub(crate) enum Messages {
 }
 
 /// SIMD is part of WebAssembly 2.0, and every wisp host has it. Without it numbers and pixels are handled one by one.
-const SIMD: &str = r#"build.rustflags = ["-C", "target-feature=+simd128"]"#;
+const SIMD: [&str; 2] = ["-C", "target-feature=+simd128"];
+
+/// The variables that Cargo takes a component's flags from, each with what is between two of them. The first that is set
+/// stands for those after it. The last two are joined with what the project's configuration says of the same, as a list or
+/// as a text; where it has flags for this target alone, they stand for those of all builds, and so for the last.
+const FLAGS: [(&str, &str); 4] = [
+    ("CARGO_ENCODED_RUSTFLAGS", "\x1f"),
+    ("RUSTFLAGS", " "),
+    ("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", " "),
+    (BUILD_FLAGS, " "),
+];
+const BUILD_FLAGS: &str = "CARGO_BUILD_RUSTFLAGS";
 
 /// Builds the project in `dir` in release mode. Blocks.
 ///
@@ -106,7 +121,7 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
         });
     }
     let (Messages::Show { color } | Messages::Keep { color }) = messages;
-    let mut command = Command::new(program());
+    let mut command = Command::new(CARGO);
     command
         .args([
             "build",
@@ -115,11 +130,8 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
             TARGET,
             "--message-format",
             "json-render-diagnostics",
-            // Joined with the flags that the project's configuration gives to all builds. RUSTFLAGS, and flags for
-            // this target alone, stand for them.
-            "--config",
-            SIMD,
         ])
+        .envs(with_simd(std::env::var_os))
         .args(["--color", if color { "always" } else { "never" }])
         .current_dir(dir)
         .stdin(Stdio::null())
@@ -177,6 +189,23 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
     Ok(Artifact { crates, ..found })
 }
 
+/// Those of [`FLAGS`] that are `set`, and the last in any case, with [`SIMD`].
+fn with_simd(set: impl Fn(&'static str) -> Option<OsString>) -> Vec<(&'static str, OsString)> {
+    let mut flags = Vec::new();
+    for (name, between) in FLAGS {
+        let value = set(name).or_else(|| (name == BUILD_FLAGS).then(OsString::new));
+        let Some(mut value) = value else { continue };
+        for flag in SIMD {
+            if !value.is_empty() {
+                value.push(between);
+            }
+            value.push(flag);
+        }
+        flags.push((name, value));
+    }
+    flags
+}
+
 /// Has the next build compile the crates anew whose sources are among `files`, and the project's own. Cargo looks at when
 /// files were written, and so passes over a link that leads to older ones. Blocks.
 ///
@@ -189,7 +218,7 @@ pub(crate) fn forget(dir: &Path, artifact: &Artifact, files: &[PathBuf]) -> Resu
     if stale.is_empty() {
         return Ok(());
     }
-    let mut command = Command::new(program());
+    let mut command = Command::new(CARGO);
     command
         .args(["clean", "--quiet", "--release", "--target", TARGET])
         .args(stale.iter().flat_map(|of| ["--package", &of.id]))
@@ -205,12 +234,6 @@ pub(crate) fn forget(dir: &Path, artifact: &Artifact, files: &[PathBuf]) -> Resu
         dir: dir.to_owned(),
         why: String::from_utf8_lossy(&done.stderr).trim().to_owned(),
     })
-}
-
-/// The Cargo that runs this program, else the one on PATH.
-fn program() -> std::ffi::OsString {
-    // `cargo run` sets CARGO to the toolchain's own binary, which would ignore the project's rust-toolchain.toml.
-    "cargo".into()
 }
 
 /// Whether the toolchain that `dir` uses has the standard library for components.
@@ -405,6 +428,32 @@ mod tests {
             None
         );
         assert_eq!(artifact("not json", manifest), None);
+    }
+
+    /// Would fail if a component were built without SIMD, or without the flags that somebody set, wherever they set them.
+    #[test]
+    fn simd_is_joined_with_the_flags_that_are_set() {
+        let simd = |set: &[(&str, &str)]| -> Vec<(&'static str, String)> {
+            let value = |name: &str| set.iter().find(|(known, _)| *known == name);
+            let flags = with_simd(|name| value(name).map(|(_, value)| value.into()));
+            flags
+                .into_iter()
+                .map(|(name, value)| (name, value.into_string().unwrap()))
+                .collect()
+        };
+        let all = ("CARGO_BUILD_RUSTFLAGS", "-C target-feature=+simd128");
+        let all = (all.0, all.1.to_owned());
+        assert_eq!(simd(&[]), [all.clone()]);
+        assert_eq!(
+            simd(&[("CARGO_BUILD_RUSTFLAGS", "-D warnings")]),
+            [(all.0, format!("-D warnings {}", all.1))]
+        );
+        let encoded = ("CARGO_ENCODED_RUSTFLAGS", "-C\x1ftarget-feature=+simd128");
+        let plain = ("RUSTFLAGS", format!("--cfg a {}", all.1));
+        assert_eq!(
+            simd(&[("CARGO_ENCODED_RUSTFLAGS", ""), ("RUSTFLAGS", "--cfg a")]),
+            [(encoded.0, encoded.1.to_owned()), plain, all]
+        );
     }
 
     #[test]

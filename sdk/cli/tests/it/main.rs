@@ -1,7 +1,8 @@
-//! The cluster commands as a user types them, against a real registry and an API server that is played.
+//! Commands as a user types them: those of clusters against a real registry and an API server that is played.
 #![cfg(test)]
 
 mod api;
+mod building;
 mod deleting;
 mod deploying;
 mod output;

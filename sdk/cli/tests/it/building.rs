@@ -1,0 +1,61 @@
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::wisp::Said;
+
+const MANIFEST: &str =
+    "[package]\nname = \"f\"\nedition = \"2024\"\n[lib]\ncrate-type = [\"cdylib\"]\n";
+
+fn project(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    for (path, text) in [("Cargo.toml", MANIFEST), ("src/lib.rs", "")]
+        .iter()
+        .chain(files)
+    {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    folder
+}
+
+/// `wisp build` with this machine's Rust, where only these of the variables with flags are set.
+fn build(folder: &Path, variables: &[(&str, &str)]) -> Said {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_wisp"));
+    command
+        .arg("build")
+        .current_dir(folder)
+        .env("CARGO_TARGET_DIR", folder.join("target"))
+        .stdin(Stdio::null());
+    for name in [
+        "CARGO_ENCODED_RUSTFLAGS",
+        "RUSTFLAGS",
+        "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS",
+        "CARGO_BUILD_RUSTFLAGS",
+    ] {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().copied());
+    Said::of(&command.output().unwrap())
+}
+
+/// Such a project has no handler, which is what it fails with once it is compiled.
+fn is_compiled(said: &Said) -> bool {
+    said.err.contains("can't be served") && said.err.contains("#[wisp::handler]")
+}
+
+/// Would fail if a project with flags of its own couldn't be built, or were built without them or without SIMD.
+#[test]
+fn a_projects_flags_and_simd_are_joined() {
+    let source = "#[cfg(not(greet))]\ncompile_error!(\"without its flag\");\n\
+                  #[cfg(not(target_feature = \"simd128\"))]\ncompile_error!(\"without SIMD\");\n";
+    for flags in [r#""--cfg greet""#, r#"["--cfg", "greet"]"#] {
+        let config = format!("[build]\nrustflags = {flags}\n");
+        let project = project(&[("src/lib.rs", source), (".cargo/config.toml", &config)]);
+        let said = build(project.path(), &[]);
+        assert!(is_compiled(&said), "{flags}: {said:?}");
+    }
+    let project = project(&[("src/lib.rs", source)]);
+    let said = build(project.path(), &[("RUSTFLAGS", "--cfg greet")]);
+    assert!(is_compiled(&said), "{said:?}");
+}
