@@ -120,17 +120,30 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
             dir: dir.to_owned(),
         });
     }
+    let package = read_manifest(dir);
+    // Cargo tells of a manifest that can't be read.
+    if package
+        .as_ref()
+        .is_some_and(|package| !has_library(package, dir))
+    {
+        return Err(CargoError::NoComponent {
+            dir: dir.to_owned(),
+        });
+    }
     let (Messages::Show { color } | Messages::Keep { color }) = messages;
     let mut command = Command::new(CARGO);
     command
         .args([
             "build",
+            // Binaries beside it may be none that compile for this target.
+            "--lib",
             "--release",
             "--target",
             TARGET,
             "--message-format",
             "json-render-diagnostics",
         ])
+        .args(package.iter().flat_map(selection))
         .envs(with_simd(std::env::var_os))
         .args(["--color", if color { "always" } else { "never" }])
         .current_dir(dir)
@@ -187,6 +200,22 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
         dir: dir.to_owned(),
     })?;
     Ok(Artifact { crates, ..found })
+}
+
+/// Whether the package has a library, of whichever type.
+fn has_library(package: &toml::Table, dir: &Path) -> bool {
+    package.contains_key("lib") || dir.join("src/lib.rs").is_file()
+}
+
+/// What tells Cargo to build the package whose manifest this is: that of the current folder, unless it is a workspace's, too,
+/// which names others.
+fn selection(package: &toml::Table) -> Vec<String> {
+    let field = |table: &str, key: &str| package.get(table)?.get(key);
+    let name = field("package", "name").and_then(toml::Value::as_str);
+    match (field("workspace", "default-members"), name) {
+        (Some(_), Some(name)) => vec!["--package".to_owned(), name.to_owned()],
+        _ => Vec::new(),
+    }
 }
 
 /// Those of [`FLAGS`] that are `set`, and the last in any case, with [`SIMD`].

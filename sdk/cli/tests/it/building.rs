@@ -59,3 +59,28 @@ fn a_projects_flags_and_simd_are_joined() {
     let said = build(project.path(), &[("RUSTFLAGS", "--cfg greet")]);
     assert!(is_compiled(&said), "{said:?}");
 }
+
+/// Would fail if what isn't the component had to compile for its target, or were built in its place.
+#[test]
+fn nothing_is_built_but_the_component() {
+    let tool = "compile_error!(\"a tool of this machine\");\nfn main() {}\n";
+    let workspace =
+        format!("{MANIFEST}[workspace]\nmembers = [\"tools\"]\ndefault-members = [\"tools\"]\n");
+    let tools = "[package]\nname = \"tools\"\nedition = \"2024\"\n";
+    let project = project(&[
+        ("src/bin/tool.rs", tool),
+        ("Cargo.toml", &workspace),
+        ("tools/Cargo.toml", tools),
+        ("tools/src/main.rs", tool),
+    ]);
+    let said = build(project.path(), &[]);
+    assert!(is_compiled(&said), "{said:?}");
+    // Without a library there is nothing that Cargo could be asked for.
+    std::fs::write(project.path().join("Cargo.toml"), tools).unwrap();
+    std::fs::remove_file(project.path().join("src/lib.rs")).unwrap();
+    let said = build(project.path(), &[]);
+    assert!(
+        said.err.contains("no library of the type `cdylib`"),
+        "{said:?}"
+    );
+}
