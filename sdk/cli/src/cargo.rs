@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Command, ExitStatus, Stdio};
 
 use serde::Deserialize;
 
@@ -50,6 +51,8 @@ pub(crate) enum CargoError {
     Start(#[source] std::io::Error),
     #[error("the project in {} doesn't compile", dir.display())]
     Compile { dir: PathBuf, messages: String },
+    #[error("cargo was ended by {0}")]
+    Ended(ExitStatus),
     #[error("this Rust toolchain can't build for {TARGET}")]
     NoTarget,
     #[error("the project in {} builds no component: Cargo.toml has no library of the type `cdylib`", dir.display())]
@@ -75,7 +78,7 @@ impl Explain for CargoError {
                 "`cargo clean` in {} has all compiled anew",
                 dir.display()
             )),
-            Self::Compile { .. } | Self::Messages(_) => None,
+            Self::Compile { .. } | Self::Ended(_) | Self::Messages(_) => None,
         }
     }
 }
@@ -187,6 +190,9 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
     let said = said
         .and_then(|thread| thread.join().ok())
         .unwrap_or_default();
+    if status.signal().is_some() {
+        return Err(CargoError::Ended(status));
+    }
     if !status.success() {
         if !has_target(dir) {
             return Err(CargoError::NoTarget);

@@ -84,3 +84,20 @@ fn nothing_is_built_but_the_component() {
         "{said:?}"
     );
 }
+
+/// Would fail if who ended Cargo, or ran out of memory, were told that the project doesn't compile.
+#[test]
+fn a_cargo_that_is_ended_is_no_project_that_is_wrong() {
+    use std::os::unix::fs::PermissionsExt as _;
+    let project = project(&[("cargo", "#!/bin/sh\nkill -KILL $$\n")]);
+    let cargo = project.path().join("cargo");
+    std::fs::set_permissions(&cargo, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let path = format!("{}:/usr/bin:/bin", project.path().display());
+    let said = build(project.path(), &[("PATH", &path)]);
+    assert_eq!(said.code, Some(1));
+    assert!(
+        said.err.contains("cargo was ended by signal: 9"),
+        "{said:?}"
+    );
+    assert!(!said.err.contains("doesn't compile"), "{said:?}");
+}
