@@ -54,7 +54,10 @@ pub(crate) enum CargoError {
     #[error("cargo was ended by {0}")]
     Ended(ExitStatus),
     #[error("this Rust toolchain can't build for {TARGET}")]
-    NoTarget,
+    NoTarget {
+        /// What Cargo said, where that is kept.
+        messages: String,
+    },
     #[error("the project in {} builds no component: Cargo.toml has no library of the type `cdylib`", dir.display())]
     NoComponent { dir: PathBuf },
     #[error("a link in {} leads elsewhere now, and cargo can't remove what it compiled: {why}", dir.display())]
@@ -70,7 +73,7 @@ impl Explain for CargoError {
                 Some("name the project's folder, or start one with `wisp new NAME`".to_owned())
             }
             Self::Start(_) => Some("install Rust with rustup (https://rustup.rs)".to_owned()),
-            Self::NoTarget => Some(format!("rustup target add {TARGET}")),
+            Self::NoTarget { .. } => Some(format!("rustup target add {TARGET}")),
             Self::NoComponent { .. } => {
                 Some("add these lines to Cargo.toml: [lib] crate-type = [\"cdylib\"]".to_owned())
             }
@@ -91,7 +94,7 @@ pub(crate) enum Messages {
         /// With colours.
         color: bool,
     },
-    /// Into [`CargoError::Compile`].
+    /// Into [`CargoError::Compile`] or [`CargoError::NoTarget`].
     Keep {
         /// With colours.
         color: bool,
@@ -195,7 +198,7 @@ pub(crate) fn build(dir: &Path, messages: Messages) -> Result<Artifact, CargoErr
     }
     if !status.success() {
         if !has_target(dir) {
-            return Err(CargoError::NoTarget);
+            return Err(CargoError::NoTarget { messages: said });
         }
         return Err(CargoError::Compile {
             dir: dir.to_owned(),

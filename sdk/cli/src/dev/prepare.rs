@@ -16,7 +16,8 @@ use wisp_engine::{Engines, LoadError, Loader, PreinitError};
 use super::manifests::Declared;
 use crate::build::{self, BuildError, Built, Init};
 use crate::cargo::{CargoError, Messages};
-use crate::failure;
+use crate::failure::{self, Explain as _};
+use crate::terminal::harmless_lines;
 
 /// The folder beside a function's manifest that `wisp dev` keeps its own files in.
 pub(crate) const OWN: &str = ".wisp";
@@ -64,23 +65,56 @@ pub(crate) enum PrepareError {
 }
 
 impl PrepareError {
-    /// The whole story, for the terminal: the compiler's messages too.
+    /// The whole story, for the terminal: the compiler's messages, and what to do, too. All but the compiler's words, which may
+    /// have colours, does nothing to a terminal.
     pub(crate) fn story(&self) -> String {
-        match self {
-            Self::Build(BuildError::Cargo(CargoError::Compile { messages, .. })) => {
-                messages.trim_end().to_owned()
-            }
-            error => failure::chain(error),
-        }
+        let messages = match self {
+            Self::Build(BuildError::Cargo(
+                CargoError::Compile { messages, .. } | CargoError::NoTarget { messages },
+            )) => messages.trim_end(),
+            _ => "",
+        };
+        let is_told = self.is_compilers() && !messages.is_empty();
+        let hint = match self {
+            Self::Build(error) => error.hint(),
+            _ => None,
+        };
+        let again = "save any file of the project to have it built again";
+        let hints = [hint, self.is_elsewhere().then(|| again.to_owned())];
+        let hints = hints.into_iter().flatten();
+        let words = (!is_told).then(|| harmless_lines(&failure::chain(self)));
+        words
+            .into_iter()
+            .chain((!messages.is_empty()).then(|| messages.to_owned()))
+            .chain(hints.map(|hint| format!("hint: {}", harmless_lines(&hint))))
+            .collect::<Vec<_>>()
+            .join("\n")
+    }
+
+    /// Whether the compiler's messages say it.
+    fn is_compilers(&self) -> bool {
+        matches!(
+            self,
+            Self::Build(BuildError::Cargo(CargoError::Compile { .. }))
+        )
+    }
+
+    /// Whether it may be mended without a change of any file that is watched.
+    fn is_elsewhere(&self) -> bool {
+        matches!(
+            self,
+            Self::Build(BuildError::Cargo(
+                CargoError::Start(_) | CargoError::NoTarget { .. } | CargoError::Ended(_)
+            ))
+        )
     }
 
     /// One sentence, for who sent a request.
     pub(crate) fn sentence(&self) -> String {
-        match self {
-            Self::Build(BuildError::Cargo(CargoError::Compile { .. })) => {
-                "its project doesn't compile: the terminal of `wisp dev` shows why".to_owned()
-            }
-            error => failure::chain(error),
+        if self.is_compilers() {
+            "its project doesn't compile: the terminal of `wisp dev` shows why".to_owned()
+        } else {
+            failure::chain(self)
         }
     }
 }
@@ -261,6 +295,35 @@ fn identity(metadata: &Metadata) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    /// Would fail if `wisp dev` kept back the way out that `wisp build` shows, or what Cargo said.
+    #[test]
+    fn a_build_that_fails_is_told_with_its_way_out() {
+        let story = |error: CargoError| PrepareError::from(BuildError::from(error)).story();
+        let (dir, messages) = ("/f".into(), "\x1b[31merror\x1b[0m: no std\n".to_owned());
+        let told = story(CargoError::NoTarget {
+            messages: messages.clone(),
+        });
+        assert_eq!(
+            told,
+            "this Rust toolchain can't build for wasm32-wasip2\n\x1b[31merror\x1b[0m: no std\n\
+             hint: rustup target add wasm32-wasip2\n\
+             hint: save any file of the project to have it built again"
+        );
+        let told = story(CargoError::Compile { dir, messages });
+        assert_eq!(told, "\x1b[31merror\x1b[0m: no std");
+    }
+
+    /// Would fail if a component that somebody else made could move the terminal's cursor.
+    #[test]
+    fn what_a_component_says_of_its_end_does_nothing_to_a_terminal() {
+        let error = PreinitError::Failed {
+            output: "\x1b[2Ja table".to_owned(),
+            source: "it trapped".into(),
+        };
+        let told = PrepareError::from(error).story();
+        assert!(told.contains("a table") && !told.contains('\x1b'), "{told}");
+    }
+
 
     /// Would fail if a function's new component removed those that replicas of another one read.
     #[test]

@@ -95,7 +95,7 @@ impl Style {
                 lines.extend(
                     notes
                         .iter()
-                        .map(|note| format!("{prefix} {}", paint.yellow(note))),
+                        .map(|note| format!("{prefix} {}", paint.yellow(&harmless(note)))),
                 );
                 lines
             }
@@ -115,8 +115,8 @@ impl Style {
                 lines
             }
             Event::Invalid { file, message } => {
-                let mut lines = vec![format!("{} {file}", paint.red("wrong:"))];
-                lines.extend(message.lines().map(|line| format!("  {line}")));
+                let mut lines = vec![format!("{} {}", paint.red("wrong:"), harmless(file))];
+                lines.extend(message.lines().map(|line| format!("  {}", harmless(line))));
                 lines
             }
             Event::Revision { function, revision } => {

@@ -103,6 +103,28 @@ fn what_scripts_read() {
     insta::assert_snapshot!(lines.join("\n"));
 }
 
+/// Would fail if what a component, or a file of somebody else's, is called could move the terminal's cursor.
+#[test]
+fn what_strangers_wrote_does_nothing_to_a_terminal() {
+    let text = || "\x1b[2J".to_owned();
+    let built = Event::Built {
+        function: "default/hello".to_owned(),
+        millis: 1,
+        bytes: 1,
+        init_millis: None,
+        notes: vec![text()],
+    };
+    let invalid = Event::Invalid {
+        file: text(),
+        message: text(),
+    };
+    let mut style = Style::new(Paint::NONE);
+    for event in [built, invalid] {
+        let lines = style.render(&event).join("\n");
+        assert!(lines.contains("[2J") && !lines.contains('\x1b'), "{lines}");
+    }
+}
+
 /// Takes nothing until it is told to.
 struct Stopped {
     go: Receiver<()>,
