@@ -18,7 +18,7 @@ use wisp_contract::operator::pod;
 use crate::args::Delete;
 use crate::cluster::{self, Cluster, ClusterError, Watch, within};
 use crate::deploy::{id_of, namespace_of};
-use crate::dev::manifests::{discover, of_functions};
+use crate::dev::manifests::{discover, note, of_functions};
 use crate::failure::{Explain, Failure};
 use crate::terminal::{self, OutputError, Terminal};
 
@@ -204,7 +204,7 @@ fn declared(
     terminal: &Terminal,
 ) -> Result<Vec<FunctionId>, Failure> {
     let mut ids = Vec::new();
-    for folder in discover(&[path.to_owned()])? {
+    for folder in discover(&[path.to_owned()], note(terminal))? {
         let manifests = of_functions(&folder)?;
         for manifest in manifests.iter().flat_map(|(_, manifests)| manifests) {
             let metadata = match &manifest.object {

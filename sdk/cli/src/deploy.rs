@@ -15,7 +15,7 @@ use wisp_contract::FunctionId;
 
 use crate::args::Deploy;
 use crate::cluster::{self, Cluster, ClusterError, within};
-use crate::dev::manifests::discover;
+use crate::dev::manifests::{discover, note};
 use crate::failure::{Explain, Failure, chain};
 use crate::paths;
 use crate::terminal::{self, Terminal, harmless};
@@ -118,7 +118,7 @@ impl Explain for DeployError {
 
 /// Builds, pushes, applies and waits.
 pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failure> {
-    let folders = discover(&args.paths)?;
+    let folders = discover(&args.paths, note(terminal))?;
     cluster::run(async {
         let cluster = Cluster::connect(&args.cluster).await?;
         let is_fixed = args.cluster.namespace.is_some();

@@ -92,7 +92,7 @@ impl Explain for DevError {
 pub(crate) fn run(args: &Dev, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let cache = paths::cache(args.cache());
     // Everything that can be wrong is found before anything is started.
-    let folders = manifests::discover(&args.paths)?;
+    let folders = manifests::discover(&args.paths, manifests::note(terminal))?;
     let declared = manifests::read_all(&folders, &cache)?;
     let runtime = match (replica::find_runtime(args.runtime()), args.runtime()) {
         (Some(runtime), _) => runtime,

@@ -6,8 +6,9 @@ use std::path::{Path, PathBuf};
 use wisp_api::{Function, Manifest, ManifestError, Objects, Place, Values, parse_manifests};
 use wisp_contract::FunctionId;
 
-use crate::failure::Explain;
+use crate::failure::{Explain, chain};
 use crate::paths;
+use crate::terminal::{Terminal, harmless};
 
 /// A folder with functions.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -95,6 +96,13 @@ impl Explain for ManifestsError {
     }
 }
 
+impl ManifestsError {
+    /// Whether it is that this user may not read something.
+    fn is_denied(&self) -> bool {
+        matches!(self, Self::Read { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied)
+    }
+}
+
 fn indented(error: &ManifestError) -> String {
     error
         .mistakes()
@@ -104,16 +112,29 @@ fn indented(error: &ManifestError) -> String {
         .join("\n")
 }
 
-/// The folders with functions that `paths` name: manifests, folders with manifests, folders of such folders.
+/// The folders with functions that `paths` name: manifests, folders with manifests, folders of such folders. What this user
+/// may not read there is passed over and told to `pass`.
 ///
 /// # Errors
 /// When a path isn't there or holds no function.
-pub(crate) fn discover(paths: &[PathBuf]) -> Result<Vec<Folder>, ManifestsError> {
+pub(crate) fn discover(
+    paths: &[PathBuf],
+    mut pass: impl FnMut(&ManifestsError),
+) -> Result<Vec<Folder>, ManifestsError> {
     let mut found = Found::default();
     for path in paths {
-        found.add(path)?;
+        found.add(path)?.iter().for_each(&mut pass);
     }
     Ok(found.folders())
+}
+
+/// Tells people what is passed over.
+pub(crate) fn note(terminal: &Terminal) -> impl FnMut(&ManifestsError) {
+    move |passed| {
+        let note = terminal.err.yellow("note:");
+        let passed = harmless(&chain(passed));
+        terminal.note(&format!("{note} {passed}: it is passed over"));
+    }
 }
 
 /// As [`discover`], of those paths that are there and hold functions: some did.
@@ -131,7 +152,8 @@ pub(crate) fn found(paths: &[PathBuf]) -> Vec<Folder> {
 struct Found(BTreeMap<PathBuf, Option<BTreeSet<PathBuf>>>);
 
 impl Found {
-    fn add(&mut self, path: &Path) -> Result<(), ManifestsError> {
+    /// Returns what may not be read, where functions are beside it.
+    fn add(&mut self, path: &Path) -> Result<Vec<ManifestsError>, ManifestsError> {
         let found = path
             .canonicalize()
             .map_err(|_| ManifestsError::Missing(path.to_owned()))?;
@@ -141,24 +163,33 @@ impl Found {
             if let Some(named) = named {
                 named.insert(found);
             }
-            return Ok(());
+            return Ok(Vec::new());
         }
-        if declares_functions(&found)? {
+        let mut denied = Vec::new();
+        let mut declares = |dir: &Path| match declares_functions(dir) {
+            Err(error) if error.is_denied() => {
+                denied.push(error);
+                Ok(false)
+            }
+            declares => declares,
+        };
+        if declares(&found)? {
             self.0.insert(found, None);
-            return Ok(());
+            return Ok(denied);
         }
         let mut is_empty = true;
         for child in children(&found)? {
-            if declares_functions(&child)? {
+            if declares(&child)? {
                 // A link and what it leads to are one folder.
                 self.0.insert(child.canonicalize().unwrap_or(child), None);
                 is_empty = false;
             }
         }
         if is_empty {
-            return Err(ManifestsError::Empty(path.to_owned()));
+            let empty = ManifestsError::Empty(path.to_owned());
+            return Err(denied.into_iter().next().unwrap_or(empty));
         }
-        Ok(())
+        Ok(denied)
     }
 
     fn folders(self) -> Vec<Folder> {
@@ -199,7 +230,11 @@ pub(crate) fn roots(paths: &[PathBuf]) -> Vec<PathBuf> {
     paths
         .iter()
         .filter_map(|path| path.canonicalize().ok())
-        .filter(|path| path.is_dir() && !declares_functions(path).unwrap_or(true))
+        .filter(|path| path.is_dir())
+        .filter(|path| match declares_functions(path) {
+            Ok(declares) => !declares,
+            Err(error) => error.is_denied(),
+        })
         .collect()
 }
 
@@ -326,16 +361,31 @@ pub(crate) fn of_functions(
     Ok(found)
 }
 
+/// Whether a Function is in one of the folder's files, as far as they may be read, or is meant to be.
 fn declares_functions(dir: &Path) -> Result<bool, ManifestsError> {
+    let mut denied = None;
     for path in list(dir)?.into_iter().filter(|path| is_yaml(path)) {
-        if text(&path, false)?.is_some_and(|text| mentions_functions(&text)) {
-            return Ok(true);
-        }
         if is_function_file(&path) {
             return Ok(true);
         }
+        match text(&path, false) {
+            Ok(text) if text.as_deref().is_some_and(declares_function) => return Ok(true),
+            Ok(_) => {}
+            Err(error) if error.is_denied() => denied = Some(error),
+            Err(error) => return Err(error),
+        }
     }
-    Ok(false)
+    denied.map_or(Ok(false), Err)
+}
+
+/// Whether a Function is in the text, or is likely to be in one that is wrong.
+fn declares_function(text: &str) -> bool {
+    mentions_functions(text)
+        && parse_manifests(text).map_or(true, |manifests| {
+            manifests
+                .iter()
+                .any(|manifest| manifest.function().is_some())
+        })
 }
 
 /// Whether the file's name says that a Function is in it.
@@ -413,7 +463,7 @@ mod tests {
     }
 
     fn names(root: &Path, path: &str) -> Result<Vec<String>, ManifestsError> {
-        let folders = discover(&[root.join(path)])?;
+        let folders = discover(&[root.join(path)], |_| {})?;
         let all = read_all(&folders, Path::new("/cache"))?;
         Ok(all
             .iter()
@@ -457,7 +507,7 @@ mod tests {
         let root = tree(&[("f/a.yaml", &a), ("f/b.yaml", &b), ("f/c.yaml", &c)]);
         let found = |paths: &[&str]| {
             let paths: Vec<_> = paths.iter().map(|path| root.path().join(path)).collect();
-            let folders = discover(&paths).unwrap();
+            let folders = discover(&paths, |_| {}).unwrap();
             assert_eq!(folders.len(), 1, "{folders:?}");
             let declared = read(&folders[0], Path::new("/cache")).unwrap();
             let ids: Vec<_> = declared.iter().map(|it| it.id.to_string()).collect();
@@ -494,7 +544,7 @@ mod tests {
             ("compose.yaml", "services: {web: {image: x}}\n"),
         ]);
         for path in ["", "function.yaml"] {
-            let folders = discover(&[root.path().join(path)]).unwrap();
+            let folders = discover(&[root.path().join(path)], |_| {}).unwrap();
             let declared = read(&folders[0], Path::new("/cache")).unwrap();
             assert_eq!(
                 declared[0].values.env.0.get("TOKEN").map(String::as_str),
@@ -506,7 +556,7 @@ mod tests {
         assert!(error.contains("there is no Secret `keys`"), "{error}");
     }
 
-    /// Would fail if a pool, or a policy that selects functions' pods, could not lie beside a function, or below it.
+    /// Would fail if a pool, or a policy that selects functions' pods, could not lie beside a function, below it or above.
     #[test]
     fn what_else_is_applied_may_lie_beside_a_function() {
         let pool = "apiVersion: wisp.dev/v1alpha1\nkind: RuntimePool\nmetadata: {name: warm}\nspec: {minReplicas: 2}\n";
@@ -517,16 +567,28 @@ mod tests {
             ("a/policy.yaml", policy),
             ("k8s/policy.yaml", policy),
             ("k8s/pool.yaml", pool),
+            (
+                "pool.yaml",
+                &format!("# For all functions.\n{pool}---\n{policy}"),
+            ),
         ]);
+        assert_eq!(
+            roots(&[root.path().to_owned()]),
+            [root.path().canonicalize().unwrap()]
+        );
         for path in ["", "a", "a/function.yaml"] {
             assert_eq!(names(root.path(), path).unwrap(), ["default/hello"]);
         }
-        let folders = discover(&[root.path().join("a")]).unwrap();
+        let folders = discover(&[root.path().join("a")], |_| {}).unwrap();
         assert_eq!(of_functions(&folders[0]).unwrap().len(), 1);
         for path in ["a/pool.yaml", "a/policy.yaml"] {
             let error = names(root.path(), path).unwrap_err();
             assert!(matches!(error, ManifestsError::NoFunction(_)), "{error}");
         }
+        assert!(matches!(
+            names(root.path(), "k8s").unwrap_err(),
+            ManifestsError::Empty(_)
+        ));
     }
 
     #[test]
@@ -553,7 +615,7 @@ mod tests {
     #[test]
     fn a_file_that_is_meant_holds_a_function() {
         let said = |root: &Path, path: &str| -> [Option<String>; 2] {
-            let folders = discover(&[root.join(path)]).unwrap();
+            let folders = discover(&[root.join(path)], |_| {}).unwrap();
             [
                 read(&folders[0], Path::new("/cache")).err(),
                 of_functions(&folders[0]).err(),

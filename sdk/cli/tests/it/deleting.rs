@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::api::{Answer, Api, Asked};
-use crate::wisp::{Said, run};
+use crate::wisp::{Said, command, run};
 
 const FUNCTIONS: &str = "/apis/wisp.dev/v1alpha1/namespaces/vision/functions/";
 const PODS: &str = "/api/v1/namespaces/vision/pods";
@@ -254,4 +254,68 @@ fn each_function_is_told_whatever_becomes_of_the_others() {
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.out.contains("deleted vision/hello"), "{said:?}");
     assert!(!said.err.contains("--force-conflicts"), "{said:?}");
+}
+
+/// Would fail if what is somebody else's, beside the functions, kept them from being found, or were passed over in silence.
+#[test]
+fn what_may_not_be_read_is_passed_over() {
+    use std::fs::Permissions;
+    use std::io::ErrorKind;
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::os::unix::process::CommandExt as _;
+    let folder = tempfile::tempdir().unwrap();
+    let set = |path: &str, mode: u32| {
+        let path = folder.path().join(path);
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    let write = |path: &str, text: &str| {
+        let path = folder.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    };
+    let manifest = |name: &str| {
+        format!(
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec: {{component: {{image: r.test/a}}}}\n"
+        )
+    };
+    write("all/a/function.yaml", &manifest("a"));
+    write("all/monitoring/rules.yml", "");
+    write("all/pgdata/base", "");
+    write("all/z/function.yaml", &manifest("z"));
+    write("none/pgdata/base", "");
+    let locked = ["all/monitoring/rules.yml", "all/pgdata", "none/pgdata"];
+    locked.iter().for_each(|path| set(path, 0));
+    set("", 0o755);
+    let api = Api::new(|_| Answer::status(404, "functions", "a", "no such function"));
+    let delete = |path: &str| {
+        let words = ["delete", path, "--ignore-not-found"];
+        let mut command = command(folder.path(), Some(&api), &words);
+        // Whom nothing is locked to.
+        if rustix::process::geteuid().is_root() {
+            command.uid(65_534);
+        }
+        match command.output() {
+            Ok(output) => Some(Said::of(&output)),
+            Err(error) if error.kind() == ErrorKind::PermissionDenied => None,
+            Err(error) => panic!("{error}"),
+        }
+    };
+    let said = ["./all", "./none"].map(delete);
+    // For whoever removes them.
+    locked.iter().for_each(|path| set(path, 0o755));
+    let [Some(all), Some(none)] = said else {
+        return wisp_skip::skip("nobody may run what is built here: the folder is root's alone");
+    };
+    assert_eq!(all.code, Some(0), "{all:?}");
+    for told in [
+        "no function vision/a",
+        "no function vision/z",
+        "rules.yml could not be read",
+        "pgdata could not be read",
+    ] {
+        assert!(all.err.contains(told), "{told}: {all:?}");
+    }
+    assert_eq!(none.code, Some(1), "{none:?}");
+    assert!(none.err.contains("error: "), "{none:?}");
+    assert!(none.err.contains("pgdata could not be read"), "{none:?}");
 }

@@ -30,7 +30,7 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 }
 
 fn plan(root: &tempfile::TempDir, namespace: &str, is_fixed: bool) -> Result<Plan, Failure> {
-    let folders = discover(&[root.path().to_owned()])?;
+    let folders = discover(&[root.path().to_owned()], |_| {})?;
     Plan::read(&folders, namespace, is_fixed, Path::new("/cache"))
 }
 
