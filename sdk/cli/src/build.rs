@@ -71,6 +71,27 @@ pub(crate) enum Init {
     },
 }
 
+impl Init {
+    /// What became of one that printed `output`.
+    pub(crate) fn of(outcome: Outcome, output: String) -> Self {
+        match outcome {
+            Outcome::Nothing => Self::None,
+            Outcome::Snapshot {
+                init,
+                before,
+                drew_random,
+                ..
+            } => Self::Snapshot {
+                init_millis: init.as_secs_f64() * 1e3,
+                bytes_before: before as u64,
+                output,
+                drew_random,
+            },
+            Outcome::Plain(why) => Self::Plain { why },
+        }
+    }
+}
+
 /// Why there is nothing to serve.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BuildError {
@@ -173,21 +194,7 @@ fn finish(dir: &Path, artifact: &Artifact) -> Result<Built, BuildError> {
                 source,
             },
         })?;
-    let init = match done.outcome {
-        Outcome::Nothing => Init::None,
-        Outcome::Snapshot {
-            init,
-            before,
-            drew_random,
-            ..
-        } => Init::Snapshot {
-            init_millis: init.as_secs_f64() * 1e3,
-            bytes_before: before as u64,
-            output: done.output,
-            drew_random,
-        },
-        Outcome::Plain(why) => Init::Plain { why },
-    };
+    let init = Init::of(done.outcome, done.output);
     let inspection = wisp_engine::inspect(&done.component).map_err(inspected)?;
     replace(&output, &done.component).map_err(file(&output))?;
     record.keep(&plain, &done.component, &init, artifact);

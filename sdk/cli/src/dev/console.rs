@@ -38,7 +38,7 @@ pub(crate) enum Event {
     },
     /// A function is gone from its folder.
     Removed { function: String },
-    /// A function is being built.
+    /// A function is being built, or its component, which somebody else built, initialised and compiled.
     Building { function: String },
     /// It was built.
     Built {

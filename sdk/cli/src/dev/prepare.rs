@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use wisp_api::ConfigError;
 use wisp_contract::{FunctionConfig, FunctionId};
 use wisp_engine::cache::Source;
-use wisp_engine::preinit::{self, Outcome};
+use wisp_engine::preinit;
 use wisp_engine::{Engines, LoadError, Loader, PreinitError};
 
+use super::console::Event;
 use super::manifests::Declared;
 use crate::build::{self, BuildError, Built, Init};
 use crate::cargo::{CargoError, Messages};
@@ -139,36 +140,49 @@ impl Project {
     }
 
     /// What to print of it.
-    pub(crate) fn event(&self, function: String) -> super::console::Event {
-        let mut notes = self.built.cautions.clone();
-        let init_millis = match &self.built.init {
-            Init::Snapshot {
-                init_millis,
-                drew_random,
-                ..
-            } => {
-                if *drew_random {
-                    notes.push(preinit::RANDOM.to_owned());
-                }
-                Some(*init_millis)
-            }
-            Init::Plain { why } => {
-                notes.push(format!("its initialisation runs in every instance: {why}"));
-                None
-            }
-            Init::None => None,
-        };
-        super::console::Event::Built {
+    pub(crate) fn event(&self, function: String) -> Event {
+        let built = &self.built;
+        event(
             function,
-            millis: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
-            bytes: self.built.bytes,
-            init_millis,
-            notes,
-        }
+            self.took,
+            built.bytes,
+            &built.init,
+            &built.cautions,
+        )
     }
 }
 
-/// Checks the function's files and compiles its component into the cache, so that a replica only maps it. Blocks.
+/// What to print of a component that is ready, which `took` so long.
+fn event(function: String, took: Duration, bytes: u64, init: &Init, cautions: &[String]) -> Event {
+    let mut notes = cautions.to_vec();
+    let init_millis = match init {
+        Init::Snapshot {
+            init_millis,
+            drew_random,
+            ..
+        } => {
+            if *drew_random {
+                notes.push(preinit::RANDOM.to_owned());
+            }
+            Some(*init_millis)
+        }
+        Init::Plain { why } => {
+            notes.push(format!("its initialisation runs in every instance: {why}"));
+            None
+        }
+        Init::None => None,
+    };
+    Event::Built {
+        function,
+        millis: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+        bytes,
+        init_millis,
+        notes,
+    }
+}
+
+/// Checks the function's files and compiles its component into the cache, so that a replica only maps it. That of a component
+/// which somebody else built is told, as its build is of a project's. Blocks.
 ///
 /// # Errors
 /// When a file can't be read, or the component is none that a host serves.
@@ -178,6 +192,7 @@ pub(crate) fn prepare(
     project: Option<&Project>,
     loader: &Loader,
     engines: &Engines,
+    tell: impl Fn(Event),
 ) -> Result<Prepared, PrepareError> {
     let own = dir.join(OWN);
     let key_value = own.join(format!(
@@ -190,14 +205,24 @@ pub(crate) fn prepare(
     let mut config = declared
         .function
         .to_config(&files, declared.values.clone())?;
-    let source = Source::read(&config.component.file, config.component.sha256.as_deref())?;
+    let read = || Source::read(&config.component.file, config.component.sha256.as_deref());
     // What was built here was initialised by its build.
     let source = if project.is_some() {
+        let source = read()?;
+        loader.prepare(&source, engines)?;
         source
     } else {
-        initialised(source)?
+        let (function, began) = (declared.id.to_string(), Instant::now());
+        tell(Event::Building {
+            function: function.clone(),
+        });
+        let (source, init) = initialised(read()?)?;
+        loader.prepare(&source, engines)?;
+        let (took, bytes) = (began.elapsed(), source.bytes().len() as u64);
+        let cautions = &source.inspection().cautions;
+        tell(event(function, took, bytes, &init, cautions));
+        source
     };
-    loader.prepare(&source, engines)?;
     config.component.file = keep(&own, &declared.id, &source)?;
     config.component.sha256 = Some(source.sha256().to_owned());
     let mut digest = Sha256::new();
@@ -219,13 +244,15 @@ pub(crate) fn prepare(
     Ok(Prepared { config, digest })
 }
 
-/// The component after its `wisp-init`, where it exports one that didn't run yet.
-fn initialised(source: Source) -> Result<Source, PrepareError> {
+/// The component after its `wisp-init`, where it exports one that didn't run yet, and what became of that.
+fn initialised(source: Source) -> Result<(Source, Init), PrepareError> {
     let done = preinit::preinit(source.bytes(), &preinit::Limits::default())?;
-    Ok(match done.outcome {
-        Outcome::Snapshot { .. } => Source::from_bytes(done.component).map_err(LoadError::from)?,
-        Outcome::Nothing | Outcome::Plain(_) => source,
-    })
+    let init = Init::of(done.outcome, done.output);
+    let source = match init {
+        Init::Snapshot { .. } => Source::from_bytes(done.component).map_err(LoadError::from)?,
+        Init::None | Init::Plain { .. } => source,
+    };
+    Ok((source, init))
 }
 
 /// Copies the component to where only its content decides its name: replicas that start while the next one is being
@@ -295,6 +322,8 @@ fn identity(metadata: &Metadata) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dev::manifests::{discover, read};
+
     /// Would fail if `wisp dev` kept back the way out that `wisp build` shows, or what Cargo said.
     #[test]
     fn a_build_that_fails_is_told_with_its_way_out() {
@@ -324,6 +353,48 @@ mod tests {
         assert!(told.contains("a table") && !told.contains('\x1b'), "{told}");
     }
 
+    /// Would fail if a component that somebody else built were compiled in silence, however long that takes, or what a person
+    /// should know of it were kept back.
+    #[test]
+    fn a_component_that_is_given_is_told_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let manifest = "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: f}\nspec: {component: {file: f.wasm}}\n";
+        std::fs::write(folder.path().join("function.yaml"), manifest).unwrap();
+        let folders = discover(&[folder.path().to_owned()], |_| {}).unwrap();
+        let declared = read(&folders[0], Path::new("/cache")).unwrap();
+        let prepare = |own: &str| {
+            let component = wat::parse_str(format!(
+                r#"(component {own} (instance $h) (export "wasi:http/incoming-handler@0.2.4" (instance $h)))"#
+            ));
+            std::fs::write(folder.path().join("f.wasm"), component.unwrap()).unwrap();
+            let (loader, engines) = (Loader::without_cache(), Engines::for_compilation());
+            let told = std::cell::RefCell::new(Vec::new());
+            let tell = |event| told.borrow_mut().push(event);
+            super::prepare(&declared[0], &folders[0].dir, None, &loader, &engines, tell).unwrap();
+            let [building, built]: [Event; 2] = told.into_inner().try_into().unwrap();
+            let function = "default/f".to_owned();
+            assert_eq!(building, Event::Building { function });
+            let Event::Built {
+                init_millis, notes, ..
+            } = built
+            else {
+                panic!("{built:?}")
+            };
+            (init_millis, notes)
+        };
+        let (init, notes) = prepare(r#"(import "wasi:sockets/network@0.2.4" (instance))"#);
+        assert!(
+            init.is_none() && notes[0].contains("wasi:sockets"),
+            "{notes:?}"
+        );
+        let (init, notes) = prepare(
+            r#"(core module $m (memory 1) (func (export "init") (i32.store (i32.const 0) (i32.const 1))))
+               (core instance $i (instantiate $m))
+               (func $init (canon lift (core func $i "init")))
+               (export "wisp-init" (func $init))"#,
+        );
+        assert!(init.is_some() && notes.is_empty(), "{notes:?}");
+    }
 
     /// Would fail if a function's new component removed those that replicas of another one read.
     #[test]

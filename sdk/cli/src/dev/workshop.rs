@@ -346,9 +346,10 @@ impl Workshop {
         for function in declared {
             let (dir, project, function) = (folder.dir.clone(), project.clone(), function.clone());
             let (loader, engines) = (Arc::clone(&self.loader), Arc::clone(&self.engines));
-            let subject = function.clone();
+            let (subject, console) = (function.clone(), self.console.clone());
             let made = blocking(move || {
-                prepare::prepare(&function, &dir, project.as_ref(), &loader, &engines)
+                let tell = |event| console.tell(event);
+                prepare::prepare(&function, &dir, project.as_ref(), &loader, &engines, tell)
             })
             .await;
             let Some(supervisor) = self.functions.get(&subject.id) else {
