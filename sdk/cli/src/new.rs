@@ -236,7 +236,14 @@ mod tests {
     fn every_template_is_filled_in_whole() {
         let folder = tempfile::tempdir().unwrap();
         let sdk = sdk(None).unwrap();
-        for (name, template) in [("plain", Template::Http), ("smart", Template::Inference)] {
+        // In YAML the last two are texts only in quotes.
+        let names = [
+            ("plain", Template::Http),
+            ("smart", Template::Inference),
+            ("y", Template::Http),
+            ("null", Template::Inference),
+        ];
+        for (name, template) in names {
             let project = folder.path().join(name);
             write(&project, name, template, &sdk).unwrap();
             let manifest: toml::Table =
@@ -247,6 +254,10 @@ mod tests {
                 manifest["dependencies"]["wisp"]["path"].as_str(),
                 sdk.to_str()
             );
+            let function = std::fs::read_to_string(project.join("function.yaml")).unwrap();
+            let manifests = wisp_api::parse_manifests(&function).unwrap();
+            let function = manifests[0].function().unwrap();
+            assert_eq!(function.metadata.name.as_deref(), Some(name));
             for file in [".gitignore", "README.md", "function.yaml", "src/lib.rs"] {
                 let text = std::fs::read_to_string(project.join(file)).unwrap();
                 assert!(
