@@ -56,6 +56,8 @@ pub(crate) enum NewError {
     Exists(PathBuf),
     #[error("the `wisp` crate is not in {}", .0.display())]
     Sdk(PathBuf),
+    #[error("Cargo.toml can't name {}: the path is no text in UTF-8", .0.display())]
+    NoText(PathBuf),
     #[error("{} could not be written", path.display())]
     Write { path: PathBuf, source: io::Error },
 }
@@ -67,6 +69,7 @@ impl Explain for NewError {
             Self::Keyword(name) | Self::Taken(name) => Some(format!("`{name}-fn` would do")),
             Self::Exists(_) => Some("choose another name, or remove it first".to_owned()),
             Self::Sdk(_) => Some("name the folder sdk/wisp of a checkout with --sdk".to_owned()),
+            Self::NoText(_) => Some("rename the folder, or name another with --sdk".to_owned()),
             Self::Write { .. } => None,
         }
     }
@@ -141,7 +144,8 @@ fn suggestion(name: &str) -> Option<String> {
     check_name(name).is_ok().then(|| name.to_owned())
 }
 
-fn sdk(given: Option<&Path>) -> Result<PathBuf, NewError> {
+/// The folder of the `wisp` crate, as a manifest can have it.
+fn sdk(given: Option<&Path>) -> Result<String, NewError> {
     let path = given.unwrap_or(Path::new(SDK));
     let path = path
         .canonicalize()
@@ -156,14 +160,14 @@ fn sdk(given: Option<&Path>) -> Result<PathBuf, NewError> {
                 .as_str()
                 .map(str::to_owned)
         });
-    if name.as_deref() == Some("wisp") {
-        Ok(path)
-    } else {
-        Err(NewError::Sdk(path))
+    if name.as_deref() != Some("wisp") {
+        return Err(NewError::Sdk(path));
     }
+    let path = path.into_os_string().into_string();
+    path.map_err(|path| NewError::NoText(path.into()))
 }
 
-fn write(folder: &Path, name: &str, template: Template, sdk: &Path) -> Result<(), NewError> {
+fn write(folder: &Path, name: &str, template: Template, sdk: &str) -> Result<(), NewError> {
     let failed = |path: &Path| {
         let path = path.to_owned();
         move |source| NewError::Write { path, source }
@@ -202,9 +206,8 @@ fn write(folder: &Path, name: &str, template: Template, sdk: &Path) -> Result<()
     Ok(())
 }
 
-fn fill(text: &str, name: &str, sdk: &Path) -> String {
-    // A TOML basic string: Rust's escapes of quotes and backslashes are TOML's too.
-    let sdk = format!("{:?}", sdk.display().to_string());
+fn fill(text: &str, name: &str, sdk: &str) -> String {
+    let sdk = toml::Value::from(sdk).to_string();
     text.replace("{{name}}", name).replace("\"{{sdk}}\"", &sdk)
 }
 
@@ -252,7 +255,7 @@ mod tests {
             assert_eq!(manifest["package"]["name"].as_str(), Some(name));
             assert_eq!(
                 manifest["dependencies"]["wisp"]["path"].as_str(),
-                sdk.to_str()
+                Some(&*sdk)
             );
             let function = std::fs::read_to_string(project.join("function.yaml")).unwrap();
             let manifests = wisp_api::parse_manifests(&function).unwrap();
@@ -270,6 +273,31 @@ mod tests {
                 Err(NewError::Exists(_))
             ));
         }
+    }
+
+    /// Would fail if a project couldn't be built where the SDK is in somebody's home: names there may be of any script.
+    #[test]
+    fn the_sdk_may_be_at_any_path() {
+        for sdk in [
+            "/home/ada/my wisp",
+            "/home/ada/Re\u{301}sume\u{301}/wisp",
+            "/home/ada/\u{e42}\u{e1b}\u{e23}\u{e40}\u{e08}\u{e01}\u{e15}\u{e4c}/\u{2764}\u{fe0f}",
+            "/it's \"w\\isp\"\n",
+        ] {
+            let filled: toml::Table = fill("a = \"{{sdk}}\"", "x", sdk).parse().unwrap();
+            assert_eq!(filled["a"].as_str(), Some(sdk));
+        }
+    }
+
+    /// Would fail if the project were to name another folder than the one that was meant.
+    #[test]
+    fn a_path_that_is_no_text_is_refused() {
+        use std::os::unix::ffi::OsStrExt as _;
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(std::ffi::OsStr::from_bytes(b"w\xe9sp"));
+        std::fs::create_dir(&path).unwrap();
+        std::fs::write(path.join("Cargo.toml"), "[package]\nname = \"wisp\"\n").unwrap();
+        assert!(matches!(sdk(Some(&path)), Err(NewError::NoText(_))));
     }
 
     #[test]
