@@ -15,13 +15,14 @@ use wisp_contract::FunctionId;
 
 use crate::args::Deploy;
 use crate::cluster::{self, Cluster, ClusterError, within};
-use crate::dev::manifests::{discover, note};
+use crate::dev::manifests::{Folder, discover, note};
 use crate::failure::{Explain, Failure, chain};
 use crate::paths;
 use crate::terminal::{self, Terminal, harmless};
 
 mod check;
 mod plan;
+mod render;
 mod upload;
 mod wait;
 
@@ -120,43 +121,30 @@ impl Explain for DeployError {
 pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failure> {
     let folders = discover(&args.paths, note(terminal))?;
     cluster::run(async {
+        if args.render {
+            return render::run(&folders, args, terminal).await;
+        }
         let cluster = Cluster::connect(&args.cluster).await?;
-        let is_fixed = args.cluster.namespace.is_some();
-        let mut plan = Plan::read(&folders, &cluster.namespace, is_fixed, &paths::cache(None))?;
-        for note in &plan.notes {
-            terminal.note(&format!("{} {note}", terminal.err.yellow("note:")));
-        }
+        let mut plan = read(&folders, Some(&cluster.namespace), args, terminal)?;
         // All that can be wrong is found before minutes of building, and before the cluster is changed.
-        let mut functions = Vec::new();
-        for function in &plan.functions {
-            match args.registry() {
-                Some(_) => upload::check(function, args)?,
-                None => needs_nothing(function)?,
-            }
-            if !args.pull_secrets.is_empty() && !function.pulls_images() {
-                return Err(DeployError::NoImage(function.id.clone()).into());
-            }
-            let mut function = upload::stand_in(function, args)?;
-            function.add_pull_secrets(&args.pull_secrets);
-            function.check()?;
-            functions.push(function);
-        }
+        let mut functions = foreseen(&plan, args)?;
         for function in &plan.functions {
             match cluster.function(&function.id).await {
-                Ok(there) => release(function, &there, &cluster).await?,
-                Err(ClusterError::NotFound { .. }) => {}
+                Ok(there) if !args.dry_run => release(function, &there, &cluster).await?,
+                Ok(_) | Err(ClusterError::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        check::ask(&plan.beside, &functions, &cluster, args).await?;
-        let mut uploads = Vec::new();
-        for function in &mut plan.functions {
-            let began = Instant::now();
-            let images = upload::upload(function, args, terminal).await?;
-            function.add_pull_secrets(&args.pull_secrets);
-            function.check()?;
-            uploads.push((images, began.elapsed()));
+        if args.dry_run {
+            // What would be released isn't.
+            functions.iter_mut().for_each(ask_for_nothing);
         }
+        check::ask(&plan.beside, &functions, &cluster, args).await?;
+        if args.dry_run {
+            accepted(&plan, &cluster, terminal)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        let uploads = upload(&mut plan, args, terminal).await?;
         let mut changed = Vec::new();
         for beside in &plan.beside {
             if apply_beside(&cluster, beside, args, terminal).await? {
@@ -181,6 +169,78 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// The plan for `folders`, `namespace` being that of objects that name none.
+fn read(
+    folders: &[Folder],
+    namespace: Option<&str>,
+    args: &Deploy,
+    terminal: &Terminal,
+) -> Result<Plan, Failure> {
+    let is_fixed = args.cluster.namespace.is_some();
+    let plan = Plan::read(folders, namespace, is_fixed, &paths::cache(None))?;
+    for note in &plan.notes {
+        terminal.note(&format!("{} {note}", terminal.err.yellow("note:")));
+    }
+    Ok(plan)
+}
+
+/// The functions as they will be applied, but for the digests of what is to be pushed.
+///
+/// # Errors
+/// With what can be known to be wrong before anything is pushed.
+fn foreseen(plan: &Plan, args: &Deploy) -> Result<Vec<Planned>, Failure> {
+    let mut functions = Vec::new();
+    for function in &plan.functions {
+        match args.registry() {
+            Some(_) => upload::check(function, args)?,
+            None => needs_nothing(function)?,
+        }
+        if !args.pull_secrets.is_empty() && !function.pulls_images() {
+            return Err(DeployError::NoImage(function.id.clone()).into());
+        }
+        let mut function = upload::stand_in(function, args)?;
+        function.add_pull_secrets(&args.pull_secrets);
+        function.check()?;
+        functions.push(function);
+    }
+    Ok(functions)
+}
+
+/// Builds and pushes what the functions take from this machine, which is then named in the plan; returns the images of each,
+/// and how long that took.
+async fn upload(
+    plan: &mut Plan,
+    args: &Deploy,
+    terminal: &Terminal,
+) -> Result<Vec<(Value, Duration)>, Failure> {
+    let mut uploads = Vec::new();
+    for function in &mut plan.functions {
+        let began = Instant::now();
+        let images = upload::upload(function, args, terminal).await?;
+        function.add_pull_secrets(&args.pull_secrets);
+        function.check()?;
+        uploads.push((images, began.elapsed()));
+    }
+    Ok(uploads)
+}
+
+/// Says that the cluster would take all of it.
+fn accepted(plan: &Plan, cluster: &Cluster, terminal: &Terminal) -> Result<(), Failure> {
+    let paint = terminal.out;
+    let place = paint.dim(&format!("(dry run, in {})", cluster.server));
+    for beside in &plan.beside {
+        let what = format!("the {} {}/{}", beside.kind, beside.namespace, beside.name);
+        terminal.say(&format!("{} {what} {place}", paint.green("accepted")))?;
+    }
+    for function in &plan.functions {
+        let id = function.id.to_string();
+        let told = paint.bold(&id);
+        terminal.say(&format!("{} {told} {place}", paint.green("accepted")))?;
+        terminal.json(&json!({"function": id, "result": "accepted"}))?;
+    }
+    Ok(())
 }
 
 fn needs_nothing(function: &Planned) -> Result<(), DeployError> {
@@ -298,6 +358,14 @@ async fn apply(
 fn asks_itself(function: &Planned) -> bool {
     let annotations = function.written.pointer("/metadata/annotations");
     annotations.is_some_and(|annotations| annotations.get(REQUESTED_AT).is_some())
+}
+
+/// Takes the manifest's word for another attempt out of it.
+fn ask_for_nothing(function: &mut Planned) {
+    let annotations = function.written.pointer_mut("/metadata/annotations");
+    if let Some(annotations) = annotations.and_then(Value::as_object_mut) {
+        annotations.remove(REQUESTED_AT);
+    }
 }
 
 /// Has the operator try again at once what failed, which may have been mended where it can't see it.

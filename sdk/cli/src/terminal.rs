@@ -28,6 +28,8 @@ pub(crate) struct Terminal {
     pub(crate) out: Paint,
     /// Colours of standard error.
     pub(crate) err: Paint,
+    /// Whether lines for people are on standard error, all of them.
+    is_aside: bool,
 }
 
 /// Colours, or none.
@@ -99,6 +101,16 @@ impl Terminal {
             interactive,
             out: paint(interactive),
             err: paint(std::io::stderr().is_terminal()),
+            is_aside: false,
+        }
+    }
+
+    /// The same where standard output is for something else than lines for people.
+    pub(crate) fn aside(self) -> Self {
+        Self {
+            out: self.err,
+            is_aside: true,
+            ..self
         }
     }
 
@@ -107,11 +119,15 @@ impl Terminal {
         self.format == Format::Json
     }
 
-    /// A line for people, on standard output.
+    /// A line for people, on standard output unless that is for something else.
     ///
     /// # Errors
     /// When it can't be written.
     pub(crate) fn say(&self, line: &str) -> Result<(), OutputError> {
+        if self.is_aside {
+            self.note(line);
+            return Ok(());
+        }
         if self.is_json() {
             return Ok(());
         }

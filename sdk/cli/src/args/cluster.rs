@@ -67,7 +67,9 @@ pub(crate) struct Push {
                   it is. Secrets and ConfigMaps that stand in the same file are applied before the function. What the cluster fetches \
                   itself, such as a `component.image`, stays: a project beside it isn't built then. Where a function is as it was, and \
                   its component or a model couldn't be had, the cluster tries again at once.\n\
-                  Before anything is built, the cluster is asked by a dry run whether it would take all of it."
+                  Before anything is built, the cluster is asked by a dry run whether it would take all of it.\n\
+                  What --render prints is for a repository that Argo CD, Flux or the like apply from: YAML, or one JSON object per \
+                  line with --output json. It asks no cluster, and names a namespace where --namespace or the manifest does."
 )]
 pub(crate) struct Deploy {
     /// A function.yaml, a folder with one, or a folder of such folders
@@ -77,6 +79,17 @@ pub(crate) struct Deploy {
     /// Take over fields that others applied
     #[arg(long)]
     pub(crate) force_conflicts: bool,
+
+    /// Only ask the cluster whether it would take all of it: nothing is built, pushed or applied
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// Build and push, and print the manifests with what was pushed instead of applying them
+    #[arg(
+        long,
+        conflicts_with_all = ["dry_run", "force_conflicts", "no_wait", "timeout", "kubeconfig", "context"]
+    )]
+    pub(crate) render: bool,
 
     /// Don't wait until the functions are ready
     #[arg(long)]

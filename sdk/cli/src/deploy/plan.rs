@@ -66,14 +66,15 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// What the manifests of `folders` come to. `namespace` is for objects that name none; `is_fixed` says that the
-    /// user asked for it, so that none may name another. `cache` is the folder for what can be made again.
+    /// What the manifests of `folders` come to. `namespace` is for objects that name none, which is left to whoever applies
+    /// them where nobody knows it; `is_fixed` says that the user asked for it, so that none may name another. `cache` is the
+    /// folder for what can be made again.
     ///
     /// # Errors
     /// Every mistake of one manifest.
     pub(super) fn read(
         folders: &[Folder],
-        namespace: &str,
+        namespace: Option<&str>,
         is_fixed: bool,
         cache: &Path,
     ) -> Result<Self, Failure> {
@@ -119,7 +120,7 @@ impl Plan {
         manifest: &Manifest,
         dir: &Path,
         is_project: bool,
-        namespace: &str,
+        namespace: Option<&str>,
         is_fixed: bool,
         cache: &Path,
     ) -> Result<(), DeployError> {
@@ -135,9 +136,12 @@ impl Plan {
             }
         };
         let name = metadata.name.clone().unwrap_or_default();
-        let namespace = namespace_of(kind, metadata, namespace, is_fixed)?;
+        let is_known = namespace.is_some();
+        let namespace = namespace_of(kind, metadata, namespace.unwrap_or("default"), is_fixed)?;
         let mut written = manifest.as_written();
-        if let Some(metadata) = written.get_mut("metadata").and_then(Value::as_object_mut) {
+        if let Some(metadata) = written.get_mut("metadata").and_then(Value::as_object_mut)
+            && is_known
+        {
             metadata.insert("namespace".to_owned(), namespace.clone().into());
         }
         let Some(function) = manifest.function() else {

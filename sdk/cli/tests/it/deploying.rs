@@ -444,6 +444,110 @@ fn what_the_cluster_would_refuse_is_told_before_anything_is_done() {
     );
 }
 
+/// Would fail if a dry run built, pushed or changed anything, or didn't ask the cluster.
+#[test]
+fn a_dry_run_only_asks() {
+    let folder = folder();
+    let manifest = std::fs::read_to_string(folder.path().join("function.yaml")).unwrap();
+    let manifest = manifest.replace(
+        "name: digits}",
+        "name: digits, annotations: {wisp.dev/requested-at: now}}",
+    );
+    std::fs::write(folder.path().join("function.yaml"), manifest).unwrap();
+    let api = Api::new(|asked| match asked.method.as_str() {
+        "PATCH" => taken(asked),
+        _ => {
+            let mut before = function(&json!([]));
+            before["metadata"]["managedFields"] =
+                json!([{"manager": "wisp-retry", "operation": "Update"}]);
+            Answer::json(&before)
+        }
+    });
+    // Nobody listens there.
+    let words = ["deploy", "--dry-run", "--registry", "127.0.0.1:1/ada"];
+    let said = run(folder.path(), Some(&api), &words);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(
+        said.out.contains("accepted vision/digits (dry run"),
+        "{said:?}"
+    );
+    assert!(
+        said.out.contains("accepted the ConfigMap vision/words"),
+        "{said:?}"
+    );
+    assert!(api.applied().is_empty());
+    let tried = api.asked("PATCH");
+    let tried: Value = serde_json::from_slice(&tried[1].body).unwrap();
+    // Which is another's still, and would be in conflict.
+    assert_eq!(tried["metadata"]["annotations"], json!({}));
+    let said = run(
+        folder.path(),
+        Some(&api),
+        &[&words[..], &["-o", "json"][..]].concat(),
+    );
+    let told = json!({"function": "vision/digits", "result": "accepted"});
+    assert_eq!(said.json(), [told]);
+}
+
+/// Would fail if what is printed for others to apply weren't alone on standard output, or a cluster were needed.
+#[test]
+fn manifests_are_printed_for_others_to_apply() {
+    let folder = tempfile::tempdir().unwrap();
+    let manifest = "# Greets.\napiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: hello}\nspec:\n  \
+                    component: {image: 'r.test/hello:1'}\n  env: [{name: ON, value: 'yes'}]\n---\n\
+                    apiVersion: v1\nkind: Service\nmetadata: {name: s}\n";
+    std::fs::write(folder.path().join("function.yaml"), manifest).unwrap();
+    let said = run(folder.path(), None, &["deploy", "--render"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    assert!(said.err.contains("the Service `s` is left"), "{said:?}");
+    assert_eq!(
+        said.out,
+        "---\napiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata:\n  name: hello\nspec:\n  component:\n    \
+         image: r.test/hello:1\n  env:\n  - name: \"ON\"\n    value: \"yes\"\n"
+    );
+    for (option, value) in [("--context", "c"), ("--timeout", "1s"), ("--dry-run", "")] {
+        let words = ["deploy", "--render", option, value];
+        let words = words.iter().filter(|word| !word.is_empty()).copied();
+        let said = run(folder.path(), None, &words.collect::<Vec<_>>());
+        assert_eq!(said.code, Some(2), "{said:?}");
+        assert!(said.err.contains(option), "{said:?}");
+    }
+}
+
+/// Would fail if what is printed for others to apply weren't what was pushed.
+#[test]
+fn printed_manifests_name_what_was_pushed() {
+    let Some(registry) = Registry::start() else {
+        return;
+    };
+    let folder = folder();
+    let registry = format!("{}/ada", registry.address);
+    let words = ["deploy", "--render", "--registry", &registry];
+    let render = |more: &[&str]| run(folder.path(), None, &[&words[..], more].concat());
+    let said = render(&["-o", "json"]);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let [words, function]: [Value; 2] = said.json().try_into().unwrap();
+    assert_eq!(words["data"], json!({"a": "b"}));
+    assert_eq!(function["metadata"], json!({"name": "digits"}));
+    let component = &function["spec"]["component"]["image"];
+    let model = &function["spec"]["models"][0]["source"]["image"];
+    for image in [component, model] {
+        let image = image.as_str().unwrap();
+        assert!(
+            image.starts_with(&format!("{registry}/digits@sha256:")),
+            "{image}"
+        );
+    }
+    let said = render(&["-n", "vision"]);
+    let image = component.as_str().unwrap();
+    assert!(said.out.contains(&format!("image: {image}\n")), "{said:?}");
+    assert!(said.out.contains("  namespace: vision\n"), "{said:?}");
+    assert!(
+        said.err.contains("pushed") && !said.out.contains("pushed"),
+        "{said:?}"
+    );
+}
+
 #[test]
 fn a_component_and_its_models_are_pushed() {
     let Some(registry) = Registry::start() else {

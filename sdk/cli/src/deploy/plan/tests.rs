@@ -31,11 +31,30 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 
 fn plan(root: &tempfile::TempDir, namespace: &str, is_fixed: bool) -> Result<Plan, Failure> {
     let folders = discover(&[root.path().to_owned()], |_| {})?;
-    Plan::read(&folders, namespace, is_fixed, Path::new("/cache"))
+    Plan::read(&folders, Some(namespace), is_fixed, Path::new("/cache"))
 }
 
 fn image(text: &str) -> Reference {
     text.parse().unwrap()
+}
+
+/// Would fail if objects were given a namespace that whoever applies them didn't choose.
+#[test]
+fn a_namespace_that_nobody_knows_is_not_written() {
+    let own = MANIFEST.replace("name: digits}", "name: digits, namespace: vision}");
+    for (manifest, id, namespace) in [
+        (MANIFEST, "default/digits", None),
+        (own.as_str(), "vision/digits", Some("vision")),
+    ] {
+        let root = folder(&[("function.yaml", manifest)]);
+        let folders = discover(&[root.path().to_owned()], |_| {}).unwrap();
+        let plan = Plan::read(&folders, None, false, Path::new("/cache")).unwrap();
+        let written = |value: &Value| value["metadata"]["namespace"].as_str().map(str::to_owned);
+        let function = &plan.functions[0];
+        assert_eq!(function.id.to_string(), id);
+        assert_eq!(written(&function.written).as_deref(), namespace);
+        assert_eq!(written(&plan.beside[0].written), None);
+    }
 }
 
 /// Would fail if what is applied had defaults that nobody wrote, or still meant this machine.
