@@ -142,6 +142,9 @@ impl Claimable {
             return Err(Misfit::Pod(Box::new((self.pod.clone(), of_pool))));
         }
         let limits = pool_resources(pool, models);
+        if let Some(resources) = &self.resources {
+            resources::can_resize(&limits, resources)?;
+        }
         if !resources::holds(&limits, self.needed) {
             let limit = limits.limits.and_then(|mut limits| limits.remove("memory"));
             return Err(Misfit::Memory {
@@ -149,10 +152,7 @@ impl Claimable {
                 limit: limit.unwrap_or_default().0,
             });
         }
-        match &self.resources {
-            Some(resources) => Ok(resources::can_resize(&limits, resources)?),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Whether a pod of a pool that it [fits](Self::fits) may use the memory that it needs at first: while the pool's pods
@@ -198,10 +198,12 @@ fn differences(one: &Pod, other: &Pod) -> String {
         .join(" and ")
 }
 
-/// What can't be changed of a pod once it is there.
+/// What can't be changed of a pod once it is there, but for its resources: GPUs are among them, whether `gpu` or `resources`
+/// says so.
 fn shape(pod: Option<&Pod>) -> Pod {
     Pod {
         resources: None,
+        gpu: None,
         ..pod.cloned().unwrap_or_default()
     }
 }

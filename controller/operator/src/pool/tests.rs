@@ -90,8 +90,14 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
     let resized = json!({"component": {"image": "r/x:1"}, "pod": {"resources": {"requests": {"memory": "256Mi"}}}});
     let gpus = json!({"pod": {"gpu": 1, "nodeSelector": {"gpu": "yes"}}});
     let big = json!({"pod": {"resources": {"limits": {"memory": "2Gi"}}}});
-    let other = "pods of the pool have another pod.gpu and pod.nodeSelector";
     let asks = |resources: Value| json!({"component": {"image": "r/x:1"}, "pod": {"resources": resources}});
+    let other = "pods of the pool have another pod.nodeSelector";
+    let selector = json!({"pod": {"nodeSelector": {"gpu": "yes"}}});
+    let gpus_differ = "pods of the pool have another amount of nvidia.com/gpu, which can't be changed of a pod that runs";
+    let none = json!({"component": {"image": "r/x:1"}, "pod": {"gpu": 0}});
+    let by_limits = asks(
+        json!({"limits": {"nvidia.com/gpu": "1", "memory": "3Gi"}, "requests": {"memory": "64Mi"}}),
+    );
     // The request is the limit, where there is none.
     let limited = asks(json!({"limits": {"memory": "1Gi"}}));
     let bursting = asks(json!({"limits": {"memory": "4Gi"}, "requests": {"memory": "16Mi"}}));
@@ -117,6 +123,12 @@ fn a_pod_of_a_pool_becomes_what_it_could_have_been_made_for() {
         (&plain, gpus.clone(), Some(other)),
         (&on_gpu, json!({}), Some(other)),
         (&on_gpu, gpus, None),
+        (&on_gpu, selector, Some(gpus_differ)),
+        // However it is written how many there are.
+        (&none, json!({}), None),
+        (&plain, json!({"pod": {"gpu": 0}}), None),
+        (&by_limits, json!({"pod": {"gpu": 1}}), None),
+        (&by_limits, json!({"pod": {"gpu": 2}}), Some(gpus_differ)),
         (&large, json!({}), Some(more)),
         (&large, big, None),
         (&resized, json!({}), Some(unlimited)),
