@@ -9,6 +9,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::apps::v1::Deployment;
 use k8s_openapi::api::core::v1::Secret;
 use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Resource as _, ResourceExt as _};
 use serde::Serialize;
@@ -293,7 +294,14 @@ impl Pools {
         let peers = self.settings.network.as_ref();
         let policy = peers.map(|peers| network::pool_policy(pool, peers));
         let secret = secret(pool, &preload, &self.settings);
-        let deployment = deployment(pool, &preload, kept, &self.settings);
+        let mut deployment = deployment(pool, &preload, kept, &self.settings);
+        if self.has_outdated(pool) {
+            let strategy = deployment.spec.strategy.as_mut();
+            if let Some(rolling) = strategy.and_then(|strategy| strategy.rolling_update.as_mut()) {
+                // The next may find no room beside them.
+                rolling.max_unavailable = Some(IntOrString::String("100%".to_owned()));
+            }
+        }
         Objects {
             digest: digest_of(&[text(&policy), text(&secret), text(&deployment)]),
             policy,

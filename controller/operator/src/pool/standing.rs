@@ -10,6 +10,7 @@ use wisp_api::RuntimePool;
 use wisp_contract::operator::pod::POOL_UID;
 
 use super::{Pools, pool_id};
+use crate::cluster::pods;
 use crate::names;
 use crate::reconcile::pod::{is_made_as, made_as};
 
@@ -34,6 +35,13 @@ impl Pools {
             pods.retain(|pod| is_made_as(pod, &digest));
         }
         pods
+    }
+
+    /// Whether a pod holds what it requested although it isn't as its pool wants it now, so that nobody takes it.
+    pub(super) fn has_outdated(&self, pool: &RuntimePool) -> bool {
+        let digest = made_as(pool, &self.settings);
+        let mut standing = self.standing(pool).into_iter();
+        standing.any(|pod| pods::is_alive(&pod) && !is_made_as(&pod, &digest))
     }
 }
 

@@ -586,6 +586,53 @@ mod claiming {
         assert_eq!(current(&bench, json!({})), 0);
     }
 
+    /// Would fail if pods that nobody takes kept the room that those which come in their place need, as the only GPU, or those
+    /// that can be taken went before others are there.
+    #[tokio::test]
+    async fn pods_that_are_about_to_be_replaced_go_at_once() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let remembered = Arc::clone(&told);
+        let client = api_server::client(move |asked, mut sent| {
+            let strategy = &sent["spec"]["strategy"]["rollingUpdate"];
+            if strategy.is_object() {
+                lock(&remembered).push(strategy["maxUnavailable"].clone());
+            }
+            match asked.starts_with("GET") {
+                true => refusal(404),
+                false => {
+                    if asked.ends_with("/status") {
+                        sent["spec"] = json!({});
+                    }
+                    (200, sent)
+                }
+            }
+        });
+        let mut bench = Bench::with(client, &["127.78.14.1"]);
+        let id = pool_id(&pool(json!({}))).unwrap();
+        let mut pod = bench.pools.cluster.warm.of(&id)[0].as_ref().clone();
+        let changed = pool(json!({"pod": {"runtimeClassName": "gvisor"}}));
+        let applied = async |bench: &Bench, expected: &[Value]| {
+            let applied = async {
+                while lock(&told).len() < expected.len() {
+                    bench.pools.tick(Instant::now(), Duration::ZERO);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            let applied = tokio::time::timeout(Duration::from_secs(20), applied).await;
+            assert_eq!(*lock(&told), expected, "{applied:?}");
+        };
+        applied(&bench, &[json!(0)]).await;
+        let event = Event::Apply(changed.clone());
+        bench.feed.pools().apply_watcher_event(&event);
+        applied(&bench, &[json!(0), json!("100%")]).await;
+        // The next is there.
+        let made_as = made_as(&changed, &settings());
+        pod.annotations_mut()
+            .insert("wisp.dev/template".to_owned(), made_as);
+        bench.pools.cluster.warm.apply(Event::Apply(pod));
+        applied(&bench, &[json!(0), json!("100%"), json!(0)]).await;
+    }
+
     /// Would fail if a tenant were told the key of another tenant's pool for a pod that says it is one of it, or any pod were
     /// asked what it is for having a pool's label.
     #[tokio::test]
