@@ -52,6 +52,7 @@ use crate::wake::{Capacity, Deployments};
 use hold::Holds;
 use models::{Kept, State};
 use queue::{Expected, Queue};
+use recover::LOADED_WITHIN;
 use refusals::Refusals;
 use trials::Trials;
 use wisp_contract::log::chain;
@@ -211,7 +212,7 @@ impl Pools {
         if error.is_taken() {
             self.metrics.claimed("taken");
             let (this, pod) = (Arc::clone(self), Arc::clone(pod));
-            tokio::spawn(async move { this.recover(&pod).await });
+            tokio::spawn(async move { this.recover(&pod, LOADED_WITHIN).await });
             return false;
         }
         self.metrics.claimed("failed");

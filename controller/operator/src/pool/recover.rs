@@ -22,7 +22,7 @@ const CONCURRENCY: usize = 32;
 /// How long one may take to answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How long one may go on loading.
-const LOADED_WITHIN: Duration = Duration::from_secs(3);
+pub(super) const LOADED_WITHIN: Duration = Duration::from_secs(3);
 /// How long wake-ups wait for that.
 const RECOVERED_WITHIN: Duration = Duration::from_secs(4);
 /// How long to pause before it is asked again.
@@ -40,7 +40,9 @@ impl Pools {
             .filter(|pod| pods::is_alive(pod) && pods::address(pod).is_some())
             .collect();
         futures::stream::iter(pods)
-            .for_each_concurrent(CONCURRENCY, |pod| async move { self.recover(&pod).await })
+            .for_each_concurrent(CONCURRENCY, |pod| async move {
+                self.recover(&pod, LOADED_WITHIN).await;
+            })
             .await;
         self.recovered.send_replace(true);
     }
@@ -53,9 +55,9 @@ impl Pools {
     }
 
     /// Asks one pod what it is. One that is a function's is made so in the cluster, too; or ended, where that function
-    /// or its revision is no more.
-    pub(super) async fn recover(self: &Arc<Self>, pod: &Arc<Pod>) {
-        let Some(status) = self.settled(pod).await else {
+    /// or its revision is no more, or where it is still loading after `patience`.
+    pub(super) async fn recover(self: &Arc<Self>, pod: &Arc<Pod>, patience: Duration) {
+        let Some(status) = self.settled(pod, patience).await else {
             // Who wants to take it learns what it is.
             return;
         };
@@ -87,16 +89,16 @@ impl Pools {
         });
     }
 
-    /// What a pod says of itself, once it doesn't load any more, or long enough: one whose operator died may wait for
+    /// What a pod says of itself, once it doesn't load any more, or did for `patience`: one whose operator died may wait for
     /// artifacts that nobody gives it.
-    async fn settled(&self, pod: &Pod) -> Option<HostStatus> {
+    async fn settled(&self, pod: &Pod, patience: Duration) -> Option<HostStatus> {
         let address = pods::address(pod)?;
         let key = control::pool_key(&self.settings.root, pod)?;
         let began = Instant::now();
         loop {
             let asked = tokio::time::timeout(PATIENCE, control::status(address, &key)).await;
             let status = asked.ok()?.ok()?;
-            if status.phase != Phase::Loading || began.elapsed() > LOADED_WITHIN {
+            if status.phase != Phase::Loading || began.elapsed() > patience {
                 return Some(status);
             }
             tokio::time::sleep(PAUSE).await;

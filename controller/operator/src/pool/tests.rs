@@ -371,6 +371,8 @@ fn the_objects_of_a_pool() {
     insta::assert_snapshot!([deployment, policy].join("---\n"));
 }
 
+mod recovering;
+
 mod claiming {
     use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -394,20 +396,30 @@ mod claiming {
 
     /// What came to a host.
     #[derive(Default)]
-    struct Asked {
+    pub(super) struct Asked {
         connections: AtomicUsize,
+        questions: AtomicUsize,
         assignments: AtomicUsize,
     }
 
     /// A host at an address of its own that answers every question in the same way.
     async fn host(address: &str, answer: &'static str) -> Arc<Asked> {
+        host_by(address, move |_| answer.to_owned()).await
+    }
+
+    /// The same, which answers each by how many came before.
+    pub(super) async fn host_by(
+        address: &str,
+        answer: impl Fn(usize) -> String + Send + Sync + 'static,
+    ) -> Arc<Asked> {
         let listener = TcpListener::bind((address, CONTROL_PORT)).await.unwrap();
         let asked = Arc::new(Asked::default());
         let counted = Arc::clone(&asked);
+        let answer = Arc::new(answer);
         tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.unwrap();
-                let counted = Arc::clone(&counted);
+                let (counted, answer) = (Arc::clone(&counted), Arc::clone(&answer));
                 counted.connections.fetch_add(1, Ordering::SeqCst);
                 tokio::spawn(async move {
                     let mut request = vec![0; 1 << 16];
@@ -418,7 +430,8 @@ mod claiming {
                         }
                         // A body may come by itself.
                         if begins("POST") || begins("GET") {
-                            let _ = stream.write_all(answer.as_bytes()).await;
+                            let before = counted.questions.fetch_add(1, Ordering::SeqCst);
+                            let _ = stream.write_all(answer(before).as_bytes()).await;
                         }
                     }
                 });
@@ -456,11 +469,11 @@ mod claiming {
         cluster.warm.apply(Event::Apply(pod));
     }
 
-    struct Bench {
-        pools: Arc<Pools>,
-        live: Arc<Live>,
-        id: FunctionId,
-        feed: crate::cluster::Feed,
+    pub(super) struct Bench {
+        pub(super) pools: Arc<Pools>,
+        pub(super) live: Arc<Live>,
+        pub(super) id: FunctionId,
+        pub(super) feed: crate::cluster::Feed,
         store: Arc<Store>,
     }
 
@@ -471,7 +484,7 @@ mod claiming {
         }
 
         /// The same, whose API server is reached by `client`.
-        fn with(client: Client, addresses: &[&str]) -> Self {
+        pub(super) fn with(client: Client, addresses: &[&str]) -> Self {
             Self::over(client, addresses, None)
         }
 
