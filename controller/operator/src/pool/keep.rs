@@ -366,8 +366,6 @@ impl Pools {
     ) {
         let standing = self.standing(pool);
         let alive = standing.iter().filter(|pod| pods::is_alive(pod));
-        let current = self.current(pool);
-        let ready = current.iter().filter(|pod| pods::is_ready(pod));
         let deployment = self
             .cluster
             .warm_deployments
@@ -388,7 +386,7 @@ impl Pools {
             not_applied: self.objects.error(id),
             desired,
             alive: alive.count(),
-            ready: ready.count(),
+            ready: self.ready(pool),
             claims,
             trouble,
             models,

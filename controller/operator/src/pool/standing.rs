@@ -11,6 +11,7 @@ use wisp_contract::operator::pod::POOL_UID;
 
 use super::{Pools, pool_id};
 use crate::cluster::pods;
+use crate::live::lock;
 use crate::names;
 use crate::reconcile::pod::{is_made_as, made_as};
 
@@ -35,6 +36,17 @@ impl Pools {
             pods.retain(|pod| is_made_as(pod, &digest));
         }
         pods
+    }
+
+    /// How many pods of a pool a function could take now, by what their kubelets say. One that a function has already looks
+    /// like them until it is marked as that function's.
+    pub(super) fn ready(&self, pool: &RuntimePool) -> usize {
+        let mut pods = self.current(pool);
+        let taken = lock(&self.taken);
+        pods.retain(|pod| {
+            pods::is_ready(pod) && !taken.contains_key(&pod.uid().unwrap_or_default())
+        });
+        pods.len()
     }
 
     /// Whether a pod holds what it requested although it isn't as its pool wants it now, so that nobody takes it.

@@ -776,7 +776,8 @@ mod claiming {
         assert!(claims.values().all(|claim| claim.replica.is_some()));
     }
 
-    /// Would fail if a function that is made anew became the owner of a pod that has the key of the one before.
+    /// Would fail if a function that is made anew became the owner of a pod that has the key of the one before, or a pod that was
+    /// taken were told to stand by.
     #[tokio::test]
     async fn a_pod_of_a_function_that_was_made_anew_meanwhile_is_ended() {
         host("127.78.9.1", SERVES).await;
@@ -787,8 +788,12 @@ mod claiming {
             refusal(404)
         });
         let mut bench = Bench::with(client, &["127.78.9.1"]);
+        let ready = |bench: &Bench| bench.pools.ready(&pool(json!({})));
+        assert_eq!(ready(&bench), 1);
         let replica = bench.pools.claim(&bench.id, &Span::default()).await;
         assert!(replica.is_some());
+        // Nothing is written of it yet, and nobody else can take it.
+        assert_eq!(ready(&bench), 0);
         let mut anew = function(json!({"component": {"image": "r/x:1"}}));
         anew.metadata.uid = Some("u-2".to_owned());
         let functions = bench.feed.store();

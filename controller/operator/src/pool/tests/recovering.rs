@@ -88,7 +88,11 @@ async fn a_pod_that_was_assigned_is_its_functions() {
     let of = |phase| said("vision/digits", "u-1", &serving(&bench), phase);
     host("127.78.20.1", vec![of("loading"), of("ready")]).await;
     let pod = pod(&bench);
+    let ready = || bench.pools.ready(&pool(json!({})));
+    assert_eq!(ready(), 1);
     bench.pools.recover(&pod, ENOUGH).await;
+    // It looks like one that stands by until it is marked.
+    assert_eq!(ready(), 0);
     let claim = Claim {
         revision: serving(&bench),
         replica: Some(Replica {
