@@ -18,6 +18,8 @@ pub(crate) struct Attempts<K> {
     all: Mutex<BTreeMap<K, Attempt>>,
     /// The longest pause.
     longest: Duration,
+    /// The shortest time from the beginning of one to that of the next, for one object.
+    apart: Duration,
 }
 
 /// The attempt that is made, or was last.
@@ -25,6 +27,7 @@ pub(crate) struct Attempts<K> {
 struct Attempt {
     /// A digest of what is to be done.
     what: u64,
+    began: Option<Instant>,
     is_going_on: bool,
     failures: u32,
     /// The same isn't done again before.
@@ -44,6 +47,15 @@ impl<K> Attempts<K> {
         Self {
             all: Mutex::default(),
             longest,
+            apart: Duration::ZERO,
+        }
+    }
+
+    /// Those for one object begin `apart` from each other at least. Who asks again then has what is so by then done.
+    pub(crate) fn spaced(apart: Duration) -> Self {
+        Self {
+            apart,
+            ..Self::default()
         }
     }
 }
@@ -54,9 +66,14 @@ impl<K: Ord + Clone> Attempts<K> {
         let mut all = lock(&self.all);
         let attempt = all.entry(key.clone()).or_default();
         let is_same = attempt.what == what;
-        if attempt.is_going_on || (is_same && attempt.not_before.is_some_and(|at| now < at)) {
+        let is_soon = attempt
+            .began
+            .is_some_and(|began| now.saturating_duration_since(began) < self.apart);
+        let is_early = is_same && attempt.not_before.is_some_and(|at| now < at);
+        if attempt.is_going_on || is_soon || is_early {
             return false;
         }
+        attempt.began = Some(now);
         if !is_same {
             // It may be what mends it.
             attempt.failures = 0;
@@ -125,6 +142,26 @@ pub(crate) fn digest_of(what: &impl Hash) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Would fail if what changes all the time were done each time, or what is so in the end weren't done.
+    #[test]
+    fn what_changes_often_is_done_now_and_then() {
+        let second = Duration::from_secs(1);
+        let (attempts, start) = (Attempts::spaced(second), Instant::now());
+        let done: Vec<u64> = (0..=25_u64)
+            .filter(|tenth| {
+                let now = start + second / 10 * u32::try_from(*tenth).unwrap();
+                // From the 15th on it is the same.
+                let begins = attempts.begin(&"a", (*tenth).min(15), now);
+                if begins {
+                    attempts.end(&"a", Ok(()), now);
+                }
+                begins
+            })
+            .collect();
+        assert_eq!(done, [0, 10, 20]);
+        assert!(attempts.begin(&"b", 1, start));
+    }
 
     /// Would fail if what fails were tried again and again, or what may mend it waited for its turn, or two tried at once.
     #[test]

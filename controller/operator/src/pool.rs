@@ -153,7 +153,7 @@ impl Pools {
             holds: Holds::default(),
             refusals: Refusals::default(),
             objects: Attempts::default(),
-            statuses: Attempts::default(),
+            statuses: Attempts::spaced(keep::SAID_EVERY),
             default_pools: Attempts::default(),
             writing: Semaphore::new(keep::WRITTEN_AT_ONCE),
             recovered: watch::channel(false).0,

@@ -41,6 +41,9 @@ const TICK: Duration = Duration::from_secs(1);
 const RECALLED: Duration = Duration::from_secs(30);
 /// How long the watch may take to show a Deployment that was made.
 const SEEN_WITHIN: Duration = Duration::from_secs(5);
+/// How often a pool's status is written at the most: where many functions are woken, it changes with each. What is so in the end is
+/// written as pools are looked at again.
+pub(super) const SAID_EVERY: Duration = TICK;
 /// So long a status that was written isn't written again that the cluster shows otherwise: CustomResourceDefinitions of an
 /// older version drop what they don't know.
 const SAID_FOR: Duration = Duration::from_secs(300);

@@ -868,12 +868,18 @@ mod claiming {
         });
         let bench = Bench::with(client, &[]);
         let says_so = || lock(&told).iter().any(|told| told.contains("NotApplied"));
+        let began = Instant::now();
+        while tried.load(Ordering::SeqCst) == 0 {
+            bench.pools.tick(began, Duration::ZERO);
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+        let later = began + keep::SAID_EVERY;
         while !says_so() {
-            bench.pools.tick(Instant::now(), Duration::ZERO);
+            bench.pools.tick(later, Duration::ZERO);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         for _ in 0..20 {
-            bench.pools.tick(Instant::now(), Duration::ZERO);
+            bench.pools.tick(later, Duration::ZERO);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         assert_eq!(tried.load(Ordering::SeqCst), 1);
@@ -881,6 +887,43 @@ mod claiming {
         assert!(told.len() <= 2, "{told:?}");
         let why = "\"the NetworkPolicy wisp-pool.warm can't be applied: ";
         assert!(told.last().unwrap().contains(why), "{told:?}");
+    }
+
+    /// Would fail if a pool's status were written for each pod that comes and goes, or its last were not.
+    #[tokio::test]
+    async fn what_changes_often_is_told_once_a_second() {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let remembered = Arc::clone(&told);
+        let client = api_server::client(move |asked, mut sent| {
+            if !asked.ends_with("/runtimepools/warm/status") {
+                return refusal(404);
+            }
+            lock(&remembered).push(sent["status"]["readyReplicas"].clone());
+            sent["spec"] = json!({});
+            (200, sent)
+        });
+        let bench = Bench::with(client, &[]);
+        let (pools, began) = (&bench.pools, Instant::now());
+        for (index, millis) in [0, 500, 999, 1000].into_iter().enumerate() {
+            stand_by(&pools.cluster, index, "127.78.15.1", "True");
+            let now = began + Duration::from_millis(millis);
+            // Time enough for what is not to be.
+            for _ in 0..100 {
+                pools.tick(now, Duration::ZERO);
+                tokio::task::yield_now().await;
+            }
+            let told = async {
+                while lock(&told).last() != Some(&json!(index + 1)) {
+                    pools.tick(now, Duration::ZERO);
+                    tokio::time::sleep(Duration::from_millis(1)).await;
+                }
+            };
+            if millis % 1000 == 0 {
+                let told = tokio::time::timeout(Duration::from_secs(20), told).await;
+                told.expect("it is told");
+            }
+        }
+        assert_eq!(*lock(&told), [1, 4]);
     }
 
     /// Would fail if a pod that another operator assigned were taken for this function's, or the next weren't tried.
