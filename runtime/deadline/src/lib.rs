@@ -19,6 +19,7 @@
 //! ```
 
 use std::future::poll_fn;
+use std::ops::ControlFlow;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -154,27 +155,29 @@ impl Drop for Sleeping {
     }
 }
 
-/// Serves a connection to its end; `None` where `is_used` isn't true within `long`: nothing was asked on it. hyper itself
+/// Serves a connection to its end; `None` where `is_used` isn't true before the `end`: nothing was asked on it. hyper itself
 /// waits for ever for the first words of a client whose version of HTTP it doesn't know yet, or is 2. `connection` sets
 /// `is_used` while it is polled.
-///
-/// # Panics
-/// Outside of a tokio runtime that has timers.
-pub async fn used_within<T>(
-    long: Duration,
+pub async fn used_before<T>(
+    end: impl Future<Output = ()>,
     is_used: &AtomicBool,
     connection: impl Future<Output = T>,
 ) -> Option<T> {
     let mut connection = pin!(connection);
-    let first = poll_fn(|cx| match connection.as_mut().poll(cx) {
-        Poll::Ready(ended) => Poll::Ready(Some(ended)),
-        Poll::Pending if is_used.load(Ordering::Relaxed) => Poll::Ready(None),
-        Poll::Pending => Poll::Pending,
-    });
-    match tokio::time::timeout(long, first).await {
-        Ok(Some(ended)) => Some(ended),
-        Ok(None) => Some(connection.await),
-        Err(_elapsed) => None,
+    let first = {
+        let mut end = pin!(end);
+        poll_fn(|cx| match connection.as_mut().poll(cx) {
+            Poll::Ready(ended) => Poll::Ready(ControlFlow::Break(Some(ended))),
+            Poll::Pending if is_used.load(Ordering::Relaxed) => {
+                Poll::Ready(ControlFlow::Continue(()))
+            }
+            Poll::Pending => end.as_mut().poll(cx).map(|()| ControlFlow::Break(None)),
+        })
+        .await
+    };
+    match first {
+        ControlFlow::Break(ended) => ended,
+        ControlFlow::Continue(()) => Some(connection.await),
     }
 }
 
@@ -267,7 +270,8 @@ mod tests {
         const SOON: Duration = Duration::from_millis(20);
         run(async {
             let is_used = AtomicBool::new(false);
-            let silent = used_within(SOON, &is_used, std::future::pending::<()>());
+            let soon = || tokio::time::sleep(SOON);
+            let silent = used_before(soon(), &is_used, std::future::pending::<()>());
             assert_eq!(silent.await, None);
             let asking = async {
                 tokio::time::sleep(SOON / 2).await;
@@ -275,7 +279,10 @@ mod tests {
                 tokio::time::sleep(SOON * 2).await;
                 "answered"
             };
-            assert_eq!(used_within(SOON, &is_used, asking).await, Some("answered"));
+            assert_eq!(
+                used_before(soon(), &is_used, asking).await,
+                Some("answered")
+            );
         });
     }
 }

@@ -1,5 +1,6 @@
 //! The data port once there is a function: connections, HTTP/1.1 or HTTP/2 by prior knowledge.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -13,10 +14,12 @@ use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use wisp_burst::Burst;
-use wisp_deadline::{ConnectionTimer, used_within};
+use wisp_contract::config::Limits;
+use wisp_deadline::{ConnectionTimer, used_before};
 
 use crate::function::Function;
 use crate::key;
+use crate::places::{Claim, Place, Places};
 use crate::process::Host;
 use crate::serve::serve as answer;
 
@@ -25,6 +28,10 @@ use crate::serve::serve as answer;
 pub(crate) const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// Bytes that are read of one at once, and of a request's head: twice what a gateway lets pass, which adds to it.
 const BUFFER: usize = 128 << 10;
+/// The most connections whose clients haven't shown the key, each of which may hold [`BUFFER`] bytes.
+const UNKNOWN: RangeInclusive<usize> = 128..=1024;
+/// The most connections where there is no key to be shown.
+const CONNECTIONS: usize = 10_000;
 /// After an accept that failed, for want of file descriptors most likely.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -49,6 +56,18 @@ pub(crate) async fn serve(
         .keep_alive_interval(Some(HEAD_TIMEOUT))
         .max_concurrent_streams(1024);
     let connections = GracefulShutdown::new();
+    let has_key = function.key.is_some();
+    let mut places = if has_key {
+        let most = unknown(&function.limits);
+        Places::new(most, "connections that haven't shown the key")
+    } else {
+        Places::new(CONNECTIONS, "connections")
+    };
+    let claim = |is_used: &AtomicBool| match is_used.load(Ordering::Relaxed) {
+        false => Claim::Weak,
+        true if has_key => Claim::None,
+        true => Claim::Strong,
+    };
     loop {
         let accepted = tokio::select! {
             biased;
@@ -56,7 +75,11 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((stream, _)) => connect(&builder, &connections, stream, &host, &function),
+            Ok((stream, _)) => {
+                if let Some(place) = places.take(claim) {
+                    connect(&builder, &connections, stream, place, &host, &function);
+                }
+            }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -65,10 +88,17 @@ pub(crate) async fn serve(
     }
 }
 
+/// Gateways that send more at once than may run and wait are told to come again, so they needn't all be heard.
+fn unknown(limits: &Limits) -> usize {
+    let wanted = limits.concurrency.get().saturating_add(limits.queue);
+    wanted.clamp(*UNKNOWN.start(), *UNKNOWN.end())
+}
+
 fn connect(
     builder: &Builder<TokioExecutor>,
     connections: &GracefulShutdown,
     stream: TcpStream,
+    place: Arc<Place<AtomicBool>>,
     host: &Arc<Host>,
     function: &Arc<Function>,
 ) {
@@ -79,13 +109,12 @@ fn connect(
     let mut builder = builder.clone();
     builder.http1().timer(ConnectionTimer::default());
     let (host, function) = (Arc::clone(host), Arc::clone(function));
-    let is_used = Arc::new(AtomicBool::new(false));
-    let was_used = Arc::clone(&is_used);
+    let used = Arc::clone(&place);
     let service = service_fn(move |mut request: Request<Incoming>| {
         // Only gateways know the key. Who doesn't has as much time as who asks nothing.
         let is_known = key::take_and_check(request.headers_mut(), function.key.as_ref());
         if is_known {
-            is_used.store(true, Ordering::Relaxed);
+            used.state.store(true, Ordering::Relaxed);
         }
         answer(Arc::clone(&host), Arc::clone(&function), request, is_known)
     });
@@ -95,7 +124,13 @@ fn connect(
             .into_owned(),
     );
     tokio::spawn(async move {
-        let served = used_within(HEAD_TIMEOUT, &was_used, connection).await;
+        let end = async {
+            tokio::select! {
+                () = tokio::time::sleep(HEAD_TIMEOUT) => {}
+                () = place.lost() => {}
+            }
+        };
+        let served = used_before(end, &place.state, connection).await;
         if let Some(Err(error)) = served {
             tracing::debug!(error, "a connection ended early");
         }

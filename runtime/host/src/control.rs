@@ -23,11 +23,12 @@ use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
 
 use crate::accept::{ACCEPT_PAUSE, HEAD_TIMEOUT};
+use crate::places::{Claim, Place, Places};
 use crate::process::{AssignError, Host};
 use crate::receive::{self, Pushed};
 use crate::{key, metrics, request};
 
-/// Connections at once, at most. The operator has one, and a kubelet and Prometheus one or two each; but everybody may connect.
+/// The most connections. The operator has one, and a kubelet and Prometheus one or two each; but everybody may connect.
 const CONNECTIONS: usize = 128;
 /// Bytes that are read of one at once, and of a request's head. Machine code and models come by here, so they aren't fewer.
 const BUFFER: usize = 64 << 10;
@@ -36,7 +37,12 @@ const BUFFER: usize = 64 << 10;
 /// too, and who posted an Assignment that can't be served learns why.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: CancellationToken) {
     let connections = GracefulShutdown::new();
-    let mut places = Places::default();
+    let mut places = Places::new(CONNECTIONS, "control connections");
+    // Who holds many that say nothing, or whose answers nobody reads, keeps neither the kubelet nor the operator from being heard.
+    let claim = |asking: &AtomicUsize| match asking.load(Ordering::Relaxed) {
+        0 => Claim::Weak,
+        _ => Claim::Strong,
+    };
     loop {
         let accepted = tokio::select! {
             () = ending.cancelled() => break,
@@ -50,14 +56,11 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
                 continue;
             }
         };
-        let Some(place) = places.take() else {
-            tracing::warn!(
-                "there are {CONNECTIONS} control connections, all of which ask something: another is closed"
-            );
+        let Some(place) = places.take(claim) else {
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (host, asking) = (Arc::clone(&host), Arc::clone(&place.asking));
+        let (host, asking) = (Arc::clone(&host), Arc::clone(&place));
         let service = service_fn(move |request| {
             let (host, asked) = (Arc::clone(&host), Asked::new(&asking));
             async move {
@@ -73,14 +76,13 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
             .serve_connection(TokioIo::new(stream), service);
         let connection = connections.watch(connection);
         tokio::spawn(async move {
-            let _over = place.ended.clone().drop_guard();
             tokio::select! {
                 ended = connection => {
                     if let Err(error) = ended {
                         tracing::debug!(%error, "a control connection ended early");
                     }
                 }
-                () = place.ended.cancelled() => {}
+                () = place.lost() => {}
             }
         });
     }
@@ -89,47 +91,19 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
     connections.shutdown().await;
 }
 
-/// The connections that there are, the oldest first.
-#[derive(Default)]
-struct Places(Vec<Place>);
-
-#[derive(Clone, Default)]
-struct Place {
-    /// Ends the connection, or is told that it has ended.
-    ended: CancellationToken,
-    /// Requests that came on it and aren't answered.
-    asking: Arc<AtomicUsize>,
-}
-
-impl Places {
-    /// A place for another. Where there is none, the oldest connection goes that asks nothing: who holds many that say nothing, or
-    /// whose answers nobody reads, keeps neither the kubelet nor the operator from being heard.
-    fn take(&mut self) -> Option<Place> {
-        self.0.retain(|place| !place.ended.is_cancelled());
-        if self.0.len() >= CONNECTIONS {
-            let is_silent = |place: &Place| place.asking.load(Ordering::Relaxed) == 0;
-            let oldest = self.0.iter().position(is_silent)?;
-            self.0.remove(oldest).ended.cancel();
-        }
-        let place = Place::default();
-        self.0.push(place.clone());
-        Some(place)
-    }
-}
-
-/// A request that isn't answered.
-struct Asked(Arc<AtomicUsize>);
+/// A request that came on a connection and isn't answered.
+struct Asked(Arc<Place<AtomicUsize>>);
 
 impl Asked {
-    fn new(asking: &Arc<AtomicUsize>) -> Self {
-        asking.fetch_add(1, Ordering::Relaxed);
+    fn new(asking: &Arc<Place<AtomicUsize>>) -> Self {
+        asking.state.fetch_add(1, Ordering::Relaxed);
         Self(Arc::clone(asking))
     }
 }
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
+        self.0.state.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

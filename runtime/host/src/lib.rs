@@ -23,6 +23,7 @@ mod linker;
 mod meter;
 mod metrics;
 mod outcome;
+mod places;
 mod pool;
 mod receive;
 mod record;

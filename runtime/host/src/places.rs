@@ -1,0 +1,130 @@
+//! The connections that a port may have at once, where everybody may connect.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::Notify;
+use wisp_egress::Notices;
+
+/// Those that there are, the oldest first.
+#[derive(Debug)]
+pub(crate) struct Places<T> {
+    most: usize,
+    what: &'static str,
+    taken: Vec<Arc<Place<T>>>,
+    notices: Notices,
+}
+
+/// That of one connection, until it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Place<T> {
+    lost: Notify,
+    /// What decides on its claim.
+    pub(crate) state: T,
+}
+
+/// What a connection may say for its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// It needs none any more.
+    None,
+    /// It goes where another comes.
+    Weak,
+    /// It stays.
+    Strong,
+}
+
+impl<T: Default> Places<T> {
+    /// `most` of `what`, which is for the log.
+    pub(crate) fn new(most: usize, what: &'static str) -> Self {
+        Self {
+            most,
+            what,
+            taken: Vec::new(),
+            notices: Notices::default(),
+        }
+    }
+
+    /// A place for another. Where there is none, the oldest connection goes whose claim is weak; `None`: there is no such.
+    pub(crate) fn take(&mut self, claim: impl Fn(&T) -> Claim) -> Option<Arc<Place<T>>> {
+        if self.taken.len() >= self.most {
+            self.taken
+                .retain(|place| Arc::strong_count(place) > 1 && claim(&place.state) != Claim::None);
+        }
+        if self.taken.len() >= self.most {
+            let is_weak = |place: &Arc<Place<T>>| claim(&place.state) == Claim::Weak;
+            let oldest = self.taken.iter().position(is_weak);
+            self.tell(oldest.is_some());
+            self.taken.remove(oldest?).lost.notify_one();
+        }
+        let place = Arc::<Place<T>>::default();
+        self.taken.push(Arc::clone(&place));
+        Some(place)
+    }
+
+    fn tell(&self, has_weak: bool) {
+        if self.notices.take(Instant::now()) {
+            let goes = if has_weak {
+                "the oldest that may go"
+            } else {
+                "the next"
+            };
+            let Self { most, what, .. } = self;
+            tracing::warn!("there are {most} {what}, as many as there may be: {goes} is closed");
+        }
+    }
+}
+
+impl<T> Place<T> {
+    /// Another has it.
+    pub(crate) async fn lost(&self) {
+        self.lost.notified().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use futures::FutureExt as _;
+
+    use super::*;
+
+    type State = Mutex<Option<Claim>>;
+
+    /// Would fail if there were more than there may be, another than the oldest that may go went, or one that is gone, or that needs
+    /// no place, kept one.
+    #[test]
+    fn the_oldest_that_may_go_does() {
+        let mut places = Places::<State>::new(3, "of these");
+        let mut take = || places.take(|state| state.lock().unwrap().unwrap_or(Claim::Weak));
+        let says = |place: &Place<State>, claim| *place.state.lock().unwrap() = Some(claim);
+        let is_lost = |place: &Place<State>| place.lost().now_or_never().is_some();
+        let [first, second, third] = [(); 3].map(|()| take().unwrap());
+        says(&first, Claim::Strong);
+        let fourth = take().unwrap();
+        assert!(is_lost(&second));
+        assert!(
+            ![&first, &third, &fourth]
+                .into_iter()
+                .any(|place| is_lost(place))
+        );
+        drop(third);
+        let fifth = take().unwrap();
+        assert!(
+            ![&first, &fourth, &fifth]
+                .into_iter()
+                .any(|place| is_lost(place))
+        );
+        says(&fourth, Claim::Strong);
+        says(&fifth, Claim::Strong);
+        assert!(take().is_none());
+        says(&first, Claim::None);
+        assert!(take().is_some());
+        assert!(
+            ![&first, &fourth, &fifth]
+                .into_iter()
+                .any(|place| is_lost(place))
+        );
+    }
+}
