@@ -365,7 +365,7 @@ pub fn compatibility(engine: &Engine) -> String {
     let mut hasher = DigestHasher(Sha256::new());
     engine.precompile_compatibility_hash().hash(&mut hasher);
     // What is compiled isn't all that wasmtime is given.
-    hasher.write(&[shim::VERSION]);
+    hasher.write(&shim::VERSION.to_le_bytes());
     hex::encode(hasher.0.finalize()).chars().take(16).collect()
 }
 

@@ -19,8 +19,27 @@ mod tests;
 
 use outline::{Outline, Plan};
 
-/// Changes with what [`merge`] makes of the same component.
-pub(crate) const VERSION: u8 = 1;
+/// Changes with what [`merge`] makes of the same component: with the text of whatever makes it.
+pub(crate) const VERSION: u64 = hash(&[
+    include_bytes!("shim.rs"),
+    include_bytes!("shim/forward.rs"),
+    include_bytes!("shim/main.rs"),
+    include_bytes!("shim/outline.rs"),
+]);
+
+/// FNV-1a of all of it.
+const fn hash(mut texts: &[&[u8]]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325_u64;
+    while let Some((text, others)) = texts.split_first() {
+        let mut text = *text;
+        while let Some((byte, rest)) = text.split_first() {
+            hash = (hash ^ *byte as u64).wrapping_mul(0x0100_0000_01b3);
+            text = rest;
+        }
+        texts = others;
+    }
+    hash
+}
 
 /// The same `component` without the shim; `None` where it has none of the form that is known, or that does more than stand for imports.
 pub(crate) fn merge(component: &[u8]) -> Option<Vec<u8>> {

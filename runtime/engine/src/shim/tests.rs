@@ -332,3 +332,17 @@ fn what_is_valid_stays_valid_whatever_its_bytes_are() {
     }
     assert!(merged > 100, "{merged}");
 }
+
+/// Would fail if what a part of this made were taken for what it makes once its text has changed.
+#[test]
+fn the_version_is_that_of_all_parts() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/src/shim");
+    let files = std::fs::read_dir(folder).unwrap();
+    let mut files: Vec<_> = files.map(|file| file.unwrap().file_name()).collect();
+    files.sort();
+    assert_eq!(files, ["forward.rs", "main.rs", "outline.rs", "tests.rs"]);
+    let one = hash(&[b"a", b"bc"]);
+    for other in [hash(&[b"a", b"bd"]), hash(&[b"b", b"bc"]), hash(&[b"a"])] {
+        assert_ne!(one, other);
+    }
+}
