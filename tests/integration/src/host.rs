@@ -2,10 +2,10 @@
 
 use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
+use std::time::{Instant, UNIX_EPOCH};
 
 use anyhow::Context as _;
 use tokio::sync::watch;
@@ -182,7 +182,7 @@ impl Host {
             .args(["--data", "127.0.0.1:0", "--control", "127.0.0.1:0"])
             .args(arguments)
             .env(KEY_ENV, KEY)
-            .env("WISP_CACHE", crate::target_folder().join("test-cache"))
+            .env("WISP_CACHE", compiled()?)
             .env_remove(assignment::ENV)
             .env_remove(assignment::PRELOAD_ENV)
             .stdin(Stdio::null())
@@ -380,6 +380,23 @@ impl Host {
             .flatten()
             .with_context(|| format!("no line {what} in\n{}", self.log().join("\n")))
     }
+}
+
+/// Where hosts keep what they compile, for the next ones of the same program: another tree's may compile otherwise.
+fn compiled() -> anyhow::Result<PathBuf> {
+    let program = std::fs::metadata(binary("wisp-runtime"))?;
+    let built = program.modified()?.duration_since(UNIX_EPOCH)?;
+    let name = format!("{:x}-{:x}", built.as_nanos(), program.len());
+    let all = crate::target_folder().join("test-cache");
+    std::fs::create_dir_all(&all)?;
+    for other in std::fs::read_dir(&all)? {
+        let other = other?;
+        if other.file_name() != *name {
+            // It is no matter where it stays, or another test takes it away.
+            let _ = std::fs::remove_dir_all(other.path());
+        }
+    }
+    Ok(all.join(name))
 }
 
 impl Log {
