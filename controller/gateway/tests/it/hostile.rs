@@ -1,12 +1,17 @@
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use bytes::Bytes;
+use futures::StreamExt as _;
+use http::{Request, Response};
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Frame;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use wisp_gateway::Options;
 
-use crate::support::{Bed, Never, Upstream, raw};
+use crate::support::{Bed, Never, Upstream, empty, full, http2, raw, read};
 
 #[tokio::test]
 async fn requests_that_two_readers_could_read_in_two_ways_go_nowhere() {
@@ -132,6 +137,52 @@ async fn who_says_nothing_is_kept_no_longer_than_who_asks_nothing() {
         let ended = tokio::time::timeout(Duration::from_secs(20), ended).await;
         assert!(ended.is_ok(), "{start:?}");
     }
+}
+
+/// Would fail if a body of another length than its client declares, or one that breaks off, passed for whole at a replica, or what is
+/// left of it for a part of the next request.
+#[tokio::test]
+async fn http2_bodies_of_another_length_than_declared_pass_for_whole_nowhere() {
+    let whole = Arc::<Mutex<Vec<usize>>>::default();
+    let came = Arc::clone(&whole);
+    let upstream = Upstream::new(move |request: Request<hyper::body::Incoming>| {
+        let came = Arc::clone(&came);
+        async move {
+            let Ok(body) = request.into_body().collect().await else {
+                return Response::builder().status(400).body(empty()).unwrap();
+            };
+            let length = body.to_bytes().len();
+            came.lock().unwrap().push(length);
+            Response::new(full(length.to_string()))
+        }
+    })
+    .await;
+    let bed = Bed::serving(&upstream);
+    let mut client = http2(bed.address).await;
+    let mut ask = |declared: usize, sent: usize, breaks: bool| {
+        let pieces = vec![Bytes::from(vec![b'x'; sent / 2]); 2];
+        let pieces = futures::stream::iter(pieces).map(|piece| Ok(Frame::data(piece)));
+        let end = breaks.then(|| Err(std::io::Error::other("gave up")));
+        let body = StreamBody::new(pieces.chain(futures::stream::iter(end)));
+        let request = Request::post("http://x/a/b/").header("content-length", declared);
+        client.send_request(request.body(BodyExt::boxed(body)).unwrap())
+    };
+    for (declared, sent, breaks) in [
+        (100, 10, false),
+        (5, 10, false),
+        (10, 6, true),
+        (300_000, 200_000, false),
+        (100_000, 200_000, false),
+        (300_000, 200_000, true),
+    ] {
+        if let Ok(answer) = ask(declared, sent, breaks).await {
+            assert_eq!(answer.status(), 400, "{declared} {sent}");
+        }
+        // On the same connection, and on one that the replica has.
+        let answer = read(ask(20, 20, false).await.unwrap()).await;
+        assert_eq!(answer.body, "20", "{declared} {sent}");
+    }
+    assert_eq!(*whole.lock().unwrap(), [20; 6]);
 }
 
 #[tokio::test]

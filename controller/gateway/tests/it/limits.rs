@@ -9,6 +9,8 @@ use http_body_util::BodyExt as _;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use wisp_contract::assignment::Key;
 use wisp_gateway::{Endpoint, Options};
 
@@ -116,6 +118,68 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
     first.read().await;
     drop(announced.recv().await.unwrap());
     assert_eq!(second.await.unwrap().status, StatusCode::OK);
+}
+
+/// Would fail if one of them were lost, or more waited than may, or with more bytes.
+#[tokio::test]
+async fn ten_times_more_clients_than_there_are_places_are_all_answered() {
+    const PLACES: usize = 4;
+    const QUEUE: usize = 12;
+    // They are sent before there is an answer.
+    const BODY: usize = 8 << 10;
+    for (may_wait, bytes, reason) in [
+        (QUEUE, u64::MAX, "queue-full"),
+        (6, 6 * BODY as u64, "queue-bytes-full"),
+    ] {
+        let (answer, is_answering) = watch::channel(false);
+        let upstream = Upstream::new(move |request: Request<hyper::body::Incoming>| {
+            let mut is_answering = is_answering.clone();
+            async move {
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                is_answering.wait_for(|answers| *answers).await.unwrap();
+                Response::new(full(body.len().to_string()))
+            }
+        })
+        .await;
+        let bed = Arc::new(Bed::new());
+        let mut narrow = route("a/b", &[]);
+        narrow.limits.queue = QUEUE;
+        narrow.limits.queue_bytes = bytes;
+        narrow.limits.timeout = Duration::from_secs(60);
+        bed.gateway.insert_route(narrow);
+        let places = u32::try_from(PLACES).unwrap();
+        bed.gateway
+            .insert_endpoint(&id("a/b"), &endpoint(upstream.address, places));
+        let clients = 10 * (PLACES + QUEUE);
+        let asked: Vec<_> = (0..clients)
+            .map(|_| {
+                let bed = Arc::clone(&bed);
+                tokio::spawn(async move {
+                    let body = full(vec![b'x'; BODY]);
+                    bed.send(Request::post("/a/b/").body(body).unwrap()).await
+                })
+            })
+            .collect();
+        // All but those who are served and those who wait are sent away meanwhile.
+        let served = PLACES + may_wait;
+        let is_over = |asked: &&JoinHandle<_>| asked.is_finished();
+        until(|| asked.iter().filter(is_over).count() == clients - served).await;
+        answer.send(true).unwrap();
+        let mut sizes = Vec::new();
+        for answer in asked {
+            let answer = answer.await.unwrap();
+            if answer.status == StatusCode::OK {
+                sizes.push(answer.body);
+                continue;
+            }
+            assert_eq!(
+                (answer.status, answer.reason().as_str()),
+                (StatusCode::SERVICE_UNAVAILABLE, reason)
+            );
+            assert_eq!(answer.header("retry-after"), "1");
+        }
+        assert_eq!(sizes, vec![BODY.to_string(); served]);
+    }
 }
 
 /// A function that has a moment to answer.
