@@ -347,7 +347,7 @@ async fn who_finds_no_place_waits_and_who_finds_no_room_is_sent_away() {
 #[tokio::test]
 async fn instances_made_ahead_are_fresh_and_take_nobodys_place() {
     let host = p2(|config| {
-        in_time(config);
+        config.limits.timeout = Duration::from_secs(3);
         config.limits.concurrency = NonZeroUsize::new(2).unwrap();
         config.limits.queue = 0;
     })
@@ -357,7 +357,7 @@ async fn instances_made_ahead_are_fresh_and_take_nobodys_place() {
         assert_eq!(client.get("/count").await.unwrap().text(), "1");
     }
     // Longer than a request may take.
-    tokio::time::sleep(Duration::from_millis(400)).await;
+    tokio::time::sleep(Duration::from_millis(3100)).await;
     let (one, two) = futures::join!(client.get("/sleep?200"), client.get("/sleep?200"));
     for answer in [one, two] {
         assert_eq!(answer.unwrap().text(), "slept\n");
