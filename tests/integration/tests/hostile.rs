@@ -4,7 +4,7 @@
     reason = "a helper that fails is a test that fails"
 )]
 
-use std::num::{NonZeroU32, NonZeroU64};
+use std::num::{NonZeroU32, NonZeroU64, NonZeroUsize};
 use std::time::Duration;
 
 use wisp_contract::FunctionConfig;
@@ -37,20 +37,25 @@ fn shared(config: &mut FunctionConfig) {
 /// Would fail if a guest that computes kept its thread, or went on for a client that is gone.
 #[tokio::test]
 async fn guests_that_compute_for_ever_leave_time_for_others_and_end_with_their_clients() {
-    let loops = 8;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let loops = 8.max(2 * cores);
     for package in ["fixture-p2", "fixture-p3"] {
-        let host = Host::ready(&component(package), in_a_minute).await.unwrap();
+        let host = Host::ready(&component(package), |config| {
+            in_a_minute(config);
+            config.limits.concurrency = NonZeroUsize::new(loops + 8).unwrap();
+        });
+        let host = host.await.unwrap();
         let client = host.client();
         let running: Vec<_> = (0..loops)
             .map(|_| tokio::spawn(async move { client.get("/loop").await }))
             .collect();
-        host.until(|status| status.in_flight == loops)
+        host.until(|status| status.in_flight as usize == loops)
             .await
             .unwrap();
         for _ in 0..10 {
             assert_eq!(client.get("/hello").await.unwrap().text(), "hello\n");
         }
-        host.until(|status| status.in_flight == loops)
+        host.until(|status| status.in_flight as usize == loops)
             .await
             .unwrap();
         for client in running {
@@ -64,14 +69,18 @@ async fn guests_that_compute_for_ever_leave_time_for_others_and_end_with_their_c
 #[tokio::test]
 async fn what_breaks_a_guest_is_told_whatever_instance_it_breaks() {
     type Change = fn(&mut FunctionConfig);
-    let kinds: [(&str, Change); 5] = [
-        ("fixture-p2", |_| {}),
-        ("fixture-p2", reused),
-        ("fixture-p3", |_| {}),
-        ("fixture-p3", reused),
-        ("fixture-p3", shared),
+    // Ways to end without an answer.
+    let p2 = vec![("/no-response", "no-response"), ("/exit?0", "no-response")];
+    let p3 = vec![("/exit?0", "no-response")];
+    let together = vec![("/exit?0", "exited")];
+    let kinds: [(&str, Change, _); 5] = [
+        ("fixture-p2", |_| {}, p2.clone()),
+        ("fixture-p2", reused, p2),
+        ("fixture-p3", |_| {}, p3.clone()),
+        ("fixture-p3", reused, p3),
+        ("fixture-p3", shared, together),
     ];
-    for (package, change) in kinds {
+    for (package, change, ways) in kinds {
         let host = Host::ready(&component(package), change).await.unwrap();
         for (path, reason) in [
             ("/trap", "trapped"),
@@ -80,7 +89,11 @@ async fn what_breaks_a_guest_is_told_whatever_instance_it_breaks() {
             ("/allocate", "memory-exceeded"),
             ("/error-code", "error-code"),
             ("/handles?10000", "handles-exceeded"),
-        ] {
+            ("/exit?3", "exited"),
+        ]
+        .into_iter()
+        .chain(ways)
+        {
             let answer = host.client().get(path).await.unwrap();
             let problem = refused(&host, &answer, 502, reason, Fault::Function).await;
             let allowed = match path {

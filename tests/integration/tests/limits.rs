@@ -367,30 +367,35 @@ async fn instances_made_ahead_are_fresh_and_take_nobodys_place() {
 
 #[tokio::test]
 async fn a_flood_of_output_is_dropped_and_counted() {
-    let host = p2(|config| config.limits.log_rate = NonZeroU64::new(10_000).unwrap()).await;
-    assert_eq!(
-        host.client().get("/flood?20000").await.unwrap().text(),
-        "flooded\n"
-    );
-    host.line("dropped", |line| line.fields.contains_key("droppedBytes"))
-        .await
-        .unwrap();
-    let written: usize = host
-        .log()
-        .iter()
-        .filter(|line| line.contains("of a flood"))
-        .map(String::len)
-        .sum();
-    assert!(
-        written < 400_000,
-        "{written} bytes of the flood were written"
-    );
-    let metrics = host.control().get("/metrics").await.unwrap().text();
-    let dropped = metrics
-        .lines()
-        .find_map(|line| line.strip_prefix("wisp_host_dropped_log_bytes_total "))
-        .unwrap();
-    assert!(dropped.parse::<u64>().unwrap() > 1_000_000, "{dropped}");
+    for package in ["fixture-p2", "fixture-p3"] {
+        let host = Host::ready(&component(package), |config| {
+            config.limits.log_rate = NonZeroU64::new(10_000).unwrap();
+        });
+        let host = host.await.unwrap();
+        assert_eq!(
+            host.client().get("/flood?20000").await.unwrap().text(),
+            "flooded\n"
+        );
+        host.line("dropped", |line| line.fields.contains_key("droppedBytes"))
+            .await
+            .unwrap();
+        let written: usize = host
+            .log()
+            .iter()
+            .filter(|line| line.contains("of a flood"))
+            .map(String::len)
+            .sum();
+        assert!(
+            written < 400_000,
+            "{package}: {written} bytes of the flood were written"
+        );
+        let metrics = host.control().get("/metrics").await.unwrap().text();
+        let dropped = metrics
+            .lines()
+            .find_map(|line| line.strip_prefix("wisp_host_dropped_log_bytes_total "))
+            .unwrap();
+        assert!(dropped.parse::<u64>().unwrap() > 1_000_000, "{dropped}");
+    }
 }
 
 #[tokio::test]
