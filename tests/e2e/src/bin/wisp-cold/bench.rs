@@ -163,6 +163,15 @@ impl Bench<'_> {
         }
     }
 
+    /// The uids of the pods that stand by.
+    pub(crate) async fn standing(&self) -> Result<BTreeSet<String>> {
+        let all = self.pods().await?;
+        let standing = all.iter().filter(|pod| stands_by(pod));
+        Ok(standing
+            .filter_map(|pod| pod["metadata"]["uid"].as_str().map(str::to_owned))
+            .collect())
+    }
+
     async fn pods(&self) -> Result<Vec<Value>> {
         let path = format!("/api/v1/namespaces/{}/pods", self.space.name());
         let all = self.api.get(&path).await?;
