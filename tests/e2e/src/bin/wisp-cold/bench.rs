@@ -42,7 +42,7 @@ impl Bench<'_> {
     /// The value that so many percent are below or at, in milliseconds.
     pub(crate) fn percentile(case: &str, sample: &Sample, percent: f64) -> Row {
         let value = Sample(vec![percentile(sample, percent)]);
-        Self::row(case, &format!("p{percent:.0}"), &value, "ms")
+        Self::row(case, &metric(percent, sample.0.len()), &value, "ms")
     }
 
     /// Makes the only pool of the namespace.
@@ -204,19 +204,52 @@ fn is_ready(pod: &Value) -> bool {
         .any(|condition| condition["type"] == "Ready" && condition["status"] == "True")
 }
 
+/// What the value of so many is called that so many percent are below or at: it is the greatest where none is above it.
+fn metric(percent: f64, count: usize) -> String {
+    if percent > 50.0 && index(percent, count) + 1 >= count {
+        format!("max of {count}")
+    } else {
+        format!("p{percent:.0} of {count}")
+    }
+}
+
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "an index below some hundreds"
+)]
+fn index(percent: f64, count: usize) -> usize {
+    ((percent / 100.0 * count as f64).ceil() as usize).saturating_sub(1)
+}
+
 /// The value that so many percent are below or at.
 pub(crate) fn percentile(sample: &Sample, percent: f64) -> f64 {
     let mut sorted = sample.0.clone();
     sorted.sort_by(f64::total_cmp);
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        clippy::cast_precision_loss,
-        reason = "an index below some hundreds"
-    )]
-    let index = (percent / 100.0 * sorted.len() as f64).ceil() as usize;
-    sorted
-        .get(index.saturating_sub(1))
-        .copied()
-        .unwrap_or_default()
+    let index = index(percent, sorted.len());
+    sorted.get(index).copied().unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if the greatest of a few values passed for a percentile, or another one were taken than is said.
+    #[test]
+    fn a_value_is_called_what_it_is() {
+        for (percent, count, name, value) in [
+            (99.0, 200, "p99 of 200", 198.0),
+            (99.0, 100, "p99 of 100", 99.0),
+            (99.0, 99, "max of 99", 99.0),
+            (99.0, 40, "max of 40", 40.0),
+            (100.0, 8, "max of 8", 8.0),
+            (50.0, 1, "p50 of 1", 1.0),
+            (50.0, 40, "p50 of 40", 20.0),
+        ] {
+            let sample = Sample((1..=count).map(f64::from).collect());
+            assert_eq!(metric(percent, sample.0.len()), name);
+            assert_eq!(percentile(&sample, percent), value, "{name}");
+        }
+    }
 }

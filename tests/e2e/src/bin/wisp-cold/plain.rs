@@ -12,13 +12,16 @@ use serde_json::{Value, json};
 use tokio::sync::watch;
 use wisp_e2e::PATIENCE;
 use wisp_integration::Client;
+use wisp_load::Sample;
 
-use crate::ask::{Found, Question};
+use crate::ask::Question;
 use crate::bench::{Bench, QUIET};
 use crate::cases::HELLO;
 
 /// The label of all plain pods.
 const GROUP: &str = "plain";
+/// The Deployment that is woken again and again.
+const PLAIN: &str = "plain";
 /// How often a pod is asked.
 const PROBE: Duration = Duration::from_millis(5);
 
@@ -26,42 +29,63 @@ const PROBE: Duration = Duration::from_millis(5);
 type Addresses = watch::Sender<BTreeMap<String, SocketAddr>>;
 
 /// A Deployment's pod template, and the key of its data port.
-struct Template {
+pub(crate) struct Template {
     spec: Value,
     key: String,
 }
 
 impl Bench<'_> {
     /// The same host with the same Assignment as the function's, in a plain Deployment, woken again and again.
-    pub(crate) async fn plain(&self, functions: &[String], question: Question) -> Result<Found> {
-        let template = self.template(&functions[0]).await?;
-        self.make("plain", &template)?;
-        let names = ["plain".to_owned()];
-        let mut found = Found::default();
+    pub(crate) async fn plain(&self, functions: &[String], question: Question) -> Result<Sample> {
+        let plain = self.make_plain(&functions[0]).await?;
+        let mut found = Sample::default();
         for _ in 0..self.options.plain {
-            tokio::time::sleep(QUIET).await;
-            let took = self.scale_up(&names, &template.key, question).await?;
-            found.total.0.extend(took);
-            self.scale("plain", 0).await?;
-            self.space
-                .wait("no plain pod", &["pods", "--selector=app=plain"], |pods| {
-                    pods.is_empty().then_some(())
-                })?;
+            found.0.extend(self.wake_plain(&plain, question).await?);
         }
-        self.space.kubectl(&["delete", "deployment", "plain"])?;
+        self.remove_plain()?;
         Ok(found)
     }
 
+    /// Makes that Deployment, with no pod.
+    pub(crate) async fn make_plain(&self, function: &str) -> Result<Template> {
+        let template = self.template(function).await?;
+        self.make(PLAIN, &template)?;
+        Ok(template)
+    }
+
+    /// Wakes it once. Returns how many milliseconds that takes, when it has no pod again.
+    pub(crate) async fn wake_plain(
+        &self,
+        template: &Template,
+        question: Question,
+    ) -> Result<Vec<f64>> {
+        tokio::time::sleep(QUIET).await;
+        let names = [PLAIN.to_owned()];
+        let took = self.scale_up(&names, &template.key, question).await?;
+        self.scale(PLAIN, 0).await?;
+        let selector = format!("--selector=app={PLAIN}");
+        self.space
+            .wait("no plain pod", &["pods", &selector], |pods| {
+                pods.is_empty().then_some(())
+            })?;
+        Ok(took)
+    }
+
+    pub(crate) fn remove_plain(&self) -> Result<()> {
+        self.space
+            .kubectl(&["delete", "deployment", PLAIN])
+            .map(drop)
+    }
+
     /// So many plain Deployments, all scaled at once.
-    pub(crate) async fn plain_at_once(&self, function: &str, count: usize) -> Result<Found> {
+    pub(crate) async fn plain_at_once(&self, function: &str, count: usize) -> Result<Sample> {
         let template = self.template(function).await?;
         let names: Vec<String> = (0..count).map(|index| format!("plain-{index}")).collect();
         for name in &names {
             self.make(name, &template)?;
         }
         tokio::time::sleep(QUIET).await;
-        let mut found = Found::default();
-        found.total.0 = self.scale_up(&names, &template.key, HELLO).await?;
+        let found = Sample(self.scale_up(&names, &template.key, HELLO).await?);
         let all: Vec<&str> = ["delete", "deployment"]
             .into_iter()
             .chain(names.iter().map(String::as_str))
