@@ -111,19 +111,6 @@ pub(crate) enum Command {
         #[arg(long)]
         canned: bool,
     },
-    /// Serve a component as `wasmtime serve` does.
-    #[cfg(feature = "baselines")]
-    Serve {
-        /// The component.
-        #[arg(long)]
-        component: PathBuf,
-        /// How many requests an instance serves.
-        #[arg(long)]
-        requests: usize,
-        /// How many at once.
-        #[arg(long)]
-        concurrent: usize,
-    },
     /// Serve a model without WebAssembly.
     #[cfg(feature = "baselines")]
     Infer {

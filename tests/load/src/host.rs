@@ -24,7 +24,7 @@ mod late;
 pub struct Options {
     /// The host.
     pub place: Place,
-    /// This program, which serves the baselines.
+    /// This program, which serves the native baselines; `wisp-load-serve` lies beside it.
     pub this: PathBuf,
     /// A WASI 0.2 component that answers `/hello`.
     pub p2: PathBuf,
@@ -50,7 +50,8 @@ const SERVE: &str = "wasmtime serve 0.2 fresh";
 
 /// What a reader of the table must know.
 pub const NOTE: &str = "load generator: wrk against a server that answers without reading HTTP, so the most that it can ask.\n\
-    wasmtime serve: not its binary, but what it does, built of the same parts of wasmtime 48 with the best of its flags.\n\
+    wasmtime serve: not its binary, but what it does, built of the same parts of wasmtime 48 with the best of its flags,\n\
+    and the system's allocator as it has; native hyper has wisp-runtime's.\n\
     \"Apart\" has the servers on half of the machine's cores and the load generator on the others, which\n\
     bounds what native hyper can show; else they share all.\n\
     \"By the clock\": a request counts from when it was due, asked 80 % as often as wrk was answered, or as much of that as\n\
@@ -126,8 +127,8 @@ fn cases(options: &Options, halves: Option<&Halves>) -> Result<Vec<Case>> {
         ))
     };
     let serve = |name, component: &Path, requests: usize, concurrent: usize| -> Result<Case> {
-        let mut command = Command::new(&options.this);
-        command.arg("serve").arg("--component").arg(component);
+        let mut command = Command::new(options.this.with_file_name("wisp-load-serve"));
+        command.arg("--component").arg(component);
         command.args(["--requests", &requests.to_string()]);
         command.args(["--concurrent", &concurrent.to_string()]);
         baseline(name, on, command)
@@ -169,7 +170,7 @@ fn cases(options: &Options, halves: Option<&Halves>) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// A server in this program, which says where it listens.
+/// A server that says where it listens.
 fn baseline(name: &'static str, on: Option<&Cores>, command: Command) -> Result<Case> {
     let (child, mut output) = Child::start(&mut kept(command, on))?;
     let address = child.line(&mut output, |line| line.trim().parse::<SocketAddr>().ok())?;

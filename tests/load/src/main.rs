@@ -12,6 +12,11 @@ mod args;
 
 use args::Command;
 
+/// That of the hosts that native servers are measured against.
+#[cfg(all(feature = "baselines", target_arch = "x86_64"))]
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     match run(Command::parse()) {
         Ok(status) => status,
@@ -134,20 +139,6 @@ fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             answer.canned = canned;
             wisp_load::serve_hello(listen, threads, &answer, |address| println!("{address}"))?;
-            Ok(ExitCode::SUCCESS)
-        }
-        #[cfg(feature = "baselines")]
-        Command::Serve {
-            component,
-            requests,
-            concurrent,
-        } => {
-            let reuse = wisp_load::Reuse {
-                requests,
-                concurrent,
-            };
-            let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            wisp_load::serve_component(any, &component, reuse, |address| println!("{address}"))?;
             Ok(ExitCode::SUCCESS)
         }
         #[cfg(feature = "baselines")]
