@@ -53,6 +53,11 @@ fn no_crate_reaches_what_it_must_not() {
         }
     }
     assert!(broken.is_empty(), "forbidden edges:\n{}", broken.join("\n"));
+    let gateway = graph.paths_from("wisp-gateway");
+    assert!(
+        gateway.iter().any(|path| path.last().unwrap() == "kube"),
+        "the gateway that ships is a client of Kubernetes', and the graph is another's"
+    );
 }
 
 /// Normal dependencies between packages, by name. Build and development dependencies don't ship.
@@ -62,6 +67,8 @@ impl Graph {
     fn of_this_workspace() -> Self {
         let output = Command::new(env!("CARGO"))
             .args(["metadata", "--format-version", "1", "--locked"])
+            // With what the gateway is as a program.
+            .args(["--features", "wisp-gateway/cluster"])
             .args(["--filter-platform", "x86_64-unknown-linux-gnu"])
             .current_dir(repository())
             .output()
