@@ -85,7 +85,7 @@ async fn serve(name: &str) -> anyhow::Result<Option<Example>> {
         .values()
         .all(|model| is_there(model, "run `cargo xtask models`"));
     if !has_models
-        || (!files.models.is_empty() && !is_there(&onnxruntime(), "run `cargo xtask install`"))
+        || (!files.models.is_empty() && !is_there(&onnxruntime(), "run `cargo xtask setup`"))
     {
         return Ok(None);
     }
