@@ -97,3 +97,42 @@ fn examples_into(corpus: &Path) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The sources below a folder.
+    fn sources(folder: &Path) -> Vec<String> {
+        let mut found = Vec::new();
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                found.extend(sources(&path));
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                found.push(std::fs::read_to_string(path).unwrap());
+            }
+        }
+        found
+    }
+
+    /// Would fail if a test that is fuzzed were called otherwise by now, or one weren't fuzzed: nothing else builds them as that
+    /// needs.
+    #[test]
+    fn every_fuzzed_test_is_there() {
+        let mut all = Vec::new();
+        for folder in ["controller", "runtime", "sdk"] {
+            all.extend(sources(&workspace().join(folder)));
+        }
+        all.retain(|text| text.contains("bolero::check!()"));
+        let targets = Target::value_variants();
+        assert_eq!(all.len(), targets.len());
+        for target in targets {
+            let (_, test) = target.test();
+            let (_, name) = test.rsplit_once("::").unwrap();
+            let begins = format!("#[test]\nfn {name}() {{\n");
+            let is_there = all.iter().any(|text| text.contains(&begins));
+            assert!(is_there, "no test is called {name}");
+        }
+    }
+}
