@@ -1,7 +1,7 @@
 //! Which bytes are here? A folder of files that are named by their SHA-256, bounded in size, good across restarts.
 //!
 //! A file gets its name by a rename when it is whole and on disk, so that whoever finds it finds all of it. Before this
-//! process hands out a file for the first time, or one that has another length since, it digests it, once for all who ask
+//! process hands out a file for the first time, or another file in its place, it digests it, once for all who ask
 //! meanwhile: what a crash or a bad disk left, or doesn't give back, is removed, not served.
 //! When there is no room, what was not asked for longest goes, but nothing that someone [holds](Store::hold), or that came
 //! within the last ten minutes for who didn't hold it yet.

@@ -445,14 +445,14 @@ mod tests {
         assert!(!live.lacks("aa", now + LACKED_FOR * 2));
 
         // Of the revision before, of which resolving fetches nothing.
-        lock(&live.held).digests.push("cc".to_owned());
+        lock(&live.held).digests.push("dd".to_owned());
         lock(&live.kept).insert("f-1".to_owned());
         assert!(!live.lacks("aa", now + LACKED_FOR * 2));
         assert!(!lock(&live.kept).is_empty(), "that isn't its");
-        assert!(live.lacks("cc", now + LACKED_FOR * 2));
+        assert!(live.lacks("dd", now + LACKED_FOR * 2));
         assert!(lock(&live.kept).is_empty());
         assert_eq!(lock(&live.resolution).change, 2);
-        assert!(!live.lacks("cc", now + LACKED_FOR * 3), "it is on its way");
+        assert!(!live.lacks("dd", now + LACKED_FOR * 3), "it is on its way");
         goes_on.abort();
     }
 

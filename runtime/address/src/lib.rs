@@ -48,8 +48,8 @@ pub fn is_shared(address: IpAddr) -> bool {
 }
 
 /// Whether `address` is a machine's own, or of its network alone: loopback, unspecified, link-local, multicast or
-/// broadcast, of IETF's protocols (192.0.0.0/24, where a cloud has its metadata, too), or one of clouds' metadata. Whoever may name a URL for another process to fetch shall not reach by it what only
-/// that process can.
+/// broadcast, of IETF's protocols (192.0.0.0/24, where a cloud has its metadata, too), or one of clouds' metadata. Whoever
+/// may name a URL for another process to fetch shall not reach by it what only that process can.
 #[must_use]
 pub fn is_own(address: IpAddr) -> bool {
     match address {
@@ -130,8 +130,8 @@ fn carried(address: Ipv6Addr) -> [Option<Ipv4Addr>; 2] {
     let [s0, s1, s2, s3, s4, s5, s6, s7] = address.segments();
     let is_compatible = [s0, s1, s2, s3, s4, s5] == [0; 6];
     let is_isatap = matches!((s4, s5), (0 | 0x200, 0x5efe));
-    // A network's own NAT64 prefix (RFC 8215), 96 bits of it; of shorter ones the end is zero, and the address isn't there.
-    let is_locally_translated = [s0, s1, s2] == [0x64, 0xff9b, 1] && (s6, s7) != (0, 0);
+    // A network's own NAT64 prefix (RFC 8215), 96 bits of it; with shorter ones the last 24 bits are zero, and the address isn't there.
+    let is_locally_translated = [s0, s1, s2] == [0x64, 0xff9b, 1] && (s6 & 0xff, s7) != (0, 0);
     let at_its_end = is_translated(address) || is_locally_translated || is_compatible || is_isatap;
     [
         (s0 == 0x2002).then(|| joined(s1, s2)),
@@ -306,6 +306,8 @@ mod tests {
             "64:ff9b:1::808:808",
             // 8.8.8.8 by the whole prefix of 48 bits.
             "64:ff9b:1:808:8:800::",
+            // 1.2.3.127 by 64 bits of it.
+            "64:ff9b:1:0:1:203:7f00:0",
         ] {
             assert!(!is_own(ip(other)), "{other}");
         }

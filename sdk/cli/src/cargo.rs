@@ -110,9 +110,10 @@ const SIMD: [&str; 2] = ["-C", "target-feature=+simd128"];
 const FLAGS: [(&str, &str); 4] = [
     ("CARGO_ENCODED_RUSTFLAGS", "\x1f"),
     ("RUSTFLAGS", " "),
-    ("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", " "),
+    (TARGET_FLAGS, " "),
     (BUILD_FLAGS, " "),
 ];
+const TARGET_FLAGS: &str = "CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS";
 const BUILD_FLAGS: &str = "CARGO_BUILD_RUSTFLAGS";
 
 /// Builds the project in `dir` in release mode. Blocks.
@@ -231,7 +232,9 @@ fn selection(package: &toml::Table) -> Vec<String> {
 fn with_simd(set: impl Fn(&'static str) -> Option<OsString>) -> Vec<(&'static str, OsString)> {
     let mut flags = Vec::new();
     for (name, between) in FLAGS {
-        let value = set(name).or_else(|| (name == BUILD_FLAGS).then(OsString::new));
+        // Without flags for the target Cargo takes those for all builds.
+        let value = set(name).filter(|value| name != TARGET_FLAGS || !value.is_empty());
+        let value = value.or_else(|| (name == BUILD_FLAGS).then(OsString::new));
         let Some(mut value) = value else { continue };
         for flag in SIMD {
             if !value.is_empty() {
@@ -490,8 +493,9 @@ mod tests {
         let plain = ("RUSTFLAGS", format!("--cfg a {}", all.1));
         assert_eq!(
             simd(&[("CARGO_ENCODED_RUSTFLAGS", ""), ("RUSTFLAGS", "--cfg a")]),
-            [(encoded.0, encoded.1.to_owned()), plain, all]
+            [(encoded.0, encoded.1.to_owned()), plain, all.clone()]
         );
+        assert_eq!(simd(&[("CARGO_TARGET_WASM32_WASIP2_RUSTFLAGS", "")]), [all]);
     }
 
     #[test]

@@ -53,6 +53,9 @@ impl Explain for RegistryError {
                 authenticated: false,
                 ..
             }) => Some("log in with `docker login` or `podman login`".to_owned()),
+            Self::Artifact(wisp_artifacts::Error::Unauthorized { said, .. }) if said.is_empty() => {
+                Some("log in anew with `docker login` or `podman login`, as one who may".to_owned())
+            }
             Self::Artifact(wisp_artifacts::Error::NotTaken { .. }) => {
                 Some("make the repository first: not every registry makes it on a push".to_owned())
             }
@@ -166,14 +169,15 @@ mod tests {
     #[test]
     fn the_way_out_is_one() {
         let hint = |error| RegistryError::Artifact(error).hint().unwrap_or_default();
-        let refused = |authenticated| wisp_artifacts::Error::Unauthorized {
+        let refused = |authenticated, said: &str| wisp_artifacts::Error::Unauthorized {
             host: "r.io".to_owned(),
             what: "r.io/a:1".to_owned(),
             authenticated,
-            said: String::new(),
+            said: said.to_owned(),
         };
-        assert!(hint(refused(false)).contains("docker login"));
-        assert_eq!(hint(refused(true)), "");
+        assert!(hint(refused(false, "")).contains("log in with `docker login`"));
+        assert!(hint(refused(true, "")).contains("log in anew"));
+        assert_eq!(hint(refused(true, ": DENIED quota")), "");
         let not_taken = wisp_artifacts::Error::NotTaken {
             host: "r.io".to_owned(),
             what: "r.io/a:1".to_owned(),

@@ -6,8 +6,8 @@ use std::fmt::Display;
 use super::{Mistakes, names, pod, sources};
 use crate::duration::Duration;
 use crate::function::{
-    EnvVar, FunctionSpec, InstanceMode, Instances, KeySelector, KeyValue, Limits, Outbound, Scaling,
-    ValueSource,
+    EnvVar, FunctionSpec, InstanceMode, Instances, KeySelector, KeyValue, Limits, Outbound,
+    Scaling, ValueSource,
 };
 use crate::quantity::Bytes;
 

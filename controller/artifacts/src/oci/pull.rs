@@ -64,10 +64,15 @@ impl Fetcher {
         store: &Store,
         limit: u64,
     ) -> Result<Pulled, Error> {
-        let mut refused = None;
+        let mut refused: Option<Error> = None;
         for session in Session::each(self, image, Action::Pull, credentials) {
             match session.pull(kind, store, limit).await {
-                Err(error) if may_see_more(&error) => refused = Some(error),
+                Err(error) if may_see_more(&error) => {
+                    // Who isn't let in may be the one who would see it.
+                    if !matches!(refused, Some(Error::Unauthorized { .. })) {
+                        refused = Some(error);
+                    }
+                }
                 other => return other,
             }
         }

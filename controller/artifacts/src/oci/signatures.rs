@@ -58,12 +58,17 @@ impl Fetcher {
         credentials: &Credentials,
         store: &Store,
     ) -> Result<String, Error> {
-        let mut refused = None;
+        let mut refused: Option<Error> = None;
         for mut session in Session::each(self, image, Action::Pull, credentials) {
             let subject = session.subject.clone();
             let verified = session.verify(demands, store);
             match self.bounded(&subject, verified).await {
-                Err(error) if may_see_more(&error) => refused = Some(error),
+                Err(error) if may_see_more(&error) => {
+                    // Who isn't let in may be the one who would see it.
+                    if !matches!(refused, Some(Error::Unauthorized { .. })) {
+                        refused = Some(error);
+                    }
+                }
                 other => return other,
             }
         }

@@ -52,10 +52,6 @@ impl Folder {
         };
         match look() {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Look::Nothing),
-            Err(error) if is_lost(&error) => {
-                self.discard(sha256, &error.to_string())?;
-                Ok(Look::Nothing)
-            }
             other => other.map_err(|source| self.io(&path, source)),
         }
     }
@@ -70,7 +66,16 @@ impl Folder {
         #[cfg(test)]
         self.digested
             .fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        let digested = digest(&mut file).and_then(|(found, _)| file.rewind().map(|()| found));
+        let mut read = || {
+            file.rewind()?;
+            digest(&mut file)
+        };
+        let digested = match read() {
+            // A volume that was away for a moment says the same.
+            Err(error) if is_lost(&error) => read(),
+            digested => digested,
+        };
+        let digested = digested.and_then(|(found, _)| file.rewind().map(|()| found));
         let why = match digested {
             Ok(found) if found == sha256 => {
                 self.state().checked.insert(sha256.to_owned(), seen);
@@ -81,13 +86,18 @@ impl Folder {
             Err(error) if is_lost(&error) => error.to_string(),
             Err(source) => return Err(self.io(&self.file(sha256), source)),
         };
-        self.discard(sha256, &why)?;
+        self.discard(sha256, seen, &why)?;
         Ok(None)
     }
 
-    /// Removes what is no artifact any more.
-    fn discard(&self, sha256: &str, why: &str) -> Result<(), Error> {
+    /// Removes what was seen, and is no artifact any more.
+    fn discard(&self, sha256: &str, seen: Seen, why: &str) -> Result<(), Error> {
         let path = self.file(sha256);
+        let now = File::open(&path).and_then(|file| Seen::of(&file));
+        // Somebody has put a whole one in its place meanwhile.
+        if now.is_ok_and(|now| now != seen) {
+            return Ok(());
+        }
         tracing::warn!(path = %path.display(), why, "an artifact is damaged and is removed");
         self.state().checked.remove(sha256);
         match fs::remove_file(&path) {

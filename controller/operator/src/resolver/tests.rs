@@ -119,7 +119,7 @@ async fn a_fetch_goes_on_as_long_as_it_is_what_is_needed() {
     let Outcome::Resolved(resolved) = bench.outcome(2, second).await else {
         panic!("it is there");
     };
-    let level = serde_json::to_value(&resolved.env).unwrap();
+    let level = serde_json::to_value(&resolved.values.env).unwrap();
     assert!(level.to_string().contains("\"3\""), "{level}");
     let versions = lock(&bench.live.resolution).versions.clone();
     assert_eq!(

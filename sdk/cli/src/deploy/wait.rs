@@ -15,12 +15,12 @@ use crate::failure::Failure;
 use crate::terminal::{Terminal, harmless, harmless_lines};
 
 /// Reasons that stay until somebody changes something.
-const FINAL: [&str; 22] = [
+const FINAL: [&str; 23] = [
     "AddressRefused",
+    "CertificateAuthorityNotFound",
     "CompileFailed",
     "ConfigMapNotFound",
     "DigestMismatch",
-    "CertificateAuthorityNotFound",
     "EnvNotFound",
     "InitFailed",
     "Invalid",

@@ -3,9 +3,11 @@
 
 use std::fs::Metadata;
 use std::io;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 use wisp_api::ConfigError;
 use wisp_contract::{FunctionConfig, FunctionId};
@@ -107,6 +109,15 @@ impl PrepareError {
             Self::Build(BuildError::Cargo(
                 CargoError::Start(_) | CargoError::NoTarget { .. } | CargoError::Ended(_)
             ))
+        )
+    }
+
+    /// Whether it is Ctrl-C that ended the build: Cargo, which is in the terminal's group, hears it, too.
+    pub(crate) fn is_interrupted(&self) -> bool {
+        matches!(
+            self,
+            Self::Build(BuildError::Cargo(CargoError::Ended(status)))
+                if status.signal() == Some(Signal::INT.as_raw())
         )
     }
 

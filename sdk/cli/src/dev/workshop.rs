@@ -401,7 +401,7 @@ impl Workshop {
             };
             supervisor.broken(error.sentence());
             // One project's compiler is quoted once.
-            if index == 0 {
+            if index == 0 && !error.is_interrupted() {
                 let (function, has_earlier) = (function.id.to_string(), supervisor.has_revision());
                 self.console.tell(Event::BuildFailed {
                     function,

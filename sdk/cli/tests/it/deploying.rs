@@ -494,7 +494,7 @@ fn a_dry_run_only_asks() {
 fn manifests_are_printed_for_others_to_apply() {
     let folder = tempfile::tempdir().unwrap();
     let manifest = "# Greets.\napiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {name: hello}\nspec:\n  \
-                    component: {image: 'r.test/hello:1'}\n  env: [{name: ON, value: 'yes'}]\n---\n\
+                    component: {image: 'r.test/hello:1'}\n  env: [{name: 'ON', value: 'yes'}]\n---\n\
                     apiVersion: v1\nkind: Service\nmetadata: {name: s}\n";
     std::fs::write(folder.path().join("function.yaml"), manifest).unwrap();
     let said = run(folder.path(), None, &["deploy", "--render"]);

@@ -36,7 +36,17 @@ impl Said {
 
 /// A command in `folder`, which is its home, too; `api` is its cluster.
 pub(crate) fn command(folder: &Path, api: Option<&Api>, words: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_wisp"));
+    command_of(env!("CARGO_BIN_EXE_wisp").as_ref(), folder, api, words)
+}
+
+/// The same, of the command line that is at `program`.
+pub(crate) fn command_of(
+    program: &Path,
+    folder: &Path,
+    api: Option<&Api>,
+    words: &[&str],
+) -> Command {
+    let mut command = Command::new(program);
     command
         .args(words)
         .current_dir(folder)

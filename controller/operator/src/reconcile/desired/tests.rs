@@ -297,7 +297,7 @@ fn who_compiles_may_have_what_compiling_takes() {
         let resolved = Resolved {
             component,
             models: Vec::new(),
-            env: Env::default(),
+            values: Values::default(),
         };
         let limits = resources::resources(&function, &resolved).limits.unwrap();
         limits["memory"].0.clone()
@@ -345,7 +345,7 @@ fn an_assignment_says_how_many_processors_there_will_be() {
 fn variables_that_no_process_can_be_given_make_no_revision() {
     let mut resolved = resolved();
     let mut make = |length: usize| {
-        let env = &mut resolved.env.0;
+        let env = &mut resolved.values.env.0;
         env.insert("RULES".to_owned(), "x".repeat(length));
         desired(&digits(), &resolved, &settings())
     };
