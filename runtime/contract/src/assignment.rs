@@ -212,11 +212,11 @@ pub fn artifact_named(file: &Path) -> Option<&str> {
 /// Why no process can be started with an [`Assignment`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "its variables are too large: with all else that it is told they take {size} bytes, of {LARGEST_VARIABLE} at most{largest}"
+    "its variables and certificate authorities are too large: with all else that it is told they take {size} bytes, of {LARGEST_VARIABLE} at most{largest}"
 )]
 pub struct TooLarge {
     size: usize,
-    /// How that goes on, with the variable to look at first.
+    /// How that goes on, with what to look at first.
     largest: String,
 }
 
@@ -231,11 +231,18 @@ impl Assignment {
         if size <= LARGEST_VARIABLE {
             return Ok(());
         }
-        let variables = self.config.env.0.iter();
+        let config = &self.config;
+        let variables = config.env.0.iter();
+        let variables = variables.map(|(name, value)| (format!("`{name}`"), value.len()));
+        let authorities = config.outbound.certificate_authorities.iter();
+        let authorities = authorities
+            .enumerate()
+            .map(|(index, text)| (format!("certificateAuthorities[{index}]"), text.len()));
         let largest = variables
-            .max_by_key(|(_, value)| value.len())
-            .map_or_else(String::new, |(name, value)| {
-                format!(": the largest is `{name}` with {} bytes", value.len())
+            .chain(authorities)
+            .max_by_key(|(_, length)| *length)
+            .map_or_else(String::new, |(name, length)| {
+                format!(": the largest is {name} with {length} bytes")
             });
         Err(TooLarge { size, largest })
     }
@@ -353,10 +360,17 @@ mod tests {
         let room = 131_072 - "WISP_ASSIGNMENT=".len() - 1 - empty;
         assert_eq!(fits(room).1, Ok(()));
         let told = format!(
-            "its variables are too large: with all else that it is told they take 131073 bytes, of 131072 at most: the largest is `RULES` with {} bytes",
+            "its variables and certificate authorities are too large: with all else that it is told they take 131073 bytes, of 131072 at most: the largest is `RULES` with {} bytes",
             room + 1
         );
         assert_eq!(fits(room + 1).1.unwrap_err().to_string(), told);
+
+        let outbound = &mut assignment.config.outbound;
+        outbound.certificate_authorities = vec!["x".repeat(140_000)];
+        let json = serde_json::to_string(&assignment).unwrap();
+        let told = assignment.fits_variable(&json).unwrap_err().to_string();
+        let largest = "the largest is certificateAuthorities[0] with 140000 bytes";
+        assert!(told.ends_with(largest), "{told}");
     }
 
     #[test]

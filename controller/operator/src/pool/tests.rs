@@ -334,7 +334,7 @@ fn pods_have_the_labels_and_annotations_of_their_spec() {
     assert_eq!(misfit, both);
 
     let made = keep::deployment(&of_pool, "{}", &[], &settings()).spec;
-    let made = serde_json::to_value(made.unwrap().template.metadata).unwrap();
+    let made = serde_json::to_value(made.template.metadata).unwrap();
     let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "1"}})).unwrap();
     let taken = adopt::patch(&function(spec(own.clone())), &pod, "warm", &same);
     let mut names = BTreeSet::new();

@@ -132,6 +132,7 @@ mod tests {
         for error in [
             ResolveError::invalid(&mistake),
             ResolveError::env(&mistake),
+            ResolveError::certificate_authorities(&mistake),
             ResolveError::api(&kube::Error::LinesCodecMaxLineLengthExceeded),
             ResolveError::pull_secret(String::new()),
         ] {

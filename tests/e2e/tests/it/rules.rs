@@ -242,6 +242,11 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
             "spec.env[0].valueFrom",
             "exactly one of secretKeyRef and configMapKeyRef must be given",
         ),
+        (
+            of("  outbound: {certificateAuthorities: [{}]}\n"),
+            "spec.outbound.certificateAuthorities[0]",
+            "exactly one of secretKeyRef and configMapKeyRef must be given",
+        ),
         // Its pods.
         (
             of("  pod: {gpu: 2, resources: {limits: {nvidia.com/gpu: 1}}}\n"),
@@ -423,7 +428,7 @@ async fn what_is_just_within_the_rules_is_taken() -> Result<()> {
         logRate: 1Gi, tensors: 64Gi, handles: 1000000, tableElements: 10000000}}\n\
         \x20 instances: {{mode: reuse, maxRequests: 1000000000, maxConcurrent: 10000, idleTimeout: 1ms}}\n\
         \x20 env: [{{name: A, value: ''}}, {{name: b.c-d, valueFrom: {{secretKeyRef: {{name: s, key: k, optional: true}}}}}}]\n\
-        \x20 outbound: {{allow: ['https://api.example.com', 'http://*.example.com:8080']}}\n\
+        \x20 outbound: {{allow: ['https://api.example.com', 'http://*.example.com:8080'], certificateAuthorities: [{{configMapKeyRef: {{name: c, key: k, optional: true}}}}]}}\n\
         \x20 keyValue: [{{name: a, maxSize: 1Ki}}, {{name: b, maxSize: 64Gi}}, {{name: c}}]\n\
         \x20 hosts: [a.example.com]\n\
         \x20 pod: {{gpu: 16, resources: {{limits: {{nvidia.com/gpu: '16'}}}}, nodeSelector: {{a: b}}, tolerations: [{{operator: Exists}}], serviceAccountName: a, \
