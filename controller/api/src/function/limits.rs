@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::ValueSource;
 use crate::duration::Duration;
 use crate::quantity::Bytes;
 
