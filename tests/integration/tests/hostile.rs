@@ -40,7 +40,8 @@ async fn guests_that_compute_for_ever_leave_time_for_others_and_end_with_their_c
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let loops = 8.max(2 * cores);
     for package in ["fixture-p2", "fixture-p3"] {
-        let host = Host::ready(&component(package), |config| {
+        let component = component(package);
+        let host = Host::ready(&component, |config| {
             in_a_minute(config);
             config.limits.concurrency = NonZeroUsize::new(loops + 8).unwrap();
         });

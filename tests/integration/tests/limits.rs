@@ -368,7 +368,8 @@ async fn instances_made_ahead_are_fresh_and_take_nobodys_place() {
 #[tokio::test]
 async fn a_flood_of_output_is_dropped_and_counted() {
     for package in ["fixture-p2", "fixture-p3"] {
-        let host = Host::ready(&component(package), |config| {
+        let component = component(package);
+        let host = Host::ready(&component, |config| {
             config.limits.log_rate = NonZeroU64::new(10_000).unwrap();
         });
         let host = host.await.unwrap();

@@ -466,7 +466,8 @@ async fn a_client_that_leaves_cancels_its_guest() {
 async fn a_slow_reader_holds_its_guest_back() {
     const LENGTH: usize = 100_000_000;
     for package in ["fixture-p2", "fixture-p3"] {
-        let host = Host::ready(&component(package), |config| {
+        let component = component(package);
+        let host = Host::ready(&component, |config| {
             config.limits.timeout = Duration::from_secs(60);
         });
         let host = host.await.unwrap();

@@ -3,7 +3,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use serde_json::{Value, json};
 
 use crate::api::{Answer, Api, Asked};
-use crate::wisp::{Said, command, command_of, run};
+use crate::wisp::{Said, command_of, run};
 
 const FUNCTIONS: &str = "/apis/wisp.dev/v1alpha1/namespaces/vision/functions/";
 const PODS: &str = "/api/v1/namespaces/vision/pods";

@@ -360,7 +360,6 @@ fn names_that_look_otherwise_are_names() -> Result<()> {
         key.is_some_and(|key| key["valueFrom"] == expected),
         "{key:?}"
     );
-    chart.done();
     Ok(())
 }
 
@@ -380,7 +379,6 @@ fn the_charts_policies_are_no_functions() -> Result<()> {
         !names.is_empty() && names.iter().all(|name| !name.starts_with("wisp-")),
         "{names:?}"
     );
-    chart.done();
     Ok(())
 }
 

@@ -416,6 +416,7 @@ async fn what_is_just_within_the_rules_is_taken() -> Result<()> {
         return Ok(());
     };
     let api = Api::open(wisp.cluster())?;
+    let domain = format!("{}a", "a.".repeat(126));
     let everything = format!(
         "  models:\n\
         \x20 - {{name: a/b, source: {{image: m}}, batching: {{maxSize: 4096, maxDelay: 1s}}, device: gpu, format: onnx}}\n\
@@ -432,9 +433,8 @@ async fn what_is_just_within_the_rules_is_taken() -> Result<()> {
         \x20 keyValue: [{{name: a, maxSize: 1Ki}}, {{name: b, maxSize: 64Gi}}, {{name: c}}]\n\
         \x20 hosts: [a.example.com]\n\
         \x20 pod: {{gpu: 16, resources: {{limits: {{nvidia.com/gpu: '16'}}}}, nodeSelector: {{a: b}}, tolerations: [{{operator: Exists}}], serviceAccountName: a, \
-        labels: {{{longest}/a: {value}, app.kubernetes.io/part-of: A_b.c-1, kueue.x-k8s.io/queue-name: a, notwisp.dev/a: ''}}, \
+        labels: {{{domain}/a: {value}, app.kubernetes.io/part-of: A_b.c-1, kueue.x-k8s.io/queue-name: a, notwisp.dev/a: ''}}, \
         annotations: {{sidecar.istio.io/inject: 'false', prometheus.io/scrape: 'false', a: 'any: text at all'}}}}\n",
-        longest = format!("{}a", "a.".repeat(126)),
         value = "v".repeat(63),
     );
     let least = "  limits: {timeout: 1ms, memory: 65536, concurrency: 1, queue: 0, queueBytes: 0, requestBody: 0, \
