@@ -1,13 +1,11 @@
 //! How a host becomes a function, tells about itself, and ends.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
+use tokio::io::AsyncReadExt as _;
 use wisp_contract::assignment::Key;
 use wisp_contract::log::event;
 use wisp_integration::{Host, assignment, component, request};
@@ -141,53 +139,6 @@ async fn a_host_with_a_key_serves_only_who_knows_it_and_hides_it_from_the_guest(
     }
 }
 
-/// Would fail if whoever doesn't know the key could open as many connections to the data port as the process may have files, each
-/// of which may have a long head in memory, or keep those who know it from being heard.
-#[tokio::test]
-async fn who_has_not_shown_the_key_has_one_of_so_many_places() {
-    let mut keyed = assignment(&component("fixture-p2"));
-    keyed.key = Some(Key("open sesame".into()));
-    keyed.config.limits.concurrency = NonZeroUsize::MIN;
-    keyed.config.limits.queue = 0;
-    let host = Host::start(Some(&keyed), &[]).await.unwrap();
-    host.event(event::READY).await.unwrap();
-    let open = || TcpStream::connect(host.data());
-    let ask = async |known: &mut TcpStream| {
-        let asked = b"GET /hello HTTP/1.1\r\nhost: a\r\nwisp-key: open sesame\r\n\r\n";
-        known.write_all(asked).await.unwrap();
-        let mut answer = Vec::new();
-        while !answer.ends_with(b"hello\n") {
-            assert_ne!(known.read_buf(&mut answer).await.unwrap(), 0);
-        }
-    };
-    let mut known = open().await.unwrap();
-    ask(&mut known).await;
-    let mut unknown = Vec::new();
-    for _ in 0..300 {
-        let mut stream = open().await.unwrap();
-        // Where the connection is closed already, that is what it is about.
-        let _ = stream.write_all(b"GET /hello HTTP/1.1\r\nx: ").await;
-        unknown.push(stream);
-    }
-    let client = host.client().with_key("open sesame");
-    assert_eq!(client.get("/hello").await.unwrap().text(), "hello\n");
-    ask(&mut known).await;
-    // Who says no more is closed after 30 s anyway.
-    for stream in &mut unknown[..150] {
-        let mut byte = [0];
-        let closed = tokio::time::timeout(Duration::from_secs(10), stream.read(&mut byte)).await;
-        assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{closed:?}");
-    }
-    // The last one has its place.
-    let last = unknown.last_mut().unwrap();
-    let rest = b"\r\nhost: a\r\nconnection: close\r\n\r\n";
-    last.write_all(rest).await.unwrap();
-    let mut answer = String::new();
-    last.read_to_string(&mut answer).await.unwrap();
-    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
-    ask(&mut known).await;
-}
-
 #[tokio::test]
 async fn what_is_in_flight_finishes_when_the_host_is_told_to_end() {
     for drain in ["signal", "control"] {
@@ -249,7 +200,7 @@ async fn what_takes_too_long_to_finish_is_cut_off_and_the_end_is_still_a_good_on
 #[tokio::test]
 async fn the_control_port_has_places_for_so_many_and_hears_who_asks() {
     let host = Host::start(None, &[]).await.unwrap();
-    let open = async || TcpStream::connect(host.control_address()).await;
+    let open = async || tokio::net::TcpStream::connect(host.control_address()).await;
     let mut idle = Vec::new();
     for _ in 0..300 {
         idle.push(open().await.unwrap());

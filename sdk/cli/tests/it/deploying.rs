@@ -540,7 +540,10 @@ fn printed_manifests_name_what_was_pushed() {
     }
     let said = render(&["-n", "vision"]);
     let image = component.as_str().unwrap();
-    assert!(said.out.contains(&format!("image: {image}\n")), "{said:?}");
+    assert!(
+        said.out.contains(&format!("image: \"{image}\"\n")),
+        "{said:?}"
+    );
     assert!(said.out.contains("  namespace: vision\n"), "{said:?}");
     assert!(
         said.err.contains("pushed") && !said.out.contains("pushed"),

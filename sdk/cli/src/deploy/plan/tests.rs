@@ -166,7 +166,7 @@ fn nothing_is_no_deployment() {
     let map = "# for functions of wisp.dev/v1alpha1\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: words}\n";
     let root = folder(&[("words.yaml", map)]);
     let text = plan(&root, "vision", false).unwrap_err().text();
-    assert!(text.contains("there is nothing to deploy"), "{text}");
+    assert!(text.contains("holds no function"), "{text}");
 }
 
 /// Would fail if --pull-secret were dropped where the manifest names the image, or took the place of what it says.
