@@ -110,7 +110,8 @@ impl Objects {
         for (index, variable) in function.spec.env.iter().enumerate() {
             let from = variable.value_from.as_ref();
             let path = format!("spec.env[{index}].valueFrom");
-            let kept = from.and_then(|source| self.read(source, function, &path, mistakes));
+            let any = |_: &str| Ok(());
+            let kept = from.and_then(|source| self.read(source, function, &path, any, mistakes));
             if let Some(value) = variable.value.clone().or(kept) {
                 env.insert(variable.name.clone(), value);
             }
@@ -120,26 +121,20 @@ impl Objects {
 
     fn read_authorities(&self, function: &Function, mistakes: &mut Vec<Mistake>) -> Vec<String> {
         let sources = &function.spec.outbound.certificate_authorities;
-        let mut authorities = Vec::new();
-        for (index, source) in sources.iter().enumerate() {
+        let read = |(index, source)| {
             let path = format!("spec.outbound.certificateAuthorities[{index}]");
-            let Some(text) = self.read(source, function, &path, mistakes) else {
-                continue;
-            };
-            match check_certificates(&text) {
-                Ok(()) => authorities.push(text),
-                Err(why) => mistakes.push(Mistake::new(path, format!("{} {why}", called(source)))),
-            }
-        }
-        authorities
+            self.read(source, function, &path, check_certificates, mistakes)
+        };
+        sources.iter().enumerate().filter_map(read).collect()
     }
 
-    /// The value of a source that isn't missing.
+    /// The value of a source that isn't missing, where `check` has nothing to say of it.
     fn read(
         &self,
         source: &ValueSource,
         function: &Function,
         path: &str,
+        check: impl Fn(&str) -> Result<(), String>,
         mistakes: &mut Vec<Mistake>,
     ) -> Option<String> {
         let namespace = function.metadata.namespace.as_deref().unwrap_or("default");
@@ -149,24 +144,20 @@ impl Objects {
             (None, Some(key)) => ("configMapKeyRef", "ConfigMap", key, &self.config_maps),
             (None, None) => return None,
         };
-        match look_up(kind, key, namespace, objects) {
-            Ok(value) => value,
-            Err((part, message)) => {
-                mistakes.push(Mistake::new(format!("{path}.{field}.{part}"), message));
-                None
-            }
-        }
+        let value = look_up(kind, key, namespace, objects)
+            .map_err(|(part, message)| Mistake::new(format!("{path}.{field}.{part}"), message))
+            .and_then(|value| {
+                let checked = value.as_deref().map_or(Ok(()), check);
+                checked.map(|()| value).map_err(|why| {
+                    let message = format!("`{}` in the {kind} `{}` {why}", key.key, key.name);
+                    Mistake::new(path, message)
+                })
+            });
+        value.unwrap_or_else(|mistake| {
+            mistakes.push(mistake);
+            None
+        })
     }
-}
-
-/// The value that a source names.
-fn called(source: &ValueSource) -> String {
-    let (kind, key) = match (&source.secret_key_ref, &source.config_map_key_ref) {
-        (Some(key), _) => ("Secret", key),
-        (None, Some(key)) => ("ConfigMap", key),
-        (None, None) => return "nothing".to_owned(),
-    };
-    format!("`{}` in the {kind} `{}`", key.key, key.name)
 }
 
 /// That a text holds certificates which a client can trust; else what is wrong with it.

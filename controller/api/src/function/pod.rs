@@ -8,6 +8,9 @@ use k8s_openapi::api::core::v1::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The CEL rule that names are of labels or annotations, as Kubernetes has it.
+const QUALIFIED_NAMES: &str = "self.all(name, name.indexOf('/') <= 253 && name.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))";
+
 /// What the replicas' pods ask for, beyond what `limits` implies. The fields are those of a Kubernetes PodSpec, labels and annotations those of its metadata.
 #[derive(JsonSchema, Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[schemars(extend("x-kubernetes-validations" = [
@@ -25,7 +28,7 @@ pub struct Pod {
         "additionalProperties" = {"type": "string", "maxLength": 63},
         "x-kubernetes-validations" = [
             {
-                "rule": "self.all(name, name.indexOf('/') <= 253 && name.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))",
+                "rule": QUALIFIED_NAMES,
                 "message": "the name of a label must be at most 63 letters, digits, -, _ and ., first and last a letter or digit; before it there may be a domain in lower case and /"
             },
             {
@@ -50,7 +53,7 @@ pub struct Pod {
         "additionalProperties" = {"type": "string", "maxLength": 4096},
         "x-kubernetes-validations" = [
             {
-                "rule": "self.all(name, name.indexOf('/') <= 253 && name.matches('^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?[A-Za-z0-9]([-_.A-Za-z0-9]{0,61}[A-Za-z0-9])?$'))",
+                "rule": QUALIFIED_NAMES,
                 "message": "the name of an annotation must be at most 63 letters, digits, -, _ and ., first and last a letter or digit; before it there may be a domain in lower case and /"
             },
             {

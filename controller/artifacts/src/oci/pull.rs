@@ -6,7 +6,7 @@ use reqwest::Url;
 use sha2::{Digest, Sha256};
 
 use super::manifest::{Descriptor, Manifest};
-use super::session::{Action, Session, may_see_more};
+use super::session::{Action, Session, may_see_more, told};
 use super::{MANIFESTS, OCI_MANIFEST};
 use crate::credentials::Credentials;
 use crate::error::Error;
@@ -64,14 +64,11 @@ impl Fetcher {
         store: &Store,
         limit: u64,
     ) -> Result<Pulled, Error> {
-        let mut refused: Option<Error> = None;
+        let mut refused = None;
         for session in Session::each(self, image, Action::Pull, credentials) {
             match session.pull(kind, store, limit).await {
                 Err(error) if may_see_more(&error) => {
-                    // Who isn't let in may be the one who would see it.
-                    if !matches!(refused, Some(Error::Unauthorized { .. })) {
-                        refused = Some(error);
-                    }
+                    refused = Some(told(refused.take(), error));
                 }
                 other => return other,
             }

@@ -210,6 +210,14 @@ pub(super) fn may_see_more(error: &Error) -> bool {
     matches!(error, Error::Unauthorized { .. } | Error::NotFound { .. })
 }
 
+/// Which of two logins' errors is told: who isn't let in may be the one who would see it.
+pub(super) fn told(before: Option<Error>, error: Error) -> Error {
+    match before {
+        Some(before @ Error::Unauthorized { .. }) => before,
+        _ => error,
+    }
+}
+
 /// The image, for errors.
 fn subject(image: &Reference) -> Subject {
     Subject::new(

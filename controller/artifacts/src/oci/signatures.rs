@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 
 use super::manifest::{Descriptor, Manifest};
 use super::pull::LARGEST_MANIFEST;
-use super::session::{Action, Session, may_see_more};
+use super::session::{Action, Session, may_see_more, told};
 use super::{OCI_INDEX, PREDICATE_TYPE, SIGNATURE};
 use crate::credentials::Credentials;
 use crate::error::Error;
@@ -58,16 +58,13 @@ impl Fetcher {
         credentials: &Credentials,
         store: &Store,
     ) -> Result<String, Error> {
-        let mut refused: Option<Error> = None;
+        let mut refused = None;
         for mut session in Session::each(self, image, Action::Pull, credentials) {
             let subject = session.subject.clone();
             let verified = session.verify(demands, store);
             match self.bounded(&subject, verified).await {
                 Err(error) if may_see_more(&error) => {
-                    // Who isn't let in may be the one who would see it.
-                    if !matches!(refused, Some(Error::Unauthorized { .. })) {
-                        refused = Some(error);
-                    }
+                    refused = Some(told(refused.take(), error));
                 }
                 other => return other,
             }
