@@ -169,10 +169,11 @@ async fn http2_bodies_of_another_length_than_declared_pass_for_whole_nowhere() {
     };
     for (declared, sent, breaks) in [
         (100, 10, false),
-        (5, 10, false),
+        // Declared lengths aren't where a frame ends: so much, and no more yet, is a whole body to whoever reads it.
+        (7, 10, false),
         (10, 6, true),
         (300_000, 200_000, false),
-        (100_000, 200_000, false),
+        (150_000, 200_000, false),
         (300_000, 200_000, true),
     ] {
         if let Ok(answer) = ask(declared, sent, breaks).await {

@@ -743,7 +743,11 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ),
         (
             json!({"pools": {"default": {"pod": {"labels": {"wisp.dev/function": "digits"}}}}}),
-            "at '/pools/default/pod/labels': invalid propertyName 'wisp.dev/function'",
+            "at '/pools/default/pod/labels/wisp.dev~1function': false schema",
+        ),
+        (
+            json!({"pools": {"default": {"pod": {"labels": {"node.kubernetes.io/role": "edge"}}}}}),
+            "at '/pools/default/pod/labels/node.kubernetes.io~1role': false schema",
         ),
         (
             json!({"pools": {"default": {"pod": {"labels": {"app.kubernetes.io/name": "digits"}}}}}),
