@@ -13,7 +13,17 @@ impl Buffer {
     /// One after another.
     pub(crate) fn concat<'a>(parts: impl Iterator<Item = &'a [u8]> + Clone) -> Self {
         let len = parts.clone().map(<[u8]>::len).sum::<usize>();
-        let mut words = vec![0_u64; len.div_ceil(size_of::<u64>())];
+        let count = len.div_ceil(size_of::<u64>());
+        // Megabytes needn't be cleared first where all parts are words at suitable addresses, which they mostly are.
+        let mut words = Vec::new();
+        if parts.clone().all(|part| as_words(part).is_some()) {
+            words.reserve_exact(count);
+            for part in parts.filter_map(as_words) {
+                words.extend_from_slice(part);
+            }
+            return Self { words, len };
+        }
+        words.resize(count, 0_u64);
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut words);
         let mut at = 0;
         for part in parts {
@@ -30,6 +40,11 @@ impl Buffer {
         let bytes: &[u8] = bytemuck::cast_slice(&self.words);
         bytes.get(..self.len).unwrap_or_default()
     }
+}
+
+/// The same bytes as words; `None` where they begin or end within one.
+fn as_words(bytes: &[u8]) -> Option<&[u64]> {
+    bytemuck::try_cast_slice(bytes).ok()
 }
 
 /// Cuts a joined output into each item's own, copied, so that none keeps another's bytes in memory.
@@ -80,6 +95,23 @@ mod tests {
         let buffer = Buffer::concat([&[1_u8, 2, 3][..], &[], &[4, 5]].into_iter());
         assert_eq!(buffer.bytes(), [1, 2, 3, 4, 5]);
         assert_eq!(buffer.bytes().as_ptr().align_offset(8), 0);
+    }
+
+    /// Would fail if words were put together in another order than bytes, or if one that isn't where words begin were left out.
+    #[test]
+    fn words_are_joined_as_bytes_are() {
+        let words = [1_u64, 2, 3, 4];
+        let bytes: &[u8] = bytemuck::cast_slice(&words);
+        for parts in [
+            [&bytes[..8], &bytes[16..], &[]],
+            [&bytes[..8], &bytes[8..8], &bytes[8..24]],
+            [&bytes[..8], &bytes[3..11], &bytes[8..16]],
+            [&bytes[..7], &bytes[8..16], &bytes[..1]],
+        ] {
+            let buffer = Buffer::concat(parts.into_iter());
+            assert_eq!(buffer.bytes(), parts.concat());
+            assert_eq!(buffer.bytes().as_ptr().align_offset(8), 0);
+        }
     }
 
     #[test]

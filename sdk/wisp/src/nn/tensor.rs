@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use bytes::Bytes;
+
 use super::{DType, Element, Error};
 
 /// A dense tensor in row-major order.
@@ -17,7 +19,7 @@ use super::{DType, Element, Error};
 pub struct Tensor {
     dtype: DType,
     shape: Vec<usize>,
-    bytes: Vec<u8>,
+    bytes: Bytes,
 }
 
 impl Tensor {
@@ -44,11 +46,12 @@ impl Tensor {
         Ok(Self {
             dtype: T::DTYPE,
             shape,
-            bytes: bytemuck::cast_slice(elements).to_vec(),
+            bytes: Bytes::copy_from_slice(bytemuck::cast_slice(elements)),
         })
     }
 
-    /// A tensor of elements that are bytes already, little-endian.
+    /// A tensor of elements that are bytes already, little-endian. [`Bytes`](crate::Bytes), such as a request's body, and a
+    /// `Vec<u8>` aren't copied.
     ///
     /// ```
     /// use wisp::nn::{DType, Tensor};
@@ -63,7 +66,7 @@ impl Tensor {
     pub fn from_bytes(
         dtype: DType,
         shape: impl AsRef<[usize]>,
-        bytes: impl Into<Vec<u8>>,
+        bytes: impl Into<Bytes>,
     ) -> Result<Self, Error> {
         let (shape, bytes) = (shape.as_ref().to_vec(), bytes.into());
         if count(&shape).and_then(|count| count.checked_mul(dtype.size())) != Some(bytes.len()) {

@@ -1,3 +1,5 @@
+use bytes::Bytes;
+
 use super::{Code, DType, Error, Model, Tensor};
 use crate::test;
 
@@ -14,7 +16,8 @@ fn elements_survive_as_bytes_in_every_type() {
         // At an odd address, as bytes from a host may lie.
         let mut shifted = vec![0];
         shifted.extend_from_slice(tensor.bytes());
-        let again = Tensor::from_bytes(dtype, [elements.len()], &shifted[1..]).unwrap();
+        let shifted = Bytes::from(shifted).slice(1..);
+        let again = Tensor::from_bytes(dtype, [elements.len()], shifted).unwrap();
         assert_eq!(again.to_vec::<T>().unwrap(), elements);
     }
     check(&[1.5_f32, -0.0, f32::INFINITY], DType::F32);
@@ -27,6 +30,14 @@ fn elements_survive_as_bytes_in_every_type() {
         check(&[half::f16::from_f32(1.5)], DType::F16);
         check(&[half::bf16::from_f32(1.5)], DType::BF16);
     }
+}
+
+/// Would fail if a tensor of a body's bytes were a second copy of them.
+#[test]
+fn bytes_are_not_copied() {
+    let body = Bytes::from(vec![0; 64]);
+    let tensor = Tensor::from_bytes(DType::F32, [16], body.clone()).unwrap();
+    assert_eq!(tensor.bytes().as_ptr(), body.as_ptr());
 }
 
 #[test]
