@@ -15,7 +15,7 @@ use crate::cluster::FakeCluster;
 use crate::cores::{Cores, Halves, kept};
 use crate::machine::{self, Machine};
 use crate::nginx;
-use crate::ports::{await_listener, free_port};
+use crate::ports::{await_listener, free_port, own_address};
 use crate::report::{self, Aim, Report, Row, Sample};
 use crate::turns::{Case, take_turns};
 use crate::wrk::{self, Target};
@@ -59,8 +59,7 @@ impl Stage {
             .build()?;
         let cluster = runtime.block_on(FakeCluster::start())?;
 
-        // The pods' port is given: an address of its own in 127.0.0.0/8 is free of others.
-        let upstream = SocketAddr::from(([127, 91, 7, 1], pod::DATA_PORT));
+        let upstream = own_address(pod::DATA_PORT)?;
         let mut command = Command::new(&options.this);
         command
             .args(["hello", "--listen", &upstream.to_string()])
