@@ -116,8 +116,6 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "--",
             "demo",
             "--once",
-            "--listen",
-            "127.0.0.1:18787",
         ]))
     })?;
     steps.run("the working tree is as it was", || unchanged(&before))?;
