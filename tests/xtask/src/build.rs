@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use wisp_cluster::images::Platform;
 
 use crate::command::{cargo, execute, output};
@@ -90,12 +91,69 @@ pub(crate) fn released(guests: &[&str]) -> Result<()> {
 
 /// Cargo's target folder.
 pub(crate) fn target() -> Result<PathBuf> {
-    let mut metadata = cargo();
-    metadata.args(["metadata", "--format-version", "1", "--no-deps"]);
-    let metadata: serde_json::Value = serde_json::from_str(&output(&mut metadata)?)?;
+    let metadata = metadata()?;
     let target = metadata
         .get("target_directory")
         .and_then(|value| value.as_str())
         .context("cargo metadata names no target folder")?;
     Ok(PathBuf::from(target))
+}
+
+/// The packages of the workspace that are built into components.
+pub(crate) fn guests() -> Result<Vec<String>> {
+    Ok(components(&metadata()?))
+}
+
+/// What cargo says of the workspace:
+/// <https://doc.rust-lang.org/cargo/commands/cargo-metadata.html#json-format>.
+fn metadata() -> Result<Value> {
+    let mut metadata = cargo();
+    metadata.args(["metadata", "--format-version", "1", "--no-deps"]);
+    Ok(serde_json::from_str(&output(&mut metadata)?)?)
+}
+
+/// Nothing else here is a dynamic library.
+fn components(metadata: &Value) -> Vec<String> {
+    let is_component = |package: &&Value| {
+        items(package, "targets")
+            .iter()
+            .flat_map(|target| items(target, "crate_types"))
+            .any(|kind| kind == "cdylib")
+    };
+    items(metadata, "packages")
+        .iter()
+        .filter(is_component)
+        .filter_map(|package| Some(package.get("name")?.as_str()?.to_owned()))
+        .collect()
+}
+
+/// Those of the array `name`; none where there is no such array.
+fn items<'a>(value: &'a Value, name: &str) -> &'a [Value] {
+    let array = value.get(name).and_then(Value::as_array);
+    array.map(Vec::as_slice).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if a guest weren't linted as the component that it is, or a program of the host's were built as one.
+    #[test]
+    fn guests_are_the_packages_that_become_components() {
+        let package = |name: &str, kinds: &[&str]| {
+            let targets: Vec<Value> = kinds
+                .iter()
+                .map(|kind| serde_json::json!({"name": name, "crate_types": [kind]}))
+                .collect();
+            serde_json::json!({"name": name, "targets": targets})
+        };
+        let metadata = serde_json::json!({"packages": [
+            package("hello", &["cdylib"]),
+            package("wisp", &["lib", "bin"]),
+            package("fixture-p2", &["bin", "cdylib"]),
+            package("empty", &[]),
+        ]});
+        assert_eq!(components(&metadata), ["hello", "fixture-p2"]);
+        assert!(components(&Value::Null).is_empty());
+    }
 }

@@ -53,6 +53,7 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "warnings",
         ]))
     })?;
+    steps.run("lints of the guests, as components", guests)?;
     if options.quick {
         steps.run("unit tests", || {
             let of_nn = virtual_time();
@@ -121,6 +122,18 @@ pub(crate) fn run(options: &Options) -> Result<()> {
     steps.run("the working tree is as it was", || unchanged(&before))?;
     steps.summary();
     Ok(())
+}
+
+/// Lints what is built into components, and the SDK in it: half of that exists nowhere else.
+fn guests() -> Result<()> {
+    install::wasm_target()?;
+    let mut clippy = cargo();
+    clippy.args(["clippy", "--target", "wasm32-wasip2"]);
+    clippy.args(["--package", "wisp"]);
+    for guest in build::guests()? {
+        clippy.args(["--package", &guest]);
+    }
+    execute(clippy.args(["--", "--deny", "warnings"]))
 }
 
 /// The tests of the crate whose tests have a clock of their own, tokio's.
