@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use crate::build::CLUSTER;
 use crate::command::{cargo, command, execute, output};
+use crate::started::Started;
 
 /// The programs of the second lane, by package and target: each has a cluster of its own, or shares one with its like, and
 /// leaves half of the processor idle.
@@ -134,6 +135,7 @@ impl Program {
             .stdin(std::process::Stdio::null())
             .stdout(writer.try_clone()?)
             .stderr(writer);
+        let started = Started::by(&mut run);
         let mut child = run
             .spawn()
             .with_context(|| format!("cannot start {}", self.file.display()))?;
@@ -152,7 +154,7 @@ impl Program {
             }
         };
         thread::spawn(print);
-        let status = wait(&mut child, LIMIT)?;
+        let status = wait(&mut child, &started, LIMIT)?;
         // What it left running holds the pipe as long as it lives: that isn't waited for.
         let rest = Instant::now() + LEFT_BEHIND;
         let mut said = Vec::new();
@@ -173,21 +175,23 @@ impl Program {
             Some(status) if status.success() => Ok(()),
             Some(status) => bail!("{name} failed: {status}\n{said}"),
             None => bail!(
-                "{name} was killed after {} min: it printed which tests have \"been running for over 60 seconds\"\n{said}",
+                "{name} was killed after {} min, and what it had started: it printed which tests have \"been running for over 60 seconds\"\n{said}",
                 LIMIT.as_secs() / 60
             ),
         }
     }
 }
 
-/// How `child` ended; `None` where it didn't within `limit`, and was killed.
-fn wait(child: &mut Child, limit: Duration) -> Result<Option<ExitStatus>> {
+/// How `child` ended; `None` where it didn't within `limit`, and was killed with all that it had `started`.
+fn wait(child: &mut Child, started: &Started, limit: Duration) -> Result<Option<ExitStatus>> {
     let end = Instant::now() + limit;
     loop {
         if let Some(status) = child.try_wait()? {
             return Ok(Some(status));
         }
         if Instant::now() >= end {
+            // Before its children have lost their parent.
+            started.end();
             child.kill()?;
             child.wait()?;
             return Ok(None);
@@ -236,11 +240,18 @@ mod tests {
     /// Would fail if a program that hangs were waited for, or one that ends were said to hang.
     #[test]
     fn a_program_that_hangs_is_killed() {
-        let mut hangs = command("sleep").arg("600").spawn().unwrap();
-        assert_eq!(wait(&mut hangs, Duration::ZERO).unwrap(), None);
+        let start = |program: &str, arguments: &[&str]| {
+            let mut command = command(program);
+            let started = Started::by(command.args(arguments));
+            (command.spawn().unwrap(), started)
+        };
+        let (mut hangs, started) = start("sleep", &["600"]);
+        let status = wait(&mut hangs, &started, Duration::ZERO).unwrap();
+        assert_eq!(status, None);
         assert!(hangs.try_wait().unwrap().is_some());
-        let mut ends = command("true").spawn().unwrap();
-        assert!(wait(&mut ends, LIMIT).unwrap().unwrap().success());
+        let (mut ends, started) = start("true", &[]);
+        let status = wait(&mut ends, &started, LIMIT).unwrap();
+        assert!(status.unwrap().success());
     }
 
     /// Would fail if a test's program were overlooked, or one that is no test run.

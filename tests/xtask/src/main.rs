@@ -12,6 +12,7 @@ mod install;
 mod javascript;
 mod lanes;
 mod models;
+mod started;
 mod steps;
 mod test;
 
