@@ -6,6 +6,7 @@
 
 mod api;
 mod collector;
+mod counted;
 mod detour;
 mod emulated;
 mod exposition;

@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, ensure};
+use http::StatusCode;
 use serde_json::Value;
 use wisp_artifacts::{Credentials, FetchOptions, Fetcher, Package, Reference};
 use wisp_cluster::{Forward, Namespace, Objects};
@@ -13,6 +14,12 @@ use crate::install::Installation;
 
 /// Longer than anything takes on an idle machine; on a busy one, patience costs nothing.
 pub const PATIENCE: Duration = Duration::from_secs(180);
+/// What may be answered before a change has reached all: what was so before, no such function, or not yet.
+const MEANWHILE: [StatusCode; 3] = [
+    StatusCode::OK,
+    StatusCode::NOT_FOUND,
+    StatusCode::SERVICE_UNAVAILABLE,
+];
 
 /// A test's namespace.
 pub struct Space {
@@ -184,10 +191,11 @@ impl Space {
         self.namespace.forward(target, port)
     }
 
-    /// Asks until the answer is as wanted: what was changed reaches the gateways a moment later.
+    /// Asks until the answer is as wanted: what was changed reaches the gateways a moment later. Meanwhile the function may
+    /// answer as it did before, be unknown, or not be there yet.
     ///
     /// # Errors
-    /// When it never is, with the last answer.
+    /// At once with any other answer, and when it never is as wanted, with the last one.
     pub async fn until(
         &self,
         function: &str,
@@ -222,11 +230,23 @@ impl Space {
     ) -> Result<Answer> {
         let began = std::time::Instant::now();
         loop {
-            match ask().await {
-                Ok(answer) if is(&answer) => return Ok(answer),
-                answer if began.elapsed() > PATIENCE => bail!("the last answer was {answer:?}"),
-                _ => tokio::time::sleep(Duration::from_millis(50)).await,
+            let answer = ask().await;
+            if let Ok(answer) = &answer {
+                if is(answer) {
+                    return Ok(answer.clone());
+                }
+                ensure!(
+                    MEANWHILE.contains(&answer.status),
+                    "{}, which no wait mends: {}",
+                    answer.status,
+                    answer.text()
+                );
             }
+            ensure!(
+                began.elapsed() <= PATIENCE,
+                "the last answer was {answer:?}"
+            );
+            tokio::time::sleep(Duration::from_millis(50)).await;
         }
     }
 }

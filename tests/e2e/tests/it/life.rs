@@ -78,8 +78,8 @@ async fn no_request_fails_when_it_comes_as_the_function_goes_to_sleep() -> Resul
     Ok(())
 }
 
-/// Would fail if the autoscaler didn't make as many pods as the requests in flight need, or took away a pod that still
-/// answers.
+/// Would fail if the autoscaler didn't make as many pods as the requests in flight need, took away a pod that still answers, or
+/// if a client's connection were closed under its request then.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_replicas_come_and_go_with_the_load() -> Result<()> {
     let Some(wisp) = installed() else {
@@ -108,11 +108,11 @@ async fn no_request_fails_while_replicas_come_and_go_with_the_load() -> Result<(
     space.kubectl(&["patch", "fn", "crowd", "--type=merge", "--patch", patch])?;
     space.pods("crowd", 2)?;
     load.more(40).await?;
-    load.stop().await?.none_failed()
+    load.stop().await?.none_cut_off()
 }
 
-/// Would fail if a gateway that ends turned away who still comes, or cut what it answers; or one that begins took requests
-/// before it knew the functions.
+/// Would fail if a gateway that ends turned away who still comes, cut what it answers, or closed a connection under a request
+/// whose client was always there to be told before; or one that begins took requests before it knew the functions.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_request_fails_while_the_gateway_is_replaced() -> Result<()> {
     let Some(wisp) = installed() else {
@@ -146,7 +146,7 @@ async fn no_request_fails_while_the_gateway_is_replaced() -> Result<()> {
         !pods.is_empty() && pods.iter().all(|pod| !before.contains(pod))
     })?;
     load.more(100).await?;
-    load.stop().await?.none_failed()
+    load.stop().await?.none_cut_off()
 }
 
 /// What keeps a function's pod from being placed, and from being one of a pool, until there is a pod with this label.

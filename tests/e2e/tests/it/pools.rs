@@ -1,14 +1,14 @@
 //! Pods that stand by, and become a function's when it is woken.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::Value;
-use wisp_e2e::{Emulated, Operator, PATIENCE, Space, installed, kill_host};
+use wisp_e2e::{Emulated, PATIENCE, Space, installed, kill_host};
 use wisp_integration::{arm64, component};
 
-const POOL: &str = "/metadata/labels/wisp.dev~1pool";
+pub(crate) const POOL: &str = "/metadata/labels/wisp.dev~1pool";
 pub(crate) const FUNCTION: &str = "/metadata/labels/wisp.dev~1function";
 pub(crate) const CLAIMED_FROM: &str = "/metadata/labels/wisp.dev~1claimed-from";
 
@@ -322,112 +322,6 @@ async fn a_node_of_another_family_gets_code_of_its_own() -> Result<()> {
     .to_string();
     space.kubectl(&["patch", &deployment, "--type=json", "--patch", &patch])?;
     is_given_code(&space, &deployment, &emulated.image).await
-}
-
-/// When the operator dies.
-#[derive(Debug, Clone, Copy)]
-enum Moment {
-    /// So many milliseconds after the request.
-    After(u64),
-    /// When the cluster shows that a pod is the function's.
-    Adopted,
-    /// When it shows that such a pod has what the function asks for.
-    Resized,
-}
-
-impl Moment {
-    /// Every few milliseconds while a pod is taken and assigned, and around the time at which that is written down; and
-    /// after each of the writes.
-    const ALL: [Self; 16] = [
-        Self::After(0),
-        Self::After(2),
-        Self::After(4),
-        Self::After(6),
-        Self::After(8),
-        Self::After(11),
-        Self::After(15),
-        Self::After(20),
-        Self::After(30),
-        Self::After(70),
-        Self::After(105),
-        Self::After(110),
-        Self::After(115),
-        Self::After(125),
-        Self::Adopted,
-        Self::Resized,
-    ];
-
-    async fn come(self, space: &Space, function: &str) -> Result<()> {
-        let shows = |what: &str, pointer: &str, wanted: &str| {
-            space.wait(what, &["pods"], |pods| {
-                let mut ours = pods.values().filter(|pod| text(pod, FUNCTION) == function);
-                ours.any(|pod| text(pod, pointer) == wanted).then_some(())
-            })
-        };
-        match self {
-            Self::After(millis) => tokio::time::sleep(Duration::from_millis(millis)).await,
-            // It may be its Deployment's: an operator that begins doesn't know yet what pods of pools can become.
-            Self::Adopted => shows("a pod of the function's", FUNCTION, function)?,
-            Self::Resized => {
-                let asked = "/spec/containers/0/resources/requests/cpu";
-                shows("a pod with the function's resources", asked, "100m")?;
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Kills the operator at many moments of a wake-up: before a pod is taken, while it is assigned, before the cluster
-/// knows, and between the writes by which it does. Would fail if a request were not answered, a function had pods that it
-/// doesn't need, or a pod were lost to all.
-#[tokio::test(flavor = "multi_thread")]
-async fn an_operator_that_dies_while_it_wakes_loses_no_pod_and_no_request() -> Result<()> {
-    let Some(wisp) = installed() else {
-        return Ok(());
-    };
-    let _goes = wisp.without_operator().await;
-    let space = wisp.space("killed")?;
-    let image = space
-        .push_component("hello", &component("fixture-p2"))
-        .await?;
-    space.apply(&pool("warm", 2, 2))?;
-    let names: Vec<String> = (0..Moment::ALL.len())
-        .map(|index| format!("hello-{index}"))
-        .collect();
-    for name in &names {
-        space.apply(&Space::function(name, &image, ""))?;
-    }
-    for name in &names {
-        space.condition(name, "Ready", "True")?;
-    }
-    for (moment, name) in Moment::ALL.into_iter().zip(&names) {
-        stands_by(&space, "warm", 2)?;
-        let operator = Operator::find(wisp)?;
-        let (client, path) = (space.client(), space.path(name, "hello"));
-        let asked = tokio::spawn(async move { client.get(&path).await });
-        moment.come(&space, name).await?;
-        operator.kill()?;
-        let answer = asked.await??;
-        // Who waits for longer than a client is kept waiting is told so, and may ask again.
-        let is_told = answer.status == 503 && answer.problem().reason == "operator-unavailable";
-        ensure!(
-            answer.status == 200 || is_told,
-            "{name}, killed {moment:?}: {answer:?}"
-        );
-        space
-            .until(name, "hello", |answer| answer.status == 200)
-            .await?;
-    }
-    for name in &names {
-        let answer = space.get(name, "hello").await?;
-        ensure!(answer.status == 200, "{name}: {answer:?}");
-        space
-            .pods(name, 1)
-            .with_context(|| format!("{name} has more than it needs"))?;
-    }
-    // All that stand by can be had.
-    stands_by(&space, "warm", 2)?;
-    Ok(())
 }
 
 /// Kills the host of a function, over and over. Would fail if a client were answered by one that came back without its
