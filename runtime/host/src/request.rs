@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST};
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wasmtime_wasi_http::Error;
@@ -134,10 +134,12 @@ impl Upload {
     }
 }
 
-/// A request's body that ends with an error where it exceeds its limit.
+/// A request's body that ends with an error where it exceeds its limit, or its client gives it up.
 #[derive(Debug)]
 pub(crate) struct Limited<B: Body + Unpin> {
     body: B,
+    /// Whether `body` says so once its client has ended it.
+    tells_end: bool,
     left: u64,
     allowed: u64,
     upload: Upload,
@@ -147,7 +149,8 @@ pub(crate) struct Limited<B: Body + Unpin> {
 pub(crate) type GuestRequest = Request<Limited<Incoming>>;
 
 impl<B: Body + Unpin> Limited<B> {
-    pub(crate) fn new(body: B, allowed: u64) -> (Self, Upload) {
+    /// At most `allowed` bytes of a `body` that came by this version of HTTP.
+    pub(crate) fn new(body: B, version: Version, allowed: u64) -> (Self, Upload) {
         let upload = Upload::default();
         if body.is_end_stream() {
             upload.set(Upload::ENDED);
@@ -155,6 +158,8 @@ impl<B: Body + Unpin> Limited<B> {
         (
             Self {
                 body,
+                // hyper's do over HTTP/2, and over HTTP/1.1 only where they have a length.
+                tells_end: version == Version::HTTP_2,
                 left: allowed,
                 allowed,
                 upload: upload.clone(),
@@ -184,6 +189,11 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
             Some(Err(error)) => {
                 self.upload.set(Upload::BROKEN);
                 return Poll::Ready(Some(Err(Error::Hyper(error))));
+            }
+            // To hyper a stream that was reset without an error has ended, as has each of a connection whose client is gone.
+            None if self.tells_end && !self.body.is_end_stream() => {
+                self.upload.set(Upload::BROKEN);
+                return Poll::Ready(Some(Err(Error::HttpProtocolError)));
             }
             None => {
                 self.upload.set(Upload::ENDED);
@@ -244,7 +254,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::convert::Infallible;
 
-    use http_body_util::{BodyExt as _, StreamBody};
+    use http_body_util::{BodyExt as _, Full, StreamBody};
 
     use super::*;
 
@@ -315,10 +325,28 @@ mod tests {
                 .collect();
             let body =
                 StreamBody::new(futures::stream::iter(frames)).map_err(|never| match never {});
-            let (limited, upload) = Limited::new(body, 3);
+            let (limited, upload) = Limited::new(body, Version::HTTP_11, 3);
             assert!(upload.is_left(), "nobody reads it yet");
             assert_eq!(limited.collect().await.is_ok(), fits);
             assert_eq!((upload.is_too_large(), upload.is_left()), (!fits, !fits));
         }
+    }
+
+    /// Would fail if what came by HTTP/2 until its client gave it up, or was gone, were taken for the whole body.
+    #[tokio::test]
+    async fn a_body_of_http2_has_ended_where_it_says_so() {
+        for (version, ends) in [(Version::HTTP_11, true), (Version::HTTP_2, false)] {
+            let frames = [Ok::<_, Infallible>(Frame::data(Bytes::from("ab")))];
+            // Such a one never says so.
+            let body =
+                StreamBody::new(futures::stream::iter(frames)).map_err(|never| match never {});
+            let (limited, upload) = Limited::new(body, version, 3);
+            assert_eq!(limited.collect().await.is_ok(), ends, "{version:?}");
+            assert_eq!((upload.is_broken(), upload.is_left()), (!ends, !ends));
+        }
+        let body = Full::new(Bytes::from("ab")).map_err(|never| match never {});
+        let (limited, upload) = Limited::new(body, Version::HTTP_2, 3);
+        assert!(limited.collect().await.is_ok());
+        assert!(!upload.is_broken() && !upload.is_left());
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn serve(
     let (parts, body) = request.into_parts();
     let version = parts.version;
     let is_little = body.size_hint().upper().is_some_and(|most| most <= LITTLE);
-    let (body, upload) = Limited::new(body, function.limits.request_body);
+    let (body, upload) = Limited::new(body, version, function.limits.request_body);
     let request = Request::from_parts(parts, body);
     let answered = if is_known {
         answer(&function, request, &upload, &id, began).await

@@ -12,6 +12,7 @@ use futures::future::join_all;
 use http::StatusCode;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use wisp_contract::log::{Line, event};
 use wisp_contract::problem::{self, Fault};
 use wisp_contract::{FunctionConfig, Problem};
 use wisp_integration::{Answer, Host, component, refused};
@@ -216,6 +217,59 @@ async fn a_client_that_closes_its_half_while_it_waits_gives_its_place_back() {
         .await
         .unwrap();
     assert_eq!(line.fields["reason"], "client-gone");
+}
+
+/// hyper takes what was sent by then for the whole body. Would fail if a guest did, whether or not its client had declared more.
+#[tokio::test]
+async fn an_http2_body_that_is_given_up_without_an_error_has_not_ended() {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const END_HEADERS: u8 = 4;
+    let frame = |kind: u8, flags: u8, stream: u8, text: &[u8]| {
+        let length = u8::try_from(text.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], text].concat()
+    };
+    // POST, http, `:path` and `:authority` (RFC 7541, appendix A, and section 6.2.2 without Huffman's code).
+    let head = &b"\x83\x86\x04\x07/length\x01\x01a"[..];
+    // Of 100 bytes.
+    let hundred = &b"\x0f\x0d\x03100"[..];
+    let host = p2(|_| {}).await;
+    for (id, declared) in [("open", &b""[..]), ("declared", hundred)] {
+        let length = u8::try_from(id.len()).unwrap();
+        let named = [&b"\x00\x0cx-request-id"[..], &[length], id.as_bytes()].concat();
+        let mut stream = TcpStream::connect(host.data()).await.unwrap();
+        let begun = [
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+            frame(SETTINGS, 0, 0, b""),
+            frame(HEADERS, END_HEADERS, 1, &[head, declared, &named].concat()),
+            frame(DATA, 0, 1, b"half"),
+        ];
+        stream.write_all(&begun.concat()).await.unwrap();
+        host.until(|status| status.in_flight == 1).await.unwrap();
+        let given_up = frame(RST_STREAM, 0, 1, &[0; 4]);
+        stream.write_all(&given_up).await.unwrap();
+        let line = ended(&host, id).await;
+        let end = (
+            line.fields["status"].as_u64(),
+            line.fields["reason"].as_str(),
+        );
+        let is_broken = end == (Some(400), Some("body-broken"));
+        assert!(
+            is_broken || end == (Some(499), Some("client-gone")),
+            "{line:?}"
+        );
+        assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+    }
+}
+
+/// What is logged of the request `id` when it is over.
+async fn ended(host: &Host, id: &str) -> Line<'static> {
+    let is_it = |line: &Line<'_>| {
+        line.event.as_deref() == Some(event::REQUEST) && line.request_id.as_deref() == Some(id)
+    };
+    host.line(id, is_it).await.unwrap()
 }
 
 const PLACES: usize = 8;
