@@ -8,14 +8,21 @@ use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use futures::future::join_all;
-use http::StatusCode;
+use http::{Request, Response, StatusCode};
+use http_body::Frame;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::sync::oneshot;
 use wisp_contract::log::{Line, event};
 use wisp_contract::problem::{self, Fault};
 use wisp_contract::{FunctionConfig, Problem};
-use wisp_integration::{Answer, Host, component, refused};
+use wisp_integration::{Answer, Body, Host, component, refused};
 
 async fn p2(change: impl FnOnce(&mut FunctionConfig)) -> Host {
     Host::ready(&component("fixture-p2"), change).await.unwrap()
@@ -217,6 +224,93 @@ async fn a_client_that_closes_its_half_while_it_waits_gives_its_place_back() {
         .await
         .unwrap();
     assert_eq!(line.fields["reason"], "client-gone");
+}
+
+/// Would fail if a body of another length than its client declares, or one that breaks off, passed for whole at a guest, if the log
+/// told no reason, or if what is left of it were in the way of the next request.
+#[tokio::test]
+async fn http2_bodies_of_another_length_than_declared_pass_for_whole_nowhere() {
+    for (package, paths) in [
+        ("fixture-p2", &["/length", "/echo"][..]),
+        ("fixture-p3", &["/echo"]),
+    ] {
+        let component = component(package);
+        let host = Host::ready(&component, |_| {}).await.unwrap();
+        let stream = TcpStream::connect(host.data()).await.unwrap();
+        let connected = http2::handshake(TokioExecutor::new(), TokioIo::new(stream));
+        let (mut client, connection) = connected.await.unwrap();
+        tokio::spawn(connection);
+        for path in paths {
+            for (nth, (declared, sent, breaks)) in [
+                (100, 10, false),
+                // Declared lengths aren't where a frame ends: so much, and no more yet, is a whole body.
+                (7, 10, false),
+                (10, 6, true),
+                (300_000, 200_000, false),
+                (150_000, 200_000, false),
+                (300_000, 200_000, true),
+            ]
+            .into_iter()
+            .enumerate()
+            {
+                let (give_up, given_up) = oneshot::channel();
+                let asked = upload(path, declared, sent, breaks.then_some(given_up));
+                let mut asked = asked.unwrap();
+                let id = format!("{package}{path}-{nth}");
+                let named = id.parse().unwrap();
+                asked.headers_mut().insert("x-request-id", named);
+                let answer = whole(client.send_request(asked));
+                let breaking = async {
+                    // A request that is given up before the host knows of it is none.
+                    if breaks {
+                        host.until(|status| status.in_flight == 1).await.unwrap();
+                    }
+                    drop(give_up);
+                };
+                let (answer, ()) = futures::join!(answer, breaking);
+                if let Some(answer) = answer {
+                    let reason = answer.problem().reason;
+                    assert_eq!((answer.status.as_u16(), &*reason), (400, "body-broken"));
+                }
+                let line = ended(&host, &id).await;
+                assert!(line.fields.contains_key("reason"), "{line:?}");
+                // On the same connection.
+                let next = upload("/echo", 20, 20, None).unwrap();
+                let answer = whole(client.send_request(next)).await;
+                assert_eq!(answer.unwrap().body.len(), 20, "{id}");
+                host.until_idle().await.unwrap();
+            }
+        }
+    }
+}
+
+/// A request that declares a body of one length and sends one of another, in two pieces; and then breaks off, once it is to.
+fn upload(
+    path: &str,
+    declared: usize,
+    sent: usize,
+    breaks: Option<oneshot::Receiver<()>>,
+) -> http::Result<Request<Body>> {
+    let pieces = vec![Bytes::from(vec![b'x'; sent / 2]); 2];
+    let pieces = futures::stream::iter(pieces).map(|piece| Ok(Frame::data(piece)));
+    let end = futures::stream::iter(breaks).then(|breaks| async move {
+        let _ = breaks.await;
+        Err::<Frame<Bytes>, _>(std::io::Error::other("gave up"))
+    });
+    let body = BodyExt::boxed(StreamBody::new(pieces.chain(end)));
+    Request::post(format!("http://x{path}"))
+        .header("content-length", declared)
+        .body(body)
+}
+
+/// The answer, if all of it comes.
+async fn whole(sent: impl Future<Output = hyper::Result<Response<Incoming>>>) -> Option<Answer> {
+    let (parts, body) = sent.await.ok()?.into_parts();
+    Some(Answer {
+        status: parts.status,
+        headers: parts.headers,
+        body: body.collect().await.ok()?.to_bytes(),
+    })
 }
 
 /// hyper takes what was sent by then for the whole body. Would fail if a guest did, whether or not its client had declared more.
