@@ -1,11 +1,14 @@
 //! How a host becomes a function, tells about itself, and ends.
 
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Duration;
 
 use http::{Method, StatusCode};
 use serde_json::json;
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use wisp_contract::assignment::Key;
 use wisp_contract::log::event;
 use wisp_integration::{Host, assignment, component, request};
@@ -26,7 +29,7 @@ async fn a_generic_host_takes_exactly_one_assignment() {
         "waiting"
     );
     // Whoever is sent here by mistake still has the whole request.
-    let early = tokio::net::TcpStream::connect(host.data()).await;
+    let early = TcpStream::connect(host.data()).await;
     assert_eq!(
         early.unwrap_err().kind(),
         std::io::ErrorKind::ConnectionRefused
@@ -139,6 +142,65 @@ async fn a_host_with_a_key_serves_only_who_knows_it_and_hides_it_from_the_guest(
     }
 }
 
+/// Would fail if whoever doesn't know the key could open as many connections to the data port as the process may have files, if what
+/// one that is closed had sent stayed in memory, or if those who know the key weren't heard meanwhile.
+#[tokio::test]
+async fn who_has_not_shown_the_key_has_one_of_so_many_places() {
+    // As few as there ever are.
+    const PLACES: usize = 128;
+    // Their heads come to no end: those that have places have 13 MB, and all of them 100 MB.
+    const UNKNOWN: usize = 1000;
+    const HEAD: usize = 100_000;
+    const KEPT: u64 = 64_000_000;
+    let mut keyed = assignment(&component("fixture-p2"));
+    keyed.key = Some(Key("open sesame".into()));
+    keyed.config.limits.concurrency = NonZeroUsize::MIN;
+    keyed.config.limits.queue = 64;
+    let host = Host::start(Some(&keyed), &[]).await.unwrap();
+    host.event(event::READY).await.unwrap();
+    let ask = async |known: &mut TcpStream| {
+        let asked = b"GET /hello HTTP/1.1\r\nhost: a\r\nwisp-key: open sesame\r\n\r\n";
+        known.write_all(asked).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"hello\n") {
+            assert_ne!(known.read_buf(&mut answer).await.unwrap(), 0);
+        }
+    };
+    let mut known = TcpStream::connect(host.data()).await.unwrap();
+    ask(&mut known).await;
+    let before = host.peak_memory().unwrap();
+    let begun = "GET /hello HTTP/1.1\r\nhost: a\r\nconnection: close\r\nx: ";
+    let begun = format!("{begun}{}", "x".repeat(HEAD));
+    let mut unknown = VecDeque::new();
+    for nth in 0..UNKNOWN {
+        let mut stream = TcpStream::connect(host.data()).await.unwrap();
+        stream.write_all(begun.as_bytes()).await.unwrap();
+        unknown.push_back(stream);
+        if unknown.len() > PLACES {
+            // Who says no more is closed after 30 s anyway.
+            let mut oldest = unknown.pop_front().unwrap();
+            let mut byte = [0];
+            let closed = oldest.read(&mut byte);
+            let closed = tokio::time::timeout(Duration::from_secs(10), closed).await;
+            assert!(matches!(closed, Ok(Ok(0) | Err(_))), "{nth}: {closed:?}");
+        }
+        if nth % 100 == 99 {
+            let client = host.client().with_key("open sesame");
+            assert_eq!(client.get("/hello").await.unwrap().text(), "hello\n");
+            ask(&mut known).await;
+        }
+    }
+    let grown = host.peak_memory().unwrap() - before;
+    assert!(grown < KEPT, "{grown} bytes");
+    // The last one has its place.
+    let mut last = unknown.pop_back().unwrap();
+    last.write_all(b"\r\n\r\n").await.unwrap();
+    let mut answer = String::new();
+    last.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 403 "), "{answer}");
+    ask(&mut known).await;
+}
+
 #[tokio::test]
 async fn what_is_in_flight_finishes_when_the_host_is_told_to_end() {
     for drain in ["signal", "control"] {
@@ -200,7 +262,7 @@ async fn what_takes_too_long_to_finish_is_cut_off_and_the_end_is_still_a_good_on
 #[tokio::test]
 async fn the_control_port_has_places_for_so_many_and_hears_who_asks() {
     let host = Host::start(None, &[]).await.unwrap();
-    let open = async || tokio::net::TcpStream::connect(host.control_address()).await;
+    let open = async || TcpStream::connect(host.control_address()).await;
     let mut idle = Vec::new();
     for _ in 0..300 {
         idle.push(open().await.unwrap());
