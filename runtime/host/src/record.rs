@@ -10,6 +10,7 @@ use wisp_contract::log::{Level, Line, event};
 use wisp_wasi_logging::{Now, Sink as _, Writer};
 
 use crate::metrics::Metrics;
+use crate::request::Upload;
 use crate::respond::CLIENT_GONE;
 
 /// One request, from its head to its response's last byte. It is counted and logged when this is dropped.
@@ -18,6 +19,7 @@ pub(crate) struct Record {
     id: Arc<str>,
     metrics: Arc<Metrics>,
     access: Option<Access>,
+    upload: Option<Upload>,
     status: u16,
     reason: Option<&'static str>,
     bytes: u64,
@@ -43,6 +45,7 @@ impl Record {
             id,
             metrics,
             access,
+            upload: None,
             status: CLIENT_GONE,
             reason: Some("client-gone"),
             bytes: 0,
@@ -58,15 +61,21 @@ impl Record {
         HeaderValue::from_str(&self.id).unwrap_or_else(|_| HeaderValue::from_static(""))
     }
 
+    /// What becomes of the request's body is told by `upload`.
+    pub(crate) fn reads(&mut self, upload: &Upload) {
+        self.upload = Some(upload.clone());
+    }
+
     /// The response's head is on its way.
     pub(crate) fn answered(&mut self, status: u16, reason: Option<&'static str>) {
         self.status = status;
         self.reason = reason;
     }
 
-    /// The response's body failed for `reason`.
+    /// The response's body failed for `reason`, or for what its client made of the request's.
     pub(crate) fn broke_off(&mut self, reason: &'static str) {
-        self.reason = Some(reason);
+        let of_client = self.upload.as_ref().and_then(Upload::reason);
+        self.reason = Some(of_client.unwrap_or(reason));
     }
 
     /// The client left before it had the whole response.
@@ -108,5 +117,34 @@ impl Drop for Record {
             request_id: Some((&*self.id).into()),
             fields,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::Version;
+    use http_body_util::{BodyExt as _, Full};
+
+    use super::*;
+    use crate::request::Limited;
+
+    /// Would fail if a function were blamed for what its client's body didn't let it do.
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_with_its_request_is_the_clients_fault() {
+        for (allowed, reason) in [(3, "trapped"), (2, "body-too-large")] {
+            let metrics = Arc::new(Metrics::new());
+            let mut record = Record::begin(Instant::now(), "id".into(), Arc::clone(&metrics), None);
+            let body = Full::new(Bytes::from("abc")).map_err(|never| match never {});
+            let (limited, upload) = Limited::new(body, Version::HTTP_11, allowed);
+            record.reads(&upload);
+            record.answered(200, None);
+            assert_eq!(limited.collect().await.is_ok(), reason == "trapped");
+            record.broke_off("trapped");
+            drop(record);
+            let counted = format!("{{class=\"2xx\",reason=\"{reason}\"}} 1");
+            let text = metrics.encode(None);
+            assert!(text.contains(&counted), "{text}");
+        }
     }
 }

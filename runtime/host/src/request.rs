@@ -116,6 +116,18 @@ impl Upload {
         self.0.load(Ordering::Relaxed) == Self::BROKEN
     }
 
+    /// Why its client is to blame for what the guest couldn't do, whatever the guest says.
+    pub(crate) fn reason(&self) -> Option<&'static str> {
+        let failure = if self.is_too_large() {
+            Failure::BodyTooLarge { allowed: 0 }
+        } else if self.is_broken() {
+            Failure::BodyBroken
+        } else {
+            return None;
+        };
+        Some(failure.reason())
+    }
+
     /// Whether the guest asked for more of it than the client has sent, until the body was dropped.
     pub(crate) fn is_awaited(&self) -> bool {
         matches!(self.0.load(Ordering::Relaxed), Self::AWAITED | Self::MISSED)

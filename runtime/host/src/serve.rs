@@ -49,11 +49,12 @@ pub(crate) async fn serve(
         method: request.method().clone(),
         uri: request.uri().clone(),
     });
-    let record = Record::begin(began, Arc::clone(&id), host.metrics(), access);
+    let mut record = Record::begin(began, Arc::clone(&id), host.metrics(), access);
     let (parts, body) = request.into_parts();
     let version = parts.version;
     let is_little = body.size_hint().upper().is_some_and(|most| most <= LITTLE);
     let (body, upload) = Limited::new(body, version, function.limits.request_body);
+    record.reads(&upload);
     let request = Request::from_parts(parts, body);
     let answered = if is_known {
         answer(&function, request, &upload, &id, began).await

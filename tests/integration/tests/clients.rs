@@ -115,6 +115,23 @@ async fn a_body_whose_framing_breaks_is_the_clients_fault() {
     host.until_idle().await.unwrap();
 }
 
+/// Would fail if the log blamed the function for a client whose body breaks when the answer has begun.
+#[tokio::test]
+async fn a_body_that_breaks_once_the_answer_has_begun_is_the_clients_fault_too() {
+    let host = p2(|_| {}).await;
+    let mut stream = TcpStream::connect(host.data()).await.unwrap();
+    let headers = "transfer-encoding: chunked\r\nx-request-id: broken";
+    let begun = post("/echo", headers, "5\r\nhello\r\n");
+    stream.write_all(&begun).await.unwrap();
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"hello\r\n") {
+        assert_ne!(stream.read_buf(&mut answer).await.unwrap(), 0);
+    }
+    stream.write_all(b"zz\r\n").await.unwrap();
+    let line = ended(&host, "broken").await;
+    assert_eq!(line.fields["reason"], "body-broken", "{line:?}");
+}
+
 /// Would fail if what follows a body were taken for a part of it, or for a request of somebody else.
 #[tokio::test]
 async fn what_follows_a_body_is_no_part_of_it() {
