@@ -3,7 +3,7 @@
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use http::Request;
 use hyper::body::Incoming;
@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use wisp_burst::Burst;
 use wisp_contract::config::Limits;
 use wisp_deadline::{ConnectionTimer, used_before};
+use wisp_egress::Notices;
 
 use crate::function::Function;
 use crate::key;
@@ -68,6 +69,7 @@ pub(crate) async fn serve(
         true if has_key => Claim::None,
         true => Claim::Strong,
     };
+    let failed = Notices::default();
     loop {
         let accepted = tokio::select! {
             biased;
@@ -81,7 +83,10 @@ pub(crate) async fn serve(
                 }
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                // Where there are no descriptors for long, each pause ends with another.
+                if failed.take(Instant::now()) {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Instant;
 
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
@@ -21,6 +22,7 @@ use wisp_contract::parts::Parts;
 use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
+use wisp_egress::Notices;
 
 use crate::accept::{ACCEPT_PAUSE, HEAD_TIMEOUT};
 use crate::places::{Claim, Place, Places};
@@ -43,6 +45,7 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
         0 => Claim::Weak,
         _ => Claim::Strong,
     };
+    let failed = Notices::default();
     loop {
         let accepted = tokio::select! {
             () = ending.cancelled() => break,
@@ -51,7 +54,9 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
         let stream = match accepted {
             Ok((stream, _)) => stream,
             Err(error) => {
-                tracing::warn!(%error, "a control connection could not be accepted");
+                if failed.take(Instant::now()) {
+                    tracing::warn!(%error, "a control connection could not be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
                 continue;
             }
