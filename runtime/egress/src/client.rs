@@ -175,10 +175,8 @@ impl Egress {
             parts.headers.remove(CONTENT_LENGTH);
         }
         remove_hop_by_hop(&mut parts.headers);
-        Ok(Response::from_parts(
-            parts,
-            ResponseBody::new(body, patience).boxed_unsync(),
-        ))
+        let body = ResponseBody::new(body, parts.version, patience).boxed_unsync();
+        Ok(Response::from_parts(parts, body))
     }
 
     /// Connects within one timeout, then waits for the response's head within the other.

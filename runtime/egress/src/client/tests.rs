@@ -16,6 +16,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 use wasmtime_wasi_http::WasiHttpHooks as _;
 
 use super::*;
@@ -657,6 +658,43 @@ async fn a_server_that_breaks_off_or_talks_nonsense_is_told_apart() {
     );
 }
 
+/// Would fail if a guest took for the whole response what came before its server gave it up without an error.
+#[tokio::test]
+async fn a_response_over_http_2_that_is_given_up_is_incomplete() {
+    const HEADERS: u8 = 1;
+    let Tls { server, root } = tls_serving(|mut stream| {
+        Box::pin(async move {
+            let mut preface = [0; 24];
+            stream.read_exact(&mut preface).await.unwrap();
+            let mut frame = [0; 9];
+            while frame[3] != HEADERS {
+                stream.read_exact(&mut frame).await.unwrap();
+                let length = u32::from_be_bytes([0, frame[0], frame[1], frame[2]]);
+                let mut rest = vec![0; usize::try_from(length).unwrap()];
+                stream.read_exact(&mut rest).await.unwrap();
+            }
+            // SETTINGS, and of the request's stream HEADERS, which are `:status: 200`, DATA and RST_STREAM, which is NO_ERROR.
+            let settings = b"\0\0\0\x04\0\0\0\0\0";
+            let head = b"\0\0\x01\x01\x04\0\0\0\x01\x88";
+            let half = b"\0\0\x04\0\0\0\0\0\x01half";
+            let reset = b"\0\0\x04\x03\0\0\0\0\x01\0\0\0\0";
+            let answer = [&settings[..], head, half, reset].concat();
+            stream.write_all(&answer).await.unwrap();
+            stream.flush().await.unwrap();
+            pending::<()>().await;
+        })
+    })
+    .await;
+    let port = server.address.port();
+    let uri = format!("https://inside.example:{port}/x");
+    let egress = inside(port, vec![root]);
+    let response = egress.send(get(&uri), None).await.ok().unwrap();
+    assert_error!(
+        response.into_body().collect().await.err().unwrap(),
+        Error::HttpResponseIncomplete
+    );
+}
+
 /// Would fail if a guest were told a length that the body doesn't have: it would stop reading there.
 #[tokio::test]
 async fn a_length_beside_an_encoding_is_none() {
@@ -713,6 +751,11 @@ struct Tls {
 
 /// A TLS server for `inside.example` whose certificate a new authority has signed.
 async fn tls() -> Tls {
+    tls_serving(|stream| Box::pin(serve_http(stream))).await
+}
+
+/// Such a server, whose connections `serve` handles.
+async fn tls_serving(serve: fn(TlsStream<TcpStream>) -> BoxFuture<'static, ()>) -> Tls {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     let authority = CertifiedIssuer::self_signed(authority, KeyPair::generate().unwrap()).unwrap();
@@ -739,7 +782,7 @@ async fn tls() -> Tls {
         Box::pin(async move {
             // A client that refuses the certificate is what some tests are about.
             if let Ok(stream) = acceptor.accept(stream).await {
-                serve_http(stream).await;
+                serve(stream).await;
             }
         })
     })
