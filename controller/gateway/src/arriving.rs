@@ -3,7 +3,7 @@
 //! <https://www.rfc-editor.org/rfc/rfc9112#section-9.6>.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,16 @@ use tokio::runtime::Handle;
 /// The longest that a body is read on, and the most of it.
 const LINGER: Duration = Duration::from_secs(5);
 const MOST: u64 = 16 << 20;
+
+/// Why a request's body has no end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ArrivingError {
+    #[error(transparent)]
+    Http(#[from] hyper::Error),
+    /// HTTP/2's RST_STREAM with NO_ERROR. To hyper such a body has ended.
+    #[error("the client gave its request up")]
+    GivenUp,
+}
 
 /// A request's body, which is read on where it is dropped before its end.
 #[derive(Debug)]
@@ -41,22 +51,28 @@ impl Arriving {
 
 impl Body for Arriving {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = ArrivingError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, ArrivingError>>> {
         let this = self.get_mut();
         this.is_asked = true;
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        let polled = Pin::new(inner).poll_frame(cx);
-        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
+        // Over HTTP/1.1 a body without a length never says so.
+        let has_ended = this.lingers || inner.is_end_stream();
+        let frame = match frame {
+            None if !has_ended => Some(Err(ArrivingError::GivenUp)),
+            frame => frame.map(|frame| frame.map_err(ArrivingError::from)),
+        };
+        if matches!(frame, None | Some(Err(_))) {
             this.inner = None;
         }
-        polled
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 
-use crate::arriving::Arriving;
+use crate::arriving::{Arriving, ArrivingError};
 use crate::overdue;
 use crate::proxy::Exchange;
 use crate::upstream::UpstreamError;
@@ -21,7 +21,7 @@ pub(crate) enum BodyError {
     #[error("the body is larger than allowed")]
     TooLarge,
     #[error("the client's body broke off")]
-    BrokeOff(#[source] hyper::Error),
+    BrokeOff(#[source] ArrivingError),
     #[error("the replica's body broke off")]
     Upstream(#[source] Box<UpstreamError>),
 }
@@ -37,7 +37,7 @@ pub(crate) enum RequestBody {
     Whole(Bytes),
     Limited {
         /// What was read of `inner` already.
-        first: Option<Result<Frame<Bytes>, hyper::Error>>,
+        first: Option<Result<Frame<Bytes>, ArrivingError>>,
         inner: Arriving,
         left: u64,
         state: Arc<UploadState>,

@@ -186,6 +186,48 @@ async fn http2_bodies_of_another_length_than_declared_pass_for_whole_nowhere() {
     assert_eq!(*whole.lock().unwrap(), [20; 6]);
 }
 
+/// hyper takes what was sent by then for the whole body. Would fail if a replica did.
+#[tokio::test]
+async fn an_http2_body_that_is_given_up_without_an_error_has_not_ended() {
+    const DATA: u8 = 0;
+    const HEADERS: u8 = 1;
+    const RST_STREAM: u8 = 3;
+    const SETTINGS: u8 = 4;
+    const END_HEADERS: u8 = 4;
+    let frame = |kind: u8, flags: u8, stream: u8, text: &[u8]| {
+        let length = u8::try_from(text.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], text].concat()
+    };
+    let (came, mut coming) = tokio::sync::mpsc::unbounded_channel();
+    let upstream = Upstream::new(move |request: Request<hyper::body::Incoming>| {
+        let came = came.clone();
+        async move {
+            let mut body = request.into_body();
+            let is_begun = body.frame().await.is_some_and(|frame| frame.is_ok());
+            came.send(is_begun).unwrap();
+            came.send(body.collect().await.is_ok()).unwrap();
+            Response::new(empty())
+        }
+    })
+    .await;
+    let bed = Bed::serving(&upstream);
+    let mut stream = TcpStream::connect(bed.address).await.unwrap();
+    // POST, http, `:path` and `:authority` (RFC 7541, appendix A, and section 6.2.2 without Huffman's code).
+    let head = b"\x83\x86\x04\x05/a/b/\x01\x01x";
+    let begun = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(SETTINGS, 0, 0, b""),
+        frame(HEADERS, END_HEADERS, 1, head),
+        frame(DATA, 0, 1, b"half"),
+    ];
+    stream.write_all(&begun.concat()).await.unwrap();
+    assert_eq!(coming.recv().await, Some(true));
+    let given_up = frame(RST_STREAM, 0, 1, &[0; 4]);
+    stream.write_all(&given_up).await.unwrap();
+    let is_whole = tokio::time::timeout(Duration::from_secs(20), coming.recv()).await;
+    assert_eq!(is_whole, Ok(Some(false)));
+}
+
 #[tokio::test]
 async fn pipelined_requests_are_answered_in_order() {
     let upstream = Upstream::echo().await;
