@@ -13,7 +13,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use wisp_cluster::{Cluster, Owned};
 use wisp_integration::{Job, Readme, Terminal, binary, repository, target_folder};
 
-/// The section that is gone through here; `tests/integration/tests/tour.rs` goes through the others.
+/// The section that is gone through here; `tests/integration/tests/it/tour.rs` goes through the others.
 const SECTION: &str = "On Kubernetes";
 /// Longer than anything takes on an idle machine; on a busy one, patience costs nothing.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -177,7 +177,7 @@ impl Tour {
                 self.examples(command)?;
             }
             _ => bail!(
-                "no test knows it: say in tests/integration/tests/tour.rs what must come of it"
+                "no test knows it: say in tests/integration/tests/it/tour.rs what must come of it"
             ),
         }
         Ok(())

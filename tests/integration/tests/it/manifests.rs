@@ -322,9 +322,9 @@ proptest! {
 
 /// What people begin with.
 const EXAMPLES: [&str; 5] = [
-    include_str!("../../../examples/hello/function.yaml"),
-    include_str!("../../../examples/digits/function.yaml"),
-    include_str!("../../../examples/classify/function.yaml"),
-    include_str!("../../../examples/embed/function.yaml"),
-    include_str!("../../../examples/stream/function.yaml"),
+    include_str!("../../../../examples/hello/function.yaml"),
+    include_str!("../../../../examples/digits/function.yaml"),
+    include_str!("../../../../examples/classify/function.yaml"),
+    include_str!("../../../../examples/embed/function.yaml"),
+    include_str!("../../../../examples/stream/function.yaml"),
 ];
