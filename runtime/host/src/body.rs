@@ -233,12 +233,19 @@ impl http_body::Body for Body {
             }
             Poll::Ready(Some(Ok(frame))) => {
                 let length = frame.data_ref().map_or(0, |data| data.len() as u64);
+                if let Some(left) = &mut body.left {
+                    // hyper would send what is declared of it over HTTP/1.1, which is no whole body.
+                    let Some(rest) = left.checked_sub(length) else {
+                        this.record.broke_off("invalid-body");
+                        return Poll::Ready(Some(Err(BrokenOff(
+                            "its body is longer than its content-length".to_owned(),
+                        ))));
+                    };
+                    *left = rest;
+                }
                 this.record.sent(length);
                 if let Some(hold) = &mut body.hold {
                     hold.sent(length);
-                }
-                if let Some(left) = &mut body.left {
-                    *left = left.saturating_sub(length);
                 }
                 this.complete |= body.is_sent();
                 Poll::Ready(Some(Ok(frame)))
@@ -280,6 +287,49 @@ impl Drop for Body {
         } else {
             // Dropping the guest's rest cancels it.
             self.record.client_gone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::time::Instant;
+
+    use http_body_util::{BodyExt as _, StreamBody};
+
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// Would fail if a client got as many bytes of a longer body as were declared, which it takes for all of it.
+    #[tokio::test]
+    async fn a_body_longer_than_declared_breaks_off() {
+        for (pieces, is_whole) in [
+            (&["four"][..], true),
+            (&["fo", "ur"], true),
+            (&["fives"], false),
+            (&["fo", "urs"], false),
+        ] {
+            let frames = pieces.iter().map(|piece| {
+                Ok::<_, Infallible>(Frame::data(Bytes::from_static(piece.as_bytes())))
+            });
+            let frames: Vec<_> = frames.collect();
+            let source = StreamBody::new(futures::stream::iter(frames))
+                .map_err(|never| match never {})
+                .boxed_unsync();
+            let body = GuestBody {
+                frames: Written::new(source, None),
+                rest: None,
+                outcome: None,
+                left: Some(4),
+                hold: None,
+            };
+            let metrics = Arc::new(Metrics::new());
+            let record = Record::begin(Instant::now(), "id".into(), Arc::clone(&metrics), None);
+            let sent = Body::guest(body, Sent::Body, record).collect().await;
+            assert_eq!(sent.is_ok(), is_whole, "{pieces:?}");
+            let is_told = metrics.encode(None).contains("reason=\"invalid-body\"} 1");
+            assert_eq!(is_told, !is_whole, "{pieces:?}");
         }
     }
 }

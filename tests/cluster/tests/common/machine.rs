@@ -168,6 +168,8 @@ pub(crate) fn snapshot(name: &str) -> Result<BTreeSet<String>> {
     // Again: a cluster writes its record before it takes anything.
     others.extend(Record::others(name)?);
     started.retain(|process| !others.iter().any(|other| other.owns_process(process)));
+    // What ended since has no environment any more, by which it would have been another cluster's.
+    started.retain(|process| fs::read_link(process.join("exe")).is_ok());
     lines.extend(started.iter().map(|process| describe(process)));
     lines.retain(|line| {
         !line.contains("wisp_test_")
