@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::header::CONTENT_LENGTH;
 use http::{HeaderName, HeaderValue, Method, Response, Version};
+use http_body::Body as _;
 use wisp_contract::headers;
 use wisp_contract::status::Startup;
 
@@ -63,7 +64,7 @@ impl Answer {
         }
     }
 
-    /// The same answer to a request of this method and version, if HTTP has a place for it.
+    /// The same answer to a request of this method and version, if HTTP has a place for it, and for what is there of its body.
     pub(crate) fn checked(mut self, method: &Method, version: Version) -> Result<Self, Failure> {
         if !(200..=599).contains(&self.parts.status.as_u16()) {
             return Err(Failure::InvalidStatus {
@@ -75,6 +76,10 @@ impl Answer {
                 Version::HTTP_2 => Sent::Head,
                 _ => Sent::HeadByConnection,
             };
+        } else if let Some(declared) = self.body.left
+            && self.body.frames.size_hint().lower() > declared
+        {
+            return Err(Failure::BodyTooLong { declared });
         }
         Ok(self)
     }
@@ -119,7 +124,50 @@ fn push_millis(text: &mut String, duration: Duration) {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http_body::Frame;
+    use http_body_util::{BodyExt as _, StreamBody};
+
     use super::*;
+
+    /// Would fail if a client got no problem of a body that is known to be longer than declared, or if one that isn't sent counted.
+    #[tokio::test]
+    async fn a_body_that_is_longer_than_declared_is_a_problem_where_it_is_sent() {
+        for (declared, method, is_well) in [
+            (4, Method::GET, true),
+            (3, Method::GET, false),
+            (3, Method::HEAD, true),
+        ] {
+            let frames = [Ok(Frame::data(Bytes::from_static(b"four")))];
+            let source = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
+            let mut frames = Written::new(source, None);
+            std::future::poll_fn(|cx| {
+                frames.gather(cx);
+                std::task::Poll::Ready(())
+            })
+            .await;
+            let answer = Answer {
+                parts: Response::new(()).into_parts().0,
+                body: GuestBody {
+                    frames,
+                    rest: None,
+                    outcome: None,
+                    left: Some(declared),
+                    hold: None,
+                },
+                sent: Sent::Body,
+                timing: Timing {
+                    queued: Duration::ZERO,
+                    instantiated: Duration::ZERO,
+                    nn: Duration::ZERO,
+                    startup: None,
+                },
+            };
+            let checked = answer.checked(&method, Version::HTTP_11);
+            let reason = checked.err().map(|failure| failure.reason());
+            assert_eq!(reason.is_none(), is_well, "{method} {declared} {reason:?}");
+        }
+    }
 
     #[test]
     fn server_timing_tells_milliseconds() {

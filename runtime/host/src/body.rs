@@ -237,6 +237,7 @@ impl http_body::Body for Body {
                     // hyper would send what is declared of it over HTTP/1.1, which is no whole body.
                     let Some(rest) = left.checked_sub(length) else {
                         this.record.broke_off("invalid-body");
+                        this.complete = false;
                         return Poll::Ready(Some(Err(BrokenOff(
                             "its body is longer than its content-length".to_owned(),
                         ))));

@@ -51,6 +51,8 @@ pub(crate) enum Failure {
     ErrorCode,
     #[error("the function answered with the status {status}, allowed are 200 to 599")]
     InvalidStatus { status: u16 },
+    #[error("the function's response is longer than the {declared} bytes of its content-length")]
+    BodyTooLong { declared: u64 },
     #[error("this replica can't start another instance now")]
     NoInstance,
     #[error("the platform failed; its log has the details under this request's id")]
@@ -77,6 +79,7 @@ impl Failure {
             Self::NoResponse => "no-response",
             Self::ErrorCode => "error-code",
             Self::InvalidStatus { .. } => "invalid-status",
+            Self::BodyTooLong { .. } => "invalid-body",
             Self::NoInstance => "no-instance",
             Self::Internal => "internal",
         }
@@ -100,7 +103,8 @@ impl Failure {
             | Self::Exited { .. }
             | Self::NoResponse
             | Self::ErrorCode
-            | Self::InvalidStatus { .. } => Fault::Function,
+            | Self::InvalidStatus { .. }
+            | Self::BodyTooLong { .. } => Fault::Function,
         }
     }
 

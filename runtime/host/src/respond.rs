@@ -56,7 +56,8 @@ fn status(failure: &Failure) -> StatusCode {
         | Failure::Exited { .. }
         | Failure::NoResponse
         | Failure::ErrorCode
-        | Failure::InvalidStatus { .. } => StatusCode::BAD_GATEWAY,
+        | Failure::InvalidStatus { .. }
+        | Failure::BodyTooLong { .. } => StatusCode::BAD_GATEWAY,
         Failure::Internal => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
