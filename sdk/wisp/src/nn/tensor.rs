@@ -50,7 +50,7 @@ impl Tensor {
         })
     }
 
-    /// A tensor of elements that are bytes already, little-endian. [`Bytes`](crate::Bytes), such as a request's body, and a
+    /// A tensor of elements that are bytes already, little-endian. [`Bytes`], such as a request's body, and a
     /// `Vec<u8>` aren't copied.
     ///
     /// ```
