@@ -34,6 +34,7 @@ pub use cargo::cargo;
 pub use files::{cache, repository};
 pub use machine::install_packages;
 pub use prepare::prepare;
+pub use process::MARK;
 pub use programs::{helm, registry, testserver};
 pub use shared::{Cluster, Forward, Lease, Namespace, Owned, drive};
 pub use wait::Objects;

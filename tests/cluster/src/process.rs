@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde::{Deserialize, Serialize};
 
 /// The variable that marks all processes that a cluster started: its id, a slash, and the part of the cluster.
-pub(crate) const MARK: &str = "WISP_CLUSTER_PART";
+pub const MARK: &str = "WISP_CLUSTER_PART";
 
 /// One process, or what was one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -14,9 +14,8 @@ use rustix::process::{Pid, PidfdFlags, Signal, geteuid, pidfd_open, pidfd_send_s
 /// The variable that holds the mark.
 const MARK: &str = "WISP_TEST_PROGRAM";
 
-/// What processes of the tests' clusters have in their environment, and what starts these and takes them down:
-/// `tests/cluster`. Other programs of tests may use a cluster that this one started, and once nobody does it goes by itself.
-const CLUSTER_MARK: &str = "WISP_CLUSTER_PART=";
+/// What starts the processes of the tests' clusters and takes them down. Other programs of tests may use a cluster that this one
+/// started, and once nobody does it goes by itself.
 const CLUSTER_DRIVER: &str = "wisp-cluster";
 
 /// How long what is killed may take to be gone.
@@ -87,9 +86,10 @@ impl Started {
         let mut variables = environment.split(|byte| *byte == 0);
         let name = fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
         let is_of_cluster = name.trim_end() == CLUSTER_DRIVER
-            || variables
-                .clone()
-                .any(|variable| variable.starts_with(CLUSTER_MARK.as_bytes()));
+            || variables.clone().any(|variable| {
+                let value = variable.strip_prefix(wisp_cluster::MARK.as_bytes());
+                value.is_some_and(|value| value.starts_with(b"="))
+            });
         !is_of_cluster
             && (variables.any(|variable| variable == self.mark.as_bytes())
                 || parent(id).is_some_and(|parent| self.includes(parent)))
