@@ -104,7 +104,7 @@ pub struct Pools {
     attempts: AtomicU64,
     /// The watches on what their models are fetched with.
     references: References,
-    trials: Trials,
+    trials: Arc<Trials>,
     queue: Queue,
     holds: Holds,
     refusals: Refusals,
@@ -148,7 +148,7 @@ impl Pools {
             taken: Mutex::default(),
             known: Mutex::default(),
             attempts: AtomicU64::default(),
-            trials: Trials::default(),
+            trials: Arc::default(),
             queue: Queue::default(),
             holds: Holds::default(),
             refusals: Refusals::default(),
@@ -271,6 +271,16 @@ impl Pools {
         let now = Instant::now();
         self.metrics.wake_phase("assigned", began.elapsed());
         self.trials.learn(&assignment, &status, SystemTime::now());
+        if trials::tries(&status) {
+            let trials = Arc::clone(&self.trials);
+            tokio::spawn(async move {
+                let ask = || async {
+                    let asked = tokio::time::timeout(PATIENCE, control::status(address, &key));
+                    asked.await.ok()?.ok()
+                };
+                trials.follow(&assignment, ask).await;
+            });
+        }
         if let Some(startup) = status.startup {
             let seconds =
                 |millis: f64| Duration::try_from_secs_f64(millis / 1e3).unwrap_or_default();

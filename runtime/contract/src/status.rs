@@ -77,6 +77,9 @@ pub struct ModelStatus {
     /// What trying it showed, where that was on a CPU: another host of this kind that is told doesn't try again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tried: Option<Tried>,
+    /// Whether it is tried while it computes: `batched` and `tried` may be others soon.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub trying: bool,
     /// Inputs, as `name: type[dimensions]`.
     pub inputs: Vec<String>,
     /// Outputs, likewise.

@@ -351,6 +351,8 @@ impl Host {
         ModelOptions {
             onnxruntime: self.options.onnxruntime.clone(),
             cache: self.options.cache.clone(),
+            // The first request waits for whatever is loaded.
+            tries_later: true,
             ..ModelOptions::default()
         }
     }

@@ -32,7 +32,12 @@ pub struct Loaded {
     /// Makes a lane that computes an item of the usual size in microseconds, if that turns out to be so. It gets no thread:
     /// whoever has an item that is alone computes it at once.
     pub inline: Option<MakeInline>,
+    /// Loads it anew and tries it, where what is here computes without that.
+    pub later: Option<LoadLater>,
 }
+
+/// Loads a model once more, which takes a while, and ends early where nobody needs it any more; or why it wasn't loaded.
+pub type LoadLater = Box<dyn Fn(&Abort) -> Result<Loaded, String> + Send>;
 
 /// Makes a lane that needs no thread, which takes a while; `None` where items would take too long.
 pub type MakeInline = Box<dyn FnOnce() -> Option<Box<dyn Lane>> + Send>;

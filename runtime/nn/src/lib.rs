@@ -31,7 +31,7 @@ mod store;
 mod tensor;
 mod trials;
 
-pub use backend::{Abort, BackendError, Item, Lane, Loaded, MakeInline, MoreLanes};
+pub use backend::{Abort, BackendError, Item, Lane, LoadLater, Loaded, MakeInline, MoreLanes};
 pub use dtype::DType;
 pub use info::TensorInfo;
 pub use metrics::{BATCH_SIZE_BUCKETS, Metrics, Snapshot};

@@ -1,23 +1,25 @@
 //! How is a loaded model called?
 
-use std::fmt::Display;
+use std::mem::take;
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
-use wisp_contract::config::{Batching, Tried};
+use wisp_contract::config::Batching;
 use wisp_contract::status::ModelStatus;
 
-use crate::backend::{Item, Lane, Loaded, MakeInline, MoreLanes};
-use crate::batch::{
-    Ended, Job, JobError, Key, LaneThread, Lanes, Queue, Role, ThreadClock, block_on, work,
-};
+use crate::backend::{Item, Loaded};
+use crate::batch::{Job, JobError, Key, LaneThread, ThreadClock};
 use crate::metrics::{Metrics, Snapshot};
 use crate::name::listed;
 use crate::{NamedTensor, Tensor, TensorInfo, sentence, shown};
+
+use engine::{Around, Current, Engine};
+use later::Trial;
+
+mod engine;
+mod later;
 
 /// A loaded model, shared by every instance. Dropping it ends its threads.
 pub struct Model {
@@ -27,15 +29,11 @@ pub struct Model {
     device_reason: Option<String>,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
-    batching: Result<NonZeroU32, String>,
-    tried: Option<Tried>,
     load_time: Duration,
-    queue: Arc<Queue>,
     metrics: Arc<Metrics>,
-    /// The thread that makes what is missing yet.
-    maker: Mutex<Option<JoinHandle<()>>>,
-    /// Its place among those that there may be at once, where that is bounded. Its threads have it, too: they may compute
-    /// for a while after it is gone.
+    current: Arc<Current>,
+    trial: Trial,
+    /// Its place among those that there may be at once, where that is bounded. Its threads have it, too.
     _place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
@@ -128,79 +126,51 @@ impl Model {
     /// When the system has no thread left.
     pub(crate) fn start(
         name: String,
-        loaded: Loaded,
-        mut threads: Vec<LaneThread>,
+        mut loaded: Loaded,
+        threads: Vec<LaneThread>,
         batching: Batching,
-        queue_limit: NonZeroUsize,
+        limit: NonZeroUsize,
         started: Instant,
         place: Option<OwnedSemaphorePermit>,
     ) -> std::io::Result<Self> {
-        let place = place.map(Arc::new);
-        let batched = match loaded.joinable {
-            Ok(()) if batching.max_size.get() > 1 => Ok(batching.max_size),
-            Ok(()) => Err("batching.maxSize is 1".to_owned()),
-            Err(why) => Err(why),
-        };
-        let max_rows = batched.as_ref().copied().unwrap_or(NonZeroU32::MIN);
         let metrics = Arc::new(Metrics::default());
-        let made = loaded.lanes.len() + threads.len();
-        let lanes = Lanes {
-            any: made,
-            has_solo: loaded.solo.is_some(),
-            growing: loaded.more.size_hint() != (0, Some(0)),
+        let place = place.map(Arc::new);
+        let around = Around {
+            name: name.clone(),
+            batching,
+            limit,
+            metrics: Arc::clone(&metrics),
+            place: place.clone(),
         };
-        let queue = Queue::new(
-            queue_limit,
-            max_rows,
-            batching.max_delay,
-            lanes,
-            Arc::clone(&metrics),
-        );
-        // Made before the threads: should one not start, dropping it ends those that did.
-        let mut model = Self {
+        let (backend, device) = (take(&mut loaded.backend), take(&mut loaded.device));
+        let device_reason = loaded.device_reason.take();
+        let (inputs, outputs) = (take(&mut loaded.inputs), take(&mut loaded.outputs));
+        let later = loaded.later.take();
+        let engine = Engine::start(&around, loaded, threads)?;
+        let current = Arc::new(Current::new(engine));
+        let load_time = started.elapsed();
+        let trial = match later {
+            Some(load) => Trial::begin(load, around, Arc::clone(&current)),
+            None => Trial::default(),
+        };
+        Ok(Self {
             name,
-            backend: loaded.backend,
-            device: loaded.device,
-            device_reason: loaded.device_reason,
-            inputs: loaded.inputs,
-            outputs: loaded.outputs,
-            batching: batched,
-            tried: loaded.tried,
-            load_time: Duration::ZERO,
-            queue: Arc::new(queue),
+            backend,
+            device,
+            device_reason,
+            inputs,
+            outputs,
+            load_time,
             metrics,
-            maker: Mutex::default(),
-            _place: place.clone(),
-        };
-        let shared = Shared {
-            name: model.name.clone(),
-            queue: Arc::clone(&model.queue),
-            metrics: Arc::clone(&model.metrics),
-            place,
-        };
-        if let Some(lane) = loaded.solo {
-            let name = lane_name("solo", &model.name);
-            // It has nothing to prepare.
-            let thread = LaneThread::start(name, lane, &mpsc::channel().0)?;
-            shared.begin(Role::Solo, thread);
-        }
-        threads.extend(start_lanes(loaded.lanes, &model.name)?);
-        for thread in threads {
-            shared.begin(Role::Any, thread);
-        }
-        model.load_time = started.elapsed();
-        if lanes.growing || loaded.inline.is_some() {
-            let maker = thread::Builder::new()
-                .name(format!("nn-more-{}", model.name))
-                .spawn(move || shared.make(loaded.more, made, loaded.inline));
-            match maker {
-                Ok(maker) => model.maker = Mutex::new(Some(maker)),
-                Err(error) if lanes.growing => return Err(error),
-                // What isn't made then is missed by nobody.
-                Err(_) => {}
-            }
-        }
-        Ok(model)
+            current,
+            trial,
+            _place: place,
+        })
+    }
+
+    /// Logs whether its calls are joined.
+    pub(crate) fn tell(&self) {
+        self.current.get().tell(&self.name);
     }
 
     /// The name guests open it by.
@@ -225,8 +195,8 @@ impl Model {
     ///
     /// # Errors
     /// One sentence for people.
-    pub fn batching(&self) -> Result<NonZeroU32, &str> {
-        self.batching.as_ref().copied().map_err(String::as_str)
+    pub fn batching(&self) -> Result<NonZeroU32, String> {
+        self.current.get().batching.clone()
     }
 
     /// What it has done since it was loaded.
@@ -238,13 +208,17 @@ impl Model {
     /// What the host tells about it.
     #[must_use]
     pub fn status(&self) -> ModelStatus {
+        // Asked first: what is tried no more has its last engine.
+        let trying = self.trial.goes_on();
+        let engine = self.current.get();
         ModelStatus {
             name: self.name.clone(),
             backend: self.backend.clone(),
             device: self.device.clone(),
             device_reason: self.device_reason.clone(),
-            batched: self.batching.is_ok(),
-            tried: self.tried.clone(),
+            batched: engine.batching.is_ok(),
+            tried: engine.tried.clone(),
+            trying,
             inputs: self.inputs.iter().map(ToString::to_string).collect(),
             outputs: self.outputs.iter().map(ToString::to_string).collect(),
             load_millis: u64::try_from(self.load_time.as_millis()).unwrap_or(u64::MAX),
@@ -262,14 +236,16 @@ impl Model {
     /// When the inputs aren't what the model takes, when too many calls wait, or when computing fails.
     pub async fn run(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, RunError> {
         let inputs = self.order(inputs)?;
-        let (key, rows) = self.key(&inputs);
+        // It computes for as long as it is had.
+        let engine = self.current.get();
+        let (key, rows) = key(&engine, &inputs);
         let item = Item { inputs, rows };
-        let inline = self.is_usual(&item).then(|| self.queue.take_inline());
+        let inline = self.is_usual(&item).then(|| engine.queue.take_inline());
         let reply = if let Some(Some(inline)) = inline {
             inline.compute(item, &self.metrics, &ThreadClock).await
         } else {
             let (job, ticket) = Job::new(item, key, Instant::now());
-            match self.queue.push(job) {
+            match engine.queue.push(job) {
                 Ok(()) => ticket.wait().await,
                 Err(error) => Err(error),
             }
@@ -281,15 +257,12 @@ impl Model {
             .collect())
     }
 
-    /// Takes no more calls, and waits until no session is being made, which blocks for as long as making one takes: a
+    /// Takes no more calls, breaks off a trial, and waits until no session is being made, which blocks for as long as making one takes: a
     /// process that ended meanwhile would crash in ONNX Runtime.
     pub fn stop(&self) {
-        self.queue.close();
-        let mut maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(maker) = maker.take() {
-            // Lanes that were not made are missed by nobody any more.
-            let _ = maker.join();
-        }
+        // First: it would have another take calls.
+        self.trial.stop();
+        self.current.get().stop();
     }
 
     /// Checks the inputs and brings them into the model's order.
@@ -334,25 +307,6 @@ impl Model {
             .collect()
     }
 
-    /// Which other items these inputs may be joined with, and their rows.
-    fn key(&self, inputs: &[Tensor]) -> (Key, u64) {
-        let rows = inputs
-            .first()
-            .and_then(|input| input.shape().first())
-            .copied()
-            .unwrap_or(0);
-        let same = inputs
-            .iter()
-            .all(|input| input.shape().first() == Some(&rows));
-        match &self.batching {
-            Ok(max) if same && (1..=u64::from(max.get())).contains(&rows) => {
-                let rest = inputs.iter().flat_map(|input| input.shape().iter().skip(1));
-                (Key::Join(rest.copied().collect()), rows)
-            }
-            _ => (Key::Alone, rows),
-        }
-    }
-
     /// Whether it has the size by which the model was tried: one row, where the model doesn't say how many.
     fn is_usual(&self, item: &Item) -> bool {
         let mut inputs = self.inputs.iter().zip(&item.inputs);
@@ -375,96 +329,22 @@ impl Model {
     }
 }
 
-/// What the thread of a lane is called.
-fn lane_name(what: impl Display, model: &str) -> String {
-    format!("nn-{what}-{model}")
-}
-
-/// Starts a thread for each of the lanes, and waits until those that prepare are done.
-fn start_lanes(lanes: Vec<Box<dyn Lane>>, model: &str) -> std::io::Result<Vec<LaneThread>> {
-    let (preparing, prepared) = mpsc::channel();
-    let threads = lanes
-        .into_iter()
-        .enumerate()
-        .map(|(index, lane)| LaneThread::start(lane_name(index, model), lane, &preparing));
-    let threads = threads.collect::<std::io::Result<_>>()?;
-    drop(preparing);
-    // Nobody sends anything: it ends once nobody could any more.
-    let _ = prepared.recv();
-    Ok(threads)
-}
-
-impl Loaded {
-    /// Prepares those of its lanes that want it, each on the thread that will compute.
-    pub(crate) fn prepare(&mut self, model: &str) -> std::io::Result<Vec<LaneThread>> {
-        let prepares = |lane: &mut Box<dyn Lane>| lane.prepares();
-        start_lanes(self.lanes.extract_if(.., prepares).collect(), model)
-    }
-}
-
-/// What a model's threads share.
-struct Shared {
-    name: String,
-    queue: Arc<Queue>,
-    metrics: Arc<Metrics>,
-    place: Option<Arc<OwnedSemaphorePermit>>,
-}
-
-impl Shared {
-    /// Has a lane take from the queue.
-    fn begin(&self, role: Role, thread: LaneThread) {
-        let ended = Ended::new(&self.queue, role);
-        let (queue, metrics) = (Arc::clone(&self.queue), Arc::clone(&self.metrics));
-        let place = self.place.clone();
-        thread.work(move |lane| {
-            // Let go of after the lane.
-            let _place = place;
-            block_on(work(queue, ended, lane, metrics, ThreadClock));
-        });
-    }
-
-    /// Makes the lanes that are missing, for as long as the model is there; `made` are there already.
-    fn make(self, more: MoreLanes, made: usize, inline: Option<MakeInline>) {
-        let grown = Grown(Arc::clone(&self.queue));
-        let (preparing, prepared) = mpsc::channel();
-        for (index, lane) in more.enumerate() {
-            // Asked only now: to make it took a while.
-            if !self.queue.lane_begins() {
-                break;
-            }
-            let index = made.saturating_add(index);
-            let begun = lane.and_then(|lane| {
-                let name = lane_name(index, &self.name);
-                let thread = LaneThread::start(name, lane, &preparing);
-                self.begin(Role::Any, thread.map_err(|error| error.to_string())?);
-                Ok(())
-            });
-            if let Err(reason) = begun {
-                self.queue.lane_ended(Role::Any);
-                tracing::warn!(
-                    model = self.name,
-                    reason,
-                    "a model computes less at once than it might"
-                );
-            }
+/// Which other items these inputs may be joined with, and their rows.
+fn key(engine: &Engine, inputs: &[Tensor]) -> (Key, u64) {
+    let rows = inputs
+        .first()
+        .and_then(|input| input.shape().first())
+        .copied()
+        .unwrap_or(0);
+    let same = inputs
+        .iter()
+        .all(|input| input.shape().first() == Some(&rows));
+    match &engine.batching {
+        Ok(max) if same && (1..=u64::from(max.get())).contains(&rows) => {
+            let rest = inputs.iter().flat_map(|input| input.shape().iter().skip(1));
+            (Key::Join(rest.copied().collect()), rows)
         }
-        drop(grown);
-        drop(preparing);
-        // Sessions are made for them; whoever stops the model waits for this thread.
-        let _ = prepared.recv();
-        let inline = inline.filter(|_| !self.queue.is_closed());
-        if let Some(lane) = inline.and_then(|make| make()) {
-            self.queue.set_inline(lane);
-        }
-    }
-}
-
-/// However making lanes ends, even by a panic, their queue hears of it.
-struct Grown(Arc<Queue>);
-
-impl Drop for Grown {
-    fn drop(&mut self) {
-        self.0.grown();
+        _ => (Key::Alone, rows),
     }
 }
 

@@ -15,6 +15,7 @@ use wisp_contract::config::{self, Batching, Device, ModelFormat, Trial};
 use wisp_contract::model_file;
 use wisp_contract::status::ModelStatus;
 
+use crate::backend::Abort;
 use crate::batch::LaneThread;
 use crate::name::listed;
 use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
@@ -39,9 +40,13 @@ pub struct Options {
     pub queue: NonZeroUsize,
     /// Memory that one model may take on one GPU, in bytes.
     pub gpu_memory: Option<NonZeroU64>,
+    /// Whether a model computes before it is tried, where that takes longer than a moment: with one session, each call by
+    /// itself. What it is tried for, it has soon after.
+    pub tries_later: bool,
 }
 
-/// Cores as the process may use them, affinity and cgroup quota heeded; 1,024 waiting calls.
+/// Cores as the process may use them, affinity and cgroup quota heeded; 1,024 waiting calls; models are tried while they
+/// are loaded.
 impl Default for Options {
     fn default() -> Self {
         Self {
@@ -50,6 +55,7 @@ impl Default for Options {
             cores: std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN),
             queue: NonZeroUsize::MIN.saturating_add(1023),
             gpu_memory: None,
+            tries_later: false,
         }
     }
 }
@@ -230,16 +236,7 @@ impl ModelStore {
                 model: model.name.clone(),
             };
             let model = task.await.map_err(|_| interrupted())??;
-            match model.batching() {
-                Ok(size) => {
-                    tracing::info!(model = model.name(), size, "calls are joined into batches")
-                }
-                Err(why) => tracing::info!(
-                    model = model.name(),
-                    why,
-                    "calls are not joined into batches"
-                ),
-            }
+            model.tell();
             loaded.insert(model.name().to_owned(), Arc::new(model));
         }
         Ok(Self {
@@ -308,7 +305,7 @@ const LARGE: u64 = 64 << 20;
 
 fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadError> {
     let started = Instant::now();
-    let loaded = load_file(config, options)?;
+    let loaded = load_file(config, options, options.tries_later)?;
     start(
         &config.name,
         loaded,
@@ -320,7 +317,11 @@ fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadErr
     )
 }
 
-fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadError> {
+fn load_file(
+    config: &config::Model,
+    options: &Options,
+    tries_later: bool,
+) -> Result<Loaded, LoadError> {
     let model = || config.name.clone();
     let path = || config.file.clone();
     let unread = |source| LoadError::Read {
@@ -361,6 +362,7 @@ fn load_file(config: &config::Model, options: &Options) -> Result<Loaded, LoadEr
         beside: outside.then(|| config.file.clone()),
         max_sessions: usize::MAX,
         trial: trials::known(&config.trials, options.cores),
+        tries_later,
     };
     load_source(
         &config.name,
@@ -389,6 +391,7 @@ struct Source {
     beside: Option<PathBuf>,
     max_sessions: usize,
     trial: Option<Trial>,
+    tries_later: bool,
 }
 
 fn load_source(
@@ -414,6 +417,8 @@ fn load_source(
         gpu_memory: options.gpu_memory.map(NonZeroU64::get),
         max_sessions: source.max_sessions,
         trial: source.trial,
+        tries_later: source.tries_later,
+        stop: Abort::new(1),
     };
     onnx::load(&library, &request).map_err(|refusal| match refusal {
         Refusal::Model(reason) => LoadError::Refused {

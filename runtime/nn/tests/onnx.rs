@@ -11,12 +11,16 @@ use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use futures::future::join_all;
 use sha2::Digest;
 use wisp_contract::config::{Batching, Device, Model as Config, ModelFormat, Trial, Tried};
 use wisp_nn::{DType, LoadError, Model, ModelStore, NamedTensor, Options, RunError, Tensor};
+
+/// What a slow machine takes is waited for as long.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 fn options() -> Options {
     Options {
@@ -345,7 +349,7 @@ async fn joining_is_off_where_it_would_be_wrong() {
 
     assert_eq!(
         load("fixed").await.unwrap().batching(),
-        Err("dimension 0 of `a: f32[1,2]` is not dynamic")
+        Err("dimension 0 of `a: f32[1,2]` is not dynamic".to_owned())
     );
 
     let single = Config {
@@ -358,7 +362,7 @@ async fn joining_is_off_where_it_would_be_wrong() {
     let store = ModelStore::load(&[single], &options()).await.unwrap();
     assert_eq!(
         store.get("add").unwrap().batching(),
-        Err("batching.maxSize is 1")
+        Err("batching.maxSize is 1".to_owned())
     );
 }
 
@@ -516,6 +520,55 @@ async fn a_trial_without_end_is_broken_off() {
     let tried = store.get("endless").unwrap().status().tried;
     let trial = tried.map(|tried| tried.trial);
     assert!(matches!(trial, Some(Trial::Spread(_))), "{trial:?}");
+}
+
+/// Would fail if the first call waited for a trial that takes long, if a call were lost or computed otherwise when the trial
+/// is over, or if nothing came of it.
+#[tokio::test]
+async fn a_model_computes_while_it_is_tried() {
+    need_onnxruntime!();
+    let later = Options {
+        tries_later: true,
+        cores: 2.try_into().unwrap(),
+        ..options()
+    };
+    let store = ModelStore::load(&[config("wide")], &later).await.unwrap();
+    let model = store.get("wide").unwrap();
+    let status = model.status();
+    assert!(status.trying && !status.batched, "{status:?}");
+    assert_eq!(status.tried, None);
+    assert_eq!(model.batching(), Err("it isn't tried yet".to_owned()));
+    let row: Vec<f32> = (0..16_u16).map(|x| f32::from(x) / 16.0).collect();
+    let call = || async {
+        let inputs = vec![named("x", f32s(&[1, 16], &row))];
+        values(&model.run(inputs).await.unwrap()[0].tensor)
+    };
+    let first = call().await;
+    let began = Instant::now();
+    let untried = Err("it isn't tried yet".to_owned());
+    let mut is_last = false;
+    while !is_last {
+        assert!(began.elapsed() < PATIENCE, "{:?}", model.status());
+        // Also once by what the trial gave.
+        is_last = model.batching() != untried;
+        for outputs in join_all((0..4).map(|_| call())).await {
+            let mut pairs = outputs.iter().zip(&first);
+            assert!(pairs.all(|(now, before)| (now - before).abs() < 1e-5));
+        }
+    }
+    // What was found beside calls isn't for others. It is tried again, now that there are none.
+    let status = model.status();
+    assert!(status.trying, "{status:?}");
+    assert_eq!(status.tried, None);
+    while model.status().trying {
+        assert!(began.elapsed() < PATIENCE, "{:?}", model.status());
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let status = model.status();
+    let trial = status.tried.map(|tried| tried.trial);
+    assert!(trial.is_some());
+    assert_eq!(status.batched, trial == Some(Trial::Joined), "{trial:?}");
+    assert_eq!(call().await.len(), first.len());
 }
 
 #[tokio::test]

@@ -4,8 +4,9 @@ use std::io::Read as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use wisp_contract::FunctionId;
 use wisp_contract::assignment::{self, Assignment};
 use wisp_contract::config::{Component, Env, FunctionConfig, Instances, Limits, Outbound};
@@ -14,6 +15,11 @@ use wisp_contract::status::HostStatus;
 
 use crate::child::Child;
 use crate::cores::{Cores, kept};
+
+/// How long trying its models may take a host.
+const TRIED_WITHIN: Duration = Duration::from_secs(60);
+/// How often it is asked.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// How hosts are started.
 #[derive(Debug, Clone)]
@@ -81,7 +87,7 @@ impl Place {
 }
 
 impl Runtime {
-    /// Starts a host and waits until it serves.
+    /// Starts a host and waits until it serves, and tries no model beside that.
     pub(crate) fn start(place: &Place, config: FunctionConfig) -> Result<Self> {
         Self::start_on(None, place, config)
     }
@@ -116,11 +122,17 @@ impl Runtime {
         }
         // Read to the end, or it would wait for its reader.
         std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-        Ok(Self {
+        let runtime = Self {
             child,
             data,
             control,
-        })
+        };
+        let since = Instant::now();
+        while runtime.status()?.models.iter().any(|model| model.trying) {
+            ensure!(since.elapsed() < TRIED_WITHIN, "a model is tried for ever");
+            std::thread::sleep(PAUSE);
+        }
+        Ok(runtime)
     }
 
     /// What it says of itself.

@@ -138,8 +138,8 @@ impl Pools {
         self.cluster.listed().await;
         let recovery = Arc::clone(&self);
         tokio::spawn(async move { recovery.recover_all().await });
-        let trials = Arc::clone(&self);
-        tokio::spawn(async move { trials.trials.keep(&*trials.artifacts).await });
+        let (trials, artifacts) = (Arc::clone(&self.trials), Arc::clone(&self.artifacts));
+        tokio::spawn(async move { trials.keep(&*artifacts).await });
         let began = Instant::now();
         let mut ticks = tokio::time::interval(TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

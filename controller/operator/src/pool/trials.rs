@@ -20,6 +20,13 @@ const COUNTS: Duration = Duration::from_hours(24);
 /// The most kinds of hosts that are remembered of one model.
 const KINDS: usize = 16;
 
+/// How often a host is asked that tries models while it serves.
+const ASKED_EVERY: Duration = Duration::from_secs(1);
+/// How often at most.
+const ASKED: u32 = 60;
+/// How often in a row it may give no answer.
+const UNANSWERED: u32 = 3;
+
 /// What is known of models, by the names of their files: those of artifacts hold their digests.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
@@ -96,6 +103,30 @@ impl Trials {
         }
     }
 
+    /// Remembers what the host that took `assignment` finds while it serves, until it tries no model any more. `ask` gives
+    /// what it says of itself. It isn't asked for ever, nor where it is gone.
+    pub(super) async fn follow<F>(&self, assignment: &Assignment, ask: impl Fn() -> F)
+    where
+        F: Future<Output = Option<HostStatus>>,
+    {
+        let mut unanswered = 0;
+        for _ in 0..ASKED {
+            tokio::time::sleep(ASKED_EVERY).await;
+            if let Some(status) = ask().await {
+                self.learn(assignment, &status, SystemTime::now());
+                if !tries(&status) {
+                    return;
+                }
+                unanswered = 0;
+            } else {
+                unanswered += 1;
+                if unanswered >= UNANSWERED {
+                    return;
+                }
+            }
+        }
+    }
+
     /// Tells the host that takes `assignment` what is known.
     pub(super) fn tell(&self, assignment: &mut Assignment, now: SystemTime) {
         let known = lock(&self.known);
@@ -110,6 +141,11 @@ impl Trials {
             model.trials = recent.map(|learned| learned.tried.clone()).collect();
         }
     }
+}
+
+/// Whether the host tries a model while it serves.
+pub(super) fn tries(status: &HostStatus) -> bool {
+    status.models.iter().any(|model| model.trying)
 }
 
 /// Whether it has the same bytes wherever its file has the same name.
@@ -129,6 +165,8 @@ fn seconds(time: SystemTime) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
+    use std::future::ready;
     use std::num::NonZeroUsize;
 
     use serde_json::json;
@@ -191,6 +229,36 @@ mod tests {
         assert_eq!(told(&trials, "artifact:1", now + COUNTS), [alone()]);
         let second = Duration::from_secs(1);
         assert_eq!(told(&trials, "artifact:1", now + COUNTS + second), []);
+    }
+
+    /// Would fail if what a host finds while it serves were not known, or were asked for for ever.
+    #[tokio::test(start_paused = true)]
+    async fn what_a_host_finds_while_it_serves_is_known_then() {
+        let trials = Trials::default();
+        let now = SystemTime::now();
+        let (asked, ends_after) = (Cell::new(0), Cell::new(3));
+        let ask = || async {
+            asked.set(asked.get() + 1);
+            let mut status = status(&alone());
+            if asked.get() < ends_after.get() {
+                let model = &mut status.models[0];
+                (model.trying, model.tried) = (true, None);
+            }
+            Some(status)
+        };
+        trials.follow(&assignment("artifact:1"), ask).await;
+        assert_eq!(asked.get(), 3);
+        assert_eq!(told(&trials, "artifact:1", now), [alone()]);
+
+        let began = tokio::time::Instant::now();
+        ends_after.set(u32::MAX);
+        trials.follow(&assignment("artifact:2"), ask).await;
+        assert_eq!(began.elapsed(), ASKED * ASKED_EVERY);
+        trials
+            .follow(&assignment("artifact:2"), || ready(None))
+            .await;
+        assert_eq!(began.elapsed(), (ASKED + UNANSWERED) * ASKED_EVERY);
+        assert_eq!(told(&trials, "artifact:2", now), []);
     }
 
     /// Would fail if of a model that hosts of several kinds load only what the last of them found were known, or what one

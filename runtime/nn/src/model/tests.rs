@@ -1,14 +1,15 @@
 //! How a model begins, with lanes that compute nothing.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::thread::ThreadId;
+use std::sync::mpsc;
+use std::thread::{self, ThreadId};
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use futures::stream::{FuturesUnordered, StreamExt};
 
 use super::*;
-use crate::backend::{Abort, BackendError};
+use crate::backend::{Abort, BackendError, Lane};
 use crate::{DType, TensorInfo};
 
 /// Gives back what it is given, and remembers where it was prepared and where it computed.
@@ -71,6 +72,7 @@ fn loaded(lanes: Vec<Box<dyn Lane>>) -> Loaded {
         solo: None,
         more: Box::new(std::iter::empty()),
         inline: None,
+        later: None,
     }
 }
 
@@ -119,6 +121,94 @@ fn a_place_is_kept_until_the_last_thread_ends() {
     end.send(()).unwrap();
     // Ends where the thread does.
     let _ = crate::batch::block_on(places.acquire());
+}
+
+/// Would fail if a call were lost whose engine is replaced meanwhile, if what comes then went to the engine of before, or if
+/// that one stayed.
+#[test]
+fn calls_go_on_while_another_engine_takes_over() {
+    let ((end, ended), (begin, begun)) = (mpsc::channel(), mpsc::channel());
+    let (begin_next, next_begun) = mpsc::channel();
+    let (load, loading) = mpsc::channel::<()>();
+    let gone = Arc::new(());
+    let held = Gone(Arc::clone(&gone), Stubborn(Some(ended), begin));
+    let mut first = loaded(vec![Box::new(held)]);
+    let is_tried = || Err("it was tried".to_owned());
+    first.later = Some(Box::new(move |_stop| {
+        // Another attempt waits for nobody.
+        let _ = loading.recv();
+        let next = loaded(vec![Box::new(Stubborn(None, begin_next.clone()))]);
+        Ok(Loaded {
+            joinable: is_tried(),
+            ..next
+        })
+    }));
+    let model = start(first);
+    let mut before = Box::pin(call(&model));
+    assert!(before.as_mut().now_or_never().is_none());
+    begun.recv().unwrap();
+    assert!(model.status().trying);
+    drop(load);
+    while model.batching() != is_tried().map(|()| NonZeroU32::MIN) {
+        thread::yield_now();
+    }
+    crate::batch::block_on(call(&model)).unwrap();
+    next_begun.recv().unwrap();
+    assert_eq!(Arc::strong_count(&gone), 2, "it still computes");
+    end.send(()).unwrap();
+    crate::batch::block_on(before).unwrap();
+    while Arc::strong_count(&gone) > 1 {
+        thread::yield_now();
+    }
+}
+
+/// Would fail if a model that ends waited for a trial without telling it, or had another engine take calls thereafter.
+#[test]
+fn a_model_that_ends_is_not_tried_on() {
+    let mut first = loaded(Vec::new());
+    first.lanes = vec![Box::new(Stubborn(None, mpsc::channel().0))];
+    first.later = Some(Box::new(|stop| {
+        let (tell, told) = mpsc::channel();
+        stop.on_abort(move || tell.send(()).unwrap());
+        told.recv().unwrap();
+        Ok(loaded(vec![Box::new(Stubborn(None, mpsc::channel().0))]))
+    }));
+    let model = start(first);
+    model.stop();
+    assert!(!model.status().trying);
+    let error = crate::batch::block_on(call(&model)).unwrap_err();
+    assert!(matches!(error, RunError::Stopped { .. }), "{error}");
+}
+
+/// A lane that shows by a count whether it is still there.
+struct Gone(#[expect(dead_code, reason = "counted")] Arc<()>, Stubborn);
+
+impl Lane for Gone {
+    fn run<'a>(
+        &'a mut self,
+        items: &'a [Item],
+        abort: &'a Abort,
+    ) -> BoxFuture<'a, Result<Vec<Vec<Tensor>>, BackendError>> {
+        self.1.run(items, abort)
+    }
+}
+
+fn start(loaded: Loaded) -> Model {
+    Model::start(
+        "stubborn".to_owned(),
+        loaded,
+        Vec::new(),
+        Batching::default(),
+        NonZeroUsize::MIN,
+        Instant::now(),
+        None,
+    )
+    .unwrap()
+}
+
+async fn call(model: &Model) -> Result<Vec<NamedTensor>, RunError> {
+    let tensor = Tensor::new(DType::U8, [1], vec![7]).unwrap();
+    model.run(vec![NamedTensor::new("x", tensor)]).await
 }
 
 fn begins(is_preloaded: bool) {

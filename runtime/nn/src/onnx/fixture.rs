@@ -9,6 +9,7 @@ use wisp_contract::config::Device;
 
 use super::library::Library;
 use super::session::Request;
+use crate::backend::Abort;
 
 /// ONNX Runtime; `None`, which is said, where it isn't here.
 pub(super) fn library() -> Option<Arc<Library>> {
@@ -40,5 +41,7 @@ pub(super) fn request(model: &str) -> Request {
         gpu_memory: None,
         max_sessions: 1,
         trial: None,
+        tries_later: false,
+        stop: Abort::new(1),
     }
 }

@@ -1,29 +1,33 @@
 //! How is a model loaded?
 
 use std::num::{NonZeroU32, NonZeroUsize};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ort::environment::Environment;
-use ort::ep::ExecutionProviderDispatch;
 use ort::session::Session;
-use ort::session::builder::GraphOptimizationLevel;
 use wisp_contract::config::{Device, Trial};
 
-use super::device::{Gpu, OnDevice, Place, cpu_provider, gpu_hope, gpu_name, gpu_provider, gpus};
+#[cfg(test)]
+use super::device::Place;
+use super::device::{OnDevice, gpu_name};
 use super::io::describe;
 use super::lane::OnnxLane;
 use super::library::Library;
 use super::operators::are_steady;
-use super::plan::{Plan, is_inline, may_spread, pays, plan, spreads};
-use super::probe::{PATIENCE, Verdict, one_row, probe};
-use super::sized::{SizedLane, sizes};
+use super::plan::{is_inline, may_spread, pays};
+use super::probe::{Verdict, one_row, probe, takes_long};
 use super::survey::Survey;
-use crate::backend::{Lane, Loaded, MakeInline, MoreLanes};
-use crate::{TensorInfo, sentence, trials};
+use crate::backend::{Abort, Lane, LoadLater, Loaded, MakeInline};
+use crate::{TensorInfo, trials};
+use lanes::{Set, first_plan, measures, sessions_of, side_by_side, spread_out};
+use make::{is_prepared, on_cpu, on_gpus};
+
+#[cfg(test)]
+pub(super) use make::on;
+
+mod lanes;
+mod make;
 
 /// What to load.
 #[derive(Clone)]
@@ -44,6 +48,10 @@ pub(crate) struct Request {
     pub(crate) max_sessions: usize,
     /// What it showed before, on a CPU of a host like this one.
     pub(crate) trial: Option<Trial>,
+    /// Whether it computes before it is tried, on a CPU, where that takes a while.
+    pub(crate) tries_later: bool,
+    /// Ends a trial early: nobody needs the model any more.
+    pub(crate) stop: Abort,
 }
 
 impl Request {
@@ -51,13 +59,19 @@ impl Request {
     fn joins(&self) -> bool {
         self.max_rows.get() > 1
     }
+
+    /// Whether it may be tried while other sessions of it compute: for a while there are as many again.
+    fn may_be_tried_later(&self) -> bool {
+        let is_to_be_tried = self.trial.is_none() && self.joins();
+        self.tries_later && is_to_be_tried && self.beside.is_none() && may_spread(5, self.length)
+    }
 }
+
+/// Why calls of a model aren't joined that computes before it is tried.
+const UNTRIED: &str = "it isn't tried yet";
 
 /// The most bytes of a model's file of which an item may take microseconds: all of it is read each time.
 const LARGEST_INLINE: u64 = 4 << 20;
-
-/// A folder that there can't be.
-const NOWHERE: &str = "/dev/null/nowhere";
 
 /// Why a model was not loaded.
 pub(crate) enum Refusal {
@@ -65,6 +79,14 @@ pub(crate) enum Refusal {
     Model(String),
     /// It asked for a GPU, and there is none to be had.
     Gpu(String),
+}
+
+impl Refusal {
+    fn into_reason(self) -> String {
+        match self {
+            Self::Model(reason) | Self::Gpu(reason) => reason,
+        }
+    }
 }
 
 /// Loads a model onto the device it asks for, and never onto another.
@@ -101,13 +123,23 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
     let mut joinable =
         looks_joinable(&inputs, &outputs).and_then(|()| keeps_rows_apart(survey.as_ref()));
     let known = request.trial.as_ref().filter(|_| !on_gpu);
+    // Where there is something to be tried that nobody should wait for.
+    let mut later = None;
+    if !on_gpu
+        && request.may_be_tried_later()
+        && (joinable.is_ok() || measures(request))
+        && lanes.first_mut().is_some_and(takes_long)
+    {
+        later = Some(load_later(library, request));
+        joinable = joinable.and_then(|()| Err(UNTRIED.to_owned()));
+    }
     // How long the first session, which has all cores, takes for a row.
     let mut all_cores = None;
     match (&joinable, known, lanes.first_mut()) {
         (Ok(()), Some(Trial::Alone(why) | Trial::Spread(why)), _) => joinable = Err(why.clone()),
         (Ok(()), None, Some(lane)) if request.joins() => {
             // A GPU computes a batch in little more than the time of a row.
-            joinable = match probe(lane, !on_gpu) {
+            joinable = match probe(lane, !on_gpu, &request.stop) {
                 Verdict::Independent(None) => Ok(()),
                 Verdict::Independent(Some(pace)) => {
                     all_cores = Some(pace.one_row);
@@ -119,14 +151,17 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         }
         _ => {}
     }
+    still_needed(request)?;
     let is_joined = request.joins() && joinable.is_ok();
-    let set = if on_gpu {
+    let set = if later.is_some() {
+        Set::of(lanes)
+    } else if on_gpu {
         side_by_side(library, request, lanes, is_joined, &outlets)
     } else {
         spread_out(library, request, lanes, is_joined, all_cores, &outlets)?
     };
     let trial = known.cloned().or_else(|| {
-        let is_tried = request.joins() && !on_gpu;
+        let is_tried = request.joins() && !on_gpu && later.is_none();
         is_tried.then(|| match (&joinable, &set.solo) {
             (Ok(()), _) => Trial::Joined,
             (Err(why), Some(_)) => Trial::Spread(why.clone()),
@@ -134,7 +169,7 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         })
     });
     let tried = trial.map(|trial| trials::here(trial, request.cores));
-    let inline = (!on_gpu)
+    let inline = (!on_gpu && later.is_none())
         .then(|| inline(library, request, &outlets))
         .flatten();
     Ok(Loaded {
@@ -153,6 +188,31 @@ pub(crate) fn load(library: &Arc<Library>, request: &Request) -> Result<Loaded, 
         solo: set.solo,
         more: set.more,
         inline,
+        later,
+    })
+}
+
+/// # Errors
+/// When nobody needs the model any more.
+fn still_needed(request: &Request) -> Result<(), Refusal> {
+    if request.stop.is_aborted() {
+        return Err(Refusal::Model("nobody needs it any more".to_owned()));
+    }
+    Ok(())
+}
+
+/// Loads it as if nobody waited for it.
+fn load_later(library: &Arc<Library>, request: &Request) -> LoadLater {
+    let (library, request) = (Arc::clone(library), request.clone());
+    Box::new(move |stop| {
+        let request = Request {
+            // Where the first one computes: calls don't move.
+            device: Device::Cpu,
+            tries_later: false,
+            stop: stop.clone(),
+            ..request.clone()
+        };
+        load(&library, &request).map_err(Refusal::into_reason)
     })
 }
 
@@ -169,7 +229,7 @@ fn inline(library: &Arc<Library>, request: &Request, outlets: &Outlets) -> Optio
     let (library, request, outlets) = (Arc::clone(library), request.clone(), outlets.clone());
     Some(Box::new(move || {
         let mut lane = outlets.lane(on_cpu(&library, &request, 1).ok()?);
-        let takes = one_row(&mut lane)?;
+        let takes = one_row(&mut lane, &request.stop)?;
         is_inline(takes).then(|| -> Box<dyn Lane> { Box::new(lane) })
     }))
 }
@@ -195,144 +255,6 @@ impl Outlets {
     }
 }
 
-/// What computes a model.
-struct Set {
-    lanes: Vec<Box<dyn Lane>>,
-    solo: Option<Box<dyn Lane>>,
-    more: MoreLanes,
-}
-
-fn boxed(lane: OnnxLane) -> Box<dyn Lane> {
-    Box::new(lane)
-}
-
-/// How many sessions a model gets on the CPU, and with how many threads.
-fn sessions_of(request: &Request, is_joined: bool) -> Plan {
-    let Plan { sessions, threads } = plan(request.cores, is_joined, request.length);
-    match sessions.min(request.max_sessions) {
-        // There is nothing to share the cores with.
-        1 => plan(request.cores, true, request.length),
-        sessions => Plan { sessions, threads },
-    }
-}
-
-/// The first session was made before it was known how many there are to be. One is needed to begin with; the others are
-/// made later.
-fn spread_out(
-    library: &Arc<Library>,
-    request: &Request,
-    mut lanes: Vec<OnnxLane>,
-    is_joined: bool,
-    all_cores: Option<Duration>,
-    outlets: &Outlets,
-) -> Result<Set, Refusal> {
-    let plan = sessions_of(request, is_joined);
-    let mut solo = None;
-    if plan.threads < first_plan(request).threads {
-        match &request.trial {
-            Some(Trial::Spread(_)) => solo = lanes.pop(),
-            None if request.joins() && may_spread(plan.sessions, request.length) => {
-                // What was measured a while ago may have been disturbed by what is no more.
-                let again = lanes.first_mut().and_then(one_row);
-                let of_all = all_cores.into_iter().chain(again).min();
-                let pays = match of_all {
-                    // One core would take longer than loading may.
-                    Some(of_all) if of_all > PATIENCE => true,
-                    Some(of_all) => {
-                        let mut narrow = outlets.lane(on_cpu(library, request, plan.threads)?);
-                        let of_one = one_row(&mut narrow);
-                        lanes.push(narrow);
-                        of_one.is_some_and(|of_one| spreads(of_all, of_one))
-                    }
-                    None => false,
-                };
-                let first = lanes.swap_remove(0);
-                solo = pays.then_some(first);
-            }
-            _ => lanes.clear(),
-        }
-    }
-    if lanes.is_empty() && solo.is_none() {
-        lanes.push(outlets.lane(on_cpu(library, request, plan.threads)?));
-    }
-    let missing = plan.sessions.saturating_sub(lanes.len());
-    let (library, request, outlets) = (Arc::clone(library), request.clone(), outlets.clone());
-    let more = (0..missing).map(move |_| {
-        let session =
-            on_cpu(&library, &request, plan.threads).map_err(|refusal| match refusal {
-                Refusal::Model(reason) | Refusal::Gpu(reason) => reason,
-            })?;
-        Ok(boxed(outlets.lane(session)))
-    });
-    Ok(Set {
-        lanes: lanes.into_iter().map(boxed).collect(),
-        solo: solo.map(boxed),
-        more: Box::new(more),
-    })
-}
-
-/// Each GPU gets a second session, so that one computes while the other brings its numbers over; unless the memory that a
-/// model may have is bounded, or it is large.
-fn side_by_side(
-    library: &Arc<Library>,
-    request: &Request,
-    lanes: Vec<OnnxLane>,
-    is_joined: bool,
-    outlets: &Outlets,
-) -> Set {
-    let max_rows = is_joined.then(|| u64::from(request.max_rows.get()));
-    let sizes = is_prepared(request)
-        .then(|| sizes(&outlets.inputs, &outlets.outputs, max_rows))
-        .flatten();
-    let (again, kept) = (Arc::clone(library), request.clone());
-    let finish = move |lane: OnnxLane| -> Box<dyn Lane> {
-        let Some(sizes) = sizes.clone() else {
-            return boxed(lane);
-        };
-        // One size is no reason for another session.
-        let is_free = kept.gpu_memory.is_none() && sizes.count() > 1;
-        let may_copy = is_free && may_copy(&kept, sizes.count());
-        let (library, request) = (Arc::clone(&again), kept.clone());
-        let make = move |place| on(&library, &request, place);
-        Box::new(SizedLane::new(lane, sizes, may_copy, Box::new(make)))
-    };
-    let free = request.max_sessions.saturating_sub(lanes.len());
-    let is_free = request.gpu_memory.is_none() && may_copy(request, 1);
-    let more = if is_free { free } else { 0 };
-    let places: Vec<Place> = lanes.iter().map(|lane| lane.session.place).collect();
-    let lanes = lanes.into_iter().map(&finish).collect();
-    let (library, request, outlets) = (Arc::clone(library), request.clone(), outlets.clone());
-    let more = places.into_iter().take(more).map(move |place| {
-        let session = on(&library, &request, place)?;
-        Ok(finish(outlets.lane(OnDevice::new(session, place))))
-    });
-    Set {
-        lanes,
-        solo: None,
-        more: Box::new(more),
-    }
-}
-
-/// The plan of the session that is made first, to ask the model what it is.
-fn first_plan(request: &Request) -> Plan {
-    sessions_of(request, !matches!(request.trial, Some(Trial::Alone(_))))
-}
-
-fn on_cpu(
-    library: &Library,
-    request: &Request,
-    threads: usize,
-) -> Result<OnDevice<Session>, Refusal> {
-    let session = session(
-        &library.environment,
-        request,
-        threads,
-        cpu_provider(is_prepared(request)),
-    );
-    let session = session.map_err(Refusal::Model)?;
-    Ok(OnDevice::new(session, Place::Cpu))
-}
-
 /// A session with nothing around it.
 #[cfg(test)]
 pub(super) fn plain(library: &Library, request: &Request) -> OnnxLane {
@@ -345,124 +267,6 @@ pub(super) fn plain(library: &Library, request: &Request) -> OnnxLane {
         outputs,
     };
     outlets.lane(OnDevice::new(session, Place::Cpu))
-}
-
-/// One session on each GPU that can be had, and why the others can't.
-fn on_gpus(library: &Library, request: &Request) -> Result<Had<OnDevice<Session>>, String> {
-    gpu_hope()?;
-    let each = (0..gpus()).map(|index| (index, on_gpu(library, request, index)));
-    some_of(each, request.max_sessions)
-}
-
-fn on_gpu(library: &Library, request: &Request, index: usize) -> Result<OnDevice<Session>, String> {
-    let graphs = Place::Gpu(Gpu {
-        index,
-        // What repeats as often as a number says can't be recorded.
-        graphs: is_prepared(request),
-    });
-    let plain = graphs.without_graphs();
-    // ONNX Runtime refuses to where a part of it is computed on the CPU.
-    let recorded = if graphs == plain {
-        None
-    } else {
-        on(library, request, graphs).ok()
-    };
-    Ok(match recorded {
-        Some(session) => OnDevice::new(session, graphs),
-        None => OnDevice::new(on(library, request, plain)?, plain),
-    })
-}
-
-/// What could be had of GPUs, and why the rest couldn't.
-type Had<T> = (Vec<T>, Option<String>);
-
-/// The first `most` that can be had. Fails, with all reasons, where none can.
-fn some_of<T>(
-    each: impl Iterator<Item = (usize, Result<T, String>)>,
-    most: usize,
-) -> Result<Had<T>, String> {
-    let (mut had, mut reasons) = (Vec::new(), Vec::new());
-    for (index, one) in each {
-        match one {
-            Ok(one) => had.push(one),
-            Err(reason) => reasons.push(format!("GPU {index}: {reason}")),
-        }
-        if had.len() >= most {
-            break;
-        }
-    }
-    let reasons = reasons.join("; ");
-    if had.is_empty() {
-        return Err(reasons);
-    }
-    if reasons.is_empty() {
-        return Ok((had, None));
-    }
-    tracing::warn!(reasons, "a model computes on fewer GPUs than there are");
-    Ok((had, Some(reasons)))
-}
-
-/// Whether a GPU may hold so many more copies of the weights. What lies in other files is taken for much.
-fn may_copy(request: &Request, copies: usize) -> bool {
-    request.beside.is_none() && may_spread(copies, request.length)
-}
-
-/// Whether it is prepared for: a guest's own model may be gone soon, and there may be many; another may never end, or take
-/// more memory than the shapes of its inputs tell.
-fn is_prepared(request: &Request) -> bool {
-    request.max_sessions > 1 && request.beside.is_none() && are_steady(&request.bytes)
-}
-
-/// A session with one thread.
-pub(super) fn on(library: &Library, request: &Request, place: Place) -> Result<Session, String> {
-    let provider = match place {
-        Place::Cpu => cpu_provider(is_prepared(request)),
-        Place::Gpu(gpu) => gpu_provider(gpu, request.gpu_memory),
-    };
-    let _using = place.using();
-    session(&library.environment, request, 1, provider)
-}
-
-fn session(
-    environment: &Environment,
-    request: &Request,
-    threads: usize,
-    provider: ExecutionProviderDispatch,
-) -> Result<Session, String> {
-    let make = || -> ort::Result<Session> {
-        let mut builder = Session::builder(environment)?
-            .with_execution_providers([provider])?
-            .with_optimization_level(GraphOptimizationLevel::All)?
-            .with_intra_threads(threads)?
-            .with_inter_threads(1)?
-            // Spinning threads would take the cores that guests run on.
-            .with_intra_op_spinning(false)?
-            .with_inter_op_spinning(false)?
-            // It keeps a plan for every shape it ever saw, and guests choose the shapes.
-            .with_memory_pattern(false)?;
-        match &request.beside {
-            Some(path) => builder.commit_from_file(path),
-            // It has no files beside it. Were it to name some all the same, ONNX Runtime would look for them where the
-            // process runs.
-            None => builder
-                .with_config_entry(
-                    "session.model_external_initializers_file_folder_path",
-                    NOWHERE,
-                )?
-                .commit_from_memory(&request.bytes),
-        }
-    };
-    let began = Instant::now();
-    // The binding asserts what it believes of ONNX Runtime, and a model can prove it wrong.
-    let made = catch_unwind(AssertUnwindSafe(make))
-        .map_err(|_| "the ONNX Runtime binding panicked".to_owned())?
-        .map_err(|error| sentence(error.message()));
-    tracing::debug!(
-        millis = began.elapsed().as_secs_f64() * 1e3,
-        threads,
-        "a session was made"
-    );
-    made
 }
 
 fn describe_all(outlets: &[ort::value::Outlet]) -> Result<Arc<[TensorInfo]>, String> {

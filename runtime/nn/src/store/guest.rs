@@ -167,6 +167,7 @@ fn from_guest(
         beside: None,
         max_sessions: 1,
         trial: None,
+        tries_later: false,
     };
     let batching = Batching::default();
     let loaded = load_source(&name, source, device, batching, options)?;

@@ -44,8 +44,8 @@ impl Preloaded {
     ) -> Result<Self, LoadError> {
         let (options, device, name) = (options.clone(), model.device, model.name.clone());
         let task = tokio::task::spawn_blocking(move || {
-            let mut loaded = load_file(&model, &options)?;
             // There is time: nobody waits for it yet.
+            let mut loaded = load_file(&model, &options, false)?;
             loaded.complete();
             let threads = loaded.prepare(&model.name);
             let threads = threads.map_err(|source| LoadError::Thread {

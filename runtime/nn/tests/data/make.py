@@ -140,6 +140,21 @@ save(
     + [constant(f"column{layer}", rng.random((1, WIDTH), np.float32)) for layer in range(4)],
 )
 
+# Each number of a row many times over, as is written nowhere: a row takes milliseconds.
+last, layers = "many", []
+for layer in range(16):
+    layers.append(helper.make_node("Tanh", [last], [f"t{layer}"]))
+    last = f"t{layer}"
+save(
+    "wide",
+    [helper.make_node("Unsqueeze", ["x", "axes"], ["one"]), helper.make_node("Expand", ["one", "shape"], ["many"])]
+    + layers
+    + [helper.make_node("ReduceMean", [last, "axes"], ["y"], keepdims=0)],
+    [info("x", T.FLOAT, ["n", 16])],
+    [info("y", T.FLOAT, ["n", 16])],
+    [constant("axes", np.array([2], np.int64)), constant("shape", np.array([1, 16, 65536], np.int64))],
+)
+
 # An endless loop, for as long as nobody ends it.
 body = helper.make_graph(
     [

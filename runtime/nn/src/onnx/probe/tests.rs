@@ -1,6 +1,7 @@
 //! Models of both kinds on the real ONNX Runtime, on the CPU.
 
 use super::*;
+use crate::DType;
 use crate::onnx::fixture;
 use crate::onnx::session::plain;
 
@@ -8,7 +9,7 @@ use crate::onnx::session::plain;
 fn verdict(model: &str) -> Option<Verdict> {
     let library = fixture::library()?;
     let mut lane = plain(&library, &fixture::request(model));
-    Some(probe(&mut lane, false))
+    Some(probe(&mut lane, false, &Abort::new(1)))
 }
 
 /// Would fail if rows were computed together that see each other: through a scale that is chosen for all of them, the
@@ -70,6 +71,20 @@ fn only_what_is_slow_twice_is_slow() {
     assert_eq!(is_slow(long, || Ok(short)), Ok(false));
     assert_eq!(is_slow(long, || Ok(long)), Ok(true));
     assert!(is_slow(long, || Err("it fails".to_owned())).is_err());
+}
+
+/// Would fail if somebody waited for a trial that takes long, or without end.
+#[test]
+fn what_takes_long_shows_at_once() {
+    for (model, takes) in [("add", false), ("wide", true), ("endless", true)] {
+        let Some(library) = fixture::library() else {
+            return;
+        };
+        let mut lane = plain(&library, &fixture::request(model));
+        let began = Instant::now();
+        assert_eq!(takes_long(&mut lane), takes, "{model}");
+        assert!(began.elapsed() < LONGEST, "{model}: {:?}", began.elapsed());
+    }
 }
 
 /// Would fail if what is small were alike whatever it is, because another row is large.

@@ -1,5 +1,8 @@
 //! What ONNX Runtime makes of a request.
 
+use std::time::{Duration, Instant};
+
+use super::make::some_of;
 use super::*;
 use crate::onnx::fixture;
 
@@ -90,4 +93,42 @@ fn what_was_found_before_doesnt_count_where_operators_say_otherwise() {
         let request = surveyed(&request, Survey::of(&request).as_ref());
         assert_eq!(request.trial, expected, "{model}");
     }
+}
+
+/// Would fail if a model that takes long were tried while somebody waits, or a trial went on that nobody needs any more.
+#[test]
+fn what_takes_long_is_tried_later_for_as_long_as_it_is_needed() {
+    let Some(library) = fixture::library() else {
+        return;
+    };
+    let later = |model: &str| {
+        let request = Request {
+            max_rows: NonZeroU32::MAX,
+            cores: NonZeroUsize::new(2).unwrap(),
+            max_sessions: usize::MAX,
+            tries_later: true,
+            ..fixture::request(model)
+        };
+        let loaded = load(&library, &request);
+        let loaded = loaded.unwrap_or_else(|refusal| panic!("{model}: {}", refusal.into_reason()));
+        (loaded.tried.is_some(), loaded.later)
+    };
+    let (is_tried, again) = later("add");
+    assert!(is_tried && again.is_none());
+    let (is_tried, again) = later("endless");
+    assert!(!is_tried);
+    let (stop, began) = (Abort::new(1), Instant::now());
+    let from_elsewhere = stop.clone();
+    let trial = std::thread::spawn(move || again.unwrap()(&stop).map(drop));
+    // It ends then, whatever it does at that moment.
+    std::thread::sleep(Duration::from_millis(100));
+    from_elsewhere.leave();
+    let why = trial.join().unwrap();
+    assert_eq!(why, Err("nobody needs it any more".to_owned()));
+    // As long as it would be tried for.
+    assert!(
+        began.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        began.elapsed()
+    );
 }
