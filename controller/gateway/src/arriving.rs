@@ -12,26 +12,20 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
+use wisp_body::{BodyError, Whole};
 
 /// The longest that a body is read on, and the most of it.
 const LINGER: Duration = Duration::from_secs(5);
 const MOST: u64 = 16 << 20;
 
 /// Why a request's body has no end.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum ArrivingError {
-    #[error(transparent)]
-    Http(#[from] hyper::Error),
-    /// HTTP/2's RST_STREAM with NO_ERROR. To hyper such a body has ended.
-    #[error("the client gave its request up")]
-    GivenUp,
-}
+pub(crate) type ArrivingError = BodyError<hyper::Error>;
 
 /// A request's body, which is read on where it is dropped before its end.
 #[derive(Debug)]
 pub(crate) struct Arriving {
     /// `None` once it is being read on.
-    inner: Option<Incoming>,
+    inner: Option<Whole<Incoming>>,
     lingers: bool,
     /// Whether the client was told to send it, if it waits for that.
     is_asked: bool,
@@ -41,7 +35,7 @@ impl Arriving {
     /// `expects` where the client sends it only once it is asked to.
     pub(crate) fn new(inner: Incoming, version: Version, expects: bool) -> Self {
         Self {
-            inner: Some(inner),
+            inner: Some(Whole::new(inner, version)),
             // HTTP/2 ends a stream alone.
             lingers: version != Version::HTTP_2,
             is_asked: !expects,
@@ -62,13 +56,7 @@ impl Body for Arriving {
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
         };
-        let frame = ready!(Pin::new(&mut *inner).poll_frame(cx));
-        // Over HTTP/1.1 a body without a length never says so.
-        let has_ended = this.lingers || inner.is_end_stream();
-        let frame = match frame {
-            None if !has_ended => Some(Err(ArrivingError::GivenUp)),
-            frame => frame.map(|frame| frame.map_err(ArrivingError::from)),
-        };
+        let frame = ready!(Pin::new(inner).poll_frame(cx));
         if matches!(frame, None | Some(Err(_))) {
             this.inner = None;
         }
@@ -76,13 +64,13 @@ impl Body for Arriving {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Incoming::is_end_stream)
+        self.inner.as_ref().is_none_or(Whole::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         self.inner
             .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Incoming::size_hint)
+            .map_or_else(|| SizeHint::with_exact(0), Whole::size_hint)
     }
 }
 
@@ -98,7 +86,7 @@ impl Drop for Arriving {
     }
 }
 
-async fn read_on(mut rest: Incoming) {
+async fn read_on(mut rest: Whole<Incoming>) {
     let mut left = MOST;
     while let Some(Ok(frame)) = rest.frame().await {
         let length = frame.data_ref().map_or(0, Bytes::len) as u64;

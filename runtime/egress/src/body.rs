@@ -10,14 +10,13 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep};
 use wasmtime_wasi_http::Error;
+use wisp_body::{BodyError, Whole};
 
 use crate::problem::error_code;
 
 /// A body that fails where the guest waits longer for its next frame than it said it would, or the server gives it up.
 pub(crate) struct ResponseBody {
-    incoming: Incoming,
-    /// Whether `incoming` says so once its server has ended it.
-    tells_end: bool,
+    incoming: Whole<Incoming>,
     patience: Option<Duration>,
     deadline: Option<Pin<Box<Sleep>>>,
 }
@@ -26,9 +25,7 @@ impl ResponseBody {
     /// What came by this version of HTTP.
     pub(crate) fn new(incoming: Incoming, version: Version, patience: Option<Duration>) -> Self {
         Self {
-            incoming,
-            // Over HTTP/1.1 it does only where it has a length.
-            tells_end: version == Version::HTTP_2,
+            incoming: Whole::new(incoming, version),
             patience,
             deadline: None,
         }
@@ -46,11 +43,12 @@ impl Body for ResponseBody {
         let this = &mut *self;
         if let Poll::Ready(frame) = Pin::new(&mut this.incoming).poll_frame(cx) {
             this.deadline = None; // The clock runs while somebody waits, not while the guest is busy.
-            // To hyper a stream that was reset without an error has ended.
-            if frame.is_none() && this.tells_end && !this.incoming.is_end_stream() {
-                return Poll::Ready(Some(Err(Error::HttpResponseIncomplete)));
-            }
-            return Poll::Ready(frame.map(|frame| frame.map_err(|error| error_code(&error))));
+            return Poll::Ready(frame.map(|frame| {
+                frame.map_err(|error| match error {
+                    BodyError::Http(error) => error_code(&error),
+                    BodyError::GivenUp => Error::HttpResponseIncomplete,
+                })
+            }));
         }
         let Some(patience) = this.patience else {
             return Poll::Pending;

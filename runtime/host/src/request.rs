@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Request, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use wasmtime_wasi_http::Error;
+use wisp_body::{BodyError, Whole};
 use wisp_contract::headers;
 
 use crate::failure::Failure;
@@ -149,9 +150,7 @@ impl Upload {
 /// A request's body that ends with an error where it exceeds its limit, or its client gives it up.
 #[derive(Debug)]
 pub(crate) struct Limited<B: Body + Unpin> {
-    body: B,
-    /// Whether `body` says so once its client has ended it.
-    tells_end: bool,
+    body: Whole<B>,
     left: u64,
     allowed: u64,
     upload: Upload,
@@ -164,14 +163,13 @@ impl<B: Body + Unpin> Limited<B> {
     /// At most `allowed` bytes of a `body` that came by this version of HTTP.
     pub(crate) fn new(body: B, version: Version, allowed: u64) -> (Self, Upload) {
         let upload = Upload::default();
+        let body = Whole::new(body, version);
         if body.is_end_stream() {
             upload.set(Upload::ENDED);
         }
         (
             Self {
                 body,
-                // hyper's do over HTTP/2, and over HTTP/1.1 only where they have a length.
-                tells_end: version == Version::HTTP_2,
                 left: allowed,
                 allowed,
                 upload: upload.clone(),
@@ -200,12 +198,10 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Limited<B> {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 self.upload.set(Upload::BROKEN);
-                return Poll::Ready(Some(Err(Error::Hyper(error))));
-            }
-            // To hyper a stream that was reset without an error has ended, as has each of a connection whose client is gone.
-            None if self.tells_end && !self.body.is_end_stream() => {
-                self.upload.set(Upload::BROKEN);
-                return Poll::Ready(Some(Err(Error::HttpProtocolError)));
+                return Poll::Ready(Some(Err(match error {
+                    BodyError::Http(error) => Error::Hyper(error),
+                    BodyError::GivenUp => Error::HttpProtocolError,
+                })));
             }
             None => {
                 self.upload.set(Upload::ENDED);
