@@ -38,14 +38,16 @@ pub(crate) fn execute(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// Runs to the end and returns what it printed; its errors go where this program's go.
+/// Runs to the end and returns what it printed, or has it in the error; its errors go where this program's go.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let output = command
         .stderr(std::process::Stdio::inherit())
         .output()
         .with_context(|| format!("cannot start {}", show(command)))?;
     if !output.status.success() {
-        bail!("{} failed: {}", show(command), output.status);
+        let printed = String::from_utf8_lossy(&output.stdout);
+        let failed = format!("{} failed: {}\n{printed}", show(command), output.status);
+        bail!("{}", failed.trim_end());
     }
     String::from_utf8(output.stdout).with_context(|| format!("{} printed no UTF-8", show(command)))
 }

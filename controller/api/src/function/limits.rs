@@ -33,7 +33,7 @@ pub struct Limits {
     pub queue_bytes: Bytes,
     /// The most bytes of one request's body: at most 64Gi.
     pub request_body: Bytes,
-    /// The most bytes that one replica's instances may log per second, 1Ki to 1Gi; what exceeds it is dropped, and counted. A line counts as 128 bytes more than it has.
+    /// The most bytes that one replica's instances may log per second, 1Ki to 1Gi; what exceeds it is dropped, and counted. A line counts as what it takes as JSON, and 128 bytes more.
     pub log_rate: Bytes,
     /// The most bytes of tensors that one instance may hold: 1Ki to 64Gi.
     pub tensors: Bytes,
@@ -79,7 +79,7 @@ pub struct Instances {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000_000))]
     pub max_requests: Option<u32>,
-    /// With `reuse`, the requests that one instance serves at once; only WASI 0.3 components serve more than one. Default: 1.
+    /// With `reuse`, the requests that one instance serves at once; only WASI 0.3 components without models serve more than one. Default: 1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10_000))]
     pub max_concurrent: Option<u32>,

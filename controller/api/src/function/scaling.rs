@@ -21,7 +21,7 @@ pub struct Scaling {
     pub max_replicas: u32,
     /// What one replica is meant to carry.
     pub target: Target,
-    /// How long the Function is without requests before its last replica goes, where minReplicas is 0.
+    /// How long the Function is without requests before it has only minReplicas.
     pub idle_timeout: Duration,
 }
 

@@ -10,11 +10,11 @@ use crate::duration::Duration;
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "[has(self.image), has(self.url), has(self.configMap), has(self.persistentVolumeClaim), has(self.file)].filter(x, x).size() == 1", "message": "exactly one of image, url, configMap, persistentVolumeClaim must be given"},
-    {"rule": "!has(self.file)", "message": "file is for `wisp dev` alone: push the component to a registry and name it by image"},
+    {"rule": "!has(self.file)", "message": "file is for `wisp dev` and `wisp deploy` alone: push the component to a registry and name it by image"},
     {"rule": "!has(self.url) || has(self.sha256)", "message": "url needs sha256, the digest of what is to be found there"}
 ]))]
 pub struct ComponentSource {
-    /// An OCI Wasm artifact, such as `registry.example.com/vision/digits:1.4`. A tag is pinned to a digest once per revision.
+    /// An OCI Wasm artifact, such as `registry.example.com/vision/digits:1.4`. A tag is pinned to a digest once per spec.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 512))]
     pub image: Option<String>,
@@ -30,13 +30,13 @@ pub struct ComponentSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), pattern("^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
-    /// A key of a ConfigMap's binaryData, for components below a megabyte.
+    /// A key of a ConfigMap's binaryData or data, for components below a megabyte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
     /// A file on a PersistentVolumeClaim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistent_volume_claim: Option<PersistentVolumeClaimSource>,
-    /// A local file, relative to this manifest, for `wisp dev` alone.
+    /// A local file, relative to this manifest, for `wisp dev`, and for `wisp deploy`, which pushes it and names the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub file: Option<String>,
@@ -113,7 +113,7 @@ pub struct Model {
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "[has(self.image), has(self.url), has(self.configMap), has(self.persistentVolumeClaim), has(self.imageVolume), has(self.file)].filter(x, x).size() == 1", "message": "exactly one of image, url, configMap, persistentVolumeClaim, imageVolume must be given"},
-    {"rule": "!has(self.file)", "message": "file is for `wisp dev` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim"},
+    {"rule": "!has(self.file)", "message": "file is for `wisp dev` and `wisp deploy` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim"},
     {"rule": "!has(self.url) || has(self.sha256)", "message": "url needs sha256, the digest of what is to be found there"}
 ]))]
 pub struct ModelSource {
@@ -129,7 +129,7 @@ pub struct ModelSource {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 71), pattern("^[0-9a-f]{64}$"))]
     pub sha256: Option<String>,
-    /// A key of a ConfigMap's binaryData, for models below a megabyte.
+    /// A key of a ConfigMap's binaryData or data, for models below a megabyte.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map: Option<ConfigMapSource>,
     /// A file on a PersistentVolumeClaim.
@@ -138,7 +138,7 @@ pub struct ModelSource {
     /// A file in an image that is mounted as a volume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_volume: Option<ImageVolumeSource>,
-    /// A local file, relative to this manifest, for `wisp dev` alone.
+    /// A local file, relative to this manifest, for `wisp dev`, and for `wisp deploy`, which pushes it and names the image.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 4096))]
     pub file: Option<String>,

@@ -74,6 +74,15 @@ pub(super) fn origin(text: &str) -> Result<(), String> {
             no("`*` alone would allow everything; name a domain, such as `https://*.example.com`")
         }
         Some(host)
+            if host
+                .strip_prefix("*.")
+                .is_some_and(|name| !name.contains('.')) =>
+        {
+            no(
+                "`*.` must stand before a name of at least two labels, such as `https://*.example.com`",
+            )
+        }
+        Some(host)
             if !is_dns_name(&host.strip_prefix("*.").unwrap_or(host).to_ascii_lowercase()) =>
         {
             no(

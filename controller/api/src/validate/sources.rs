@@ -27,7 +27,7 @@ pub(super) fn place(spec: &FunctionSpec, place: Place, mistakes: &mut Mistakes) 
             mistakes.add("spec.component", "required, but missing: name one of `image`, `url`, `configMap` or `persistentVolumeClaim`");
         }
         (Place::Cluster, Some(source)) if source.file.is_some() => {
-            mistakes.add("spec.component.file", "`file` is for `wisp dev` alone: push the component to a registry and name it by `image`");
+            mistakes.add("spec.component.file", "`file` is for `wisp dev` and `wisp deploy` alone: push the component to a registry and name it by `image`");
         }
         (Place::Cluster, Some(_)) => {}
     }
@@ -37,7 +37,7 @@ pub(super) fn place(spec: &FunctionSpec, place: Place, mistakes: &mut Mistakes) 
             (Place::Local { .. }, None, Some(found)) => mistakes.add(format!("{path}.{found}"), local(found, "model")),
             (Place::Cluster, Some(_), _) => mistakes.add(
                 format!("{path}.file"),
-                "`file` is for `wisp dev` alone: put the model where the cluster reaches it, in an `image`, at a `url`, or on a `persistentVolumeClaim`",
+                "`file` is for `wisp dev` and `wisp deploy` alone: put the model where the cluster reaches it, in an `image`, at a `url`, or on a `persistentVolumeClaim`",
             ),
             _ => {}
         }

@@ -31,7 +31,7 @@ const SHA256: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789
 
 const ONE_MODEL: &str =
     "exactly one of image, url, configMap, persistentVolumeClaim, imageVolume must be given";
-const MODEL_FILE: &str = "file is for `wisp dev` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim";
+const MODEL_FILE: &str = "file is for `wisp dev` and `wisp deploy` alone: put the model where the cluster reaches it, in an image, at a url, or on a persistentVolumeClaim";
 const URL: &str = "url needs sha256, the digest of what is to be found there";
 const GPU: &str =
     "gpu must be what resources.limits says of nvidia.com/gpu, where that says anything";
@@ -136,7 +136,7 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
         (
             component("{file: a.wasm}"),
             "spec.component",
-            "file is for `wisp dev` alone: push the component to a registry and name it by image",
+            "file is for `wisp dev` and `wisp deploy` alone: push the component to a registry and name it by image",
         ),
         (
             component("{url: 'https://x/a.wasm'}"),
