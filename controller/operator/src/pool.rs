@@ -62,6 +62,8 @@ pub use defaults::Defaults;
 
 /// The longest that a pod may take to become a function: its models may be large.
 const PATIENCE: Duration = Duration::from_secs(45);
+/// The longest that a host may take to say what it found.
+const TOLD_WITHIN: Duration = Duration::from_secs(5);
 /// So long a pod that isn't to be taken is remembered after it was seen last: the watch may be behind.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -275,7 +277,7 @@ impl Pools {
             let trials = Arc::clone(&self.trials);
             tokio::spawn(async move {
                 let ask = || async {
-                    let asked = tokio::time::timeout(PATIENCE, control::status(address, &key));
+                    let asked = tokio::time::timeout(TOLD_WITHIN, control::status(address, &key));
                     asked.await.ok()?.ok()
                 };
                 trials.follow(&assignment, ask).await;

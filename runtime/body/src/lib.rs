@@ -2,7 +2,8 @@
 //!
 //! Over HTTP/2, hyper's bodies end as if they were whole where their stream was reset with NO_ERROR
 //! (<https://www.rfc-editor.org/rfc/rfc9113#section-8.1>), and where the connection is gone. Only `is_end_stream` tells them from
-//! those that were ended, and no longer does so once the connection fails.
+//! those that were ended, and no longer does so once the connection fails: so what is left unread then counts as given up, and
+//! only what was read to its end before is whole.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -55,12 +56,11 @@ impl<B: Body + Unpin> Body for Whole<B> {
             return Poll::Ready(None);
         }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        this.has_ended = this.body.is_end_stream();
+        let told = this.body.is_end_stream();
+        // Nothing comes after an error.
+        this.has_ended = told || !matches!(frame, Some(Ok(_)));
         Poll::Ready(match frame {
-            None if this.tells_end && !this.has_ended => {
-                this.has_ended = true;
-                Some(Err(BodyError::GivenUp))
-            }
+            None if this.tells_end && !told => Some(Err(BodyError::GivenUp)),
             frame => frame.map(|frame| frame.map_err(BodyError::Http)),
         })
     }

@@ -168,7 +168,7 @@ pub struct Limits {
     pub queue_bytes: u64,
     /// Bytes of one request's body.
     pub request_body: u64,
-    /// Bytes that one replica's guests may log per second, where a line counts as 128 bytes more than it has; what exceeds it is
+    /// Bytes that one replica's guests may log per second, where a line counts as what it takes as JSON, and 128 bytes more; what exceeds it is
     /// dropped, and counted.
     pub log_rate: NonZeroU64,
     /// Bytes of tensors that one instance may hold.

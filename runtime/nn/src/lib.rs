@@ -18,6 +18,7 @@
 //! [`onnx::plan`] says how many sessions and threads a model gets on the CPU, and why. On each GPU it gets two, or one where
 //! the memory that it may have there is bounded, or it is large; and one for each size of batch where these can't be recorded.
 
+mod activity;
 mod backend;
 mod batch;
 mod buffer;

@@ -15,26 +15,25 @@ use crate::metrics::{Metrics, Snapshot};
 use crate::name::listed;
 use crate::{NamedTensor, Tensor, TensorInfo, sentence, shown};
 
-use engine::{Around, Current, Engine};
-use later::Trial;
+pub(crate) use engine::Around;
+
+use engine::{Current, Engine};
+use later::Beside;
 
 mod engine;
 mod later;
 
 /// A loaded model, shared by every instance. Dropping it ends its threads.
 pub struct Model {
-    name: String,
+    around: Around,
     backend: String,
     device: String,
     device_reason: Option<String>,
     inputs: Vec<TensorInfo>,
     outputs: Vec<TensorInfo>,
     load_time: Duration,
-    metrics: Arc<Metrics>,
     current: Arc<Current>,
-    trial: Trial,
-    /// Its place among those that there may be at once, where that is bounded. Its threads have it, too.
-    _place: Option<Arc<OwnedSemaphorePermit>>,
+    beside: Beside,
 }
 
 /// Why a model gave no outputs.
@@ -120,28 +119,16 @@ impl RunError {
 
 impl Model {
     /// Starts a thread for each lane that hasn't one of `threads`, and waits until those that prepare are done. It began to
-    /// be loaded at `started`, and has `place` until its last thread ends.
+    /// be loaded at `started`, and has its place until its last thread ends.
     ///
     /// # Errors
     /// When the system has no thread left.
     pub(crate) fn start(
-        name: String,
+        around: Around,
         mut loaded: Loaded,
         threads: Vec<LaneThread>,
-        batching: Batching,
-        limit: NonZeroUsize,
         started: Instant,
-        place: Option<OwnedSemaphorePermit>,
     ) -> std::io::Result<Self> {
-        let metrics = Arc::new(Metrics::default());
-        let place = place.map(Arc::new);
-        let around = Around {
-            name: name.clone(),
-            batching,
-            limit,
-            metrics: Arc::clone(&metrics),
-            place: place.clone(),
-        };
         let (backend, device) = (take(&mut loaded.backend), take(&mut loaded.device));
         let device_reason = loaded.device_reason.take();
         let (inputs, outputs) = (take(&mut loaded.inputs), take(&mut loaded.outputs));
@@ -149,34 +136,29 @@ impl Model {
         let engine = Engine::start(&around, loaded, threads)?;
         let current = Arc::new(Current::new(engine));
         let load_time = started.elapsed();
-        let trial = match later {
-            Some(load) => Trial::begin(load, around, Arc::clone(&current)),
-            None => Trial::default(),
-        };
+        let beside = later.map(|load| Beside::begin(load, around.clone(), Arc::clone(&current)));
         Ok(Self {
-            name,
             backend,
             device,
             device_reason,
             inputs,
             outputs,
             load_time,
-            metrics,
             current,
-            trial,
-            _place: place,
+            beside: beside.unwrap_or_default(),
+            around,
         })
     }
 
     /// Logs whether its calls are joined.
     pub(crate) fn tell(&self) {
-        self.current.get().tell(&self.name);
+        self.current.get().tell(self.name());
     }
 
     /// The name guests open it by.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.around.name
     }
 
     /// What it takes.
@@ -202,22 +184,22 @@ impl Model {
     /// What it has done since it was loaded.
     #[must_use]
     pub fn metrics(&self) -> Snapshot {
-        self.metrics.snapshot()
+        self.around.metrics.snapshot()
     }
 
     /// What the host tells about it.
     #[must_use]
     pub fn status(&self) -> ModelStatus {
         // Asked first: what is tried no more has its last engine.
-        let trying = self.trial.goes_on();
+        let trying = self.beside.goes_on();
         let engine = self.current.get();
         ModelStatus {
-            name: self.name.clone(),
+            name: self.around.name.clone(),
             backend: self.backend.clone(),
             device: self.device.clone(),
             device_reason: self.device_reason.clone(),
             batched: engine.batching.is_ok(),
-            tried: engine.tried.clone(),
+            tried: engine.tried().cloned(),
             trying,
             inputs: self.inputs.iter().map(ToString::to_string).collect(),
             outputs: self.outputs.iter().map(ToString::to_string).collect(),
@@ -236,13 +218,16 @@ impl Model {
     /// When the inputs aren't what the model takes, when too many calls wait, or when computing fails.
     pub async fn run(&self, inputs: Vec<NamedTensor>) -> Result<Vec<NamedTensor>, RunError> {
         let inputs = self.order(inputs)?;
+        let _call = self.around.activity.call();
         // It computes for as long as it is had.
         let engine = self.current.get();
         let (key, rows) = key(&engine, &inputs);
         let item = Item { inputs, rows };
         let inline = self.is_usual(&item).then(|| engine.queue.take_inline());
         let reply = if let Some(Some(inline)) = inline {
-            inline.compute(item, &self.metrics, &ThreadClock).await
+            inline
+                .compute(item, &self.around.metrics, &ThreadClock)
+                .await
         } else {
             let (job, ticket) = Job::new(item, key, Instant::now());
             match engine.queue.push(job) {
@@ -257,11 +242,11 @@ impl Model {
             .collect())
     }
 
-    /// Takes no more calls, breaks off a trial, and waits until no session is being made, which blocks for as long as making one takes: a
-    /// process that ended meanwhile would crash in ONNX Runtime.
+    /// Takes no more calls, breaks off a trial, and waits until no session is being made, which blocks for as long as making
+    /// one takes: a process that ended meanwhile would crash in ONNX Runtime.
     pub fn stop(&self) {
         // First: it would have another take calls.
-        self.trial.stop();
+        self.beside.stop();
         self.current.get().stop();
     }
 
@@ -276,7 +261,7 @@ impl Model {
                 .find(|(info, _)| info.name == name);
             let Some((info, place)) = found else {
                 return Err(RunError::UnknownInput {
-                    model: self.name.clone(),
+                    model: self.around.name.clone(),
                     name: shown(&name),
                     known: listed(self.inputs.iter()),
                 });
@@ -290,13 +275,13 @@ impl Model {
             }
             if place.replace(tensor).is_some() {
                 return Err(RunError::DuplicateInput {
-                    model: self.name.clone(),
+                    model: self.around.name.clone(),
                     name,
                 });
             }
         }
         let missing = |info: &TensorInfo| RunError::MissingInput {
-            model: self.name.clone(),
+            model: self.around.name.clone(),
             name: info.name.clone(),
             expected: info.layout(),
         };
@@ -317,7 +302,7 @@ impl Model {
     }
 
     fn explain(&self, error: JobError) -> RunError {
-        let model = self.name.clone();
+        let model = self.around.name.clone();
         match error {
             JobError::Backend(error) => RunError::Failed {
                 model,

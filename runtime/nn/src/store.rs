@@ -15,8 +15,10 @@ use wisp_contract::config::{self, Batching, Device, ModelFormat, Trial};
 use wisp_contract::model_file;
 use wisp_contract::status::ModelStatus;
 
+use crate::activity::Activity;
 use crate::backend::Abort;
 use crate::batch::LaneThread;
+use crate::model::Around;
 use crate::name::listed;
 use crate::onnx::{self, ExternalData, LibraryError, Refusal, Request};
 use crate::{Loaded, Model, sentence, shown, trials};
@@ -41,7 +43,7 @@ pub struct Options {
     /// Memory that one model may take on one GPU, in bytes.
     pub gpu_memory: Option<NonZeroU64>,
     /// Whether a model computes before it is tried, where that takes longer than a moment: with one session, each call by
-    /// itself. What it is tried for, it has soon after.
+    /// itself. Once it is tried, it has batches, or sessions side by side.
     pub tries_later: bool,
 }
 
@@ -220,17 +222,19 @@ impl ModelStore {
         options: &Options,
     ) -> Result<Self, LoadError> {
         let options = Arc::new(options.clone());
+        let activity = Arc::<Activity>::default();
         let mut loaded = BTreeMap::new();
         for model in models {
             if loaded.contains_key(&model.name) {
                 return Err(LoadError::Duplicate(model.name.clone()));
             }
             let (config, shared) = (model.clone(), Arc::clone(&options));
+            let active = Arc::clone(&activity);
             let ready = preloaded.iter().position(|ready| ready.serves(model));
             let ready = ready.map(|index| preloaded.swap_remove(index));
             let task = tokio::task::spawn_blocking(move || match ready {
-                Some(ready) => ready.start(&config, &shared),
-                None => from_file(&config, &shared),
+                Some(ready) => ready.start(&config, &shared, &active),
+                None => from_file(&config, &shared, &active),
             });
             let interrupted = || LoadError::Interrupted {
                 model: model.name.clone(),
@@ -241,7 +245,7 @@ impl ModelStore {
         }
         Ok(Self {
             models: Arc::new(loaded),
-            guests: Arc::default(),
+            guests: Arc::new(GuestModels::of(activity)),
             options,
         })
     }
@@ -251,7 +255,7 @@ impl ModelStore {
     pub fn empty(options: &Options) -> Self {
         Self {
             models: Arc::default(),
-            guests: Arc::default(),
+            guests: Arc::new(GuestModels::of(Arc::default())),
             options: Arc::new(options.clone()),
         }
     }
@@ -303,18 +307,15 @@ impl ModelStore {
 /// Larger files without a digest are read by ONNX Runtime alone: they would be in memory twice while they are loaded.
 const LARGE: u64 = 64 << 20;
 
-fn from_file(config: &config::Model, options: &Options) -> Result<Model, LoadError> {
+fn from_file(
+    config: &config::Model,
+    options: &Options,
+    activity: &Arc<Activity>,
+) -> Result<Model, LoadError> {
     let started = Instant::now();
     let loaded = load_file(config, options, options.tries_later)?;
-    start(
-        &config.name,
-        loaded,
-        Vec::new(),
-        config.batching,
-        options,
-        started,
-        None,
-    )
+    let around = around(&config.name, config.batching, options, activity, None);
+    start(around, loaded, Vec::new(), started)
 }
 
 fn load_file(
@@ -432,27 +433,31 @@ fn load_source(
     })
 }
 
-fn start(
+/// What a model of this name is started with; `place` where it is one of those that there may be at once.
+fn around(
     model: &str,
-    loaded: Loaded,
-    threads: Vec<LaneThread>,
     batching: Batching,
     options: &Options,
-    started: Instant,
+    activity: &Arc<Activity>,
     place: Option<OwnedSemaphorePermit>,
-) -> Result<Model, LoadError> {
-    let name = model.to_owned();
-    let started = Model::start(
-        name,
-        loaded,
-        threads,
+) -> Around {
+    Around {
+        name: model.to_owned(),
         batching,
-        options.queue,
-        started,
-        place,
-    );
-    started.map_err(|source| LoadError::Thread {
-        model: model.to_owned(),
-        source,
-    })
+        limit: options.queue,
+        metrics: Arc::default(),
+        activity: Arc::clone(activity),
+        place: place.map(Arc::new),
+    }
+}
+
+fn start(
+    around: Around,
+    loaded: Loaded,
+    threads: Vec<LaneThread>,
+    started: Instant,
+) -> Result<Model, LoadError> {
+    let model = around.name.clone();
+    Model::start(around, loaded, threads, started)
+        .map_err(|source| LoadError::Thread { model, source })
 }

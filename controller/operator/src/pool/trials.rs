@@ -22,9 +22,9 @@ const KINDS: usize = 16;
 
 /// How often a host is asked that tries models while it serves.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
-/// How often at most.
-const ASKED: u32 = 60;
-/// How often in a row it may give no answer.
+/// How many times at most: a host tries for half as long.
+const ASKED: u32 = 90;
+/// How many times in a row it may give no answer.
 const UNANSWERED: u32 = 3;
 
 /// What is known of models, by the names of their files: those of artifacts hold their digests.

@@ -3,35 +3,37 @@
 use std::fmt::Display;
 use std::num::{NonZeroU32, NonZeroUsize};
 use std::sync::mpsc;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 
 use tokio::sync::OwnedSemaphorePermit;
 use wisp_contract::config::{Batching, Tried};
 
+use crate::activity::Activity;
 use crate::backend::{Lane, Loaded, MakeInline, MoreLanes};
 use crate::batch::{Ended, LaneThread, Lanes, Queue, Role, ThreadClock, block_on, work};
 use crate::metrics::Metrics;
 
 /// What all engines of one model share.
 #[derive(Clone)]
-pub(super) struct Around {
+pub(crate) struct Around {
     /// The model's name.
-    pub(super) name: String,
-    pub(super) batching: Batching,
+    pub(crate) name: String,
+    pub(crate) batching: Batching,
     /// Calls that may wait.
-    pub(super) limit: NonZeroUsize,
-    pub(super) metrics: Arc<Metrics>,
+    pub(crate) limit: NonZeroUsize,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) activity: Arc<Activity>,
     /// The model's place among those that there may be at once, where that is bounded. Threads have it, too: they may compute
     /// for a while after the model is gone.
-    pub(super) place: Option<Arc<OwnedSemaphorePermit>>,
+    pub(crate) place: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// A queue, and the lanes that take from it. Dropping it ends its threads, once they have computed what waits.
 pub(super) struct Engine {
     /// The most rows that are computed together, or why calls aren't joined.
     pub(super) batching: Result<NonZeroU32, String>,
-    pub(super) tried: Option<Tried>,
+    tried: OnceLock<Tried>,
     pub(super) queue: Arc<Queue>,
     /// The thread that makes what is missing yet.
     maker: Mutex<Option<JoinHandle<()>>>,
@@ -68,7 +70,7 @@ impl Engine {
         // Made before the threads: should one not start, dropping it ends those that did.
         let mut engine = Self {
             batching,
-            tried: loaded.tried,
+            tried: loaded.tried.map(OnceLock::from).unwrap_or_default(),
             queue: Arc::new(queue),
             maker: Mutex::default(),
         };
@@ -108,9 +110,27 @@ impl Engine {
         }
     }
 
+    /// What trying it showed, where that is sure.
+    pub(super) fn tried(&self) -> Option<&Tried> {
+        self.tried.get()
+    }
+
+    /// What it was made for is sure by now.
+    pub(super) fn learn(&self, tried: Option<Tried>) {
+        if let Some(tried) = tried {
+            // It may have been told.
+            let _ = self.tried.set(tried);
+        }
+    }
+
     /// Takes no more calls, and waits until no session is being made.
     pub(super) fn stop(&self) {
         self.queue.close();
+        self.made();
+    }
+
+    /// Waits until no session is being made.
+    fn made(&self) {
         let mut maker = self.maker.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(maker) = maker.take() {
             // Lanes that were not made are missed by nobody any more.
@@ -126,7 +146,7 @@ impl Drop for Engine {
 }
 
 /// The engine that takes a model's calls now. One before it goes on until its last call is answered; until then the model's
-/// count of calls that wait is of whichever of the two was last to change.
+/// count of calls that wait is that of whichever of the two changed last.
 pub(super) struct Current(RwLock<Arc<Engine>>);
 
 impl Current {
@@ -138,12 +158,13 @@ impl Current {
         Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Has `engine` take the calls that come. Waits until none of the sessions of the one before is being made.
     pub(super) fn set(&self, engine: Engine) {
         let mut current = self.0.write().unwrap_or_else(PoisonError::into_inner);
         let before = std::mem::replace(&mut *current, Arc::new(engine));
-        // Whoever asks for the new one doesn't wait for the end of this one.
         drop(current);
-        drop(before);
+        // Not where its last call ends, which may be on an executor.
+        before.made();
     }
 }
 

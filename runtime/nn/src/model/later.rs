@@ -4,34 +4,38 @@
 //! with one session at first. Once the first call is answered, it is loaded again beside that, and tried, and what comes then
 //! is taken by what that gave: batches, or sessions side by side.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::mem::discriminant;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::engine::{Around, Current, Engine};
+use crate::activity::Activity;
 use crate::backend::{Abort, LoadLater};
 
 /// A first call, and a quiet moment after it, are waited for as long.
 const FIRST_WITHIN: Duration = Duration::from_secs(1);
-/// How often it is tried, until no call came meanwhile.
-const ATTEMPTS: u32 = 3;
+/// How often it is tried at most, where calls come meanwhile.
+const ATTEMPTS: u32 = 2;
 /// Between them.
 const APART: Duration = Duration::from_secs(5);
 /// A quiet moment is waited for as long before another attempt.
 const NEXT_WITHIN: Duration = Duration::from_secs(30);
 /// How often it is looked whether there is one.
 const PAUSE: Duration = Duration::from_millis(10);
+/// So many calls don't disturb a trial: of each of its times the best of several counts.
+const FEW: u64 = 8;
 
-/// A trial beside the calls, if there is one.
+/// The thread that tries a model beside its calls, if there is one.
 #[derive(Default)]
-pub(super) struct Trial(Mutex<Option<Thread>>);
+pub(super) struct Beside(Mutex<Option<Thread>>);
 
 struct Thread {
     handle: JoinHandle<()>,
     stop: Abort,
 }
 
-impl Trial {
+impl Beside {
     /// Loads the model by `load`, on a thread of its own, and has what that gives take its calls.
     pub(super) fn begin(load: LoadLater, around: Around, current: Arc<Current>) -> Self {
         let stop = Abort::new(1);
@@ -39,7 +43,7 @@ impl Trial {
         let model = around.name.clone();
         let thread = thread::Builder::new()
             .name(format!("nn-trial-{model}"))
-            .spawn(move || follow(&load, &around, &current, &stopped));
+            .spawn(move || attempt(&load, &around, &current, &stopped));
         match thread {
             Ok(handle) => Self(Mutex::new(Some(Thread { handle, stop }))),
             Err(error) => {
@@ -67,43 +71,60 @@ impl Trial {
     }
 }
 
-/// Tries it until no call disturbs that, a few times at most.
-fn follow(load: &LoadLater, around: &Around, current: &Current, stop: &Abort) {
-    let computed = || around.metrics.snapshot().items;
-    let is_idle = || current.get().queue.is_idle();
+/// Tries it until calls hardly disturb that, or for the last time.
+fn attempt(load: &LoadLater, around: &Around, current: &Current, stop: &Abort) {
+    let activity = &*around.activity;
+    // What the attempt before found, which serves.
+    let mut found = None;
     for attempt in 0..ATTEMPTS {
         if attempt == 0 {
-            wait(FIRST_WITHIN, stop, || computed() > 0 && is_idle());
+            wait(FIRST_WITHIN, stop, || {
+                activity.begun() > 0 && activity.is_idle()
+            });
         } else {
             wait(APART, stop, || false);
-            wait(NEXT_WITHIN, stop, is_idle);
+            wait(NEXT_WITHIN, stop, || activity.is_idle());
         }
-        let before = computed();
+        let Some(turn) = turn(activity, stop) else {
+            return;
+        };
+        let (was_idle, before) = (activity.is_idle(), activity.begun());
         let loaded = load(stop);
+        drop(turn);
         if stop.is_aborted() {
             return;
         }
-        let is_quiet = is_idle() && computed() == before;
-        if !is_quiet && attempt > 0 {
-            continue;
-        }
-        let started = loaded.and_then(|mut loaded| {
-            if !is_quiet {
-                // It does for now. Other hosts would be told for a day what was measured beside calls.
-                loaded.tried = None;
-            }
-            Engine::start(around, loaded, Vec::new()).map_err(|error| error.to_string())
-        });
-        match started {
-            Ok(engine) => {
-                engine.tell(&around.name);
-                current.set(engine);
-            }
+        let mut loaded = match loaded {
+            Ok(loaded) => loaded,
             Err(reason) => return tell_untried(&around.name, &reason),
+        };
+        let is_sure = was_idle && activity.begun() - before <= FEW;
+        let trial = loaded
+            .tried
+            .as_ref()
+            .map(|tried| discriminant(&tried.trial));
+        match found {
+            // The sessions that serve are those that it asks for.
+            Some(before) if is_sure && before == trial => current.get().learn(loaded.tried),
+            Some(_) if !is_sure => {}
+            _ => {
+                if !is_sure {
+                    // It does for now. Other hosts would be told for a day what was measured beside calls.
+                    loaded.tried = None;
+                }
+                match Engine::start(around, loaded, Vec::new()) {
+                    Ok(engine) => {
+                        engine.tell(&around.name);
+                        current.set(engine);
+                    }
+                    Err(error) => return tell_untried(&around.name, &error.to_string()),
+                }
+            }
         }
-        if is_quiet {
+        if is_sure {
             return;
         }
+        found = Some(trial);
     }
 }
 
@@ -111,8 +132,19 @@ fn tell_untried(model: &str, reason: &str) {
     tracing::warn!(
         model,
         reason,
-        "a model could not be tried, and computes each call by itself"
+        "a model could not be tried while it computes"
     );
+}
+
+/// Waits until no other model is tried; `None` where this one needn't be any more.
+fn turn<'a>(activity: &'a Activity, stop: &Abort) -> Option<MutexGuard<'a, ()>> {
+    while !stop.is_aborted() {
+        if let Some(turn) = activity.try_trial() {
+            return Some(turn);
+        }
+        thread::sleep(PAUSE);
+    }
+    None
 }
 
 /// Waits for a moment of which this is true, but no longer than that.

@@ -8,6 +8,10 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, ready};
 use futures::stream::{FuturesUnordered, StreamExt};
 
+use std::num::NonZeroUsize;
+
+use wisp_contract::config::Batching;
+
 use super::*;
 use crate::backend::{Abort, BackendError, Lane};
 use crate::{DType, TensorInfo};
@@ -100,17 +104,11 @@ fn a_place_is_kept_until_the_last_thread_ends() {
     let loaded = loaded(vec![Box::new(Stubborn(Some(ended), begin))]);
     let places = Arc::new(tokio::sync::Semaphore::new(1));
     let place = Arc::clone(&places).try_acquire_owned().unwrap();
-    let limit = NonZeroUsize::MIN;
-    let model = Model::start(
-        "stubborn".to_owned(),
-        loaded,
-        Vec::new(),
-        Batching::default(),
-        limit,
-        Instant::now(),
-        Some(place),
-    )
-    .unwrap();
+    let around = Around {
+        place: Some(Arc::new(place)),
+        ..around("stubborn")
+    };
+    let model = Model::start(around, loaded, Vec::new(), Instant::now()).unwrap();
     let tensor = Tensor::new(DType::U8, [1], vec![7]).unwrap();
     let mut call = Box::pin(model.run(vec![NamedTensor::new("x", tensor)]));
     assert!(call.as_mut().now_or_never().is_none());
@@ -193,17 +191,19 @@ impl Lane for Gone {
     }
 }
 
+fn around(name: &str) -> Around {
+    Around {
+        name: name.to_owned(),
+        batching: Batching::default(),
+        limit: NonZeroUsize::MIN.saturating_add(99),
+        metrics: Arc::default(),
+        activity: Arc::default(),
+        place: None,
+    }
+}
+
 fn start(loaded: Loaded) -> Model {
-    Model::start(
-        "stubborn".to_owned(),
-        loaded,
-        Vec::new(),
-        Batching::default(),
-        NonZeroUsize::MIN,
-        Instant::now(),
-        None,
-    )
-    .unwrap()
+    Model::start(around("stubborn"), loaded, Vec::new(), Instant::now()).unwrap()
 }
 
 async fn call(model: &Model) -> Result<Vec<NamedTensor>, RunError> {
@@ -226,26 +226,16 @@ fn begins(is_preloaded: bool) {
     let mut loaded = loaded(vec![lane(), lane()]);
     loaded.more = Box::new(std::iter::once(Ok(later)));
     let began = Instant::now();
-    let limit = NonZeroUsize::MIN.saturating_add(99);
-    let name = "echo".to_owned();
+    let name = "echo";
     let threads = if is_preloaded {
         loaded.complete();
-        let threads = loaded.prepare(&name).unwrap();
+        let threads = loaded.prepare(name).unwrap();
         assert_eq!((ready.load(Ordering::SeqCst), threads.len()), (3, 3));
         threads
     } else {
         Vec::new()
     };
-    let model = Model::start(
-        name,
-        loaded,
-        threads,
-        Batching::default(),
-        limit,
-        began,
-        None,
-    )
-    .unwrap();
+    let model = Model::start(around(name), loaded, threads, began).unwrap();
     assert!(ready.load(Ordering::SeqCst) >= 2);
     assert!(model.status().load_millis >= 20);
     let calls: FuturesUnordered<_> = (0..100_u8)

@@ -2,9 +2,11 @@
 //!
 //! A dynamic dimension 0 is most often a batch, but not always: it may be time, or points of a cloud, and joining
 //! callers along it would mix their numbers. So a model that looks joinable is tried with made-up numbers while it is
-//! loaded, or beside its first calls where that takes long: two items computed together must give what they give alone, and what one gives must not change with the other's
-//! numbers, however far those are from its own. That warms it up, too. `survey.rs` knows what no numbers show.
+//! loaded, or beside its first calls where that takes long: two items computed together must give what they give alone, and
+//! what one gives must not change with the other's numbers, however far those are from its own. That warms it up, too.
+//! `survey.rs` knows what no numbers show.
 
+use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError, Sender};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -127,16 +129,14 @@ fn endless() -> Verdict {
 /// Whether to try it takes longer than somebody should wait. The first of a session's items takes longer than those after
 /// it, and short ones may be disturbed. Of what doesn't take made-up numbers that is soon known.
 pub(crate) fn takes_long(lane: &mut OnnxLane) -> bool {
-    let Some(mut trial) = Trial::of(lane, LONGEST_LOOK, &Abort::new(1)) else {
-        return false;
-    };
-    let infos = std::sync::Arc::clone(&trial.lane.inputs);
+    let infos = Arc::clone(&lane.inputs);
     let takes = SIZES.iter().find_map(|size| {
         let item = single(&infos, *size)?;
+        // Its time begins with the item.
+        let mut trial = Trial::of(lane, LONGEST_LOOK, &Abort::new(1))?;
         let mut once = || {
             let started = Instant::now();
             let outputs = trial.run(std::slice::from_ref(&item));
-            // Also where it was one of an earlier size.
             if trial.abort.is_aborted() {
                 return Some(LONGEST_LOOK);
             }
@@ -156,7 +156,7 @@ pub(crate) fn takes_long(lane: &mut OnnxLane) -> bool {
 /// How long a lane takes for one row, at least; `None` where it doesn't take made-up numbers.
 pub(crate) fn one_row(lane: &mut OnnxLane, stop: &Abort) -> Option<Duration> {
     let mut trial = Trial::of(lane, LONGEST, stop)?;
-    let infos = std::sync::Arc::clone(&trial.lane.inputs);
+    let infos = Arc::clone(&trial.lane.inputs);
     SIZES.iter().find_map(|size| {
         let item = single(&infos, *size)?;
         let started = Instant::now();
@@ -178,7 +178,7 @@ pub(crate) fn one_row(lane: &mut OnnxLane, stop: &Abort) -> Option<Duration> {
 /// Tries one size, or says why the model doesn't take inputs of it.
 fn try_size(trial: &mut Trial<'_>, size: u64, is_timed: bool) -> Result<Verdict, String> {
     let mut inputs = Inputs {
-        infos: std::sync::Arc::clone(&trial.lane.inputs),
+        infos: Arc::clone(&trial.lane.inputs),
         size,
         is_positive: false,
     };

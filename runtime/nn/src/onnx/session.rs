@@ -60,10 +60,15 @@ impl Request {
         self.max_rows.get() > 1
     }
 
-    /// Whether it may be tried while other sessions of it compute: for a while there are as many again.
+    /// Whether it may be tried while other sessions of it compute. There may be all of those at once, one more with all cores,
+    /// and the same two again for the trial.
     fn may_be_tried_later(&self) -> bool {
         let is_to_be_tried = self.trial.is_none() && self.joins();
-        self.tries_later && is_to_be_tried && self.beside.is_none() && may_spread(5, self.length)
+        let copies = sessions_of(self, false).sessions.saturating_add(3);
+        self.tries_later
+            && is_to_be_tried
+            && self.beside.is_none()
+            && may_spread(copies - 1, self.length)
     }
 }
 

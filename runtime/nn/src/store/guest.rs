@@ -10,8 +10,9 @@ use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore};
 use wisp_contract::config::{Batching, Device};
 use wisp_contract::model_file;
 
-use super::{LoadError, Options, Source, load_source, start};
+use super::{LoadError, Options, Source, around, load_source, start};
 use crate::Model;
+use crate::activity::Activity;
 use crate::onnx::{self, ExternalData};
 
 /// Models that are kept for the next instance.
@@ -29,6 +30,7 @@ pub(super) struct GuestModels {
     recent: Mutex<VecDeque<Entry>>,
     loads: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    activity: Arc<Activity>,
 }
 
 #[derive(Clone)]
@@ -40,17 +42,17 @@ struct Entry {
     model: Arc<OnceCell<Arc<Model>>>,
 }
 
-impl Default for GuestModels {
-    fn default() -> Self {
+impl GuestModels {
+    /// Those of a store whose models do this.
+    pub(super) fn of(activity: Arc<Activity>) -> Self {
         Self {
             recent: Mutex::default(),
             loads: Arc::new(Semaphore::new(LOADS)),
             places: Arc::new(Semaphore::new(MOST)),
+            activity,
         }
     }
-}
 
-impl GuestModels {
     pub(super) async fn load(
         &self,
         bytes: Bytes,
@@ -75,11 +77,11 @@ impl GuestModels {
                 model: name(&digest),
                 allowed: MOST,
             })?;
-            let options = Arc::clone(options);
+            let (options, activity) = (Arc::clone(options), Arc::clone(&self.activity));
             let task = tokio::task::spawn_blocking(move || {
                 // Held while it runs, even if nobody waits any more.
                 let _permit = permit;
-                from_guest(digest, &bytes, device, &options, place)
+                from_guest(digest, &bytes, device, &options, &activity, place)
             });
             let model = task.await.map_err(|_| interrupted())??;
             Ok(Arc::new(model))
@@ -139,6 +141,7 @@ fn from_guest(
     bytes: &Bytes,
     device: Device,
     options: &Options,
+    activity: &Arc<Activity>,
     place: OwnedSemaphorePermit,
 ) -> Result<Model, LoadError> {
     let started = Instant::now();
@@ -171,6 +174,6 @@ fn from_guest(
     };
     let batching = Batching::default();
     let loaded = load_source(&name, source, device, batching, options)?;
-    let place = Some(place);
-    start(&name, loaded, Vec::new(), batching, options, started, place)
+    let around = around(&name, batching, options, activity, Some(place));
+    start(around, loaded, Vec::new(), started)
 }

@@ -1,11 +1,13 @@
 //! Models that are loaded before anybody asks for them.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Instant;
 
 use wisp_contract::config::{self, Device};
 
-use super::{LoadError, Options, load_file, start};
+use super::{LoadError, Options, around, load_file, start};
+use crate::activity::Activity;
 use crate::batch::LaneThread;
 use crate::onnx::{self, LibraryError};
 use crate::{Loaded, Model};
@@ -75,15 +77,9 @@ impl Preloaded {
         self,
         model: &config::Model,
         options: &Options,
+        activity: &Arc<Activity>,
     ) -> Result<Model, LoadError> {
-        start(
-            &model.name,
-            self.loaded,
-            self.threads,
-            model.batching,
-            options,
-            Instant::now(),
-            None,
-        )
+        let around = around(&model.name, model.batching, options, activity, None);
+        start(around, self.loaded, self.threads, Instant::now())
     }
 }

@@ -21,11 +21,15 @@ fn upgrade(wisp: &Installation, values: &str) -> Result<()> {
         .context("no commands are told")?;
     let chart = repository.join("deploy/chart");
     let chart = chart.to_str().context("a path of UTF-8")?;
-    let commands = commands.replace("deploy/chart", chart);
+    // The images that run are those of the next version here.
+    let tag = " --set image.tag=0.2.0";
+    ensure!(commands.contains(tag), "{commands}");
+    let commands = commands.replace(tag, "").replace("deploy/chart", chart);
     let mut done = Vec::new();
     for command in commands.lines() {
         let words: Vec<&str> = command.split_whitespace().collect();
         match words.split_first().context("an empty line")? {
+            (&"cargo", ["xtask", "images", ..]) => {}
             (&"kubectl", rest) => _ = wisp.cluster().kubectl(rest)?,
             (&"helm", rest) => {
                 let more = ["--wait", "--timeout=5m", "--set", values];
@@ -35,7 +39,7 @@ fn upgrade(wisp: &Installation, values: &str) -> Result<()> {
         }
         done.extend(words.first().map(ToString::to_string));
     }
-    ensure!(done == ["kubectl", "helm"], "{commands}");
+    ensure!(done == ["cargo", "kubectl", "helm"], "{commands}");
     Ok(())
 }
 

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use wisp_contract::config::Trial;
+
 use super::make::{is_prepared, on, on_cpu};
 use super::{Outlets, Refusal, Request, still_needed};
 use crate::backend::{Lane, MoreLanes};
@@ -12,8 +14,6 @@ use crate::onnx::library::Library;
 use crate::onnx::plan::{Plan, may_spread, plan, spreads};
 use crate::onnx::probe::{PATIENCE, one_row};
 use crate::onnx::sized::{SizedLane, sizes};
-use wisp_contract::config::Trial;
-
 /// What computes a model.
 pub(super) struct Set {
     pub(super) lanes: Vec<Box<dyn Lane>>,
