@@ -1,17 +1,15 @@
 //! How is a loaded model called?
 
 use std::mem::take;
-use std::num::{NonZeroU32, NonZeroUsize};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::OwnedSemaphorePermit;
-use wisp_contract::config::Batching;
 use wisp_contract::status::ModelStatus;
 
 use crate::backend::{Item, Loaded};
 use crate::batch::{Job, JobError, Key, LaneThread, ThreadClock};
-use crate::metrics::{Metrics, Snapshot};
+use crate::metrics::Snapshot;
 use crate::name::listed;
 use crate::{NamedTensor, Tensor, TensorInfo, sentence, shown};
 

@@ -265,12 +265,6 @@ impl Queue {
         self.wake_all();
     }
 
-    /// Whether nothing waits, and nothing is computed.
-    pub(crate) fn is_idle(&self) -> bool {
-        let state = self.lock();
-        state.waiting == 0 && state.running == 0
-    }
-
     /// Whether no more items are taken.
     pub(crate) fn is_closed(&self) -> bool {
         self.lock().closed
