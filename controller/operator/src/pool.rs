@@ -273,7 +273,7 @@ impl Pools {
         let now = Instant::now();
         self.metrics.wake_phase("assigned", began.elapsed());
         self.trials.learn(&assignment, &status, SystemTime::now());
-        if trials::tries(&status) {
+        if status.tries_models() {
             let trials = Arc::clone(&self.trials);
             tokio::spawn(async move {
                 let ask = || async {

@@ -35,6 +35,14 @@ pub struct HostStatus {
     pub queued: u64,
 }
 
+impl HostStatus {
+    /// Whether it tries a model while it serves: what it says of its models may be something else soon.
+    #[must_use]
+    pub fn tries_models(&self) -> bool {
+        self.models.iter().any(|model| model.trying)
+    }
+}
+
 /// How long a host took to become its function, from the Assignment on.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -128,7 +128,7 @@ impl Runtime {
             control,
         };
         let since = Instant::now();
-        while runtime.status()?.models.iter().any(|model| model.trying) {
+        while runtime.status()?.tries_models() {
             ensure!(since.elapsed() < TRIED_WITHIN, "a model is tried for ever");
             std::thread::sleep(PAUSE);
         }

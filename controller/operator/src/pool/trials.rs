@@ -114,7 +114,7 @@ impl Trials {
             tokio::time::sleep(ASKED_EVERY).await;
             if let Some(status) = ask().await {
                 self.learn(assignment, &status, SystemTime::now());
-                if !tries(&status) {
+                if !status.tries_models() {
                     return;
                 }
                 unanswered = 0;
@@ -141,11 +141,6 @@ impl Trials {
             model.trials = recent.map(|learned| learned.tried.clone()).collect();
         }
     }
-}
-
-/// Whether the host tries a model while it serves.
-pub(super) fn tries(status: &HostStatus) -> bool {
-    status.models.iter().any(|model| model.trying)
 }
 
 /// Whether it has the same bytes wherever its file has the same name.

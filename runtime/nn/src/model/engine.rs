@@ -206,7 +206,8 @@ impl Shared {
     fn begin(&self, role: Role, thread: LaneThread) {
         let ended = Ended::new(&self.queue, role);
         let queue = Arc::clone(&self.queue);
-        let Around { metrics, place, .. } = self.around.clone();
+        let metrics = Arc::clone(&self.around.metrics);
+        let place = self.around.place.clone();
         thread.work(move |lane| {
             // Let go of after the lane.
             let _place = place;
