@@ -21,10 +21,10 @@ use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error, ForbiddenHeaderFilter, RequestOptions, WasiBody,
 };
 use wisp_contract::log::chain;
+use wisp_notices::Notices;
 
 use crate::body::ResponseBody;
 use crate::connect::{Connector, Patient};
-use crate::notices::Notices;
 use crate::policy::Policy;
 use crate::problem::error_code;
 use crate::resolve::{Resolve, SystemResolver};

@@ -11,7 +11,6 @@ mod body;
 mod client;
 mod connect;
 mod hooks;
-mod notices;
 mod policy;
 mod problem;
 mod resolve;
@@ -20,7 +19,6 @@ mod upload;
 
 pub use client::{BuildError, Egress, Options, certificates};
 pub use hooks::Hooks;
-pub use notices::Notices;
 pub use policy::{EntryError, Policy, PolicyError};
 pub use resolve::{Resolve, Resolving, SystemResolver};
 pub use upload::Uploads;

@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use wisp_burst::Burst;
 use wisp_contract::config::Limits;
 use wisp_deadline::{ConnectionTimer, used_before};
-use wisp_egress::Notices;
+use wisp_notices::Notices;
 
 use crate::function::Function;
 use crate::key;

@@ -22,7 +22,7 @@ use wisp_contract::parts::Parts;
 use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
-use wisp_egress::Notices;
+use wisp_notices::Notices;
 
 use crate::accept::{ACCEPT_PAUSE, HEAD_TIMEOUT};
 use crate::places::{Claim, Place, Places};

@@ -359,10 +359,15 @@ impl Function {
         self.blueprint.seed.failures.take(Instant::now())
     }
 
-    /// Logs how much its guests logged beyond what they may since that was said, and how many failures weren't told.
+    /// Logs how much its guests logged beyond what they may since that was said, and how many failures weren't told, nor what
+    /// ONNX Runtime said of them.
     pub(crate) fn report(&self) {
         let seed = &self.blueprint.seed;
         seed.logs.report();
+        let left_out = wisp_nn::onnx::left_out();
+        if left_out > 0 {
+            tracing::warn!(function = %self.name, left_out, "ONNX Runtime had {left_out} more lines than are logged");
+        }
         let left_out = seed.failures.take_left_out();
         if left_out > 0 {
             tracing::warn!(function = %self.name, left_out, "{left_out} more requests failed than there are lines that tell why");

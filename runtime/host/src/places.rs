@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::Notify;
-use wisp_egress::Notices;
+use wisp_notices::Notices;
 
 /// Those that there are, the oldest first.
 #[derive(Debug)]

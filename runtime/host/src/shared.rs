@@ -24,7 +24,7 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 use wisp_admit::Permit;
 use wisp_deadline::Deadline;
-use wisp_egress::Notices;
+use wisp_notices::Notices;
 
 use crate::failure::Failure;
 use crate::guest::Guest;

@@ -17,7 +17,7 @@ mod session;
 mod sized;
 mod survey;
 
-pub use library::LibraryError;
+pub use library::{LibraryError, left_out};
 pub use plan::{Plan, plan};
 
 pub(crate) use external::{ExternalData, external_data};

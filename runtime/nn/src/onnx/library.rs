@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use ort::environment::Environment;
 use ort::logging::LogLevel;
+use wisp_notices::Notices;
 
 use crate::sentence;
 
@@ -124,18 +125,27 @@ fn start(
     })
 }
 
+/// It has something to say of each call that a guest gets wrong.
+static NOTICES: Notices = Notices::new();
+
+/// How many lines of ONNX Runtime's were not logged since this was last asked: 16 are at once, and one more each second.
+#[must_use]
+pub fn left_out() -> u64 {
+    NOTICES.take_left_out()
+}
+
 /// What it writes becomes log lines like everybody's.
 fn log(level: LogLevel, _category: &str, _id: &str, location: &str, message: &str) {
     // It repeats names that a guest's model gives its parts.
-    let message = sentence(message);
     match level {
         LogLevel::Verbose | LogLevel::Info => {
-            tracing::debug!(target: "onnxruntime", location, "{message}")
+            tracing::debug!(target: "onnxruntime", location, "{}", sentence(message));
         }
-        LogLevel::Warning => tracing::warn!(target: "onnxruntime", location, "{message}"),
         // An error comes back to the caller too, who decides how grave it is.
-        LogLevel::Error | LogLevel::Fatal => {
-            tracing::warn!(target: "onnxruntime", location, "{message}")
+        LogLevel::Warning | LogLevel::Error | LogLevel::Fatal => {
+            if NOTICES.take(Instant::now()) {
+                tracing::warn!(target: "onnxruntime", location, "{}", sentence(message));
+            }
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How often the host's log tells of what failed: guests decide how often something does.
+//! How often the log tells of what guests or clients make happen: they decide how often something does.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -22,6 +22,12 @@ struct Spent {
 }
 
 impl Notices {
+    /// A full one.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self(Mutex::new(None))
+    }
+
     /// Whether a line more may be written.
     #[must_use]
     pub fn take(&self, now: Instant) -> bool {
