@@ -10,7 +10,7 @@ use wasmtime::{
 use crate::cpu::Cpu;
 use crate::inspect::{Footprint, Wasi};
 use crate::residency;
-use crate::ticker::Ticker;
+use crate::ticker::Ticks;
 
 /// Bytes of a freed linear memory, and of a freed table, that are reset in place instead of being given back.
 const KEEP_MEMORY: usize = 2 << 20;
@@ -62,7 +62,7 @@ pub enum EngineError {
 pub struct Engines {
     options: Option<EngineOptions>,
     cpu: Cpu,
-    ticker: Ticker,
+    ticks: Ticks,
     p2: Slot,
     p3: Slot,
 }
@@ -75,13 +75,13 @@ struct Slot {
 }
 
 impl Engines {
-    /// Engines that run instances from a pool sized by `options`. Their epochs move every [`crate::TICK`].
+    /// Engines that run instances from a pool sized by `options`. Their epochs move by [`Engines::ticks`].
     #[must_use]
     pub fn new(options: &EngineOptions) -> Self {
         Self {
             options: Some(*options),
             cpu: Cpu::here(),
-            ticker: Ticker::default(),
+            ticks: Ticks::default(),
             p2: Slot::default(),
             p3: Slot::default(),
         }
@@ -99,7 +99,7 @@ impl Engines {
         Self {
             options: None,
             cpu,
-            ticker: Ticker::default(),
+            ticks: Ticks::default(),
             p2: Slot::default(),
             p3: Slot::default(),
         }
@@ -120,10 +120,17 @@ impl Engines {
         let slot = self.slot(wasi);
         if self.options.is_some() && slot.is_watched.get().is_none() {
             // Two first calls at once: the epoch moves twice as fast at worst.
-            self.ticker.watch(engine).map_err(EngineError::Thread)?;
+            self.ticks.watch(engine).map_err(EngineError::Thread)?;
             let _ = slot.is_watched.set(());
         }
         Ok(engine)
+    }
+
+    /// What moves the epochs of those that were asked for by [`Engines::get`]. Whoever runs a guest on them must have a
+    /// [`crate::Ticking`] of it meanwhile: the guest is interrupted by nothing else.
+    #[must_use]
+    pub fn ticks(&self) -> &Ticks {
+        &self.ticks
     }
 
     /// The same, of which the epoch doesn't move yet: an engine that nobody uses costs no time.
@@ -417,6 +424,7 @@ mod tests {
             b"\0asm\x01\0\0\0\x01\x04\x01\x60\0\0\x03\x02\x01\0\x07\x08\x01\x04spin\0\0\x0a\x09\x01\x07\0\x03\x40\x0c\0\x0b\x0b",
         )
         .unwrap();
+        let _ticking = engines.ticks().tick();
         let mut store = wasmtime::Store::new(engine, ());
         store.set_epoch_deadline(1);
         let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();

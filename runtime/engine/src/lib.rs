@@ -21,4 +21,4 @@ pub use engines::{EngineError, EngineOptions, Engines};
 pub use inspect::{Footprint, InspectError, Inspection, Wasi, inspect};
 pub use interface::InterfaceName;
 pub use preinit::{Outcome, Preinit, PreinitError, preinit};
-pub use ticker::TICK;
+pub use ticker::{TICK, Ticking, Ticks};

@@ -11,7 +11,7 @@ use wasmtime_wizer::Wizer;
 use crate::cpu::Cpu;
 use crate::engines::config;
 use crate::inspect::{Init, InspectError, Inspection, Wasi, inspect};
-use crate::ticker::Ticker;
+use crate::ticker::Ticks;
 
 mod sandbox;
 
@@ -197,8 +197,9 @@ fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit
         Ok(instrumented) => instrumented,
         Err(error) => return Ok(plain(bytes, chain(&*error), String::new())),
     };
-    let ticker = Ticker::default();
-    let engine = engine(inspection.wasi, &ticker)?;
+    let ticks = Ticks::default();
+    let _ticking = ticks.tick();
+    let engine = engine(inspection.wasi, &ticks)?;
     let component = Component::from_binary(&engine, &instrumented)
         .map_err(|error| PreinitError::Compile(error.into()))?;
     let sandbox = Sandbox::new(bytes, limits);
@@ -257,12 +258,12 @@ fn run(bytes: &[u8], inspection: &Inspection, limits: &Limits) -> Result<Preinit
     })
 }
 
-fn engine(wasi: Wasi, ticker: &Ticker) -> Result<Engine, PreinitError> {
+fn engine(wasi: Wasi, ticks: &Ticks) -> Result<Engine, PreinitError> {
     // The code runs once: what an optimiser costs it never earns back.
     let engine = config(wasi, Cpu::here())
         .and_then(|mut config| Engine::new(config.cranelift_opt_level(OptLevel::None)))
         .map_err(|error| PreinitError::Engine(error.into()))?;
-    ticker
+    ticks
         .watch(&engine)
         .map_err(|error| PreinitError::Engine(error.into()))?;
     Ok(engine)

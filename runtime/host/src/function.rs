@@ -315,6 +315,7 @@ impl Function {
             Arc::clone(&around.sink),
         );
         let services = Services {
+            ticks: prepared.engines.ticks().clone(),
             models,
             stores: prepared.stores,
             egress: prepared.egress,

@@ -11,6 +11,7 @@ use wasmtime_wasi_http::p2::types::HostOutgoingRequest;
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 use wisp_contract::config::{Env, Limits};
 use wisp_egress::{Egress, Hooks, Uploads};
+use wisp_engine::{Ticking, Ticks};
 use wisp_nn::ModelStore;
 use wisp_notices::Notices;
 use wisp_wasi_keyvalue::{KeyValueCtx, Stores, WasiKeyValue};
@@ -29,6 +30,7 @@ pub(crate) struct Seed {
     pub(crate) models: ModelStore,
     /// How often the log tells of requests that failed, with what their guests made of it.
     pub(crate) failures: Arc<Notices>,
+    pub(crate) ticks: Ticks,
     stores: Arc<Stores>,
     egress: Egress,
     env: Vec<(String, String)>,
@@ -40,6 +42,7 @@ pub(crate) struct Services {
     pub(crate) models: ModelStore,
     pub(crate) stores: Stores,
     pub(crate) egress: Egress,
+    pub(crate) ticks: Ticks,
 }
 
 impl Seed {
@@ -48,6 +51,7 @@ impl Seed {
             models,
             stores,
             egress,
+            ticks,
         } = services;
         let env: Vec<(String, String)> = env
             .0
@@ -60,6 +64,7 @@ impl Seed {
             logs,
             models,
             failures: Arc::default(),
+            ticks,
             stores: Arc::new(stores),
             egress,
             env,
@@ -80,6 +85,8 @@ pub(crate) struct Guest {
     nn: WasiNnCtx,
     stores: KeyValueCtx,
     crowd: Crowd,
+    /// Interrupts it when it computes. One that waits for its next request needs none.
+    pub(crate) ticking: Option<Ticking>,
 }
 
 /// The requests of an instance that serves several at once.
@@ -117,6 +124,7 @@ impl Guest {
             nn: WasiNnCtx::new(seed.models.clone(), seed.limits.tensors),
             stores: KeyValueCtx::new(Arc::clone(&seed.stores)),
             crowd: Crowd::default(),
+            ticking: Some(seed.ticks.tick()),
         }
     }
 

@@ -62,8 +62,9 @@ impl Instances {
         self.reuse.map_or(UNUSED, |reuse| reuse.idle_timeout)
     }
 
-    /// Keeps an instance that served nobody yet, for the first who asks.
-    pub(crate) fn keep(&self, instance: Instance, now: Instant) {
+    /// Keeps an instance that nobody needs now, for the first who asks.
+    pub(crate) fn keep(&self, mut instance: Instance, now: Instant) {
+        instance.store.data_mut().ticking = None;
         lock(&self.waiting).push((now, instance));
     }
 
@@ -74,7 +75,9 @@ impl Instances {
     pub(crate) async fn take(&self, id: &Arc<str>) -> Result<Instance, (Failure, wasmtime::Error)> {
         let waiting = lock(&self.waiting).pop();
         if let Some((_, mut instance)) = waiting {
-            instance.store.data_mut().begin(Some(Arc::clone(id)));
+            let guest = instance.store.data_mut();
+            guest.begin(Some(Arc::clone(id)));
+            guest.ticking = Some(self.blueprint.seed.ticks.tick());
             return Ok(instance);
         }
         let began = Instant::now();
@@ -90,7 +93,7 @@ impl Instances {
             // A body that is left could be written to by another request's call, and held open for ever.
             if left == Left::Nothing && instance.served < reuse.max_requests {
                 instance.store.data_mut().begin(None);
-                lock(&self.waiting).push((Instant::now(), instance));
+                self.keep(instance, Instant::now());
             }
             return;
         }

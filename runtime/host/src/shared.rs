@@ -24,6 +24,7 @@ use wasmtime_wasi_http::handler::{
 use wasmtime_wasi_http::p3::bindings::http::types::ErrorCode;
 use wisp_admit::Permit;
 use wisp_deadline::Deadline;
+use wisp_engine::{Ticking, Ticks};
 use wisp_notices::Notices;
 
 use crate::failure::Failure;
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     working: Working,
     /// Told when an instance is gone.
     freed: Arc<Notify>,
+    ticks: Ticks,
 }
 
 /// How many instances have something left to do after all of their answers.
@@ -122,6 +124,9 @@ struct Expiration {
     deadline: Option<Deadline>,
     working: Working,
     work: Option<Work>,
+    ticks: Ticks,
+    /// Unless the instance is idle.
+    ticking: Option<Ticking>,
 }
 
 impl Shared {
@@ -129,6 +134,7 @@ impl Shared {
         let timeout = blueprint.seed.limits.timeout;
         let working = Working::default();
         let freed = Arc::<Notify>::default();
+        let ticks = blueprint.seed.ticks.clone();
         Self {
             handler: ProxyHandler::new(Maker {
                 blueprint,
@@ -140,6 +146,7 @@ impl Shared {
             timeout,
             working,
             freed,
+            ticks,
         }
     }
 
@@ -155,6 +162,8 @@ impl Shared {
         mut request: Request,
         mut ticket: Ticket,
     ) -> Result<Response, Refused> {
+        // Its instance may have been idle, which is told that it isn't only once the guest waits for something.
+        let _ticking = self.ticks.tick();
         let instance = Arc::clone(&ticket.instance);
         let deadline = ticket.deadline;
         let error = loop {
@@ -245,6 +254,7 @@ impl HandlerState for Maker {
             wasmtime::bail!("only WASI 0.3 instances can serve several requests at once");
         };
         store.call_hook(attribute);
+        let ticking = store.data_mut().ticking.take();
         let timeout = self.blueprint.seed.limits.timeout;
         let idle_timeout = self.sharing.idle_timeout;
         let outcome = Outcome::default();
@@ -259,6 +269,8 @@ impl HandlerState for Maker {
                 deadline: None,
                 working: self.working.clone(),
                 work: None,
+                ticks: self.blueprint.seed.ticks.clone(),
+                ticking,
             },
             state: State {
                 sharing: self.sharing,
@@ -356,6 +368,11 @@ impl WorkerExpiration for Expiration {
             }
         } else {
             self.work = None;
+        }
+        if status == WorkerStatus::Idle {
+            self.ticking = None;
+        } else if self.ticking.is_none() {
+            self.ticking = Some(self.ticks.tick());
         }
         let allowed = match status {
             WorkerStatus::Idle => self.idle_timeout,

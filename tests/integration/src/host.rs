@@ -238,6 +238,26 @@ impl Host {
         Ok(kibibytes << 10)
     }
 
+    /// How often the thread that interrupts guests ran.
+    ///
+    /// # Errors
+    /// When the process is gone, or has no such thread.
+    pub fn ticks(&self) -> anyhow::Result<u64> {
+        let tasks = format!("/proc/{}/task", self.child.id());
+        for task in std::fs::read_dir(tasks)? {
+            let status = std::fs::read_to_string(task?.path().join("status"))?;
+            let field = |name: &str| {
+                let mut lines = status.lines();
+                lines.find_map(|line| Some(line.strip_prefix(name)?.trim().to_owned()))
+            };
+            if field("Name:").as_deref() == Some("wisp-epoch") {
+                let switches = field("voluntary_ctxt_switches:");
+                return Ok(switches.context("the kernel doesn't tell")?.parse()?);
+            }
+        }
+        anyhow::bail!("no thread interrupts guests")
+    }
+
     /// A client of the data port.
     #[must_use]
     pub fn client(&self) -> Client {

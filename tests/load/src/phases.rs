@@ -42,6 +42,7 @@ pub(crate) fn measure(component: &Path, path: &str) -> Result<Phases> {
     });
     let loaded = Loader::without_cache().load(&source, &engines)?;
     let engine = engines.get(loaded.wasi)?;
+    let _ticking = engines.ticks().tick();
     let mut linker = Linker::<State>::new(engine);
     add_to_linker(&mut linker)?;
     let pre = ProxyPre::new(linker.instantiate_pre(&loaded.component)?)?;

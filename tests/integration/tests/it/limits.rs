@@ -213,6 +213,47 @@ async fn a_response_that_breaks_off_is_not_mistaken_for_a_whole_one() {
     );
 }
 
+/// Would fail if a host whose guests wait for their next request woke up again and again for none, or if the next one that
+/// computes were not interrupted after that.
+#[tokio::test]
+async fn nothing_ticks_while_no_guest_computes() {
+    let kept = |concurrent: u32| {
+        move |config: &mut FunctionConfig| {
+            in_time(config);
+            config.instances = wisp_contract::config::Instances::Reuse {
+                max_requests: NonZeroU32::new(1000).unwrap(),
+                max_concurrent: NonZeroU32::new(concurrent).unwrap(),
+                idle_timeout: Duration::from_secs(600),
+            };
+        }
+    };
+    for (package, concurrent) in [("fixture-p2", 0), ("fixture-p2", 1), ("fixture-p3", 8)] {
+        let host = match concurrent {
+            0 => p2(in_time).await,
+            many => Host::ready(&component(package), kept(many)).await.unwrap(),
+        };
+        for _ in 0..2 {
+            assert_eq!(host.client().get("/hello").await.unwrap().status, 200);
+            let began = std::time::Instant::now();
+            let mut before = host.ticks().unwrap();
+            loop {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                let now = host.ticks().unwrap();
+                if now == before {
+                    break;
+                }
+                before = now;
+                assert!(
+                    began.elapsed() < Duration::from_secs(60),
+                    "{package} {concurrent}"
+                );
+            }
+            let answer = host.client().get("/loop").await.unwrap();
+            refused(&host, &answer, 504, "timeout", Fault::Function).await;
+        }
+    }
+}
+
 /// A guest that ends itself, or forgets what it began, means no more to send its response than one that traps.
 #[tokio::test]
 async fn a_response_that_is_left_unfinished_is_not_mistaken_for_a_whole_one() {
