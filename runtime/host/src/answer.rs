@@ -71,17 +71,31 @@ impl Answer {
                 status: self.parts.status.as_u16(),
             });
         }
-        if method == Method::HEAD || has_no_body(self.parts.status) {
-            self.sent = match version {
-                Version::HTTP_2 => Sent::Head,
-                _ => Sent::HeadByConnection,
-            };
-        } else if let Some(declared) = self.body.left
-            && self.body.frames.size_hint().lower() > declared
-        {
-            return Err(Failure::BodyTooLong { declared });
+        self.sent = match Sent::to(method, version) {
+            Sent::Body if has_no_body(self.parts.status) => Sent::head(version),
+            sent => sent,
+        };
+        if self.sent != Sent::Body {
+            return Ok(self);
         }
-        Ok(self)
+        let frames = &self.body.frames;
+        if frames.is_given_up() {
+            return Err(Failure::BodyGivenUp);
+        }
+        match (self.body.left, frames.rest()) {
+            (Some(declared), _) if frames.size_hint().lower() > declared => {
+                Err(Failure::BodyTooLong { declared })
+            }
+            (Some(declared), Some(written)) if written < declared => {
+                Err(Failure::BodyTooShort { declared, written })
+            }
+            _ => Ok(self),
+        }
+    }
+
+    /// Whether its guest has nothing more to do with it.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.body.outcome.is_none()
     }
 
     pub(crate) fn into_response(mut self, mut record: Record) -> Response<Body> {
@@ -130,15 +144,59 @@ mod tests {
 
     use super::*;
 
-    /// Would fail if a client got no problem of a body that is known to be longer than declared, or if one that isn't sent counted.
+    /// Would fail if a client got no problem of a body that is known to be another than its guest declared, or to be given up;
+    /// or if one that isn't sent counted.
     #[tokio::test]
-    async fn a_body_that_is_longer_than_declared_is_a_problem_where_it_is_sent() {
-        for (declared, method, is_well) in [
-            (4, Method::GET, true),
-            (3, Method::GET, false),
-            (3, Method::HEAD, true),
+    async fn a_body_that_is_not_what_it_should_be_is_a_problem_where_it_is_sent() {
+        let four = || Ok(Frame::data(Bytes::from_static(b"four")));
+        let given_up = || Err(wasmtime_wasi_http::Error::HttpProtocolError);
+        let trailers = || Ok(Frame::trailers(http::HeaderMap::new()));
+        for (frames, declared, method, problem) in [
+            (vec![four()], Some(4), Method::GET, None),
+            (vec![four()], None, Method::GET, None),
+            (vec![four(), trailers()], Some(4), Method::GET, None),
+            (vec![], Some(0), Method::GET, None),
+            (
+                vec![four()],
+                Some(3),
+                Method::GET,
+                Some(Failure::BodyTooLong { declared: 3 }),
+            ),
+            (vec![four()], Some(3), Method::HEAD, None),
+            (
+                vec![four()],
+                Some(5),
+                Method::GET,
+                Some(Failure::BodyTooShort {
+                    declared: 5,
+                    written: 4,
+                }),
+            ),
+            (
+                vec![],
+                Some(10),
+                Method::GET,
+                Some(Failure::BodyTooShort {
+                    declared: 10,
+                    written: 0,
+                }),
+            ),
+            (vec![], Some(10), Method::HEAD, None),
+            (
+                vec![four(), given_up()],
+                None,
+                Method::GET,
+                Some(Failure::BodyGivenUp),
+            ),
+            (
+                vec![given_up()],
+                Some(0),
+                Method::GET,
+                Some(Failure::BodyGivenUp),
+            ),
+            (vec![given_up()], Some(4), Method::HEAD, None),
         ] {
-            let frames = [Ok(Frame::data(Bytes::from_static(b"four")))];
+            let case = format!("{method} {declared:?} {}", frames.len());
             let source = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
             let mut frames = Written::new(source, None);
             std::future::poll_fn(|cx| {
@@ -152,7 +210,7 @@ mod tests {
                     frames,
                     rest: None,
                     outcome: None,
-                    left: Some(declared),
+                    left: declared,
                     hold: None,
                 },
                 sent: Sent::Body,
@@ -164,8 +222,7 @@ mod tests {
                 },
             };
             let checked = answer.checked(&method, Version::HTTP_11);
-            let reason = checked.err().map(|failure| failure.reason());
-            assert_eq!(reason.is_none(), is_well, "{method} {declared} {reason:?}");
+            assert_eq!(checked.err(), problem, "{case}");
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
+use http::{Method, Version};
 use http_body::{Body as _, Frame, SizeHint};
 use tokio::sync::oneshot;
 use tokio::task::AbortHandle;
@@ -20,8 +21,7 @@ pub(crate) struct Body {
     source: Source,
     record: Record,
     complete: bool,
-    /// Nothing of it is to be sent, and HTTP/2 would.
-    is_head_only: bool,
+    sent: Sent,
 }
 
 /// What of a guest's response is sent.
@@ -32,6 +32,24 @@ pub(crate) enum Sent {
     Head,
     /// Only the head, which HTTP/1.1's connection sees to: it tells the body's length there.
     HeadByConnection,
+}
+
+impl Sent {
+    /// What is sent of an answer to such a request, if answers of its kind have a body.
+    pub(crate) fn to(method: &Method, version: Version) -> Self {
+        match (method, version) {
+            (&Method::HEAD, version) => Self::head(version),
+            _ => Self::Body,
+        }
+    }
+
+    /// Nothing but the head.
+    pub(crate) fn head(version: Version) -> Self {
+        match version {
+            Version::HTTP_2 => Self::Head,
+            _ => Self::HeadByConnection,
+        }
+    }
 }
 
 enum Source {
@@ -53,6 +71,11 @@ pub(crate) struct GuestBody {
 }
 
 impl GuestBody {
+    /// Whether bytes are missing that the guest declared.
+    fn is_short(&self) -> bool {
+        self.left.is_some_and(|left| left > 0)
+    }
+
     /// Whether there is nothing more to send: nobody asks for more then.
     fn is_sent(&self) -> bool {
         match self.left {
@@ -163,13 +186,13 @@ impl Drop for Rest {
 pub(crate) struct BrokenOff(String);
 
 impl Body {
-    /// A body that is there already.
-    pub(crate) fn full(bytes: Bytes, record: Record) -> Self {
+    /// A body that is there already, and what of it is sent.
+    pub(crate) fn full(bytes: Bytes, sent: Sent, record: Record) -> Self {
         Self {
             source: Source::Whole(Some(bytes)),
             record,
             complete: true,
-            is_head_only: false,
+            sent,
         }
     }
 
@@ -179,7 +202,7 @@ impl Body {
             complete: sent != Sent::Body || body.is_sent(),
             source: Source::Guest(body),
             record,
-            is_head_only: sent == Sent::Head,
+            sent,
         }
     }
 }
@@ -223,6 +246,12 @@ impl http_body::Body for Body {
                     "the function's time is up (limits.timeout)".to_owned(),
                 ))))
             }
+            Poll::Ready(None) if this.sent == Sent::Body && body.is_short() => {
+                this.record.broke_off("invalid-body");
+                Poll::Ready(Some(Err(BrokenOff(
+                    "its body is shorter than its content-length".to_owned(),
+                ))))
+            }
             Poll::Ready(None) => {
                 this.complete = true;
                 Poll::Ready(None)
@@ -255,12 +284,15 @@ impl http_body::Body for Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        if self.is_head_only {
+        if self.sent == Sent::Head {
             return true;
         }
         match &self.source {
             Source::Whole(bytes) => bytes.as_ref().is_none_or(Bytes::is_empty),
-            Source::Guest(body) => body.frames.is_end_stream(),
+            // Where bytes are missing, an end would seem that of a whole body.
+            Source::Guest(body) => {
+                body.frames.is_end_stream() && !(self.sent == Sent::Body && body.is_short())
+            }
         }
     }
 
@@ -302,12 +334,15 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    /// Would fail if a client got as many bytes of a longer body as were declared, which it takes for all of it.
+    /// Would fail if a client got as many bytes of a longer body as were declared, which it takes for all of it, or if a body
+    /// that ends before that counted as sent.
     #[tokio::test]
-    async fn a_body_longer_than_declared_breaks_off() {
+    async fn a_body_of_another_length_than_declared_breaks_off() {
         for (pieces, is_whole) in [
             (&["four"][..], true),
             (&["fo", "ur"], true),
+            (&[], false),
+            (&["two"], false),
             (&["fives"], false),
             (&["fo", "urs"], false),
         ] {
@@ -327,7 +362,9 @@ mod tests {
             };
             let metrics = Arc::new(Metrics::new());
             let record = Record::begin(Instant::now(), "id".into(), Arc::clone(&metrics), None);
-            let sent = Body::guest(body, Sent::Body, record).collect().await;
+            let body = Body::guest(body, Sent::Body, record);
+            assert!(!body.is_end_stream(), "{pieces:?}");
+            let sent = body.collect().await;
             assert_eq!(sent.is_ok(), is_whole, "{pieces:?}");
             let is_told = metrics.encode(None).contains("reason=\"invalid-body\"} 1");
             assert_eq!(is_told, !is_whole, "{pieces:?}");

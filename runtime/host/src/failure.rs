@@ -53,6 +53,12 @@ pub(crate) enum Failure {
     InvalidStatus { status: u16 },
     #[error("the function's response is longer than the {declared} bytes of its content-length")]
     BodyTooLong { declared: u64 },
+    #[error("the function's response has {written} of the {declared} bytes of its content-length")]
+    BodyTooShort { declared: u64, written: u64 },
+    #[error(
+        "the function gave its response's body up: it didn't finish it, or not with the length that it declares"
+    )]
+    BodyGivenUp,
     #[error("this replica can't start another instance now")]
     NoInstance,
     #[error("the platform failed; its log has the details under this request's id")]
@@ -79,7 +85,9 @@ impl Failure {
             Self::NoResponse => "no-response",
             Self::ErrorCode => "error-code",
             Self::InvalidStatus { .. } => "invalid-status",
-            Self::BodyTooLong { .. } => "invalid-body",
+            Self::BodyTooLong { .. } | Self::BodyTooShort { .. } | Self::BodyGivenUp => {
+                "invalid-body"
+            }
             Self::NoInstance => "no-instance",
             Self::Internal => "internal",
         }
@@ -104,7 +112,9 @@ impl Failure {
             | Self::NoResponse
             | Self::ErrorCode
             | Self::InvalidStatus { .. }
-            | Self::BodyTooLong { .. } => Fault::Function,
+            | Self::BodyTooLong { .. }
+            | Self::BodyTooShort { .. }
+            | Self::BodyGivenUp => Fault::Function,
         }
     }
 

@@ -134,6 +134,11 @@ impl Upload {
         matches!(self.0.load(Ordering::Relaxed), Self::AWAITED | Self::MISSED)
     }
 
+    /// Whether all of it was read.
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.load(Ordering::Relaxed) == Self::ENDED
+    }
+
     /// Whether something may be left of it that nobody reads, in the way of what its client sends next.
     pub(crate) fn is_left(&self) -> bool {
         !matches!(

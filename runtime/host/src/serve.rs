@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use wisp_admit::Permit;
 
 use crate::answer::{Answer, Timing};
-use crate::body::{Body, Hold, Rest};
+use crate::body::{Body, Hold, Rest, Sent};
 use crate::failure::Failure;
 use crate::function::{Function, Mode};
 use crate::instance::{Instance, Left};
@@ -52,6 +52,7 @@ pub(crate) async fn serve(
     let mut record = Record::begin(began, Arc::clone(&id), host.metrics(), access);
     let (parts, body) = request.into_parts();
     let version = parts.version;
+    let sent = Sent::to(&parts.method, version);
     let is_little = body.size_hint().upper().is_some_and(|most| most <= LITTLE);
     let (body, upload) = Limited::new(body, version, function.limits.request_body);
     record.reads(&upload);
@@ -61,11 +62,16 @@ pub(crate) async fn serve(
     } else {
         Err(Failure::WrongKey)
     };
+    // Whoever goes on beside its answer may read on.
+    let is_left = match &answered {
+        Ok(answer) if !answer.is_whole() => upload.is_left(),
+        _ => !upload.has_ended(),
+    };
     let mut response = match answered {
         Ok(answer) => answer.into_response(record),
-        Err(failure) => respond::problem(&failure, record),
+        Err(failure) => respond::problem(&failure, sent, record),
     };
-    if version < Version::HTTP_2 && !is_little && upload.is_left() {
+    if version < Version::HTTP_2 && !is_little && is_left {
         // The next request would wait until what is left of this one's body is read, or given up with the connection.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
@@ -171,7 +177,10 @@ async fn alone(
         startup: function.startup_once(),
     };
     match head {
-        Ok(response) => Ok(Answer::new(response, rest, outcome, None, timing)),
+        Ok(mut response) => {
+            gather(&mut response).await;
+            Ok(Answer::new(response, rest, outcome, None, timing))
+        }
         Err(code) => {
             log_cause(function, &id, &Failure::ErrorCode, &code);
             Err(Failure::ErrorCode)
@@ -208,12 +217,7 @@ async fn together(function: &Function, shared: &Shared, call: Call) -> Result<An
     match handled {
         Ok(response) => {
             let mut response = response.map(|body| Written::new(body, None));
-            // Most answers are there at once.
-            poll_fn(|cx| {
-                response.body_mut().gather(cx);
-                Poll::Ready(())
-            })
-            .await;
+            gather(&mut response).await;
             let hold = (!response.body().is_whole())
                 .then(|| Hold::new(permit, call.deadline, version < Version::HTTP_2));
             let outcome = instance.get().cloned().unwrap_or_default();
@@ -226,6 +230,15 @@ async fn together(function: &Function, shared: &Shared, call: Call) -> Result<An
             Err(failure)
         }
     }
+}
+
+/// Takes what is there of its body. Of most it is all, though the guest may go on.
+async fn gather(response: &mut Response<Written>) {
+    poll_fn(|cx| {
+        response.body_mut().gather(cx);
+        Poll::Ready(())
+    })
+    .await;
 }
 
 /// The guest's call with everything it holds: its place, its instance, its deadline.

@@ -148,6 +148,16 @@ impl Written {
         self.source.is_none()
     }
 
+    /// Whether its guest gave it up, and that is there already.
+    pub(crate) fn is_given_up(&self) -> bool {
+        matches!(self.frames.back(), Some(Err(_)))
+    }
+
+    /// How many bytes are left of it, where all of it is there.
+    pub(crate) fn rest(&self) -> Option<u64> {
+        (self.is_whole() && !self.is_given_up()).then_some(self.bytes as u64)
+    }
+
     /// Takes what is there, up to a bound, and has `cx` woken for more.
     pub(crate) fn gather(&mut self, cx: &mut Context<'_>) {
         while self.bytes < MOST && self.frames.len() < MOST_FRAMES {

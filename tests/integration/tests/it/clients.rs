@@ -156,6 +156,8 @@ async fn who_is_answered_before_its_body_was_read_learns_that_the_connection_end
     let host = p2(|config| config.limits.request_body = 300_000).await;
     for (path, length, ends) in [
         ("/after?100", 200_000, true),
+        // Its body is kept, but what it answered is whole.
+        ("/glance-answer?300", 200_000, true),
         ("/ignore-body", 200_000, true),
         ("/trap", 200_000, true),
         ("/ignore-body", 4000, false),

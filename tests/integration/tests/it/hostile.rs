@@ -164,3 +164,60 @@ async fn a_response_of_another_length_than_it_declares_breaks_off() {
     let right = host.client().get("/wrong-length?10").await.unwrap();
     assert_eq!(right.text(), "xxxxxxxxxx");
 }
+
+/// Would fail if what a guest gave up, or declared and didn't write, passed for its whole answer where that is known before any
+/// of it is sent, or if the log blamed its client.
+#[tokio::test]
+async fn an_answer_that_is_not_whole_is_a_problem_where_that_is_known_in_time() {
+    for (package, path) in [
+        ("fixture-p2", "/give-up"),
+        ("fixture-p2", "/give-up?0"),
+        ("fixture-p2", "/give-up?14"),
+        ("fixture-p2", "/give-up?20"),
+        ("fixture-p2", "/wrong-length-anyway?0"),
+        ("fixture-p2", "/wrong-length-anyway?3"),
+        ("fixture-p2", "/wrong-length-anyway?11"),
+        ("fixture-p2", "/declare?10"),
+        ("fixture-p3", "/declare"),
+    ] {
+        let host = Host::ready(&component(package), |_| {}).await.unwrap();
+        for client in [host.client(), host.client().http2()] {
+            let answer = client.get(path).await.unwrap();
+            refused(&host, &answer, 502, "invalid-body", Fault::Function).await;
+            assert_eq!(client.get("/hello").await.unwrap().text(), "hello\n");
+        }
+    }
+    let host = Host::ready(&component("fixture-p2"), |_| {}).await.unwrap();
+    for whole in ["/wrong-length-anyway?10", "/declare?0"] {
+        let answer = host.client().get(whole).await.unwrap();
+        assert_eq!(answer.status, 200, "{whole}");
+    }
+}
+
+/// Would fail if a body that ends early passed for whole, or its client were blamed.
+#[tokio::test]
+async fn an_answer_that_ends_early_is_its_functions_fault() {
+    let host = Host::ready(&component("fixture-p3"), |_| {}).await.unwrap();
+    for length in [0, 4] {
+        for client in [host.client(), host.client().http2()] {
+            let path = format!("/short?{length}");
+            let answer = client.get(&path).await;
+            let is_problem = answer.as_ref().is_ok_and(|answer| answer.status == 502);
+            assert!(answer.is_err() || is_problem, "{path}: {answer:?}");
+            let id = answer.ok().and_then(|answer| {
+                let id = answer.headers.get("x-request-id")?.to_str().ok()?;
+                Some(id.to_owned())
+            });
+            let of_answer = |line: &wisp_contract::log::Line<'_>| {
+                line.event.as_deref() == Some("request")
+                    && id
+                        .as_deref()
+                        .is_none_or(|id| line.request_id.as_deref() == Some(id))
+            };
+            let line = host.line(&path, of_answer).await.unwrap();
+            assert_eq!(line.fields["reason"], "invalid-body", "{path}");
+        }
+    }
+    let whole = host.client().get("/short?10").await.unwrap();
+    assert_eq!(whole.text(), "xxxxxxxxxx");
+}

@@ -143,6 +143,13 @@ async fn answers_without_a_body_end_well() {
             let asked = request(Method::HEAD, "/hello", "").unwrap();
             let head = client.fetch(asked).await.unwrap();
             assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));
+            // So does a problem, of which a client over HTTP/2 would take a body for an error.
+            let asked = request(Method::HEAD, "/trap", "").unwrap();
+            let head = client.fetch(asked).await.unwrap();
+            assert_eq!((head.status, head.body.len()), (StatusCode::BAD_GATEWAY, 0));
+            assert_eq!(head.headers["content-type"], "application/problem+json");
+            let length = head.headers["content-length"].to_str().unwrap();
+            assert!(length.parse::<usize>().unwrap() > 0, "{length}");
         }
         for path in ["/empty", "/hello"] {
             assert_ended_well(&host, path).await;
