@@ -214,6 +214,7 @@ impl Gateway {
             .then(|| upgrade::wanted(&mut request))
             .flatten();
         let (parts, body) = request.into_parts();
+        let is_head = parts.method == Method::HEAD;
         let body = Arriving::new(body, parts.version, seen.has(Seen::EXPECT));
         let id = if seen.has(Seen::REQUEST_ID) {
             identify::request_id(&parts.headers)
@@ -263,7 +264,7 @@ impl Gateway {
                 if visit.function.is_none() {
                     self.unrouted.fetch_add(1, Ordering::Relaxed);
                 }
-                let response = respond::problem(&failure, &id);
+                let response = respond::problem(&failure, &id, is_head);
                 visit.status = response.status().as_u16();
                 visit.failed(failure.reason());
                 response

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, RETRY_AFTER};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
 use http::{HeaderValue, Response, StatusCode};
 use wisp_admit::Refused;
 use wisp_contract::problem::{Fault, MEDIA_TYPE};
@@ -137,8 +137,12 @@ impl Failure {
     }
 }
 
-/// The answer to a request that failed.
-pub(crate) fn problem(failure: &Failure, request_id: &HeaderValue) -> Response<Outgoing> {
+/// The answer to a request that failed; to HEAD, where it `is_head`, without the body.
+pub(crate) fn problem(
+    failure: &Failure,
+    request_id: &HeaderValue,
+    is_head: bool,
+) -> Response<Outgoing> {
     let (status, fault, retry_after) = failure.status();
     let id = request_id.to_str().unwrap_or_default();
     let body = Problem::new(
@@ -150,8 +154,12 @@ pub(crate) fn problem(failure: &Failure, request_id: &HeaderValue) -> Response<O
         id,
     )
     .to_json();
-    let mut response = Response::new(Outgoing::full(Bytes::from(body)));
+    let length = HeaderValue::from(body.len());
+    // Over HTTP/2 hyper would send it to HEAD, too, which is an error of the stream to clients.
+    let sent = if is_head { Vec::new() } else { body };
+    let mut response = Response::new(Outgoing::full(Bytes::from(sent)));
     *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_LENGTH, length);
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));

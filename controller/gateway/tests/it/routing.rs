@@ -237,6 +237,39 @@ async fn http2_with_prior_knowledge_is_understood() {
     }
 }
 
+/// Would fail if a problem came with a body where only its head was asked for, which breaks a stream of HTTP/2, or without the
+/// length that it would have.
+#[tokio::test]
+async fn a_problem_has_no_body_where_its_head_is_asked_for() {
+    let bed = Bed::new();
+    let ask = |method: &str| {
+        let request = Request::builder().method(method).header("host", "x");
+        // So that the problem is as long each time.
+        let request = request
+            .header("x-request-id", "one")
+            .uri("http://x/no/such/");
+        request.body(empty()).unwrap()
+    };
+    let mut first = crate::support::Client::connect(bed.address).await;
+    let mut second = http2(bed.address).await;
+    let mut lengths = Vec::new();
+    for method in ["HEAD", "GET"] {
+        for response in [
+            first.sender.send_request(ask(method)).await.unwrap(),
+            second.send_request(ask(method)).await.unwrap(),
+        ] {
+            let version = response.version();
+            let answer = crate::support::read(response).await;
+            assert_eq!(answer.status, StatusCode::NOT_FOUND, "{version:?}");
+            assert_eq!(answer.header("content-type"), "application/problem+json");
+            lengths.push((answer.header("content-length").parse(), answer.body.len()));
+        }
+    }
+    let whole = lengths[2].1;
+    assert!(whole > 0);
+    assert_eq!(lengths, [0, 0, whole, whole].map(|sent| (Ok(whole), sent)));
+}
+
 #[tokio::test]
 async fn the_older_of_two_functions_keeps_a_host_and_the_younger_inherits_it() {
     let (old, young) = (
