@@ -83,6 +83,15 @@ pub struct Options {
         default_value = "wisp-gateway"
     )]
     pub gateway_service: String,
+    /// A host by which gateways are reached for every function, which is no function's, as the gateways have it. May be
+    /// repeated, or separated by commas.
+    #[arg(
+        long = "reserved-host",
+        value_name = "HOST",
+        env = "WISP_RESERVED_HOSTS",
+        value_delimiter = ','
+    )]
+    pub reserved_hosts: Vec<String>,
     /// Where replicas reach --listen, without a path [default: http://wisp-operator.NAMESPACE.svc.DOMAIN.:8090].
     #[arg(long, value_name = "URL", env = "WISP_ADVERTISE", value_parser = http_url)]
     pub advertise: Option<String>,
@@ -223,9 +232,10 @@ impl Options {
     #[must_use]
     pub fn own_names(&self) -> OwnNames {
         let (service, domain) = (&self.gateway_service, &self.cluster_domain);
+        let own = hosts::of_gateways(service, &self.namespace, domain);
         OwnNames::new(
             &hosts::all_domains(&self.domains, domain),
-            &hosts::of_gateways(service, &self.namespace, domain),
+            own.iter().chain(&self.reserved_hosts),
         )
     }
 
@@ -295,5 +305,20 @@ mod tests {
             Options::try_parse_from(minimal.into_iter().chain(["--advertise", "https://x"]))
                 .is_err()
         );
+    }
+
+    /// Would fail if a Function could have a host by which all of them are reached.
+    #[test]
+    fn hosts_that_lead_to_every_function_are_the_gateways() {
+        let reserved = "--reserved-host=apps.example.com,Example.org";
+        let names =
+            Options::parse_from(["wisp-operator", "--runtime-image=r", reserved]).own_names();
+        let hosts = [
+            "apps.example.com",
+            "example.org",
+            "wisp-gateway.wisp-system",
+        ];
+        assert!(hosts.iter().all(|host| names.is_reserved(host)));
+        assert!(!names.is_reserved("www.apps.example.com"));
     }
 }

@@ -25,6 +25,31 @@ app.kubernetes.io/component: {{ .component }}
 {{- end -}}
 {{- end }}
 
+{{- /* Hosts by which the gateways are reached for every function, separated by commas. */ -}}
+{{- define "wisp.reservedHosts" -}}
+{{- $hosts := .Values.reservedHosts -}}
+{{- if not $hosts -}}
+{{- $hosts = .Values.domains | default list -}}
+{{- $ways := list -}}
+{{- if .Values.ingress.enabled }}{{ $ways = concat $ways (.Values.ingress.hosts | default list) }}{{ end -}}
+{{- if .Values.httpRoute.enabled }}{{ $ways = concat $ways (.Values.httpRoute.hostnames | default list) }}{{ end -}}
+{{- range $host := $ways -}}
+{{- $isFunctions := false -}}
+{{- range $.Values.domains -}}
+{{- if regexMatch (printf `^[^.]+\.[^.]+\.%s$` (regexQuoteMeta .)) $host }}{{ $isFunctions = true }}{{ end -}}
+{{- end -}}
+{{- if not $isFunctions }}{{ $hosts = append $hosts $host }}{{ end -}}
+{{- end -}}
+{{- end -}}
+{{- $hosts = append $hosts (regexReplaceAll `^https?://([^/:?#]*).*$` (.Values.urlTemplate | default "") `${1}` | lower | trimSuffix ".") -}}
+{{- /* Neither wildcards nor templates. */ -}}
+{{- $names := list -}}
+{{- range $hosts -}}
+{{- if regexMatch `^[a-z0-9]([-.a-z0-9]*[a-z0-9])?$` . }}{{ $names = append $names . }}{{ end -}}
+{{- end -}}
+{{- uniq $names | join "," -}}
+{{- end }}
+
 {{- /* What a size such as 10Gi is in bytes. */ -}}
 {{- define "wisp.bytes" -}}
 {{- $units := dict "k" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000 "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}

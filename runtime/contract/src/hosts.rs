@@ -14,7 +14,7 @@ pub struct OwnNames {
 }
 
 impl OwnNames {
-    /// Below these `domains`. What is `reserved` is the gateway's own.
+    /// Below these `domains`. What is `reserved` is the gateway's own: a domain itself is only if it is there.
     pub fn new<'a>(
         domains: impl IntoIterator<Item = &'a String>,
         reserved: impl IntoIterator<Item = &'a String>,

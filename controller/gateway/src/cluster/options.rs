@@ -87,6 +87,15 @@ pub(crate) struct Cli {
         default_value = "wisp-gateway"
     )]
     pub(crate) service: String,
+    /// A host by which gateways are reached for every function, which is no function's: there the path counts. May be
+    /// repeated, or separated by commas.
+    #[arg(
+        long = "reserved-host",
+        value_name = "HOST",
+        env = "WISP_RESERVED_HOSTS",
+        value_delimiter = ','
+    )]
+    pub(crate) reserved_hosts: Vec<String>,
     /// Where the operator listens, as HOST:PORT.
     #[arg(
         long,
@@ -152,11 +161,13 @@ impl Cli {
     /// Every mistake there is.
     pub(crate) fn check(&self) -> Result<(), OptionsError> {
         let mut wrong = Vec::new();
+        let reserved = self.reserved_hosts.iter();
         for (option, domain) in self
             .domains
             .iter()
             .map(|domain| ("--domain", domain))
             .chain([("--cluster-domain", &self.cluster_domain)])
+            .chain(reserved.map(|host| ("--reserved-host", host)))
         {
             if !is_domain(domain) {
                 wrong.push(format!(
@@ -201,9 +212,11 @@ impl Cli {
         hosts::all_domains(&self.domains, &self.cluster_domain)
     }
 
-    /// The gateways' own names in the cluster, which runs them in `namespace`.
+    /// The gateways' own names: those in the cluster, which runs them in `namespace`, and those that they are told.
     pub(crate) fn own_hosts(&self, namespace: &str) -> Vec<String> {
-        hosts::of_gateways(&self.service, namespace, &self.cluster_domain).into()
+        let of_service = hosts::of_gateways(&self.service, namespace, &self.cluster_domain);
+        let reserved = self.reserved_hosts.iter().cloned();
+        of_service.into_iter().chain(reserved).collect()
     }
 
     /// Which log lines are written.
@@ -245,6 +258,7 @@ mod tests {
             "--domain=Example.com",
             "--cluster-domain=.local",
             "--operator=wisp-operator",
+            "--reserved-host=example.com,*.example.com",
             "--https=0.0.0.0:1",
             "--log=a=b=c",
         ])
@@ -255,6 +269,7 @@ mod tests {
             "--domain \"Example.com\"",
             "--cluster-domain \".local\"",
             "--operator \"wisp-operator\"",
+            "--reserved-host \"*.example.com\"",
             "--https",
             "--log",
         ] {
@@ -272,5 +287,14 @@ mod tests {
             parse(&["--domain=example.com"]).all_domains(),
             ["example.com", "svc", "svc.cluster.local"]
         );
+    }
+
+    /// Would fail if a function could have a host by which all of them are reached.
+    #[test]
+    fn what_is_reserved_is_the_gateways_beside_their_services_names() {
+        let own = parse(&["--reserved-host=a.example,b.example"]).own_hosts("sys");
+        for host in ["a.example", "b.example", "wisp-gateway.sys.svc"] {
+            assert!(own.iter().any(|own| own == host), "{host}: {own:?}");
+        }
     }
 }

@@ -96,6 +96,21 @@ fn a_host_stays_with_who_has_it() {
     assert_eq!(found(&routes, "h.example", "/"), some("a/old", false));
 }
 
+/// Would fail if a function got what others are asked by their paths, at a host that leads to all of them.
+#[test]
+fn a_host_that_leads_to_every_function_is_nobodys() {
+    const HOST: &str = "apps.example";
+    let routes = Routes::new(&[], &[HOST.to_owned()]);
+    let mut thief = route("evil/thief", &["Apps.example"]);
+    thief.held = [(HOST.to_owned(), 1)].into();
+    assert_eq!(routes.insert(thief), [HOST]);
+    routes.insert(route("shop/pay", &[]));
+    for host in [HOST, "Apps.Example:443", "apps.example."] {
+        assert_eq!(found(&routes, host, "/shop/pay/"), some("shop/pay", true));
+        assert_eq!(found(&routes, host, "/"), None, "{host}");
+    }
+}
+
 /// Would fail if a function got the names of one that isn't there yet, or is being made anew, from another namespace; or if its
 /// short name were another's while it is there.
 #[test]

@@ -226,6 +226,42 @@ fn a_url_is_https_where_tls_ends_at_the_ingress() -> Result<()> {
     Ok(())
 }
 
+/// Would fail if a Function could have a host by which all of them are reached, or none could have what is its own.
+#[test]
+fn hosts_that_lead_to_every_function_are_reserved() -> Result<()> {
+    let Some(chart) = Chart::open()? else {
+        return Ok(());
+    };
+    let ingress = json!({"enabled": true, "hosts": [
+        "apps.example.com", "*.vision.fn.example.com", "digits.vision.fn.example.com", "all.fn.example.com",
+    ]});
+    let by_path = "https://Paths.example.com:8443/{namespace}/{name}/";
+    for (values, hosts) in [
+        (json!({}), None),
+        (json!({"ingress": {"hosts": ["apps.example.com"]}}), None),
+        (
+            json!({"urlTemplate": "https://{namespace}.example.com/{namespace}/{name}/"}),
+            None,
+        ),
+        (json!({"urlTemplate": by_path}), Some("paths.example.com")),
+        (
+            json!({"domains": ["fn.example.com"], "ingress": ingress}),
+            Some("fn.example.com,apps.example.com,all.fn.example.com"),
+        ),
+        (
+            json!({"reservedHosts": ["apps.example.com"], "domains": ["fn.example.com"], "ingress": ingress, "urlTemplate": by_path}),
+            Some("apps.example.com,paths.example.com"),
+        ),
+    ] {
+        let objects = chart.objects(&values)?;
+        for deployment in ["wisp-gateway", "wisp-operator"] {
+            let found = variable(&objects, deployment, "WISP_RESERVED_HOSTS");
+            ensure!(found.as_deref() == hosts, "{values}: {found:?}");
+        }
+    }
+    Ok(())
+}
+
 /// Would fail if several replicas could be drained away at once, or one that is alone could never be; or if they need not be on
 /// different nodes, or an upgrade took back what an autoscaler set.
 #[test]
@@ -696,6 +732,10 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         (
             json!({"domains": ["*.fn.example.com"]}),
             "at '/domains/0': '*.fn.example.com' does not match",
+        ),
+        (
+            json!({"reservedHosts": ["*.example.com"]}),
+            "at '/reservedHosts/0': '*.example.com' does not match",
         ),
         (
             json!({"clusterDomain": "cluster.local."}),
