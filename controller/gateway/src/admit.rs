@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use wisp_admit::{Permit, Refused};
 
 use crate::activate::{ActivateError, Outcome};
+use crate::connection::STREAM_WINDOW;
 use crate::function::{Function, RequestLimits};
 use crate::gateway::Gateway;
 use crate::respond::Failure;
@@ -38,12 +39,12 @@ impl Admitted {
     }
 }
 
-/// Gets a place, `bytes` being the declared length of the body of the request with these `headers`.
+/// Gets a place for the request with these `headers`, whose body has this `length` if it says so.
 pub(crate) async fn admit(
     gateway: &Gateway,
     function: &Arc<Function>,
     limits: &RequestLimits,
-    bytes: u64,
+    length: Option<u64>,
     headers: &HeaderMap,
     visit: &mut Visit,
 ) -> Result<Admitted, Failure> {
@@ -54,7 +55,7 @@ pub(crate) async fn admit(
             activate: Duration::ZERO,
         }),
         // Rare, and large: it would make the future of every request as large.
-        None => Box::pin(wait(gateway, function, limits, bytes, headers, visit)).await,
+        None => Box::pin(wait(gateway, function, limits, length, headers, visit)).await,
     }
 }
 
@@ -62,7 +63,7 @@ async fn wait(
     gateway: &Gateway,
     function: &Arc<Function>,
     limits: &RequestLimits,
-    bytes: u64,
+    length: Option<u64>,
     headers: &HeaderMap,
     visit: &mut Visit,
 ) -> Result<Admitted, Failure> {
@@ -78,6 +79,8 @@ async fn wait(
     let mut activate = Duration::ZERO;
     // The deadline below ends the wait; it knows why.
     let forever = tokio::time::Instant::from_std(since) + wake_time + Duration::from_secs(3600);
+    // Of a body whose length nobody knows as much is here as its stream may send unread.
+    let bytes = length.unwrap_or_else(|| u64::from(STREAM_WINDOW).min(limits.request_body));
     let mut place = std::pin::pin!(function.limiter.acquire(bytes, forever));
     let mut is_telling = false;
     let mut pause: Option<Duration> = None;

@@ -36,7 +36,7 @@ pub(crate) struct Replicas {
 pub(crate) struct QueueBounds {
     /// Beyond those in flight.
     pub(crate) requests: u32,
-    /// Declared bytes of all who wait.
+    /// Of the bodies of all who wait.
     pub(crate) bytes: u64,
     /// How many more while there is no replica: those that the first one will take at once.
     pub(crate) first: u32,

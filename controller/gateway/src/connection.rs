@@ -42,7 +42,7 @@ const MAX_STREAMS: u32 = 100;
 
 /// What the gateway takes of one HTTP/2 request's body, and of all those of a connection together, before a replica does.
 /// The second has room for the first of all requests: uploads that wait for their turn leave room for those that are taken.
-const STREAM_WINDOW: u32 = 256 << 10;
+pub(crate) const STREAM_WINDOW: u32 = 256 << 10;
 const CONNECTION_WINDOW: u32 = 32 << 20;
 const _: () = assert!(MAX_STREAMS * STREAM_WINDOW < CONNECTION_WINDOW);
 

@@ -306,8 +306,10 @@ impl Gateway {
         visit.reach(function);
         // What says of itself that it is too large needs no place.
         let limits = function.limits();
-        let declared = http_body::Body::size_hint(&body).lower();
-        if declared > limits.request_body {
+        let length = http_body::Body::size_hint(&body).exact();
+        if let Some(declared) = length
+            && declared > limits.request_body
+        {
             return Err(Failure::BodyTooLarge {
                 function: function.id.clone(),
                 declared,
@@ -329,7 +331,7 @@ impl Gateway {
             RequestBody::new(body, limits.request_body, seen.has(Seen::EXPECT)).await;
         // Admit and, where there is no replica, activate; balance and proxy.
         let sent = self
-            .send(function, &limits, declared, (parts, body), visit)
+            .send(function, &limits, length, (parts, body), visit)
             .await;
         match sent {
             Ok((answer, ..))
@@ -370,7 +372,7 @@ impl Gateway {
         &self,
         function: &Arc<Function>,
         limits: &RequestLimits,
-        declared: u64,
+        length: Option<u64>,
         (mut parts, mut body): (Parts, RequestBody),
         visit: &mut Visit,
     ) -> Result<(Answer, Lease, Admitted), Failure> {
@@ -381,7 +383,7 @@ impl Gateway {
         let mut give_up: Option<Instant> = None;
         let mut backoff = Duration::from_millis(5);
         loop {
-            let admitted = admit(self, function, limits, declared, &parts.headers, visit).await?;
+            let admitted = admit(self, function, limits, length, &parts.headers, visit).await?;
             visit.waited(&admitted);
             visit.awoke(&mut parts.headers);
             while let Some(lease) = function.replicas.pick(&tried) {

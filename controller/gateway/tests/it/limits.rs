@@ -120,6 +120,47 @@ async fn a_full_queue_refuses_at_once_and_says_when_to_come_again() {
     assert_eq!(second.await.unwrap().status, StatusCode::OK);
 }
 
+/// Would fail if uploads that don't say how long they are could wait in any number, each with what it sends unread.
+#[tokio::test]
+async fn an_upload_of_unknown_length_counts_as_what_it_may_send_unread() {
+    const WINDOW: u64 = 256 << 10;
+    for (allowed, request_body, may_wait) in [
+        (2 * WINDOW - 1, 2 * WINDOW, 1),
+        (2 * WINDOW, 2 * WINDOW, 2),
+        // It has no more than that to send.
+        (2 * WINDOW - 1, WINDOW / 2, 3),
+    ] {
+        let (upstream, mut announced) = written().await;
+        let bed = Bed::new();
+        let mut narrow = route("a/b", &[]);
+        (narrow.limits.queue_bytes, narrow.limits.request_body) = (allowed, request_body);
+        bed.gateway.insert_route(narrow);
+        bed.gateway
+            .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 1));
+        let _first = bed.open(Request::get("/a/b/").body(empty()).unwrap()).await;
+        let _running = announced.recv().await.unwrap();
+        let mut client = http2(bed.address).await;
+        let (_unended, waiting): (Vec<_>, Vec<_>) = (0..may_wait)
+            .map(|_| {
+                let (unended, body) = channel();
+                let request = Request::post("http://x/a/b/").body(body).unwrap();
+                (unended, client.send_request(request))
+            })
+            .unzip();
+        let waiting = tokio::spawn(futures::future::join_all(waiting));
+        let queued = format!("wisp_gateway_queued{{namespace=\"a\",function=\"b\"}} {may_wait}");
+        until(|| bed.gateway.metrics().1.contains(&queued)).await;
+        // Over HTTP/1.1 it is the same.
+        let (_unended, body) = channel();
+        let refused = bed.send(Request::post("/a/b/").body(body).unwrap()).await;
+        assert_eq!(
+            (refused.status, refused.reason().as_str()),
+            (StatusCode::SERVICE_UNAVAILABLE, "queue-bytes-full")
+        );
+        waiting.abort();
+    }
+}
+
 /// Would fail if one of them were lost, or more waited than may, or with more bytes.
 #[tokio::test]
 async fn ten_times_more_clients_than_there_are_places_are_all_answered() {
