@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use http::HeaderMap;
+use http::request::Parts;
 use tokio::sync::watch;
 use wisp_admit::{Permit, Refused};
 
@@ -12,6 +12,7 @@ use crate::activate::{ActivateError, Outcome};
 use crate::connection::STREAM_WINDOW;
 use crate::function::{Function, RequestLimits};
 use crate::gateway::Gateway;
+use crate::memory;
 use crate::respond::Failure;
 use crate::visit::Visit;
 
@@ -39,13 +40,13 @@ impl Admitted {
     }
 }
 
-/// Gets a place for the request with these `headers`, whose body has this `length` if it says so.
+/// Gets a place for the request with this `head`, whose body has this `length` if it says so.
 pub(crate) async fn admit(
     gateway: &Gateway,
     function: &Arc<Function>,
     limits: &RequestLimits,
     length: Option<u64>,
-    headers: &HeaderMap,
+    head: &Parts,
     visit: &mut Visit,
 ) -> Result<Admitted, Failure> {
     match function.limiter.try_acquire() {
@@ -55,7 +56,7 @@ pub(crate) async fn admit(
             activate: Duration::ZERO,
         }),
         // Rare, and large: it would make the future of every request as large.
-        None => Box::pin(wait(gateway, function, limits, length, headers, visit)).await,
+        None => Box::pin(wait(gateway, function, limits, length, head, visit)).await,
     }
 }
 
@@ -64,9 +65,16 @@ async fn wait(
     function: &Arc<Function>,
     limits: &RequestLimits,
     length: Option<u64>,
-    headers: &HeaderMap,
+    head: &Parts,
     visit: &mut Visit,
 ) -> Result<Admitted, Failure> {
+    let memory = gateway.memory();
+    let _held = memory
+        .hold(&function.held, memory::of_request(head, length))
+        .ok_or_else(|| Failure::QueuesFull {
+            function: function.id.clone(),
+            allowed: memory.allowed(),
+        })?;
     let waiting = Waiting::begin(gateway, function);
     let since = waiting.since;
     let (queue_time, wake_time) = (
@@ -110,7 +118,7 @@ async fn wait(
             if let Some(pause) = pause {
                 tokio::time::sleep(pause).await;
             }
-            let trace = visit.wait(&gateway.options().traces, headers);
+            let trace = visit.wait(&gateway.options().traces, &head.headers);
             ended(gateway.wake(function, trace)?).await
         };
         tokio::select! {

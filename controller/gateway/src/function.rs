@@ -1,6 +1,7 @@
 //! What the gateway knows of one function while it lives.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -22,6 +23,8 @@ pub(crate) struct Function {
     pub(crate) limiter: Limiter,
     pub(crate) replicas: Arc<Replicas>,
     pub(crate) activation: Arc<Activation>,
+    /// What those who wait hold of the gateway's memory.
+    pub(crate) held: AtomicU64,
     pub(crate) stats: Stats,
 }
 
@@ -46,6 +49,7 @@ impl Function {
             replicas: Arc::new(Replicas::new(limiter.clone())),
             limiter,
             activation: Arc::default(),
+            held: AtomicU64::new(0),
             stats: Stats::default(),
             route: ArcSwap::from_pointee(route),
         };

@@ -24,6 +24,7 @@ use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
 use crate::forward::{self, Peer, Seen};
 use crate::function::{Function, RequestLimits};
+use crate::memory::Memory;
 use crate::metrics::Counts;
 use crate::neighbours::Neighbour;
 use crate::options::Options;
@@ -45,6 +46,8 @@ pub struct Gateway {
     /// The places of clients' connections.
     connections: Limiter,
     refused_connections: AtomicU64,
+    /// What requests that wait hold.
+    memory: Memory,
     grew: Notify,
     has_grown: AtomicBool,
     is_leaving: AtomicBool,
@@ -70,6 +73,7 @@ impl Gateway {
                 queue_bytes: 0,
             }),
             refused_connections: AtomicU64::default(),
+            memory: Memory::new(options.queue_memory),
             options,
             activator,
             runtime,
@@ -182,6 +186,10 @@ impl Gateway {
 
     pub(crate) fn options(&self) -> &Options {
         &self.options
+    }
+
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.memory
     }
 
     pub(crate) fn queue_grew(&self) {
@@ -383,7 +391,7 @@ impl Gateway {
         let mut give_up: Option<Instant> = None;
         let mut backoff = Duration::from_millis(5);
         loop {
-            let admitted = admit(self, function, limits, length, &parts.headers, visit).await?;
+            let admitted = admit(self, function, limits, length, &parts, visit).await?;
             visit.waited(&admitted);
             visit.awoke(&mut parts.headers);
             while let Some(lease) = function.replicas.pick(&tried) {

@@ -12,6 +12,9 @@ use crate::report::RequestReporter;
 /// The most connections of clients by default. An idle one takes about 20 KiB, and as much again with TLS.
 pub const DEFAULT_MAX_CONNECTIONS: NonZeroU32 = NonZeroU32::new(10_000).unwrap();
 
+/// What requests that wait may hold of memory by default.
+pub const DEFAULT_QUEUE_MEMORY: u64 = 128 << 20;
+
 /// How a gateway behaves. `Default` is what `wisp dev` wants.
 #[derive(Clone)]
 pub struct Options {
@@ -25,6 +28,9 @@ pub struct Options {
     pub trusts_peer: bool,
     /// The most connections of clients; who comes then is closed at once.
     pub max_connections: NonZeroU32,
+    /// What requests that wait may hold of memory, in bytes, those for all functions together, and those for one as much as they
+    /// leave. Who comes then is refused.
+    pub queue_memory: u64,
     /// How long a client's connection is kept without a request, and how long the head of one may take. Longer than proxies keep
     /// theirs, which otherwise send requests on connections that end in that moment.
     pub idle_timeout: Duration,
@@ -52,6 +58,7 @@ impl Default for Options {
             namespaces: None,
             trusts_peer: false,
             max_connections: DEFAULT_MAX_CONNECTIONS,
+            queue_memory: DEFAULT_QUEUE_MEMORY,
             // AWS' load balancers keep theirs for 60 seconds.
             idle_timeout: Duration::from_secs(75),
             activate_timeout: Duration::from_secs(60),

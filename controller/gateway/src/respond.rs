@@ -46,6 +46,10 @@ pub(crate) enum Failure {
         function: FunctionId,
         refused: Refused,
     },
+    #[error(
+        "{function}: the queues are full: those who wait may hold {allowed} bytes together, and those for one function as many as they leave"
+    )]
+    QueuesFull { function: FunctionId, allowed: u64 },
     #[error("no replica of {function} became ready within {waited:?}")]
     NotReady {
         function: FunctionId,
@@ -89,6 +93,7 @@ impl Failure {
             Self::UnknownNamespace { .. } => "namespace-unknown",
             Self::BodyTooLarge { .. } | Self::BodyGrewTooLarge { .. } => "body-too-large",
             Self::Refused { refused, .. } => refused.reason(),
+            Self::QueuesFull { .. } => "queues-full",
             Self::NotReady { .. } => "not-ready",
             Self::Activation { error, .. } => error.reason(),
             Self::Unreachable { .. } => "unreachable",
@@ -120,6 +125,7 @@ impl Failure {
             }
             Self::UnknownNamespace { .. }
             | Self::Refused { .. }
+            | Self::QueuesFull { .. }
             | Self::NotReady { .. }
             | Self::Unreachable { .. }
             | Self::Removed { .. } => (StatusCode::SERVICE_UNAVAILABLE, Fault::Platform, SOON),

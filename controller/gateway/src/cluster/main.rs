@@ -8,6 +8,7 @@ mod directory;
 mod health;
 mod keys;
 mod logs;
+mod memory;
 mod operator;
 mod options;
 mod process;

@@ -8,9 +8,13 @@ use std::time::Duration;
 use clap::Parser;
 use http::uri::Authority;
 use tracing_subscriber::EnvFilter;
+use wisp_api::Bytes;
 use wisp_contract::assignment::is_dns_label;
 use wisp_contract::hosts;
 use wisp_gateway::DEFAULT_MAX_CONNECTIONS;
+
+/// More than twice what one request that waits can hold.
+const LEAST_QUEUE_MEMORY: Bytes = Bytes(1 << 20);
 
 /// Leads requests to the functions of a Kubernetes cluster, and wakes those that sleep.
 ///
@@ -125,6 +129,10 @@ pub(crate) struct Cli {
     /// TLS.
     #[arg(long, value_name = "N", env = "WISP_MAX_CONNECTIONS", default_value_t = DEFAULT_MAX_CONNECTIONS)]
     pub(crate) max_connections: NonZeroU32,
+    /// What requests that wait may hold of memory, those for all functions together, and those for one as much as they leave; who
+    /// comes then gets 503 [default: a quarter of the container's limit; 128Mi where it has none].
+    #[arg(long, value_name = "SIZE", env = "WISP_QUEUE_MEMORY")]
+    pub(crate) queue_memory: Option<Bytes>,
     /// Whoever connects is a proxy, whose x-forwarded-… headers are true.
     #[arg(long, env = "WISP_TRUST_FORWARDED")]
     pub(crate) trust_forwarded: bool,
@@ -197,6 +205,13 @@ impl Cli {
                 "--tls-certificate, --tls-key and --tls-secret: they need --https".to_owned(),
             );
         }
+        if let Some(size) = self.queue_memory
+            && size < LEAST_QUEUE_MEMORY
+        {
+            wrong.push(format!(
+                "--queue-memory {size}: expected at least {LEAST_QUEUE_MEMORY}, so that a request can wait"
+            ));
+        }
         if let Err(error) = EnvFilter::try_new(&self.log) {
             wrong.push(format!("--log {:?}: {error}", self.log));
         }
@@ -258,6 +273,7 @@ mod tests {
             "--domain=Example.com",
             "--cluster-domain=.local",
             "--operator=wisp-operator",
+            "--queue-memory=1023Ki",
             "--reserved-host=example.com,*.example.com",
             "--https=0.0.0.0:1",
             "--log=a=b=c",
@@ -269,6 +285,7 @@ mod tests {
             "--domain \"Example.com\"",
             "--cluster-domain \".local\"",
             "--operator \"wisp-operator\"",
+            "--queue-memory 1023Ki",
             "--reserved-host \"*.example.com\"",
             "--https",
             "--log",

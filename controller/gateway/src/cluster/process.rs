@@ -27,7 +27,7 @@ use crate::operator::Operator;
 use crate::options::Cli;
 use crate::table::Table;
 use crate::wake::Waker;
-use crate::{keys, reporter, watches};
+use crate::{keys, memory, reporter, watches};
 
 /// How long the last traces may take to be sent.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -224,6 +224,9 @@ fn options(cli: &Cli, namespace: &str, log: Log, traces: Traces) -> Options {
         reserved_hosts: cli.own_hosts(namespace),
         trusts_peer: cli.trust_forwarded,
         max_connections: descriptors::connections(cli.max_connections),
+        queue_memory: cli
+            .queue_memory
+            .map_or_else(memory::share_of_memory, |size| size.0),
         idle_timeout: cli.idle_timeout,
         activate_timeout: cli.activate_timeout,
         drain_timeout: cli.drain_timeout,

@@ -15,8 +15,8 @@ use wisp_contract::assignment::Key;
 use wisp_gateway::{Endpoint, Options};
 
 use crate::support::{
-    Bed, Client, Never, Upstream, channel, echoed, empty, endpoint, full, http2, id, raw, route,
-    until, written,
+    Bed, Client, Never, Upstream, channel, echoed, empty, endpoint, full, http2, id, raw, read,
+    route, until, written,
 };
 
 #[tokio::test]
@@ -159,6 +159,59 @@ async fn an_upload_of_unknown_length_counts_as_what_it_may_send_unread() {
         );
         waiting.abort();
     }
+}
+
+/// Would fail if requests that wait could take all of the gateway's memory, whatever their functions allow, or those for one
+/// function kept others from waiting, or what one held weren't given back.
+#[tokio::test]
+async fn all_who_wait_share_the_gateways_memory() {
+    // Room for three uploads of unknown length.
+    let options = Options {
+        queue_memory: 3 * (280 << 10),
+        ..Options::default()
+    };
+    let bed = Bed::with(Arc::new(Never), options);
+    for name in ["a/b", "a/c"] {
+        bed.gateway.insert_route(route(name, &[]));
+    }
+    let upload = |name: &str| {
+        let (unended, body) = channel();
+        let request = Request::post(format!("http://x/{name}/")).body(body);
+        (unended, request.unwrap())
+    };
+    let are_waiting = async |b: usize, c: usize| {
+        let queued = |function, waiting| {
+            format!("wisp_gateway_queued{{namespace=\"a\",function=\"{function}\"}} {waiting}\n")
+        };
+        let lines = [queued("b", b), queued("c", c)];
+        until(|| {
+            let metrics = bed.gateway.metrics().1;
+            lines.iter().all(|line| metrics.contains(line))
+        })
+        .await;
+    };
+    let mut client = http2(bed.address).await;
+    let (_unended, request) = upload("a/b");
+    let first = tokio::spawn(client.send_request(request));
+    are_waiting(1, 0).await;
+    let (_unended, request) = upload("a/b");
+    let refused = read(client.send_request(request).await.unwrap()).await;
+    assert_eq!(
+        (
+            refused.status,
+            refused.reason().as_str(),
+            refused.header("retry-after")
+        ),
+        (StatusCode::SERVICE_UNAVAILABLE, "queues-full", "1")
+    );
+    let (_unended, request) = upload("a/c");
+    let _other = tokio::spawn(client.send_request(request));
+    are_waiting(1, 1).await;
+    first.abort();
+    are_waiting(0, 1).await;
+    let (_unended, request) = upload("a/b");
+    let _next = tokio::spawn(client.send_request(request));
+    are_waiting(1, 1).await;
 }
 
 /// Would fail if one of them were lost, or more waited than may, or with more bytes.
