@@ -29,6 +29,8 @@ use crate::names::{self, Ownership};
 
 /// How many watches there are.
 const WATCHES: u8 = 7;
+/// How long one watch request lasts, in seconds; one whose connection died silently is noticed a little later.
+const WATCH: u32 = 60;
 
 /// What is known of the cluster.
 pub struct Cluster {
@@ -214,6 +216,12 @@ pub enum Change<'a> {
     Listed,
 }
 
+/// How everything is watched.
+#[must_use]
+pub fn watching() -> watcher::Config {
+    watcher::Config::default().timeout(WATCH)
+}
+
 /// Watches until dropped. What happens to Functions is told to `on_change`, after the store has it.
 pub async fn watch_all(
     client: Client,
@@ -221,8 +229,8 @@ pub async fn watch_all(
     writers: Writers,
     on_change: impl Fn(Change<'_>) + Send,
 ) {
-    let ours = || watcher::Config::default().labels(pod::FUNCTION);
-    let warm = || watcher::Config::default().labels(pod::POOL);
+    let ours = || watching().labels(pod::FUNCTION);
+    let warm = || watching().labels(pod::POOL);
     futures::join!(
         functions(client.clone(), &cluster, writers.functions, on_change),
         feed(
@@ -301,10 +309,7 @@ async fn functions(
     mut writer: Writer<Function>,
     on_change: impl Fn(Change<'_>) + Send,
 ) {
-    let events = watcher(
-        Api::<DeserializeGuard<Function>>::all(client),
-        watcher::Config::default(),
-    );
+    let events = watcher(Api::<DeserializeGuard<Function>>::all(client), watching());
     let mut events = Box::pin(events.default_backoff());
     let mut is_listed = false;
     while let Some(event) = events.next().await {
@@ -351,7 +356,7 @@ async fn functions(
 async fn pools(client: Client, cluster: &Cluster, mut writer: Writer<RuntimePool>) {
     let events = watcher(
         Api::<DeserializeGuard<RuntimePool>>::all(client),
-        watcher::Config::default(),
+        watching(),
     );
     let mut events = Box::pin(events.default_backoff());
     let mut is_listed = false;
@@ -414,3 +419,6 @@ async fn feed<K>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ use tokio::task::AbortHandle;
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 
+use crate::cluster::watching;
+
 /// What kind of object is named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -212,8 +214,7 @@ impl References {
     }
 
     fn watch(&self, reference: &Reference) -> AbortHandle {
-        let config =
-            watcher::Config::default().fields(&format!("metadata.name={}", reference.name));
+        let config = watching().fields(&format!("metadata.name={}", reference.name));
         let (client, namespace) = (self.client.clone(), reference.namespace.as_str());
         match reference.kind {
             Kind::Secret => self.run(
