@@ -3,6 +3,7 @@
 
 pub mod index;
 pub mod pods;
+mod unreadable;
 
 use std::fmt::Debug;
 use std::sync::Arc;
@@ -26,6 +27,7 @@ use wisp_contract::operator::pod;
 pub use index::Index;
 
 use crate::names::{self, Ownership};
+use unreadable::readable;
 
 /// How many watches there are.
 const WATCHES: u8 = 7;
@@ -320,7 +322,7 @@ async fn functions(
                 continue;
             }
         };
-        let Some(event) = readable(event) else {
+        let Some(event) = readable(event, &cluster.functions) else {
             continue;
         };
         let is_delete = matches!(event, Event::Delete(_));
@@ -361,7 +363,7 @@ async fn pools(client: Client, cluster: &Cluster, mut writer: Writer<RuntimePool
     let mut events = Box::pin(events.default_backoff());
     let mut is_listed = false;
     while let Some(event) = events.next().await {
-        match event.map(readable) {
+        match event.map(|event| readable(event, &cluster.pools)) {
             Ok(Some(event)) => {
                 writer.apply_watcher_event(&event);
                 if matches!(event, Event::InitDone) {
@@ -372,25 +374,6 @@ async fn pools(client: Client, cluster: &Cluster, mut writer: Writer<RuntimePool
             Ok(None) => {}
             Err(error) => cluster.broke("runtimepools", &error),
         }
-    }
-}
-
-/// The event, unless its object can't be read.
-fn readable<K: ResourceExt>(event: Event<DeserializeGuard<K>>) -> Option<Event<K>> {
-    let read = |guard: DeserializeGuard<K>| match guard.0 {
-        Ok(object) => Some(object),
-        Err(error) => {
-            let (namespace, name) = (&error.metadata.namespace, &error.metadata.name);
-            tracing::warn!(?namespace, ?name, error = %error.error, "an object can't be read");
-            None
-        }
-    };
-    match event {
-        Event::Init => Some(Event::Init),
-        Event::InitDone => Some(Event::InitDone),
-        Event::Apply(guard) => read(guard).map(Event::Apply),
-        Event::InitApply(guard) => read(guard).map(Event::InitApply),
-        Event::Delete(guard) => read(guard).map(Event::Delete),
     }
 }
 
