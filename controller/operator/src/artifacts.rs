@@ -35,8 +35,9 @@ pub struct Learned {
     pub at: u64,
 }
 
-/// What hosts found out about models, by the names of their files: one of each kind of host.
-pub type Trials = HashMap<String, Vec<Learned>>;
+/// What hosts found out about models, by the namespaces whose pods said so and the names of the models' files: one of each kind
+/// of host.
+pub type Trials = HashMap<String, HashMap<String, Vec<Learned>>>;
 
 /// A place to fetch bytes from.
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -187,7 +188,7 @@ pub trait Artifacts: Send + Sync + 'static {
     /// Waits until there is machine code of a component for more processors than before, and gives the digest of what
     /// replicas load.
     fn more(&self) -> BoxFuture<'_, String>;
-    /// What earlier processes knew of models.
+    /// What earlier processes knew of models, as far as it can be read.
     fn trials(&self) -> BoxFuture<'_, Trials>;
     /// Notes what is known of models, for later processes.
     fn note_trials(&self, trials: Trials) -> BoxFuture<'_, Result<(), ArtifactError>>;

@@ -1,12 +1,16 @@
 //! What hosts found out about models, for the hosts that load them next: trying a model takes longer than loading it.
+//!
+//! Who may make pods in a namespace may have one say anything. So its pods are believed in that namespace alone, and however much
+//! they say, what is known in others stays.
 
+use std::collections::HashMap;
 use std::mem::discriminant;
 use std::sync::Mutex;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::Notify;
 use wisp_contract::assignment::{Assignment, artifact_named};
-use wisp_contract::config::Model;
+use wisp_contract::config::{Model, Trial, Tried};
 use wisp_contract::status::HostStatus;
 
 use crate::artifacts::{self, Artifacts, Learned};
@@ -14,11 +18,17 @@ use crate::live::lock;
 
 /// The most models that are remembered.
 const MOST: usize = 4096;
+/// The most of one namespace.
+const OF_NAMESPACE: usize = 256;
 /// How long it counts. What was measured in a bad moment, or on a machine that is no more, shouldn't count for ever.
 const COUNTS: Duration = Duration::from_hours(24);
 
 /// The most kinds of hosts that are remembered of one model.
 const KINDS: usize = 16;
+/// The most bytes of a reason that are remembered: an Assignment has all of them. The runtime's own words may be quoted in it.
+const REASON: usize = 256;
+/// The most bytes that the name of a processor's instructions has.
+const PROCESSOR: usize = 64;
 
 /// How often a host is asked that tries models while it serves.
 const ASKED_EVERY: Duration = Duration::from_secs(1);
@@ -27,7 +37,7 @@ const ASKED: u32 = 90;
 /// How many times in a row it may give no answer.
 const UNANSWERED: u32 = 3;
 
-/// What is known of models, by the names of their files: those of artifacts hold their digests.
+/// What is known of models, by namespaces and the names of their files: those of artifacts hold their digests.
 #[derive(Debug, Default)]
 pub(super) struct Trials {
     known: Mutex<artifacts::Trials>,
@@ -37,15 +47,18 @@ pub(super) struct Trials {
 impl Trials {
     /// Brings back what earlier processes knew, and has what is learned from now on noted for later ones. Never returns.
     pub(super) async fn keep(&self, artifacts: &dyn Artifacts) {
-        for (file, earlier) in artifacts.trials().await {
-            let mut known = lock(&self.known);
-            let known = known.entry(file).or_default();
-            for learned in earlier.into_iter().take(KINDS.saturating_sub(known.len())) {
-                // What was learned meanwhile is newer.
-                let is_of_its_kind =
-                    |known: &Learned| known.tried.is_of_the_kind_of(&learned.tried);
-                if !known.iter().any(is_of_its_kind) {
-                    known.push(learned);
+        let at = seconds(SystemTime::now());
+        for (namespace, models) in artifacts.trials().await {
+            for (file, earlier) in models {
+                let mut known = lock(&self.known);
+                let known = entry(&mut known, &namespace, file, at);
+                for learned in earlier.into_iter().take(KINDS.saturating_sub(known.len())) {
+                    // What was learned meanwhile is newer.
+                    let is_of_its_kind =
+                        |known: &Learned| known.tried.is_of_the_kind_of(&learned.tried);
+                    if !known.iter().any(is_of_its_kind) {
+                        known.push(learned);
+                    }
                 }
             }
         }
@@ -65,7 +78,7 @@ impl Trials {
         let models = &assignment.config.models;
         for model in models.iter().filter(|model| is_stored(model)) {
             let told = status.models.iter().find(|told| told.name == model.name);
-            let Some(tried) = told.and_then(|told| told.tried.clone()) else {
+            let Some(tried) = told.and_then(|told| bounded(told.tried.clone()?)) else {
                 continue;
             };
             // It says what it was told, too.
@@ -75,13 +88,7 @@ impl Trials {
             let file = model.file.display().to_string();
             let counts = |learned: &Learned| counts(learned, at);
             let mut known = lock(&self.known);
-            if known.len() >= MOST && !known.contains_key(&file) {
-                known.retain(|_, of_model| of_model.iter().any(counts));
-                if known.len() >= MOST {
-                    known.clear();
-                }
-            }
-            let of_model = known.entry(file).or_default();
+            let of_model = entry(&mut known, assignment.function.namespace(), file, at);
             // Reasons hold times that were measured: no two are alike.
             let is_known = of_model.iter().any(|other| {
                 other.tried.is_of_the_kind_of(&tried)
@@ -130,10 +137,11 @@ impl Trials {
     /// Tells the host that takes `assignment` what is known.
     pub(super) fn tell(&self, assignment: &mut Assignment, now: SystemTime) {
         let known = lock(&self.known);
+        let known = known.get(assignment.function.namespace());
         let now = seconds(now);
         let models = &mut assignment.config.models;
         for model in models.iter_mut().filter(|model| is_stored(model)) {
-            let of_model = known.get(&model.file.display().to_string());
+            let of_model = known.and_then(|known| known.get(&model.file.display().to_string()));
             let recent = of_model
                 .into_iter()
                 .flatten()
@@ -146,6 +154,63 @@ impl Trials {
 /// Whether it has the same bytes wherever its file has the same name.
 fn is_stored(model: &Model) -> bool {
     artifact_named(&model.file).is_some()
+}
+
+/// What is known of a model in a namespace. Where it is one more, others make room for it.
+fn entry<'a>(
+    known: &'a mut artifacts::Trials,
+    namespace: &str,
+    file: String,
+    at: u64,
+) -> &'a mut Vec<Learned> {
+    let models = known.get(namespace);
+    if !models.is_some_and(|models| models.contains_key(&file)) {
+        make_room(known, namespace, at);
+    }
+    let models = known.entry(namespace.to_owned()).or_default();
+    models.entry(file).or_default()
+}
+
+/// Makes room for one more model of `namespace` where there is none: what no longer counts goes, and if that isn't enough, the
+/// model of which nothing was heard for longest. It is the namespace's own, or where all have too many together, of that which has
+/// most.
+fn make_room(known: &mut artifacts::Trials, namespace: &str, at: u64) {
+    let is_full = |known: &artifacts::Trials| {
+        let of_namespace = known.get(namespace).map_or(0, HashMap::len);
+        let all = known.values().map(HashMap::len).sum::<usize>();
+        (of_namespace >= OF_NAMESPACE, all >= MOST)
+    };
+    if is_full(known) == (false, false) {
+        return;
+    }
+    for models in known.values_mut() {
+        models.retain(|_, of_model| of_model.iter().any(|learned| counts(learned, at)));
+    }
+    known.retain(|_, models| !models.is_empty());
+    let gives = match is_full(known) {
+        (false, false) => return,
+        (true, _) => known.get_mut(namespace),
+        (false, true) => {
+            let most = known
+                .iter_mut()
+                .max_by_key(|(name, models)| (models.len(), *name == namespace));
+            most.map(|(_, models)| models)
+        }
+    };
+    let Some(models) = gives else { return };
+    let last = |of_model: &Vec<Learned>| of_model.iter().map(|learned| learned.at).max();
+    let oldest = models.iter().min_by_key(|(_, of_model)| last(of_model));
+    if let Some(oldest) = oldest.map(|(file, _)| file.clone()) {
+        models.remove(&oldest);
+    }
+}
+
+/// As much of it as is remembered, unless no host says so.
+fn bounded(mut tried: Tried) -> Option<Tried> {
+    if let Trial::Alone(why) | Trial::Spread(why) = &mut tried.trial {
+        why.truncate(why.floor_char_boundary(REASON));
+    }
+    (tried.processor.len() <= PROCESSOR).then_some(tried)
 }
 
 /// Whether it still does at `now`, in seconds since 1970.
@@ -172,8 +237,12 @@ mod tests {
     use crate::signatures::Policy;
 
     fn assignment(file: &str) -> Assignment {
+        assignment_of("a/b", file)
+    }
+
+    fn assignment_of(function: &str, file: &str) -> Assignment {
         serde_json::from_value(json!({
-            "function": "a/b", "revision": "1",
+            "function": function, "revision": "1",
             "config": {"component": {"file": "artifact:0"}, "models": [{"name": "m", "file": file}]},
         }))
         .unwrap()
@@ -191,7 +260,11 @@ mod tests {
     }
 
     fn told(trials: &Trials, file: &str, now: SystemTime) -> Vec<Tried> {
-        let mut assignment = assignment(file);
+        told_to("a/b", trials, file, now)
+    }
+
+    fn told_to(function: &str, trials: &Trials, file: &str, now: SystemTime) -> Vec<Tried> {
+        let mut assignment = assignment_of(function, file);
         trials.tell(&mut assignment, now);
         assignment.config.models.remove(0).trials
     }
@@ -286,6 +359,54 @@ mod tests {
         assert_eq!(cores, (100 - KINDS..100).collect::<Vec<_>>());
     }
 
+    /// Would fail if who may make pods in one namespace decided how the models of others run.
+    #[test]
+    fn a_pod_is_believed_in_its_own_namespace_alone() {
+        let trials = Trials::default();
+        let now = SystemTime::now();
+        trials.learn(
+            &assignment_of("mallory/f", "artifact:1"),
+            &status(&alone()),
+            now,
+        );
+        assert_eq!(told(&trials, "artifact:1", now), []);
+        assert_eq!(
+            told_to("mallory/g", &trials, "artifact:1", now),
+            [alone()],
+            "another function of it"
+        );
+    }
+
+    /// Would fail if what a pod says could make an Assignment larger than a host takes, or who was told a part of a reason were
+    /// taken for one that says something new.
+    #[test]
+    fn what_is_said_at_length_is_cut_short_or_not_believed() {
+        let trials = Trials::default();
+        let now = UNIX_EPOCH + COUNTS;
+        let spread = |why: String| Tried {
+            trial: Trial::Spread(why),
+            ..alone()
+        };
+        let nobody = Tried {
+            processor: "x".repeat(PROCESSOR + 1),
+            ..alone()
+        };
+        let long = spread("\u{e4}".repeat(REASON));
+        for tried in [&nobody, &long] {
+            trials.learn(&assignment("artifact:1"), &status(tried), now);
+        }
+        let short = spread("\u{e4}".repeat(REASON / 2));
+        assert_eq!(
+            told(&trials, "artifact:1", now),
+            std::slice::from_ref(&short)
+        );
+        let mut again = assignment("artifact:1");
+        trials.tell(&mut again, now);
+        trials.learn(&again, &status(&short), now + COUNTS);
+        let later = now + COUNTS + Duration::from_secs(1);
+        assert_eq!(told(&trials, "artifact:1", later), []);
+    }
+
     /// Would fail if what still counts were forgotten while there is what no longer does.
     #[test]
     fn what_no_longer_counts_makes_room() {
@@ -293,16 +414,58 @@ mod tests {
         let (then, now) = (UNIX_EPOCH, UNIX_EPOCH + 2 * COUNTS);
         let status = status(&alone());
         trials.learn(&assignment("artifact:recent"), &status, now);
-        for number in 1..MOST {
+        for number in 1..OF_NAMESPACE {
             let file = format!("artifact:{number}");
             trials.learn(&assignment(&file), &status, then);
         }
-        assert_eq!(lock(&trials.known).len(), MOST);
+        assert_eq!(lock(&trials.known)["a"].len(), OF_NAMESPACE);
         trials.learn(&assignment("artifact:new"), &status, now);
-        assert_eq!(lock(&trials.known).len(), 2);
+        assert_eq!(lock(&trials.known)["a"].len(), 2);
         for file in ["artifact:recent", "artifact:new"] {
             assert_eq!(told(&trials, file, now), [alone()]);
         }
+    }
+
+    /// Would fail if one namespace's pods, or those of many, could have what is known in another forgotten, or if there were no
+    /// bound.
+    #[test]
+    fn who_says_much_makes_room_for_it() {
+        let trials = Trials::default();
+        let status = status(&alone());
+        let at = |seconds: usize| UNIX_EPOCH + Duration::from_secs(seconds as u64);
+        trials.learn(&assignment("artifact:0"), &status, at(0));
+        for namespace in 0..=MOST / OF_NAMESPACE {
+            for number in 0..=OF_NAMESPACE {
+                let (function, file) = (format!("m{namespace}/f"), format!("artifact:{number}"));
+                trials.learn(&assignment_of(&function, &file), &status, at(number));
+            }
+        }
+        let known = lock(&trials.known).clone();
+        assert_eq!(known.values().map(HashMap::len).sum::<usize>(), MOST);
+        assert!(known.values().all(|models| models.len() <= OF_NAMESPACE));
+        assert_eq!(told(&trials, "artifact:0", at(0)), [alone()]);
+        // Each lost what it had said first.
+        for models in known.values().filter(|models| models.len() > 1) {
+            assert!(!models.contains_key("artifact:0"));
+            assert!(models.contains_key(&format!("artifact:{OF_NAMESPACE}")));
+        }
+    }
+
+    /// Would fail if an operator that follows on one which believed every pod everywhere didn't start, or believed them, too.
+    #[tokio::test]
+    async fn what_was_noted_without_namespaces_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let policy = Policy::default();
+        let store =
+            StoreArtifacts::open(folder.path(), 1 << 20, None, Vec::new(), policy, None, None);
+        let learned = Learned {
+            tried: alone(),
+            at: u64::MAX,
+        };
+        let before = json!({"artifact:1": [learned]});
+        let note = folder.path().join("notes/trials.json");
+        std::fs::write(note, before.to_string()).unwrap();
+        assert!(store.unwrap().trials().await.is_empty());
     }
 
     /// Would fail if an operator forgot what it knew when it is restarted.
