@@ -98,6 +98,31 @@ pub enum ScaleError {
     },
 }
 
+impl ScaleError {
+    /// Whether the API server answered.
+    #[must_use]
+    pub fn is_answer(&self) -> bool {
+        matches!(self.source(), Some(kube::Error::Api(_)))
+    }
+
+    /// Whether it may go otherwise in a moment: nobody decided it, or somebody else wrote at the same time.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self.source() {
+            Some(kube::Error::Api(status)) => matches!(status.code, 404 | 409 | 429 | 500..),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    fn source(&self) -> Option<&kube::Error> {
+        match self {
+            Self::Api { source, .. } | Self::End { source, .. } => Some(source),
+            Self::Silence(_) | Self::NoRevision(_) => None,
+        }
+    }
+}
+
 impl Autoscaler {
     /// Nothing is known of any load yet.
     #[must_use]

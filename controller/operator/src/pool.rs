@@ -474,6 +474,10 @@ impl Capacity for Warm {
             }
         })
     }
+
+    fn insist<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ScaleError>> {
+        self.deployments.insist(function)
+    }
 }
 
 #[cfg(test)]

@@ -2,11 +2,13 @@
 
 mod capacity;
 mod error;
+mod insist;
 pub(crate) mod probe;
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use futures::stream::{FuturesUnordered, StreamExt as _};
@@ -40,6 +42,16 @@ const RECOLLECTION: Duration = Duration::from_millis(500);
 const TOLD_AFTER: Duration = Duration::from_millis(100);
 /// A wake-up; `None` while it goes on. All who ask wait for the same.
 pub type Running = watch::Receiver<Option<Result<Ensured, WakeError>>>;
+
+/// What came of asking for a replica.
+enum Provided {
+    /// It serves.
+    Serving(Replica),
+    /// Pods come.
+    Coming,
+    /// They could not be asked for.
+    Refused(ScaleError),
+}
 
 /// Wakes functions.
 pub struct Waker {
@@ -188,19 +200,31 @@ impl Waker {
         let since = Timestamp::now();
         let deadline = tokio::time::sleep(self.timeout);
         tokio::pin!(deadline);
+        let is_refused = AtomicBool::new(false);
         let steps = async {
             self.revision(id, live).await?;
             loop {
-                if let Some(replica) = self.provide(id, live, span).await? {
-                    self.metrics.wake_phase("claimed", began.elapsed());
-                    return Ok(Ensured {
-                        replicas: vec![replica],
-                    });
-                }
-                self.metrics.wake_phase("scaled", began.elapsed());
+                let refused = match self.provide(id, live, span).await? {
+                    Provided::Serving(replica) => {
+                        self.metrics.wake_phase("claimed", began.elapsed());
+                        return Ok(Ensured {
+                            replicas: vec![replica],
+                        });
+                    }
+                    Provided::Coming => None,
+                    Provided::Refused(error) => Some(error),
+                };
                 let _waiting = span.child("pod");
-                self.ask_anew(id, live, since).await;
-                match self.served(id, live, began, since).await {
+                if refused.is_none() {
+                    self.metrics.wake_phase("scaled", began.elapsed());
+                    self.ask_anew(id, live, since).await;
+                }
+                // Whoever else asked for them, they may come.
+                let served = tokio::select! {
+                    served = self.served(id, live, began, since) => served,
+                    error = self.insist(id, refused, &is_refused, began) => Err(error),
+                };
+                match served {
                     // The revision on trial can't serve, the one before could: who waits gets that.
                     Err(WakeError::Trouble(trouble)) if live.fall_back(&trouble) => {
                         self.cluster.notify(id);
@@ -212,11 +236,18 @@ impl Waker {
         };
         tokio::select! {
             result = steps => result,
-            () = &mut deadline => Err(WakeError::Deadline {
-                function: id.clone(),
-                after: self.timeout,
-                state: self.state(id, live),
-            }),
+            () = &mut deadline => {
+                let state = if is_refused.load(Ordering::Relaxed) {
+                    "its number of replicas could not be set".to_owned()
+                } else {
+                    self.state(id, live)
+                };
+                Err(WakeError::Deadline {
+                    function: id.clone(),
+                    after: self.timeout,
+                    state,
+                })
+            }
         }
     }
 
@@ -259,17 +290,18 @@ impl Waker {
         id: &FunctionId,
         live: &Live,
         span: &Span,
-    ) -> Result<Option<Replica>, WakeError> {
+    ) -> Result<Provided, WakeError> {
         let Some(function) = self.cluster.function(id) else {
             return Err(WakeError::Unknown(id.clone()));
         };
         self.autoscaler.wake(Instant::now(), &function, live);
         if self.autoscaler.is_taken_over(live) {
-            return Ok(None);
+            return Ok(Provided::Coming);
         }
-        self.capacity.provide(id, span).await.map_err(|error: ScaleError| {
-            tracing::warn!(function = %id, error = %chain(&error), "a function could not be woken");
-            WakeError::Scale(id.clone())
+        Ok(match self.capacity.provide(id, span).await {
+            Ok(Some(replica)) => Provided::Serving(replica),
+            Ok(None) => Provided::Coming,
+            Err(error) => Provided::Refused(error),
         })
     }
 

@@ -102,6 +102,34 @@ impl Autoscaler {
         result
     }
 
+    /// Sets the replicas of the revision that serves, for who waits for it; all else is set beside that, and what is refused of it is
+    /// nobody's who waits.
+    ///
+    /// # Errors
+    /// When it has no revision, or the API server refuses that.
+    pub async fn push_serving(self: &Arc<Self>, id: &FunctionId) -> Result<(), ScaleError> {
+        let no_revision = || ScaleError::NoRevision(id.clone());
+        let live = self.live.get(id).ok_or_else(no_revision)?;
+        let serving = live.plan().map(|plan| plan.serving);
+        let alone = live.scaling.lock().await;
+        let mut rest = self.changes(id, &live);
+        let of_serving = serving.and_then(|serving| rest.deployments.remove_entry(&serving));
+        let mut result = Ok(());
+        if let Some((revision, replicas)) = of_serving {
+            result = self.set(id, &revision, replicas).await;
+            if result.is_ok()
+                && let Some(plan) = lock(&live.plan).as_mut()
+            {
+                plan.scaled_at = Some(now());
+            }
+        }
+        drop(alone);
+        if !rest.is_empty() {
+            self.begin_push(Instant::now(), id, &rest);
+        }
+        result
+    }
+
     /// Has a revision's pods asked for once more that the namespace refused: its Deployment has none but those that were
     /// admitted for a moment. The ReplicaSet then tries at once, and says anew whether it is refused. Where some were admitted,
     /// only if `all` of them are needed.

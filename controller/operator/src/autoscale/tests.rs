@@ -170,6 +170,40 @@ async fn what_is_refused_keeps_nothing_else_from_being_set() {
     assert_eq!(asked[2].1["preconditions"]["uid"], "p-uid");
 }
 
+/// Would fail if who waits for a function were told of what has nothing to do with what they wait for, or waited for that.
+#[tokio::test]
+async fn who_waits_waits_for_the_revision_that_serves_alone() {
+    let bench = Bench::new(|what| what.contains("/a-trial/") || what.starts_with("DELETE"));
+    let of_trial = |replicas| deployment("a-trial", replicas, None);
+    lock(&bench.live.plan).as_mut().unwrap().latest = "a-trial".into();
+    bench.cluster.deployments.apply(deployment("new", 0, None));
+    bench.cluster.deployments.apply(of_trial(0));
+    bench.cluster.pods.apply(claimed("p", "old"));
+    lock(&bench.live.load).desired = Some(1);
+    bench.autoscaler.push_serving(&bench.id).await.unwrap();
+    let paths = || {
+        let asked = bench.asked().into_iter().map(|(what, _)| what);
+        asked.collect::<Vec<_>>()
+    };
+    let scale = |name: &str| format!("PATCH /apis/apps/v1/namespaces/n/deployments/{name}/scale");
+    assert_eq!(paths(), [scale("new")]);
+    assert!(bench.live.plan().unwrap().scaled_at.is_some());
+    Bench::quiet().await;
+    assert_eq!(
+        paths(),
+        [
+            scale("a-trial"),
+            "DELETE /api/v1/namespaces/n/pods/p".to_owned()
+        ]
+    );
+
+    let bench = Bench::new(|what| what.contains("/new/"));
+    bench.cluster.deployments.apply(deployment("new", 0, None));
+    lock(&bench.live.load).desired = Some(1);
+    let error = bench.autoscaler.push_serving(&bench.id).await.unwrap_err();
+    assert!(error.is_answer() && !error.may_pass(), "{error:?}");
+}
+
 /// Would fail if a label were enough to have somebody else's Deployment scaled.
 #[tokio::test]
 async fn what_is_somebody_elses_is_left_as_it_is() {

@@ -22,6 +22,9 @@ pub trait Capacity: Send + Sync + 'static {
         function: &'a FunctionId,
         wake: &'a Span,
     ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>>;
+
+    /// Asks for pods once more, where that failed.
+    fn insist<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ScaleError>>;
 }
 
 /// Pods from the Deployment of the function's revision.
@@ -35,10 +38,14 @@ impl Capacity for Deployments {
     ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
         Box::pin(async move {
             let _scaling = wake.child("scale");
-            let pushed = tokio::time::timeout(PATIENCE, self.0.push(function)).await;
-            pushed
-                .map_err(|_| ScaleError::Silence(PATIENCE))?
-                .map(|()| None)
+            self.insist(function).await.map(|()| None)
+        })
+    }
+
+    fn insist<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ScaleError>> {
+        Box::pin(async move {
+            let pushed = tokio::time::timeout(PATIENCE, self.0.push_serving(function)).await;
+            pushed.unwrap_or(Err(ScaleError::Silence(PATIENCE)))
         })
     }
 }

@@ -1,8 +1,11 @@
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use futures::future::BoxFuture;
+use kube::core::Status;
 use kube::runtime::watcher::Event;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -33,12 +36,16 @@ impl tower_service::Service<http::Request<kube::client::Body>> for Nobody {
     }
 }
 
-/// Makes a pod as soon as it is asked for one.
+/// Makes a pod as soon as it is asked for one, unless that fails.
 struct Maker {
     cluster: Arc<Cluster>,
     asked: Arc<AtomicUsize>,
+    failures: Failures,
     pod: Value,
 }
+
+/// How asking for pods fails: once each.
+type Failures = Arc<Mutex<VecDeque<ScaleError>>>;
 
 impl Capacity for Maker {
     fn provide<'a>(
@@ -46,13 +53,20 @@ impl Capacity for Maker {
         function: &'a FunctionId,
         _: &'a Span,
     ) -> BoxFuture<'a, Result<Option<Replica>, ScaleError>> {
+        Box::pin(async move { self.insist(function).await.map(|()| None) })
+    }
+
+    fn insist<'a>(&'a self, function: &'a FunctionId) -> BoxFuture<'a, Result<(), ScaleError>> {
         Box::pin(async move {
             self.asked.fetch_add(1, Ordering::SeqCst);
+            if let Some(failure) = lock(&self.failures).pop_front() {
+                return Err(failure);
+            }
             self.cluster.pods.apply(Event::Apply(
                 serde_json::from_value(self.pod.clone()).unwrap(),
             ));
             self.cluster.notify(function);
-            Ok(None)
+            Ok(())
         })
     }
 }
@@ -62,6 +76,7 @@ struct Bench {
     cluster: Arc<Cluster>,
     live: Arc<Functions>,
     asked: Arc<AtomicUsize>,
+    failures: Failures,
     id: FunctionId,
     feed: Feed,
 }
@@ -101,9 +116,11 @@ impl Bench {
             Arc::clone(&metrics),
         );
         let asked = Arc::new(AtomicUsize::new(0));
+        let failures = Failures::default();
         let maker = Maker {
             cluster: Arc::clone(&cluster),
             asked: Arc::clone(&asked),
+            failures: Arc::clone(&failures),
             pod: pod(status),
         };
         let mut waker = Waker::new(
@@ -120,6 +137,7 @@ impl Bench {
             cluster,
             live,
             asked,
+            failures,
             id,
             feed,
         }
@@ -160,6 +178,50 @@ async fn all_who_ask_share_one_wake_up_and_are_answered_before_the_pod_is_called
         assert_eq!(replicas[0].address.to_string(), "127.0.0.1:8080");
     }
     assert_eq!(bench.asked.load(Ordering::SeqCst), 1);
+}
+
+/// An answer of the API server, or that there is none.
+fn refusal(code: Option<u16>) -> ScaleError {
+    let source = code.map_or_else(
+        || kube::Error::Service("connection refused".into()),
+        |code| kube::Error::Api(Status::failure("it is so", "Why").with_code(code).boxed()),
+    );
+    ScaleError::Api {
+        revision: "f-1".into(),
+        replicas: 1,
+        source,
+    }
+}
+
+/// Would fail if a fault that passes were told to everybody who waits, or if they waited in vain for what nobody allows, or for an
+/// API server that isn't there.
+#[tokio::test]
+async fn pods_are_asked_for_again_where_that_may_go_otherwise() {
+    let bench = async |codes: &[Option<u16>]| {
+        let running = json!({"phase": "Running", "podIP": "127.0.0.1"});
+        let bench = Bench::new(running, replica().await);
+        lock(&bench.failures).extend(codes.iter().map(|code| refusal(*code)));
+        bench
+    };
+    let count = |bench: &Bench| bench.asked.load(Ordering::SeqCst);
+    let passes = bench(&[Some(409), None, Some(500)]).await;
+    assert_eq!(passes.ensure().await.unwrap().replicas.len(), 1);
+    assert_eq!(count(&passes), 4);
+
+    for (codes, asked) in [(&[Some(403); 9], 1), (&[None; 9], 4)] {
+        let refused = bench(codes).await;
+        let error = refused.ensure().await.unwrap_err();
+        assert_eq!(error, WakeError::Scale(refused.id.clone()));
+        assert_eq!(count(&refused), asked, "{codes:?}");
+    }
+
+    let mut lasts = bench(&[Some(500); 9]).await;
+    let waker = Arc::into_inner(lasts.waker).unwrap();
+    lasts.waker = Arc::new(waker.within(Duration::from_millis(500)));
+    let error = lasts.ensure().await.unwrap_err();
+    assert_eq!(error.reason(), "start-timeout");
+    assert!(error.to_string().contains("could not be set"), "{error}");
+    assert!(count(&lasts) > 1);
 }
 
 /// Would fail if what came of one wake-up were told to who asks long after it.
