@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{DType, Tensor};
+use crate::{DType, Tensor, byte_len};
 
 /// One input or output of a model.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -24,6 +24,13 @@ impl TensorInfo {
             && (self.dims.is_empty()
                 || self.dims.len() == tensor.shape().len()
                     && self.dims.iter().zip(tensor.shape()).all(fits))
+    }
+
+    /// How many bytes such a tensor has, at most [`u64::MAX`]; `None` where a call chooses a dimension.
+    #[must_use]
+    pub fn byte_len(&self) -> Option<u64> {
+        let dims: Vec<u64> = self.dims.iter().copied().collect::<Option<_>>()?;
+        Some(byte_len(self.dtype, &dims).unwrap_or(u64::MAX))
     }
 
     /// Type and dimensions, such as `f32[?,3,224,224]`.

@@ -171,6 +171,31 @@ impl Model {
         &self.outputs
     }
 
+    /// What it is going to give for these `inputs`, as far as that is known: where calls are joined, each output has a row for each
+    /// of theirs, and most models say how large a row is. Nothing of inputs that it doesn't take.
+    #[must_use]
+    pub fn outputs_of(&self, inputs: &[NamedTensor]) -> Vec<TensorInfo> {
+        let is_taken = |input: &NamedTensor| {
+            let mut own = self.inputs.iter();
+            own.any(|own| own.name == input.name && own.accepts(&input.tensor))
+        };
+        let rows = inputs.iter().map(|input| input.tensor.shape().first());
+        let rows = rows.map(|rows| rows.copied().unwrap_or(0)).min();
+        let is_known = self.current.get().batching.is_ok() && inputs.iter().all(is_taken);
+        let Some(rows) = rows.filter(|_| is_known) else {
+            return Vec::new();
+        };
+        let known = |output: &TensorInfo| {
+            let mut output = output.clone();
+            match output.dims.split_first_mut()? {
+                (rows_of @ None, rest) if rest.iter().all(Option::is_some) => *rows_of = Some(rows),
+                _ => return None,
+            }
+            Some(output)
+        };
+        self.outputs.iter().filter_map(known).collect()
+    }
+
     /// The most rows that are computed together, or why calls aren't joined.
     ///
     /// # Errors

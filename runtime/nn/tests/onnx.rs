@@ -215,6 +215,33 @@ async fn one_bad_index_fails_alone() {
     }
 }
 
+/// Would fail if an output's size were known only once it is there where the model says how large a row is, or were told of one whose
+/// rows nobody knows.
+#[tokio::test]
+async fn how_large_outputs_will_be_is_known_of_independent_rows() {
+    need_onnxruntime!();
+    let indices = |rows: u64| {
+        let zeros = vec![0; usize::try_from(8 * rows).unwrap()];
+        named("index", Tensor::new(DType::I64, [rows], zeros).unwrap())
+    };
+    let vectors = load_joined("vectors").await;
+    assert!(vectors.batching().is_ok(), "{:?}", vectors.batching());
+    let known = vectors.outputs_of(&[indices(3)]);
+    assert_eq!(known[0].to_string(), "y: f32[3,1024]");
+    assert_eq!(known[0].byte_len(), Some(3 * 4096));
+    let outputs = vectors.run(vec![indices(3)]).await.unwrap();
+    assert_eq!(outputs[0].tensor.data().len(), 3 * 4096);
+    // It takes none of these.
+    let number = named("index", f32s(&[1], &[1.0]));
+    let other = named("other", indices(3).tensor);
+    for inputs in [vec![], vec![number], vec![other]] {
+        assert_eq!(vectors.outputs_of(&inputs), []);
+    }
+    let unknown = load("any-rank").await.unwrap();
+    let x = named("x", f32s(&[1, 1], &[1.0]));
+    assert_eq!(unknown.outputs_of(&[x]), []);
+}
+
 /// Would fail if each call that a guest gets wrong were a line of the host's log.
 #[tokio::test]
 async fn what_guests_get_wrong_again_and_again_is_told_a_few_times() {

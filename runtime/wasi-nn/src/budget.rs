@@ -49,6 +49,22 @@ impl Budget {
     }
 }
 
+impl Budget {
+    /// Whether so many bytes will fit once `freed` of those in use are given back, and `before` of others have come.
+    pub(crate) fn will_fit(&self, bytes: u64, freed: u64, before: u64) -> Result<(), Exceeded> {
+        let used = self.used.load(Relaxed).saturating_sub(freed);
+        let used = used.saturating_add(before);
+        if used.saturating_add(bytes) <= self.limit {
+            return Ok(());
+        }
+        Err(Exceeded {
+            asked: bytes,
+            used,
+            limit: self.limit,
+        })
+    }
+}
+
 #[cfg(test)]
 impl Budget {
     /// Bytes that are in use.

@@ -137,6 +137,18 @@ impl WasiNn<'_> {
             charges.push(usable.charge);
             tensors.push(NamedTensor::new(name, usable.tensor));
         }
+        // Nothing is computed of which it is known that it can't be held.
+        let freed = tensors.iter().map(|named| named.tensor.data().len() as u64);
+        let (freed, mut before) = (freed.sum(), 0_u64);
+        for output in model.outputs_of(&tensors) {
+            let bytes = output.byte_len().unwrap_or_default();
+            let fits = self.ctx.budget.will_fit(bytes, freed, before);
+            fits.map_err(|exceeded| {
+                let (name, layout) = (&output.name, output.layout());
+                Error::too_large(format!("output `{name}`, {layout}: {exceeded}"))
+            })?;
+            before = before.saturating_add(bytes);
+        }
         let outputs = model.run(tensors).await?;
         drop(charges);
         let charged = outputs.into_iter().map(|NamedTensor { name, tensor }| {

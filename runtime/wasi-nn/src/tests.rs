@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use wasmtime::component::{Linker, Resource, ResourceTable};
 use wasmtime::{Config, Engine};
-use wisp_contract::config::{Batching, Device, Model, ModelFormat};
+use wisp_contract::config::{Batching, Device, Model, ModelFormat, Trial, Tried};
 use wisp_nn::{LoadError, ModelStore, Options};
 
 use crate::bindings::wasi::nn::errors::{ErrorCode, HostError};
@@ -41,6 +41,11 @@ struct Store {
 impl Store {
     /// A store with some models, where ONNX Runtime is here. Says so where it isn't.
     async fn new(models: &[&str], tensors: u64) -> Option<Self> {
+        Self::with(models, tensors, |_| {}).await
+    }
+
+    /// The same of models that are to be loaded otherwise.
+    async fn with(models: &[&str], tensors: u64, change: impl Fn(&mut Model)) -> Option<Self> {
         let config = |name: &&str| Model {
             name: (*name).to_owned(),
             format: ModelFormat::Onnx,
@@ -50,7 +55,8 @@ impl Store {
             batching: Batching::default(),
             trials: Vec::new(),
         };
-        let configs: Vec<Model> = models.iter().map(config).collect();
+        let mut configs: Vec<Model> = models.iter().map(config).collect();
+        configs.iter_mut().for_each(change);
         match ModelStore::load(&configs, &options()).await {
             Ok(models) => {
                 let ctx = WasiNnCtx::new(models, NonZeroU64::new(tensors).unwrap());
@@ -288,6 +294,45 @@ async fn tensors_are_held_within_the_budget() {
         let error = store.compute(&grow, vec![("x", x)]).await.unwrap_err();
         let text = "output `y`, f32[1,8]: 32 bytes of tensors are too many: 0 of 20 are in use (limits.tensors)";
         assert_eq!(error, (ErrorCode::TooLarge, text.to_owned()));
+    }
+}
+
+/// Would fail if what can't be held were computed first, where the model says how large it will be.
+#[tokio::test]
+async fn what_cannot_be_held_is_not_computed() {
+    let Some(store) = Store::new(&["vectors"], 1).await else {
+        return;
+    };
+    let ours = store.ctx.models.get("vectors").unwrap().status().tried;
+    let joined = Tried {
+        trial: Trial::Joined,
+        ..ours.unwrap()
+    };
+    let told = |model: &mut Model| model.trials = vec![joined.clone()];
+    let mut store = Store::with(&["vectors"], 10_000, told).await.unwrap();
+    let vectors = store.open("vectors").unwrap();
+    for (rows, fits) in [(3, false), (2, true), (1000, false)] {
+        let bytes = vec![0; usize::try_from(8 * rows).unwrap()];
+        let index = HostTensor::new(&mut store.nn(), vec![rows], TensorType::I64, bytes).unwrap();
+        let before = store.ctx.models.get("vectors").unwrap().metrics().items;
+        let outputs = store.compute(&vectors, vec![("index", index)]).await;
+        let after = store.ctx.models.get("vectors").unwrap().metrics().items;
+        assert_eq!(after > before, fits, "{rows}");
+        match outputs {
+            Ok(outputs) => {
+                assert!(fits, "{rows}");
+                for (_, output) in outputs {
+                    HostTensor::drop(&mut store.nn(), output).unwrap();
+                }
+            }
+            Err((code, text)) => {
+                let wanted = rows * 4096;
+                let said = format!(
+                    "output `y`, f32[{rows},1024]: {wanted} bytes of tensors are too many: 0 of 10000 are in use (limits.tensors)"
+                );
+                assert_eq!((code, text), (ErrorCode::TooLarge, said), "{rows}");
+            }
+        }
     }
 }
 

@@ -77,6 +77,15 @@ save(
     [constant("table", np.array([0.5, 1.5, 2.5, 3.5], np.float32))],
 )
 
+# The same, and what it gives is 512 times as large as what it takes.
+save(
+    "vectors",
+    [helper.make_node("Gather", ["table", "index"], ["y"], axis=0)],
+    [info("index", T.INT64, ["n"])],
+    [info("y", T.FLOAT, ["n", 1024])],
+    [constant("table", np.zeros((2, 1024), np.float32))],
+)
+
 # Dimension 0 is dynamic and named alike, but each row's answer depends on the others.
 save(
     "mean",
