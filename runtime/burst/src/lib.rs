@@ -16,12 +16,13 @@
 
 use std::io::{Error, ErrorKind, IoSlice};
 use std::pin::{Pin, pin};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Wake, Waker, ready};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::AsyncWrite as _;
 use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -54,6 +55,29 @@ pub fn answers_wait() -> bool {
     HERE.with(|thread| !thread.lock().answers.is_empty())
 }
 
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub struct Peer(Weak<Out>);
+
+impl Peer {
+    /// Whether it closed the connection, or its half of it, though what it sent before is unread: whoever reads learns that only
+    /// after all of it. What the socket has no room for keeps it from being known here, too.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        let Some(out) = self.0.upgrade() else {
+            return true;
+        };
+        let unsent = out.lock();
+        let Some(half) = &unsent.half else {
+            return true;
+        };
+        let mut asked = [PollFd::new(half.as_ref(), PollFlags::RDHUP)];
+        // A call that is interrupted, or for which there is no memory, tells nothing.
+        let told = poll(&mut asked, Some(&Timespec::default()));
+        told.is_ok_and(|count| count > 0)
+    }
+}
+
 /// A connection whose small writes leave with those of others.
 #[derive(Debug)]
 pub struct Burst {
@@ -62,6 +86,12 @@ pub struct Burst {
 }
 
 impl Burst {
+    /// Tells whether the client is there still.
+    #[must_use]
+    pub fn peer(&self) -> Peer {
+        Peer(Arc::downgrade(&self.out))
+    }
+
     /// The same connection.
     #[must_use]
     pub fn new(stream: TcpStream) -> Self {

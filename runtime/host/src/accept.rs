@@ -115,19 +115,18 @@ fn connect(
     builder.http1().timer(ConnectionTimer::default());
     let (host, function) = (Arc::clone(host), Arc::clone(function));
     let used = Arc::clone(&place);
+    let stream = Burst::new(stream);
+    let peer = stream.peer();
     let service = service_fn(move |mut request: Request<Incoming>| {
         // Only gateways know the key. Who doesn't has as much time as who asks nothing.
         let is_known = key::take_and_check(request.headers_mut(), function.key.as_ref());
         if is_known {
             used.state.store(true, Ordering::Relaxed);
         }
-        answer(Arc::clone(&host), Arc::clone(&function), request, is_known)
+        let (host, function) = (Arc::clone(&host), Arc::clone(&function));
+        answer(host, function, request, is_known, peer.clone())
     });
-    let connection = connections.watch(
-        builder
-            .serve_connection(Burst::new(stream), service)
-            .into_owned(),
-    );
+    let connection = connections.watch(builder.serve_connection(stream, service).into_owned());
     tokio::spawn(async move {
         let end = async {
             tokio::select! {

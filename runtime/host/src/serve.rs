@@ -1,11 +1,10 @@
 //! The request path: accept → admit → instance → component → respond.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, Version};
@@ -13,6 +12,7 @@ use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use wisp_admit::Permit;
+use wisp_burst::Peer;
 
 use crate::answer::{Answer, Timing};
 use crate::body::{Body, Hold, Rest, Sent};
@@ -32,15 +32,26 @@ use crate::written::{Desk, Written};
 
 /// A request's body of so many bytes is read with its head, whether or not the guest wants it.
 const LITTLE: u64 = 4096;
+/// How often it is looked whether a client is there still whose request nobody reads.
+const LOOKED_AFTER: Duration = Duration::from_secs(1);
+
+/// A client left whose request nobody had read yet.
+#[derive(Debug, thiserror::Error)]
+#[error("the client left before it was answered")]
+pub(crate) struct Gone;
 
 /// Answers one request, of a client that knows the key or doesn't. Dropping the future cancels the guest: hyper does that when the
-/// client is gone.
+/// client is gone, as far as it can know.
+///
+/// # Errors
+/// When it doesn't know that the client is gone.
 pub(crate) async fn serve(
     host: Arc<Host>,
     function: Arc<Function>,
     mut request: Request<Incoming>,
     is_known: bool,
-) -> Result<Response<Body>, Infallible> {
+    client: Peer,
+) -> Result<Response<Body>, Gone> {
     let began = Instant::now();
     let id = request::id(request.headers_mut());
     let access = host.access_log().map(|log| Access {
@@ -57,8 +68,13 @@ pub(crate) async fn serve(
     let (body, upload) = Limited::new(body, version, function.limits.request_body);
     record.reads(&upload);
     let request = Request::from_parts(parts, body);
+    let is_large = version < Version::HTTP_2 && !is_little;
     let answered = if is_known {
-        answer(&function, request, &upload, &id, began).await
+        tokio::select! {
+            biased;
+            answered = answer(&function, request, &upload, &id, began) => answered,
+            () = left(&client, &upload), if is_large => return Err(Gone),
+        }
     } else {
         Err(Failure::WrongKey)
     };
@@ -71,12 +87,24 @@ pub(crate) async fn serve(
         Ok(answer) => answer.into_response(record),
         Err(failure) => respond::problem(&failure, sent, record),
     };
-    if version < Version::HTTP_2 && !is_little && is_left {
+    if is_large && is_left {
         // The next request would wait until what is left of this one's body is read, or given up with the connection.
         let close = HeaderValue::from_static("close");
         response.headers_mut().insert(CONNECTION, close);
     }
     Ok(response)
+}
+
+/// Waits until the client is gone. Over HTTP/1.1 hyper finds that at the end of what it reads, and reads no further than somebody
+/// asks it to.
+async fn left(client: &Peer, upload: &Upload) {
+    while !upload.has_ended() {
+        tokio::time::sleep(LOOKED_AFTER).await;
+        if client.is_gone() {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 async fn answer(

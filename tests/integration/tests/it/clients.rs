@@ -225,6 +225,41 @@ async fn a_body_without_an_end_is_refused_at_the_limit() {
     assert!(host.peak_memory().unwrap() < 300 << 20);
 }
 
+/// Would fail if a client that gave up while nobody read what it sent kept its place, or one in the queue, until the deadline.
+#[tokio::test]
+async fn a_client_that_leaves_unread_gives_its_place_back() {
+    let host = p2(|config| {
+        config.limits.timeout = Duration::from_secs(3600);
+        config.limits.concurrency = NonZeroUsize::MIN;
+    })
+    .await;
+    // More than is read with the head, and less than a socket holds: what is left to send keeps the end from being seen.
+    let large = "x".repeat(30_000);
+    let whole = post("/sleep?3600000", "content-length: 30000", &large);
+    let awaited = "expect: 100-continue\r\ncontent-length: 30000";
+    let expects = post("/sleep?3600000", awaited, "");
+    for (first, second) in [(&whole, &expects), (&expects, &whole)] {
+        let mut running = TcpStream::connect(host.data()).await.unwrap();
+        running.write_all(first).await.unwrap();
+        host.until(|status| status.in_flight == 1).await.unwrap();
+        let mut waiting = TcpStream::connect(host.data()).await.unwrap();
+        waiting.write_all(second).await.unwrap();
+        host.until(|status| status.queued == 1).await.unwrap();
+        drop(waiting);
+        host.until(|status| status.queued == 0 && status.in_flight == 1)
+            .await
+            .unwrap();
+        drop(running);
+        host.until_idle().await.unwrap();
+    }
+    let line = host
+        .line("request", |line| line.event.as_deref() == Some("request"))
+        .await
+        .unwrap();
+    assert_eq!(line.fields["reason"], "client-gone");
+    assert_eq!(host.client().get("/hello").await.unwrap().text(), "hello\n");
+}
+
 /// There is no telling it from a client that is gone, and that one must not keep a place.
 #[tokio::test]
 async fn a_client_that_closes_its_half_while_it_waits_gives_its_place_back() {
