@@ -122,15 +122,23 @@ impl Pools {
                     self.refusals.forget(id.namespace());
                     return true;
                 }
-                // It is no more, or another has its name.
-                Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return false,
+                // It is no more.
+                Err(kube::Error::Api(status)) if status.code == 404 => return false,
                 Err(error) => error,
             };
+            let is_conflict = matches!(&error, kube::Error::Api(status) if status.code == 409);
+            // Another has its name. Where it stands, somebody else wrote at the same time, or a policy says so.
+            if is_conflict && !self.is_shown(id, pool, pod) {
+                return false;
+            }
             let why = chain(&error);
-            if is_refusal(&error) {
+            if is_conflict || is_refusal(&error) {
                 let (namespace, now) = (id.namespace(), Instant::now());
-                self.refusals.note(namespace, why.clone(), now);
-                if refused.get_or_insert(now).elapsed() >= patience {
+                let is_over = refused.get_or_insert(now).elapsed() >= patience;
+                if is_over || !is_conflict {
+                    self.refusals.note(namespace, why.clone(), now);
+                }
+                if is_over {
                     tracing::error!(function = %id, pod = name, error = why, "a pod is not allowed to be marked as the function's: it ends, and no other is taken in that namespace for a while");
                     // Another is made in its place.
                     lock(&live.claims).remove(&name);
@@ -142,6 +150,16 @@ impl Pools {
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
+    }
+
+    /// Whether the watches show the pod, as the pool's or already as the function's. One that is gone they may show for a moment.
+    fn is_shown(&self, id: &FunctionId, pool: &str, pod: &Pod) -> bool {
+        let name = pod.name_any();
+        let pool = FunctionId::new(id.namespace(), pool).ok();
+        let of_pool = pool.and_then(|pool| self.cluster.warm.get(&pool, &name));
+        let shown = [of_pool, self.cluster.pods.get(id, &name)];
+        let mut shown = shown.into_iter().flatten();
+        shown.any(|shown| shown.uid() == pod.uid())
     }
 
     /// Gives a pod what the function asks for, as far as its node has it.

@@ -809,7 +809,7 @@ mod claiming {
     /// or if an API server that says nothing were taken for one that refuses.
     #[tokio::test]
     async fn a_pod_that_may_not_become_a_functions_is_ended_and_no_other_is_taken() {
-        for (code, is_refused) in [(403, true), (422, true), (500, false)] {
+        for (code, is_refused) in [(403, true), (409, true), (422, true), (500, false)] {
             let asked = Arc::new(Mutex::new(Vec::new()));
             let remembered = Arc::clone(&asked);
             let client = api_server::client(move |asked, _| {
@@ -846,6 +846,36 @@ mod claiming {
                 assert_eq!(pools.claim(id, &Span::default()).await, None);
                 assert!(!lock(&pools.taken).contains_key("pod-1"));
             }
+        }
+    }
+
+    /// Would fail if a pod were nobody's for ever, and never ended, because somebody else wrote to it at the same time; or if
+    /// another were marked that has its name by now, or one asked for for ever that is gone.
+    #[tokio::test]
+    async fn a_pod_that_somebody_else_wrote_to_is_marked_nevertheless() {
+        for (is_there, expected) in [(true, 2), (false, 1)] {
+            let tried = Arc::new(AtomicUsize::new(0));
+            let counted = Arc::clone(&tried);
+            let client =
+                api_server::client(move |_, _| match counted.fetch_add(1, Ordering::SeqCst) {
+                    0 => refusal(409),
+                    _ => (200, json!({"metadata": {"name": "p-0"}})),
+                });
+            let bench = Bench::with(client, &["127.78.16.1"]);
+            let (id, live, pools) = (&bench.id, &bench.live, &bench.pools);
+            let claimable = claimable(json!({"component": {"image": "r/x:1"}})).unwrap();
+            let all = pools.cluster.pools().state();
+            let (_, pod) = pools.take(&all, &claimable).unwrap();
+            if !is_there {
+                let mut anew = pod.as_ref().clone();
+                anew.metadata.uid = Some("another".to_owned());
+                pools.cluster.warm.apply(Event::Apply(anew));
+            }
+            let patience = Duration::from_secs(60);
+            let adopted = pools.adopt(id, live, "warm", &pod, &claimable, patience);
+            assert_eq!(adopted.await, is_there);
+            assert_eq!(tried.load(Ordering::SeqCst), expected);
+            assert_eq!(pools.refusals.why("vision", Instant::now()), None);
         }
     }
 
