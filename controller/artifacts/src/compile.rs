@@ -10,7 +10,7 @@ use wisp_engine::preinit::{self, Outcome, preinit};
 use wisp_engine::{Cpu, Engines, Footprint, Loader, Wasi, cache::Source, compatibility};
 
 use crate::error::Error;
-use crate::store::{Store, Stored, is_full};
+use crate::store::{FAILED, Store, Stored, is_full};
 
 mod apart;
 mod child;
@@ -26,6 +26,9 @@ use turns::Turns;
 pub(crate) const LARGEST: u64 = 256 << 20;
 /// The most bytes of a component's machine code.
 const LARGEST_CODE: u64 = 1 << 30;
+
+/// The most cautions that are noted of a component, and the most bytes of each: it may import much, by long names.
+const CAUTIONS: (usize, usize) = (64, 1024);
 
 /// Prepares components, one at a time: compiling takes all the processors there are. Those that a replica waits for come first,
 /// and who has many takes turns with others.
@@ -200,6 +203,12 @@ impl Compiler {
             None => self.here(source).await?,
             Some(apart) => self.elsewhere(apart, source).await?,
         };
+        let (most, longest) = CAUTIONS;
+        let mut cautions = facts.cautions;
+        cautions.truncate(most);
+        for caution in &mut cautions {
+            caution.truncate(caution.floor_char_boundary(longest));
+        }
         let prepared = Prepared {
             component: component.sha256,
             length: component.length,
@@ -212,7 +221,7 @@ impl Compiler {
                 asks_models: facts.asks_models,
             },
             handler: facts.handler,
-            cautions: facts.cautions,
+            cautions,
         };
         self.store.note(key, &prepared).await?;
         Ok(prepared)
@@ -330,7 +339,7 @@ impl Compiler {
             .map_or((0, 0), |apart| (apart.memory, apart.timeout.as_millis()));
         let of_init = init.timeout.as_millis();
         let (most, largest) = (init.memory, init.component);
-        format!("failed-{memory}-{timeout}-{of_init}-{most}-{largest}-{key}")
+        format!("{FAILED}{memory}-{timeout}-{of_init}-{most}-{largest}-{key}")
     }
 }
 

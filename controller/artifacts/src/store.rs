@@ -28,6 +28,7 @@ use crate::turn::Turn;
 
 mod check;
 mod folder;
+mod notes;
 mod origins;
 mod room;
 mod share;
@@ -35,6 +36,7 @@ mod writing;
 
 use check::Look;
 use folder::Folder;
+pub(crate) use notes::{FAILED, SIGNED};
 pub(crate) use origins::Place;
 pub(crate) use room::is_full;
 use writing::Writing;
@@ -309,7 +311,9 @@ impl Store {
     }
 
     /// What [`Store::note`] wrote under `key`; `None` where there is nothing of this type. It is kept for 90 days after it was
-    /// asked for last, and for as long as the store has an artifact whose digest is a part of `key` between `-` and `.`.
+    /// asked for last, and for as long as the store has an artifact whose digest is a part of `key` between `-` and `.`; of a
+    /// failure for a day. Where there are more than 16,384 notes, or 64 MiB, those go first that are of failures, then of what the
+    /// store doesn't have, then of what nobody holds, and of those what was not asked for longest.
     pub async fn noted<T: DeserializeOwned + Send + 'static>(&self, key: &str) -> Option<T> {
         let (folder, key) = (Arc::clone(&self.folder), key.to_owned());
         blocking(move || {
@@ -326,10 +330,9 @@ impl Store {
     /// # Errors
     /// When it can't be written.
     pub async fn note(&self, key: &str, value: &impl Serialize) -> Result<(), Error> {
-        let path = self.folder.note(key);
-        let folder = Arc::clone(&self.folder);
+        let (folder, key) = (Arc::clone(&self.folder), key.to_owned());
         let bytes = serde_json::to_vec(value).unwrap_or_default();
-        blocking(move || folder.replace(&path, &bytes)).await
+        blocking(move || folder.write_note(&key, &bytes)).await
     }
 }
 

@@ -11,6 +11,9 @@ const FIRST: Duration = Duration::from_secs(60);
 /// The longest that it isn't tried again: the machine may have been short of something.
 const LONGEST: Duration = Duration::from_secs(3600);
 
+/// The most bytes that are remembered of why: it may quote names of the component's.
+const SENTENCE: usize = 4096;
+
 /// A failure that will come again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Failure {
@@ -24,9 +27,11 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn of(error: &Error, before: Option<&Self>, now: SystemTime) -> Self {
+        let mut sentence = error.sentence();
+        sentence.truncate(sentence.floor_char_boundary(SENTENCE));
         Self {
             reason: error.reason().to_owned(),
-            sentence: error.sentence(),
+            sentence,
             times: before.map_or(0, |before| before.times).saturating_add(1),
             at: seconds(now),
         }

@@ -15,7 +15,7 @@ use crate::error::Error;
 use crate::fetch::Fetcher;
 use crate::reference::Reference;
 use crate::signature::{Judgement, PREDICATE, PublicKey, Signed};
-use crate::store::Store;
+use crate::store::{SIGNED, Store};
 
 const SIMPLE_LAYER: &str = "application/vnd.dev.cosign.simplesigning.v1+json";
 /// The beginning of a bundle's type, whose end is its version.
@@ -278,5 +278,5 @@ fn note(sha256: &str, keys: &[PublicKey]) -> String {
     ids.sort_unstable();
     ids.dedup();
     let set = hex::encode(Sha256::digest(ids.join(",")));
-    format!("signed-{sha256}-{set}")
+    format!("{SIGNED}{sha256}-{set}")
 }

@@ -1,7 +1,7 @@
 //! The store's folder on disk. What is here waits for the disk.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +12,7 @@ use tempfile::{NamedTempFile, TempDir};
 
 use super::Usage;
 use super::check::Seen;
+use super::notes::{MOST, Notes};
 use super::room::{of_volume, with_room};
 use super::share::namespace_of;
 use crate::error::Error;
@@ -24,6 +25,7 @@ pub(super) struct Folder {
     /// How much of it each namespace may have.
     pub(super) share: Option<u64>,
     state: Mutex<State>,
+    pub(super) notes: Notes,
     /// Held by who adds to what is noted of where artifacts came from.
     pub(super) origins: Mutex<()>,
     /// How often a file was digested.
@@ -56,8 +58,6 @@ pub(super) const PARTIAL: &str = "partial";
 const NOTES: &str = "notes";
 /// How long what came stays before somebody holds it: until all else that they need is here, too.
 pub(super) const FRESH: Duration = Duration::from_secs(10 * 60);
-/// How long a note is kept that isn't asked for, of what isn't here. What is forgotten is found out anew.
-const FORGOTTEN: Duration = Duration::from_secs(90 * 24 * 3600);
 
 impl Folder {
     pub(super) fn open(folder: &Path, capacity: u64, share: Option<u64>) -> Result<Self, Error> {
@@ -78,17 +78,17 @@ impl Folder {
                 .create(path)
                 .map_err(io)?;
         }
+        let files = files_in(folder).map_err(io)?;
         let this = Self {
             path: folder.to_owned(),
             capacity: of_volume(folder, capacity),
             share,
             state: Mutex::default(),
+            notes: Notes::open(notes, &files, MOST).map_err(io)?,
             origins: Mutex::default(),
             #[cfg(test)]
             digested: std::sync::atomic::AtomicUsize::new(0),
         };
-        let files = this.files()?;
-        forget(&notes, &files).map_err(io)?;
         this.state().kept = total(&files);
         Ok(this)
     }
@@ -128,22 +128,6 @@ impl Folder {
             kept: total(&files),
             partial: state.partial,
         })
-    }
-
-    /// The file of a note.
-    pub(super) fn note(&self, key: &str) -> PathBuf {
-        self.path.join(NOTES).join(key)
-    }
-
-    /// What was noted. What is asked for is in use: its age begins anew.
-    pub(super) fn noted(&self, key: &str) -> Option<Vec<u8>> {
-        let path = self.note(key);
-        let bytes = fs::read(&path).ok()?;
-        let _ = File::options()
-            .write(true)
-            .open(&path)
-            .and_then(|file| file.set_modified(SystemTime::now()));
-        Some(bytes)
     }
 
     /// Writes a small file, or nothing of it.
@@ -196,28 +180,7 @@ impl Folder {
     }
 
     pub(super) fn files(&self) -> Result<Vec<Kept>, Error> {
-        let read = || -> io::Result<Vec<Kept>> {
-            let mut files = Vec::new();
-            for entry in fs::read_dir(&self.path)? {
-                let entry = entry?;
-                let Some(sha256) = entry
-                    .file_name()
-                    .to_str()
-                    .filter(|name| is_sha256(name))
-                    .map(str::to_owned)
-                else {
-                    continue;
-                };
-                let metadata = entry.metadata()?;
-                files.push(Kept {
-                    sha256,
-                    length: metadata.len(),
-                    used: metadata.modified()?,
-                });
-            }
-            Ok(files)
-        };
-        read().map_err(|source| self.io(&self.path, source))
+        files_in(&self.path).map_err(|source| self.io(&self.path, source))
     }
 }
 
@@ -266,18 +229,25 @@ pub(super) struct Kept {
     pub(super) used: SystemTime,
 }
 
-/// Removes notes that are old, and of none of the `files`. Of those some may be in use for years, and the note be asked for only
-/// when a process begins.
-fn forget(notes: &Path, files: &[Kept]) -> io::Result<()> {
-    let here: HashSet<&str> = files.iter().map(|file| &*file.sha256).collect();
-    for note in fs::read_dir(notes)? {
-        let note = note?;
-        let name = note.file_name();
-        let mut parts = name.to_str().unwrap_or_default().split(['-', '.']);
-        let age = note.metadata()?.modified()?.elapsed().unwrap_or_default();
-        if age > FORGOTTEN && !parts.any(|part| here.contains(part)) {
-            fs::remove_file(note.path())?;
-        }
+/// The whole files of a folder.
+fn files_in(folder: &Path) -> io::Result<Vec<Kept>> {
+    let mut files = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let Some(sha256) = entry
+            .file_name()
+            .to_str()
+            .filter(|name| is_sha256(name))
+            .map(str::to_owned)
+        else {
+            continue;
+        };
+        let metadata = entry.metadata()?;
+        files.push(Kept {
+            sha256,
+            length: metadata.len(),
+            used: metadata.modified()?,
+        });
     }
-    Ok(())
+    Ok(files)
 }

@@ -82,6 +82,6 @@ impl Folder {
         let surplus = known.len().saturating_sub(MOST);
         known.drain(..surplus);
         let bytes = serde_json::to_vec(&known).unwrap_or_default();
-        self.replace(&self.note(&Self::origins_key(sha256)), &bytes)
+        self.write_note(&Self::origins_key(sha256), &bytes)
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use sha2::{Digest, Sha256};
 
 use super::folder::PARTIAL;
+use super::notes::Size;
 use super::room::STEP;
 use super::*;
 
@@ -532,5 +533,53 @@ async fn notes_of_what_is_in_use_are_not_forgotten() {
     for key in keys.iter().chain([&asked]) {
         known.push(store.noted::<String>(key).await.is_some());
     }
-    assert_eq!(known, [true, true, false, false, true]);
+    assert_eq!(known, [true, false, false, false, true]);
+}
+
+/// Would fail if notes filled the disk, if what is in use were forgotten for what is not, or what is written often took the room of
+/// others.
+#[tokio::test]
+async fn there_are_only_so_many_notes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = Store::open(folder.path(), 100).unwrap();
+    Arc::get_mut(&mut store.folder).unwrap().notes.most = Size {
+        count: 8,
+        bytes: 1000,
+    };
+    let held = store.put(&b"held"[..]).await.unwrap().sha256;
+    let here = store.put(&b"here"[..]).await.unwrap().sha256;
+    store.hold("ns/f", [held.clone()]);
+    store.folder.age(LONG);
+    let (gone, long_gone) = (sha256(b"gone"), sha256(b"long gone"));
+    // Those first that were not asked for longest.
+    let keys = [
+        format!("{held}-0.1.0.json"),
+        "trials.json".to_owned(),
+        format!("signed-{gone}-set"),
+        format!("{here}-0.1.0.json"),
+        format!("{long_gone}-0.1.0.json"),
+        format!("{gone}-0.1.0.json"),
+        format!("origins-{here}"),
+        format!("failed-0-{held}-0.1.0.json"),
+    ];
+    let start = SystemTime::UNIX_EPOCH;
+    for (key, age) in keys.iter().zip(1..) {
+        store.note(key, &"it").await.unwrap();
+        let note = File::options().write(true).open(store.folder.note(key));
+        note.unwrap()
+            .set_modified(start + Duration::from_secs(age))
+            .unwrap();
+    }
+    let left = || keys.each_ref().map(|key| store.folder.note(key).exists());
+    for _ in 0..9 {
+        store.note("trials.json", &"it").await.unwrap();
+    }
+    assert_eq!(left(), [true; 8]);
+    store.note("another.json", &"it").await.unwrap();
+    let few = [true, true, true, true, false, true, true, false];
+    assert_eq!(left(), few);
+    let many = "x".repeat(990);
+    let large = format!("failed-1-{held}-0.1.0.json");
+    store.note(&large, &many).await.unwrap();
+    assert_eq!((left(), store.folder.note(&large).exists()), (few, false));
 }
