@@ -11,7 +11,7 @@ use kube::runtime::reflector::ObjectRef;
 use kube::{Client, Config, ResourceExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::sync::{SetOnce, watch};
+use tokio::sync::{Mutex, SetOnce, watch};
 use tokio_util::sync::CancellationToken;
 use wisp_api::Function;
 use wisp_artifacts::Apart;
@@ -36,7 +36,7 @@ use crate::reconcile::network::Peers;
 use crate::reconcile::{self, Context, ReconcileError, hosts};
 use crate::references::References;
 use crate::resolver::Resolver;
-use crate::server::{self, Api, Health, Standing};
+use crate::server::{self, Api, CONNECTIONS, Health, Standing};
 use crate::wake::{Deployments, Waker};
 
 /// How many Functions are reconciled at once.
@@ -120,9 +120,16 @@ impl Operator {
             cluster: Arc::clone(&cluster),
             live: Arc::clone(&live),
             artifacts: Arc::clone(&self.artifacts),
+            counted: Mutex::default(),
         };
         let (doubt, doubted) = watch::channel(());
-        let health = server::serve(self.health, Arc::new(health), end.clone(), doubted.clone());
+        let health = server::serve(
+            self.health,
+            Arc::new(health),
+            CONNECTIONS,
+            end.clone(),
+            doubted.clone(),
+        );
         let health = tokio::spawn(health);
         let root = tokio::select! {
             root = keys::wait(&self.client, &self.options.namespace) => root?,
@@ -180,7 +187,8 @@ impl Operator {
             Arc::clone(&metrics),
             leads,
         ));
-        let api = tokio::spawn(server::serve(self.api, api, end.clone(), doubted));
+        let api = server::serve(self.api, api, CONNECTIONS, end.clone(), doubted);
+        let api = tokio::spawn(api);
 
         let leader = Leader::new(
             self.client.clone(),

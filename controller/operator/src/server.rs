@@ -1,12 +1,14 @@
 //! The operator's two ports: one for gateways and replicas, who show a key, and one for kubelets and Prometheus.
 
 mod api;
+mod asking;
 mod open;
 mod respond;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -19,8 +21,10 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wisp_places::{Claim, Places};
 
 pub use api::{Api, Standing};
+use asking::{Asking, Sent};
 pub use open::Health;
 use respond::Body;
 
@@ -28,6 +32,8 @@ use respond::Body;
 const HEAD: Duration = Duration::from_secs(10);
 /// Requests that a connection of HTTP/2 may have at once: a gateway has all its wake-ups on one.
 const MOST_AT_ONCE: u32 = 4096;
+/// The most connections of a port. Everybody in the cluster may open them.
+pub const CONNECTIONS: usize = 4096;
 /// The longest that requests may take to end when the process does.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -45,10 +51,12 @@ pub trait Answer: Send + Sync + 'static {
 }
 
 /// Serves HTTP/1.1, and HTTP/2 by prior knowledge, until `end`, and then what has begun. Each time that `doubt` is told, connections
-/// end with what has begun on them: who asks again comes to whoever leads.
+/// end with what has begun on them: who asks again comes to whoever leads. Where there are `most` connections,
+/// the oldest goes for another that asks nothing.
 pub async fn serve<A: Answer>(
     listener: TcpListener,
     answerer: Arc<A>,
+    most: usize,
     end: CancellationToken,
     doubt: watch::Receiver<()>,
 ) {
@@ -64,6 +72,11 @@ pub async fn serve<A: Answer>(
         .keep_alive_timeout(HEAD)
         .max_concurrent_streams(MOST_AT_ONCE);
     let tracker = TaskTracker::new();
+    let mut places = Places::new(most, "connections to a port of the operator's");
+    let claim = |asking: &AtomicUsize| match asking.load(Ordering::Relaxed) {
+        0 => Claim::Weak,
+        _ => Claim::Strong,
+    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -77,6 +90,9 @@ pub async fn serve<A: Answer>(
                 continue;
             }
         };
+        let Some(place) = places.take(claim) else {
+            continue;
+        };
         let _ = stream.set_nodelay(true);
         let (answerer, end, builder) = (Arc::clone(&answerer), end.clone(), builder.clone());
         let mut doubt = doubt.clone();
@@ -86,8 +102,11 @@ pub async fn serve<A: Answer>(
             let service = service_fn(|mut request: Request<Incoming>| {
                 asked.cancel();
                 request.extensions_mut().insert(peer);
-                let answerer = Arc::clone(&answerer);
-                async move { Ok::<_, Infallible>(answerer.answer(request).await) }
+                let (answerer, asking) = (Arc::clone(&answerer), Asking::new(&place));
+                async move {
+                    let answer = answerer.answer(request).await;
+                    Ok::<_, Infallible>(answer.map(|body| Sent::new(body, asking)))
+                }
             });
             let connection = builder.serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
@@ -99,6 +118,7 @@ pub async fn serve<A: Answer>(
             let result = tokio::select! {
                 result = connection.as_mut() => result,
                 () = silence => return,
+                () = place.lost() => return,
                 () = end.cancelled() => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
@@ -166,7 +186,7 @@ mod tests {
         let gate = Arc::new(Gate(Semaphore::new(0), AtomicUsize::new(0)));
         let end = CancellationToken::new();
         let (doubt, doubted) = watch::channel(());
-        let served = serve(listener, Arc::clone(&gate), end.clone(), doubted);
+        let served = serve(listener, Arc::clone(&gate), 8, end.clone(), doubted);
         let served = tokio::spawn(served);
         for _ in 0..2 {
             let (mut sender, connection) = connect(address).await;
@@ -185,6 +205,53 @@ mod tests {
             ended.unwrap().unwrap();
             drop(sender);
         }
+        end.cancel();
+        served.await.unwrap();
+    }
+
+    /// Keeps `/wait` waiting until it may be answered, and counts who waits.
+    struct Patient(Semaphore, AtomicUsize);
+
+    impl Answer for Patient {
+        async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
+            if request.uri().path() == "/wait" {
+                self.1.fetch_add(1, Ordering::SeqCst);
+                self.0.acquire().await.unwrap().forget();
+            }
+            respond::text(StatusCode::OK, "ok\n")
+        }
+    }
+
+    /// Would fail if somebody who opens connections and keeps them could keep others from being heard, or who waits for an answer
+    /// lost it to them.
+    #[tokio::test]
+    async fn whoever_asks_nothing_makes_room() {
+        const MOST: usize = 3;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let patient = Arc::new(Patient(Semaphore::new(0), AtomicUsize::new(0)));
+        let end = CancellationToken::new();
+        let (_doubt, doubted) = watch::channel(());
+        let served = serve(listener, Arc::clone(&patient), MOST, end.clone(), doubted);
+        let served = tokio::spawn(served);
+        let (mut asks, _kept) = connect(address).await;
+        let mut waits = request();
+        *waits.uri_mut() = "/wait".parse().unwrap();
+        let waits = tokio::spawn(asks.send_request(waits));
+        while patient.1.load(Ordering::SeqCst) == 0 {
+            tokio::task::yield_now().await;
+        }
+        let mut idle = Vec::new();
+        for _ in 0..2 * MOST {
+            let (mut sender, connection) = connect(address).await;
+            let answer = sender.send_request(request()).await.unwrap();
+            assert_eq!(answer.status(), StatusCode::OK);
+            idle.push((sender, connection));
+        }
+        let (_first, first) = idle.remove(0);
+        let _ = timeout(HEAD, first).await.unwrap().unwrap();
+        patient.0.add_permits(1);
+        assert_eq!(waits.await.unwrap().unwrap().status(), StatusCode::OK);
         end.cancel();
         served.await.unwrap();
     }

@@ -17,10 +17,10 @@ use wisp_burst::Burst;
 use wisp_contract::config::Limits;
 use wisp_deadline::{ConnectionTimer, used_before};
 use wisp_notices::Notices;
+use wisp_places::{Claim, Place, Places};
 
 use crate::function::Function;
 use crate::key;
-use crate::places::{Claim, Place, Places};
 use crate::process::Host;
 use crate::serve::serve as answer;
 

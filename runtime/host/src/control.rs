@@ -23,9 +23,9 @@ use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
 use wisp_notices::Notices;
+use wisp_places::{Claim, Place, Places};
 
 use crate::accept::{ACCEPT_PAUSE, HEAD_TIMEOUT};
-use crate::places::{Claim, Place, Places};
 use crate::process::{AssignError, Host};
 use crate::receive::{self, Pushed};
 use crate::{key, metrics, request};

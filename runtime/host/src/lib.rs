@@ -23,7 +23,6 @@ mod linker;
 mod meter;
 mod metrics;
 mod outcome;
-mod places;
 mod pool;
 mod receive;
 mod record;

@@ -8,7 +8,7 @@ use wisp_notices::Notices;
 
 /// Those that there are, the oldest first.
 #[derive(Debug)]
-pub(crate) struct Places<T> {
+pub struct Places<T> {
     most: usize,
     what: &'static str,
     taken: Vec<Arc<Place<T>>>,
@@ -17,15 +17,15 @@ pub(crate) struct Places<T> {
 
 /// That of one connection, until it is dropped.
 #[derive(Debug, Default)]
-pub(crate) struct Place<T> {
+pub struct Place<T> {
     lost: Notify,
     /// What decides on its claim.
-    pub(crate) state: T,
+    pub state: T,
 }
 
 /// What a connection may say for its place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Claim {
+pub enum Claim {
     /// It needs none any more.
     None,
     /// It goes where another comes.
@@ -36,7 +36,8 @@ pub(crate) enum Claim {
 
 impl<T: Default> Places<T> {
     /// `most` of `what`, which is for the log.
-    pub(crate) fn new(most: usize, what: &'static str) -> Self {
+    #[must_use]
+    pub fn new(most: usize, what: &'static str) -> Self {
         Self {
             most,
             what,
@@ -46,7 +47,7 @@ impl<T: Default> Places<T> {
     }
 
     /// A place for another. Where there is none, the oldest connection goes whose claim is weak; `None`: there is no such.
-    pub(crate) fn take(&mut self, claim: impl Fn(&T) -> Claim) -> Option<Arc<Place<T>>> {
+    pub fn take(&mut self, claim: impl Fn(&T) -> Claim) -> Option<Arc<Place<T>>> {
         if self.taken.len() >= self.most {
             self.taken
                 .retain(|place| Arc::strong_count(place) > 1 && claim(&place.state) != Claim::None);
@@ -77,7 +78,7 @@ impl<T: Default> Places<T> {
 
 impl<T> Place<T> {
     /// Another has it.
-    pub(crate) async fn lost(&self) {
+    pub async fn lost(&self) {
         self.lost.notified().await;
     }
 }
