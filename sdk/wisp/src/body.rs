@@ -73,7 +73,7 @@ impl Body {
     }
 
     /// A body whose parts come one by one: bytes, texts, or `Result`s of them. Each is sent when it is there. After an
-    /// error the receiver sees that the body is cut short, and the log says why.
+    /// error the receiver sees that the body is cut short, or a problem where nothing was sent yet, and the log says why.
     ///
     /// ```
     /// let parts = futures::stream::iter([Ok("one"), Err(std::io::Error::other("disk"))]);
@@ -88,7 +88,7 @@ impl Body {
     }
 
     /// A body that is written by `write`, which goes on only as fast as the receiver takes what it wrote. It ends when
-    /// `write` is done; after an error the receiver sees that it is cut short. When the receiver goes away, `write` is dropped
+    /// `write` is done; after an error the receiver sees that it is cut short, or a problem. When the receiver goes away, `write` is dropped
     /// wherever it waits. A task that it gave the writer to isn't: see [`Writer`].
     ///
     /// ```
