@@ -70,10 +70,15 @@ pub(crate) async fn serve(
     let request = Request::from_parts(parts, body);
     let is_large = version < Version::HTTP_2 && !is_little;
     let answered = if is_known {
-        tokio::select! {
-            biased;
-            answered = answer(&function, request, &upload, &id, began) => answered,
-            () = left(&client, &upload), if is_large => return Err(Gone),
+        let mut answered = pin!(answer(&function, request, &upload, &id, began));
+        if is_large {
+            tokio::select! {
+                biased;
+                answered = &mut answered => answered,
+                () = left(&client, &upload) => return Err(Gone),
+            }
+        } else {
+            answered.await
         }
     } else {
         Err(Failure::WrongKey)
