@@ -1,14 +1,13 @@
 //! The operator's two ports: one for gateways and replicas, who show a key, and one for kubelets and Prometheus.
 
 mod api;
-mod asking;
 mod open;
 mod respond;
+mod sent;
 
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use http::{Request, Response};
@@ -21,12 +20,12 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wisp_places::{Claim, Places};
+use wisp_places::{Asked, Places};
 
 pub use api::{Api, Standing};
-use asking::{Asking, Sent};
 pub use open::Health;
 use respond::Body;
+use sent::Sent;
 
 /// The longest that a request's head may take, and that a connection may go without a sign of life.
 const HEAD: Duration = Duration::from_secs(10);
@@ -73,10 +72,6 @@ pub async fn serve<A: Answer>(
         .max_concurrent_streams(MOST_AT_ONCE);
     let tracker = TaskTracker::new();
     let mut places = Places::new(most, "connections to a port of the operator's");
-    let claim = |asking: &AtomicUsize| match asking.load(Ordering::Relaxed) {
-        0 => Claim::Weak,
-        _ => Claim::Strong,
-    };
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -90,7 +85,7 @@ pub async fn serve<A: Answer>(
                 continue;
             }
         };
-        let Some(place) = places.take(claim) else {
+        let Some(place) = places.take(Asked::claim) else {
             continue;
         };
         let _ = stream.set_nodelay(true);
@@ -102,7 +97,7 @@ pub async fn serve<A: Answer>(
             let service = service_fn(|mut request: Request<Incoming>| {
                 asked.cancel();
                 request.extensions_mut().insert(peer);
-                let (answerer, asking) = (Arc::clone(&answerer), Asking::new(&place));
+                let (answerer, asking) = (Arc::clone(&answerer), Asked::new(&place));
                 async move {
                     let answer = answerer.answer(request).await;
                     Ok::<_, Infallible>(answer.map(|body| Sent::new(body, asking)))

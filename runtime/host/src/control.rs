@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -23,7 +22,7 @@ use wisp_contract::problem::{self, Fault};
 use wisp_contract::status::Phase;
 use wisp_contract::{Problem, headers};
 use wisp_notices::Notices;
-use wisp_places::{Claim, Place, Places};
+use wisp_places::{Asked, Places};
 
 use crate::accept::{ACCEPT_PAUSE, HEAD_TIMEOUT};
 use crate::process::{AssignError, Host};
@@ -41,10 +40,6 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
     let connections = GracefulShutdown::new();
     let mut places = Places::new(CONNECTIONS, "control connections");
     // Who holds many that say nothing, or whose answers nobody reads, keeps neither the kubelet nor the operator from being heard.
-    let claim = |asking: &AtomicUsize| match asking.load(Ordering::Relaxed) {
-        0 => Claim::Weak,
-        _ => Claim::Strong,
-    };
     let failed = Notices::default();
     loop {
         let accepted = tokio::select! {
@@ -61,7 +56,7 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
                 continue;
             }
         };
-        let Some(place) = places.take(claim) else {
+        let Some(place) = places.take(Asked::claim) else {
             continue;
         };
         let _ = stream.set_nodelay(true);
@@ -94,22 +89,6 @@ pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: Cancel
     // Nobody else shall come meanwhile.
     drop(listener);
     connections.shutdown().await;
-}
-
-/// A request that came on a connection and isn't answered.
-struct Asked(Arc<Place<AtomicUsize>>);
-
-impl Asked {
-    fn new(asking: &Arc<Place<AtomicUsize>>) -> Self {
-        asking.state.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(asking))
-    }
-}
-
-impl Drop for Asked {
-    fn drop(&mut self) {
-        self.0.state.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 async fn answer(

@@ -1,6 +1,7 @@
 //! The connections that a port may have at once, where everybody may connect.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use tokio::sync::Notify;
@@ -73,6 +74,34 @@ impl<T: Default> Places<T> {
             let Self { most, what, .. } = self;
             tracing::warn!("there are {most} {what}, as many as there may be: {goes} is closed");
         }
+    }
+}
+
+/// Something that is asked on a connection, until it is answered: the place is kept meanwhile.
+#[derive(Debug)]
+pub struct Asked(Arc<Place<AtomicUsize>>);
+
+impl Asked {
+    /// Once more on the connection with this place.
+    #[must_use]
+    pub fn new(place: &Arc<Place<AtomicUsize>>) -> Self {
+        place.state.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(place))
+    }
+
+    /// What a connection may say for its place on which so much is asked.
+    #[must_use]
+    pub fn claim(asked: &AtomicUsize) -> Claim {
+        match asked.load(Ordering::Relaxed) {
+            0 => Claim::Weak,
+            _ => Claim::Strong,
+        }
+    }
+}
+
+impl Drop for Asked {
+    fn drop(&mut self) {
+        self.0.state.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

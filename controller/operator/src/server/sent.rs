@@ -1,40 +1,22 @@
-//! Which connections are asked something: they aren't closed for others.
+//! Until when is a request answered? Its connection isn't closed for others until then.
 
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
-use wisp_places::Place;
+use wisp_places::Asked;
 
 use super::respond::Body;
 
-/// A request, from its head to its answer's last byte.
-pub(super) struct Asking(Arc<Place<AtomicUsize>>);
-
-/// An answer's body.
+/// An answer's body: with its last byte the request is answered.
 pub(super) struct Sent {
     body: Body,
-    _asking: Asking,
-}
-
-impl Asking {
-    pub(super) fn new(place: &Arc<Place<AtomicUsize>>) -> Self {
-        place.state.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(place))
-    }
-}
-
-impl Drop for Asking {
-    fn drop(&mut self) {
-        self.0.state.fetch_sub(1, Ordering::Relaxed);
-    }
+    _asking: Asked,
 }
 
 impl Sent {
-    pub(super) fn new(body: Body, asking: Asking) -> Self {
+    pub(super) fn new(body: Body, asking: Asked) -> Self {
         Self {
             body,
             _asking: asking,
