@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tracing::field::{Field, Visit};
@@ -17,17 +17,29 @@ use tracing_subscriber::layer::{Context, Layer};
 use wisp_contract::log::{Level, Line, chain, event};
 use wisp_gateway::{RequestReport, RequestReporter};
 
-/// Lines that may wait for the reader; what comes on top is dropped, and counted.
-const WAITING: usize = 16 << 10;
+/// Lines that may wait for the reader, and their bytes; what comes on top is dropped, and counted.
+const WAITING: (usize, usize) = (16 << 10, 8 << 20);
+/// Bytes of a request's path that its line has, and of the same in its message.
+const PATH: (usize, usize) = (8 << 10, 256);
 
 /// How long the last lines may take when the process ends.
 const FLUSH: Duration = Duration::from_secs(2);
+/// How often is looked then whether there is room in the queue.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Where lines go.
 #[derive(Debug, Clone)]
 pub(crate) struct Log {
     lines: SyncSender<Item>,
-    dropped: Arc<AtomicU64>,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    /// Bytes of the lines that wait.
+    waiting: AtomicUsize,
+    /// Lines that were dropped since that was said.
+    dropped: AtomicU64,
 }
 
 /// A line, or whom to tell that all lines before are written.
@@ -46,15 +58,15 @@ impl Log {
     /// # Errors
     /// When no thread can be made.
     pub(crate) fn new(out: impl Write + Send + 'static) -> std::io::Result<(Self, Writing)> {
-        let (lines, waiting) = sync_channel(WAITING);
-        let dropped = Arc::<AtomicU64>::default();
+        let (lines, waiting) = sync_channel(WAITING.0);
+        let shared = Arc::<Shared>::default();
         let log = Self {
             lines,
-            dropped: Arc::clone(&dropped),
+            shared: Arc::clone(&shared),
         };
         let writing = std::thread::Builder::new()
             .name("log".to_owned())
-            .spawn(move || write(&waiting, &dropped, out))?;
+            .spawn(move || write(&waiting, &shared, out))?;
         Ok((log, writing))
     }
 
@@ -62,8 +74,12 @@ impl Log {
     pub(crate) fn line(&self, line: &Line<'_>) {
         if let Ok(mut bytes) = serde_json::to_vec(line) {
             bytes.push(b'\n');
-            if let Err(TrySendError::Full(_)) = self.lines.try_send(Item::Line(bytes)) {
-                self.dropped.fetch_add(1, Ordering::Relaxed);
+            let length = bytes.len();
+            let before = self.shared.waiting.fetch_add(length, Ordering::Relaxed);
+            let has_room = before.saturating_add(length) <= WAITING.1;
+            if !has_room || self.lines.try_send(Item::Line(bytes)).is_err() {
+                self.shared.waiting.fetch_sub(length, Ordering::Relaxed);
+                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
             }
         }
     }
@@ -72,13 +88,20 @@ impl Log {
     /// process from ending.
     pub(crate) fn flush(&self) {
         let (done, written) = sync_channel(1);
-        if self.lines.try_send(Item::Flush(done)).is_ok() {
-            let _ = written.recv_timeout(FLUSH);
+        let until = Instant::now() + FLUSH;
+        let mut item = Item::Flush(done);
+        while let Err(TrySendError::Full(again)) = self.lines.try_send(item) {
+            if Instant::now() >= until {
+                return;
+            }
+            item = again;
+            std::thread::sleep(LOOK_AGAIN);
         }
+        let _ = written.recv_timeout(until.saturating_duration_since(Instant::now()));
     }
 }
 
-fn write(lines: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write) {
+fn write(lines: &Receiver<Item>, shared: &Shared, mut out: impl Write) {
     while let Ok(item) = lines.recv() {
         let line = match item {
             Item::Line(line) => line,
@@ -89,7 +112,8 @@ fn write(lines: &Receiver<Item>, dropped: &AtomicU64, mut out: impl Write) {
         };
         // A reader that is gone is no reason to stop serving.
         let _ = out.write_all(&line);
-        let lost = dropped.swap(0, Ordering::Relaxed);
+        shared.waiting.fetch_sub(line.len(), Ordering::Relaxed);
+        let lost = shared.dropped.swap(0, Ordering::Relaxed);
         if lost > 0 {
             let text = format!("{lost} log lines were dropped: the reader is too slow");
             let line = plain(Level::Warn, module_path!(), text);
@@ -188,7 +212,7 @@ impl RequestReporter for Access {
         let millis = |time: Duration| Value::from(time.as_secs_f64() * 1e3);
         let mut fields = BTreeMap::from([
             ("method".to_owned(), Value::from(request.method.as_str())),
-            ("path".to_owned(), Value::from(request.path.as_str())),
+            ("path".to_owned(), Value::from(cut(&request.path, PATH.0))),
             ("status".to_owned(), Value::from(request.status)),
             ("client".to_owned(), Value::from(request.client.to_string())),
             ("millis".to_owned(), millis(request.elapsed)),
@@ -198,7 +222,8 @@ impl RequestReporter for Access {
         if let Some(reason) = request.reason {
             fields.insert("reason".to_owned(), reason.into());
         }
-        let message = format!("{} {} {}", request.method, request.path, request.status);
+        let path = cut(&request.path, PATH.1);
+        let message = format!("{} {path} {}", request.method, request.status);
         self.0.line(&Line {
             event: Some(event::REQUEST.into()),
             function: request.function.map(|id| id.to_string().into()),
@@ -207,6 +232,15 @@ impl RequestReporter for Access {
             ..plain(Level::Info, module_path!(), message)
         });
     }
+}
+
+/// The beginning of `text`, where it is longer than `most` bytes.
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let end = text.floor_char_boundary(most);
+    format!("{}…", text.get(..end).unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -229,6 +263,62 @@ mod tests {
         fn flush(&mut self) -> std::io::Result<()> {
             Ok(())
         }
+    }
+
+    /// Would fail if a reader that is behind could be owed any number of bytes, what waits for it were lost at the end, or one that
+    /// reads nothing kept the process from ending.
+    #[test]
+    fn what_waits_is_bounded_in_bytes_and_written_at_the_end() {
+        let sink = Sink::default();
+        let blocked = sink.0.lock().unwrap();
+        let (log, _writing) = Log::new(sink.clone()).unwrap();
+        let text = "x".repeat(60_000);
+        for _ in 0..1000 {
+            log.line(&plain(Level::Info, "test", text.clone()));
+        }
+        assert!(log.shared.waiting.load(Ordering::Relaxed) <= WAITING.1);
+        let lost = log.shared.dropped.load(Ordering::Relaxed);
+        let began = Instant::now();
+        log.flush();
+        assert!(began.elapsed() >= FLUSH);
+        drop(blocked);
+        log.flush();
+        let text = String::from_utf8(sink.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<Line<'_>> = text
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect();
+        let said = format!("{lost} log lines were dropped: the reader is too slow");
+        assert_eq!(lines.iter().filter(|line| line.message == said).count(), 1);
+        assert_eq!(lines.len() as u64, 1000 - lost + 1);
+        assert_eq!(log.shared.waiting.load(Ordering::Relaxed), 0);
+    }
+
+    /// Would fail if the last lines were given up where there are as many as may wait.
+    #[test]
+    fn a_full_queue_is_written_at_the_end() {
+        let sink = Sink::default();
+        let blocked = sink.0.lock().unwrap();
+        let (log, _writing) = Log::new(sink.clone()).unwrap();
+        // The one that the thread has is no longer in the queue.
+        while log.shared.dropped.load(Ordering::Relaxed) < 2 {
+            log.line(&plain(Level::Info, "test", "x".to_owned()));
+        }
+        let flushing = std::thread::spawn({
+            let log = log.clone();
+            move || log.flush()
+        });
+        drop(blocked);
+        flushing.join().unwrap();
+        let written = sink.0.lock().unwrap();
+        let lines = written.split(|byte| *byte == b'\n').count();
+        assert!(lines > WAITING.0, "{lines}");
+    }
+
+    #[test]
+    fn a_long_path_is_cut_between_characters() {
+        assert_eq!(cut("/ü", 3), "/ü");
+        assert_eq!(cut("/ü", 2), "/…");
     }
 
     #[test]
