@@ -6,7 +6,6 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::FutureExt as _;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -17,14 +16,14 @@ use crate::pool;
 use crate::route::recall;
 
 /// Connections that wait to be accepted, per socket.
-const BACKLOG: i32 = 1024;
+const BACKLOG: u16 = 1024;
 /// How long to pause where accepting failed: out of file descriptors, usually.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a client may be silent before it is asked whether it is still there, and how often then.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 /// How long a client may leave what it was sent unacknowledged, or take none of it.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
-/// How long is waited for what those say who connected just before the drain.
+/// How long who connected just before the drain may take to say something.
 const HEARD_OUT: Duration = Duration::from_millis(100);
 /// How often idle connections to replicas are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
@@ -109,7 +108,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<StdListener> {
     )?;
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
     socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
+    socket.listen(BACKLOG.into())?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
 }
@@ -192,15 +191,19 @@ async fn serve(
     let connections = Connections::new(Arc::clone(gateway), transport);
     let mut sweep = tokio::time::interval(SWEEP);
     let mut told = Told::default();
+    let mut last = None;
     loop {
         tokio::select! {
             biased;
             () = shutdown.cancelled() => break,
             accepted = listener.accept() => match accepted {
-                Ok((stream, from)) => match gateway.connection() {
-                    Some(place) => connections.start(stream, from, place),
-                    None => told.full(gateway),
-                },
+                Ok((stream, from)) => {
+                    last = Some(Instant::now());
+                    match gateway.connection() {
+                        Some(place) => connections.start(stream, from, place),
+                        None => told.full(gateway),
+                    }
+                }
                 Err(error) => {
                     tracing::warn!(%error, "accepting a connection failed");
                     if !is_of_one_connection(&error) {
@@ -215,17 +218,14 @@ async fn serve(
         }
     }
     // Who connected before the drain began is answered, if the request is on its way.
-    let mut is_late = false;
-    while let Some(Ok((stream, from))) = listener.accept().now_or_never() {
-        let Some(place) = gateway.connection() else {
-            continue;
-        };
-        connections.start(stream, from, place);
-        is_late = true;
+    for (stream, from) in wisp_places::close(listener, BACKLOG.into()) {
+        last = Some(Instant::now());
+        if let Some(place) = gateway.connection() {
+            connections.start(stream, from, place);
+        }
     }
-    drop(listener);
-    if is_late {
-        tokio::time::sleep(HEARD_OUT).await;
+    if let Some(last) = last {
+        tokio::time::sleep(HEARD_OUT.saturating_sub(last.elapsed())).await;
     }
     if tokio::time::timeout(gateway.options().drain_timeout, connections.drain())
         .await

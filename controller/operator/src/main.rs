@@ -31,6 +31,8 @@ async fn operate() -> ExitCode {
         .flatten_event(true)
         .with_env_filter(filter)
         .init();
+    // Gateways, pods that fetch artifacts, and a watch for each Secret and ConfigMap that Functions name.
+    wisp_places::open_files();
     match run(options).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -21,7 +21,7 @@ use wisp_places::{Claim, Place, Places};
 
 use crate::function::Function;
 use crate::key;
-use crate::process::Host;
+use crate::process::{BACKLOG, Host};
 use crate::serve::serve as answer;
 
 /// A client that doesn't finish its head in this time is dropped, as is one that doesn't say anything, or not the key, or whose
@@ -33,6 +33,8 @@ const BUFFER: usize = 128 << 10;
 const UNKNOWN: RangeInclusive<usize> = 128..=1024;
 /// The most connections where there is no key to be shown.
 const CONNECTIONS: usize = 10_000;
+/// How long who connected just before the drain may take to say something.
+const HEARD_OUT: Duration = Duration::from_millis(100);
 /// After an accept that failed, for want of file descriptors most likely.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -70,14 +72,16 @@ pub(crate) async fn serve(
         true => Claim::Strong,
     };
     let failed = Notices::default();
+    let mut last = None;
     loop {
         let accepted = tokio::select! {
             biased;
-            () = drain.cancelled() => return connections,
+            () = drain.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((stream, _)) => {
+                last = Some(Instant::now());
                 if let Some(place) = places.take(claim) {
                     connect(&builder, &connections, stream, place, &host, &function);
                 }
@@ -91,6 +95,17 @@ pub(crate) async fn serve(
             }
         }
     }
+    // Who connected before the drain began is answered, if the request is on its way.
+    for (stream, _) in wisp_places::close(listener, BACKLOG.into()) {
+        last = Some(Instant::now());
+        if let Some(place) = places.take(claim) {
+            connect(&builder, &connections, stream, place, &host, &function);
+        }
+    }
+    if let Some(last) = last {
+        tokio::time::sleep(HEARD_OUT.saturating_sub(last.elapsed())).await;
+    }
+    connections
 }
 
 /// Gateways that send more at once than may run and wait are told to come again, so they needn't all be heard.

@@ -375,13 +375,6 @@ impl Function {
         }
     }
 
-    /// Ends its models: the process is about to.
-    pub(crate) fn stop_models(&self) {
-        for model in self.blueprint.seed.models.models() {
-            model.stop();
-        }
-    }
-
     /// The models it has loaded.
     pub(crate) fn models(&self) -> Vec<ModelStatus> {
         self.blueprint.seed.models.status()

@@ -1,12 +1,10 @@
 //! `wisp-runtime`: parses, builds, runs, drains.
 
-use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 use wisp_runtime::cli::Cli;
@@ -24,7 +22,7 @@ const LOG_BUFFER: usize = 8 << 20;
 /// How long the last lines may take when the process ends.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
-fn main() -> ExitCode {
+fn main() {
     let began = Instant::now();
     keep_to_ourselves();
     let cli = Cli::parse();
@@ -37,25 +35,33 @@ fn main() -> ExitCode {
             eprintln!(
                 "wisp-runtime: the thread that writes log lines could not be started: {error}"
             );
-            return ExitCode::FAILURE;
+            end(libc::EXIT_FAILURE);
         }
     };
     tracing_subscriber::registry()
         .with(cli.log_filter())
         .with(Tracing::new(Arc::new(log.clone())))
         .init();
-    open_files();
+    wisp_places::open_files();
     let code = match run(cli, began, log.clone()) {
-        Ok(End::Drained) => ExitCode::SUCCESS,
-        Ok(End::Failed) => ExitCode::FAILURE,
+        Ok(End::Drained) => libc::EXIT_SUCCESS,
+        Ok(End::Failed) => libc::EXIT_FAILURE,
         Err(error) => {
             tracing::error!(event = wisp_contract::log::event::FAILED, "{error:#}");
-            ExitCode::FAILURE
+            libc::EXIT_FAILURE
         }
     };
     // A reader that doesn't read must not keep the process from ending.
     let _ = log.flush(LOG_PATIENCE);
-    code
+    end(code)
+}
+
+/// Ends the process and all of its threads at once. Exit handlers would take ONNX Runtime's library down beside threads that are
+/// in it, computing or loading a model.
+#[expect(unsafe_code, reason = "calling into libc")]
+fn end(code: libc::c_int) -> ! {
+    // SAFETY: it takes a number and doesn't return.
+    unsafe { libc::_exit(code) }
 }
 
 /// ONNX Runtime's library sends usage data to its maker and keeps an id of the machine, unless this is set before it is
@@ -64,18 +70,6 @@ fn main() -> ExitCode {
 fn keep_to_ourselves() {
     // SAFETY: this is the first thing that the process does, so no other thread can read the environment meanwhile.
     unsafe { std::env::set_var("ORT_DISABLE_TELEMETRY", "1") };
-}
-
-/// Has the process open as many files as it may: connections of gateways, of the control port and of guests share them.
-fn open_files() {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let most = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, most) {
-        tracing::warn!(%error, "the limit of open files can't be raised");
-    }
 }
 
 fn run(cli: Cli, began: Instant, log: Writer) -> anyhow::Result<End> {
@@ -95,7 +89,8 @@ fn run(cli: Cli, began: Instant, log: Writer) -> anyhow::Result<End> {
             .run(assignment)
             .await
     });
-    // Guests that outlived the drain are cut off here; a compiler that still runs is not waited for.
-    runtime.shutdown_background();
+    // What outlived the drain ends with the process, and not before: a guest that is dropped ends the body that it writes, which its
+    // connection would send as a whole one.
+    std::mem::forget(runtime);
     Ok(end?)
 }

@@ -28,7 +28,7 @@ use crate::standby::Ready;
 use crate::{accept, control};
 
 /// How many connections may wait to be accepted.
-const BACKLOG: u32 = 1024;
+pub(crate) const BACKLOG: u16 = 1024;
 
 /// The longest that a client may take none of what was sent to it: then its connection ends.
 const STALL_TIMEOUT: Duration = Duration::from_secs(60);
@@ -202,7 +202,6 @@ impl Host {
         let _ = tokio::time::timeout(LAST_WORDS, control).await;
         if let Some(function) = self.function() {
             function.report();
-            function.stop_models();
         }
         Ok(end)
     }
@@ -403,7 +402,7 @@ impl Host {
         let Some(DataPort::Closed(socket)) = data.take() else {
             return Ok(());
         };
-        let listener = socket.listen(BACKLOG)?;
+        let listener = socket.listen(BACKLOG.into())?;
         let accepting = accept::serve(Arc::clone(self), function, listener, self.drain.clone());
         *data = Some(DataPort::Open(tokio::spawn(accepting)));
         Ok(())

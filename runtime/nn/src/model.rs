@@ -266,8 +266,8 @@ impl Model {
     }
 
     /// Takes no more calls, breaks off a trial, and waits until no session is being made, which blocks for as long as making
-    /// one takes: a process that ended meanwhile would crash in ONNX Runtime.
-    pub fn stop(&self) {
+    /// one takes: exit handlers that ran meanwhile would crash in ONNX Runtime.
+    fn stop(&self) {
         // First: it would have another take calls.
         self.beside.stop();
         self.current.get().stop();

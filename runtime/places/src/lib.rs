@@ -1,9 +1,13 @@
-//! The connections that a port may have at once, where everybody may connect.
+//! The connections that a port may have at once, where everybody may connect, and the files that a process may.
 
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use wisp_notices::Notices;
 
@@ -33,6 +37,51 @@ pub enum Claim {
     Weak,
     /// It stays.
     Strong,
+}
+
+/// Has the process open as many files as it may, each connection being one, and gives how many that is; `None`: any number. Where
+/// nobody raised it, containers begin with a limit of 1024, which older programs depend on.
+pub fn open_files() -> Option<u64> {
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    let most = Rlimit {
+        current: maximum,
+        maximum,
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, most) {
+        tracing::warn!(%error, "the limit of open files can't be raised");
+    }
+    getrlimit(Resource::Nofile).current
+}
+
+/// Closes a port, and gives the connections that waited there with their clients' addresses, `most` at the most: to the clients they
+/// are accepted, and may have carried a request.
+#[must_use]
+pub fn close(listener: TcpListener, most: usize) -> Vec<(TcpStream, SocketAddr)> {
+    let mut waiting = Vec::new();
+    // Its runtime may not know yet that somebody waits.
+    let Ok(listener) = listener.into_std() else {
+        return waiting;
+    };
+    while waiting.len() < most {
+        let (stream, from) = match listener.accept() {
+            Ok(accepted) => accepted,
+            Err(error) if is_of_one_connection(error.kind()) => continue,
+            Err(_) => break,
+        };
+        let stream = stream
+            .set_nonblocking(true)
+            .and_then(|()| TcpStream::from_std(stream));
+        waiting.extend(stream.map(|stream| (stream, from)));
+    }
+    waiting
+}
+
+/// Whether the next connection may be accepted at once after this.
+fn is_of_one_connection(error: ErrorKind) -> bool {
+    matches!(
+        error,
+        ErrorKind::ConnectionAborted | ErrorKind::ConnectionReset | ErrorKind::Interrupted
+    )
 }
 
 impl<T: Default> Places<T> {
@@ -116,7 +165,11 @@ impl<T> Place<T> {
 mod tests {
     use std::sync::Mutex;
 
+    use std::io::{Read as _, Write as _};
+    use std::net::TcpStream as StdStream;
+
     use futures::FutureExt as _;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     use super::*;
 
@@ -156,5 +209,35 @@ mod tests {
                 .into_iter()
                 .any(|place| is_lost(place))
         );
+    }
+
+    /// Would fail if clients that had connected before the port was closed were reset, or it went on for as long as others connect.
+    #[tokio::test]
+    async fn who_waits_at_a_port_that_closes_is_accepted() {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let listener = socket.listen(512).unwrap();
+        let address = listener.local_addr().unwrap();
+        // More than a task may do without a pause.
+        let mut clients: Vec<StdStream> = (0..300_u32)
+            .map(|_| {
+                let mut client = StdStream::connect(address).unwrap();
+                client.write_all(b"?").unwrap();
+                client
+            })
+            .collect();
+        let waited = close(listener, 299);
+        assert_eq!(waited.len(), 299);
+        for ((mut stream, from), client) in waited.into_iter().zip(&mut clients) {
+            assert_eq!(from, client.local_addr().unwrap());
+            assert_eq!(stream.read_u8().await.unwrap(), b'?');
+            stream.write_all(b"!").await.unwrap();
+            drop(stream);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert_eq!(answer, "!");
+        }
+        assert!(clients[299].read(&mut [0]).is_err());
+        assert!(StdStream::connect(address).is_err());
     }
 }

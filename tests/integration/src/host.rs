@@ -298,8 +298,16 @@ impl Host {
     /// # Errors
     /// When the process is gone.
     pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal("TERM")
+    }
+
+    /// Sends a signal, by its name without `SIG`.
+    ///
+    /// # Errors
+    /// When the process is gone, or there is no such signal.
+    pub fn signal(&self, name: &str) -> anyhow::Result<()> {
         let status = Command::new("kill")
-            .args(["-TERM", &self.child.id().to_string()])
+            .args(["-s", name, &self.child.id().to_string()])
             .status()?;
         anyhow::ensure!(status.success(), "kill: {status}");
         Ok(())

@@ -2,23 +2,13 @@
 
 use std::num::NonZeroU32;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-
 /// What the process has open beside: sockets that listen, watches, the operator, log lines.
 const OTHERS: u64 = 256;
 
 /// Has the process open as many files as it may, and gives how many connections of clients that is enough for, `wanted` at the
 /// most: a gateway without descriptors can't reach replicas, either, which isn't their fault.
 pub(crate) fn connections(wanted: NonZeroU32) -> NonZeroU32 {
-    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-    let most = Rlimit {
-        current: maximum,
-        maximum,
-    };
-    if let Err(error) = setrlimit(Resource::Nofile, most) {
-        tracing::warn!(%error, "the limit of open files can't be raised");
-    }
-    let files = getrlimit(Resource::Nofile).current;
+    let files = wisp_places::open_files();
     let found = enough_for(files, wanted);
     if found < wanted {
         tracing::warn!(%wanted, most = %found, ?files, "fewer connections are taken than wanted: the limit of open files is too low");

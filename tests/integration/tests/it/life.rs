@@ -257,6 +257,59 @@ async fn what_takes_too_long_to_finish_is_cut_off_and_the_end_is_still_a_good_on
     assert!(running.await.unwrap().is_err());
 }
 
+/// Would fail if a response that the end of the host cuts off seemed whole to its client.
+#[tokio::test]
+async fn a_response_that_takes_too_long_to_finish_is_broken_off() {
+    let wanted = assignment(&component("fixture-p2"));
+    let mut host = Host::start(Some(&wanted), &["--drain-timeout", "0.1"])
+        .await
+        .unwrap();
+    host.event(event::READY).await.unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        let mut client = TcpStream::connect(host.data()).await.unwrap();
+        let request = b"GET /large?4000000000 HTTP/1.1\r\nhost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        clients.push(tokio::spawn(async move {
+            let (mut end, mut buffer) = (Vec::new(), vec![0; 1 << 16]);
+            while let Ok(count @ 1..) = client.read(&mut buffer).await {
+                end.extend_from_slice(&buffer[..count]);
+                end.drain(..end.len().saturating_sub(16));
+            }
+            end
+        }));
+    }
+    host.until(|status| status.in_flight == 8).await.unwrap();
+    host.terminate().unwrap();
+    assert_eq!(host.end().await.unwrap().code(), Some(0));
+    for client in clients {
+        let end = client.await.unwrap();
+        assert!(end.len() == 16 && !end.ends_with(b"0\r\n\r\n"), "{end:?}");
+    }
+}
+
+/// Would fail if the host reset who had connected before it was told to end, as far as they know.
+#[tokio::test]
+async fn who_connected_before_the_host_is_told_to_end_is_answered() {
+    let mut host = Host::ready(&component("fixture-p2"), |_| {}).await.unwrap();
+    host.signal("STOP").unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..32 {
+        let mut client = TcpStream::connect(host.data()).await.unwrap();
+        let request = b"GET /hello HTTP/1.1\r\nhost: a\r\n\r\n";
+        client.write_all(request).await.unwrap();
+        clients.push(client);
+    }
+    host.terminate().unwrap();
+    host.signal("CONT").unwrap();
+    for mut client in clients {
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+    assert_eq!(host.end().await.unwrap().code(), Some(0));
+}
+
 /// Would fail if whoever opens connections to the control port, and may, could open as many as the process may have files, or
 /// keep the kubelet from asking.
 #[tokio::test]
