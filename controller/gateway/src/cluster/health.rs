@@ -12,9 +12,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::TcpListener;
 use wisp_gateway::Gateway;
+use wisp_places::{Claim, Places};
 
 use crate::counts::Counts;
 use crate::table::Table;
+
+/// The most connections. Everybody in the cluster may open them, and a kubelet and a few who gather metrics need some.
+const CONNECTIONS: usize = 64;
 
 /// Where the process is in its life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,6 +107,7 @@ impl Health {
 
     /// Answers for ever.
     pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let mut places = Places::<()>::new(CONNECTIONS, "connections to the health port");
         loop {
             let stream = match listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -112,16 +117,22 @@ impl Health {
                     continue;
                 }
             };
+            let Some(place) = places.take(|()| Claim::Weak) else {
+                continue;
+            };
             let health = Arc::clone(&self);
             tokio::spawn(async move {
                 let service = service_fn(|request| {
                     let answer = health.answer(&request);
                     async move { Ok::<_, Infallible>(answer) }
                 });
-                let _ = hyper::server::conn::http1::Builder::new()
+                let connection = hyper::server::conn::http1::Builder::new()
                     .timer(TokioTimer::new())
-                    .serve_connection(TokioIo::new(stream), service)
-                    .await;
+                    .serve_connection(TokioIo::new(stream), service);
+                tokio::select! {
+                    _ = connection => {}
+                    () = place.lost() => {}
+                }
             });
         }
     }
