@@ -16,7 +16,7 @@ use super::models::{self, Kept};
 use super::near::Neighbourhoods;
 use super::{Claimable, Pools, parts, pool_id};
 use crate::cluster::pods;
-use crate::control::{self, Connection, ControlError, Part};
+use crate::control::{self, Connection, ControlError};
 use crate::live::lock;
 use crate::reconcile::resources::{memory, pool_resources};
 
@@ -283,15 +283,19 @@ impl Pools {
         }
         let wanted = code.len() + models.len();
         let (code, models) = (self.found(code).await, self.found(models).await);
-        let is_whole = code.len() + models.len() == wanted;
+        let mut is_whole = code.len() + models.len() == wanted;
         let (mut hold, mut all) = (Hold::default(), Vec::new());
-        for (part, compiled) in chosen(code, limits.code) {
-            hold.code.push(compiled);
-            all.push(part);
+        for (sha256, compiled) in chosen(code, limits.code) {
+            let part = parts::open(&*self.artifacts, &sha256).await;
+            is_whole &= part.is_some();
+            hold.code.extend(part.is_some().then_some(compiled));
+            all.extend(part);
         }
-        for (part, model) in chosen(models, limits.models) {
-            hold.models.push(model);
-            all.push(part);
+        for (sha256, model) in chosen(models, limits.models) {
+            let part = parts::open(&*self.artifacts, &sha256).await;
+            is_whole &= part.is_some();
+            hold.models.extend(part.is_some().then_some(model));
+            all.extend(part);
         }
         let named = all.iter().map(|part| part.sha256.clone()).collect();
         all.retain(|part| !self.holds.was_sent(life, &part.sha256));
@@ -318,12 +322,12 @@ impl Pools {
         })
     }
 
-    /// What of these is in the store, with its length and its file.
-    async fn found<T>(&self, all: BTreeMap<String, T>) -> Vec<(u64, (Part, T))> {
+    /// What of these is in the store, with its length. They are as many as there are functions: none is kept open.
+    async fn found<T>(&self, all: BTreeMap<String, T>) -> Vec<(u64, (String, T))> {
         let mut found = Vec::new();
         for (sha256, one) in all {
             if let Some(part) = parts::open(&*self.artifacts, &sha256).await {
-                found.push((part.length, (part, one)));
+                found.push((part.length, (sha256, one)));
             }
         }
         found
