@@ -15,6 +15,7 @@ use crate::artifacts::{Artifacts, Stage};
 use crate::autoscale::{Load, Rollout};
 use crate::cluster::pods::Trouble;
 use crate::pool::{Claimable, Misfit};
+use crate::reconcile::apply::ServiceName;
 use crate::references::Versions;
 use crate::resolve::{Bytes, ResolveError, Resolved};
 use crate::wake::Running;
@@ -152,8 +153,8 @@ pub struct Applied {
     pub shape: u64,
     /// When.
     pub at: Instant,
-    /// Whether the Service is somebody else's.
-    pub service_taken: bool,
+    /// What came of the Service.
+    pub service: ServiceName,
 }
 
 /// A function whose artifacts the store lacks isn't resolved anew for it once more before.

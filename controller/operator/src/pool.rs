@@ -54,6 +54,7 @@ use models::{Kept, State};
 use queue::{Expected, Queue};
 use recover::LOADED_WITHIN;
 use refusals::Refusals;
+pub(crate) use refusals::is_refusal;
 use trials::Trials;
 use wisp_contract::log::chain;
 

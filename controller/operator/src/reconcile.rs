@@ -262,7 +262,7 @@ async fn ensure(
         generation: applied.generation.max(generation),
         shape: applied.shape,
         at: Instant::now(),
-        service_taken: applied.service_taken,
+        service: applied.service,
     });
     Ok(())
 }

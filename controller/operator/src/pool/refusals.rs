@@ -14,7 +14,7 @@ const REFUSED_FOR: Duration = Duration::from_secs(300);
 pub(super) struct Refusals(Mutex<BTreeMap<String, (Instant, String)>>);
 
 /// Whether the API server heard, and doesn't want it: an authorizer, a policy, or a validation.
-pub(super) fn is_refusal(error: &kube::Error) -> bool {
+pub(crate) fn is_refusal(error: &kube::Error) -> bool {
     matches!(error, kube::Error::Api(status) if matches!(status.code, 400 | 403 | 422))
 }
 

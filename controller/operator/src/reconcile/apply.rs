@@ -14,10 +14,12 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wisp_api::{Function, RuntimePool};
+use wisp_contract::log::chain;
 
 use super::desired::Desired;
 use super::due;
 use crate::names::{self, MANAGER, Ownership};
+use crate::pool::is_refusal;
 
 /// Why the objects can't be made.
 #[derive(Debug, thiserror::Error)]
@@ -50,22 +52,33 @@ pub enum ApplyError {
     },
 }
 
+/// Whether a function has the Service of its name. Without it, it is reached by its URL and hosts.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ServiceName {
+    /// It has.
+    Held,
+    /// That is somebody else's.
+    Taken,
+    /// The API server wants none there, and says why: a quota has no room, or a policy is against it.
+    Refused(String),
+}
+
 /// What came of it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// The Deployment's generation.
     pub generation: Option<i64>,
     /// Its [`shape`](super::due::shape).
     pub shape: u64,
-    /// Whether the Service is somebody else's.
-    pub service_taken: bool,
+    /// What came of the Service.
+    pub service: ServiceName,
 }
 
 /// Makes the objects, or has them again as they should be. `number` orders the revision after others; a Deployment that
 /// is new begins with `replicas`, and from then on only its scale is set.
 ///
 /// # Errors
-/// When the API server refuses, or an object is somebody else's; a Service that is so is no error.
+/// When the API server refuses, or an object is somebody else's. That the Service is, or is refused, is no error.
 pub async fn apply(
     client: &Client,
     function: &Function,
@@ -77,9 +90,12 @@ pub async fn apply(
         client,
         owner: function,
     };
-    let service_taken = match apply.object(&desired.service).await {
-        Ok(_) => false,
-        Err(ApplyError::Foreign { .. }) => true,
+    let service = match apply.object(&desired.service).await {
+        Ok(_) => ServiceName::Held,
+        Err(ApplyError::Foreign { .. }) => ServiceName::Taken,
+        Err(ApplyError::Api { source, .. }) if is_refusal(&source) => {
+            ServiceName::Refused(chain(&*source))
+        }
         Err(error) => return Err(error),
     };
     let name = names::policy(&function.name_any());
@@ -92,7 +108,7 @@ pub async fn apply(
     Ok(Applied {
         generation: deployment.metadata.generation,
         shape: due::shape(&deployment),
-        service_taken,
+        service,
     })
 }
 

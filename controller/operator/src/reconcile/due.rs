@@ -60,6 +60,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::reconcile::apply::ServiceName;
 
     /// Would fail if all that is applied when the operator begins were applied again in the same minute, or some of it nearly
     /// never or all the time.
@@ -93,7 +94,7 @@ mod tests {
             generation: Some(2),
             shape: shape(&deployment(2, 0, "a")),
             at: now,
-            service_taken: false,
+            service: ServiceName::Held,
         };
         let mut is = |digest, seen: Option<Deployment>, now| {
             is_applied(Some(&mut applied), digest, seen.as_ref(), long, now)

@@ -53,9 +53,9 @@ pub(super) async fn say(
         records: &records,
         hosts: hosts::held(function, &taken, Timestamp::now()),
         hosts_taken: &taken,
-        service_taken: lock(&live.applied)
+        service: lock(&live.applied)
             .as_ref()
-            .is_some_and(|applied| applied.service_taken),
+            .map(|applied| applied.service.clone()),
         url: context.options.url(id.namespace(), id.name()),
         device: device::of(context, id, function, live, plan.as_ref()),
         now: autoscale::now(),

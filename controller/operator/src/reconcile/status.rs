@@ -12,6 +12,7 @@ use kube::ResourceExt as _;
 use wisp_api::{ComponentStatus, Function, FunctionStatus, HostStatus, RevisionStatus};
 use wisp_contract::operator::pod;
 
+use super::apply::ServiceName;
 use super::desired::component_of;
 use super::hosts::Taken;
 use crate::artifacts::Stage;
@@ -49,8 +50,8 @@ pub struct Observed<'a> {
     pub hosts: Vec<HostStatus>,
     /// Hosts that are others'.
     pub hosts_taken: &'a [Taken],
-    /// Whether the Service of its name is somebody else's.
-    pub service_taken: bool,
+    /// Whether it has the Service of its name, where that was applied.
+    pub service: Option<ServiceName>,
     /// Its URL.
     pub url: String,
     /// Where its models compute, where that is known.
@@ -147,12 +148,20 @@ fn conditions(observed: &Observed<'_>) -> Vec<Condition> {
     if !observed.function.spec.hosts.is_empty() || !observed.hosts_taken.is_empty() {
         verdicts.push(("HostsReady", hosts(observed)));
     }
-    if observed.service_taken {
-        let function = observed.function.name_any();
-        let message = format!(
-            "a Service `{function}` that isn't this function's is in its namespace: the function has no such name in the cluster; its URL and hosts lead to it"
-        );
-        verdicts.push(("ServiceReady", verdict("False", "NameTaken", message)));
+    let function = observed.function.name_any();
+    let without = "the function has no such name in the cluster; its URL and hosts lead to it";
+    match &observed.service {
+        Some(ServiceName::Taken) => {
+            let message = format!(
+                "a Service `{function}` that isn't this function's is in its namespace: {without}"
+            );
+            verdicts.push(("ServiceReady", verdict("False", "NameTaken", message)));
+        }
+        Some(ServiceName::Refused(why)) => {
+            let message = format!("the Service `{function}` is refused, so {without}: {why}");
+            verdicts.push(("ServiceReady", verdict("False", "Refused", message)));
+        }
+        Some(ServiceName::Held) | None => {}
     }
     verdicts
         .into_iter()

@@ -46,7 +46,7 @@ fn observed<'a>(function: &'a Function, plan: &'a Plan) -> Observed<'a> {
         records: &[],
         hosts: Vec::new(),
         hosts_taken: &[],
-        service_taken: false,
+        service: Some(ServiceName::Held),
         url: "http://g/n/f/".into(),
         device: None,
         now: at(100),
@@ -346,7 +346,11 @@ fn names_that_are_others_are_told() {
         owner: Owner::First("x/older".parse().unwrap()),
     }];
     base.hosts_taken = &taken;
-    base.service_taken = true;
+    base.service = Some(ServiceName::Refused("a quota".to_owned()));
+    let refused = self::status(&base);
+    assert_eq!(told(&refused, "ServiceReady"), "False Refused");
+    assert!(refused.conditions[4].message.ends_with(": a quota"));
+    base.service = Some(ServiceName::Taken);
     let status = status(&base);
     assert_eq!(told(&status, "HostsReady"), "False HostTaken");
     assert_eq!(told(&status, "ServiceReady"), "False NameTaken");
