@@ -43,6 +43,8 @@ use crate::wake::{Deployments, Waker};
 const CONCURRENCY: u16 = 32;
 /// How long the last traces may take to be sent.
 const FLUSH: Duration = Duration::from_secs(1);
+/// How often it is looked whether the gateways are still told the keys: a Secret that is lost keeps new ones from starting.
+const TOLD_AGAIN: Duration = Duration::from_secs(30);
 /// How long after a failure one is reconciled again, at first.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -217,8 +219,10 @@ impl Operator {
             Arc::clone(&pools).run().await;
         };
         let told = async {
-            keys::tell(&self.client, &self.options.namespace, &root).await;
-            std::future::pending().await
+            loop {
+                keys::tell(&self.client, &self.options.namespace, &root).await;
+                tokio::time::sleep(TOLD_AGAIN).await;
+            }
         };
         standing.send_replace(Standing::Learning);
         metrics.leads(true);
