@@ -27,7 +27,7 @@ pub(crate) const LARGEST: u64 = 256 << 20;
 /// The most bytes of a component's machine code.
 const LARGEST_CODE: u64 = 1 << 30;
 
-/// The most cautions that are noted of a component, and the most bytes of each: it may import much, by long names.
+/// The most cautions that are told of a component's imports, and the most bytes of each: they may be many, and have long names.
 const CAUTIONS: (usize, usize) = (64, 1024);
 
 /// Prepares components, one at a time: compiling takes all the processors there are. Those that a replica waits for come first,
@@ -203,12 +203,6 @@ impl Compiler {
             None => self.here(source).await?,
             Some(apart) => self.elsewhere(apart, source).await?,
         };
-        let (most, longest) = CAUTIONS;
-        let mut cautions = facts.cautions;
-        cautions.truncate(most);
-        for caution in &mut cautions {
-            caution.truncate(caution.floor_char_boundary(longest));
-        }
         let prepared = Prepared {
             component: component.sha256,
             length: component.length,
@@ -221,7 +215,7 @@ impl Compiler {
                 asks_models: facts.asks_models,
             },
             handler: facts.handler,
-            cautions,
+            cautions: facts.cautions,
         };
         self.store.note(key, &prepared).await?;
         Ok(prepared)
@@ -376,7 +370,11 @@ fn prepare(bytes: &[u8], engines: &Engines, limits: &preinit::Limits) -> Result<
     let source = Source::from_bytes(initialised.component).map_err(Error::Component)?;
     let code = Loader::compile(&source, engines).map_err(Error::Compile)?;
     let inspection = source.inspection();
-    let mut cautions = inspection.cautions.clone();
+    let (most, longest) = CAUTIONS;
+    let mut cautions: Vec<String> = inspection.cautions.iter().take(most).cloned().collect();
+    for caution in &mut cautions {
+        caution.truncate(caution.floor_char_boundary(longest));
+    }
     match &initialised.outcome {
         Outcome::Plain(why) => cautions.push(format!(
             "the initialisation runs in every instance, because {why}"

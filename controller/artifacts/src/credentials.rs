@@ -11,6 +11,9 @@ use serde::Deserialize;
 use crate::error::Error;
 use crate::reference::Reference;
 
+/// The most logins that are tried for one image: a registry may lock out whoever guesses, with all who ask from the same address.
+const MOST: usize = 16;
+
 /// Logins for registries. Their `Debug` shows no secret.
 #[derive(Debug, Clone, Default)]
 pub struct Credentials {
@@ -100,7 +103,7 @@ impl Credentials {
         !self.of(image).is_empty()
     }
 
-    /// The logins for where `image` is, those for the longest path first, as the kubelet tries them.
+    /// The logins for where `image` is, those for the longest path first, as the kubelet tries them, and the first of them.
     pub(crate) fn of(&self, image: &Reference) -> Vec<&Login> {
         let mut found: Vec<_> = self
             .logins
@@ -108,6 +111,7 @@ impl Credentials {
             .filter(|(place, _)| covers(place, image))
             .collect();
         found.sort_by_key(|(place, _)| std::cmp::Reverse(place.len()));
+        found.truncate(MOST);
         found.into_iter().map(|(_, login)| login).collect()
     }
 }
@@ -210,6 +214,20 @@ mod tests {
                 Login::Bearer(token) => format!("bearer {token}"),
             })
             .collect()
+    }
+
+    /// Would fail if passwords could be tried out on a registry, from this address, by as many ways to name it as there are.
+    #[test]
+    fn a_few_logins_are_tried() {
+        let entry = |count: usize| {
+            let slashes = "/".repeat(count);
+            format!(r#""r.io{slashes}": {{"username": "u", "password": "{count}"}}"#)
+        };
+        let entries: Vec<_> = (0..100).map(entry).collect();
+        let more = r#""r.io/team": {"username": "t", "password": "x"}"#;
+        let config = format!(r#"{{"auths": {{{}, {more}}}}}"#, entries.join(", "));
+        let found = passwords(&config, "r.io/team/a");
+        assert_eq!((found.len(), &*found[0]), (MOST, "t:x"));
     }
 
     /// Would fail if a password went to a registry or repository that it is not for.

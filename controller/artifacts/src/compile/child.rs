@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use wisp_engine::preinit::Limits;
 use wisp_engine::{Cpu, Engines};
 
-use super::{Facts, prepare};
+use super::{Facts, failure, prepare};
 use crate::error::Error;
 use crate::store::is_full;
 
@@ -152,14 +152,13 @@ impl Job {
 
     fn tell(&self, done: &Result<Facts, Error>) -> std::io::Result<()> {
         let told: Result<&Facts, Refusal> = done.as_ref().map_err(|error| {
-            let sentence = error.sentence();
             Refusal {
                 reason: error.reason().to_owned(),
                 is_transient: error.is_transient(),
                 // ENOMEM, as an `io::Error` ends with it: wasmtime asks for memory by itself.
-                is_short_of_memory: sentence.contains("(os error 12)"),
+                is_short_of_memory: error.sentence().contains("(os error 12)"),
                 is_short_of_room: matches!(error, Error::Io { source, .. } if is_full(source)),
-                sentence,
+                sentence: failure::sentence(error),
             }
         });
         std::fs::write(self.told(), serde_json::to_vec(&told)?)

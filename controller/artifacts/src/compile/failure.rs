@@ -11,7 +11,7 @@ const FIRST: Duration = Duration::from_secs(60);
 /// The longest that it isn't tried again: the machine may have been short of something.
 const LONGEST: Duration = Duration::from_secs(3600);
 
-/// The most bytes that are remembered of why: it may quote names of the component's.
+/// The most bytes that are told of why: it may quote names of the component's.
 const SENTENCE: usize = 4096;
 
 /// A failure that will come again.
@@ -27,11 +27,9 @@ pub(super) struct Failure {
 
 impl Failure {
     pub(super) fn of(error: &Error, before: Option<&Self>, now: SystemTime) -> Self {
-        let mut sentence = error.sentence();
-        sentence.truncate(sentence.floor_char_boundary(SENTENCE));
         Self {
             reason: error.reason().to_owned(),
-            sentence,
+            sentence: sentence(error),
             times: before.map_or(0, |before| before.times).saturating_add(1),
             at: seconds(now),
         }
@@ -49,6 +47,13 @@ impl Failure {
     pub(super) fn error(self) -> Error {
         Error::told(&self.reason, self.sentence, false)
     }
+}
+
+/// What is told of `error`, and remembered.
+pub(super) fn sentence(error: &Error) -> String {
+    let mut sentence = error.sentence();
+    sentence.truncate(sentence.floor_char_boundary(SENTENCE));
+    sentence
 }
 
 fn seconds(time: SystemTime) -> u64 {

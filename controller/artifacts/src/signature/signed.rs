@@ -18,6 +18,8 @@ const STATEMENT_TYPES: [&str; 2] = [
     "https://in-toto.io/Statement/v0.1",
 ];
 const PAYLOAD_TYPE: &str = "application/vnd.in-toto+json";
+/// The most signatures of one envelope: a bundle's has one. To check one takes as long as its payload is large, for each key.
+pub(super) const MOST_SIGNATURES: usize = 4;
 
 /// Something with signatures that was kept with an image. Nothing it says is true before a signature holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -111,7 +113,8 @@ impl Signed {
     pub(crate) fn bundle(json: &[u8]) -> Option<Self> {
         let Bundle { dsse_envelope: it } = serde_json::from_slice(json).ok()?;
         let signatures = it.signatures.iter();
-        (it.payload_type == PAYLOAD_TYPE).then_some(())?;
+        let is_usual = it.payload_type == PAYLOAD_TYPE && signatures.len() <= MOST_SIGNATURES;
+        is_usual.then_some(())?;
         Some(Self {
             form: Form::Envelope,
             payload: STANDARD.decode(&it.payload).ok()?,

@@ -2,6 +2,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::signed::MOST_SIGNATURES;
 use super::*;
 
 const IMAGE: &str = "1371dfa64c821749116f315ae7bb65fa10411ca06e291572658531ee391f2d83";
@@ -54,6 +55,22 @@ fn what_cosign_signs_holds_for_its_key_alone() {
         assert_eq!(signed.judge(IMAGE, &both), Judgement::Holds, "{key}");
         assert_eq!(signed.judge(IMAGE, &[]), Judgement::Stranger, "{key}");
     }
+}
+
+/// Would fail if a bundle had as many signatures checked as somebody writes into it, which takes as long as they like.
+#[test]
+fn a_bundle_has_few_signatures() {
+    let mut json: Value = serde_json::from_slice(&file("bundle/bundle.json")).unwrap();
+    let own = json["dsseEnvelope"]["signatures"][0].clone();
+    let mut with = |count: usize| {
+        let mut signatures = vec![serde_json::json!({"sig": ""}); count - 1];
+        signatures.push(own.clone());
+        json["dsseEnvelope"]["signatures"] = signatures.into();
+        Signed::bundle(json.to_string().as_bytes())
+    };
+    let signed = with(MOST_SIGNATURES).unwrap();
+    assert_eq!(signed.judge(IMAGE, &keys("cosign.pub")), Judgement::Holds);
+    assert_eq!(with(MOST_SIGNATURES + 1), None);
 }
 
 /// Would fail if the signature of one image, or of something that is no signature, let another pass.
