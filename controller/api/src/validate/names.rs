@@ -82,6 +82,10 @@ pub(super) fn origin(text: &str) -> Result<(), String> {
                 "`*.` must stand before a name of at least two labels, such as `https://*.example.com`",
             )
         }
+        Some(host) if host.parse::<std::net::Ipv4Addr>().is_ok() => Ok(()),
+        Some(host) if ends_with_number(host) => no(
+            "a host that ends with a number must be an IPv4 address, such as `10.0.0.7`: four numbers from 0 to 255 without leading zeros",
+        ),
         Some(host)
             if !is_dns_name(&host.strip_prefix("*.").unwrap_or(host).to_ascii_lowercase()) =>
         {
@@ -91,6 +95,15 @@ pub(super) fn origin(text: &str) -> Result<(), String> {
         }
         _ => Ok(()),
     }
+}
+
+/// Whether whoever resolves `host` would take it for an address, in one of the forms that have fewer numbers, or hexadecimal or
+/// octal ones, <https://url.spec.whatwg.org/#ends-in-a-number-checker>.
+fn ends_with_number(host: &str) -> bool {
+    let last = host.rsplit('.').next().unwrap_or_default();
+    let hex = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    !last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit())
+        || hex.is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
 }
 
 /// Why `text` is no SHA-256.

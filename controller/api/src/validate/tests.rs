@@ -67,6 +67,7 @@ fn names() {
         "{hosts: [a.example.com, A.example.com, 'x:80', 'https://x', '*.x', 10.0.0.1, a.example.com, 'a..b']}",
         "{outbound: {allow: ['https://api.example.com', 'https://*.example.com', 'http://10.0.0.7:8080', 'http://[::1]:8080', 'http://localhost:3000']}}",
         "{outbound: {allow: ['api.example.com', 'https://x/path', 'https://u:p@x', 'https://*', 'https://x:0', 'https://x:99999', 'https://[zz]', 'https://*.com']}}",
+        "{outbound: {allow: ['http://10.0.0.256:8080', 'http://10.0.1', 'http://010.0.0.1', 'http://*.example.5', 'http://a.0x1F', 'http://[::ffff:10.0.0.1]', 'http://a.0x1g']}}",
         "{outbound: {certificateAuthorities: [{configMapKeyRef: {name: c, key: ca.crt}}, {}, {secretKeyRef: {name: S_, key: ''}}]}}",
         "{env: [{name: 1A, value: x}, {name: A}, {name: B, value: x, valueFrom: {}}, {name: C, valueFrom: {}}, {name: D, value: x}, {name: D, value: z}]}",
         "{env: [{name: A, valueFrom: {secretKeyRef: {name: S_, key: k}, configMapKeyRef: {name: c, key: k}}}, {name: B, valueFrom: {secretKeyRef: {name: S_, key: k}}}]}",

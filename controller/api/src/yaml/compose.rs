@@ -10,6 +10,10 @@ use super::{Entry, Node, Value, scalar};
 const MAX_DEPTH: usize = 64;
 /// The most values in one text, those that aliases repeat counted each time.
 const MAX_NODES: usize = 200_000;
+/// The most bytes that anchors and aliases repeat.
+const MAX_REPEATED: usize = 16 << 20;
+
+const TOO_MUCH: &str = "anchors and aliases repeat more than 16 MiB of text";
 
 /// Why a text is no YAML that a manifest may be written in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,6 +32,8 @@ pub(crate) fn compose(text: &str) -> Result<Vec<Node>, YamlError> {
         parser: Parser::new_from_str(text),
         anchors: HashMap::new(),
         nodes: 0,
+        bytes: 0,
+        repeated: 0,
     };
     let mut documents = Vec::new();
     loop {
@@ -51,8 +57,19 @@ pub(crate) fn compose(text: &str) -> Result<Vec<Node>, YamlError> {
 
 struct Composer<'a> {
     parser: Parser<'a, StrInput<'a>>,
-    anchors: HashMap<usize, (Node, usize)>,
+    anchors: HashMap<usize, Anchored>,
     nodes: usize,
+    /// Bytes of keys and values so far, those that aliases repeat counted each time.
+    bytes: usize,
+    /// Those of them that are copies.
+    repeated: usize,
+}
+
+/// What an alias repeats.
+struct Anchored {
+    node: Node,
+    nodes: usize,
+    bytes: usize,
 }
 
 impl<'a> Composer<'a> {
@@ -80,23 +97,29 @@ impl<'a> Composer<'a> {
         if depth > MAX_DEPTH {
             return fail(&format!("nested deeper than {MAX_DEPTH} levels"));
         }
-        let before = self.nodes;
+        let before = (self.nodes, self.bytes);
         let (anchor, value) = match event {
             Event::Scalar(text, style, anchor, tag) => {
+                self.bytes += text.len();
                 (anchor, scalar_value(&text, style, tag.as_deref(), line)?)
             }
             Event::Alias(anchor) => {
-                let Some((node, size)) = self.anchors.get(&anchor) else {
+                let Some(it) = self.anchors.get(&anchor) else {
                     return fail("an alias within the value that it stands for");
                 };
-                self.nodes += size;
+                self.nodes += it.nodes;
+                self.bytes += it.bytes;
+                self.repeated += it.bytes;
                 if self.nodes > MAX_NODES {
                     return fail(&format!(
                         "more than {MAX_NODES} values in one text, those that aliases repeat included"
                     ));
                 }
+                if self.repeated > MAX_REPEATED {
+                    return fail(TOO_MUCH);
+                }
                 return Ok(Node {
-                    value: node.value.clone(),
+                    value: it.node.value.clone(),
                     line,
                 });
             }
@@ -116,8 +139,13 @@ impl<'a> Composer<'a> {
         };
         let node = Node { value, line };
         if anchor > 0 {
-            self.anchors
-                .insert(anchor, (node.clone(), self.nodes - before + 1));
+            let (nodes, bytes) = (self.nodes - before.0 + 1, self.bytes - before.1);
+            self.repeated += bytes;
+            if self.repeated > MAX_REPEATED {
+                return fail(TOO_MUCH);
+            }
+            let node = node.clone();
+            self.anchors.insert(anchor, Anchored { node, nodes, bytes });
         }
         Ok(node)
     }
@@ -143,6 +171,7 @@ impl<'a> Composer<'a> {
                     });
                 }
             };
+            self.bytes += key.len();
             let event = self.next()?;
             let node = self.node(event, depth + 1)?;
             if is_merge {
@@ -297,6 +326,26 @@ mod tests {
         }
         let error = compose(&laughs).unwrap_err();
         assert!(error.message.contains("aliases"), "{error:?}");
+    }
+
+    /// Would fail if few values could take as much memory as a long one that they repeat, or each level that has a name kept it.
+    #[test]
+    fn large_bombs_are_refused() {
+        let long = "x".repeat(1 << 20);
+        let key = format!("- &a {{{}: 1}}\n", "x".repeat(1000));
+        for (first, repeated) in [
+            (format!("- &a {long}\n"), "- *a\n".repeat(100)),
+            (key, "- *a\n".repeat(40_000)),
+            (
+                format!("- {}{long}{}\n", "&a [".repeat(60), "]".repeat(60)),
+                String::new(),
+            ),
+        ] {
+            let error = compose(&format!("{first}{repeated}")).unwrap_err();
+            assert_eq!(error.message, TOO_MUCH);
+        }
+        let usual = format!("- &a {long}\n{}", "- *a\n".repeat(10));
+        assert_eq!(compose(&usual).unwrap().len(), 1);
     }
 
     proptest::proptest! {
