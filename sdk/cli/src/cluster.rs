@@ -240,14 +240,15 @@ fn own_proxy(kubeconfig: &Kubeconfig, context: Option<&str>) -> Option<String> {
         .filter(|proxy| !proxy.is_empty())
 }
 
-/// Whether nobody has told of a cluster.
+/// Whether nobody has told of a cluster. A file that is there and can't be read may tell of another than the one around a pod.
 fn is_missing(error: &KubeconfigError) -> bool {
-    matches!(
-        error,
-        KubeconfigError::FindPath
-            | KubeconfigError::ReadConfig(..)
-            | KubeconfigError::CurrentContextNotSet
-    )
+    match error {
+        KubeconfigError::ReadConfig(error, _) => error.kind() == ErrorKind::NotFound,
+        error => matches!(
+            error,
+            KubeconfigError::FindPath | KubeconfigError::CurrentContextNotSet
+        ),
+    }
 }
 
 /// Runs a command's asynchronous part.
@@ -298,6 +299,15 @@ mod tests {
             text,
             "can't list the functions: https://c doesn't answer <- there was no answer within 30.0 s"
         );
+    }
+
+    /// Would fail if who may not read the file that they name were led to the cluster that they are in.
+    #[test]
+    fn a_file_that_is_there_is_not_missing() {
+        let of = |kind: ErrorKind| KubeconfigError::ReadConfig(kind.into(), "config".into());
+        assert!(is_missing(&of(ErrorKind::NotFound)));
+        assert!(!is_missing(&of(ErrorKind::PermissionDenied)));
+        assert!(is_missing(&KubeconfigError::CurrentContextNotSet));
     }
 
     /// Would fail if a file that is gone hid the clusters of those that are there.

@@ -51,6 +51,12 @@ pub(crate) enum DeployError {
     Id { namespace: String, name: String },
     #[error("the function {0} is declared twice")]
     Twice(FunctionId),
+    #[error("the {kind} {namespace}/{name} is there twice, and the two differ")]
+    Differing {
+        kind: &'static str,
+        namespace: String,
+        name: String,
+    },
     #[error("{what} has the sha256 {found}, but the manifest asks for {expected}")]
     Digest {
         what: String,
@@ -109,6 +115,7 @@ impl Explain for DeployError {
                 id.name(),
                 id.namespace()
             )),
+            Self::Differing { .. } => Some("give one of them another name or namespace".to_owned()),
             Self::Digest { .. } => {
                 Some("correct the manifest's sha256, or leave it out".to_owned())
             }
@@ -152,22 +159,34 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
             }
         }
         let since = tokio::time::Instant::now();
+        // All are applied before one is waited for, and what becomes of one is told whatever becomes of the others.
+        let (mut applied, mut code) = (Vec::new(), ExitCode::SUCCESS);
         for (function, (images, took)) in plan.functions.iter().zip(uploads) {
             let is_concerned = changed.iter().any(|beside| {
                 beside.namespace == function.id.namespace() && function.mentions(&beside.name)
             });
-            deploy(
-                function,
-                &images,
+            let mut deployment = Deployment {
+                id: &function.id,
+                images,
                 took,
-                is_concerned.then_some(since),
-                &cluster,
-                args,
-                terminal,
-            )
-            .await?;
+                began: Instant::now(),
+                concerned: is_concerned.then_some(since),
+                result: "",
+                wanted: None,
+            };
+            match deployment.apply(function, &cluster, args, terminal).await {
+                Ok(()) => applied.push(deployment),
+                Err(failure) => code = failure.print(terminal),
+            }
         }
-        Ok(ExitCode::SUCCESS)
+        for deployment in applied {
+            match deployment.wait(&cluster, args, terminal).await {
+                Err(failure) if failure.is_end() => return Err(failure),
+                Err(failure) => code = failure.print(terminal),
+                Ok(()) => {}
+            }
+        }
+        Ok(code)
     })
 }
 
@@ -253,73 +272,97 @@ fn needs_nothing(function: &Planned) -> Result<(), DeployError> {
     Err(DeployError::NoRegistry(function.id.clone(), what))
 }
 
-/// Applies a function, whose `images` are pushed, which `took` so long, and waits for it. `concerned` says since when
-/// what it takes from beside it is another, where it is.
-async fn deploy(
-    function: &Planned,
-    images: &Value,
+/// One function, whose `images` are pushed, which `took` so long. `concerned` says since when what it takes from beside it is
+/// another, where it is.
+struct Deployment<'a> {
+    id: &'a FunctionId,
+    images: Value,
     took: Duration,
+    began: Instant,
     concerned: Option<tokio::time::Instant>,
-    cluster: &Cluster,
-    args: &Deploy,
-    terminal: &Terminal,
-) -> Result<(), Failure> {
-    let began = Instant::now();
-    let (result, applied) = apply(function, cluster, args).await?;
-    let paint = terminal.out;
-    terminal.say(&format!(
-        "{} {} {}",
-        paint.green(result),
-        paint.bold(&function.id.to_string()),
-        paint.dim(&format!("(in {})", cluster.server))
-    ))?;
-    if result == "unchanged"
-        && let Some(reason) = wait::failed_attempt(&applied)
-        && !asks_itself(function)
-    {
-        // It is applied, whether that can be asked or not.
-        let asked = match ask_again(function, cluster).await {
-            Ok(()) => "another is asked for".to_owned(),
-            Err(error) => format!("another can't be asked for: {}", chain(&error)),
-        };
-        terminal.note(&format!(
-            "{} the last attempt at what it names failed ({}): {}",
-            terminal.err.yellow("note:"),
-            harmless(reason),
-            harmless(&asked)
-        ));
-    }
-    let mut status = None;
-    if !args.no_wait {
-        let wanted = Wanted {
-            generation: applied.metadata.generation.unwrap_or_default(),
-            old: (result == "unchanged").then(|| Old::new(&applied, concerned.is_some())),
-            since: concerned.unwrap_or_else(tokio::time::Instant::now),
-        };
-        let ready =
-            wait::until_ready(cluster, &function.id, wanted, args.timeout, terminal).await?;
-        for told in wait::wanting(&ready) {
-            terminal.note(&format!("{} {told}", terminal.err.yellow("note:")));
-        }
-        let now = ready.status.unwrap_or_default();
+    /// What applying it did.
+    result: &'static str,
+    /// What is waited for.
+    wanted: Option<Wanted>,
+}
+
+impl Deployment<'_> {
+    async fn apply(
+        &mut self,
+        function: &Planned,
+        cluster: &Cluster,
+        args: &Deploy,
+        terminal: &Terminal,
+    ) -> Result<(), Failure> {
+        let (result, applied) = apply(function, cluster, args).await?;
+        self.result = result;
+        let paint = terminal.out;
         terminal.say(&format!(
-            "{} {} in {}",
-            paint.green("ready"),
-            paint.bold(now.url.as_deref().unwrap_or_default()),
-            terminal::duration(took + began.elapsed())
+            "{} {} {}",
+            paint.green(result),
+            paint.bold(&self.id.to_string()),
+            paint.dim(&format!("(in {})", cluster.server))
         ))?;
-        status = Some(now);
+        if result == "unchanged"
+            && let Some(reason) = wait::failed_attempt(&applied)
+            && !asks_itself(function)
+        {
+            // It is applied, whether that can be asked or not.
+            let asked = match ask_again(function, cluster).await {
+                Ok(()) => "another is asked for".to_owned(),
+                Err(error) => format!("another can't be asked for: {}", chain(&error)),
+            };
+            terminal.note(&format!(
+                "{} the last attempt at what {} names failed ({}): {}",
+                terminal.err.yellow("note:"),
+                self.id,
+                harmless(reason),
+                harmless(&asked)
+            ));
+        }
+        self.wanted = (!args.no_wait).then(|| Wanted {
+            generation: applied.metadata.generation.unwrap_or_default(),
+            old: (result == "unchanged").then(|| Old::new(&applied, self.concerned.is_some())),
+            since: self.concerned.unwrap_or_else(tokio::time::Instant::now),
+        });
+        Ok(())
     }
-    terminal.json(&json!({
-        "function": function.id.to_string(),
-        "result": result,
-        "images": images,
-        "ready": status.is_some(),
-        "url": status.as_ref().and_then(|status| status.url.clone()),
-        "revision": status.and_then(|status| status.revision),
-        "seconds": (took + began.elapsed()).as_secs_f64(),
-    }))?;
-    Ok(())
+
+    /// Waits for it, where that is wanted, and tells what became of it.
+    async fn wait(
+        self,
+        cluster: &Cluster,
+        args: &Deploy,
+        terminal: &Terminal,
+    ) -> Result<(), Failure> {
+        let took = || self.took + self.began.elapsed();
+        let mut status = None;
+        if let Some(wanted) = self.wanted {
+            let ready = wait::until_ready(cluster, self.id, wanted, args.timeout, terminal).await?;
+            for told in wait::wanting(&ready) {
+                terminal.note(&format!("{} {told}", terminal.err.yellow("note:")));
+            }
+            let now = ready.status.unwrap_or_default();
+            let paint = terminal.out;
+            terminal.say(&format!(
+                "{} {} in {}",
+                paint.green("ready"),
+                paint.bold(now.url.as_deref().unwrap_or_default()),
+                terminal::duration(took())
+            ))?;
+            status = Some(now);
+        }
+        terminal.json(&json!({
+            "function": self.id.to_string(),
+            "result": self.result,
+            "images": self.images,
+            "ready": status.is_some(),
+            "url": status.as_ref().and_then(|status| status.url.clone()),
+            "revision": status.and_then(|status| status.revision),
+            "seconds": took().as_secs_f64(),
+        }))?;
+        Ok(())
+    }
 }
 
 fn parameters(args: &Deploy) -> PatchParams {

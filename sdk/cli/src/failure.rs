@@ -47,6 +47,11 @@ impl<E: Explain> From<E> for Failure {
 }
 
 impl Failure {
+    /// Whether nobody reads what more there is to say.
+    pub(crate) fn is_end(&self) -> bool {
+        self.is_end
+    }
+
     /// Prints it, and gives the process' exit status.
     pub(crate) fn print(&self, terminal: &Terminal) -> ExitCode {
         if self.is_end {

@@ -42,7 +42,8 @@ pub(crate) enum InvokeError {
         "`{1}`, which {0} names, is no gateway: expected HOST:PORT, or an http:// or https:// URL"
     )]
     Gateway(&'static str, String),
-    #[error("`{0}` is no header: expected `name: value`")]
+    /// What of it may be the name: the rest may be a secret.
+    #[error("`{0}…` is no header: expected `name: value`")]
     Header(String),
     #[error("`{0}` is no HTTP method")]
     Method(String),

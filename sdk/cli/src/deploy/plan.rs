@@ -145,13 +145,13 @@ impl Plan {
             metadata.insert("namespace".to_owned(), namespace.clone().into());
         }
         let Some(function) = manifest.function() else {
-            self.beside.push(Beside {
+            let beside = Beside {
                 kind,
                 namespace,
                 name,
                 written,
-            });
-            return Ok(());
+            };
+            return self.add_beside(beside);
         };
         let id = id_of(namespace, name)?;
         let component = origin(function, dir, is_project);
@@ -166,6 +166,26 @@ impl Plan {
             component,
             models: local_models(function, dir, cache),
         });
+        Ok(())
+    }
+
+    /// Where it stands beside several functions, it is applied once.
+    fn add_beside(&mut self, beside: Beside) -> Result<(), DeployError> {
+        let is_same = |other: &&Beside| {
+            (other.kind, &other.namespace, &other.name)
+                == (beside.kind, &beside.namespace, &beside.name)
+        };
+        match self.beside.iter().find(is_same) {
+            Some(same) if *same == beside => {}
+            Some(_) => {
+                return Err(DeployError::Differing {
+                    kind: beside.kind,
+                    namespace: beside.namespace,
+                    name: beside.name,
+                });
+            }
+            None => self.beside.push(beside),
+        }
         Ok(())
     }
 }

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::terminal::{Terminal, harmless, harmless_lines};
 
 /// Reasons that stay until somebody changes something.
-const FINAL: [&str; 23] = [
+const FINAL: [&str; 25] = [
     "AddressRefused",
     "CertificateAuthorityNotFound",
     "CompileFailed",
@@ -33,9 +33,11 @@ const FINAL: [&str; 23] = [
     "NotModel",
     "NotSigned",
     "NotWasm",
+    "OutOfMemory",
     "PolicyDenied",
     "PullSecretNotFound",
     "TooLarge",
+    "TooSlow",
     "Unauthorized",
     "UnsupportedImport",
     "UntrustedSignature",

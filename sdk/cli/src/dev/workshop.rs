@@ -96,11 +96,13 @@ impl Workshop {
         if let Some(watch) = &mut watch {
             self.watch_above(watch, &paths, &roots, &named)?;
         }
-        for (folder, functions) in &declared {
-            // Before the build: what is changed meanwhile is built again.
-            if let Some(watch) = &mut watch {
+        // All before the first build: what is changed meanwhile is built again.
+        if let Some(watch) = &mut watch {
+            for (folder, functions) in &declared {
                 self.watch_folder(watch, folder, &may_take(folder, functions))?;
             }
+        }
+        for (folder, functions) in &declared {
             let elsewhere = self.make(folder, functions).await;
             if let Some(watch) = &mut watch {
                 self.watch_folder(watch, folder, &elsewhere)?;

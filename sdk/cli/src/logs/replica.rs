@@ -1,6 +1,6 @@
 //! One replica's log: read as it is, or followed for as long as the replica lives, whatever connections do.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{AsyncBufRead, AsyncBufReadExt as _, Stream, StreamExt as _, TryStreamExt as _};
 use jiff::Timestamp;
@@ -49,6 +49,16 @@ impl Wanted {
             tail: None,
             follow: self.follow,
             previous: self.previous,
+        }
+    }
+
+    /// What was written since `began`. A node's clock may be another, so it is said how long that is.
+    fn parameters_since(&self, began: Instant) -> LogParams {
+        let seconds = began.elapsed().as_secs().saturating_add(1);
+        LogParams {
+            since_seconds: i64::try_from(seconds).ok(),
+            tail_lines: None,
+            ..self.parameters(None)
         }
     }
 
@@ -120,7 +130,7 @@ impl Replica {
     pub(super) async fn follow(self, wanted: Wanted, sender: mpsc::Sender<Said>) {
         let mut last: Option<Timestamp> = None;
         let mut is_told = false;
-        let began = Timestamp::now();
+        let began = Instant::now();
         let mut parameters = wanted.parameters(None);
         let mut again = Again::default();
         loop {
@@ -149,7 +159,10 @@ impl Replica {
             }
             tokio::time::sleep(PAUSE).await;
             // Where nothing was wanted of what there was, what came since is.
-            parameters = wanted.parameters(Some(last.unwrap_or(began)));
+            parameters = match last {
+                Some(last) => wanted.parameters(Some(last)),
+                None => wanted.parameters_since(began),
+            };
             again = Again(last);
         }
     }
@@ -236,6 +249,10 @@ mod tests {
         let next = wanted.parameters(Some(last));
         assert_eq!(next.since_time, Some(last));
         assert_eq!((next.since_seconds, next.tail_lines), (None, None));
+        let began = Instant::now();
+        let silent = wanted.parameters_since(began - Duration::from_millis(2500));
+        assert_eq!((silent.since_seconds, silent.tail_lines), (Some(3), None));
+        assert!(silent.since_time.is_none() && silent.follow);
         let new = wanted.of_newcomer().parameters(None);
         assert_eq!((new.since_seconds, new.tail_lines), (None, None));
         assert!(new.follow);

@@ -6,6 +6,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use rustix::process::getuid;
 use serde::Deserialize;
 use wisp_artifacts::{Credentials, Reference};
 
@@ -55,12 +56,15 @@ fn files(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     let home = variable("HOME");
     let docker =
         variable("DOCKER_CONFIG").or_else(|| home.as_ref().map(|home| home.join(".docker")));
-    let podman = variable("XDG_RUNTIME_DIR");
+    // As root, and wherever else nobody has logged in to the machine, there is no folder of one's own.
+    let podman = variable("XDG_RUNTIME_DIR")
+        .map(|folder| folder.join("containers"))
+        .unwrap_or_else(|| format!("/run/containers/{}", getuid().as_raw()).into());
     let config = variable("XDG_CONFIG_HOME").or_else(|| home.map(|home| home.join(".config")));
-    let containers = [podman, config]
-        .into_iter()
-        .flatten()
-        .map(|folder| folder.join("containers/auth.json"));
+    let config = config.map(|folder| folder.join("containers"));
+    let containers = std::iter::once(podman)
+        .chain(config)
+        .map(|folder| folder.join("auth.json"));
     docker
         .map(|folder| folder.join("config.json"))
         .into_iter()
@@ -197,7 +201,8 @@ mod tests {
                 "/h/.config/containers/auth.json"
             ]
         );
-        assert_eq!(with(&[("DOCKER_CONFIG", "/d")]), ["/d/config.json"]);
+        let own = format!("/run/containers/{}/auth.json", getuid().as_raw());
+        assert_eq!(with(&[("DOCKER_CONFIG", "/d")]), ["/d/config.json", &own]);
     }
 
     /// Would fail if a registry were asked with another's password, or a helper's word were not heard.

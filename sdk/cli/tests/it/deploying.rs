@@ -199,6 +199,93 @@ fn what_cannot_serve_is_told_at_once() {
     );
 }
 
+/// Would fail if one function that can't be applied, or can't serve, kept the others from being applied, or told of.
+#[test]
+fn each_function_is_applied_and_told_whatever_becomes_of_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["digits", "other"] {
+        let manifest = format!(
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec: {{component: {{image: r.test/a}}}}\n"
+        );
+        std::fs::write(folder.path().join(format!("{name}.yaml")), manifest).unwrap();
+    }
+    for (is_refused, why) in [(true, "somebody else's"), (false, "imports `acme:db`")] {
+        let api = Api::new(move |asked| {
+            let is_digits = asked.path.contains("digits");
+            let name = if is_digits { "digits" } else { "other" };
+            let is_told = is_digits && is_refused && !asked.path.contains("dryRun");
+            let of = |conditions: &Value| {
+                let mut function = function(conditions);
+                function["metadata"]["name"] = name.into();
+                function
+            };
+            let later = if is_digits {
+                let why = "the component imports `acme:db`";
+                condition("ComponentReady", "False", "UnsupportedImport", why)
+            } else {
+                condition("Ready", "True", "Sleeping", "it sleeps")
+            };
+            match asked.method.as_str() {
+                "PATCH" if is_told => Answer::status(409, "functions", name, "somebody else's"),
+                "PATCH" => Answer::json(&of(&json!([]))),
+                _ if asked.path.contains("watch=true") => {
+                    Answer::events(&[json!({"type": "MODIFIED", "object": of(&json!([later]))})])
+                }
+                _ if asked.path.contains("/functions/") => {
+                    Answer::status(404, "functions", name, "no such function")
+                }
+                _ => Answer::json(&json!({
+                    "apiVersion": "wisp.dev/v1alpha1", "kind": "FunctionList",
+                    "metadata": {"resourceVersion": "9"}, "items": [of(&json!([]))],
+                })),
+            }
+        });
+        let said = run(folder.path(), Some(&api), &["deploy", "--output", "json"]);
+        assert_eq!(said.code, Some(1), "{said:?}");
+        let told = said.json();
+        let error = told[0]["error"].as_str().unwrap();
+        assert!(error.contains("vision/digits"), "{error}");
+        assert!(told[0].to_string().contains(why), "{told:?}");
+        let other = (&told[1]["function"], &told[1]["ready"]);
+        assert_eq!(other, (&json!("vision/other"), &json!(true)));
+    }
+}
+
+/// Would fail if two folders' Secrets of one name took each other's place.
+#[test]
+fn what_stands_beside_two_functions_is_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, word: &str| {
+        let manifest = format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: words}}\ndata: {{a: {word}}}\n---\n\
+             apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: {name}}}\nspec: {{component: {{image: r.test/a}}}}\n"
+        );
+        std::fs::create_dir_all(folder.path().join(name)).unwrap();
+        std::fs::write(folder.path().join(name).join("function.yaml"), manifest).unwrap();
+    };
+    let api = Api::new(|asked| match asked.method.as_str() {
+        "PATCH" => taken(asked),
+        _ => Answer::status(404, "functions", "x", "no such function"),
+    });
+    let words = ["deploy", "--output", "json", "--no-wait", "a", "b"];
+    for (word, code) in [("one", 0), ("other", 1)] {
+        write("a", "one");
+        write("b", word);
+        let said = run(folder.path(), Some(&api), &words);
+        assert_eq!(said.code, Some(code), "{said:?}");
+        let applied = api.applied();
+        let maps = applied.iter().filter(|it| it.path.contains("configmaps"));
+        assert_eq!((applied.len(), maps.count()), (3, 1));
+        if code == 1 {
+            let error = said.json().remove(0)["error"].clone();
+            assert_eq!(
+                error,
+                "the ConfigMap vision/words is there twice, and the two differ"
+            );
+        }
+    }
+}
+
 /// Would fail if a deployment that fails had changed the cluster: one of several functions is wrong, or refused.
 #[test]
 fn what_fails_has_changed_nothing() {
