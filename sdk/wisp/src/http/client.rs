@@ -1,7 +1,7 @@
 //! Building and sending requests.
 
 use std::borrow::Cow;
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::future::{Future, IntoFuture};
 use std::pin::Pin;
 use std::time::Duration;
@@ -253,7 +253,6 @@ pub fn encode_segment(text: &str) -> Cow<'_, str> {
 /// # Ok::<_, wisp::Error>(())
 /// # }).unwrap();
 /// ```
-#[derive(Debug)]
 #[must_use = "a request is sent by awaiting it"]
 pub struct RequestBuilder {
     method: Method,
@@ -261,6 +260,18 @@ pub struct RequestBuilder {
     headers: Headers,
     body: Body,
     timeouts: Timeouts,
+}
+
+/// Without what may be a secret, as an error's.
+impl fmt::Debug for RequestBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RequestBuilder")
+            .field("method", &self.method)
+            .field("url", &without_secrets(&self.url))
+            .field("headers", &self.headers)
+            .field("timeouts", &self.timeouts)
+            .finish_non_exhaustive()
+    }
 }
 
 impl RequestBuilder {
@@ -460,9 +471,19 @@ fn check(request: &Request) -> Result<(), String> {
 }
 
 /// Headers, or the sentence on what was wrong with the first that is none.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Headers {
     built: Result<HeaderMap, String>,
+}
+
+/// Their names: values may be secrets.
+impl fmt::Debug for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.built {
+            Ok(headers) => f.debug_set().entries(headers.keys()).finish(),
+            Err(why) => f.debug_tuple("Wrong").field(why).finish(),
+        }
+    }
 }
 
 impl Default for Headers {
