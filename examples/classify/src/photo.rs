@@ -19,7 +19,8 @@ const SEEN: f64 = 224.0 / 256.0;
 /// The longest side that is decoded.
 const MAX_SIDE: u32 = 8192;
 
-/// The most memory for decoded pixels: 24 megapixels in RGB, and as much again for turning them upright, fit.
+/// The most memory for pixels in RGB, or RGBA where they are transparent: 24 megapixels, and as much again for turning them upright,
+/// fit.
 const MAX_PIXEL_BYTES: u64 = 80 << 20;
 
 /// Why a photograph can't be read.
@@ -93,7 +94,16 @@ fn decode(bytes: &[u8]) -> Result<DynamicImage, PhotoError> {
     // A camera held sideways writes that into the file's EXIF data, and not into the pixels.
     let orientation = decoder.orientation().map_err(refuse)?;
     // `from_decoder` makes room for the pixels without asking how much there may be.
-    limits.reserve(decoder.total_bytes()).map_err(refuse)?;
+    let (width, height) = decoder.dimensions();
+    let channels = if decoder.color_type().has_alpha() {
+        4
+    } else {
+        3
+    };
+    // What has fewer becomes that.
+    let becomes = u64::from(width) * u64::from(height) * channels;
+    let needed = decoder.total_bytes().max(becomes);
+    limits.reserve(needed).map_err(refuse)?;
     let mut photo = DynamicImage::from_decoder(decoder).map_err(refuse)?;
     photo.apply_orientation(orientation);
     Ok(photo)
@@ -138,22 +148,18 @@ fn on_white(photo: DynamicImage) -> RgbImage {
 mod tests {
     use super::*;
 
-    fn png(picture: &image::RgbImage) -> Vec<u8> {
+    fn png(picture: &DynamicImage) -> Vec<u8> {
         let mut bytes = Vec::new();
         picture
-            .write_to(&mut Cursor::new(&mut bytes), image::ImageFormat::Png)
+            .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
             .unwrap();
         bytes
     }
 
     #[test]
     fn is_planar_rgb_centred_on_127() {
-        let input = to_input(&png(&image::RgbImage::from_pixel(
-            300,
-            500,
-            image::Rgb([255, 127, 0]),
-        )))
-        .unwrap();
+        let picture = RgbImage::from_pixel(300, 500, Rgb([255, 127, 0]));
+        let input = to_input(&png(&picture.into())).unwrap();
         let plane = (SIDE * SIDE) as usize;
         assert_eq!(input.len(), 3 * plane);
         assert_eq!(
@@ -172,7 +178,7 @@ mod tests {
             }
         });
         assert!(
-            to_input(&png(&picture))
+            to_input(&png(&picture.into()))
                 .unwrap()
                 .iter()
                 .all(|value| *value == 1.0)
@@ -182,12 +188,8 @@ mod tests {
     #[test]
     fn no_shape_is_too_odd() {
         for (width, height) in [(1, 1), (1, 8192), (8192, 1), (3, 7)] {
-            let input = to_input(&png(&image::RgbImage::from_pixel(
-                width,
-                height,
-                image::Rgb([127; 3]),
-            )))
-            .unwrap();
+            let picture = RgbImage::from_pixel(width, height, Rgb([127; 3]));
+            let input = to_input(&png(&picture.into())).unwrap();
             assert!(
                 input.len() == 3 * 224 * 224 && input.iter().all(|value| *value == 0.0),
                 "{width} × {height}"
@@ -199,11 +201,7 @@ mod tests {
     fn what_is_transparent_is_white() {
         for (alpha, expected) in [(0, 1.0), (255, -127.0 / 128.0), (128, 0.0)] {
             let picture = image::RgbaImage::from_pixel(300, 300, image::Rgba([0, 0, 0, alpha]));
-            let mut bytes = Vec::new();
-            picture
-                .write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png)
-                .unwrap();
-            let input = to_input(&bytes).unwrap();
+            let input = to_input(&png(&picture.into())).unwrap();
             assert!(
                 input.iter().all(|value| *value == expected),
                 "alpha {alpha}: {}",
@@ -232,13 +230,18 @@ mod tests {
             to_input(&include_bytes!("../chelsea.png")[..5000]),
             Err(PhotoError::Decode(_))
         ));
-        let wide = png(&image::RgbImage::new(MAX_SIDE + 1, 1));
+        let wide = png(&DynamicImage::new_rgb8(MAX_SIDE + 1, 1));
         assert!(matches!(to_input(&wide), Err(PhotoError::Decode(_))));
         // Would fail if pixels were decoded that the function has no memory for: it would trap, and answer 502.
-        let large = png(&image::RgbImage::new(MAX_SIDE, 3500));
-        assert!(matches!(
-            to_input(&large),
-            Err(PhotoError::Decode(ImageError::Limits(_)))
-        ));
+        for large in [
+            DynamicImage::new_rgb8(MAX_SIDE, 3500),
+            DynamicImage::new_luma8(MAX_SIDE, 3500),
+            DynamicImage::new_luma_a8(MAX_SIDE, 2700),
+        ] {
+            assert!(matches!(
+                to_input(&png(&large)),
+                Err(PhotoError::Decode(ImageError::Limits(_)))
+            ));
+        }
     }
 }
