@@ -794,6 +794,14 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
             "at '/pools/default/pod/labels/app.kubernetes.io~1name': false schema",
         ),
         (
+            json!({"pools": {"default": {"pod": {"labels": {"cost center": "42"}}}}}),
+            "at '/pools/default/pod/labels'",
+        ),
+        (
+            json!({"gateway": {"tls": {"secretName": "wisp-gateway"}}}),
+            "at '/gateway/tls/secretName'",
+        ),
+        (
             json!({"pools": {"default": {"pod": {"annotations": {"kubectl.kubernetes.io/restartedAt": "1"}}}}}),
             "at '/pools/default/pod/annotations/kubectl.kubernetes.io~1restartedAt': false schema",
         ),
