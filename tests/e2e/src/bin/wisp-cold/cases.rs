@@ -30,7 +30,7 @@ const PHOTO: Question = Question {
     word: "daisy",
 };
 /// The cases' names, or what those of several have in common.
-pub(crate) const NAMES: [&str; 11] = [
+pub(crate) const NAMES: [&str; 12] = [
     "hello, pool",
     "digits, pool",
     "javascript of 12 MB, pool",
@@ -39,6 +39,7 @@ pub(crate) const NAMES: [&str; 11] = [
     "operator just killed",
     "API server and registry down",
     "8 functions at once, pool of 3",
+    "8 functions at once again, pool of 3 to 8",
     "pool empty",
     "functions in one second, pool of 10",
     "pods that stand by",
@@ -95,6 +96,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         killed,
         down,
         at_once,
+        again,
         empty,
         in_one_second,
         _,
@@ -175,7 +177,17 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
     }
     if wanted(at_once) {
-        rows.extend(eight(bench, at_once, &hellos).await?);
+        bench
+            .pool("three", json!({"minReplicas": 3, "maxReplicas": 3}))
+            .await?;
+        rows.extend(eight(bench, at_once, &hellos, 3).await?);
+    }
+    if wanted(again) {
+        let grows = json!({"minReplicas": 3, "maxReplicas": hellos.len()});
+        bench.pool("three", grows).await?;
+        bench.asleep(&hellos, 3).await?;
+        bench.ask_all(&hellos, HELLO).await?;
+        rows.extend(eight(bench, again, &hellos, hellos.len()).await?);
     }
     if wanted(empty) {
         bench
@@ -321,18 +333,21 @@ async fn photos(bench: &Bench<'_>, rows: &mut Rows) -> Result<()> {
         .await
 }
 
-async fn eight(bench: &Bench<'_>, case: &str, hellos: &[String]) -> Result<Vec<Row>> {
-    bench
-        .pool("three", json!({"minReplicas": 3, "maxReplicas": 3}))
-        .await?;
+/// Wakes all functions at once, in turns with as many plain Deployments, each time when so many pods are `standing` by.
+async fn eight(
+    bench: &Bench<'_>,
+    case: &str,
+    hellos: &[String],
+    standing: usize,
+) -> Result<Vec<Row>> {
     let (mut all, mut slowest) = (Sample::default(), Sample::default());
     let (mut all_plain, mut slowest_plain) = (Sample::default(), Sample::default());
     for _ in 0..(bench.options.wakes.get() / hellos.len()).clamp(1, 25) {
-        bench.asleep(hellos, 3).await?;
+        bench.asleep(hellos, standing).await?;
         let found = bench.ask_all(hellos, HELLO).await?;
         slowest.0.push(percentile(&found.total, 100.0));
         all.0.extend(found.total.0);
-        bench.asleep(hellos, 3).await?;
+        bench.asleep(hellos, standing).await?;
         let plain = bench.plain_at_once(&hellos[0], hellos.len()).await?;
         slowest_plain.0.push(percentile(&plain, 100.0));
         all_plain.0.extend(plain.0);
