@@ -69,6 +69,19 @@ pub(crate) enum ManifestsError {
     Empty(PathBuf),
     #[error("{file} is wrong:\n{}", indented(error))]
     Wrong { file: String, error: ManifestError },
+    #[error(
+        "{file} is wrong:\n{}\nand so is {beside}, which may have that:\n{}",
+        indented(error),
+        indented(passed)
+    )]
+    WrongBeside {
+        file: String,
+        error: ManifestError,
+        /// A file that was passed over.
+        beside: String,
+        /// Why it was.
+        passed: ManifestError,
+    },
     #[error("{} is wrong: it declares no Function", .0.display())]
     NoFunction(PathBuf),
     #[error("{} is wrong: it is no text in UTF-8", .0.display())]
@@ -271,6 +284,7 @@ pub(crate) fn read_all(
 pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, ManifestsError> {
     let is_project = folder.dir.join("Cargo.toml").is_file();
     let mut manifests: Vec<(PathBuf, Manifest)> = Vec::new();
+    let mut passed = None;
     for path in folder.yaml()? {
         let is_named = folder.names(&path);
         let Some(text) = text(&path, is_named)? else {
@@ -291,6 +305,7 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
                     error,
                 });
             }
+            Err(error) if mentions_values(&text) => passed = Some((path, error)),
             Err(_) => {}
         }
     }
@@ -303,10 +318,6 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
         if !folder.reads(path) {
             continue;
         }
-        let wrong = |error| ManifestsError::Wrong {
-            file: paths::display(path),
-            error: manifest.locate(error),
-        };
         manifest
             .validate_for(Place::Local {
                 project: is_project,
@@ -315,7 +326,20 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
                 file: paths::display(path),
                 error,
             })?;
-        let values = objects.values(function).map_err(wrong)?;
+        let values = match (objects.values(function), &passed) {
+            (Err(error), Some((beside, passed))) => {
+                return Err(ManifestsError::WrongBeside {
+                    file: paths::display(path),
+                    error: manifest.locate(error),
+                    beside: paths::display(beside),
+                    passed: passed.clone(),
+                });
+            }
+            (values, _) => values.map_err(|error| ManifestsError::Wrong {
+                file: paths::display(path),
+                error: manifest.locate(error),
+            })?,
+        };
         // A valid Function has a name.
         let Ok(id) = function.id() else { continue };
         declared.push(Declared {
@@ -399,6 +423,12 @@ fn is_function_file(path: &Path) -> bool {
 /// Whether a Function is likely to be in it: objects of other kinds may name wisp, too, if only by a label.
 fn mentions_functions(text: &str) -> bool {
     text.contains("wisp.dev/v") && text.to_lowercase().contains("function")
+}
+
+/// Whether a file without Functions may have what they take.
+fn mentions_values(text: &str) -> bool {
+    let mut lines = text.lines().map(str::trim);
+    lines.any(|line| matches!(line, "kind: Secret" | "kind: ConfigMap"))
 }
 
 /// The file's text; `None` where it is gone meanwhile, or is no text and needn't be one.
@@ -496,6 +526,36 @@ mod tests {
             names(root.path(), "d").unwrap_err(),
             ManifestsError::Missing(_)
         ));
+    }
+
+    /// Would fail if a Secret with a mistake were told to be missing, and nothing else, or other tools' files had to be right.
+    #[test]
+    fn what_was_passed_over_is_told_where_something_is_missing() {
+        let wants = |name: &str| {
+            let value = format!(
+                "{{name: TOKEN, valueFrom: {{secretKeyRef: {{name: {name}, key: token}}}}}}"
+            );
+            format!("{HELLO}  env: [{value}]\n")
+        };
+        let secret = |name: &str, data: &str| {
+            format!(
+                "apiVersion: v1\nkind: Secret\nmetadata: {{name: {name}}}\n{data}: {{token: 'no base64'}}\n"
+            )
+        };
+        let error = |function: &str, beside: &str| {
+            let root = tree(&[("a/function.yaml", function), ("a/secrets.yaml", beside)]);
+            names(root.path(), "a").map_err(|error| error.to_string())
+        };
+        let text = error(&wants("keys"), &secret("keys", "data")).unwrap_err();
+        assert!(text.contains("there is no Secret `keys`"), "{text}");
+        assert!(
+            text.contains("secrets.yaml") && text.contains("stringData"),
+            "{text}"
+        );
+        assert!(error(&wants("keys"), &secret("keys", "stringData")).is_ok());
+        assert!(error(HELLO, &secret("keys", "data")).is_ok());
+        let text = error(&wants("keys"), "a: {{ template }}").unwrap_err();
+        assert!(!text.contains("secrets.yaml"), "{text}");
     }
 
     /// Would fail if two files of one folder were two folders: each would take the other's functions for removed. Or if
