@@ -34,7 +34,7 @@ const UNKNOWN: RangeInclusive<usize> = 128..=1024;
 /// The most connections where there is no key to be shown.
 const CONNECTIONS: usize = 10_000;
 /// How long who connected just before the drain may take to say something.
-const HEARD_OUT: Duration = Duration::from_millis(100);
+const HEARD_OUT: Duration = Duration::from_millis(300);
 /// After an accept that failed, for want of file descriptors most likely.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
