@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use wisp_places::HEARD_OUT;
 
 use crate::connection::{Connections, Transport};
 use crate::gateway::Gateway;
@@ -23,8 +24,6 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(10));
 /// How long a client may leave what it was sent unacknowledged, or take none of it.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(60);
-/// How long who connected just before the drain may take to say something.
-const HEARD_OUT: Duration = Duration::from_millis(100);
 /// How often idle connections to replicas are looked through.
 const SWEEP: Duration = Duration::from_secs(5);
 

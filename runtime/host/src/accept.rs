@@ -1,8 +1,11 @@
 //! The data port once there is a function: connections, HTTP/1.1 or HTTP/2 by prior knowledge.
 
+use std::future::poll_fn;
 use std::ops::RangeInclusive;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use http::Request;
@@ -12,12 +15,13 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::GracefulShutdown;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use wisp_burst::Burst;
 use wisp_contract::config::Limits;
 use wisp_deadline::{ConnectionTimer, used_before};
 use wisp_notices::Notices;
-use wisp_places::{Claim, Place, Places};
+use wisp_places::{Claim, HEARD_OUT, Place, Places};
 
 use crate::function::Function;
 use crate::key;
@@ -33,8 +37,6 @@ const BUFFER: usize = 128 << 10;
 const UNKNOWN: RangeInclusive<usize> = 128..=1024;
 /// The most connections where there is no key to be shown.
 const CONNECTIONS: usize = 10_000;
-/// How long who connected just before the drain may take to say something.
-const HEARD_OUT: Duration = Duration::from_millis(300);
 /// After an accept that failed, for want of file descriptors most likely.
 pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(20);
 
@@ -114,6 +116,40 @@ fn unknown(limits: &Limits) -> usize {
     wanted.clamp(*UNKNOWN.start(), *UNKNOWN.end())
 }
 
+/// Tells connections to end as they are.
+#[derive(Debug, Default)]
+pub(crate) struct Cut {
+    is_told: AtomicBool,
+    told: Notify,
+}
+
+impl Cut {
+    /// Has all connections end now, whatever is on them.
+    pub(crate) fn tell(&self) {
+        self.is_told.store(true, Ordering::Relaxed);
+        self.told.notify_waiters();
+    }
+
+    /// Runs `connection` to its end; `None` where it is told to end before. That wakes its task; any other time that the task is woken
+    /// costs one look.
+    async fn before<T>(&self, connection: impl Future<Output = T>) -> Option<T> {
+        let mut connection = pin!(connection);
+        let mut told = pin!(self.told.notified());
+        let mut is_registered = false;
+        poll_fn(|cx| {
+            if !is_registered {
+                is_registered = true;
+                let _ = told.as_mut().poll(cx);
+            }
+            if self.is_told.load(Ordering::Relaxed) {
+                return Poll::Ready(None);
+            }
+            connection.as_mut().poll(cx).map(Some)
+        })
+        .await
+    }
+}
+
 fn connect(
     builder: &Builder<TokioExecutor>,
     connections: &GracefulShutdown,
@@ -129,6 +165,7 @@ fn connect(
     let mut builder = builder.clone();
     builder.http1().timer(ConnectionTimer::default());
     let (host, function) = (Arc::clone(host), Arc::clone(function));
+    let its = Arc::clone(&host);
     let used = Arc::clone(&place);
     let stream = Burst::new(stream);
     let peer = stream.peer();
@@ -149,8 +186,8 @@ fn connect(
                 () = place.lost() => {}
             }
         };
-        let served = used_before(end, &place.state, connection).await;
-        if let Some(Err(error)) = served {
+        let served = used_before(end, &place.state, connection);
+        if let Some(Some(Err(error))) = its.cut.before(served).await {
             tracing::debug!(error, "a connection ended early");
         }
     });

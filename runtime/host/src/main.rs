@@ -19,7 +19,9 @@ static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// How far standard output's reader may be behind before lines are dropped.
 const LOG_BUFFER: usize = 8 << 20;
-/// How long the last lines may take when the process ends.
+/// How long may take what is dropped when the process ends.
+const DROP_PATIENCE: Duration = Duration::from_millis(200);
+/// How long the last lines may take then.
 const LOG_PATIENCE: Duration = Duration::from_secs(2);
 
 fn main() {
@@ -89,8 +91,7 @@ fn run(cli: Cli, began: Instant, log: Writer) -> anyhow::Result<End> {
             .run(assignment)
             .await
     });
-    // What outlived the drain ends with the process, and not before: a guest that is dropped ends the body that it writes, which its
-    // connection would send as a whole one.
-    std::mem::forget(runtime);
+    // What guests printed last is written when they are dropped. A compiler that still runs is not waited for.
+    runtime.shutdown_timeout(DROP_PATIENCE);
     Ok(end?)
 }

@@ -19,6 +19,7 @@ use wisp_contract::status::{HostStatus, Phase};
 use wisp_nn::Options as ModelOptions;
 use wisp_wasi_logging::Writer;
 
+use crate::accept::Cut;
 use crate::artifacts::Fitting;
 use crate::function::{Function, Mode, Surroundings};
 use crate::hold;
@@ -35,7 +36,7 @@ const STALL_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How often it is said what guests logged beyond what they may.
 const REPORTED: Duration = Duration::from_secs(1);
-/// The longest that answers of the control port are waited for before the process ends.
+/// The longest that answers of the control port, or guests that were cut off, are waited for before the process ends.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What the command line decides.
@@ -113,6 +114,7 @@ pub struct Host {
     phase: watch::Sender<Phase>,
     failed: watch::Sender<Option<String>>,
     drain: CancellationToken,
+    pub(crate) cut: Cut,
     /// What it has ready, from when it stands by until it has a function.
     ready: Mutex<Option<Ready>>,
     /// `None` before it is bound, and once the host drains.
@@ -142,6 +144,7 @@ impl Host {
             phase: watch::Sender::new(Phase::Waiting),
             failed: watch::Sender::new(None),
             drain: CancellationToken::new(),
+            cut: Cut::default(),
             ready: Mutex::default(),
             data: Mutex::default(),
         })
@@ -220,37 +223,45 @@ impl Host {
             "draining: no new requests, {} in flight",
             self.status().in_flight
         );
-        let load = || {
-            self.function()
-                .map(|function| function.limiter.load())
-                .unwrap_or_default()
-        };
         let finished = async {
             // Each connection closes when its last response is out.
             if let Some(connections) = connections {
                 connections.shutdown().await;
             }
-            // What guests do after their response counts, too.
-            let mut poll = tokio::time::interval(Duration::from_millis(10));
-            let is_working = || {
-                self.function()
-                    .is_some_and(|function| function.is_working())
-            };
-            while load() != Load::default() || is_working() {
-                poll.tick().await;
-            }
+            self.rest().await;
         };
         if tokio::time::timeout(self.options.drain_timeout, finished)
             .await
             .is_err()
         {
-            let left = load();
+            let left = self.load();
             tracing::warn!(
                 "{} requests were cut off: they took longer than the {} s there are to drain (--drain-timeout)",
                 left.in_flight + left.queued,
                 self.options.drain_timeout.as_secs_f64()
             );
+            // Connections before their guests: one that is dropped ends the body that it writes, which would seem whole.
+            self.cut.tell();
+            let _ = tokio::time::timeout(LAST_WORDS, self.rest()).await;
         }
+    }
+
+    /// Waits until no guest has anything to do, be it after its response.
+    async fn rest(&self) {
+        let mut poll = tokio::time::interval(Duration::from_millis(10));
+        let is_working = || {
+            self.function()
+                .is_some_and(|function| function.is_working())
+        };
+        while self.load() != Load::default() || is_working() {
+            poll.tick().await;
+        }
+    }
+
+    fn load(&self) -> Load {
+        self.function()
+            .map(|function| function.limiter.load())
+            .unwrap_or_default()
     }
 
     /// Begins to drain.
@@ -464,9 +475,7 @@ impl Host {
             (Some(id), uid, Some(revision))
         });
         let function = self.function.get();
-        let load = function
-            .map(|function| function.limiter.load())
-            .unwrap_or_default();
+        let load = self.load();
         HostStatus {
             phase: self.phase(),
             function: id,

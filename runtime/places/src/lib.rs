@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::{TcpListener, TcpStream};
@@ -38,6 +38,9 @@ pub enum Claim {
     /// It stays.
     Strong,
 }
+
+/// How long who connected just before a port was closed may take to say something, and a busy machine to hear it.
+pub const HEARD_OUT: Duration = Duration::from_millis(300);
 
 /// Has the process open as many files as it may, each connection being one, and gives how many that is; `None`: any number. Where
 /// nobody raised it, containers begin with a limit of 1024, which older programs depend on.

@@ -245,7 +245,7 @@ async fn what_takes_too_long_to_finish_is_cut_off_and_the_end_is_still_a_good_on
         .unwrap();
     host.event(event::READY).await.unwrap();
     let client = host.client();
-    let running = tokio::spawn(async move { client.get("/sleep?3600000").await });
+    let running = tokio::spawn(async move { client.get("/mutter?3600000").await });
     host.until(|status| status.in_flight == 1).await.unwrap();
     host.terminate().unwrap();
     host.line("cut off", |line| {
@@ -255,6 +255,12 @@ async fn what_takes_too_long_to_finish_is_cut_off_and_the_end_is_still_a_good_on
     .unwrap();
     assert_eq!(host.end().await.unwrap().code(), Some(0));
     assert!(running.await.unwrap().is_err());
+    // What it printed last, which was no whole line yet, is what somebody will look for.
+    let log = host.log();
+    assert!(
+        log.iter().any(|line| line.contains("half a line")),
+        "{log:?}"
+    );
 }
 
 /// Would fail if a response that the end of the host cuts off seemed whole to its client.
@@ -266,7 +272,7 @@ async fn a_response_that_takes_too_long_to_finish_is_broken_off() {
         .unwrap();
     host.event(event::READY).await.unwrap();
     let mut clients = Vec::new();
-    for _ in 0..8 {
+    for _ in 0..32 {
         let mut client = TcpStream::connect(host.data()).await.unwrap();
         let request = b"GET /large?4000000000 HTTP/1.1\r\nhost: a\r\n\r\n";
         client.write_all(request).await.unwrap();
@@ -279,7 +285,7 @@ async fn a_response_that_takes_too_long_to_finish_is_broken_off() {
             end
         }));
     }
-    host.until(|status| status.in_flight == 8).await.unwrap();
+    host.until(|status| status.in_flight == 32).await.unwrap();
     host.terminate().unwrap();
     assert_eq!(host.end().await.unwrap().code(), Some(0));
     for client in clients {
