@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
+use futures::stream::FuturesOrdered;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ManagedFieldsEntry;
@@ -176,12 +178,18 @@ pub(crate) fn run(args: &Deploy, terminal: &Terminal) -> Result<ExitCode, Failur
             };
             match deployment.apply(function, &cluster, args, terminal).await {
                 Ok(()) => applied.push(deployment),
+                // The others are applied, whether or not somebody reads of it.
+                Err(failure) if failure.is_end() => {}
                 Err(failure) => code = failure.print(terminal),
             }
         }
-        for deployment in applied {
-            match deployment.wait(&cluster, args, terminal).await {
-                Err(failure) if failure.is_end() => return Err(failure),
+        let waits = applied.into_iter();
+        let waits = waits.map(|deployment| deployment.wait(&cluster, args, terminal));
+        let mut waits: FuturesOrdered<_> = waits.collect();
+        while let Some((deployment, waited)) = waits.next().await {
+            let told = waited.and_then(|waited| deployment.tell(waited, terminal));
+            match told {
+                Err(failure) if failure.is_end() => break,
                 Err(failure) => code = failure.print(terminal),
                 Ok(()) => {}
             }
@@ -328,17 +336,28 @@ impl Deployment<'_> {
         Ok(())
     }
 
-    /// Waits for it, where that is wanted, and tells what became of it.
+    /// Waits for it, where that is wanted. Gives what it is then.
     async fn wait(
-        self,
+        mut self,
         cluster: &Cluster,
         args: &Deploy,
         terminal: &Terminal,
-    ) -> Result<(), Failure> {
-        let took = || self.took + self.began.elapsed();
+    ) -> (Self, Result<Option<Function>, Failure>) {
+        let waited = match self.wanted.take() {
+            None => Ok(None),
+            Some(wanted) => {
+                let ready = wait::until_ready(cluster, self.id, wanted, args.timeout, terminal);
+                ready.await.map(Some)
+            }
+        };
+        self.took += self.began.elapsed();
+        (self, waited)
+    }
+
+    /// Tells what became of it, which is `ready` where that was waited for.
+    fn tell(self, ready: Option<Function>, terminal: &Terminal) -> Result<(), Failure> {
         let mut status = None;
-        if let Some(wanted) = self.wanted {
-            let ready = wait::until_ready(cluster, self.id, wanted, args.timeout, terminal).await?;
+        if let Some(ready) = ready {
             for told in wait::wanting(&ready) {
                 terminal.note(&format!("{} {told}", terminal.err.yellow("note:")));
             }
@@ -348,7 +367,7 @@ impl Deployment<'_> {
                 "{} {} in {}",
                 paint.green("ready"),
                 paint.bold(now.url.as_deref().unwrap_or_default()),
-                terminal::duration(took())
+                terminal::duration(self.took)
             ))?;
             status = Some(now);
         }
@@ -359,7 +378,7 @@ impl Deployment<'_> {
             "ready": status.is_some(),
             "url": status.as_ref().and_then(|status| status.url.clone()),
             "revision": status.and_then(|status| status.revision),
-            "seconds": took().as_secs_f64(),
+            "seconds": self.took.as_secs_f64(),
         }))?;
         Ok(())
     }

@@ -69,18 +69,12 @@ pub(crate) enum ManifestsError {
     Empty(PathBuf),
     #[error("{file} is wrong:\n{}", indented(error))]
     Wrong { file: String, error: ManifestError },
-    #[error(
-        "{file} is wrong:\n{}\nand so is {beside}, which may have that:\n{}",
-        indented(error),
-        indented(passed)
-    )]
+    #[error("{file} is wrong:\n{}\nwhich may be in what can't be read:\n{}", indented(error), passed.join("\n"))]
     WrongBeside {
         file: String,
         error: ManifestError,
-        /// A file that was passed over.
-        beside: String,
-        /// Why it was.
-        passed: ManifestError,
+        /// What was passed over, and why.
+        passed: Vec<String>,
     },
     #[error("{} is wrong: it declares no Function", .0.display())]
     NoFunction(PathBuf),
@@ -284,7 +278,7 @@ pub(crate) fn read_all(
 pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, ManifestsError> {
     let is_project = folder.dir.join("Cargo.toml").is_file();
     let mut manifests: Vec<(PathBuf, Manifest)> = Vec::new();
-    let mut passed = None;
+    let mut passed = Vec::new();
     for path in folder.yaml()? {
         let is_named = folder.names(&path);
         let Some(text) = text(&path, is_named)? else {
@@ -305,7 +299,9 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
                     error,
                 });
             }
-            Err(error) if mentions_values(&text) => passed = Some((path, error)),
+            Err(error) if mentions_values(&text) => {
+                passed.push(format!("{}:\n{}", paths::display(&path), indented(&error)));
+            }
             Err(_) => {}
         }
     }
@@ -326,20 +322,19 @@ pub(crate) fn read(folder: &Folder, cache: &Path) -> Result<Vec<Declared>, Manif
                 file: paths::display(path),
                 error,
             })?;
-        let values = match (objects.values(function), &passed) {
-            (Err(error), Some((beside, passed))) => {
-                return Err(ManifestsError::WrongBeside {
-                    file: paths::display(path),
-                    error: manifest.locate(error),
-                    beside: paths::display(beside),
-                    passed: passed.clone(),
-                });
+        let values = objects.values(function).map_err(|error| {
+            let (file, error) = (paths::display(path), manifest.locate(error));
+            if passed.is_empty() {
+                ManifestsError::Wrong { file, error }
+            } else {
+                let passed = passed.clone();
+                ManifestsError::WrongBeside {
+                    file,
+                    error,
+                    passed,
+                }
             }
-            (values, _) => values.map_err(|error| ManifestsError::Wrong {
-                file: paths::display(path),
-                error: manifest.locate(error),
-            })?,
-        };
+        })?;
         // A valid Function has a name.
         let Ok(id) = function.id() else { continue };
         declared.push(Declared {

@@ -2,7 +2,7 @@
 //! `auth.json` of Podman's, or with a helper program that these name.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
+use std::io::{ErrorKind, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -31,6 +31,8 @@ struct Answer {
 
 /// What Docker's files call its own registry.
 const DOCKER: &str = "https://index.docker.io/v1/";
+/// Where Podman keeps what a user has who has no folder for that.
+const RUN: &str = "/run/containers";
 
 /// The credentials that this user has for the registry of `image`: those of the first file that has any.
 ///
@@ -59,7 +61,7 @@ fn files(variable: impl Fn(&str) -> Option<PathBuf>) -> Vec<PathBuf> {
     // As root, and wherever else nobody has logged in to the machine, there is no folder of one's own.
     let podman = variable("XDG_RUNTIME_DIR")
         .map(|folder| folder.join("containers"))
-        .unwrap_or_else(|| format!("/run/containers/{}", getuid().as_raw()).into());
+        .unwrap_or_else(|| Path::new(RUN).join(getuid().as_raw().to_string()));
     let config = variable("XDG_CONFIG_HOME").or_else(|| home.map(|home| home.join(".config")));
     let config = config.map(|folder| folder.join("containers"));
     let containers = std::iter::once(podman)
@@ -76,7 +78,11 @@ fn read(path: &Path, image: &Reference) -> Result<Credentials, RegistryError> {
     let mut credentials = Credentials::default();
     let bytes = match std::fs::read(path) {
         Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(credentials),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(credentials),
+        // Nobody named it.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied && path.starts_with(RUN) => {
+            return Ok(credentials);
+        }
         Err(source) => {
             return Err(RegistryError::Read {
                 path: path.to_owned(),
