@@ -37,7 +37,7 @@ pub struct FunctionStatus {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub hosts: Vec<HostStatus>,
-    /// ComponentReady, ModelsReady and Ready; Scaled once something kept it from having the replicas that it should have; HostsReady where it claims hosts or another has one of its names; ServiceReady where another's Service has its name.
+    /// ComponentReady, ModelsReady and Ready; Scaled once something kept it from having the replicas that it should have; HostsReady where it claims hosts or another has one of its names; ServiceReady where another's Service has its name, or its own is refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["type"]))]
     pub conditions: Vec<Condition>,

@@ -10,10 +10,11 @@ use super::{Entry, Node, Value, scalar};
 const MAX_DEPTH: usize = 64;
 /// The most values in one text, those that aliases repeat counted each time.
 const MAX_NODES: usize = 200_000;
-/// The most bytes that anchors and aliases repeat.
+/// The most bytes that anchors and aliases repeat, with so many for each value.
 const MAX_REPEATED: usize = 16 << 20;
+const NODE: usize = 64;
 
-const TOO_MUCH: &str = "anchors and aliases repeat more than 16 MiB of text";
+const TOO_MUCH: &str = "anchors and aliases repeat more than 16 MiB";
 
 /// Why a text is no YAML that a manifest may be written in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +62,7 @@ struct Composer<'a> {
     nodes: usize,
     /// Bytes of keys and values so far, those that aliases repeat counted each time.
     bytes: usize,
-    /// Those of them that are copies.
+    /// Bytes of copies.
     repeated: usize,
 }
 
@@ -109,7 +110,7 @@ impl<'a> Composer<'a> {
                 };
                 self.nodes += it.nodes;
                 self.bytes += it.bytes;
-                self.repeated += it.bytes;
+                self.repeated += it.bytes + it.nodes * NODE;
                 if self.nodes > MAX_NODES {
                     return fail(&format!(
                         "more than {MAX_NODES} values in one text, those that aliases repeat included"
@@ -140,7 +141,7 @@ impl<'a> Composer<'a> {
         let node = Node { value, line };
         if anchor > 0 {
             let (nodes, bytes) = (self.nodes - before.0 + 1, self.bytes - before.1);
-            self.repeated += bytes;
+            self.repeated += bytes + nodes * NODE;
             if self.repeated > MAX_REPEATED {
                 return fail(TOO_MUCH);
             }
@@ -338,6 +339,15 @@ mod tests {
             (key, "- *a\n".repeat(40_000)),
             (
                 format!("- {}{long}{}\n", "&a [".repeat(60), "]".repeat(60)),
+                String::new(),
+            ),
+            (
+                format!(
+                    "- {}{}{}\n",
+                    "&a [".repeat(60),
+                    "{},".repeat(10_000),
+                    "]".repeat(60)
+                ),
                 String::new(),
             ),
         ] {
