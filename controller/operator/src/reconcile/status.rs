@@ -158,7 +158,9 @@ fn conditions(observed: &Observed<'_>) -> Vec<Condition> {
             verdicts.push(("ServiceReady", verdict("False", "NameTaken", message)));
         }
         Some(ServiceName::Refused(why)) => {
-            let message = format!("the Service `{function}` is refused, so {without}: {why}");
+            let message = format!(
+                "the API server refuses the Service `{function}`; unless it is there already, {without}: {why}"
+            );
             verdicts.push(("ServiceReady", verdict("False", "Refused", message)));
         }
         Some(ServiceName::Held) | None => {}

@@ -795,7 +795,7 @@ fn a_wrong_value_is_refused_by_its_name() -> Result<()> {
         ),
         (
             json!({"pools": {"default": {"pod": {"labels": {"cost center": "42"}}}}}),
-            "at '/pools/default/pod/labels'",
+            "invalid propertyName 'cost center'",
         ),
         (
             json!({"gateway": {"tls": {"secretName": "wisp-gateway"}}}),
