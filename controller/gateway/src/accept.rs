@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use wisp_places::HEARD_OUT;
 
 use crate::connection::{Connections, Transport};
 use crate::gateway::Gateway;
@@ -223,9 +222,7 @@ async fn serve(
             connections.start(stream, from, place);
         }
     }
-    if let Some(last) = last {
-        tokio::time::sleep(HEARD_OUT.saturating_sub(last.elapsed())).await;
-    }
+    wisp_places::hear_out(last).await;
     if tokio::time::timeout(gateway.options().drain_timeout, connections.drain())
         .await
         .is_err()

@@ -21,7 +21,7 @@ use wisp_burst::Burst;
 use wisp_contract::config::Limits;
 use wisp_deadline::{ConnectionTimer, used_before};
 use wisp_notices::Notices;
-use wisp_places::{Claim, HEARD_OUT, Place, Places};
+use wisp_places::{Claim, Place, Places};
 
 use crate::function::Function;
 use crate::key;
@@ -104,9 +104,7 @@ pub(crate) async fn serve(
             connect(&builder, &connections, stream, place, &host, &function);
         }
     }
-    if let Some(last) = last {
-        tokio::time::sleep(HEARD_OUT.saturating_sub(last.elapsed())).await;
-    }
+    wisp_places::hear_out(last).await;
     connections
 }
 

@@ -38,8 +38,8 @@ const BUFFER: usize = 64 << 10;
 /// too, and who posted an Assignment that can't be served learns why.
 pub(crate) async fn serve(host: Arc<Host>, listener: TcpListener, ending: CancellationToken) {
     let connections = GracefulShutdown::new();
-    let mut places = Places::new(CONNECTIONS, "control connections");
     // Who holds many that say nothing, or whose answers nobody reads, keeps neither the kubelet nor the operator from being heard.
+    let mut places = Places::new(CONNECTIONS, "control connections");
     let failed = Notices::default();
     loop {
         let accepted = tokio::select! {

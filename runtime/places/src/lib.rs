@@ -40,7 +40,7 @@ pub enum Claim {
 }
 
 /// How long who connected just before a port was closed may take to say something, and a busy machine to hear it.
-pub const HEARD_OUT: Duration = Duration::from_millis(300);
+const HEARD_OUT: Duration = Duration::from_millis(300);
 
 /// Has the process open as many files as it may, each connection being one, and gives how many that is; `None`: any number. Where
 /// nobody raised it, containers begin with a limit of 1024, which older programs depend on.
@@ -77,6 +77,13 @@ pub fn close(listener: TcpListener, most: usize) -> Vec<(TcpStream, SocketAddr)>
         waiting.extend(stream.map(|stream| (stream, from)));
     }
     waiting
+}
+
+/// Waits for what those say who connected just before a port was closed, the last of them at `last`.
+pub async fn hear_out(last: Option<Instant>) {
+    if let Some(last) = last {
+        tokio::time::sleep(HEARD_OUT.saturating_sub(last.elapsed())).await;
+    }
 }
 
 /// Whether the next connection may be accepted at once after this.

@@ -73,6 +73,13 @@ struct Anchored {
     bytes: usize,
 }
 
+impl Anchored {
+    /// What a copy of it takes.
+    fn size(&self) -> usize {
+        self.bytes + self.nodes * NODE
+    }
+}
+
 impl<'a> Composer<'a> {
     fn next(&mut self) -> Result<(Event<'a>, Span), YamlError> {
         match self.parser.next_event() {
@@ -110,7 +117,7 @@ impl<'a> Composer<'a> {
                 };
                 self.nodes += it.nodes;
                 self.bytes += it.bytes;
-                self.repeated += it.bytes + it.nodes * NODE;
+                self.repeated += it.size();
                 if self.nodes > MAX_NODES {
                     return fail(&format!(
                         "more than {MAX_NODES} values in one text, those that aliases repeat included"
@@ -140,13 +147,16 @@ impl<'a> Composer<'a> {
         };
         let node = Node { value, line };
         if anchor > 0 {
-            let (nodes, bytes) = (self.nodes - before.0 + 1, self.bytes - before.1);
-            self.repeated += bytes + nodes * NODE;
+            let it = Anchored {
+                node: node.clone(),
+                nodes: self.nodes - before.0 + 1,
+                bytes: self.bytes - before.1,
+            };
+            self.repeated += it.size();
             if self.repeated > MAX_REPEATED {
                 return fail(TOO_MUCH);
             }
-            let node = node.clone();
-            self.anchors.insert(anchor, Anchored { node, nodes, bytes });
+            self.anchors.insert(anchor, it);
         }
         Ok(node)
     }

@@ -16,7 +16,7 @@ use super::models::{self, Kept};
 use super::near::Neighbourhoods;
 use super::{Claimable, Pools, parts, pool_id};
 use crate::cluster::pods;
-use crate::control::{self, Connection, ControlError};
+use crate::control::{self, Connection, ControlError, Part};
 use crate::live::lock;
 use crate::reconcile::resources::{memory, pool_resources};
 
@@ -283,19 +283,19 @@ impl Pools {
         }
         let wanted = code.len() + models.len();
         let (code, models) = (self.found(code).await, self.found(models).await);
-        let mut is_whole = code.len() + models.len() == wanted;
+        let are_there = code.len() + models.len() == wanted;
+        let (code, models) = (chosen(code, limits.code), chosen(models, limits.models));
+        let wanted = code.len() + models.len();
+        let (code, models) = (self.opened(code).await, self.opened(models).await);
+        let is_whole = are_there && code.len() + models.len() == wanted;
         let (mut hold, mut all) = (Hold::default(), Vec::new());
-        for (sha256, compiled) in chosen(code, limits.code) {
-            let part = parts::open(&*self.artifacts, &sha256).await;
-            is_whole &= part.is_some();
-            hold.code.extend(part.is_some().then_some(compiled));
-            all.extend(part);
+        for (part, compiled) in code {
+            hold.code.push(compiled);
+            all.push(part);
         }
-        for (sha256, model) in chosen(models, limits.models) {
-            let part = parts::open(&*self.artifacts, &sha256).await;
-            is_whole &= part.is_some();
-            hold.models.extend(part.is_some().then_some(model));
-            all.extend(part);
+        for (part, model) in models {
+            hold.models.push(model);
+            all.push(part);
         }
         let named = all.iter().map(|part| part.sha256.clone()).collect();
         all.retain(|part| !self.holds.was_sent(life, &part.sha256));
@@ -331,6 +331,16 @@ impl Pools {
             }
         }
         found
+    }
+
+    /// Those that are in the store still.
+    async fn opened<T>(&self, chosen: Vec<(String, T)>) -> Vec<(Part, T)> {
+        let mut opened = Vec::new();
+        for (sha256, one) in chosen {
+            let part = parts::open(&*self.artifacts, &sha256).await;
+            opened.extend(part.map(|part| (part, one)));
+        }
+        opened
     }
 }
 
