@@ -232,7 +232,7 @@ fn spec(pod: wisp_api::Pod, container: Container, grace: u64) -> PodSpec {
         automount_service_account_token: Some(false),
         enable_service_links: Some(false),
         service_account_name: pod.service_account_name,
-        node_selector: Some(pod.node_selector).filter(|labels| !labels.is_empty()),
+        node_selector: Some(on_linux(pod.node_selector)),
         tolerations: some(pod.tolerations),
         affinity: pod.affinity,
         topology_spread_constraints: some(pod.topology_spread_constraints),
@@ -251,6 +251,14 @@ fn spec(pod: wisp_api::Pod, container: Container, grace: u64) -> PodSpec {
         }),
         ..PodSpec::default()
     }
+}
+
+/// A node has to have `labels`, and Linux: the host is made for nothing else, and a cluster may have nodes with Windows.
+fn on_linux(mut labels: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    labels
+        .entry("kubernetes.io/os".to_owned())
+        .or_insert_with(|| "linux".to_owned());
+    labels
 }
 
 /// These labels and annotations, and those that `pod` says.
