@@ -82,7 +82,7 @@ async fn wait(
         gateway.options().activate_timeout.max(limits.timeout),
     );
     // Whoever found a place in vain goes on waiting.
-    let queued_since = visit.arrived() + visit.activate;
+    let queued_since = visit.began() + visit.activate;
     let mut cold: Option<Instant> = None;
     let mut activate = Duration::ZERO;
     // The deadline below ends the wait; it knows why.

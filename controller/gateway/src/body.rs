@@ -5,14 +5,17 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
+use tokio::time::Instant;
 
 use crate::arriving::{Arriving, ArrivingError};
-use crate::overdue;
+use crate::idle::Usage;
 use crate::proxy::Exchange;
+use crate::unread::{Piece, Unread};
 use crate::upstream::UpstreamError;
 
 /// Why a body ends before its time.
@@ -185,40 +188,50 @@ impl Body for RequestBody {
 
 /// A response's body on its way to the client.
 pub(crate) enum Outgoing {
-    Full(Full<Bytes>),
+    Full(Full<Bytes>, Arc<Unread>),
     Streamed(Box<Exchange>),
 }
 
 impl Outgoing {
-    pub(crate) fn full(bytes: Bytes) -> Self {
-        Self::Full(Full::new(bytes))
+    /// Made by the task that sends it, which minds from then on that its client takes it `within` that time.
+    pub(crate) fn full(bytes: Bytes, within: Duration) -> Self {
+        let mut unread = Unread::new(None);
+        if !bytes.is_empty() {
+            unread.begin(Instant::now() + within);
+        }
+        Self::Full(Full::new(bytes), unread)
     }
 
     /// Made by the task that sends it, which minds its deadline from then on.
-    pub(crate) fn streamed(exchange: Box<Exchange>) -> Self {
-        if let Some(until) = exchange.until()
-            && !exchange.is_over()
-        {
-            overdue::begin(until);
-        }
+    pub(crate) fn streamed(mut exchange: Box<Exchange>) -> Self {
+        exchange.begin();
         Self::Streamed(exchange)
+    }
+
+    /// It is sent over HTTP/2, on a connection with this usage. Nothing of it was yet.
+    pub(crate) fn over_http2(&mut self, usage: &Usage) {
+        match self {
+            Self::Full(_, unread) => unread.over_http2(usage),
+            Self::Streamed(exchange) => exchange.unread().over_http2(usage),
+        }
     }
 }
 
 impl Body for Outgoing {
-    type Data = Bytes;
+    type Data = Piece;
     type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    ) -> Poll<Option<Result<Frame<Piece>, BodyError>>> {
         match self.get_mut() {
-            Self::Full(body) => Pin::new(body)
-                .poll_frame(cx)
-                .map_err(|never| match never {}),
+            Self::Full(body, unread) => Pin::new(body).poll_frame(cx).map(|frame| {
+                let frame = frame?.unwrap_or_else(|never| match never {});
+                Some(Ok(unread.frame(frame)))
+            }),
             Self::Streamed(exchange) => match ready!(exchange.poll_frame(cx)) {
-                Some(Ok(frame)) => Poll::Ready(Some(Ok(frame))),
+                Some(Ok(frame)) => Poll::Ready(Some(Ok(exchange.unread().frame(frame)))),
                 Some(Err(error)) => {
                     exchange.broke();
                     Poll::Ready(Some(Err(BodyError::Upstream(Box::new(error)))))
@@ -233,14 +246,14 @@ impl Body for Outgoing {
 
     fn is_end_stream(&self) -> bool {
         match self {
-            Self::Full(body) => body.is_end_stream(),
+            Self::Full(body, _) => body.is_end_stream(),
             Self::Streamed(exchange) => exchange.is_over(),
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Self::Full(body) => body.size_hint(),
+            Self::Full(body, _) => body.size_hint(),
             Self::Streamed(exchange) => exchange.size_hint(),
         }
     }
@@ -248,11 +261,14 @@ impl Body for Outgoing {
 
 impl Drop for Outgoing {
     fn drop(&mut self) {
-        if let Self::Streamed(exchange) = self {
-            overdue::end();
-            // A body of known length isn't polled past its last byte.
-            if exchange.is_over() {
-                exchange.finished();
+        match self {
+            Self::Full(_, unread) => unread.ended(),
+            Self::Streamed(exchange) => {
+                exchange.unread().ended();
+                // A body of known length isn't polled past its last byte.
+                if exchange.is_over() {
+                    exchange.finished();
+                }
             }
         }
     }

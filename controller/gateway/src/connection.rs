@@ -183,16 +183,20 @@ impl Client {
                 .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
                 .keep_alive_interval(Some(PING_INTERVAL));
             let leaving = self.draining.child_token();
-            let connection = builder.serve_connection(io, Shared(Arc::new(self)));
+            let service = Shared(Arc::new(self), usage.clone());
+            let connection = builder.serve_connection(io, service);
             let mut served = pin!(until_left(connection, leaving.clone()));
+            let over = async {
+                usage.idle_or_unread(idle_timeout).await;
+                // The client is told that the connection ends: what it asks in this moment is answered, or not begun.
+                leaving.cancel();
+                // Who doesn't listen, or reads nothing, or hasn't begun to speak, would keep it.
+                usage.idle(idle_timeout).await;
+            };
             tokio::select! {
                 biased;
                 ended = &mut served => ended,
-                // The client is told that the connection ends: what it asks in this moment is answered, or not begun.
-                () = usage.idle(idle_timeout) => {
-                    leaving.cancel();
-                    served.await
-                }
+                () = over => Ok(()),
             }
         } else {
             let mut builder = http1::Builder::new();
@@ -224,7 +228,7 @@ impl Client {
 }
 
 /// The service of an HTTP/2 connection, whose requests are tasks of their own.
-struct Shared(Arc<Client>);
+struct Shared(Arc<Client>, Usage);
 
 impl Service<Request<Incoming>> for Shared {
     type Response = Response<Outgoing>;
@@ -232,8 +236,12 @@ impl Service<Request<Incoming>> for Shared {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let client = Arc::clone(&self.0);
-        Box::pin(async move { client.answer(request).await })
+        let (client, usage) = (Arc::clone(&self.0), self.1.clone());
+        Box::pin(async move {
+            let mut response = client.answer(request).await?;
+            response.body_mut().over_http2(&usage);
+            Ok(response)
+        })
     }
 }
 

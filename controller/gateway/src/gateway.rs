@@ -262,7 +262,7 @@ impl Gateway {
                         forward::switching(&mut head.headers, protocol);
                         let place = peer.place.clone();
                         wanted.open(exchange, place, self.options.tunnel_idle, tasks);
-                        Outgoing::full(Bytes::new())
+                        Outgoing::full(Bytes::new(), self.options.idle_timeout)
                     }
                     None => Outgoing::streamed(exchange),
                 };
@@ -272,7 +272,7 @@ impl Gateway {
                 if visit.function.is_none() {
                     self.unrouted.fetch_add(1, Ordering::Relaxed);
                 }
-                let response = respond::problem(&failure, &id, is_head);
+                let response = respond::problem(&failure, &id, is_head, self.options.idle_timeout);
                 visit.status = response.status().as_u16();
                 visit.failed(failure.reason());
                 response
@@ -303,11 +303,17 @@ impl Gateway {
         }
         // Route: by a neighbour's name, by host, then by path.
         let found = match self.neighbour(&parts, peer).await? {
-            Neighbour::Function(function) => Found {
-                function,
-                by_path: false,
-            },
-            Neighbour::Elsewhere => self.routes.find_by_path(&parts)?,
+            Neighbour::Function(function) => {
+                visit.looked_up(Instant::now());
+                Found {
+                    function,
+                    by_path: false,
+                }
+            }
+            Neighbour::Elsewhere => {
+                visit.looked_up(Instant::now());
+                self.routes.find_by_path(&parts)?
+            }
             Neighbour::No => self.routes.find(&parts)?,
         };
         let function = &found.function;
@@ -387,21 +393,36 @@ impl Gateway {
         let mut tried = Vec::new();
         let mut may_repeat = true;
         // A look at the clock less, for most requests.
-        let mut arrived = Some(visit.arrived());
+        let mut arrived = Some(visit.began());
+        // From when on a replica might have been reached, and until when that is tried.
         let mut give_up: Option<Instant> = None;
+        let patience = self.options.connect_patience;
+        // Of a request that was sent.
+        let mut until: Option<tokio::time::Instant> = None;
         let mut backoff = Duration::from_millis(5);
         loop {
             let admitted = admit(self, function, limits, length, &parts, visit).await?;
             visit.waited(&admitted);
             visit.awoke(&mut parts.headers);
+            if !admitted.activate.is_zero() {
+                // There is another one.
+                give_up = None;
+            }
             while let Some(lease) = function.replicas.pick(&tried) {
                 let now = arrived
                     .take()
                     .filter(|_| admitted.is_at_once())
                     .unwrap_or_else(Instant::now);
                 visit.fly(now);
-                let deadline =
-                    tokio::time::Instant::from_std(now) + limits.timeout + self.options.grace;
+                // Each that takes no connection is waited for.
+                if give_up.is_some_and(|at| now >= at) {
+                    return Err(Failure::Unreachable {
+                        function: function.id.clone(),
+                    });
+                }
+                let deadline = until.unwrap_or_else(|| {
+                    tokio::time::Instant::from_std(now) + limits.timeout + self.options.grace
+                });
                 let is_repeatable = may_repeat
                     && function.replicas.are_several()
                     && proxy::is_repeatable(&parts, &body);
@@ -410,12 +431,18 @@ impl Gateway {
                     Err(SendError::Unsent) => {
                         tried.push(lease.address());
                         lease.quarantine();
+                        give_up.get_or_insert_with(|| Instant::now() + patience);
+                    }
+                    Err(SendError::Unconnected) => {
+                        tried.push(lease.address());
+                        give_up.get_or_insert_with(|| Instant::now() + patience);
                     }
                     // What is safe may be asked another replica, once, if this one dies over it.
                     Err(error) if is_repeatable && error.is_death() => {
                         tried.push(lease.address());
                         lease.quarantine();
                         may_repeat = false;
+                        until = Some(deadline);
                     }
                     Err(SendError::TooSlow) => {
                         return Err(Failure::TooSlow {
@@ -438,13 +465,13 @@ impl Gateway {
             let now = Instant::now();
             if !function.replicas.are_all_in(&tried) {
                 give_up = None;
-                if now >= visit.arrived() + visit.activate + limits.timeout {
+                if now >= visit.began() + visit.activate + limits.timeout {
                     return Err(Failure::Refused {
                         function: function.id.clone(),
                         refused: Refused::DeadlinePassed,
                     });
                 }
-            } else if now >= *give_up.get_or_insert(now + self.options.connect_patience) {
+            } else if now >= *give_up.get_or_insert(now + patience) {
                 return Err(Failure::Unreachable {
                     function: function.id.clone(),
                 });

@@ -1,4 +1,4 @@
-//! When nothing is asked on an HTTP/2 connection, which hyper keeps for as long as its client answers pings.
+//! When nothing is asked on an HTTP/2 connection, or nothing read, which hyper keeps for as long as its client answers pings.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +12,11 @@ pub(crate) struct Usage(Arc<Counts>);
 struct Counts {
     begun: AtomicU64,
     ended: AtomicU64,
+    /// How often the connection was looked at.
+    looks: AtomicU64,
+    /// Responses that have ended, and that the client hasn't taken: those that ended since the last look, or before it, by
+    /// whether the number of looks was even.
+    unread: [AtomicU64; 2],
 }
 
 impl Usage {
@@ -21,14 +26,40 @@ impl Usage {
         InUse(Arc::clone(&self.0))
     }
 
+    /// A response has ended; its client has taken it when what is returned is dropped.
+    pub(crate) fn overtime(&self) -> Overtime {
+        let look = self.0.looks.load(Ordering::Relaxed);
+        self.0.unread(look).fetch_add(1, Ordering::Relaxed);
+        Overtime {
+            counts: Arc::clone(&self.0),
+            look,
+        }
+    }
+
     /// Returns once nothing was asked for `long`, and at the latest after twice that: a look every so often costs a
     /// connection with many requests less than a timer that each of them moves.
     pub(crate) async fn idle(&self, long: Duration) {
+        self.looked_after(long, || false).await;
+    }
+
+    /// The same, and where a response has ended for as long that the client doesn't take.
+    pub(crate) async fn idle_or_unread(&self, long: Duration) {
+        self.looked_after(long, || {
+            let next = self.0.looks.load(Ordering::Relaxed).wrapping_add(1);
+            let is_unread = self.0.unread(next).load(Ordering::Relaxed) > 0;
+            self.0.looks.store(next, Ordering::Relaxed);
+            is_unread
+        })
+        .await;
+    }
+
+    async fn looked_after(&self, long: Duration, is_over: impl Fn() -> bool) {
         let mut before = self.begun();
         loop {
             tokio::time::sleep(long).await;
             let begun = self.begun();
-            if begun == before && self.0.ended.load(Ordering::Relaxed) == begun {
+            let is_idle = begun == before && self.0.ended.load(Ordering::Relaxed) == begun;
+            if is_over() || is_idle {
                 return;
             }
             before = begun;
@@ -37,6 +68,29 @@ impl Usage {
 
     fn begun(&self) -> u64 {
         self.0.begun.load(Ordering::Relaxed)
+    }
+}
+
+impl Counts {
+    fn unread(&self, look: u64) -> &AtomicU64 {
+        let [even, odd] = &self.unread;
+        if look.is_multiple_of(2) { even } else { odd }
+    }
+}
+
+/// A response that has ended, and that its client hasn't taken.
+#[derive(Debug)]
+pub(crate) struct Overtime {
+    counts: Arc<Counts>,
+    /// After which look it ended.
+    look: u64,
+}
+
+impl Drop for Overtime {
+    fn drop(&mut self) {
+        self.counts
+            .unread(self.look)
+            .fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -65,5 +119,29 @@ mod tests {
         assert!(tokio::time::timeout(LONG * 5, idle).await.is_err());
         drop(asked);
         usage.idle(LONG).await;
+    }
+
+    /// Would fail if a response that nobody takes were waited for without end on a connection that is used, or those that are
+    /// taken at once ended it.
+    #[tokio::test]
+    async fn a_connection_is_over_once_a_response_is_not_taken() {
+        const LONG: Duration = Duration::from_millis(10);
+        let usage = Usage::default();
+        let _in_use = usage.begin();
+        let taken = async {
+            loop {
+                drop(usage.overtime());
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = usage.idle_or_unread(LONG) => panic!("all were taken"),
+            () = taken => {}
+            () = tokio::time::sleep(LONG * 10) => {}
+        }
+        let _unread = usage.overtime();
+        let began = std::time::Instant::now();
+        usage.idle_or_unread(LONG).await;
+        assert!(began.elapsed() >= LONG);
     }
 }

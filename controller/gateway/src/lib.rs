@@ -32,6 +32,7 @@ mod replica;
 mod report;
 mod respond;
 mod route;
+mod unread;
 mod upgrade;
 mod upstream;
 mod visit;

@@ -19,10 +19,14 @@ pub(crate) fn begin(until: Instant) {
     UNTIL.set(Some(until));
 }
 
-/// It has nothing more of that response to send.
-pub(crate) fn end() {
+/// It has nothing more to send of the response that must have ended by `until`. It may have begun another.
+pub(crate) fn end(until: Instant) {
     // The thread may be ending.
-    let _ = UNTIL.try_with(|until| until.set(None));
+    let _ = UNTIL.try_with(|latest| {
+        if latest.get() == Some(until) {
+            latest.set(None);
+        }
+    });
 }
 
 /// Minds the responses of one task, one after the other. One that is sent at once costs no timer.
@@ -95,12 +99,20 @@ mod tests {
     /// Would fail if a response that has ended were minded on, or one task's deadline were taken for another's.
     #[tokio::test]
     async fn only_the_work_that_is_overdue_ends() {
-        let (mut ended, mut outer, mut inner) =
-            (Overdue::default(), Overdue::default(), Overdue::default());
+        let [mut ended, mut next, mut outer, mut inner] = [(); 4].map(|()| Overdue::default());
         let polls = poll_fn(|cx| {
             let ended = ended.poll(cx, |_| {
-                begin(past());
-                end();
+                let until = past();
+                begin(until);
+                end(until);
+                Poll::<()>::Pending
+            });
+            let next = next.poll(cx, |_| {
+                let (until, later) = (past(), Instant::now() + Duration::from_secs(60));
+                begin(until);
+                begin(later);
+                end(until);
+                assert_eq!(UNTIL.get(), Some(later));
                 Poll::<()>::Pending
             });
             let mut within = Poll::Pending;
@@ -111,9 +123,10 @@ mod tests {
                 });
                 Poll::<()>::Pending
             });
-            Poll::Ready([ended, outer, within])
+            Poll::Ready([ended, next, outer, within])
         })
         .await;
-        assert_eq!(polls, [Poll::Pending, Poll::Pending, Poll::Ready(None)]);
+        let pending = Poll::Pending;
+        assert_eq!(polls, [pending, pending, pending, Poll::Ready(None)]);
     }
 }

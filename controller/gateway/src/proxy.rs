@@ -10,18 +10,26 @@ use http::request::Parts;
 use http::{Method, response};
 use http_body::{Frame, SizeHint};
 use wisp_admit::Permit;
+use wisp_contract::log::chain;
+use wisp_notices::Notices;
 
 use crate::balance::Lease;
 use crate::body::{RequestBody, UploadState};
 use crate::pool;
+use crate::unread::Unread;
 use crate::upstream::{Connection, Switched, UpstreamError};
 use crate::visit::Visit;
+
+/// How often the log tells that this gateway lacks something.
+static NOTICES: Notices = Notices::new();
 
 /// Why there is no response.
 #[derive(Debug)]
 pub(crate) enum SendError {
     /// Nothing of the request reached the replica: it may be sent elsewhere.
     Unsent,
+    /// The same, for want of what this process or its machine has of ports, descriptors or memory: no fault of the replica's.
+    Unconnected,
     /// No head of a response before the deadline.
     TooSlow,
     /// The exchange broke after the request was sent, at least in part.
@@ -65,6 +73,12 @@ pub(crate) async fn send(
             // Rare, and large: it would make the future of every request as large.
             None => match Box::pin(Connection::open(address)).await {
                 Ok(connection) => (connection, false),
+                Err(error) if error.is_own() => {
+                    if NOTICES.take(now) {
+                        tracing::warn!(%address, error = %chain(&error), "no connection to a replica could be made");
+                    }
+                    return Err(SendError::Unconnected);
+                }
                 Err(error) => {
                     tracing::debug!(%address, %error, "a replica could not be reached");
                     return Err(SendError::Unsent);
@@ -97,7 +111,7 @@ pub(crate) struct Exchange {
     visit: Visit,
     // In this order: whoever gets the place finds room in the replica.
     _lease: Lease,
-    _permit: Permit,
+    unread: Arc<Unread>,
 }
 
 impl Exchange {
@@ -116,8 +130,20 @@ impl Exchange {
             is_finished: false,
             visit,
             _lease: lease,
-            _permit: permit,
+            unread: Unread::new(Some(permit)),
         }
+    }
+
+    /// The task that is polled now begins to send it, and minds its deadline from then on.
+    pub(crate) fn begin(&mut self) {
+        if let Some(until) = self.until().filter(|_| !self.is_over()) {
+            self.unread.begin(until);
+        }
+    }
+
+    /// What is held until the client has taken all of it.
+    pub(crate) fn unread(&mut self) -> &mut Arc<Unread> {
+        &mut self.unread
     }
 
     /// The next piece of the response's body.

@@ -143,11 +143,12 @@ impl Failure {
     }
 }
 
-/// The answer to a request that failed; to HEAD, where it `is_head`, without the body.
+/// The answer to a request that failed, which its client takes `within` that time; to HEAD, where it `is_head`, without the body.
 pub(crate) fn problem(
     failure: &Failure,
     request_id: &HeaderValue,
     is_head: bool,
+    within: Duration,
 ) -> Response<Outgoing> {
     let (status, fault, retry_after) = failure.status();
     let id = request_id.to_str().unwrap_or_default();
@@ -163,7 +164,7 @@ pub(crate) fn problem(
     let length = HeaderValue::from(body.len());
     // Over HTTP/2 hyper would send it to HEAD, too, which is an error of the stream to clients.
     let sent = if is_head { Vec::new() } else { body };
-    let mut response = Response::new(Outgoing::full(Bytes::from(sent)));
+    let mut response = Response::new(Outgoing::full(Bytes::from(sent), within));
     *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_LENGTH, length);
     response

@@ -248,9 +248,13 @@ impl Routes {
             return found(function, true);
         }
         Err(Failure::NoSuchFunction(match id {
-            Some(id) => format!("there is no function `{id}`, and none has the host `{host}`"),
+            Some(id) => format!(
+                "there is no function `{id}`, and none has the host `{}`",
+                shortened(host)
+            ),
             None => format!(
-                "no function has the host `{host}`, and the path `{}` names none: expected `/<namespace>/<name>/…`",
+                "no function has the host `{}`, and the path `{}` names none: expected `/<namespace>/<name>/…`",
+                shortened(host),
                 shortened(path)
             ),
         }))
@@ -334,7 +338,7 @@ fn id_of(path: &str) -> Option<&str> {
     (slash > 0 && end > 0 && id.len() <= 127).then_some(id)
 }
 
-/// A path that a sentence has room for.
+/// A host or path that a sentence has room for.
 fn shortened(path: &str) -> String {
     const LONGEST: usize = 100;
     if path.chars().count() <= LONGEST {

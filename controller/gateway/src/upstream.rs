@@ -11,6 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, response};
 use http_body::{Body as _, Frame, SizeHint};
+use rustix::io::Errno;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWrite};
 use tokio::net::TcpStream;
@@ -61,6 +62,19 @@ pub(crate) enum ConnectError {
     TooSlow,
     #[error("no connection")]
     Connect(#[from] io::Error),
+}
+
+impl ConnectError {
+    /// Whether this process or its machine lacks something.
+    pub(crate) fn is_own(&self) -> bool {
+        let Self::Connect(error) = self else {
+            return false;
+        };
+        matches!(
+            Errno::from_io_error(error),
+            Some(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::ADDRNOTAVAIL)
+        )
+    }
 }
 
 /// A connection to a replica.

@@ -17,6 +17,8 @@ use crate::report::{RequestReport, RequestReporter};
 pub(crate) struct Visit {
     pub(crate) function: Option<Arc<Function>>,
     arrived: Instant,
+    /// Since when its function's time counts.
+    began: Instant,
     pub(crate) status: u16,
     reason: Option<&'static str>,
     pub(crate) queue: Duration,
@@ -68,9 +70,11 @@ impl Visit {
                     .map_or_else(String::new, |path| path.as_str().to_owned()),
             })
         });
+        let arrived = Instant::now();
         Self {
             function: None,
-            arrived: Instant::now(),
+            arrived,
+            began: arrived,
             status: CLIENT_LEFT,
             reason: None,
             queue: Duration::ZERO,
@@ -83,9 +87,14 @@ impl Visit {
         }
     }
 
-    /// When it came.
-    pub(crate) fn arrived(&self) -> Instant {
-        self.arrived
+    /// Since when its function's time counts.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// Which function it is for had to be asked, which is no part of that function's time.
+    pub(crate) fn looked_up(&mut self, now: Instant) {
+        self.began = now;
     }
 
     pub(crate) fn reach(&mut self, function: &Arc<Function>) {

@@ -88,6 +88,17 @@ impl Arguments {
             );
         }
         self.given()?;
+        ensure!(
+            is_tag(&self.tag),
+            "--tag {}: a tag has at most 128 letters, digits, `_`, `.` and `-`, and begins with none of the last two",
+            self.tag
+        );
+        if let Some(registry) = &self.push {
+            ensure!(
+                is_repository(registry),
+                "--push {registry}: it is a registry's host and, mostly, a path of lower-case letters, such as ghcr.io/ada, without a scheme and a `/` at its end"
+            );
+        }
         if let Some(cluster) = &self.load {
             lifecycle::standing(cluster)?;
         }
@@ -249,6 +260,33 @@ pub fn build_for(
     })
 }
 
+/// Whether it may be an image's tag:
+/// <https://github.com/opencontainers/distribution-spec/blob/main/spec.md#pulling-manifests>.
+fn is_tag(text: &str) -> bool {
+    let mut letters = text.bytes();
+    let begins_as_one = letters
+        .next()
+        .is_some_and(|letter| letter.is_ascii_alphanumeric() || letter == b'_');
+    begins_as_one
+        && text.len() <= 128
+        && letters.all(|letter| letter.is_ascii_alphanumeric() || b"_.-".contains(&letter))
+}
+
+/// Whether images may be pushed below it: `HOST[:PORT][/PATH]`.
+fn is_repository(text: &str) -> bool {
+    let (authority, path) = text.split_once('/').unwrap_or((text, "path"));
+    let may_be_host = |letter: u8| letter.is_ascii_alphanumeric() || b".:-[]".contains(&letter);
+    let may_be_path = |letter: u8| {
+        letter.is_ascii_lowercase() || letter.is_ascii_digit() || b"._-".contains(&letter)
+    };
+    !authority.is_empty()
+        && !authority.ends_with(':')
+        && authority.bytes().all(may_be_host)
+        && path
+            .split('/')
+            .all(|part| !part.is_empty() && part.bytes().all(may_be_path))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::Parser;
@@ -294,9 +332,31 @@ mod tests {
         assert!(missing.contains("no file /nowhere"), "{missing}");
         let cluster = error(&["--load", "nobodys-cluster"]);
         assert!(cluster.contains("no cluster nobodys-cluster"), "{cluster}");
-        let Line { arguments } =
-            Line::parse_from(["images", "operator", "--program", "wisp-operator=/bin/sh"]);
-        arguments.check().unwrap();
+        for tag in ["feature/x", "", "-1", "a b"] {
+            let error = error(&[&format!("--tag={tag}")]);
+            assert!(error.starts_with(&format!("--tag {tag}: ")), "{error}");
+        }
+        for registry in [
+            "https://ghcr.io/ada",
+            "ghcr.io/",
+            "ghcr.io/Ada",
+            ":5000",
+            "",
+        ] {
+            let error = error(&["--push", registry]);
+            assert!(
+                error.starts_with(&format!("--push {registry}: ")),
+                "{error}"
+            );
+        }
+        for registry in ["ghcr.io/ada", "localhost:5000", "[::1]:5000/a/b__c"] {
+            let program = "--program=wisp-operator=/bin/sh";
+            let line = [
+                "images", "operator", program, "--push", registry, "--tag", "0.1.0_a",
+            ];
+            let Line { arguments } = Line::parse_from(line);
+            arguments.check().unwrap();
+        }
     }
 
     /// Would fail if a program that was given for one kind of machine got into the image of another.

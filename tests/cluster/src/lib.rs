@@ -33,7 +33,7 @@ mod wait;
 pub use cargo::cargo;
 pub use files::{cache, repository};
 pub use machine::install_packages;
-pub use prepare::prepare;
+pub use prepare::{check, prepare};
 pub use process::MARK;
 pub use programs::{helm, registry, testserver};
 pub use shared::{Cluster, Forward, Lease, Namespace, Owned, drive};

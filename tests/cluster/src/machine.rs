@@ -63,6 +63,21 @@ pub(crate) fn check() -> Result<()> {
     Ok(())
 }
 
+/// The oldest Go that fetches, or asks for, the one that a `go.mod` names: <https://go.dev/doc/toolchain>.
+const GO: (u32, u32) = (1, 21);
+
+/// The version in `go version go1.26.2 linux/amd64`, where there is one: a Go of somebody's own may call itself anything.
+fn version_of_go(said: &str) -> Option<(u32, u32)> {
+    let mut numbers = said.split(' ').nth(2)?.strip_prefix("go")?.split('.');
+    let major = numbers.next()?.parse().ok()?;
+    // 1.26rc1 is one, too.
+    let minor = numbers.next()?;
+    let end = minor
+        .find(|letter: char| !letter.is_ascii_digit())
+        .unwrap_or(minor.len());
+    Some((major, minor.get(..end)?.parse().ok()?))
+}
+
 /// Why a cluster cannot run here, apart from packages: empty if it can.
 pub(crate) fn reasons() -> Vec<String> {
     let mut reasons = Vec::new();
@@ -72,8 +87,16 @@ pub(crate) fn reasons() -> Vec<String> {
     }
     // Also where all is built: what there is is known by the Go that built it.
     let go = Command::new("go").arg("version").output();
-    if !go.is_ok_and(|output| output.status.success()) {
-        reasons.push("no Go: the cluster's programs are built from their Go modules; install Go 1.26 or newer (https://go.dev/dl), and put it on the PATH".to_owned());
+    let go = go.ok().filter(|output| output.status.success());
+    let needs = "the cluster's programs are built from their Go modules; install Go 1.26 or newer (https://go.dev/dl), and put it on the PATH";
+    match go {
+        None => reasons.push(format!("no Go: {needs}")),
+        Some(output) => {
+            let said = String::from_utf8_lossy(&output.stdout);
+            if version_of_go(&said).is_some_and(|version| version < GO) {
+                reasons.push(format!("Go is too old ({}): {needs}", said.trim()));
+            }
+        }
     }
     if !rustix::process::geteuid().is_root() {
         reasons.push(
@@ -194,4 +217,21 @@ fn lacks(packages: &[&str]) -> String {
     format!(
         "missing: {list}. On Debian or Ubuntu: sudo sh -c 'apt-get update && apt-get install --yes --no-install-recommends {list}'"
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Would fail if Debian 12's Go passed, which can't read these `go.mod`, or one that is new enough didn't.
+    #[test]
+    fn a_go_that_is_too_old_is_known() {
+        let of = |said: &str| version_of_go(&format!("go version {said} linux/amd64\n"));
+        assert_eq!(of("go1.19.8"), Some((1, 19)));
+        assert_eq!(of("go1.26rc1"), Some((1, 26)));
+        assert_eq!(of("go1.26"), Some((1, 26)));
+        assert_eq!(of("devel +a1b2c3"), None);
+        assert!(of("go1.19.8") < Some(GO));
+        assert!(of("go1.26.8") > Some(GO));
+    }
 }

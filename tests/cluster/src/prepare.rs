@@ -26,3 +26,14 @@ pub fn prepare() -> Result<()> {
     programs::testserver()?;
     Ok(())
 }
+
+/// Whether the tests' cluster can run here, or the user's own is there.
+///
+/// # Errors
+/// When neither is so, with every reason why and what mends it.
+pub fn check() -> Result<()> {
+    if shared::kubeconfig_of_user().is_some() {
+        return Ok(());
+    }
+    machine::check()
+}

@@ -3,14 +3,34 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, OnceLock, PoisonError};
+
+use serde_json::Value;
 
 use crate::readme::repository;
 
-/// Where cargo puts what it builds.
+/// Where cargo puts what it builds, which its configuration may say, too.
+///
+/// # Panics
+/// When cargo doesn't say it.
 #[must_use]
 pub fn target_folder() -> PathBuf {
-    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| repository().join("target"), PathBuf::from)
+    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+    #[expect(
+        clippy::expect_used,
+        reason = "a test without its programs can't go on"
+    )]
+    let find = || {
+        let asked = Command::new(env!("CARGO"))
+            .args(["metadata", "--format-version", "1", "--no-deps"])
+            .current_dir(repository())
+            .output()
+            .expect("cargo starts");
+        let said: Value = serde_json::from_slice(&asked.stdout).expect("cargo metadata is JSON");
+        let folder = said.get("target_directory").and_then(Value::as_str);
+        PathBuf::from(folder.expect("cargo metadata names the target folder"))
+    };
+    FOLDER.get_or_init(find).clone()
 }
 
 /// The component of the workspace's package `package`, built for wasm32-wasip2.

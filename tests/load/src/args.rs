@@ -143,10 +143,10 @@ pub(crate) enum Command {
         #[arg(long, default_value = "gpu", value_parser = device)]
         device: Device,
         /// Seconds of each run.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
         seconds: u32,
         /// How often each case is run, in turns.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
         rounds: u32,
         /// Also write the numbers to this file, as JSON.
         #[arg(long)]
@@ -177,7 +177,7 @@ pub(crate) struct Common {
     #[arg(long)]
     pub(crate) out: PathBuf,
     /// How often each case is run.
-    #[arg(long, default_value_t = 3)]
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) rounds: u32,
 }
 
@@ -185,7 +185,7 @@ pub(crate) struct Common {
 #[derive(Debug, Args)]
 pub(crate) struct Load {
     /// Seconds of each run.
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) seconds: u32,
 }
 

@@ -45,13 +45,13 @@ const WAKES: (u32, u32, u32) = (200, 40, 100);
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Wakes {
     /// Times that functions are woken in each case.
-    #[arg(long, default_value_t = WAKES.0)]
+    #[arg(long, default_value_t = WAKES.0, value_parser = clap::value_parser!(u32).range(1..))]
     wakes: u32,
     /// Times that the plain Deployment is.
-    #[arg(long, default_value_t = WAKES.1)]
+    #[arg(long, default_value_t = WAKES.1, value_parser = clap::value_parser!(u32).range(1..))]
     plain: u32,
     /// Functions that are woken in one second.
-    #[arg(long, default_value_t = WAKES.2)]
+    #[arg(long, default_value_t = WAKES.2, value_parser = clap::value_parser!(u32).range(1..))]
     many: u32,
     /// Few wake-ups: whether something changed a lot, not by how much.
     #[arg(long, conflicts_with_all = ["wakes", "plain", "many"])]
@@ -65,10 +65,10 @@ pub(crate) struct Wakes {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Length {
     /// Seconds of each run.
-    #[arg(long, default_value_t = SECONDS)]
+    #[arg(long, default_value_t = SECONDS, value_parser = clap::value_parser!(u32).range(1..))]
     seconds: u32,
     /// How often each case is run, in turns.
-    #[arg(long, default_value_t = ROUNDS)]
+    #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// Runs of one second: whether something changed a lot, not by how much.
     #[arg(long, conflicts_with = "seconds")]
@@ -79,7 +79,7 @@ pub(crate) struct Length {
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Rounds {
     /// How often each case is run: in `start`, each ten times.
-    #[arg(long, default_value_t = ROUNDS)]
+    #[arg(long, default_value_t = ROUNDS, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
     /// One round: whether something changed a lot, not by how much.
     #[arg(long, conflicts_with = "rounds")]
@@ -286,6 +286,7 @@ fn cold(run: &Run) -> Result<()> {
     let target = build::target()?;
     let javascript = javascript::Component::at(&target.join("wisp/javascript.wasm"))?;
     install::everything()?;
+    wisp_cluster::check()?;
     wisp_cluster::prepare()?;
     for selection in [
         &["wisp-cli", "wisp-runtime"][..],

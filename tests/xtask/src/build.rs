@@ -42,6 +42,9 @@ pub(crate) fn control_plane() -> Result<()> {
 /// The feature by which the gateway is a program.
 pub(crate) const CLUSTER: &str = "wisp-gateway/cluster";
 
+/// The SDK's feature that is off by default.
+pub(crate) const HALF: &str = "wisp/half";
+
 /// Builds `wisp` and `wisp-runtime` in the development profile, whose dependencies are optimised.
 pub(crate) fn programs() -> Result<Programs> {
     execute(cargo().args([

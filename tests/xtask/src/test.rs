@@ -44,6 +44,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
             "--workspace",
             "--features",
             build::CLUSTER,
+            "--features",
+            build::HALF,
             // What the benches compare with is built by them alone, and checked here.
             "--features",
             "wisp-load/baselines",
@@ -64,6 +66,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                         "--workspace",
                         "--features",
                         build::CLUSTER,
+                        "--features",
+                        build::HALF,
                         "--exclude",
                         VIRTUAL_TIME,
                         "--exclude",
@@ -99,6 +103,8 @@ pub(crate) fn run(options: &Options) -> Result<()> {
                     "--workspace",
                     "--features",
                     build::CLUSTER,
+                    "--features",
+                    build::HALF,
                     "--no-deps",
                     "--document-private-items",
                 ])
@@ -129,7 +135,7 @@ fn guests() -> Result<()> {
     install::wasm_target()?;
     let mut clippy = cargo();
     clippy.args(["clippy", "--target", "wasm32-wasip2"]);
-    clippy.args(["--package", "wisp"]);
+    clippy.args(["--package", "wisp", "--features", build::HALF]);
     for guest in build::guests()? {
         clippy.args(["--package", &guest]);
     }

@@ -233,8 +233,15 @@ impl AskError {
     }
 
     /// Whether it only says that no replica came in time.
-    pub(crate) fn is_slow_start(&self) -> bool {
+    fn is_slow_start(&self) -> bool {
         matches!(self, Self::Refused(problem, _) if problem.reason == START_TIMEOUT)
+    }
+
+    /// Whether the operator answered as it should, of a function that can't be started, or not in time.
+    pub(crate) fn is_functions(&self) -> bool {
+        let is_others =
+            |problem: &Problem| matches!(problem.fault, Fault::Function | Fault::Client);
+        self.is_slow_start() || matches!(self, Self::Refused(problem, _) if is_others(problem))
     }
 
     /// What the client of a function is told: a sentence, with whose fault it is and when to try again.

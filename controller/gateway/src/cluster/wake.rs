@@ -30,8 +30,8 @@ impl Activator for Waker {
         Box::pin(async move {
             let ensured = self.operator.ensure(function, trace, self.patience).await;
             let ensured = ensured.map_err(|error| {
-                // That a replica takes long to start is no failure of the operator's.
-                if !error.is_slow_start() {
+                // That a replica takes long to start, or a function can't be, is no failure of the operator's.
+                if !error.is_functions() {
                     self.counts.ensure.add();
                 }
                 error.told()

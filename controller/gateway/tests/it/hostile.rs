@@ -129,7 +129,13 @@ async fn who_says_nothing_is_kept_no_longer_than_who_asks_nothing() {
         ..Options::default()
     };
     let bed = Bed::with(Arc::new(Never), options);
-    for start in [&b""[..], b"P", b"GET /a/b/ HT"] {
+    for start in [
+        &b""[..],
+        b"P",
+        b"GET /a/b/ HT",
+        b"PRI",
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    ] {
         let mut stream = TcpStream::connect(bed.address).await.unwrap();
         stream.write_all(start).await.unwrap();
         let mut rest = Vec::new();

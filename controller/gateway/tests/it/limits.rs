@@ -396,6 +396,101 @@ async fn a_client_without_a_window_keeps_its_place_no_longer_than_allowed() {
     }
 }
 
+/// Would fail if what h2 keeps of a response that has ended were nobody's: a client that takes a byte of each would have as many
+/// of them kept as it likes, for as long as it answers pings, and on a connection that it uses.
+#[tokio::test]
+async fn a_client_with_hardly_a_window_keeps_neither_place_nor_connection() {
+    let upstream = Upstream::new(|request: Request<hyper::body::Incoming>| async move {
+        if request.uri().path() == "/slow" {
+            std::future::pending::<()>().await;
+        }
+        Response::new(full("small"))
+    })
+    .await;
+    let idle_timeout = Duration::from_millis(200);
+    for (path, is_used) in [("/a/b/", false), ("/a/b/", true), ("/nowhere", true)] {
+        let options = Options {
+            idle_timeout,
+            ..Options::default()
+        };
+        let bed = Bed::with(Arc::new(Never), options);
+        let mut impatient = route("a/b", &[]);
+        impatient.limits.timeout = Duration::from_secs(2);
+        bed.gateway.insert_route(impatient);
+        bed.gateway
+            .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 2));
+        let stream = TcpStream::connect(bed.address).await.unwrap();
+        let (mut sender, connection) =
+            hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+                .initial_stream_window_size(1)
+                .handshake(TokioIo::new(stream))
+                .await
+                .unwrap();
+        let connection = tokio::spawn(connection);
+        let mut ask = |path: &str| {
+            let uri = format!("http://x{path}");
+            sender.send_request(Request::get(uri).body(empty()).unwrap())
+        };
+        let unread = ask(path).await.unwrap();
+        let used = is_used.then(|| tokio::spawn(ask("/a/b/slow")));
+        // Its connection ends, and with it all that it held.
+        connection.await.unwrap().ok();
+        assert!(unread.into_body().collect().await.is_err(), "{path}");
+        if let Some(used) = used {
+            let answer = used.await.unwrap();
+            assert!(answer.is_ok_and(|answer| answer.status() == 504));
+        }
+        let answer = bed.get("/a/b/").await;
+        assert_eq!(answer.body, "small");
+    }
+}
+
+/// The same of what the gateway itself answers, to a client without a window.
+#[tokio::test]
+async fn a_client_that_takes_no_problem_is_not_waited_for() {
+    let options = Options {
+        idle_timeout: Duration::from_millis(200),
+        ..Options::default()
+    };
+    let bed = Bed::with(Arc::new(Never), options);
+    let stream = TcpStream::connect(bed.address).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(0)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    tokio::spawn(connection);
+    let request = Request::get("http://x/nowhere").body(empty()).unwrap();
+    let unread = sender.send_request(request).await.unwrap();
+    assert_eq!(unread.status(), StatusCode::NOT_FOUND);
+    assert!(unread.into_body().collect().await.is_err());
+}
+
+/// Would fail if a request tried each of many replicas that take no connection, a second each, before it gave up.
+#[tokio::test]
+async fn many_replicas_that_swallow_connections_take_no_longer_than_one() {
+    let options = Options {
+        connect_patience: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let bed = Bed::with(Arc::new(Never), options);
+    bed.gateway.insert_route(route("a/b", &[]));
+    let mut held = Vec::new();
+    for _ in 0..40 {
+        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind(any).unwrap();
+        let listener = socket.listen(0).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Its queue is full with that.
+        held.push((listener, TcpStream::connect(address).await.unwrap()));
+        bed.gateway
+            .insert_endpoint(&id("a/b"), &endpoint(address, 10));
+    }
+    let answer = tokio::time::timeout(Duration::from_secs(30), bed.get("/a/b/")).await;
+    assert_eq!(answer.unwrap().reason(), "unreachable");
+}
+
 /// Would fail if clients that open connections could take more of the gateway than it has, or who is there already suffered, or
 /// a place were not given back.
 #[tokio::test]

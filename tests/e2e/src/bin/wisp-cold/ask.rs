@@ -60,6 +60,8 @@ pub(crate) struct Found {
     pub(crate) phases: BTreeMap<String, Sample>,
     /// Milliseconds that the same takes when it is asked of a function that is awake.
     pub(crate) awake: Sample,
+    /// Milliseconds that a plain Deployment took in between.
+    pub(crate) plain: Sample,
     asked: Vec<Asked>,
 }
 

@@ -83,8 +83,8 @@ impl Bench<'_> {
         self.functions(name, TURNS, image, IDLE, rest)
     }
 
-    /// Wakes functions in turns, each when all of them sleep and `standing` pods stand by. Asks one of them the same again
-    /// and again.
+    /// Wakes functions in turns, each when all of them sleep and `standing` pods stand by, and a plain Deployment of what they
+    /// are between them. Asks one of them the same again and again.
     pub(crate) async fn wake(
         &self,
         functions: &[String],
@@ -92,11 +92,22 @@ impl Bench<'_> {
         standing: usize,
     ) -> Result<Found> {
         let mut found = Found::default();
-        for name in functions.iter().cycle().take(self.options.wakes.get()) {
+        let plain = self.make_plain(&functions[0]).await?;
+        let (wakes, of_plain) = (self.options.wakes.get(), self.options.plain.get());
+        for (turn, name) in functions.iter().cycle().take(wakes).enumerate() {
             let before = self.asleep(functions, standing).await?;
             found.add(self.ask(name, question).await?);
             self.taken(name, &before).await?;
+            // As many as are due by then, so that they lie evenly between the others.
+            while found.plain.0.len() * wakes < (turn + 1) * of_plain {
+                self.asleep(functions, standing).await?;
+                found
+                    .plain
+                    .0
+                    .extend(self.wake_plain(&plain, question).await?);
+            }
         }
+        self.remove_plain()?;
         for turn in 0..AWAKE {
             tokio::time::sleep(QUIET).await;
             let asked = self.ask(&functions[0], question).await?;
@@ -108,13 +119,19 @@ impl Bench<'_> {
         Ok(found)
     }
 
-    /// Has another operator in the place of the one that leads. Returns as soon as it leads.
-    pub(crate) fn restart_operator(&self) -> Result<()> {
-        let old = self.wisp.leader(|_| true)?;
-        let old = old["metadata"]["name"].as_str().unwrap_or_default();
-        let delete = ["delete", "pod", "--namespace", NAMESPACE, old];
-        self.wisp.cluster().kubectl(&delete)?;
-        self.wisp.leader(|name| name != old).map(drop)
+    /// Tells the operator that leads to end, as an upgrade does; another takes its place. Returns at once.
+    pub(crate) fn end_operator(&self) -> Result<()> {
+        let leader = self.wisp.leader(|_| true)?;
+        let name = leader["metadata"]["name"].as_str().unwrap_or_default();
+        let delete = [
+            "delete",
+            "pod",
+            "--wait=false",
+            "--namespace",
+            NAMESPACE,
+            name,
+        ];
+        self.wisp.cluster().kubectl(&delete).map(drop)
     }
 
     /// Waits until none of the functions has a pod, and so many stand by; and then for the machine to be quiet.

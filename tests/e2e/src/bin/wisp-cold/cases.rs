@@ -15,13 +15,13 @@ pub(crate) const HELLO: Question = Question {
     method: Verb::Get,
     media_type: "text/plain",
     body: b"",
-    word: "",
+    word: "Hello",
 };
 const DIGIT: Question = Question {
     method: Verb::Post,
     media_type: "image/png",
     body: include_bytes!("../../../../../examples/digits/seven.png"),
-    word: "7",
+    word: "\"digit\":7",
 };
 const PHOTO: Question = Question {
     method: Verb::Post,
@@ -50,6 +50,8 @@ const STANDING: usize = 2;
 /// A case: what is asked of which functions.
 struct Case<'a> {
     name: &'a str,
+    /// What the plain Deployment is called that it is held against.
+    plain: &'a str,
     question: Question,
     p50: Aim,
     p99: Option<Aim>,
@@ -112,19 +114,19 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
 
     let alone = json!({"minReplicas": STANDING, "maxReplicas": 2 * STANDING});
     bench.pool("warm", alone.clone()).await?;
-    let baseline = plain(bench, "hello", &hellos, HELLO, &mut rows).await?;
-
     let case = Case {
         name: of_hello,
+        plain: "hello",
         question: HELLO,
         p50: Aim::Below(5.0),
         p99: Some(Aim::Below(25.0)),
     };
     if wanted(case.name) {
-        rows.extend(case.run(bench, &hellos, baseline).await?);
+        rows.extend(case.run(bench, &hellos).await?);
     }
     let case = Case {
         name: of_digits,
+        plain: "digits",
         question: DIGIT,
         p50: Aim::Below(10.0),
         p99: None,
@@ -138,11 +140,11 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         let model = bench.space.push_model("mnist", model).await?;
         let model = format!("  models: [{{name: mnist, source: {{image: '{model}'}}}}]\n");
         let functions = bench.turns("digits", &image, &model)?;
-        let baseline = plain(bench, "digits", &functions, DIGIT, &mut rows).await?;
-        rows.extend(case.run(bench, &functions, baseline).await?);
+        rows.extend(case.run(bench, &functions).await?);
     }
     let case = Case {
         name: of_javascript,
+        plain: "javascript",
         question: Question {
             word: "JavaScript",
             ..HELLO
@@ -154,8 +156,7 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
         let file = component("javascript.wasm");
         let image = bench.space.push_component("javascript", &file).await?;
         let functions = bench.turns("javascript", &image, "")?;
-        let baseline = plain(bench, "javascript", &functions, case.question, &mut rows).await?;
-        rows.extend(case.run(bench, &functions, baseline).await?);
+        rows.extend(case.run(bench, &functions).await?);
     }
     if wanted(of_photos) {
         photos(bench, &mut rows).await?;
@@ -163,18 +164,18 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     let cluster = bench.wisp.cluster();
     let case = restarted;
     if wanted(case) {
-        let trouble = || bench.restart_operator();
-        rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
+        let trouble = || bench.end_operator();
+        rows.extend(troubled(bench, case, &hellos, trouble).await?);
     }
     let case = killed;
     if wanted(case) {
         let trouble = || Operator::find(bench.wisp)?.kill();
-        rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
+        rows.extend(troubled(bench, case, &hellos, trouble).await?);
     }
     let case = down;
     if wanted(case) && cluster.name().is_some() {
         let trouble = || Stopped::of(cluster, &["apiserver", "registry"]);
-        rows.extend(troubled(bench, case, &hellos, baseline, trouble).await?);
+        rows.extend(troubled(bench, case, &hellos, trouble).await?);
     }
     if wanted(at_once) {
         bench
@@ -202,26 +203,11 @@ pub(crate) async fn run(bench: &Bench<'_>) -> Result<Vec<Row>> {
     Ok(rows.0)
 }
 
-/// A plain Deployment of what the `functions` called `name` are, as rows of its own. Gives its p50, which they are held
-/// against: what one of another function takes, without a model or with less code, would flatter or wrong them.
-async fn plain(
-    bench: &Bench<'_>,
-    name: &str,
-    functions: &[String],
-    question: Question,
-    rows: &mut Rows,
-) -> Result<f64> {
-    let found = bench.plain(functions, question).await?;
-    let case = format!("{name}, plain Deployment");
-    rows.extend([50.0, 99.0].map(|percent| Bench::percentile(&case, &found, percent)));
-    Ok(percentile(&found, 50.0))
-}
-
 /// Wakes functions that have no pool, in turns with a plain Deployment.
 async fn unpooled(bench: &Bench<'_>, case: &str, hellos: &[String]) -> Result<Row> {
     let (mut ours, mut theirs) = (Sample::default(), Sample::default());
     let plain = bench.make_plain(&hellos[0]).await?;
-    for name in hellos.iter().cycle().take(bench.options.plain) {
+    for name in hellos.iter().cycle().take(bench.options.plain.get()) {
         bench.asleep(hellos, 0).await?;
         ours.0.push(bench.ask(name, HELLO).await?.millis);
         bench.asleep(hellos, 0).await?;
@@ -233,22 +219,27 @@ async fn unpooled(bench: &Bench<'_>, case: &str, hellos: &[String]) -> Result<Ro
     Ok(p50.aiming(Aim::Below(1.1 * baseline)))
 }
 
-/// Wakes functions in turns, each just after `trouble` came and as long as what it gives lives.
+/// Wakes functions, each just after `trouble` came and as long as what it gives lives; in turns with a plain Deployment,
+/// which nothing troubles.
 async fn troubled<T>(
     bench: &Bench<'_>,
     case: &str,
     hellos: &[String],
-    baseline: f64,
     trouble: impl Fn() -> Result<T>,
 ) -> Result<[Row; 2]> {
     let mut found = Found::default();
-    for name in hellos.iter().cycle().take(bench.options.plain) {
+    let plain = bench.make_plain(&hellos[0]).await?;
+    for name in hellos.iter().cycle().take(bench.options.plain.get()) {
         let before = bench.asleep(hellos, STANDING).await?;
         let troubled = trouble()?;
         found.add(bench.ask(name, HELLO).await?);
         drop(troubled);
         bench.taken(name, &before).await?;
+        bench.asleep(hellos, STANDING).await?;
+        found.plain.0.extend(bench.wake_plain(&plain, HELLO).await?);
     }
+    bench.remove_plain()?;
+    let baseline = percentile(&found.plain, 50.0);
     Ok(
         [50.0, 99.0]
             .map(|percent| Bench::percentile(case, &found.total, percent).against(baseline)),
@@ -256,14 +247,9 @@ async fn troubled<T>(
 }
 
 impl Case<'_> {
-    async fn run(
-        &self,
-        bench: &Bench<'_>,
-        functions: &[String],
-        baseline: f64,
-    ) -> Result<Vec<Row>> {
+    async fn run(&self, bench: &Bench<'_>, functions: &[String]) -> Result<Vec<Row>> {
         let found = bench.wake(functions, self.question, STANDING).await?;
-        let mut rows = self.rows(&found, baseline);
+        let mut rows = self.rows(&found);
         rows.extend(self.steps(&bench.steps(&found).await));
         Ok(rows)
     }
@@ -281,7 +267,11 @@ impl Case<'_> {
             .collect()
     }
 
-    fn rows(&self, found: &Found, baseline: f64) -> Vec<Row> {
+    /// Beside a plain Deployment of the same, whose rows are the first.
+    fn rows(&self, found: &Found) -> Vec<Row> {
+        let baseline = percentile(&found.plain, 50.0);
+        let case = format!("{}, plain Deployment", self.plain);
+        let plain = [50.0, 99.0].map(|percent| Bench::percentile(&case, &found.plain, percent));
         let of = |percent| Bench::percentile(self.name, &found.total, percent).against(baseline);
         let p99 = match self.p99 {
             // Of fewer it is the greatest, which is more.
@@ -290,7 +280,8 @@ impl Case<'_> {
         };
         let awake = format!("p50 of {} when awake", found.awake.0.len());
         let awake = Bench::row(self.name, &awake, &found.awake, "ms");
-        let mut rows = vec![of(50.0).aiming(self.p50), p99, awake];
+        let mut rows = plain.to_vec();
+        rows.extend([of(50.0).aiming(self.p50), p99, awake]);
         rows.extend(found.phases.iter().map(|(phase, sample)| {
             Bench::row(self.name, &format!("p50 of `{phase}`"), sample, "ms")
         }));
@@ -307,9 +298,9 @@ async fn photos(bench: &Bench<'_>, rows: &mut Rows) -> Result<()> {
     let models =
         format!("  models: [{{name: efficientnet-lite0, source: {{image: '{model}'}}}}]\n");
     let functions = bench.turns("classify", &image, &models)?;
-    let baseline = plain(bench, "EfficientNet", &functions, PHOTO, rows).await?;
-    let case = |name, aim| Case {
+    let case = |name, plain, aim| Case {
         name,
+        plain,
         question: PHOTO,
         p50: aim,
         p99: None,
@@ -317,14 +308,24 @@ async fn photos(bench: &Bench<'_>, rows: &mut Rows) -> Result<()> {
     let found = bench.wake(&functions, PHOTO, STANDING).await?;
     // The aims are for what a wake-up adds to what the function computes: a picture is decoded and scaled, too.
     let aim = |found: &Found, added: f64| Aim::Below(added + found.awake.median());
-    rows.extend(case("EfficientNet from the store", aim(&found, 100.0)).rows(&found, baseline));
+    let of_store = case(
+        "EfficientNet from the store",
+        "EfficientNet",
+        aim(&found, 100.0),
+    );
+    rows.extend(of_store.rows(&found));
     let pool = json!({
         "minReplicas": STANDING, "maxReplicas": STANDING,
         "models": [{"name": "efficientnet-lite0", "source": {"image": model}}],
     });
     bench.pool("models", pool).await?;
     let found = bench.wake(&functions, PHOTO, STANDING).await?;
-    rows.extend(case("EfficientNet kept in the pool", aim(&found, 15.0)).rows(&found, baseline));
+    let kept = case(
+        "EfficientNet kept in the pool",
+        "EfficientNet once more",
+        aim(&found, 15.0),
+    );
+    rows.extend(kept.rows(&found));
     bench
         .pool(
             "warm",
@@ -359,7 +360,7 @@ async fn eight(
 }
 
 async fn many(bench: &Bench<'_>, case: &str, hello: &str) -> Result<Vec<Row>> {
-    let many = bench.options.many;
+    let many = bench.options.many.get();
     let case = format!("{many} {case}");
     // As little as a pod of the pool, or a hundred of them would not fit on two small nodes.
     let small =

@@ -40,11 +40,11 @@ struct Options {
     #[arg(long, default_value_t = NonZeroUsize::MIN.saturating_add(199))]
     wakes: NonZeroUsize,
     /// How often the plain Deployment is.
-    #[arg(long, default_value_t = 40)]
-    plain: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN.saturating_add(39))]
+    plain: NonZeroUsize,
     /// Functions that are woken in the same second, in the case of many.
-    #[arg(long, default_value_t = 100)]
-    many: usize,
+    #[arg(long, default_value_t = NonZeroUsize::MIN.saturating_add(99))]
+    many: NonZeroUsize,
     /// Only the cases whose names hold this.
     #[arg(long, default_value = "")]
     only: String,

@@ -35,18 +35,8 @@ pub(crate) struct Template {
 }
 
 impl Bench<'_> {
-    /// The same host with the same Assignment as the function's, in a plain Deployment, woken again and again.
-    pub(crate) async fn plain(&self, functions: &[String], question: Question) -> Result<Sample> {
-        let plain = self.make_plain(&functions[0]).await?;
-        let mut found = Sample::default();
-        for _ in 0..self.options.plain {
-            found.0.extend(self.wake_plain(&plain, question).await?);
-        }
-        self.remove_plain()?;
-        Ok(found)
-    }
-
-    /// Makes that Deployment, with no pod.
+    /// Makes a plain Deployment of the same host with the same Assignment as the function's, to be woken again and again. It
+    /// has no pod.
     pub(crate) async fn make_plain(&self, function: &str) -> Result<Template> {
         let template = self.template(function).await?;
         self.make(PLAIN, &template)?;

@@ -1,0 +1,124 @@
+//! What was sent to clients that haven't taken it: hyper and h2 keep it for them after the response's body has ended, for as
+//! long as their connection lives.
+
+use std::sync::{Arc, OnceLock};
+
+use bytes::{Buf, Bytes};
+use http_body::Frame;
+use tokio::time::Instant;
+use wisp_admit::Permit;
+
+use crate::idle::{Overtime, Usage};
+use crate::overdue;
+
+/// What a response holds until its client's connection has taken the last byte. So there are no more of them in memory than
+/// functions have places.
+#[derive(Debug)]
+pub(crate) struct Unread {
+    /// Of a failure's there is none.
+    _place: Option<Permit>,
+    /// Until when the client may take it.
+    until: Option<Instant>,
+    /// That of its connection, where others are answered on it meanwhile.
+    usage: Option<Usage>,
+    overtime: OnceLock<Overtime>,
+}
+
+impl Unread {
+    pub(crate) fn new(place: Option<Permit>) -> Arc<Self> {
+        Arc::new(Self {
+            _place: place,
+            until: None,
+            usage: None,
+            overtime: OnceLock::new(),
+        })
+    }
+
+    /// The task that is polled now begins to send it, and minds that the client takes it until then.
+    pub(crate) fn begin(self: &mut Arc<Self>, until: Instant) {
+        if let Some(this) = Arc::get_mut(self) {
+            this.until = Some(until);
+            overdue::begin(until);
+        }
+    }
+
+    /// It is sent over HTTP/2. Nothing was yet.
+    pub(crate) fn over_http2(self: &mut Arc<Self>, usage: &Usage) {
+        if let Some(this) = Arc::get_mut(self) {
+            this.usage = Some(usage.clone());
+        }
+    }
+
+    /// Nothing more is going to be sent.
+    pub(crate) fn ended(&self) {
+        if let Some(usage) = &self.usage {
+            self.overtime.get_or_init(|| usage.overtime());
+        }
+    }
+
+    /// The frame, with this for as long as it isn't taken.
+    pub(crate) fn frame(self: &Arc<Self>, frame: Frame<Bytes>) -> Frame<Piece> {
+        frame.map_data(|bytes| Piece {
+            bytes,
+            _of: Arc::clone(self),
+        })
+    }
+}
+
+impl Drop for Unread {
+    fn drop(&mut self) {
+        // Over HTTP/1.1 this is within the task that began it. Over HTTP/2 that one minds the body alone.
+        if let Some(until) = self.until {
+            overdue::end(until);
+        }
+    }
+}
+
+/// A piece of a response.
+#[derive(Debug)]
+pub(crate) struct Piece {
+    bytes: Bytes,
+    _of: Arc<Unread>,
+}
+
+impl Buf for Piece {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
+    }
+
+    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
+        self.bytes.copy_to_bytes(length)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wisp_admit::{Limiter, Limits};
+
+    use super::*;
+
+    /// Would fail if a response's place were given to another while its client had yet to take it, or kept longer.
+    #[test]
+    fn a_place_is_kept_until_the_last_piece_is_taken() {
+        let limiter = Limiter::new(Limits {
+            in_flight: 1,
+            queue: 0,
+            queue_bytes: 0,
+        });
+        let unread = Unread::new(limiter.try_acquire());
+        let piece = unread.frame(Frame::data(Bytes::from_static(b"last")));
+        unread.ended();
+        drop(unread);
+        assert!(limiter.try_acquire().is_none());
+        drop(piece);
+        assert!(limiter.try_acquire().is_some());
+    }
+}
