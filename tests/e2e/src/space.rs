@@ -183,6 +183,17 @@ impl Space {
         })
     }
 
+    /// Looks once whether a function has no pod.
+    ///
+    /// # Errors
+    /// When it has one; with what there is.
+    pub fn has_no_pod(&self, function: &str) -> Result<()> {
+        let selector = format!("--selector=wisp.dev/function={function}");
+        let found = self.kubectl(&["get", "pods", &selector, "--output=name"])?;
+        ensure!(found.is_empty(), "{function} has {found}");
+        Ok(())
+    }
+
     /// A port of this machine that leads to one of a pod or Service.
     ///
     /// # Errors

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 use http_body_util::BodyExt as _;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use wisp_e2e::{Installation, PATIENCE, Space, installed, repository};
+use wisp_e2e::{Installation, NAMESPACE, PATIENCE, Space, installed, repository};
 use wisp_integration::{Answer, request, target_folder, wisp};
 
 fn folder(name: &str) -> PathBuf {
@@ -131,7 +131,7 @@ async fn every_example_is_deployed_and_answers_as_its_reference_does() -> Result
         again.len() == 1 && again[0]["result"] == "unchanged",
         "{again:?}"
     );
-    Ok(())
+    by_an_invoker(&space, &shell)
 }
 
 /// Asks all five, and what is told of them.
@@ -203,6 +203,85 @@ async fn hello(space: &Space, shell: &Shell<'_>) -> Result<()> {
         "{wrong:?}"
     );
     Ok(())
+}
+
+/// A user of one namespace, with no rights but to edit it and those that the chart gives to `rbac.invokers`, calls a function and
+/// lists it.
+fn by_an_invoker(space: &Space, shell: &Shell<'_>) -> Result<()> {
+    let cluster = shell.wisp.cluster();
+    let (name, namespace) = ("ada", space.name());
+    space.kubectl(&["create", "serviceaccount", name])?;
+    let edits = format!("--serviceaccount={namespace}:{name}");
+    space.kubectl(&["create", "rolebinding", name, "--clusterrole=edit", &edits])?;
+
+    let chart = repository().join("deploy/chart");
+    let invokers = json!([{"kind": "ServiceAccount", "name": name, "namespace": namespace}]);
+    let rendered = cluster.helm(&[
+        "template",
+        "wisp",
+        chart.to_str().context("a path of UTF-8")?,
+        "--namespace",
+        NAMESPACE,
+        "--show-only=templates/rbac.yaml",
+        "--set-json",
+        &format!("rbac.invokers={invokers}"),
+    ])?;
+    let rights: Vec<&str> = rendered
+        .split("\n---\n")
+        .filter(|object| object.contains("\n  name: wisp-invoke\n"))
+        .collect();
+    ensure!(rights.len() == 2, "{rendered}");
+    let file = tempfile::NamedTempFile::new()?;
+    let path = file.path().to_str().context("a path of UTF-8")?;
+    std::fs::write(file.path(), rights.join("\n---\n"))?;
+    cluster.kubectl(&["apply", "--filename", path])?;
+
+    let configuration = tempfile::NamedTempFile::new()?;
+    std::fs::copy(cluster.kubeconfig(), configuration.path())?;
+    let own = format!("--kubeconfig={}", configuration.path().display());
+    let token = format!(
+        "--token={}",
+        space.kubectl(&["create", "token", name])?.trim()
+    );
+    cluster.kubectl(&["config", &own, "set-credentials", name, &token])?;
+    let user = format!("--user={name}");
+    cluster.kubectl(&["config", &own, "set-context", "--current", &user])?;
+    for (words, word) in [
+        (
+            &[
+                "invoke",
+                "hello",
+                "--cluster",
+                "--data",
+                "{\"name\": \"Ada\"}",
+            ][..],
+            "Hello, Ada!",
+        ),
+        (&["get"], "hello"),
+    ] {
+        let mut command = shell.command(words);
+        let output = command.env("KUBECONFIG", configuration.path()).output()?;
+        ensure!(
+            output.status.success() && String::from_utf8_lossy(&output.stdout).contains(word),
+            "{words:?}: {output:?}"
+        );
+    }
+    // Whose others are no business of theirs.
+    let all = |kubeconfig: &std::path::Path| {
+        let mut command = wisp(&repository(), &["get", "--all-namespaces"]);
+        command.env("KUBECONFIG", kubeconfig).output()
+    };
+    let (refused, told) = (all(configuration.path())?, all(cluster.kubeconfig())?);
+    ensure!(
+        !refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("forbidden"),
+        "{refused:?}"
+    );
+    let said = String::from_utf8_lossy(&told.stdout);
+    ensure!(
+        said.contains("NAMESPACE") && said.contains(namespace),
+        "{told:?}"
+    );
+    cluster.kubectl(&["delete", "--filename", path]).map(drop)
 }
 
 async fn digits(space: &Space, shell: &Shell<'_>) -> Result<()> {

@@ -31,7 +31,7 @@ async fn an_applied_function_is_ready_asleep_and_woken_by_its_first_request() ->
         ensure!(columns.contains(word), "{columns}");
     }
     // Nothing runs until somebody asks.
-    space.pods("hello", 0)?;
+    space.has_no_pod("hello")?;
 
     // Whoever comes while it sleeps is answered, however many: by one wake-up.
     let asked: Vec<_> = (0..200)

@@ -42,7 +42,7 @@ async fn a_pod_calls_a_function_that_sleeps_by_the_name_of_its_service() -> Resu
     space
         .until("caller", "hello/you", |answer| answer.status == 200)
         .await?;
-    space.pods("callee", 0)?;
+    space.has_no_pod("callee")?;
     for host in &hosts {
         let path = space.path("caller", &format!("forward?url=http://{host}/env?WHO"));
         let answer = space.client().post(&path, "").await?;
@@ -53,6 +53,6 @@ async fn a_pod_calls_a_function_that_sleeps_by_the_name_of_its_service() -> Resu
         );
     }
     space.pods("callee", 1)?;
-    elsewhere.pods("callee", 0)?;
-    space.pods("bystander", 0)
+    elsewhere.has_no_pod("callee")?;
+    space.has_no_pod("bystander")
 }
