@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use clap::Parser;
@@ -200,8 +200,10 @@ fn default_cache() -> Option<PathBuf> {
             .filter(|value| !value.is_empty())
             .map(PathBuf::from)
     };
+    // Whom no user database knows, as in a container, has `/` for a home.
+    let home = || folder("HOME").filter(|home| home != Path::new("/"));
     folder("XDG_CACHE_HOME")
-        .or_else(|| Some(folder("HOME")?.join(".cache")))
+        .or_else(|| Some(home()?.join(".cache")))
         .map(|base| base.join("wisp"))
 }
 

@@ -370,7 +370,13 @@ impl Host {
     async fn become_function(self: &Arc<Self>, assignment: Assignment, pushed: Pushed) {
         self.advance(Phase::Loading);
         let name = assignment.function.to_string();
-        let ready = self.ready().take().unwrap_or_default();
+        let ready = self.ready().take();
+        // One that stood by may have begun long ago.
+        let since = match ready {
+            Some(_) => Instant::now(),
+            None => self.options.began,
+        };
+        let ready = ready.unwrap_or_default();
         let around = Surroundings {
             cache: self.options.cache.clone(),
             models: self.models(),
@@ -392,7 +398,7 @@ impl Host {
         match opened {
             Ok(()) => {
                 self.advance(Phase::Ready);
-                let millis = self.options.began.elapsed().as_secs_f64() * 1e3;
+                let millis = since.elapsed().as_secs_f64() * 1e3;
                 tracing::info!(
                     event = event::READY,
                     function = name,

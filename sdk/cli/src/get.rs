@@ -233,14 +233,14 @@ fn details(told: &Told, now: Timestamp, paint: Paint) -> Vec<String> {
             line(label, value);
         }
     }
-    let earlier: Vec<&str> = told
+    let others: Vec<&str> = told
         .revisions
         .iter()
         .filter(|name| Some(*name) != told.revision.as_ref())
         .map(String::as_str)
         .collect();
-    if !earlier.is_empty() {
-        line("earlier", &earlier.join(", "));
+    if !others.is_empty() {
+        line("others", &others.join(", "));
     }
     line("age", &age(told.created.as_deref(), now));
     if told.last_scaled.is_some() {

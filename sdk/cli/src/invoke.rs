@@ -43,7 +43,7 @@ pub(crate) enum InvokeError {
     )]
     Gateway(&'static str, String),
     /// What of it may be the name: the rest may be a secret.
-    #[error("`{0}…` is no header: expected `name: value`")]
+    #[error("`{0}` is no header: expected `name: value`")]
     Header(String),
     #[error("`{0}` is no HTTP method")]
     Method(String),

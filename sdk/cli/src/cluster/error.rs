@@ -74,7 +74,7 @@ impl Explain for ClusterError {
                 "name a cluster by --kubeconfig and --context; `kubectl config get-contexts` lists them"
             }
             Self::NotInstalled { .. } => {
-                "install wisp: helm install wisp deploy/chart --namespace wisp-system --create-namespace"
+                "install wisp: helm install wisp deploy/chart --namespace wisp-system --create-namespace --set image.registry=REGISTRY"
             }
             Self::NotFound { kind, .. } if kind == "functions" => {
                 "`wisp get --all-namespaces` lists all functions"

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::terminal::{Terminal, harmless, harmless_lines};
 
 /// Reasons that stay until somebody changes something.
-const FINAL: [&str; 25] = [
+const FINAL: [&str; 26] = [
     "AddressRefused",
     "CertificateAuthorityNotFound",
     "CompileFailed",
@@ -36,6 +36,7 @@ const FINAL: [&str; 25] = [
     "OutOfMemory",
     "PolicyDenied",
     "PullSecretNotFound",
+    "StartFailed",
     "TooLarge",
     "TooSlow",
     "Unauthorized",
@@ -377,6 +378,14 @@ mod tests {
                     ("Ready", "False", "Unschedulable"),
                 ],
                 "waiting Unschedulable",
+            ),
+            (
+                2,
+                vec![
+                    ("ComponentReady", "True", "x"),
+                    ("Ready", "False", "StartFailed"),
+                ],
+                "failed StartFailed",
             ),
         ] {
             assert_eq!(

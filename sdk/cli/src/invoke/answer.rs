@@ -160,10 +160,12 @@ fn explain(problem: &Problem, terminal: &Terminal) {
         problem::Fault::Function => "the function",
         problem::Fault::Platform => "the platform",
     };
-    let retry = if problem.retryable {
-        "; the same request may succeed later"
-    } else {
-        ""
+    let retry = match (problem.retryable, problem.fault) {
+        (false, _) => "",
+        (true, problem::Fault::Function) => {
+            "; the same request may succeed once it is mended, or less busy"
+        }
+        (true, _) => "; the same request may succeed later",
     };
     terminal.note(&format!(
         "  {} {} ({fault} is at fault{retry})",

@@ -58,7 +58,14 @@ pub(super) fn request(
     let mut given = HeaderMap::new();
     for header in &args.headers {
         let name = || header.split([':', ' ', '=']).next().unwrap_or_default();
-        let wrong = || InvokeError::Header(name().to_owned());
+        let wrong = || {
+            let more = if name().len() < header.len() {
+                "…"
+            } else {
+                ""
+            };
+            InvokeError::Header(format!("{}{more}", name()))
+        };
         let (name, value) = header.split_once(':').ok_or_else(wrong)?;
         let name = HeaderName::try_from(name.trim()).map_err(|_| wrong())?;
         given.append(

@@ -18,6 +18,7 @@ mod metrics;
 mod neighbours;
 mod pools;
 mod pull;
+mod reach;
 mod rest;
 mod roles;
 mod room;
