@@ -62,19 +62,15 @@ impl Tour {
         // What the tour uses of the checkout. `wisp new` must not write there.
         symlink(repository().join("deploy"), here.join("deploy"))?;
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let program = |name: &str| format!(" --program {name}={}", binary(name).display());
         // In the checkout, with its own target folder.
         let target = match std::env::var("CARGO_TARGET_DIR") {
             Ok(folder) => format!("CARGO_TARGET_DIR='{folder}'"),
             Err(_) => "--unset=CARGO_TARGET_DIR".to_owned(),
         };
         let images = format!(
-            "env --chdir='{}' {target} cargo xtask images --output '{}'{}{}{}",
+            "env --chdir='{}' {target} cargo xtask images --profile dev --output '{}'",
             repository().display(),
             here.join("images").display(),
-            program("wisp-runtime"),
-            program("wisp-operator"),
-            program("wisp-gateway"),
         );
         let substitutes = vec![
             // A port that nobody has.
@@ -93,7 +89,7 @@ impl Tour {
                 "wisp deploy --plain-http --timeout 5m greeter".to_owned(),
             ),
             ("wisp push", "wisp push --plain-http".to_owned()),
-            // The programs that the tests have built, in the development profile.
+            // Of what the tests have built: optimizing it over the whole program takes longer than all of them.
             ("cargo xtask images", images),
             // Patience with a busy machine.
             ("kubectl wait", "kubectl wait --timeout=5m".to_owned()),
