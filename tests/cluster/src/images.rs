@@ -279,7 +279,8 @@ fn is_repository(text: &str) -> bool {
     let may_be_path = |letter: u8| {
         letter.is_ascii_lowercase() || letter.is_ascii_digit() || b"._-".contains(&letter)
     };
-    !authority.is_empty()
+    let begins_as_host = |letter: char| letter.is_ascii_alphanumeric() || letter == '[';
+    authority.starts_with(begins_as_host)
         && !authority.ends_with(':')
         && authority.bytes().all(may_be_host)
         && path
