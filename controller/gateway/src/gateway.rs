@@ -404,7 +404,8 @@ impl Gateway {
             let admitted = admit(self, function, limits, length, &parts, visit).await?;
             visit.waited(&admitted);
             visit.awoke(&mut parts.headers);
-            if !admitted.activate.is_zero() {
+            let may_wait = self.options.activate_timeout.max(limits.timeout);
+            if !admitted.activate.is_zero() && visit.activate < may_wait {
                 // There is another one.
                 give_up = None;
             }
