@@ -405,6 +405,10 @@ impl Gateway {
             visit.waited(&admitted);
             visit.awoke(&mut parts.headers);
             let may_wait = self.options.activate_timeout.max(limits.timeout);
+            if !admitted.is_at_once() {
+                // It waits for others now, as one that wasn't sent.
+                until = None;
+            }
             if !admitted.activate.is_zero() && visit.activate < may_wait {
                 // There is another one.
                 give_up = None;
@@ -415,8 +419,8 @@ impl Gateway {
                     .filter(|_| admitted.is_at_once())
                     .unwrap_or_else(Instant::now);
                 visit.fly(now);
-                // Each that takes no connection is waited for.
-                if give_up.is_some_and(|at| now >= at) {
+                // Each that takes no connection is waited for. The first of a round may be one that nobody tried.
+                if !tried.is_empty() && give_up.is_some_and(|at| now >= at) {
                     return Err(Failure::Unreachable {
                         function: function.id.clone(),
                     });

@@ -239,8 +239,8 @@ impl AskError {
 
     /// Whether the operator answered as it should, of a function that can't be started, or not in time.
     pub(crate) fn is_functions(&self) -> bool {
-        let is_others =
-            |problem: &Problem| matches!(problem.fault, Fault::Function | Fault::Client);
+        // A refusal of the gateway itself, such as of its key, is the client's fault there.
+        let is_others = |problem: &Problem| problem.fault == Fault::Function;
         self.is_slow_start() || matches!(self, Self::Refused(problem, _) if is_others(problem))
     }
 
