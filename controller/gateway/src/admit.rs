@@ -77,10 +77,7 @@ async fn wait(
         })?;
     let waiting = Waiting::begin(gateway, function);
     let since = waiting.since;
-    let (queue_time, wake_time) = (
-        limits.timeout,
-        gateway.options().activate_timeout.max(limits.timeout),
-    );
+    let (queue_time, wake_time) = (limits.timeout, gateway.options().wake_time(limits));
     // Whoever found a place in vain goes on waiting.
     let queued_since = visit.began() + visit.activate;
     let mut cold: Option<Instant> = None;

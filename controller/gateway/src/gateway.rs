@@ -302,18 +302,16 @@ impl Gateway {
             });
         }
         // Route: by a neighbour's name, by host, then by path.
-        let found = match self.neighbour(&parts, peer).await? {
-            Neighbour::Function(function) => {
-                visit.looked_up(Instant::now());
-                Found {
-                    function,
-                    by_path: false,
-                }
-            }
-            Neighbour::Elsewhere => {
-                visit.looked_up(Instant::now());
-                self.routes.find_by_path(&parts)?
-            }
+        let neighbour = self.neighbour(&parts, peer).await?;
+        if !matches!(neighbour, Neighbour::No) {
+            visit.looked_up(Instant::now());
+        }
+        let found = match neighbour {
+            Neighbour::Function(function) => Found {
+                function,
+                by_path: false,
+            },
+            Neighbour::Elsewhere => self.routes.find_by_path(&parts)?,
             Neighbour::No => self.routes.find(&parts)?,
         };
         let function = &found.function;
@@ -394,7 +392,7 @@ impl Gateway {
         let mut may_repeat = true;
         // A look at the clock less, for most requests.
         let mut arrived = Some(visit.began());
-        // From when on a replica might have been reached, and until when that is tried.
+        // Until when it is tried, once no replica could be reached.
         let mut give_up: Option<Instant> = None;
         let patience = self.options.connect_patience;
         // Of a request that was sent.
@@ -404,12 +402,11 @@ impl Gateway {
             let admitted = admit(self, function, limits, length, &parts, visit).await?;
             visit.waited(&admitted);
             visit.awoke(&mut parts.headers);
-            let may_wait = self.options.activate_timeout.max(limits.timeout);
             if !admitted.is_at_once() {
                 // It waits for others now, as one that wasn't sent.
                 until = None;
             }
-            if !admitted.activate.is_zero() && visit.activate < may_wait {
+            if !admitted.activate.is_zero() && visit.activate < self.options.wake_time(limits) {
                 // There is another one.
                 give_up = None;
             }
@@ -433,13 +430,11 @@ impl Gateway {
                     && proxy::is_repeatable(&parts, &body);
                 match proxy::send(&lease, &parts, &mut body, now, deadline).await {
                     Ok(answer) => return Ok((answer, lease, admitted)),
-                    Err(SendError::Unsent) => {
+                    Err(error @ (SendError::Unsent | SendError::Unconnected)) => {
                         tried.push(lease.address());
-                        lease.quarantine();
-                        give_up.get_or_insert_with(|| Instant::now() + patience);
-                    }
-                    Err(SendError::Unconnected) => {
-                        tried.push(lease.address());
+                        if matches!(error, SendError::Unsent) {
+                            lease.quarantine();
+                        }
                         give_up.get_or_insert_with(|| Instant::now() + patience);
                     }
                     // What is safe may be asked another replica, once, if this one dies over it.

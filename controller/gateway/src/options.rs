@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use wisp_traces::Traces;
 
+use crate::function::RequestLimits;
 use crate::neighbours::Namespaces;
 use crate::report::RequestReporter;
 
@@ -48,6 +49,13 @@ pub struct Options {
     pub reporter: Option<Arc<dyn RequestReporter>>,
     /// Where requests that woke a function, or waited for that, are told of.
     pub traces: Traces,
+}
+
+impl Options {
+    /// The longest that a request with these limits waits for a replica, while there is none.
+    pub(crate) fn wake_time(&self, limits: &RequestLimits) -> Duration {
+        self.activate_timeout.max(limits.timeout)
+    }
 }
 
 impl Default for Options {

@@ -11,8 +11,8 @@ use wisp_admit::Permit;
 use crate::idle::{Overtime, Usage};
 use crate::overdue;
 
-/// What a response holds until its client's connection has taken the last byte. So there are no more of them in memory than
-/// functions have places.
+/// What a response holds until its client's connection has taken the last byte: a function's has its place, so that no more of
+/// them are in memory than there are places.
 #[derive(Debug)]
 pub(crate) struct Unread {
     /// Of a failure's there is none.

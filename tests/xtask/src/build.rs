@@ -45,6 +45,9 @@ pub(crate) const CLUSTER: &str = "wisp-gateway/cluster";
 /// The SDK's feature that is off by default.
 pub(crate) const HALF: &str = "wisp/half";
 
+/// All that is checked of the workspace.
+pub(crate) const CHECKED: &str = "wisp-gateway/cluster,wisp/half";
+
 /// Builds `wisp` and `wisp-runtime` in the development profile, whose dependencies are optimised.
 pub(crate) fn programs() -> Result<Programs> {
     execute(cargo().args([

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::Value;
 
-use crate::build::{CLUSTER, HALF};
+use crate::build::CHECKED;
 use crate::command::{cargo, command, execute, output};
 use crate::started::Started;
 
@@ -66,8 +66,7 @@ pub(crate) fn run(without: &str) -> Result<()> {
 fn tests(without: &str) -> std::process::Command {
     let mut tests = cargo();
     tests.args(["test", "--workspace", "--exclude", without]);
-    tests.args(["--features", CLUSTER, "--features", HALF]);
-    tests.arg("--no-fail-fast");
+    tests.args(["--features", CHECKED, "--no-fail-fast"]);
     tests
 }
 

@@ -240,8 +240,8 @@ impl AskError {
     /// Whether the operator answered as it should, of a function that can't be started, or not in time.
     pub(crate) fn is_functions(&self) -> bool {
         // A refusal of the gateway itself, such as of its key, is the client's fault there.
-        let is_others = |problem: &Problem| problem.fault == Fault::Function;
-        self.is_slow_start() || matches!(self, Self::Refused(problem, _) if is_others(problem))
+        self.is_slow_start()
+            || matches!(self, Self::Refused(problem, _) if problem.fault == Fault::Function)
     }
 
     /// What the client of a function is told: a sentence, with whose fault it is and when to try again.

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -6,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -15,8 +17,8 @@ use wisp_contract::assignment::Key;
 use wisp_gateway::{Endpoint, Options};
 
 use crate::support::{
-    Bed, Client, Never, Upstream, channel, echoed, empty, endpoint, full, http2, id, raw, read,
-    route, until, written,
+    Bed, Body, Client, Never, Upstream, channel, echoed, empty, endpoint, full, http2, id, raw,
+    read, route, until, written,
 };
 
 #[tokio::test]
@@ -367,19 +369,26 @@ async fn a_client_that_reads_nothing_keeps_its_place_no_longer_than_allowed() {
     assert_eq!((next.status, next.body.as_str()), (StatusCode::OK, "small"));
 }
 
+/// A client over HTTP/2 that takes so many bytes of each response unasked, and what ends with its connection.
+async fn with_window(
+    address: SocketAddr,
+    bytes: u32,
+) -> (SendRequest<Body>, JoinHandle<hyper::Result<()>>) {
+    let stream = TcpStream::connect(address).await.unwrap();
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(bytes)
+        .handshake(TokioIo::new(stream))
+        .await
+        .unwrap();
+    (sender, tokio::spawn(connection))
+}
+
 /// The same over HTTP/2. Would fail if a client's window of 0 kept the stream's task, and with it the place, for ever.
 #[tokio::test]
 async fn a_client_without_a_window_keeps_its_place_no_longer_than_allowed() {
     for path in ["/a/b/", "/a/b/small"] {
         let (_upstream, bed) = lavish().await;
-        let stream = TcpStream::connect(bed.address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                .initial_stream_window_size(0)
-                .handshake(TokioIo::new(stream))
-                .await
-                .unwrap();
-        let connection = tokio::spawn(connection);
+        let (mut sender, connection) = with_window(bed.address, 0).await;
         let request = Request::get(format!("http://x{path}"))
             .body(empty())
             .unwrap();
@@ -419,14 +428,7 @@ async fn a_client_with_hardly_a_window_keeps_neither_place_nor_connection() {
         bed.gateway.insert_route(impatient);
         bed.gateway
             .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 2));
-        let stream = TcpStream::connect(bed.address).await.unwrap();
-        let (mut sender, connection) =
-            hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-                .initial_stream_window_size(1)
-                .handshake(TokioIo::new(stream))
-                .await
-                .unwrap();
-        let connection = tokio::spawn(connection);
+        let (mut sender, connection) = with_window(bed.address, 1).await;
         let mut ask = |path: &str| {
             let uri = format!("http://x{path}");
             sender.send_request(Request::get(uri).body(empty()).unwrap())
@@ -456,13 +458,7 @@ async fn a_client_that_takes_no_problem_is_not_waited_for() {
         ..Options::default()
     };
     let bed = Bed::with(Arc::new(Never), options);
-    let stream = TcpStream::connect(bed.address).await.unwrap();
-    let (mut sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
-        .initial_stream_window_size(0)
-        .handshake(TokioIo::new(stream))
-        .await
-        .unwrap();
-    tokio::spawn(connection);
+    let (mut sender, _connection) = with_window(bed.address, 0).await;
     let request = Request::get("http://x/nowhere").body(empty()).unwrap();
     let unread = sender.send_request(request).await.unwrap();
     assert_eq!(unread.status(), StatusCode::NOT_FOUND);
@@ -480,7 +476,7 @@ async fn many_replicas_that_swallow_connections_take_no_longer_than_one() {
     bed.gateway.insert_route(route("a/b", &[]));
     let mut held = Vec::new();
     for _ in 0..40 {
-        let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
         let socket = tokio::net::TcpSocket::new_v4().unwrap();
         socket.bind(any).unwrap();
         let listener = socket.listen(0).unwrap();
