@@ -175,15 +175,18 @@ impl Body for RequestBody {
                 let Some(Ok(first)) = first else {
                     return inner.size_hint();
                 };
-                let first = first.data_ref().map_or(0, Bytes::len) as u64;
-                // Only those of known length are begun to be read.
-                let rest = inner.size_hint().exact();
-                rest.map_or_else(SizeHint::default, |rest| {
-                    SizeHint::with_exact(first.saturating_add(rest))
-                })
+                let first = first.data_ref().map_or(0, Bytes::len);
+                with_more(&inner.size_hint(), first)
             }
         }
     }
+}
+
+/// The size of a body of which so many bytes are here already.
+pub(crate) fn with_more(to_come: &SizeHint, here: usize) -> SizeHint {
+    to_come.exact().map_or_else(SizeHint::default, |to_come| {
+        SizeHint::with_exact(to_come.saturating_add(here as u64))
+    })
 }
 
 /// A response's body on its way to the client.
@@ -212,7 +215,7 @@ impl Outgoing {
     pub(crate) fn over_http2(&mut self, usage: &Usage) {
         match self {
             Self::Full(_, unread) => unread.over_http2(usage),
-            Self::Streamed(exchange) => exchange.unread().over_http2(usage),
+            Self::Streamed(exchange) => exchange.over_http2(usage),
         }
     }
 }

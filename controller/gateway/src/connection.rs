@@ -191,7 +191,7 @@ impl Client {
                 // The client is told that the connection ends: what it asks in this moment is answered, or not begun.
                 leaving.cancel();
                 // Who doesn't listen, or reads nothing, or hasn't begun to speak, would keep it.
-                usage.idle(idle_timeout).await;
+                usage.idle_or_unread(idle_timeout).await;
             };
             tokio::select! {
                 biased;

@@ -36,30 +36,19 @@ impl Usage {
         }
     }
 
-    /// Returns once nothing was asked for `long`, and at the latest after twice that: a look every so often costs a
-    /// connection with many requests less than a timer that each of them moves.
-    pub(crate) async fn idle(&self, long: Duration) {
-        self.looked_after(long, || false).await;
-    }
-
-    /// The same, and where a response has ended for as long that the client doesn't take.
+    /// Returns once nothing was asked for `long`, or a response has ended for as long that the client doesn't take, and at the
+    /// latest after twice that: a look every so often costs a connection with many requests less than a timer that each of
+    /// them moves.
     pub(crate) async fn idle_or_unread(&self, long: Duration) {
-        self.looked_after(long, || {
-            let next = self.0.looks.load(Ordering::Relaxed).wrapping_add(1);
-            let is_unread = self.0.unread(next).load(Ordering::Relaxed) > 0;
-            self.0.looks.store(next, Ordering::Relaxed);
-            is_unread
-        })
-        .await;
-    }
-
-    async fn looked_after(&self, long: Duration, is_over: impl Fn() -> bool) {
         let mut before = self.begun();
         loop {
             tokio::time::sleep(long).await;
             let begun = self.begun();
             let is_idle = begun == before && self.0.ended.load(Ordering::Relaxed) == begun;
-            if is_over() || is_idle {
+            let next = self.0.looks.load(Ordering::Relaxed).wrapping_add(1);
+            let is_unread = self.0.unread(next).load(Ordering::Relaxed) > 0;
+            self.0.looks.store(next, Ordering::Relaxed);
+            if is_idle || is_unread {
                 return;
             }
             before = begun;
@@ -113,12 +102,12 @@ mod tests {
     async fn a_connection_is_idle_once_nothing_is_asked_on_it() {
         const LONG: Duration = Duration::from_millis(10);
         let usage = Usage::default();
-        usage.idle(LONG).await;
+        usage.idle_or_unread(LONG).await;
         let asked = usage.begin();
-        let idle = usage.idle(LONG);
+        let idle = usage.idle_or_unread(LONG);
         assert!(tokio::time::timeout(LONG * 5, idle).await.is_err());
         drop(asked);
-        usage.idle(LONG).await;
+        usage.idle_or_unread(LONG).await;
     }
 
     /// Would fail if a response that nobody takes were waited for without end on a connection that is used, or those that are

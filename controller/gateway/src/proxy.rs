@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -14,7 +14,8 @@ use wisp_contract::log::chain;
 use wisp_notices::Notices;
 
 use crate::balance::Lease;
-use crate::body::{RequestBody, UploadState};
+use crate::body::{self, RequestBody, UploadState};
+use crate::idle::Usage;
 use crate::pool;
 use crate::unread::Unread;
 use crate::upstream::{Connection, Switched, UpstreamError};
@@ -22,6 +23,9 @@ use crate::visit::Visit;
 
 /// How often the log tells that this gateway lacks something.
 static NOTICES: Notices = Notices::new();
+
+/// The most of a response that an HTTP/2 connection is given at once.
+const PIECE: usize = 16 << 10;
 
 /// Why there is no response.
 #[derive(Debug)]
@@ -108,6 +112,9 @@ pub(crate) struct Exchange {
     address: SocketAddr,
     upload: Option<Arc<UploadState>>,
     is_finished: bool,
+    /// What came of the body and is still to be sent, and how much of it at once.
+    rest: Bytes,
+    at_once: usize,
     visit: Visit,
     // In this order: whoever gets the place finds room in the replica.
     _lease: Lease,
@@ -128,6 +135,8 @@ impl Exchange {
             address,
             upload,
             is_finished: false,
+            rest: Bytes::new(),
+            at_once: usize::MAX,
             visit,
             _lease: lease,
             unread: Unread::new(Some(permit)),
@@ -146,27 +155,49 @@ impl Exchange {
         &mut self.unread
     }
 
+    /// It is sent over HTTP/2, on a connection with this usage. Nothing of it was yet.
+    ///
+    /// h2 asks for a piece once its client takes a byte, and keeps the rest of it without a deadline: so that isn't much.
+    pub(crate) fn over_http2(&mut self, usage: &Usage) {
+        self.at_once = PIECE;
+        self.unread.over_http2(usage);
+    }
+
     /// The next piece of the response's body.
     pub(crate) fn poll_frame(
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, UpstreamError>>> {
-        match &mut self.connection {
-            Some(connection) => connection.poll_frame(cx),
-            None => Poll::Ready(None),
+        if self.rest.is_empty() {
+            let Some(connection) = &mut self.connection else {
+                return Poll::Ready(None);
+            };
+            let frame = match ready!(connection.poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other),
+            };
+            match frame.into_data() {
+                Ok(data) => self.rest = data,
+                Err(trailers) => return Poll::Ready(Some(Ok(trailers))),
+            }
         }
+        let length = self.rest.len().min(self.at_once);
+        let piece = self.rest.split_to(length);
+        Poll::Ready(Some(Ok(Frame::data(piece))))
     }
 
     /// Whether the response has no more of a body.
     pub(crate) fn is_over(&self) -> bool {
-        self.connection.as_ref().is_none_or(Connection::is_over)
+        self.rest.is_empty() && self.connection.as_ref().is_none_or(Connection::is_over)
     }
 
     /// How much of the body there is left.
     pub(crate) fn size_hint(&self) -> SizeHint {
-        self.connection
+        let to_come = self
+            .connection
             .as_ref()
-            .map_or_else(|| SizeHint::with_exact(0), Connection::size_hint)
+            .map_or_else(|| SizeHint::with_exact(0), Connection::size_hint);
+        body::with_more(&to_come, self.rest.len())
     }
 
     /// What the connection has become.

@@ -261,6 +261,35 @@ async fn what_the_operator_says_of_a_start_that_takes_long_is_told_to_who_cannot
     assert_eq!(asked.await.unwrap().status, StatusCode::OK);
 }
 
+/// Would fail if a function that can't be started were an error of the operator's, or one that doesn't know the gateway's key
+/// were none.
+#[tokio::test]
+async fn what_the_operator_refuses_the_gateway_is_its_error_and_what_of_a_function_is_not() {
+    let (cluster, _) = cluster().await;
+    let other = id("vision/other");
+    cluster.put_function(&other, &json!({"component": {"image": "x:1"}}));
+    let gateway = Gateway::start(&cluster, &[]).await;
+    for (function, status, fault, errors) in
+        [("digits", 503, "function", 0), ("other", 403, "client", 1)]
+    {
+        let refusal = json!({
+            "type": "about:blank", "title": "", "status": status, "detail": "as it is", "reason": "refused",
+            "fault": fault, "retryable": false, "requestId": "",
+        });
+        cluster.answer_wake_ups(Err((status, refusal)));
+        let told = gateway.get("x", &format!("/vision/{function}/")).await;
+        let told = told.json();
+        assert!(
+            told["detail"].as_str().unwrap().contains("as it is"),
+            "{told}"
+        );
+        let metrics = gateway.health("/metrics").await.body;
+        let counted =
+            format!("wisp_gateway_operator_errors_total{{request=\"ensure\"}} {errors}\n");
+        assert!(metrics.contains(&counted), "{metrics}");
+    }
+}
+
 /// Ends the operator, and starts the next where it was.
 async fn replace_operator(cluster: &mut FakeCluster) {
     cluster.stop_operator();

@@ -369,3 +369,37 @@ async fn a_removed_replica_finishes_and_what_it_holds_keeps_nobody_from_the_next
     drained.wait().await;
     assert_eq!(bed.get("/a/b/").await.body, "new");
 }
+
+/// Would fail if who reached no replica, and then waited in the queue for longer than one is tried, were refused before the
+/// replica was asked that has a place for it.
+#[tokio::test]
+async fn who_waited_in_the_queue_tries_the_replica_that_came_meanwhile() {
+    let options = Options {
+        connect_patience: Duration::from_millis(500),
+        ..Options::default()
+    };
+    let bed = Arc::new(Bed::with(Arc::new(Never), options));
+    bed.gateway.insert_route(route("a/b", &[]));
+    let dead = nobody();
+    bed.gateway.insert_endpoint(&id("a/b"), &endpoint(dead, 1));
+    let asked: Vec<_> = (0..8)
+        .map(|_| {
+            tokio::spawn({
+                let bed = Arc::clone(&bed);
+                async move { bed.get("/a/b/").await.status }
+            })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let slow = Upstream::new(|_| async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        Response::new(full("late"))
+    })
+    .await;
+    let _ = bed.gateway.remove_endpoint(&id("a/b"), dead);
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(slow.address, 1));
+    for asked in asked {
+        assert_eq!(asked.await.unwrap(), StatusCode::OK);
+    }
+}
