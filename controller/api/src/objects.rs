@@ -6,6 +6,7 @@ use k8s_openapi::ByteString;
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
+use wisp_contract::assignment::LARGEST_VARIABLE;
 use wisp_contract::config::Env;
 
 use crate::function::{Function, KeySelector, ValueSource};
@@ -20,6 +21,10 @@ pub struct Objects {
 }
 
 type Data = BTreeMap<String, ByteString>;
+
+/// The most bytes that all values of a Function may have together: twice what a replica can be told, so that whoever has a little
+/// too much learns of which variable.
+const MOST_BYTES: usize = 2 * LARGEST_VARIABLE;
 
 /// What a Function takes from Secrets and ConfigMaps.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -107,11 +112,13 @@ impl Objects {
 
     fn read_env(&self, function: &Function, mistakes: &mut Vec<Mistake>) -> Env {
         let mut env = BTreeMap::new();
+        let mut room = Room::default();
         for (index, variable) in function.spec.env.iter().enumerate() {
             let from = variable.value_from.as_ref();
             let path = format!("spec.env[{index}].valueFrom");
             let any = |_: &str| Ok(());
-            let kept = from.and_then(|source| self.read(source, function, &path, any, mistakes));
+            let kept = from
+                .and_then(|source| self.read(source, function, &path, any, &mut room, mistakes));
             if let Some(value) = variable.value.clone().or(kept) {
                 env.insert(variable.name.clone(), value);
             }
@@ -121,9 +128,17 @@ impl Objects {
 
     fn read_authorities(&self, function: &Function, mistakes: &mut Vec<Mistake>) -> Vec<String> {
         let sources = &function.spec.outbound.certificate_authorities;
+        let mut room = Room::default();
         let read = |(index, source)| {
             let path = format!("spec.outbound.certificateAuthorities[{index}]");
-            self.read(source, function, &path, check_certificates, mistakes)
+            self.read(
+                source,
+                function,
+                &path,
+                check_certificates,
+                &mut room,
+                mistakes,
+            )
         };
         sources.iter().enumerate().filter_map(read).collect()
     }
@@ -135,6 +150,7 @@ impl Objects {
         function: &Function,
         path: &str,
         check: impl Fn(&str) -> Result<(), String>,
+        room: &mut Room,
         mistakes: &mut Vec<Mistake>,
     ) -> Option<String> {
         let namespace = function.metadata.namespace.as_deref().unwrap_or("default");
@@ -144,7 +160,7 @@ impl Objects {
             (None, Some(key)) => ("configMapKeyRef", "ConfigMap", key, &self.config_maps),
             (None, None) => return None,
         };
-        let value = look_up(kind, key, namespace, objects)
+        let value = look_up(kind, key, namespace, objects, room)
             .map_err(|(part, message)| Mistake::new(format!("{path}.{field}.{part}"), message))
             .and_then(|value| {
                 let checked = value.as_deref().map_or(Ok(()), check);
@@ -157,6 +173,37 @@ impl Objects {
             mistakes.push(mistake);
             None
         })
+    }
+}
+
+/// What is left for a Function's values. Each of them may be as large as an object is, and be named many times.
+#[derive(Debug)]
+struct Room {
+    /// None once something found none.
+    left: Option<usize>,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self {
+            left: Some(MOST_BYTES),
+        }
+    }
+}
+
+impl Room {
+    /// Takes so many bytes; else says what is wrong with them, once. `false` after that.
+    fn take(&mut self, bytes: usize) -> Result<bool, String> {
+        let Some(left) = self.left else {
+            return Ok(false);
+        };
+        self.left = left.checked_sub(bytes);
+        if self.left.is_some() {
+            return Ok(true);
+        }
+        Err(format!(
+            "has {bytes} bytes, which are too many: a replica is told {LARGEST_VARIABLE} at most, of all values and of what else it needs"
+        ))
     }
 }
 
@@ -184,6 +231,7 @@ fn look_up(
     selector: &KeySelector,
     namespace: &str,
     objects: &BTreeMap<(String, String), Data>,
+    room: &mut Room,
 ) -> Result<Option<String>, (&'static str, String)> {
     let KeySelector {
         name,
@@ -216,6 +264,13 @@ fn look_up(
             ))
         };
     };
+    let has_room = room.take(value.0.len()).map_err(|why| {
+        let message = format!("`{key}` in the {kind} `{name}` {why}");
+        ("key", message)
+    })?;
+    if !has_room {
+        return Ok(None);
+    }
     match String::from_utf8(value.0.clone()) {
         Ok(text) if !text.contains('\0') => Ok(Some(text)),
         _ => Err((

@@ -3,7 +3,7 @@
 
 use std::sync::{Arc, OnceLock};
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http_body::Frame;
 use tokio::time::Instant;
 use wisp_admit::Permit;
@@ -58,10 +58,7 @@ impl Unread {
 
     /// The frame, with this for as long as it isn't taken.
     pub(crate) fn frame(self: &Arc<Self>, frame: Frame<Bytes>) -> Frame<Piece> {
-        frame.map_data(|bytes| Piece {
-            bytes,
-            _of: Arc::clone(self),
-        })
+        frame.map_data(|bytes| Piece::new(bytes, Arc::clone(self)))
     }
 }
 
@@ -75,29 +72,7 @@ impl Drop for Unread {
 }
 
 /// A piece of a response.
-#[derive(Debug)]
-pub(crate) struct Piece {
-    bytes: Bytes,
-    _of: Arc<Unread>,
-}
-
-impl Buf for Piece {
-    fn remaining(&self) -> usize {
-        self.bytes.remaining()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.bytes.chunk()
-    }
-
-    fn advance(&mut self, count: usize) {
-        self.bytes.advance(count);
-    }
-
-    fn copy_to_bytes(&mut self, length: usize) -> Bytes {
-        self.bytes.copy_to_bytes(length)
-    }
-}
+pub(crate) type Piece = wisp_places::Piece<Arc<Unread>>;
 
 #[cfg(test)]
 mod tests {

@@ -23,8 +23,8 @@ use wisp_contract::config::Tried;
 pub(crate) use memory::share_of_memory;
 pub use store::StoreArtifacts;
 
-/// How much of a file is read at once.
-const CHUNK: usize = 1 << 20;
+/// How much of a file is read at once. Hundreds of replicas may fetch at once, and each has two of these.
+const CHUNK: usize = 256 << 10;
 
 /// What a host found out about a model.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

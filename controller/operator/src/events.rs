@@ -4,8 +4,8 @@ use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use kube::{Client, Resource as _};
 use wisp_api::{Function, FunctionStatus};
 
-/// The longest note that the API server takes.
-const LONGEST: usize = 1000;
+/// The longest note that the API server takes, in bytes.
+const LONGEST: usize = 1024;
 
 /// Writes Events.
 pub struct Events {
@@ -36,7 +36,7 @@ impl Events {
             let event = Event {
                 type_,
                 reason,
-                note: Some(note.chars().take(LONGEST).collect()),
+                note: Some(shortened(note)),
                 action: "Reconcile".to_owned(),
                 secondary: None,
             };
@@ -49,6 +49,12 @@ impl Events {
             }
         }
     }
+}
+
+/// As much of a note as the API server takes.
+fn shortened(mut note: String) -> String {
+    note.truncate(note.floor_char_boundary(LONGEST));
+    note
 }
 
 /// What is worth an Event: a revision that begins to serve, conditions that turn bad, and that they are good again.
@@ -127,5 +133,13 @@ mod tests {
         assert_eq!(reasons(Some(&good), &bad), ["NotFound"]);
         assert!(reasons(Some(&bad), &bad).is_empty());
         assert_eq!(reasons(Some(&bad), &good), ["Ready"]);
+    }
+
+    /// Would fail if an Event were refused, and lost, for letters that take several bytes.
+    #[test]
+    fn a_note_is_as_many_bytes_as_the_api_server_takes() {
+        let note = shortened(format!("x{}", "ü".repeat(LONGEST)));
+        assert_eq!(note.len(), LONGEST - 1);
+        assert_eq!(shortened("short".to_owned()), "short");
     }
 }

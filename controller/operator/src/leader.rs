@@ -1,11 +1,12 @@
 //! Who leads: one operator at a time, by a Lease. The leader's pod has a label that the operator's Service selects by.
 
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
 use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
-use k8s_openapi::jiff::{SignedDuration, Timestamp};
+use k8s_openapi::jiff::Timestamp;
 use kube::api::{ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client, ResourceExt as _};
 use serde_json::json;
@@ -13,6 +14,7 @@ use tokio::sync::watch;
 use uuid::Uuid;
 use wisp_contract::log::chain;
 
+use crate::live::lock;
 use crate::names::{LEADER_LABEL, LEASE};
 
 /// So long a leader leads that isn't heard of.
@@ -34,6 +36,8 @@ pub struct Leader {
     pods: Api<Pod>,
     pod: Option<String>,
     identity: String,
+    /// Another's Lease as it was seen last, and since when.
+    seen: Mutex<Option<(LeaseSpec, Instant)>>,
 }
 
 impl Leader {
@@ -51,6 +55,7 @@ impl Leader {
             pods: Api::namespaced(client, namespace),
             pod,
             identity,
+            seen: Mutex::default(),
         }
     }
 
@@ -202,7 +207,7 @@ impl Leader {
 
     /// Whether this candidate may hold the Lease from now on.
     async fn may_take(&self, lease: &LeaseSpec) -> bool {
-        if is_free(lease, &self.identity, Timestamp::now()) {
+        if is_free(lease, &self.identity, self.unchanged(lease, Instant::now())) {
             return true;
         }
         let Some(pod) = lease.holder_identity.as_deref().and_then(pod_of) else {
@@ -214,6 +219,19 @@ impl Leader {
             Err(error) => {
                 tracing::warn!(pod, %error, "whether the leader's pod is there can't be found out");
                 false
+            }
+        }
+    }
+
+    /// How long another's Lease has been as it is, as far as this candidate saw: by its own clock, which the leader's machine needn't
+    /// agree with.
+    fn unchanged(&self, lease: &LeaseSpec, now: Instant) -> Duration {
+        let mut seen = lock(&self.seen);
+        match &*seen {
+            Some((known, since)) if known == lease => now.saturating_duration_since(*since),
+            _ => {
+                *seen = Some((lease.clone(), now));
+                Duration::ZERO
             }
         }
     }
@@ -299,20 +317,14 @@ fn is_over(pod: &str, own: Option<&str>, found: &[Pod]) -> bool {
     own == Some(pod) || found.iter().all(has_ended)
 }
 
-/// Whether the time has come at which `identity` may take the Lease.
-fn is_free(lease: &LeaseSpec, identity: &str, now: Timestamp) -> bool {
+/// Whether `identity` may take a Lease that has been as it is for so long.
+fn is_free(lease: &LeaseSpec, identity: &str, unchanged: Duration) -> bool {
     let holder = lease.holder_identity.as_deref().unwrap_or_default();
     if holder.is_empty() || holder == identity {
         return true;
     }
     let seconds = lease.lease_duration_seconds.unwrap_or(LEASE_SECONDS).max(1);
-    let end = lease.renew_time.as_ref().map(|renewed| {
-        renewed
-            .0
-            .saturating_add(SignedDuration::from_secs(seconds.into()))
-            .unwrap_or(renewed.0)
-    });
-    end.is_none_or(|end| end < now)
+    unchanged > Duration::from_secs(seconds.unsigned_abs().into())
 }
 
 /// The Lease that `identity` writes.
@@ -340,15 +352,25 @@ mod tests {
     use crate::live::lock;
 
     /// Would fail if two could lead at once, or nobody could follow a leader that died.
-    #[test]
-    fn a_lease_is_free_once_its_holder_was_silent_for_its_length() {
+    #[tokio::test]
+    async fn a_lease_is_free_once_its_holder_was_silent_for_its_length() {
         let at = |second| Timestamp::from_second(second).unwrap();
+        let leader = Leader::new(api_server::client(|_, _| refusal(404)), "n", None);
+        let began = Instant::now();
+        let free = |lease: &LeaseSpec, after: u64| {
+            let unchanged = leader.unchanged(lease, began + Duration::from_secs(after));
+            is_free(lease, "b", unchanged)
+        };
+        let length = u64::from(LEASE_SECONDS.unsigned_abs());
+        assert!(is_free(&LeaseSpec::default(), "b", Duration::ZERO));
+        // Of a machine whose clock is an hour behind, or ahead.
         let lease = next(None, "a", at(100));
-        assert!(is_free(&LeaseSpec::default(), "b", at(100)));
-        assert!(is_free(&lease, "a", at(101)));
-        let length = i64::from(LEASE_SECONDS);
-        assert!(!is_free(&lease, "b", at(100 + length)));
-        assert!(is_free(&lease, "b", at(101 + length)));
+        assert!(is_free(&lease, "a", Duration::ZERO));
+        assert!(!free(&lease, 0) && !free(&lease, length));
+        let renewed = next(Some(&lease), "a", at(102));
+        assert!(!free(&renewed, length + 1), "it is heard of");
+        assert!(!free(&renewed, 2 * length));
+        assert!(free(&renewed, 2 * length + 2));
         let taken = next(Some(&lease), "b", at(120));
         assert_eq!(taken.lease_transitions, Some(2));
         assert_eq!(
@@ -364,7 +386,7 @@ mod tests {
         );
         let mut released = taken;
         released.holder_identity = Some(String::new());
-        assert!(is_free(&released, "a", at(121)));
+        assert!(is_free(&released, "a", Duration::ZERO));
     }
 
     /// Would fail if a leader whose pod can't be labelled for a while never got its label: no gateway would find it.

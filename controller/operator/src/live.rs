@@ -65,6 +65,8 @@ pub struct Live {
     pub claimed: Mutex<Claimed>,
     /// Failures to reconcile it, in a row.
     pub reconcile_failures: Mutex<u32>,
+    /// When its status was written last.
+    pub said: Mutex<Option<Instant>>,
 }
 
 /// Hosts, each with the time since when a function has it.

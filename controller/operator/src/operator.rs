@@ -36,7 +36,7 @@ use crate::reconcile::network::Peers;
 use crate::reconcile::{self, Context, ReconcileError, hosts};
 use crate::references::References;
 use crate::resolver::Resolver;
-use crate::server::{self, Api, CONNECTIONS, Health, Standing};
+use crate::server::{self, Api, Health, Port, Standing};
 use crate::wake::{Deployments, Waker};
 
 /// How many Functions are reconciled at once.
@@ -128,7 +128,7 @@ impl Operator {
         let health = server::serve(
             self.health,
             Arc::new(health),
-            CONNECTIONS,
+            Port::Open,
             end.clone(),
             doubted.clone(),
         );
@@ -189,7 +189,7 @@ impl Operator {
             Arc::clone(&metrics),
             leads,
         ));
-        let api = server::serve(self.api, api, CONNECTIONS, end.clone(), doubted);
+        let api = server::serve(self.api, api, Port::Keyed, end.clone(), doubted);
         let api = tokio::spawn(api);
 
         let leader = Leader::new(

@@ -65,6 +65,8 @@ pub use defaults::Defaults;
 const PATIENCE: Duration = Duration::from_secs(45);
 /// The longest that a host may take to say what it found.
 const TOLD_WITHIN: Duration = Duration::from_secs(5);
+/// After this a pod is resized again that could not be, or still hasn't what its function asks for.
+const RESIZED_AGAIN: Duration = Duration::from_secs(60);
 /// So long a pod that isn't to be taken is remembered after it was seen last: the watch may be behind.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
@@ -117,6 +119,8 @@ pub struct Pools {
     statuses: Attempts<PoolId>,
     /// The making and dropping of those that nobody asked for, by namespace.
     default_pools: Attempts<String>,
+    /// The resizing of pods that functions took, by function and uid.
+    resizes: Attempts<(FunctionId, String)>,
     /// How much more may be written at once.
     writing: Semaphore,
     /// Whether every pod was asked what it is.
@@ -158,6 +162,7 @@ impl Pools {
             objects: Attempts::default(),
             statuses: Attempts::spaced(keep::SAID_EVERY),
             default_pools: Attempts::default(),
+            resizes: Attempts::default(),
             writing: Semaphore::new(keep::WRITTEN_AT_ONCE),
             recovered: watch::channel(false).0,
         })

@@ -22,6 +22,7 @@ use kube::{Client, ResourceExt as _};
 use wisp_api::Function;
 use wisp_contract::FunctionId;
 use wisp_contract::hosts::OwnNames;
+use wisp_contract::log::chain;
 
 use crate::artifacts::Artifacts;
 use crate::attempts::digest_of;
@@ -41,6 +42,8 @@ use desired::{Desired, DesiredError, Settings};
 use revisions::{hold, prune, records, reserve, resume, settle, to_keep};
 use say::say;
 
+/// How long after an earlier revision could not be removed that is tried again.
+const PRUNED_AGAIN: Duration = Duration::from_secs(60);
 /// How long after what was left of a deleted Function is looked at again.
 const LEFTOVER: Duration = Duration::from_millis(500);
 
@@ -147,8 +150,9 @@ pub async fn reconcile(
         Outcome::Failed(_, at) => retry = at.map(|at| at.saturating_duration_since(Instant::now())),
         Outcome::Resolved(resolved) => {
             // What can't be applied is told in the status, too.
-            if let Err(error) = make(&context, &id, &function, &live, resolved).await {
-                failed = Some(error);
+            match make(&context, &id, &function, &live, resolved).await {
+                Ok(again) => retry = again,
+                Err(error) => failed = Some(error),
             }
         }
     }
@@ -175,14 +179,14 @@ pub fn recall(context: &Context) {
     revisions::recall(&context.cluster, &context.live, &*context.artifacts);
 }
 
-/// Applies the objects where that is due, and lets the revision serve once it can.
+/// Applies the objects where that is due, and lets the revision serve once it can. Returns after how long something is left to do.
 async fn make(
     context: &Context,
     id: &FunctionId,
     function: &Function,
     live: &Live,
     resolved: &Resolved,
-) -> Result<(), ReconcileError> {
+) -> Result<Option<Duration>, ReconcileError> {
     let desired = desired::desired(function, resolved, &context.settings)?;
     let settings = &context.settings;
     let (service, direct) = (&settings.operator, &settings.direct);
@@ -204,8 +208,12 @@ async fn make(
     ensure(context, id, function, live, &desired, first).await?;
     settle(context, id, live, &desired.revision, before, function).await;
     hold(&*context.artifacts, id, live, resolved);
-    prune(context, id, function, live).await?;
-    Ok(())
+    // What is left of earlier revisions keeps nobody from being served.
+    if let Err(error) = prune(context, id, function, live).await {
+        tracing::warn!(function = %id, error = chain(&error), "an earlier revision can't be removed; trying again");
+        return Ok(Some(PRUNED_AGAIN));
+    }
+    Ok(None)
 }
 
 /// The revision that served before this process started, if it is still there.

@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt as _;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, HOST, HeaderMap, HeaderName, TRANSFER_ENCODING, UPGRADE,
 };
-use http::{Method, Request, Response, Uri, Version};
-use http_body_util::BodyExt as _;
+use http::{HeaderValue, Method, Request, Response, Uri, Version};
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, BodyStream, Empty, StreamBody};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
@@ -32,6 +34,9 @@ use crate::target::Target;
 
 /// Bytes of a response's head, at most.
 const MAX_HEAD: usize = 64 << 10;
+/// How long the first piece of a GET's body, or its end, is waited for. Who begins a body and neither writes it nor ends it before
+/// there is an answer waits for this in vain.
+const FIRST_PIECE: Duration = Duration::from_millis(50);
 
 /// What a process' outbound connections are like.
 #[derive(Clone)]
@@ -165,7 +170,7 @@ impl Egress {
                 reason: Some(reason),
             });
         }
-        let request = cleaned(request, &target)?;
+        let request = with_body_in_head(cleaned(request, &target)?).await?;
         let response = self.exchange(request, options.as_ref()).await?;
         let patience = options.and_then(|options| options.between_bytes_timeout);
         let (mut parts, body) = response.into_parts();
@@ -254,6 +259,28 @@ fn cleaned(request: Request<WasiBody>, target: &Target) -> Result<Request<WasiBo
     parts.version = Version::HTTP_11; // The connection decides.
     parts.headers.remove(HOST);
     remove_hop_by_hop(&mut parts.headers);
+    Ok(Request::from_parts(parts, body))
+}
+
+/// The same request, where it is a GET or HEAD that has a body: with a head that says so. hyper sends none over HTTP/1.1 unless
+/// the head does, and most of these have none, though guests that begin one for every request can't say so at once.
+async fn with_body_in_head(request: Request<WasiBody>) -> Result<Request<WasiBody>, Failure> {
+    let (mut parts, mut body) = request.into_parts();
+    let may_be_missed = matches!(parts.method, Method::GET | Method::HEAD)
+        && !parts.headers.contains_key(CONTENT_LENGTH)
+        && body.size_hint().exact().is_none();
+    if may_be_missed && let Ok(first) = timeout(FIRST_PIECE, body.frame()).await {
+        body = match first {
+            None => Empty::new().map_err(|never| match never {}).boxed_unsync(),
+            Some(Err(error)) => return Err(Failure::new(error)),
+            Some(Ok(first)) => {
+                let chunked = HeaderValue::from_static("chunked");
+                parts.headers.insert(TRANSFER_ENCODING, chunked);
+                let first = futures::stream::iter([Ok(first)]);
+                StreamBody::new(first.chain(BodyStream::new(body))).boxed_unsync()
+            }
+        };
+    }
     Ok(Request::from_parts(parts, body))
 }
 

@@ -22,7 +22,7 @@ use crate::guest::{Guest, Seed};
 use crate::request::GuestRequest;
 use crate::running::{Elapsed, within};
 use crate::said::said;
-use crate::written::{Desk, Written};
+use crate::written::{Desk, Tie, Written};
 
 /// Everything instances are made from.
 pub(crate) struct Blueprint {
@@ -210,7 +210,9 @@ impl Instance {
                 let request = view.new_incoming_request(types_p2::Scheme::Http, request)?;
                 let out = view.new_response_outparam_from_callback(move |answer| {
                     there.put(match answer {
-                        Ok(response) => Ok(response.map(|body| Written::new(body, Some(tie)))),
+                        Ok(response) => {
+                            Ok(response.map(|body| Written::new(body, Some(Tie::Call(tie)))))
+                        }
                         Err(code) => Err(said(&code)),
                     });
                 })?;
@@ -237,7 +239,9 @@ impl Instance {
                         }
                     };
                     let response = accessor.with(|store| response.into_http(store, sent))?;
-                    desk.put(Ok(response.map(|body| Written::new(body, Some(tie)))));
+                    desk.put(Ok(
+                        response.map(|body| Written::new(body, Some(Tie::Call(tie))))
+                    ));
                     // Most bodies are there before the task that runs this comes to look. One that isn't needs this instance
                     // until it is gone, though no task of the guest's may: the guest passed on what it got.
                     let _ = poll_fn(|cx| {

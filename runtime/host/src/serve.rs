@@ -27,8 +27,8 @@ use crate::request::{self, GuestRequest, Limited, Upload};
 use crate::respond;
 use crate::running::{Begun, Elapsed, Running, until_head, within};
 use crate::said::said;
-use crate::shared::{Refused, Shared, Ticket};
-use crate::written::{Desk, Written};
+use crate::shared::{Refused, Served, Shared, Ticket};
+use crate::written::{Desk, Tie, Written};
 
 /// A request's body of so many bytes is read with its head, whether or not the guest wants it.
 const LITTLE: u64 = 4096;
@@ -249,11 +249,15 @@ async fn together(function: &Function, shared: &Shared, call: Call) -> Result<An
     });
     match handled {
         Ok(response) => {
-            let mut response = response.map(|body| Written::new(body, None));
+            let served = instance.get();
+            let unread = served.and_then(Served::unread).map(Tie::Instance);
+            let mut response = response.map(|body| Written::new(body, unread));
             gather(&mut response).await;
             let hold = (!response.body().is_whole())
                 .then(|| Hold::new(permit, call.deadline, version < Version::HTTP_2));
-            let outcome = instance.get().cloned().unwrap_or_default();
+            let outcome = served
+                .map(|served| served.outcome.clone())
+                .unwrap_or_default();
             Ok(Answer::new(response, None, outcome, hold, timing))
         }
         Err(Refused { failure, cause }) => {

@@ -8,7 +8,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
@@ -31,7 +31,7 @@ use crate::failure::Failure;
 use crate::guest::Guest;
 use crate::instance::{Blueprint, failure_of};
 use crate::metrics::Metrics;
-use crate::outcome::Outcome;
+use crate::outcome::{Outcome, Unread};
 use crate::said::said;
 
 /// How long an instance that ended may take to say why.
@@ -105,8 +105,23 @@ pub(crate) struct Ticket {
     pub(crate) id: Arc<str>,
     pub(crate) deadline: tokio::time::Instant,
     pub(crate) permit: Arc<Permit>,
-    /// Where to learn how the instance that serves it ends.
-    pub(crate) instance: Arc<OnceLock<Outcome>>,
+    /// Where to learn of the instance that serves it.
+    pub(crate) instance: Arc<OnceLock<Served>>,
+}
+
+/// A request that came to an instance.
+pub(crate) struct Served {
+    /// How the instance ends.
+    pub(crate) outcome: Outcome,
+    unread: Mutex<Option<Unread>>,
+}
+
+impl Served {
+    /// To be dropped when the response was read.
+    pub(crate) fn unread(&self) -> Option<Unread> {
+        let mut unread = self.unread.lock().unwrap_or_else(PoisonError::into_inner);
+        unread.take()
+    }
 }
 
 struct State {
@@ -207,7 +222,7 @@ impl Shared {
         }
         // The instance ended, which tells and logs its cause a moment later.
         let failure = match instance.get() {
-            Some(outcome) => tokio::time::timeout(END_PATIENCE, outcome.failed())
+            Some(served) => tokio::time::timeout(END_PATIENCE, served.outcome.failed())
                 .await
                 .ok()
                 .cloned(),
@@ -310,7 +325,12 @@ impl WorkerState for State {
     fn should_accept_request(&self, concurrent: usize, total: usize) -> ShouldAccept {
         let sharing = self.sharing;
         if total >= sharing.max_requests as usize {
-            ShouldAccept::Never
+            // A body that its guest keeps, beyond the request that it is of, would end with the instance, and pass for whole.
+            if self.outcome.is_awaited() {
+                ShouldAccept::No
+            } else {
+                ShouldAccept::Never
+            }
         } else if concurrent >= sharing.max_concurrent as usize {
             ShouldAccept::No
         } else {
@@ -325,7 +345,10 @@ impl WorkerState for State {
         task: GuestTaskId,
     ) -> Pin<Box<dyn Future<Output = ()> + 'static + Send + Sync>> {
         // A request is served once, so nobody else has set this.
-        let _ = ticket.instance.set(self.outcome.clone());
+        let _ = ticket.instance.set(Served {
+            outcome: self.outcome.clone(),
+            unread: Mutex::new(Some(self.outcome.unread())),
+        });
         store.data_mut().admit(task, Arc::clone(&ticket.id));
         Box::pin(async move {
             tokio::time::sleep_until(ticket.deadline).await;
@@ -374,7 +397,10 @@ impl WorkerExpiration for Expiration {
         } else if self.ticking.is_none() {
             self.ticking = Some(self.ticks.tick());
         }
+        let is_awaited = self.outcome.has_unread(cx);
         let allowed = match status {
+            // Likewise.
+            WorkerStatus::Idle if is_awaited => self.timeout.max(self.idle_timeout),
             WorkerStatus::Idle => self.idle_timeout,
             WorkerStatus::Requests | WorkerStatus::PostReturn => self.timeout,
         };
@@ -383,7 +409,7 @@ impl WorkerExpiration for Expiration {
         let deadline = self.deadline.get_or_insert_with(|| Deadline::new(until));
         deadline.set(until);
         ready!(deadline.poll(cx));
-        if status != WorkerStatus::Idle {
+        if status != WorkerStatus::Idle || is_awaited {
             self.outcome.fail(Failure::Timeout { allowed });
         }
         Poll::Ready(())

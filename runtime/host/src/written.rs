@@ -14,6 +14,8 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::sync::oneshot;
 use wasmtime_wasi_http::{Error, WasiBody};
 
+use crate::outcome::Unread;
+
 /// Bytes of a body with which it isn't gathered any further.
 const MOST: usize = 64 << 10;
 /// So with as many frames.
@@ -129,12 +131,20 @@ pub(crate) struct Written {
     /// Where more comes from; `None` once it came to its end.
     source: Option<WasiBody>,
     /// Dropped once nobody needs the source.
-    tie: Option<oneshot::Sender<()>>,
+    tie: Option<Tie>,
+}
+
+/// What waits for a body to be read.
+pub(crate) enum Tie {
+    /// The call that writes it.
+    Call(#[expect(dead_code, reason = "it is dropped")] oneshot::Sender<()>),
+    /// The instance that wrote it, among others.
+    Instance(#[expect(dead_code, reason = "it is dropped")] Unread),
 }
 
 impl Written {
     /// The body that `source` is; `tie` is dropped with it, or at its end.
-    pub(crate) fn new(source: WasiBody, tie: Option<oneshot::Sender<()>>) -> Self {
+    pub(crate) fn new(source: WasiBody, tie: Option<Tie>) -> Self {
         Self {
             frames: VecDeque::new(),
             bytes: 0,
@@ -248,7 +258,7 @@ mod tests {
         let (write, frames) = mpsc::unbounded();
         let (tie, gone) = oneshot::channel();
         let source = StreamBody::new(frames).boxed_unsync();
-        (write, Written::new(source, Some(tie)), gone)
+        (write, Written::new(source, Some(Tie::Call(tie))), gone)
     }
 
     fn send(write: &Frames, text: &'static str) {

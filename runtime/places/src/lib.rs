@@ -11,6 +11,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
 use wisp_notices::Notices;
 
+mod piece;
+
+pub use piece::Piece;
+
 /// Those that there are, the oldest first.
 #[derive(Debug)]
 pub struct Places<T> {

@@ -11,12 +11,12 @@ use crate::quantity::Bytes;
 #[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "duration(self.timeout) >= duration('1ms') && duration(self.timeout) <= duration('1h')", "message": "timeout must be between 1ms and 1h"},
-    {"rule": "quantity(string(self.memory)).compareTo(quantity('64Ki')) >= 0 && quantity(string(self.memory)).compareTo(quantity('4Gi')) <= 0", "message": "memory must be between 64Ki and 4Gi"},
-    {"rule": "quantity(string(self.queueBytes)).compareTo(quantity('0')) >= 0 && quantity(string(self.queueBytes)).compareTo(quantity('64Gi')) <= 0", "message": "queueBytes must be between 0 and 64Gi"},
-    {"rule": "quantity(string(self.requestBody)).compareTo(quantity('0')) >= 0 && quantity(string(self.requestBody)).compareTo(quantity('64Gi')) <= 0", "message": "requestBody must be between 0 and 64Gi"},
-    {"rule": "quantity(string(self.logRate)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.logRate)).compareTo(quantity('1Gi')) <= 0", "message": "logRate must be between 1Ki and 1Gi"},
-    {"rule": "quantity(string(self.tensors)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.tensors)).compareTo(quantity('64Gi')) <= 0", "message": "tensors must be between 1Ki and 64Gi"}
+    {"rule": "duration(self.timeout) >= duration('1ms') && duration(self.timeout) <= duration('1h')", "message": "timeout must be between 1ms and 1h", "messageExpression": "'timeout must be between 1ms and 1h, not ' + self.timeout"},
+    {"rule": "quantity(string(self.memory)).compareTo(quantity('64Ki')) >= 0 && quantity(string(self.memory)).compareTo(quantity('4Gi')) <= 0", "message": "memory must be between 64Ki and 4Gi", "messageExpression": "'memory must be between 64Ki and 4Gi, not ' + string(self.memory)"},
+    {"rule": "quantity(string(self.queueBytes)).compareTo(quantity('0')) >= 0 && quantity(string(self.queueBytes)).compareTo(quantity('64Gi')) <= 0", "message": "queueBytes must be between 0 and 64Gi", "messageExpression": "'queueBytes must be between 0 and 64Gi, not ' + string(self.queueBytes)"},
+    {"rule": "quantity(string(self.requestBody)).compareTo(quantity('0')) >= 0 && quantity(string(self.requestBody)).compareTo(quantity('64Gi')) <= 0", "message": "requestBody must be between 0 and 64Gi", "messageExpression": "'requestBody must be between 0 and 64Gi, not ' + string(self.requestBody)"},
+    {"rule": "quantity(string(self.logRate)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.logRate)).compareTo(quantity('1Gi')) <= 0", "message": "logRate must be between 1Ki and 1Gi", "messageExpression": "'logRate must be between 1Ki and 1Gi, not ' + string(self.logRate)"},
+    {"rule": "quantity(string(self.tensors)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.tensors)).compareTo(quantity('64Gi')) <= 0", "message": "tensors must be between 1Ki and 64Gi", "messageExpression": "'tensors must be between 1Ki and 64Gi, not ' + string(self.tensors)"}
 ]))]
 pub struct Limits {
     /// The longest a request may take, from its head to the response's last byte: 1ms to 1h.
@@ -70,7 +70,7 @@ impl Default for Limits {
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [
     {"rule": "self.mode == 'reuse' || !(has(self.maxRequests) || has(self.maxConcurrent) || has(self.idleTimeout))", "message": "maxRequests, maxConcurrent and idleTimeout need mode reuse"},
-    {"rule": "!has(self.idleTimeout) || (duration(self.idleTimeout) >= duration('1ms') && duration(self.idleTimeout) <= duration('24h'))", "message": "idleTimeout must be between 1ms and 24h"}
+    {"rule": "!has(self.idleTimeout) || (duration(self.idleTimeout) >= duration('1ms') && duration(self.idleTimeout) <= duration('24h'))", "message": "idleTimeout must be between 1ms and 24h", "messageExpression": "'idleTimeout must be between 1ms and 24h, not ' + self.idleTimeout"}
 ]))]
 pub struct Instances {
     /// `fresh`: an isolated instance for every request. `reuse`: instances serve one request after another, and what a request leaves in memory the next one sees.
@@ -122,7 +122,7 @@ pub struct Outbound {
 #[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "quantity(string(self.maxSize)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.maxSize)).compareTo(quantity('64Gi')) <= 0", "message": "maxSize must be between 1Ki and 64Gi"}
+    {"rule": "quantity(string(self.maxSize)).compareTo(quantity('1Ki')) >= 0 && quantity(string(self.maxSize)).compareTo(quantity('64Gi')) <= 0", "message": "maxSize must be between 1Ki and 64Gi", "messageExpression": "'maxSize must be between 1Ki and 64Gi, not ' + string(self.maxSize)"}
 ]))]
 pub struct KeyValue {
     /// The name that the component opens the store by: a DNS label, such as `default`.

@@ -175,7 +175,7 @@ pub enum Device {
 #[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "duration(self.maxDelay) <= duration('1s')", "message": "maxDelay must be at most 1s"}
+    {"rule": "duration(self.maxDelay) <= duration('1s')", "message": "maxDelay must be at most 1s", "messageExpression": "'maxDelay must be at most 1s, not ' + self.maxDelay"}
 ]))]
 pub struct Batching {
     /// The most items in one batch; 1 turns batching off.

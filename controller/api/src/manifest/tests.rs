@@ -204,6 +204,36 @@ fn variables_whose_source_is_missing_are_named() {
     insta::assert_snapshot!(manifests[0].locate(error).to_string());
 }
 
+/// Would fail if one key of a mebibyte that hundreds of variables name were copied for each of them.
+#[test]
+fn values_that_no_replica_can_be_told_are_not_copied() {
+    let text = |length: usize| {
+        let variable = |index: usize| {
+            format!(
+                "  - {{name: A{index}, valueFrom: {{secretKeyRef: {{name: large, key: a}}}}}}\n"
+            )
+        };
+        let variables: String = (0..256).map(variable).collect();
+        let value = "x".repeat(length);
+        format!(
+            "apiVersion: wisp.dev/v1alpha1\nkind: Function\nmetadata: {{name: f}}\nspec:\n  env:\n{variables}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: large}}\nstringData: {{a: {value}}}\n"
+        )
+    };
+    let values = |length: usize| {
+        let manifests = parse_manifests(&text(length)).unwrap();
+        Objects::new(&manifests).values(manifests[0].function().unwrap())
+    };
+    assert_eq!(values(1000).unwrap().env.0.len(), 256);
+    let error = values(100_000).unwrap_err();
+    let [mistake] = error.mistakes() else {
+        panic!("one mistake is told once: {error}");
+    };
+    assert_eq!(
+        mistake.to_string(),
+        "spec.env[2].valueFrom.secretKeyRef.key: `a` in the Secret `large` has 100000 bytes, which are too many: a replica is told 131072 at most, of all values and of what else it needs"
+    );
+}
+
 /// Would fail if an authority's certificate were taken that no client can trust, or the way to it weren't told.
 #[test]
 fn authorities_are_certificates() {

@@ -24,7 +24,21 @@ struct State<K> {
     listed: Option<Objects<K>>,
 }
 
-type Objects<K> = BTreeMap<FunctionId, BTreeMap<String, Arc<K>>>;
+#[derive(Debug)]
+struct Objects<K> {
+    by_owner: BTreeMap<FunctionId, BTreeMap<String, Arc<K>>>,
+    /// By the objects' namespaces and names: a label may be changed, and then says nothing of whose the object was.
+    owners: BTreeMap<(String, String), FunctionId>,
+}
+
+impl<K> Default for Objects<K> {
+    fn default() -> Self {
+        Self {
+            by_owner: BTreeMap::new(),
+            owners: BTreeMap::new(),
+        }
+    }
+}
 
 impl<K> Default for Index<K> {
     fn default() -> Self {
@@ -39,7 +53,7 @@ impl<K> Index<K> {
         Self {
             label,
             state: Mutex::new(State {
-                live: BTreeMap::new(),
+                live: Objects::default(),
                 listed: None,
             }),
         }
@@ -58,41 +72,26 @@ impl<K: ResourceExt> Index<K> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         match event {
             Event::Init => {
-                state.listed = Some(BTreeMap::new());
+                state.listed = Some(Objects::default());
                 Vec::new()
             }
             Event::InitApply(object) => {
                 if let Some(listed) = &mut state.listed {
-                    insert(listed, object, self.label);
+                    listed.insert(object, self.label);
                 }
                 Vec::new()
             }
             Event::InitDone => {
                 let listed = state.listed.take().unwrap_or_default();
                 let before = std::mem::replace(&mut state.live, listed);
-                let mut functions: Vec<_> = before
-                    .into_keys()
-                    .chain(state.live.keys().cloned())
-                    .collect();
+                let now = state.live.by_owner.keys().cloned();
+                let mut functions: Vec<_> = before.by_owner.into_keys().chain(now).collect();
                 functions.sort();
                 functions.dedup();
                 functions
             }
-            Event::Apply(object) => insert(&mut state.live, object, self.label)
-                .into_iter()
-                .collect(),
-            Event::Delete(object) => {
-                let Some(function) = owner_of(&object, self.label) else {
-                    return Vec::new();
-                };
-                if let Some(objects) = state.live.get_mut(&function) {
-                    objects.remove(&object.name_any());
-                    if objects.is_empty() {
-                        state.live.remove(&function);
-                    }
-                }
-                vec![function]
-            }
+            Event::Apply(object) => state.live.insert(object, self.label),
+            Event::Delete(object) => state.live.remove(&object).into_iter().collect(),
         }
     }
 
@@ -100,7 +99,7 @@ impl<K: ResourceExt> Index<K> {
     #[must_use]
     pub fn of(&self, function: &FunctionId) -> Vec<Arc<K>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let objects = state.live.get(function);
+        let objects = state.live.by_owner.get(function);
         objects
             .map(|objects| objects.values().cloned().collect())
             .unwrap_or_default()
@@ -110,7 +109,8 @@ impl<K: ResourceExt> Index<K> {
     #[must_use]
     pub fn any(&self, is: impl Fn(&K) -> bool) -> bool {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut all = state.live.values().flat_map(BTreeMap::values);
+        let owners = state.live.by_owner.values();
+        let mut all = owners.flat_map(BTreeMap::values);
         all.any(|object| is(object))
     }
 
@@ -118,17 +118,45 @@ impl<K: ResourceExt> Index<K> {
     #[must_use]
     pub fn get(&self, function: &FunctionId, name: &str) -> Option<Arc<K>> {
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.live.get(function)?.get(name).cloned()
+        state.live.by_owner.get(function)?.get(name).cloned()
     }
 }
 
-fn insert<K: ResourceExt>(objects: &mut Objects<K>, object: K, label: &str) -> Option<FunctionId> {
-    let function = owner_of(&object, label)?;
-    objects
-        .entry(function.clone())
-        .or_default()
-        .insert(object.name_any(), Arc::new(object));
-    Some(function)
+impl<K: ResourceExt> Objects<K> {
+    /// Adds an object, or takes it over as it is now. Returns whose it is, and whose it was.
+    fn insert(&mut self, object: K, label: &str) -> Vec<FunctionId> {
+        let now = owner_of(&object, label);
+        let known = self.owners.get(&place(&object));
+        let mut all = Vec::new();
+        if known != now.as_ref() {
+            all.extend(self.remove(&object));
+        }
+        if let Some(owner) = now {
+            self.owners.insert(place(&object), owner.clone());
+            self.by_owner
+                .entry(owner.clone())
+                .or_default()
+                .insert(object.name_any(), Arc::new(object));
+            all.push(owner);
+        }
+        all
+    }
+
+    /// Removes an object. Returns whose it was.
+    fn remove(&mut self, object: &K) -> Option<FunctionId> {
+        let owner = self.owners.remove(&place(object))?;
+        if let Some(objects) = self.by_owner.get_mut(&owner) {
+            objects.remove(&object.name_any());
+            if objects.is_empty() {
+                self.by_owner.remove(&owner);
+            }
+        }
+        Some(owner)
+    }
+}
+
+fn place(object: &impl ResourceExt) -> (String, String) {
+    (object.namespace().unwrap_or_default(), object.name_any())
 }
 
 #[cfg(test)]
@@ -172,5 +200,25 @@ mod tests {
             std::slice::from_ref(&b)
         );
         assert!(index.of(&b).is_empty());
+    }
+
+    /// Would fail if a pod that somebody took aside, by another value of its label, stayed its function's for ever.
+    #[test]
+    fn an_object_of_which_the_label_is_changed_is_no_longer_its_owners() {
+        let index = Index::default();
+        let [a, aside] = ["n/a", "n/aside"].map(|id| id.parse::<FunctionId>().unwrap());
+        assert_eq!(
+            index.apply(Event::Apply(pod("a", "1"))),
+            std::slice::from_ref(&a)
+        );
+        assert_eq!(
+            index.apply(Event::Apply(pod("aside", "1"))),
+            [a.clone(), aside.clone()]
+        );
+        assert!(index.of(&a).is_empty());
+        assert_eq!(index.of(&aside).len(), 1);
+        // As it was, or as it is.
+        index.apply(Event::Delete(pod("a", "1")));
+        assert!(index.of(&aside).is_empty() && !index.any(|_| true));
     }
 }

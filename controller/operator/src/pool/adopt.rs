@@ -1,5 +1,6 @@
 //! A pod that serves a function is marked as its own in the cluster: labels and owner, then what it may use.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,12 @@ use wisp_contract::log::chain;
 use wisp_contract::operator::pod::{CLAIMED_FROM, CLAIMED_RESTARTS, POOL};
 
 use super::refusals::is_refusal;
-use super::{Claimable, Pools};
+use super::{Claimable, Pools, RESIZED_AGAIN};
+use crate::attempts::digest_of;
 use crate::cluster::pods;
 use crate::live::{Live, lock};
 use crate::names::{self, MANAGER};
+use crate::reconcile::resources;
 
 /// The label by which a Deployment's pods are told apart by their template.
 const TEMPLATE_HASH: &str = "pod-template-hash";
@@ -59,6 +62,14 @@ pub(super) fn patch(function: &Function, pod: &Pod, pool: &str, claimable: &Clai
     }})
 }
 
+/// Whether the pod asks for what the revision does, where that is known.
+fn has(pod: &Pod, claimable: &Claimable) -> bool {
+    let asks = pod.spec.as_ref().and_then(|spec| spec.containers.first());
+    let asks = asks.map(|container| container.resources.clone().unwrap_or_default());
+    let wanted = claimable.resources.as_ref();
+    wanted.is_none_or(|wanted| asks.is_some_and(|asks| resources::has(&asks, wanted)))
+}
+
 impl Pools {
     /// Has a pod marked as the function's, however long that takes. Until then it is remembered as claimed.
     pub(super) fn begin_adoption(
@@ -77,7 +88,8 @@ impl Pools {
             if adopted.await {
                 // Who waits for another pod needs the processors first.
                 this.queue.calm(RESIZED_WITHIN).await;
-                this.resize(&id, &pod, &claimable).await;
+                // Where it fails, it is tried again once the pod is seen to be the function's.
+                let _ = this.resize(&id, &pod, &claimable).await;
                 this.await_seen(&id, &pod).await;
             }
             lock(&live.claims).remove(&pod.name_any());
@@ -162,10 +174,57 @@ impl Pools {
         shown.any(|shown| shown.uid() == pod.uid())
     }
 
+    /// Gives pods that were taken from pools what their functions ask for, where they were not given it: the operator that took them
+    /// ended before, or the API server didn't answer.
+    pub(super) fn resize_missed(self: &Arc<Self>, now: Instant) {
+        let mut known = BTreeSet::new();
+        for function in self.cluster.functions().state() {
+            let id = function.id().ok();
+            let live = id.as_ref().and_then(|id| self.live.get(id));
+            let (Some(id), Some(live)) = (id, live.filter(|live| live.is_of(&function))) else {
+                continue;
+            };
+            for pod in self.cluster.pods_of(&id) {
+                let revision = pods::revision(&pod).filter(|_| pods::is_claimed(&pod));
+                let claimable = revision.and_then(|revision| live.claimable(revision));
+                let (Some(claimable), Some(uid)) = (claimable, pod.uid()) else {
+                    continue;
+                };
+                let key = (id.clone(), uid);
+                known.insert(key.clone());
+                let is_being_marked = lock(&live.claims).contains_key(&pod.name_any());
+                if is_being_marked || !pods::is_alive(&pod) || has(&pod, &claimable) {
+                    continue;
+                }
+                let wanted = serde_json::to_string(&claimable.resources).unwrap_or_default();
+                if self.resizes.begin(&key, digest_of(&wanted), now) {
+                    let this = Arc::clone(self);
+                    tokio::spawn(async move {
+                        let turn = this.writing.acquire().await;
+                        let result = this.resize(&key.0, &pod, &claimable).await;
+                        drop(turn);
+                        // Somebody may have it have something else.
+                        let least = RESIZED_AGAIN;
+                        this.resizes.end_for(&key, result, Instant::now(), least);
+                    });
+                }
+            }
+        }
+        self.resizes.retain(|key| known.contains(key));
+    }
+
     /// Gives a pod what the function asks for, as far as its node has it.
-    async fn resize(&self, id: &FunctionId, pod: &Pod, claimable: &Claimable) {
+    ///
+    /// # Errors
+    /// When it could not be asked for, and may be again.
+    async fn resize(
+        &self,
+        id: &FunctionId,
+        pod: &Pod,
+        claimable: &Claimable,
+    ) -> Result<(), String> {
         let Some(resources) = &claimable.resources else {
-            return;
+            return Ok(());
         };
         let (api, parameters, name) = self.written(id, pod);
         let resources = json!({
@@ -176,12 +235,14 @@ impl Pools {
             .patch_subresource("resize", &name, &parameters, &Patch::Strategic(resources))
             .await;
         match resized {
-            Ok(_) => {}
+            Ok(_) => Ok(()),
             // It is no more.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             // It serves within what the pool gave it.
             Err(error) => {
-                tracing::warn!(function = %id, pod = name, error = %chain(&error), "a pod could not be resized")
+                let error = chain(&error);
+                tracing::warn!(function = %id, pod = name, error, "a pod could not be resized");
+                Err(error)
             }
         }
     }

@@ -36,6 +36,8 @@ use crate::reconcile::{network, pod};
 
 /// How often all pools are looked at.
 const TICK: Duration = Duration::from_secs(1);
+/// How often it is looked whether pods that functions took have what these ask for.
+const RESIZED_EVERY: Duration = Duration::from_secs(10);
 /// After so long a process that leads has seen all functions that were there before: those it knows nothing of by then it
 /// can't resolve.
 const RECALLED: Duration = Duration::from_secs(30);
@@ -141,11 +143,15 @@ impl Pools {
         let (trials, artifacts) = (Arc::clone(&self.trials), Arc::clone(&self.artifacts));
         tokio::spawn(async move { trials.keep(&*artifacts).await });
         let began = Instant::now();
-        let mut ticks = tokio::time::interval(TICK);
-        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let [mut ticks, mut resizes] = [TICK, RESIZED_EVERY].map(|period| {
+            let mut ticks = tokio::time::interval(period);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            ticks
+        });
         loop {
             tokio::select! {
                 _ = ticks.tick() => {}
+                _ = resizes.tick() => self.resize_missed(Instant::now()),
                 () = self.cluster.pools_changed.notified() => {}
             }
             let now = Instant::now();

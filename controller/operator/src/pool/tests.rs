@@ -915,7 +915,7 @@ mod claiming {
         assert_eq!(tried.load(Ordering::SeqCst), 1);
         let told = lock(&told).clone();
         assert!(told.len() <= 2, "{told:?}");
-        let why = "\"the NetworkPolicy wisp-pool.warm can't be applied: ";
+        let why = "\"the NetworkPolicy wisp-pool.warm can't be removed: ";
         assert!(told.last().unwrap().contains(why), "{told:?}");
     }
 

@@ -25,8 +25,10 @@ use crate::pool::is_refusal;
 #[derive(Debug, thiserror::Error)]
 pub enum ApplyError {
     /// The API server refused one.
-    #[error("the {kind} {name} can't be applied")]
+    #[error("the {kind} {name} can't be {done}")]
     Api {
+        /// What was to be done with it.
+        done: &'static str,
         /// Its kind.
         kind: String,
         /// Its name.
@@ -154,7 +156,7 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
             .api::<K>()
             .patch(&object.name_any(), &parameters, &Patch::Apply(object))
             .await;
-        result.map_err(|error| failed::<K>(&object.name_any(), error))
+        result.map_err(|error| failed::<K>("applied", &object.name_any(), error))
     }
 
     /// The policy, or that there is none of that name where none is wanted.
@@ -174,8 +176,9 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
             + DeserializeOwned,
     {
         let api = self.api::<K>();
+        let failed = |error| failed::<K>("removed", name, error);
         let found = api.get_metadata_opt(name).await;
-        let Some(found) = found.map_err(|error| failed::<K>(name, error))? else {
+        let Some(found) = found.map_err(failed)? else {
             return Ok(());
         };
         if names::ownership(self.owner, &found.metadata) != Ownership::Ours {
@@ -191,7 +194,7 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
         match api.delete(name, &parameters).await {
             // It is no more, or another's.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            other => other.map(drop).map_err(|error| failed::<K>(name, error)),
+            other => other.map(drop).map_err(failed),
         }
     }
 
@@ -206,7 +209,7 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
     {
         let name = object.name_any();
         let found = self.api::<K>().get_metadata_opt(&name).await;
-        let Some(found) = found.map_err(|error| failed::<K>(&name, error))? else {
+        let Some(found) = found.map_err(|error| failed::<K>("applied", &name, error))? else {
             return Ok(None);
         };
         let kind = K::kind(&()).into_owned();
@@ -228,8 +231,13 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
     }
 }
 
-fn failed<K: Resource<DynamicType = ()>>(name: &str, source: kube::Error) -> ApplyError {
+fn failed<K: Resource<DynamicType = ()>>(
+    done: &'static str,
+    name: &str,
+    source: kube::Error,
+) -> ApplyError {
     ApplyError::Api {
+        done,
         kind: K::kind(&()).into_owned(),
         name: name.to_owned(),
         source: Box::new(source),

@@ -155,6 +155,25 @@ pub fn can_resize(
     }
 }
 
+/// Whether a container that asks for `these` has what `wanted` says of processors and memory.
+#[must_use]
+pub fn has(these: &ResourceRequirements, wanted: &ResourceRequirements) -> bool {
+    let of = |quantities: &Option<BTreeMap<String, Quantity>>, name: &str| {
+        let Quantity(text) = quantities.as_ref()?.get(name)?;
+        Some(amount(name, text).ok_or_else(|| text.clone()))
+    };
+    let pairs = [
+        (&these.requests, &wanted.requests),
+        (&these.limits, &wanted.limits),
+    ];
+    pairs.into_iter().all(|(these, wanted)| {
+        RESIZABLE.iter().all(|name| {
+            let wanted = of(wanted, name);
+            wanted.is_none() || of(these, name) == wanted
+        })
+    })
+}
+
 /// What of these can't be changed of a container that runs: in bytes, or as many as there are.
 fn others(quantities: &Option<BTreeMap<String, Quantity>>) -> BTreeMap<String, Amount> {
     let fixed = quantities.iter().flatten();

@@ -1,6 +1,7 @@
 //! Observes a Function and writes what is to be said of it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::api::{Patch, PatchParams};
@@ -18,6 +19,10 @@ use crate::cluster::pods::Trouble;
 use crate::live::{Live, lock};
 use crate::names::MANAGER;
 use crate::resolver::Outcome;
+
+/// So long no status is written that tells of the same failure in other words: each has the function reconciled at once, which
+/// fails again, and what an API server says of a webhook may have a number in it that is another each time.
+const SAME_FAILURE: Duration = Duration::from_secs(10);
 
 /// Writes the status where it differs.
 pub(super) async fn say(
@@ -67,7 +72,14 @@ pub(super) async fn say(
     if function.status.as_ref() == Some(&next) {
         return Ok(());
     }
+    let is_recent = lock(&live.said).is_some_and(|said| said.elapsed() < SAME_FAILURE);
+    let before = function.status.as_ref();
+    if failed.is_some() && is_recent && before.is_some_and(|before| differ_in_words(before, &next))
+    {
+        return Ok(());
+    }
     write(context, function, &next).await?;
+    *lock(&live.said) = Some(Instant::now());
     context
         .events
         .tell(function, function.status.as_ref(), &next)
@@ -106,5 +118,51 @@ async fn write(
         other => other
             .map(drop)
             .map_err(|error| ReconcileError::Status(Box::new(error))),
+    }
+}
+
+/// Whether nothing but the conditions' messages is another.
+fn differ_in_words(before: &FunctionStatus, next: &FunctionStatus) -> bool {
+    let [before, next] = [before, next].map(|status| {
+        let mut status = status.clone();
+        for condition in &mut status.conditions {
+            condition.message.clear();
+        }
+        status
+    });
+    before == next
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Would fail if what an API server's words alone make another were written again and again, or something else weren't.
+    #[test]
+    fn other_words_for_the_same_are_told_from_something_else() {
+        let status = |reason: &str, message: &str, replicas: u32| -> FunctionStatus {
+            let condition = json!({
+                "type": "Ready", "status": "False", "reason": reason, "message": message,
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            });
+            serde_json::from_value(json!({"replicas": replicas, "conditions": [condition]}))
+                .unwrap()
+        };
+        let before = status("NotApplied", "read tcp 10.0.0.1:4711: reset", 1);
+        for (next, are_words) in [
+            (
+                status("NotApplied", "read tcp 10.0.0.1:4712: reset", 1),
+                true,
+            ),
+            (status("Serving", "read tcp 10.0.0.1:4711: reset", 1), false),
+            (
+                status("NotApplied", "read tcp 10.0.0.1:4712: reset", 2),
+                false,
+            ),
+        ] {
+            assert_eq!(differ_in_words(&before, &next), are_words, "{next:?}");
+        }
     }
 }

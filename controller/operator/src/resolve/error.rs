@@ -46,6 +46,16 @@ impl ResolveError {
         Self::function("EnvNotFound", one_line(error))
     }
 
+    /// What variables and certificates come from is more than is read.
+    pub(super) fn values_too_large(most: usize) -> Self {
+        Self::function(
+            "EnvNotFound",
+            format!(
+                "the keys of Secrets and ConfigMaps that its variables and certificate authorities name have more than {most} bytes together"
+            ),
+        )
+    }
+
     /// An authority's certificate is none, or missing.
     pub(super) fn certificate_authorities(error: &ManifestError) -> Self {
         Self::function("CertificateAuthorityNotFound", one_line(error))

@@ -1,10 +1,11 @@
 //! Reads what a Function names, and nothing else, from the API server.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client, ResourceExt as _};
-use wisp_api::{Function, Objects};
+use tokio::sync::Semaphore;
+use wisp_api::{Function, Objects, ValueSource};
 
 use super::error::{Part, ResolveError};
 use crate::artifacts::ArtifactError;
@@ -15,6 +16,15 @@ use crate::references::{self, Kind, Versions};
 const PULL_TYPE: &str = "kubernetes.io/dockerconfigjson";
 /// Its key.
 const PULL_KEY: &str = ".dockerconfigjson";
+/// Keys of one object of which at least the names are kept, for hints.
+const MOST_NAMES: usize = 1000;
+
+/// Objects that are read at once: one of a mebibyte takes more as it arrives.
+static READING: Semaphore = Semaphore::const_new(8);
+
+/// The most bytes of the keys together that a function's variables and certificates come from: more than it may have of them, and
+/// little enough to be kept for thousands of functions' time.
+const MOST_BYTES: usize = 2 << 20;
 
 /// The Secrets and ConfigMaps that a Function names, as far as there are such.
 #[derive(Debug, Default)]
@@ -27,6 +37,72 @@ pub struct Gathered {
     secrets: BTreeMap<String, Secret>,
     maps: BTreeMap<String, ConfigMap>,
     pull: Vec<String>,
+}
+
+/// What a Function takes from one object.
+#[derive(Debug, Default)]
+struct Uses<'a> {
+    keys: BTreeSet<&'a str>,
+    /// Variables or certificates are among them.
+    are_values: bool,
+    /// Credentials or files are.
+    are_sources: bool,
+}
+
+impl<'a> Uses<'a> {
+    /// What `function` takes of the object of this name.
+    fn of(function: &'a Function, kind: Kind, name: &str) -> Self {
+        let spec = &function.spec;
+        let mut uses = Self::default();
+        let variables = spec.env.iter().filter_map(|it| it.value_from.as_ref());
+        let selector = |source: &'a ValueSource| match kind {
+            Kind::Secret => source.secret_key_ref.as_ref(),
+            Kind::ConfigMap => source.config_map_key_ref.as_ref(),
+        };
+        for key in variables
+            .chain(&spec.outbound.certificate_authorities)
+            .filter_map(selector)
+            .filter(|key| key.name == name)
+        {
+            uses.are_values = true;
+            uses.keys.insert(&key.key);
+        }
+        let component = spec.component.iter();
+        let files = component
+            .clone()
+            .filter_map(|component| component.config_map.as_ref());
+        let models = spec.models.iter();
+        let models = models.filter_map(|model| model.source.config_map.as_ref());
+        let mut pulls = component.flat_map(|component| &component.pull_secrets);
+        match kind {
+            Kind::Secret => {
+                if pulls.any(|secret| secret.name == name) {
+                    uses.are_sources = true;
+                    uses.keys.insert(PULL_KEY);
+                }
+            }
+            Kind::ConfigMap => {
+                for map in files.chain(models).filter(|map| map.name == name) {
+                    uses.are_sources = true;
+                    uses.keys.insert(&map.key);
+                }
+            }
+        }
+        uses
+    }
+
+    /// Leaves nothing of `data` but that, and the names of what else there is.
+    fn trim<V: Default>(&self, data: Option<&mut BTreeMap<String, V>>) {
+        let Some(data) = data else { return };
+        if data.len() > MOST_NAMES {
+            data.retain(|key, _| self.keys.contains(key.as_str()));
+        }
+        for (key, value) in data {
+            if !self.keys.contains(key.as_str()) {
+                *value = V::default();
+            }
+        }
+    }
 }
 
 /// Reads them.
@@ -47,31 +123,60 @@ pub async fn gather(client: &Client, function: &Function) -> Result<Gathered, Re
     {
         gathered.add_pull_secret(&secret.name);
     }
+    let mut values = 0;
     for reference in references::of(function) {
+        let uses = Uses::of(function, reference.kind, &reference.name);
+        let _reading = READING.acquire().await;
         let read = |error| ResolveError::api(&error);
         let version = match reference.kind {
             Kind::Secret => {
                 let api = Api::<Secret>::namespaced(client.clone(), &namespace);
                 let secret = api.get_opt(&reference.name).await.map_err(read)?;
-                secret.and_then(|secret| {
+                secret.and_then(|mut secret| {
                     let version = secret.resource_version();
-                    gathered.add_secret(secret);
+                    uses.trim(secret.data.as_mut());
+                    if uses.are_values {
+                        values += bytes(secret.data.iter().flatten(), |value| value.0.len());
+                        gathered.objects.add_secret(&secret);
+                    }
+                    if uses.are_sources {
+                        gathered.secrets.insert(reference.name.clone(), secret);
+                    }
                     version
                 })
             }
             Kind::ConfigMap => {
                 let api = Api::<ConfigMap>::namespaced(client.clone(), &namespace);
                 let map = api.get_opt(&reference.name).await.map_err(read)?;
-                map.and_then(|map| {
+                map.and_then(|mut map| {
                     let version = map.resource_version();
-                    gathered.add_config_map(map);
+                    uses.trim(map.data.as_mut());
+                    uses.trim(map.binary_data.as_mut());
+                    if uses.are_values {
+                        values += bytes(map.data.iter().flatten(), String::len);
+                        values += bytes(map.binary_data.iter().flatten(), |value| value.0.len());
+                        gathered.objects.add_config_map(&map);
+                    }
+                    if uses.are_sources {
+                        gathered.maps.insert(reference.name.clone(), map);
+                    }
                     version
                 })
             }
         };
         gathered.versions.insert(reference, version);
+        if values > MOST_BYTES {
+            return Err(ResolveError::values_too_large(MOST_BYTES));
+        }
     }
     Ok(gathered)
+}
+
+fn bytes<'a, V: 'a>(
+    data: impl Iterator<Item = (&'a String, &'a V)>,
+    length: impl Fn(&V) -> usize,
+) -> usize {
+    data.map(|(_, value)| length(value)).sum()
 }
 
 impl Gathered {
@@ -177,5 +282,49 @@ impl Gathered {
                 "the ConfigMap `{name}` has no key `{key}`"
             ))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// Would fail if what nobody named were kept for as long as a function's registry takes, or hints had no names any more.
+    #[test]
+    fn of_an_object_what_is_named_is_kept_and_the_names_of_the_rest() {
+        let spec = json!({
+            "component": {"configMap": {"name": "map", "key": "component"}, "pullSecrets": [{"name": "both"}]},
+            "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "both", "key": "a"}}}],
+        });
+        let function = Function::new("f", serde_json::from_value(spec).unwrap());
+        let kept = |kind, name: &str, others: usize| {
+            let uses = Uses::of(&function, kind, name);
+            let named = ["a", "component", PULL_KEY].map(str::to_owned).into_iter();
+            let keys = named.chain((0..others).map(|index| format!("other-{index}")));
+            let mut data: BTreeMap<String, String> =
+                keys.map(|key| (key, "large".to_owned())).collect();
+            uses.trim(Some(&mut data));
+            let names = data.len();
+            data.retain(|_, value| !value.is_empty());
+            let keys: Vec<String> = data.into_keys().collect();
+            ((uses.are_values, uses.are_sources), keys, names)
+        };
+        let both = vec![PULL_KEY.to_owned(), "a".to_owned()];
+        assert_eq!(
+            kept(Kind::Secret, "both", 7),
+            ((true, true), both.clone(), 10)
+        );
+        assert_eq!(kept(Kind::Secret, "both", 5000), ((true, true), both, 2));
+        let component = vec!["component".to_owned()];
+        assert_eq!(
+            kept(Kind::ConfigMap, "map", 7),
+            ((false, true), component, 10)
+        );
+        assert_eq!(
+            kept(Kind::ConfigMap, "both", 0),
+            ((false, false), Vec::new(), 3)
+        );
     }
 }

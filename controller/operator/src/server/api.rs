@@ -16,8 +16,10 @@ use wisp_contract::headers;
 use wisp_contract::keys::Root;
 use wisp_contract::operator::{ARTIFACTS, ENSURE, Ensure, REPORT, Report};
 
+use super::Answer;
+use super::caller::Caller;
+use super::downloads::Downloads;
 use super::respond::{Body, Refusal, file, json, nothing};
-use super::{Answer, Peer};
 use crate::artifacts::Artifacts;
 use crate::autoscale::Autoscaler;
 use crate::levels::Levels;
@@ -51,6 +53,7 @@ pub struct Api {
     levels: Arc<Levels>,
     metrics: Arc<Metrics>,
     standing: watch::Receiver<Standing>,
+    downloads: Downloads,
 }
 
 impl Api {
@@ -74,6 +77,7 @@ impl Api {
             levels,
             metrics,
             standing,
+            downloads: Downloads::default(),
         }
     }
 
@@ -95,14 +99,12 @@ impl Api {
             (Method::GET, path) if path.starts_with(ARTIFACTS) => {
                 let sha256 = path.strip_prefix(ARTIFACTS).unwrap_or_default();
                 check(request.headers(), &self.root.artifact(sha256))?;
-                if let (Some(cpu), Some(Peer(address))) = (
-                    request.headers().get(headers::CPU),
-                    request.extensions().get(),
-                ) {
+                let caller = request.extensions().get::<Caller>();
+                if let (Some(cpu), Some(caller)) = (request.headers().get(headers::CPU), caller) {
                     let cpu = cpu.to_str().unwrap_or_default();
-                    self.levels.heard(cpu, *address);
+                    self.levels.heard(cpu, caller.address);
                 }
-                self.artifact(sha256).await
+                self.artifact(sha256, caller).await
             }
             (_, path @ (ENSURE | REPORT)) => Err(Refusal::Method {
                 path: path.to_owned(),
@@ -137,9 +139,27 @@ impl Api {
         }
     }
 
-    async fn artifact(&self, sha256: &str) -> Result<Response<Body>, Refusal> {
+    async fn artifact(
+        &self,
+        sha256: &str,
+        caller: Option<&Caller>,
+    ) -> Result<Response<Body>, Refusal> {
+        let turn = match caller {
+            Some(caller) => Some((
+                caller,
+                self.downloads.turn(caller).await.ok_or(Refusal::Busy)?,
+            )),
+            None => None,
+        };
         match self.artifacts.open(sha256).await {
-            Ok(Some((content, length))) => Ok(file(content, length)),
+            Ok(Some((content, length))) => {
+                let mut response = file(content, length);
+                if let Some((caller, turn)) = turn {
+                    let download = turn.begin(caller, length);
+                    response.extensions_mut().insert(Arc::new(download));
+                }
+                Ok(response)
+            }
             Ok(None) => {
                 self.levels.lacks(sha256);
                 self.artifacts.hurry(sha256);
@@ -166,6 +186,10 @@ fn check(given: &HeaderMap, key: &Key) -> Result<(), Refusal> {
 }
 
 impl Answer for Api {
+    fn is_gateways(&self, request: &Request<Incoming>) -> bool {
+        check(request.headers(), &self.gateways).is_ok()
+    }
+
     async fn answer(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
         let given = request.headers().get(headers::REQUEST_ID);
         let given = given

@@ -34,6 +34,9 @@ pub(super) enum Refusal {
     /// There is no such artifact.
     #[error("there is no artifact {0} here now")]
     NoArtifact(String),
+    /// Too many fetch artifacts.
+    #[error("as many artifacts are being fetched as may be at once")]
+    Busy,
     /// The store failed.
     #[error("the artifact can't be read just now")]
     Store,
@@ -62,6 +65,12 @@ impl Refusal {
             Self::NoArtifact(_) => (
                 StatusCode::SERVICE_UNAVAILABLE,
                 "no-artifact",
+                Fault::Platform,
+                second,
+            ),
+            Self::Busy => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "busy",
                 Fault::Platform,
                 second,
             ),

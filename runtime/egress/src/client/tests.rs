@@ -267,6 +267,42 @@ async fn bodies_stream_both_ways() {
     assert!(body.frame().await.is_none());
 }
 
+/// Would fail if a GET's body were lost, though all went well, a GET without one were sent as if it had one, or one whose body is
+/// begun and never written waited for it for ever.
+#[tokio::test]
+async fn a_get_is_sent_with_its_body_where_it_has_one() {
+    let server = plain().await;
+    let egress = to(&server);
+    let asked = |path: &str| {
+        let (send, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
+        let stream = futures::stream::unfold(pieces, async |mut pieces| {
+            let piece = pieces.recv().await?;
+            Some((Ok::<_, Error>(Frame::data(piece)), pieces))
+        });
+        let request = Request::get(format!("http://{}{path}", server.address))
+            .body(StreamBody::new(stream).boxed_unsync())
+            .unwrap();
+        let egress = egress.clone();
+        let answer = async move { text(egress.send(request, None).await.ok().unwrap()).await };
+        (send, tokio::spawn(answer))
+    };
+    let (send, answer) = asked("/echo");
+    for piece in ["one ", "two"] {
+        tokio::task::yield_now().await;
+        send.send(piece.into()).await.unwrap();
+    }
+    drop(send);
+    assert_eq!(answer.await.unwrap(), "one two");
+    let (ended, none) = asked("/");
+    tokio::task::yield_now().await;
+    drop(ended);
+    let (_kept, never) = asked("/");
+    for answer in [none, never] {
+        let told = answer.await.unwrap();
+        assert_eq!(told, format!("HTTP/1.1 GET / host={}", server.address));
+    }
+}
+
 /// Would fail if a server took half of an upload for all of it, because the guest that wrote it was cut off.
 #[tokio::test]
 async fn an_upload_ends_well_only_where_its_guest_does() {

@@ -111,10 +111,22 @@ fn is_ignored(part: &str) -> bool {
     part.starts_with('.')
         || part.ends_with('~')
         || part == "target"
+        || is_target_to_be(part)
         || part == "node_modules"
         || part == "Cargo.lock"
         // vim probes with this name whether it may write.
         || part == "4913"
+}
+
+/// What `cargo` calls its `target` until it is one: six random letters and digits more. A word has capitals at its beginning alone.
+fn is_target_to_be(part: &str) -> bool {
+    let is_random = |rest: &str| {
+        let mut rest = rest.bytes().enumerate();
+        rest.len() == 6
+            && rest.clone().all(|(_, byte)| byte.is_ascii_alphanumeric())
+            && rest.any(|(at, byte)| byte.is_ascii_digit() || at > 0 && byte.is_ascii_uppercase())
+    };
+    part.strip_prefix("target").is_some_and(is_random)
 }
 
 impl Watch {
@@ -418,11 +430,15 @@ mod tests {
             "/w/hello/Cargo.toml",
             "/m/model.onnx",
             "/w/hello/labels.txt",
+            "/w/hello/targetmodels/x.onnx",
+            "/w/hello/targetImages/x.png",
         ] {
             assert!(concerned(path), "{path}");
         }
         for path in [
             "/w/hello/target/x",
+            "/w/hello/targetvMii4M",
+            "/w/hello/targetvMii4M/CACHEDIR.TAG",
             "/w/hello/.wisp/kv.redb",
             "/w/hello/src/.lib.rs.swp",
             "/w/hello/src/lib.rs~",

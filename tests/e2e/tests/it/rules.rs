@@ -155,42 +155,70 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
         (
             batching("maxDelay: 1001ms"),
             "spec.models[0].batching",
-            MAX_DELAY,
+            "maxDelay must be at most 1s, not 1001ms",
         ),
         // How many replicas.
         (
             scaling("minReplicas: 3, maxReplicas: 2"),
             "spec.scaling",
-            "minReplicas must be at most maxReplicas",
+            "minReplicas must be at most maxReplicas: 3 is more than 2",
         ),
         (
             scaling("minReplicas: 21"),
             "spec.scaling",
-            "minReplicas must be at most maxReplicas",
+            "minReplicas must be at most maxReplicas: 21 is more than 20",
         ),
         (scaling("idleTimeout: 0s"), "spec.scaling", IDLE),
         (scaling("idleTimeout: 999ms"), "spec.scaling", IDLE),
-        (scaling("idleTimeout: 24h1ns"), "spec.scaling", IDLE),
+        (
+            scaling("idleTimeout: 24h1ns"),
+            "spec.scaling",
+            "idleTimeout must be between 1s and 24h, not 24h1ns",
+        ),
         (
             scaling("target: {concurrency: 65}"),
             "spec",
-            "scaling.target.concurrency must be at most limits.concurrency",
+            "scaling.target.concurrency must be at most limits.concurrency: 65 is more than 64",
         ),
         // Its limits.
         (limits("timeout: 0s"), "spec.limits", TIMEOUT),
         (limits("timeout: 999us"), "spec.limits", TIMEOUT),
-        (limits("timeout: 1h1s"), "spec.limits", TIMEOUT),
-        (limits("memory: 65535"), "spec.limits", MEMORY),
+        (
+            limits("timeout: 1h1s"),
+            "spec.limits",
+            "timeout must be between 1ms and 1h, not 1h1s",
+        ),
+        (
+            limits("memory: 65535"),
+            "spec.limits",
+            "memory must be between 64Ki and 4Gi, not 65535",
+        ),
         (limits("memory: 5Gi"), "spec.limits", MEMORY),
         (limits("memory: -1"), "spec.limits", MEMORY),
-        (limits("queueBytes: 65Gi"), "spec.limits", QUEUE_BYTES),
+        (
+            limits("queueBytes: 65Gi"),
+            "spec.limits",
+            "queueBytes must be between 0 and 64Gi, not 65Gi",
+        ),
         (limits("queueBytes: -1"), "spec.limits", QUEUE_BYTES),
         (limits("requestBody: 65Gi"), "spec.limits", REQUEST_BODY),
-        (limits("requestBody: -1"), "spec.limits", REQUEST_BODY),
+        (
+            limits("requestBody: -1"),
+            "spec.limits",
+            "requestBody must be between 0 and 64Gi, not -1",
+        ),
         (limits("logRate: 1023"), "spec.limits", LOG_RATE),
-        (limits("logRate: 2Gi"), "spec.limits", LOG_RATE),
+        (
+            limits("logRate: 2Gi"),
+            "spec.limits",
+            "logRate must be between 1Ki and 1Gi, not 2Gi",
+        ),
         (limits("tensors: 1023"), "spec.limits", TENSORS),
-        (limits("tensors: 64.1Gi"), "spec.limits", TENSORS),
+        (
+            limits("tensors: 64.1Gi"),
+            "spec.limits",
+            "tensors must be between 1Ki and 64Gi, not 64.1Gi",
+        ),
         // Huge, and still told in the same words.
         (
             limits("memory: 9999999999999999999999E"),
@@ -219,7 +247,7 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
         (
             instances("mode: reuse, idleTimeout: 25h"),
             "spec.instances",
-            KEPT,
+            "idleTimeout must be between 1ms and 24h, not 25h",
         ),
         // Its variables.
         (
@@ -255,7 +283,11 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
         ),
         // Its stores.
         (store("maxSize: 1023"), "spec.keyValue[0]", SIZE),
-        (store("maxSize: 65Gi"), "spec.keyValue[0]", SIZE),
+        (
+            store("maxSize: 65Gi"),
+            "spec.keyValue[0]",
+            "maxSize must be between 1Ki and 64Gi, not 65Gi",
+        ),
     ]
 }
 
@@ -375,7 +407,7 @@ async fn every_rule_refuses_in_its_own_words() -> Result<()> {
         (
             pool("wrong", "minReplicas: 11"),
             "spec",
-            "minReplicas must be at most maxReplicas",
+            "minReplicas must be at most maxReplicas: 11 is more than 10",
         ),
         (
             kept("{persistentVolumeClaim: {claimName: a, path: b}}"),

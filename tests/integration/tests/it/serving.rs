@@ -384,6 +384,42 @@ async fn who_waits_for_an_instance_and_leaves_gives_its_place_back() {
     assert!(left.elapsed() < Duration::from_secs(10));
 }
 
+/// Would fail if a body whose guest keeps it, beyond the request that it is of, passed for whole where its instance ends: when
+/// that has served as many requests as it may, or nobody asked it for a while.
+#[tokio::test]
+async fn a_body_that_is_kept_beyond_its_request_is_not_whole() {
+    for (most, idle_timeout) in [(1, 60_000), (100, 50)] {
+        let host = Host::ready(&component("fixture-p3"), |config| {
+            config.limits.timeout = Duration::from_secs(1);
+            config.instances = Instances::Reuse {
+                max_requests: NonZeroU32::new(most).unwrap(),
+                max_concurrent: NonZeroU32::new(8).unwrap(),
+                idle_timeout: Duration::from_millis(idle_timeout),
+            };
+        })
+        .await
+        .unwrap();
+        let answer = host.client().get("/kept").await;
+        assert!(answer.is_err(), "{most}: {answer:?}");
+        // Others are, and their instances end.
+        for _ in 0..3 {
+            let answer = host.client().get("/hello").await.unwrap();
+            assert_eq!(answer.text(), "hello\n");
+        }
+    }
+}
+
+/// Would fail if bytes were lost of a body whose beginning a guest reads before it hands it on.
+#[tokio::test]
+async fn the_rest_of_a_body_is_handed_on_whole() {
+    let host = Host::ready(&component("fixture-p3"), |_| ()).await.unwrap();
+    let body: Vec<u8> = (0..100_000_u32)
+        .map(|index| b'a' + (index % 23) as u8)
+        .collect();
+    let answer = host.client().post("/rest", body.clone()).await.unwrap();
+    assert_eq!(answer.text(), String::from_utf8_lossy(&body[16..]));
+}
+
 /// One place, and few instances, which several requests could share.
 fn few(config: &mut FunctionConfig) {
     config.limits.concurrency = NonZeroUsize::MIN;

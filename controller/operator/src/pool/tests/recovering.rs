@@ -1,7 +1,7 @@
 //! What becomes of pods that another operator assigned.
 
 use kube::runtime::watcher::Event;
-use wisp_contract::operator::pod::FUNCTION;
+use wisp_contract::operator::pod::{CLAIMED_FROM, FUNCTION};
 
 use super::claiming::{Bench, host_by};
 use super::*;
@@ -115,6 +115,33 @@ async fn a_pod_that_was_assigned_is_its_functions() {
     bench.pools.cluster.notify(&bench.id);
     until(|| claims().is_empty()).await;
     assert_eq!(*lock(&asked), ADOPTED);
+}
+
+/// Would fail if a pod whose operator died before it was resized, or could not, had what the pool gave it for as long as it lives;
+/// or if one that has what it should were written to again and again.
+#[tokio::test]
+async fn a_pod_that_was_not_resized_is_later() {
+    let (bench, asked) = bench("127.78.22.1");
+    let claimable = bench.live.claimable(&serving(&bench)).unwrap();
+    let mut shown = pod(&bench).as_ref().clone();
+    let mut labels = claimable.labels.clone();
+    labels.insert(CLAIMED_FROM.to_owned(), "warm".to_owned());
+    shown.metadata.labels = Some(labels);
+    bench.pools.cluster.pods.apply(Event::Apply(shown.clone()));
+    let now = Instant::now();
+    bench.pools.resize_missed(now);
+    until(|| lock(&asked).len() == 1).await;
+    assert_eq!(lock(&asked)[0], ADOPTED[1]);
+    // The watch may not show it yet.
+    bench.pools.resize_missed(now);
+    let container = json!({"name": "function", "resources": claimable.resources});
+    let spec = serde_json::from_value(json!({"containers": [container]}));
+    shown.spec = Some(spec.unwrap());
+    bench.pools.cluster.pods.apply(Event::Apply(shown));
+    // It would be written to by now, in this task's turn.
+    bench.pools.resize_missed(now + 2 * ENOUGH);
+    tokio::task::yield_now().await;
+    assert_eq!(lock(&asked).len(), 1);
 }
 
 /// Would fail if a pod counted for what it isn't, or nobody could have it and it stayed: it is believed of functions of its own

@@ -21,7 +21,7 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
         if let Some(found) = self.may_write(deployment).await? {
             if is_half_made(found.managed_fields.as_deref().unwrap_or_default()) {
                 let made = self.api::<Deployment>().get(&name).await;
-                let made = made.map_err(|error| failed::<Deployment>(&name, error))?;
+                let made = made.map_err(|error| failed::<Deployment>("applied", &name, error))?;
                 self.number(&name, made.spec.replicas).await?;
             }
             self.hand_over(&found).await?;
@@ -80,7 +80,7 @@ impl<O: Resource<DynamicType = ()>> Apply<'_, O> {
             .api::<Deployment>()
             .patch(name, parameters, patch)
             .await;
-        changed.map_err(|error| failed::<Deployment>(name, error))
+        changed.map_err(|error| failed::<Deployment>("applied", name, error))
     }
 }
 

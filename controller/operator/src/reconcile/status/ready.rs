@@ -17,16 +17,12 @@ pub(super) fn ready(observed: &Observed<'_>) -> Verdict {
             );
         }
         Some(Err(error)) => {
-            let mut message = error.message.clone();
-            if let Some(plan) = observed.plan {
-                message = format!("{message}; meanwhile {} serves", plan.serving);
-            }
-            return verdict("False", error.reason, message);
+            return verdict("False", error.reason, meanwhile(observed, &error.message));
         }
         Some(Ok(())) => {}
     }
     if let Some(why) = &observed.not_applied {
-        return verdict("False", "NotApplied", why);
+        return verdict("False", "NotApplied", meanwhile(observed, why));
     }
     let Some(plan) = observed.plan else {
         return verdict(
@@ -76,6 +72,14 @@ pub(super) fn ready(observed: &Observed<'_>) -> Verdict {
             "Starting",
             format!("0 of {} replicas are ready", observed.desired),
         ),
+    }
+}
+
+/// Why the latest isn't made, with what serves nevertheless.
+fn meanwhile(observed: &Observed<'_>, why: &str) -> String {
+    match observed.plan {
+        Some(plan) => format!("{why}; meanwhile {} serves", plan.serving),
+        None => why.to_owned(),
     }
 }
 
