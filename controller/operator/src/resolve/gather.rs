@@ -22,8 +22,8 @@ const MOST_NAMES: usize = 1000;
 /// Objects that are read at once: one of a mebibyte takes more as it arrives.
 static READING: Semaphore = Semaphore::const_new(8);
 
-/// The most bytes of the keys together that a function's variables and certificates come from: more than it may have of them, and
-/// little enough to be kept for thousands of functions' time.
+/// The most bytes of the keys together that a function's variables and certificates come from: more than it may have of them. They
+/// are kept until all that it names is fetched.
 const MOST_BYTES: usize = 2 << 20;
 
 /// The Secrets and ConfigMaps that a Function names, as far as there are such.
