@@ -64,8 +64,7 @@ pub const REQUESTED_AT: &str = "wisp.dev/requested-at";
     {"rule": "has(self.component)", "message": "component is required: name one of image, url, configMap, persistentVolumeClaim"},
     {
         "rule": "!has(self.scaling.target) || !has(self.scaling.target.concurrency) || self.scaling.target.concurrency <= self.limits.concurrency",
-        "message": "scaling.target.concurrency must be at most limits.concurrency",
-        "messageExpression": "'scaling.target.concurrency must be at most limits.concurrency: ' + string(self.scaling.target.concurrency) + ' is more than ' + string(self.limits.concurrency)"
+        "message": "scaling.target.concurrency must be at most limits.concurrency"
     }
 ]))]
 #[serde(rename_all = "camelCase")]

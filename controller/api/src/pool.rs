@@ -30,7 +30,7 @@ use crate::function::{LocalObjectReference, Model, Pod};
         .message("metadata.name must start with a letter, hold only a-z, 0-9 and -, not end with -, and be at most 52 characters long")
 )]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.minReplicas <= self.maxReplicas", "message": "minReplicas must be at most maxReplicas", "messageExpression": "'minReplicas must be at most maxReplicas: ' + string(self.minReplicas) + ' is more than ' + string(self.maxReplicas)"},
+    {"rule": "self.minReplicas <= self.maxReplicas", "message": "minReplicas must be at most maxReplicas"},
     {
         "rule": "!has(self.models) || self.models.all(model, !has(model.source.persistentVolumeClaim) && !has(model.source.imageVolume))",
         "message": "models of a pool come from image, url or configMap: its pods have no volumes"

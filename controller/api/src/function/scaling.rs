@@ -9,7 +9,7 @@ use crate::duration::Duration;
 #[derive(JsonSchema, Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 #[schemars(extend("x-kubernetes-validations" = [
-    {"rule": "self.minReplicas <= self.maxReplicas", "message": "minReplicas must be at most maxReplicas", "messageExpression": "'minReplicas must be at most maxReplicas: ' + string(self.minReplicas) + ' is more than ' + string(self.maxReplicas)"},
+    {"rule": "self.minReplicas <= self.maxReplicas", "message": "minReplicas must be at most maxReplicas"},
     {"rule": "duration(self.idleTimeout) >= duration('1s') && duration(self.idleTimeout) <= duration('24h')", "message": "idleTimeout must be between 1s and 24h", "messageExpression": "'idleTimeout must be between 1s and 24h, not ' + self.idleTimeout"}
 ]))]
 pub struct Scaling {

@@ -161,12 +161,12 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
         (
             scaling("minReplicas: 3, maxReplicas: 2"),
             "spec.scaling",
-            "minReplicas must be at most maxReplicas: 3 is more than 2",
+            "minReplicas must be at most maxReplicas",
         ),
         (
             scaling("minReplicas: 21"),
             "spec.scaling",
-            "minReplicas must be at most maxReplicas: 21 is more than 20",
+            "minReplicas must be at most maxReplicas",
         ),
         (scaling("idleTimeout: 0s"), "spec.scaling", IDLE),
         (scaling("idleTimeout: 999ms"), "spec.scaling", IDLE),
@@ -178,7 +178,7 @@ fn refused() -> Vec<(String, &'static str, &'static str)> {
         (
             scaling("target: {concurrency: 65}"),
             "spec",
-            "scaling.target.concurrency must be at most limits.concurrency: 65 is more than 64",
+            "scaling.target.concurrency must be at most limits.concurrency",
         ),
         // Its limits.
         (limits("timeout: 0s"), "spec.limits", TIMEOUT),
@@ -407,7 +407,7 @@ async fn every_rule_refuses_in_its_own_words() -> Result<()> {
         (
             pool("wrong", "minReplicas: 11"),
             "spec",
-            "minReplicas must be at most maxReplicas: 11 is more than 10",
+            "minReplicas must be at most maxReplicas",
         ),
         (
             kept("{persistentVolumeClaim: {claimName: a, path: b}}"),
