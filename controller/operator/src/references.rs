@@ -36,45 +36,63 @@ pub struct Reference {
     pub name: String,
 }
 
-/// All objects that a Function names.
-#[must_use]
-pub fn of(function: &Function) -> BTreeSet<Reference> {
-    let namespace = function.metadata.namespace.clone().unwrap_or_default();
-    let reference = |kind, name: &str| Reference {
+/// The key of a Secret with credentials for registries.
+pub(crate) const PULL_KEY: &str = ".dockerconfigjson";
+
+/// A key of an object, both as a Function names them.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Named<'a> {
+    pub(crate) kind: Kind,
+    pub(crate) name: &'a str,
+    pub(crate) key: &'a str,
+    /// Whether it is a variable's value, or a certificate; else it is a file, or credentials.
+    pub(crate) is_value: bool,
+}
+
+/// All that a Function names.
+pub(crate) fn named(function: &Function) -> Vec<Named<'_>> {
+    let named = |kind, name, key, is_value| Named {
         kind,
-        namespace: namespace.clone(),
-        name: name.to_owned(),
+        name,
+        key,
+        is_value,
     };
     let spec = &function.spec;
-    let mut all = BTreeSet::new();
+    let mut all = Vec::new();
     let variables = spec
         .env
         .iter()
         .filter_map(|variable| variable.value_from.as_ref());
     for source in variables.chain(&spec.outbound.certificate_authorities) {
         if let Some(key) = &source.secret_key_ref {
-            all.insert(reference(Kind::Secret, &key.name));
+            all.push(named(Kind::Secret, &*key.name, &*key.key, true));
         }
         if let Some(key) = &source.config_map_key_ref {
-            all.insert(reference(Kind::ConfigMap, &key.name));
+            all.push(named(Kind::ConfigMap, &*key.name, &*key.key, true));
         }
     }
-    if let Some(component) = &spec.component {
-        for secret in &component.pull_secrets {
-            all.insert(reference(Kind::Secret, &secret.name));
-        }
-    }
-    let maps = spec
-        .component
-        .iter()
-        .filter_map(|component| component.config_map.as_ref());
-    let maps = maps.chain(
-        spec.models
-            .iter()
-            .filter_map(|model| model.source.config_map.as_ref()),
-    );
-    all.extend(maps.map(|map| reference(Kind::ConfigMap, &map.name)));
+    let component = spec.component.iter();
+    let pulls = component
+        .clone()
+        .flat_map(|component| &component.pull_secrets);
+    all.extend(pulls.map(|secret| named(Kind::Secret, &*secret.name, PULL_KEY, false)));
+    let maps = component.filter_map(|component| component.config_map.as_ref());
+    let models = spec.models.iter();
+    let maps = maps.chain(models.filter_map(|model| model.source.config_map.as_ref()));
+    all.extend(maps.map(|map| named(Kind::ConfigMap, &*map.name, &*map.key, false)));
     all
+}
+
+/// All objects that a Function names.
+#[must_use]
+pub fn of(function: &Function) -> BTreeSet<Reference> {
+    let namespace = function.metadata.namespace.clone().unwrap_or_default();
+    let reference = |named: Named<'_>| Reference {
+        kind: named.kind,
+        namespace: namespace.clone(),
+        name: named.name.to_owned(),
+    };
+    named(function).into_iter().map(reference).collect()
 }
 
 /// The resource versions of objects as they were read; `None` where there was none.

@@ -5,17 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use k8s_openapi::api::core::v1::{ConfigMap, Secret};
 use kube::{Api, Client, ResourceExt as _};
 use tokio::sync::Semaphore;
-use wisp_api::{Function, Objects, ValueSource};
+use wisp_api::{Function, Objects};
 
 use super::error::{Part, ResolveError};
 use crate::artifacts::ArtifactError;
 use crate::attempts::digest_of;
-use crate::references::{self, Kind, Versions};
+use crate::references::{self, Kind, Named, PULL_KEY, Versions};
 
 /// The type of a Secret with credentials for registries.
 const PULL_TYPE: &str = "kubernetes.io/dockerconfigjson";
-/// Its key.
-const PULL_KEY: &str = ".dockerconfigjson";
 /// Keys of one object of which at least the names are kept, for hints.
 const MOST_NAMES: usize = 1000;
 
@@ -50,43 +48,14 @@ struct Uses<'a> {
 }
 
 impl<'a> Uses<'a> {
-    /// What `function` takes of the object of this name.
-    fn of(function: &'a Function, kind: Kind, name: &str) -> Self {
-        let spec = &function.spec;
+    /// What of `named` is of the object of this name.
+    fn of(named: &[Named<'a>], kind: Kind, name: &str) -> Self {
         let mut uses = Self::default();
-        let variables = spec.env.iter().filter_map(|it| it.value_from.as_ref());
-        let selector = |source: &'a ValueSource| match kind {
-            Kind::Secret => source.secret_key_ref.as_ref(),
-            Kind::ConfigMap => source.config_map_key_ref.as_ref(),
-        };
-        for key in variables
-            .chain(&spec.outbound.certificate_authorities)
-            .filter_map(selector)
-            .filter(|key| key.name == name)
-        {
-            uses.are_values = true;
-            uses.keys.insert(&key.key);
-        }
-        let component = spec.component.iter();
-        let files = component
-            .clone()
-            .filter_map(|component| component.config_map.as_ref());
-        let models = spec.models.iter();
-        let models = models.filter_map(|model| model.source.config_map.as_ref());
-        let mut pulls = component.flat_map(|component| &component.pull_secrets);
-        match kind {
-            Kind::Secret => {
-                if pulls.any(|secret| secret.name == name) {
-                    uses.are_sources = true;
-                    uses.keys.insert(PULL_KEY);
-                }
-            }
-            Kind::ConfigMap => {
-                for map in files.chain(models).filter(|map| map.name == name) {
-                    uses.are_sources = true;
-                    uses.keys.insert(&map.key);
-                }
-            }
+        let its = named.iter().filter(|it| (it.kind, it.name) == (kind, name));
+        for it in its {
+            uses.keys.insert(it.key);
+            uses.are_values |= it.is_value;
+            uses.are_sources |= !it.is_value;
         }
         uses
     }
@@ -123,9 +92,10 @@ pub async fn gather(client: &Client, function: &Function) -> Result<Gathered, Re
     {
         gathered.add_pull_secret(&secret.name);
     }
+    let named = references::named(function);
     let mut values = 0;
     for reference in references::of(function) {
-        let uses = Uses::of(function, reference.kind, &reference.name);
+        let uses = Uses::of(&named, reference.kind, &reference.name);
         let _reading = READING.acquire().await;
         let read = |error| ResolveError::api(&error);
         let version = match reference.kind {
@@ -180,19 +150,21 @@ fn bytes<'a, V: 'a>(
 }
 
 impl Gathered {
-    /// Adds a Secret.
-    pub fn add_secret(&mut self, secret: Secret) {
+    /// Adds a Secret, with all that is in it.
+    #[cfg(test)]
+    pub(super) fn add_secret(&mut self, secret: Secret) {
         self.objects.add_secret(&secret);
         self.secrets.insert(secret.name_any(), secret);
     }
 
     /// Has the credentials of the Secret of this name used.
-    pub fn add_pull_secret(&mut self, name: &str) {
+    pub(super) fn add_pull_secret(&mut self, name: &str) {
         self.pull.push(name.to_owned());
     }
 
-    /// Adds a ConfigMap.
-    pub fn add_config_map(&mut self, map: ConfigMap) {
+    /// Adds a ConfigMap, likewise.
+    #[cfg(test)]
+    pub(super) fn add_config_map(&mut self, map: ConfigMap) {
         self.objects.add_config_map(&map);
         self.maps.insert(map.name_any(), map);
     }
@@ -300,7 +272,7 @@ mod tests {
         });
         let function = Function::new("f", serde_json::from_value(spec).unwrap());
         let kept = |kind, name: &str, others: usize| {
-            let uses = Uses::of(&function, kind, name);
+            let uses = Uses::of(&references::named(&function), kind, name);
             let named = ["a", "component", PULL_KEY].map(str::to_owned).into_iter();
             let keys = named.chain((0..others).map(|index| format!("other-{index}")));
             let mut data: BTreeMap<String, String> =

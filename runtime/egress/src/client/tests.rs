@@ -238,17 +238,26 @@ async fn connections_are_used_again() {
     assert!(server.connections.load(Ordering::Relaxed) < 5);
 }
 
+/// A body of the pieces that are sent, until their sender is dropped.
+fn in_pieces() -> (tokio::sync::mpsc::Sender<Bytes>, WasiBody) {
+    let (send, pieces) = tokio::sync::mpsc::channel(1);
+    let stream = futures::stream::unfold(
+        pieces,
+        async |mut pieces: tokio::sync::mpsc::Receiver<Bytes>| {
+            let piece = pieces.recv().await?;
+            Some((Ok::<_, Error>(Frame::data(piece)), pieces))
+        },
+    );
+    (send, StreamBody::new(stream).boxed_unsync())
+}
+
 /// Each direction must move before the other one has ended.
 #[tokio::test]
 async fn bodies_stream_both_ways() {
     let server = plain().await;
-    let (send, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
-    let stream = futures::stream::unfold(pieces, async |mut pieces| {
-        let piece = pieces.recv().await?;
-        Some((Ok::<_, Error>(Frame::data(piece)), pieces))
-    });
+    let (send, body) = in_pieces();
     let request = Request::post(format!("http://{}/echo", server.address))
-        .body(StreamBody::new(stream).boxed_unsync())
+        .body(body)
         .unwrap();
     let mut body = to(&server)
         .send(request, None)
@@ -274,13 +283,9 @@ async fn a_get_is_sent_with_its_body_where_it_has_one() {
     let server = plain().await;
     let egress = to(&server);
     let asked = |path: &str| {
-        let (send, pieces) = tokio::sync::mpsc::channel::<Bytes>(1);
-        let stream = futures::stream::unfold(pieces, async |mut pieces| {
-            let piece = pieces.recv().await?;
-            Some((Ok::<_, Error>(Frame::data(piece)), pieces))
-        });
+        let (send, body) = in_pieces();
         let request = Request::get(format!("http://{}{path}", server.address))
-            .body(StreamBody::new(stream).boxed_unsync())
+            .body(body)
             .unwrap();
         let egress = egress.clone();
         let answer = async move { text(egress.send(request, None).await.ok().unwrap()).await };
