@@ -3,16 +3,19 @@
 //! <https://www.rfc-editor.org/rfc/rfc9112#section-9.6>.
 
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::Version;
+use http::header::EXPECT;
+use http::{Request, Version};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use wisp_body::{BodyError, Whole};
+
+use crate::frames;
 
 /// The longest that a body is read on, and the most of it.
 const LINGER: Duration = Duration::from_secs(5);
@@ -29,17 +32,32 @@ pub(crate) struct Arriving {
     lingers: bool,
     /// Whether the client was told to send it, if it waits for that.
     is_asked: bool,
+    /// The frames of an HTTP/2 connection, of which these are some.
+    frames: Option<frames::Body>,
 }
 
 impl Arriving {
-    /// `expects` where the client sends it only once it is asked to.
-    pub(crate) fn new(inner: Incoming, version: Version, expects: bool) -> Self {
-        Self {
+    /// The body of a request that came over HTTP/1.1, or as one of the `frames` of an HTTP/2 connection.
+    pub(crate) fn of(request: Request<Incoming>, frames: Option<&frames::Unread>) -> Request<Self> {
+        let is_empty = request.body().is_end_stream();
+        // The client sends it only once it is asked to.
+        let expects = !is_empty && request.headers().contains_key(EXPECT);
+        let version = request.version();
+        request.map(|inner| Self {
             inner: Some(Whole::new(inner, version)),
             // HTTP/2 ends a stream alone.
             lingers: version != Version::HTTP_2,
             is_asked: !expects,
-        }
+            frames: frames.filter(|_| !is_empty).map(frames::Unread::begin),
+        })
+    }
+
+    /// Of what came meanwhile nothing is kept.
+    fn discard(&mut self) {
+        let mut cx = Context::from_waker(Waker::noop());
+        while self.inner.is_some()
+            && let Poll::Ready(Some(_)) = Pin::new(&mut *self).poll_frame(&mut cx)
+        {}
     }
 }
 
@@ -57,8 +75,12 @@ impl Body for Arriving {
             return Poll::Ready(None);
         };
         let frame = ready!(Pin::new(inner).poll_frame(cx));
+        if let (Some(Ok(frame)), Some(frames)) = (&frame, &this.frames) {
+            frames.gave(frame.data_ref().map_or(0, Bytes::len));
+        }
         if matches!(frame, None | Some(Err(_))) {
             this.inner = None;
+            this.frames = None;
         }
         Poll::Ready(frame)
     }
@@ -76,6 +98,9 @@ impl Body for Arriving {
 
 impl Drop for Arriving {
     fn drop(&mut self) {
+        if self.frames.is_some() {
+            self.discard();
+        }
         if !self.lingers || !self.is_asked || self.is_end_stream() {
             return;
         }

@@ -23,8 +23,10 @@ use tokio_util::task::TaskTracker;
 use wisp_admit::Permit;
 use wisp_deadline::ConnectionTimer;
 
+use crate::arriving::Arriving;
 use crate::body::Outgoing;
 use crate::forward::Peer;
+use crate::frames::Unread;
 use crate::gateway::Gateway;
 use crate::idle::Usage;
 use crate::io::Io;
@@ -169,11 +171,11 @@ impl Client {
     where
         S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
-        let io = Io::new(stream);
         let ip = self.peer.ip;
         let idle_timeout = self.gateway.options().idle_timeout;
         let ended = if is_http2 {
-            let usage = Usage::default();
+            let (usage, frames) = (Usage::default(), self.gateway.frames().of_connection());
+            let io = Io::new(frames.clone().reads(stream));
             let mut builder = http2::Builder::new(Streams(usage.clone()));
             builder
                 .timer(TokioTimer::new())
@@ -183,7 +185,11 @@ impl Client {
                 .max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX))
                 .keep_alive_interval(Some(PING_INTERVAL));
             let leaving = self.draining.child_token();
-            let service = Shared(Arc::new(self), usage.clone());
+            let service = Shared {
+                client: Arc::new(self),
+                usage: usage.clone(),
+                frames,
+            };
             let connection = builder.serve_connection(io, service);
             let mut served = pin!(until_left(connection, leaving.clone()));
             let over = async {
@@ -206,7 +212,7 @@ impl Client {
                 .max_header_size(MAX_HEAD);
             let this = &self;
             let service = service_fn(move |request| async move {
-                let mut response = this.answer(request).await?;
+                let mut response = this.answer(Arriving::of(request, None)).await?;
                 if this.gateway.is_leaving() && response.status() != StatusCode::SWITCHING_PROTOCOLS
                 {
                     let close = HeaderValue::from_static("close");
@@ -214,6 +220,7 @@ impl Client {
                 }
                 Ok::<_, Infallible>(response)
             });
+            let io = Io::new(stream);
             let connection = builder.serve_connection(io, service).with_upgrades();
             until_left(connection, self.draining.clone()).await
         };
@@ -222,13 +229,17 @@ impl Client {
         }
     }
 
-    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Outgoing>, Infallible> {
+    async fn answer(&self, request: Request<Arriving>) -> Result<Response<Outgoing>, Infallible> {
         Ok(self.gateway.call(request, &self.peer, &self.tasks).await)
     }
 }
 
 /// The service of an HTTP/2 connection, whose requests are tasks of their own.
-struct Shared(Arc<Client>, Usage);
+struct Shared {
+    client: Arc<Client>,
+    usage: Usage,
+    frames: Unread,
+}
 
 impl Service<Request<Incoming>> for Shared {
     type Response = Response<Outgoing>;
@@ -236,7 +247,8 @@ impl Service<Request<Incoming>> for Shared {
     type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let (client, usage) = (Arc::clone(&self.0), self.1.clone());
+        let (client, usage) = (Arc::clone(&self.client), self.usage.clone());
+        let request = Arriving::of(request, Some(&self.frames));
         Box::pin(async move {
             let mut response = client.answer(request).await?;
             response.body_mut().over_http2(&usage);

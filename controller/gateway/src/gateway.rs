@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
-use hyper::body::Incoming;
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, watch};
 use tokio_util::task::TaskTracker;
@@ -23,6 +22,7 @@ use crate::arriving::Arriving;
 use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
 use crate::forward::{self, Peer, Seen};
+use crate::frames::Frames;
 use crate::function::{Function, RequestLimits};
 use crate::memory::Memory;
 use crate::metrics::Counts;
@@ -48,6 +48,7 @@ pub struct Gateway {
     refused_connections: AtomicU64,
     /// What requests that wait hold.
     memory: Memory,
+    frames: Arc<Frames>,
     grew: Notify,
     has_grown: AtomicBool,
     is_leaving: AtomicBool,
@@ -74,6 +75,7 @@ impl Gateway {
             }),
             refused_connections: AtomicU64::default(),
             memory: Memory::new(options.queue_memory),
+            frames: Arc::new(Frames::new(options.queue_memory)),
             options,
             activator,
             runtime,
@@ -192,6 +194,10 @@ impl Gateway {
         &self.memory
     }
 
+    pub(crate) fn frames(&self) -> &Arc<Frames> {
+        &self.frames
+    }
+
     pub(crate) fn queue_grew(&self) {
         if !self.has_grown.swap(true, Ordering::Relaxed) {
             self.grew.notify_one();
@@ -212,7 +218,7 @@ impl Gateway {
     /// Answers a request.
     pub(crate) async fn call(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<Arriving>,
         peer: &Peer,
         tasks: &TaskTracker,
     ) -> Response<Outgoing> {
@@ -223,7 +229,6 @@ impl Gateway {
             .flatten();
         let (parts, body) = request.into_parts();
         let is_head = parts.method == Method::HEAD;
-        let body = Arriving::new(body, parts.version, seen.has(Seen::EXPECT));
         let id = if seen.has(Seen::REQUEST_ID) {
             identify::request_id(&parts.headers)
         } else {

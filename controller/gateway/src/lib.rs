@@ -16,6 +16,7 @@ mod balance;
 mod body;
 mod connection;
 mod forward;
+mod frames;
 mod function;
 mod gateway;
 mod identify;

@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use http::header::{CONNECTION, HeaderMap, HeaderValue, UPGRADE};
 use http::{Method, Request, Version};
-use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
@@ -27,7 +26,7 @@ pub(crate) struct Wanted {
 }
 
 /// Whether a request asks for another protocol, <https://www.rfc-editor.org/rfc/rfc9110#section-7.8>.
-pub(crate) fn wanted(request: &mut Request<Incoming>) -> Option<Wanted> {
+pub(crate) fn wanted<B>(request: &mut Request<B>) -> Option<Wanted> {
     if request.version() != Version::HTTP_11 || request.method() == Method::CONNECT {
         return None;
     }

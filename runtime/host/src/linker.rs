@@ -6,6 +6,7 @@ use wasmtime_wasi_http::{p2 as http_p2, p3 as http_p3};
 use wisp_engine::Wasi;
 
 use crate::guest::Guest;
+use crate::handed;
 
 /// A linker with everything that the host offers components of `wasi`: 0.3 components may import 0.2 too.
 ///
@@ -18,6 +19,7 @@ pub(crate) fn linker(engine: &Engine, wasi: Wasi) -> wasmtime::Result<Linker<Gue
     if wasi == Wasi::P3 {
         wasmtime_wasi::p3::add_to_linker(&mut linker)?;
         http_p3::add_to_linker(&mut linker)?;
+        handed::add_to_linker(&mut linker)?;
     }
     wasmtime_wasi_config::add_to_linker(&mut linker, Guest::config)?;
     wisp_wasi_keyvalue::add_to_linker(&mut linker, Guest::stores)?;

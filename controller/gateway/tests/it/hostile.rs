@@ -11,7 +11,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use wisp_gateway::Options;
 
-use crate::support::{Bed, Never, Upstream, empty, full, http2, raw, read};
+use crate::support::{Bed, Never, Upstream, empty, endpoint, full, http2, id, raw, read, route};
 
 #[tokio::test]
 async fn requests_that_two_readers_could_read_in_two_ways_go_nowhere() {
@@ -286,4 +286,47 @@ async fn one_upload_has_a_small_part_of_what_an_http2_connection_may_send() {
         (of_stream, of_connection),
         (Some(256 << 10), Some(32 << 20))
     );
+}
+
+/// Would fail if small frames that nobody reads could take any amount of memory, or their connection weren't read on once
+/// somebody does, or others had to wait for that.
+#[tokio::test]
+async fn a_connection_whose_small_frames_nobody_reads_is_not_read() {
+    const FRAMES: usize = 20_000;
+    let upstream = Upstream::echo().await;
+    let options = Options {
+        queue_memory: 1 << 20,
+        ..Options::default()
+    };
+    let bed = Bed::with(Arc::new(Never), options);
+    for name in ["a/awake", "a/asleep"] {
+        bed.gateway.insert_route(route(name, &[]));
+    }
+    let replica = endpoint(upstream.address, 64);
+    assert!(bed.gateway.insert_endpoint(&id("a/awake"), &replica));
+    let url = |path: &str| format!("http://{}/a/{path}/", bed.address);
+    let mut client = http2(bed.address).await;
+    let frames = (0..FRAMES).map(|_| Ok(Frame::data(Bytes::from_static(b"x"))));
+    let body = BodyExt::boxed(StreamBody::new(futures::stream::iter(frames)));
+    let upload = Request::post(url("asleep")).body(body).unwrap();
+    let uploaded = tokio::spawn(client.send_request(upload));
+    let mut get = async || {
+        let request = Request::get(url("awake")).body(empty()).unwrap();
+        let answer = client.send_request(request);
+        tokio::time::timeout(Duration::from_millis(500), answer).await
+    };
+    let mut is_read = true;
+    for _ in 0..100 {
+        is_read = get().await.is_ok();
+        if !is_read {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(!is_read);
+    assert_eq!(bed.get("/a/awake/").await.status, 200);
+    assert!(bed.gateway.insert_endpoint(&id("a/asleep"), &replica));
+    let answer = read(uploaded.await.unwrap().unwrap()).await;
+    assert_eq!(answer.json()["body"].as_str().unwrap().len(), FRAMES);
+    assert_eq!(get().await.unwrap().unwrap().status(), 200);
 }

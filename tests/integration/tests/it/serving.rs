@@ -409,6 +409,22 @@ async fn a_body_that_is_kept_beyond_its_request_is_not_whole() {
     }
 }
 
+/// Would fail if bytes were lost of a body whose beginning a guest reads before it hands it on.
+#[tokio::test]
+async fn the_rest_of_a_body_is_handed_on_whole() {
+    let host = Host::ready(&component("fixture-p3"), |_| ()).await.unwrap();
+    let body: Vec<u8> = (0..100_000_u32)
+        .map(|index| b'a' + (index % 23) as u8)
+        .collect();
+    let answer = host.client().post("/rest", body.clone()).await.unwrap();
+    assert!(
+        answer.text() == String::from_utf8_lossy(&body[16..]),
+        "of {} bytes there are {}",
+        body.len() - 16,
+        answer.text().len()
+    );
+}
+
 /// One place, and few instances, which several requests could share.
 fn few(config: &mut FunctionConfig) {
     config.limits.concurrency = NonZeroUsize::MIN;
