@@ -174,7 +174,8 @@ impl Client {
         let ip = self.peer.ip;
         let idle_timeout = self.gateway.options().idle_timeout;
         let ended = if is_http2 {
-            let (usage, frames) = (Usage::default(), self.gateway.frames().of_connection());
+            let usage = Usage::new(self.gateway.unread());
+            let frames = self.gateway.frames().of_connection();
             let io = Io::new(frames.clone().reads(stream));
             let mut builder = http2::Builder::new(Streams(usage.clone()));
             builder

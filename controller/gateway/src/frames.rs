@@ -36,10 +36,10 @@ pub(crate) struct Frames {
 }
 
 impl Frames {
-    /// As many as take half of what requests that wait may hold.
-    pub(crate) fn new(queue_memory: u64) -> Self {
+    /// As many as take so many bytes.
+    pub(crate) fn new(memory: u64) -> Self {
         Self {
-            allowed: queue_memory / 2 / COST,
+            allowed: memory / COST,
             unread: AtomicU64::new(0),
         }
     }
@@ -334,7 +334,7 @@ mod tests {
     /// Would fail if one connection could keep all that there is room for, or what is read, or dropped, still counted.
     #[test]
     fn what_one_connection_keeps_leaves_room_for_others() {
-        let frames = Arc::new(Frames::new(2 * 1000 * COST));
+        let frames = Arc::new(Frames::new(1000 * COST));
         let (one, two) = (frames.of_connection(), frames.of_connection());
         let (body, other) = (one.begin(), one.begin());
         one.came(500);
@@ -369,7 +369,7 @@ mod tests {
     /// Would fail if a connection were read on without room, or not once there is some.
     #[tokio::test]
     async fn a_connection_is_read_once_there_is_room() {
-        let frames = Arc::new(Frames::new(2 * 200 * COST));
+        let frames = Arc::new(Frames::new(200 * COST));
         let unread = frames.of_connection();
         let (mut client, server) = duplex(1 << 16);
         let mut server = unread.clone().reads(server);

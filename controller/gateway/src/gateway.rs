@@ -49,6 +49,7 @@ pub struct Gateway {
     /// What requests that wait hold.
     memory: Memory,
     frames: Arc<Frames>,
+    unread: Arc<Memory>,
     grew: Notify,
     has_grown: AtomicBool,
     is_leaving: AtomicBool,
@@ -75,7 +76,8 @@ impl Gateway {
             }),
             refused_connections: AtomicU64::default(),
             memory: Memory::new(options.queue_memory),
-            frames: Arc::new(Frames::new(options.queue_memory)),
+            frames: Arc::new(Frames::new(options.queue_memory / 2)),
+            unread: Arc::new(Memory::new(options.queue_memory / 2)),
             options,
             activator,
             runtime,
@@ -194,8 +196,14 @@ impl Gateway {
         &self.memory
     }
 
+    /// The small frames of all connections.
     pub(crate) fn frames(&self) -> &Arc<Frames> {
         &self.frames
+    }
+
+    /// What responses hold that have ended and that nobody takes.
+    pub(crate) fn unread(&self) -> &Arc<Memory> {
+        &self.unread
     }
 
     pub(crate) fn queue_grew(&self) {

@@ -4,12 +4,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::memory::Memory;
+use crate::proxy::PIECE;
+
+/// What h2 keeps of a response that its client doesn't take: the last piece of it, its head, its stream.
+const UNREAD: u64 = PIECE as u64 + (4 << 10);
+
 /// The requests of one connection, counted.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Usage(Arc<Counts>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Counts {
+    /// What all connections' responses may hold that have ended, and aren't taken, and what this one's do.
+    memory: Arc<Memory>,
+    held: AtomicU64,
     begun: AtomicU64,
     ended: AtomicU64,
     /// How often the connection was looked at.
@@ -20,6 +29,17 @@ struct Counts {
 }
 
 impl Usage {
+    pub(crate) fn new(memory: &Arc<Memory>) -> Self {
+        Self(Arc::new(Counts {
+            memory: Arc::clone(memory),
+            held: AtomicU64::new(0),
+            begun: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            looks: AtomicU64::new(0),
+            unread: [const { AtomicU64::new(0) }; 2],
+        }))
+    }
+
     /// A request begins; it ends when what is returned is dropped.
     pub(crate) fn begin(&self) -> InUse {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
@@ -33,6 +53,7 @@ impl Usage {
         Overtime {
             counts: Arc::clone(&self.0),
             look,
+            has_room: self.0.memory.take(&self.0.held, UNREAD),
         }
     }
 
@@ -73,6 +94,14 @@ pub(crate) struct Overtime {
     counts: Arc<Counts>,
     /// After which look it ended.
     look: u64,
+    has_room: bool,
+}
+
+impl Overtime {
+    /// Whether it may be kept beside those that have a place.
+    pub(crate) fn has_room(&self) -> bool {
+        self.has_room
+    }
 }
 
 impl Drop for Overtime {
@@ -80,6 +109,9 @@ impl Drop for Overtime {
         self.counts
             .unread(self.look)
             .fetch_sub(1, Ordering::Relaxed);
+        if self.has_room {
+            self.counts.memory.give_back(&self.counts.held, UNREAD);
+        }
     }
 }
 
@@ -101,7 +133,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_idle_once_nothing_is_asked_on_it() {
         const LONG: Duration = Duration::from_millis(10);
-        let usage = Usage::default();
+        let usage = Usage::new(&Arc::new(Memory::new(0)));
         usage.idle_or_unread(LONG).await;
         let asked = usage.begin();
         let idle = usage.idle_or_unread(LONG);
@@ -115,7 +147,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_is_over_once_a_response_is_not_taken() {
         const LONG: Duration = Duration::from_millis(10);
-        let usage = Usage::default();
+        let usage = Usage::new(&Arc::new(Memory::new(0)));
         let _in_use = usage.begin();
         let taken = async {
             loop {

@@ -20,8 +20,9 @@ pub(crate) struct Memory {
 /// What one of them holds, given back when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Held<'a> {
+    memory: &'a Memory,
+    own: &'a AtomicU64,
     bytes: u64,
-    of: [&'a AtomicU64; 2],
 }
 
 impl Memory {
@@ -36,30 +37,43 @@ impl Memory {
         self.allowed
     }
 
-    /// Room for a request that waits for a function, whose others hold `own`, if there is some. Together they may hold as much as
-    /// they leave: what waits for one function alone keeps nobody from waiting for another.
+    /// Room for a request that waits for a function, whose others hold `own`, if there is some.
     pub(crate) fn hold<'a>(&'a self, own: &'a AtomicU64, bytes: u64) -> Option<Held<'a>> {
+        self.take(own, bytes).then(|| Held {
+            memory: self,
+            own,
+            bytes,
+        })
+    }
+
+    /// Takes so much for what holds `own` already, if there is room. Together that may be as much as it leaves: what waits for
+    /// one function alone keeps nobody from waiting for another.
+    pub(crate) fn take(&self, own: &AtomicU64, bytes: u64) -> bool {
         let of_function = own.load(Ordering::Relaxed).saturating_add(bytes);
         let with_it = |held: u64| {
             let sum = held.saturating_add(bytes);
             (of_function <= self.allowed.saturating_sub(sum)).then_some(sum)
         };
-        self.held
+        let taken = self
+            .held
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, with_it)
-            .ok()?;
-        own.fetch_add(bytes, Ordering::Relaxed);
-        Some(Held {
-            bytes,
-            of: [&self.held, own],
-        })
+            .is_ok();
+        if taken {
+            own.fetch_add(bytes, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    pub(crate) fn give_back(&self, own: &AtomicU64, bytes: u64) {
+        for held in [&self.held, own] {
+            held.fetch_sub(bytes, Ordering::Relaxed);
+        }
     }
 }
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        for held in self.of {
-            held.fetch_sub(self.bytes, Ordering::Relaxed);
-        }
+        self.memory.give_back(self.own, self.bytes);
     }
 }
 

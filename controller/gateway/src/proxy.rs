@@ -25,7 +25,7 @@ use crate::visit::Visit;
 static NOTICES: Notices = Notices::new();
 
 /// The most of a response that an HTTP/2 connection is given at once.
-const PIECE: usize = 16 << 10;
+pub(crate) const PIECE: usize = 16 << 10;
 
 /// Why there is no response.
 #[derive(Debug)]

@@ -1,7 +1,7 @@
 //! What was sent to clients that haven't taken it: hyper and h2 keep it for them after the response's body has ended, for as
 //! long as their connection lives.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use http_body::Frame;
@@ -11,12 +11,12 @@ use wisp_admit::Permit;
 use crate::idle::{Overtime, Usage};
 use crate::overdue;
 
-/// What a response holds until its client's connection has taken the last byte: a function's has its place, so that no more of
-/// them are in memory than there are places.
+/// What a response holds until its client's connection has taken the last byte: a function's has its place, unless it has ended and
+/// there is room for more of them than have places. Who takes nothing has nobody wait for long.
 #[derive(Debug)]
 pub(crate) struct Unread {
     /// Of a failure's there is none.
-    _place: Option<Permit>,
+    place: Mutex<Option<Permit>>,
     /// Until when the client may take it.
     until: Option<Instant>,
     /// That of its connection, where others are answered on it meanwhile.
@@ -27,7 +27,7 @@ pub(crate) struct Unread {
 impl Unread {
     pub(crate) fn new(place: Option<Permit>) -> Arc<Self> {
         Arc::new(Self {
-            _place: place,
+            place: Mutex::new(place),
             until: None,
             usage: None,
             overtime: OnceLock::new(),
@@ -52,7 +52,11 @@ impl Unread {
     /// Nothing more is going to be sent.
     pub(crate) fn ended(&self) {
         if let Some(usage) = &self.usage {
-            self.overtime.get_or_init(|| usage.overtime());
+            let overtime = self.overtime.get_or_init(|| usage.overtime());
+            if overtime.has_room() {
+                let mut place = self.place.lock().unwrap_or_else(PoisonError::into_inner);
+                drop(place.take());
+            }
         }
     }
 
@@ -79,8 +83,10 @@ mod tests {
     use wisp_admit::{Limiter, Limits};
 
     use super::*;
+    use crate::memory::Memory;
 
-    /// Would fail if a response's place were given to another while its client had yet to take it, or kept longer.
+    /// Would fail if a response's place were given to another while its client had yet to take it, or kept longer; or if over
+    /// HTTP/2, where clients take what they like of it, one kept it that there is room for.
     #[test]
     fn a_place_is_kept_until_the_last_piece_is_taken() {
         let limiter = Limiter::new(Limits {
@@ -95,5 +101,20 @@ mod tests {
         assert!(limiter.try_acquire().is_none());
         drop(piece);
         assert!(limiter.try_acquire().is_some());
+        let usage = Usage::new(&Arc::new(Memory::new(100 << 10)));
+        // All that one connection's may take is half of what there is.
+        let mut kept = Vec::new();
+        for has_room in [true, true, false] {
+            let mut unread = Unread::new(limiter.try_acquire());
+            unread.over_http2(&usage);
+            let piece = unread.frame(Frame::data(Bytes::from_static(b"last")));
+            assert!(limiter.try_acquire().is_none());
+            unread.ended();
+            assert_eq!(limiter.try_acquire().is_some(), has_room);
+            kept.push(piece);
+        }
+        drop(kept);
+        assert!(limiter.try_acquire().is_some());
+        assert!(usage.overtime().has_room());
     }
 }

@@ -494,6 +494,25 @@ async fn a_client_that_reads_slowly_is_sent_all_of_it() {
     assert_eq!(taken, LENGTH);
 }
 
+/// Would fail if responses that have ended, and that a client leaves unread, were in others' way.
+#[tokio::test]
+async fn a_client_that_leaves_its_answer_unread_keeps_nobody_waiting() {
+    let upstream = Upstream::saying("small").await;
+    let bed = Bed::new();
+    bed.gateway.insert_route(route("a/b", &[]));
+    bed.gateway
+        .insert_endpoint(&id("a/b"), &endpoint(upstream.address, 1));
+    let (mut sender, _connection) = with_window(bed.address, 1).await;
+    for _ in 0..3 {
+        let request = Request::get("http://x/a/b/").body(empty()).unwrap();
+        let unread = sender.send_request(request).await.unwrap();
+        assert_eq!(unread.status(), StatusCode::OK);
+        let others = tokio::time::timeout(Duration::from_secs(10), bed.get("/a/b/"));
+        assert_eq!(others.await.unwrap().body, "small");
+        std::mem::forget(unread);
+    }
+}
+
 /// The same of what the gateway itself answers, to a client without a window.
 #[tokio::test]
 async fn a_client_that_takes_no_problem_is_not_waited_for() {
