@@ -302,7 +302,11 @@ impl Deployment<'_> {
         args: &Deploy,
         terminal: &Terminal,
     ) -> Result<(), Failure> {
-        let (result, applied) = apply(function, cluster, args).await?;
+        let Applied {
+            result,
+            is_same,
+            function: applied,
+        } = apply(function, cluster, args).await?;
         self.result = result;
         let paint = terminal.out;
         terminal.say(&format!(
@@ -311,7 +315,7 @@ impl Deployment<'_> {
             paint.bold(&self.id.to_string()),
             paint.dim(&format!("(in {})", cluster.server))
         ))?;
-        if result == "unchanged"
+        if is_same
             && let Some(reason) = wait::failed_attempt(&applied)
             && !asks_itself(function)
         {
@@ -330,7 +334,7 @@ impl Deployment<'_> {
         }
         self.wanted = (!args.no_wait).then(|| Wanted {
             generation: applied.metadata.generation.unwrap_or_default(),
-            old: (result == "unchanged").then(|| Old::new(&applied, self.concerned.is_some())),
+            old: is_same.then(|| Old::new(&applied, self.concerned.is_some())),
             since: self.concerned.unwrap_or_else(tokio::time::Instant::now),
         });
         Ok(())
@@ -393,12 +397,21 @@ fn parameters(args: &Deploy) -> PatchParams {
     }
 }
 
-/// Applies the function; returns what that did, and what is there now.
+/// What applying a function did.
+struct Applied {
+    result: &'static str,
+    /// Whether it asks for what it asked for before: what its status says may be of then. The version of an object says less:
+    /// the operator writes to it, too.
+    is_same: bool,
+    /// What is there now.
+    function: Function,
+}
+
 async fn apply(
     function: &Planned,
     cluster: &Cluster,
     args: &Deploy,
-) -> Result<(&'static str, Function), ClusterError> {
+) -> Result<Applied, ClusterError> {
     let api = cluster.functions(function.id.namespace());
     let refused = |error| cluster.refused(format!("apply the function {}", function.id), error);
     let before = within(api.get_opt(function.id.name()))
@@ -408,12 +421,20 @@ async fn apply(
     let after = within(api.patch(function.id.name(), &parameters(args), &patch))
         .await
         .map_err(refused)?;
+    let generation = after.metadata.generation;
+    let is_same = before
+        .as_ref()
+        .is_some_and(|before| before.metadata.generation == generation);
     let result = match before {
         None => "created",
         Some(before) if before.resource_version() == after.resource_version() => "unchanged",
         Some(_) => "configured",
     };
-    Ok((result, after))
+    Ok(Applied {
+        result,
+        is_same,
+        function: after,
+    })
 }
 
 /// Whether the manifest has the annotation that asks for another attempt: who writes it themselves asks by that.

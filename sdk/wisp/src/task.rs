@@ -94,6 +94,7 @@ pub(crate) fn block_on<F: Future>(main: F) -> Result<F::Output, Stalled> {
     let mut main = pin!(main);
     let signal = Signal::raised();
     let waker = Waker::from(Arc::clone(&signal));
+    let mut turns = 0;
     loop {
         if signal.take()
             && let Poll::Ready(output) = main.as_mut().poll(&mut Context::from_waker(&waker))
@@ -101,19 +102,36 @@ pub(crate) fn block_on<F: Future>(main: F) -> Result<F::Output, Stalled> {
             return Ok(output);
         }
         poll_tasks();
-        if !signal.is_raised() && !any_task_raised() {
+        if signal.is_raised() || any_task_raised() {
+            look(&mut turns);
+        } else {
             reactor::park()?;
+            turns = 0;
         }
+    }
+}
+
+/// Somebody goes on at once, as one that yields to others does: what those wait for may have come.
+fn look(turns: &mut u32) {
+    *turns += 1;
+    if *turns >= reactor::TURNS {
+        reactor::look();
+        *turns = 0;
     }
 }
 
 /// Polls the tasks that are left until they are done, or stalled.
 pub(crate) fn drain() {
+    let mut turns = 0;
     while TASKS.with_borrow(|tasks| !tasks.is_empty()) {
         poll_tasks();
-        let idle = TASKS.with_borrow(|tasks| !tasks.is_empty()) && !any_task_raised();
-        if idle && let Err(stalled) = reactor::park_if_waiting() {
-            return tell(&stalled);
+        if any_task_raised() {
+            look(&mut turns);
+        } else if TASKS.with_borrow(|tasks| !tasks.is_empty()) {
+            if let Err(stalled) = reactor::park_if_waiting() {
+                return tell(&stalled);
+            }
+            turns = 0;
         }
     }
 }

@@ -1,5 +1,7 @@
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -102,4 +104,41 @@ fn a_task_that_can_not_go_on_is_told_once() {
             .starts_with("2 of the tasks beside the handler, as `wisp::spawn` begins, didn't end: the function waits"),
         "{told:?}"
     );
+}
+
+/// Would fail if one that only yields kept others from what they wait for.
+#[test]
+fn who_only_yields_keeps_nobody_waiting() {
+    let endless = || async {
+        loop {
+            yield_now().await;
+        }
+    };
+    let late = test::block_on(timeout(Duration::from_secs(1), endless()));
+    assert!(late.is_err());
+    let slept = Rc::new(Cell::new(false));
+    let told = Rc::clone(&slept);
+    test::block_on(async move {
+        let seen = Rc::clone(&told);
+        spawn(async move {
+            while !seen.get() {
+                yield_now().await;
+            }
+        });
+        sleep(Duration::from_secs(1)).await;
+        told.set(true);
+    });
+    assert!(slept.get());
+}
+
+async fn yield_now() {
+    let mut has_yielded = false;
+    poll_fn(|context| {
+        if std::mem::replace(&mut has_yielded, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }

@@ -473,12 +473,15 @@ async fn work_left_to_a_task_goes_on_after_the_response() {
 #[tokio::test]
 async fn a_time_limit_holds() {
     let host = host().await;
-    text_of_status(&host, "/timeout", 500).await;
-    host.line("of the limit", |line| {
-        line.message.contains("not done within 1ms")
-    })
-    .await
-    .unwrap();
+    for (path, told) in [
+        ("/timeout", "not done within 1ms"),
+        ("/yields", "not done within 2ms"),
+    ] {
+        text_of_status(&host, path, 500).await;
+        host.line("of the limit", |line| line.message.contains(told))
+            .await
+            .unwrap();
+    }
 }
 
 #[tokio::test]

@@ -35,7 +35,8 @@ pub(super) struct State {
 /// A replica and what is known of it.
 struct Member {
     process: Replica,
-    revision: RevisionId,
+    /// What it runs.
+    prepared: Arc<Prepared>,
     key: Key,
     address: Option<SocketAddr>,
     /// Why it failed, in its own words.
@@ -128,7 +129,7 @@ impl State {
             revision: prepared.digest.clone(),
         });
         self.revisions.insert(revision, prepared);
-        // Replicas that run know what they run; new ones start with the newest.
+        // Replicas that run have what they run; new ones start with the newest.
         while self.revisions.len() > 2 {
             self.revisions.pop_first();
         }
@@ -181,6 +182,7 @@ impl State {
         let prepared = self
             .revisions
             .get(&revision)
+            .map(Arc::clone)
             .ok_or("its revision is gone")?;
         let key = Key(uuid::Uuid::new_v4().simple().to_string());
         let assignment = Assignment {
@@ -209,7 +211,7 @@ impl State {
         );
         let member = Member {
             process,
-            revision,
+            prepared,
             key,
             address: None,
             failed: None,
@@ -279,10 +281,7 @@ impl State {
             member.process.stop().stop(Duration::ZERO);
             return;
         };
-        let concurrency = self
-            .revisions
-            .get(&member.revision)
-            .map_or(1, |prepared| prepared.config.limits.concurrency.get());
+        let concurrency = member.prepared.config.limits.concurrency.get();
         let endpoint = Endpoint {
             address,
             concurrency: u32::try_from(concurrency).unwrap_or(u32::MAX),
@@ -298,12 +297,7 @@ impl State {
         if std::mem::replace(&mut member.is_leaving, true) {
             return;
         }
-        let patience = self
-            .revisions
-            .get(&member.revision)
-            .map_or(Duration::from_secs(30), |prepared| {
-                prepared.config.limits.timeout
-            });
+        let patience = member.prepared.config.limits.timeout;
         // The gateway sends it nothing more; only when all that was sent is answered does it hear that it is to end.
         let stop = member.process.stop();
         match member

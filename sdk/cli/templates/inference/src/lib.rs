@@ -42,9 +42,16 @@ async fn predict(mut req: Request) -> Result<Response> {
         let got = question.input.len();
         return Err(Error::bad_request(format!("`input` has {got} numbers: {count} are needed")));
     }
+    if let Some(index) = question.input.iter().position(|number| !number.is_finite()) {
+        let got = question.input[index];
+        return Err(Error::bad_request(format!("`input[{index}]` is {got}: a number that 32 bits hold is needed")));
+    }
     let input = Tensor::new(SHAPE, &question.input)?;
     let outputs = Model::open("model")?.run([("input", input)]).await?;
     let probabilities = outputs.get("probabilities")?.to_vec::<f32>()?;
+    if probabilities.iter().any(|probability| probability.is_nan()) {
+        return Err(Error::internal("the model's answer is no number"));
+    }
     let best = probabilities.iter().enumerate().max_by(|a, b| a.1.total_cmp(b.1));
     response::json(&Answer {
         best: best.map_or(0, |(index, _)| index),
@@ -71,8 +78,11 @@ mod tests {
     }
 
     #[test]
-    fn it_refuses_another_shape() {
-        let request = wisp::test::request("POST", "/").body("{\"input\": [1, 2]}");
-        assert_eq!(wisp::test::call(handle, request).status(), 400);
+    fn it_refuses_what_the_model_cannot_take() {
+        let huge = format!("{{\"input\": [1e39{}]}}", ", 0".repeat(28 * 28 - 1));
+        for input in ["{\"input\": [1, 2]}".to_owned(), huge] {
+            let request = wisp::test::request("POST", "/").body(input);
+            assert_eq!(wisp::test::call(handle, request).status(), 400);
+        }
     }
 }

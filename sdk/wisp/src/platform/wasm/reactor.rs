@@ -66,20 +66,33 @@ impl Drop for Ready {
     }
 }
 
+/// How many turns futures may have that never wait until others are looked after: a look calls the host.
+pub(crate) const TURNS: u32 = 4;
+
+/// Wakes who waits for a pollable that is ready.
+pub(crate) fn look() {
+    wake(|_, pollable| pollable.ready());
+}
+
 /// Sleeps until one of the pollables is ready, and wakes those that are.
 pub(crate) fn park() -> Result<(), Stalled> {
+    let ready = WAITING.with_borrow(|waiting| {
+        let pollables: Vec<&Pollable> = waiting.iter().map(|(pollable, _)| &**pollable).collect();
+        (!pollables.is_empty()).then(|| poll::poll(&pollables))
+    });
+    let ready = ready.ok_or(Stalled)?;
+    // Both lists are short: a request waits for a handful of things.
+    wake(|index, _| ready.iter().any(|&number| number as usize == index));
+    Ok(())
+}
+
+/// Wakes those whose pollable, the first of them being number 0, is ready.
+fn wake(is_ready: impl Fn(usize, &Pollable) -> bool) {
     let waiting = WAITING.take();
-    if waiting.is_empty() {
-        return Err(Stalled);
-    }
-    let pollables: Vec<&Pollable> = waiting.iter().map(|(pollable, _)| &**pollable).collect();
-    let ready = poll::poll(&pollables);
-    let mut wakers = Vec::with_capacity(ready.len());
+    let mut wakers = Vec::new();
     let mut rest = Vec::with_capacity(waiting.len());
     for (index, entry) in waiting.into_iter().enumerate() {
-        // Both lists are short: a request waits for a handful of things.
-        let is_ready = ready.iter().any(|&number| number as usize == index);
-        if is_ready {
+        if is_ready(index, &entry.0) {
             wakers.push(entry.1)
         } else {
             rest.push(entry)
@@ -87,7 +100,6 @@ pub(crate) fn park() -> Result<(), Stalled> {
     }
     WAITING.set(rest);
     wakers.into_iter().for_each(Waker::wake);
-    Ok(())
 }
 
 /// As [`park`]: on a host, whoever waits for nothing waits in vain.
