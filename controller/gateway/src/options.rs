@@ -31,6 +31,8 @@ pub struct Options {
     pub max_connections: NonZeroU32,
     /// What requests that wait may hold of memory, in bytes, those for all functions together, and those for one as much as they
     /// leave. Who comes then is refused.
+    /// Half as much is for what HTTP/2 bodies take that come in small frames and wait to be read, and as much for responses that
+    /// have ended and wait to be taken.
     pub queue_memory: u64,
     /// How long a client's connection is kept without a request, and how long the head of one may take. Longer than proxies keep
     /// theirs, which otherwise send requests on connections that end in that moment.
