@@ -98,7 +98,9 @@ impl<'a> Session<'a> {
         if response.status() != StatusCode::UNAUTHORIZED {
             return Ok(response);
         }
-        let Some(challenge) = Challenge::of(response.headers()) else {
+        // Where it redirects to may ask for nothing: a realm of theirs would be sent the login.
+        let is_own = response.url().origin() == self.url("")?.origin();
+        let Some(challenge) = Challenge::of(response.headers()).filter(|_| is_own) else {
             return Ok(response);
         };
         // Tokens live for a minute or so, and uploads for as long as they need: one that was good may be refused now.

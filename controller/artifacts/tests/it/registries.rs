@@ -408,6 +408,31 @@ async fn a_token_is_fetched_where_the_registry_wants_one() {
     }
 }
 
+/// Would fail if who a registry redirects to were believed where logins go to.
+#[tokio::test]
+async fn nobody_else_says_where_credentials_go() {
+    let wasm = component(1);
+    let thief = Fake::new(|_, _| answer("200 OK", "", br#"{"token":"t"}"#)).await;
+    let realm = format!(
+        "www-authenticate: Bearer realm=\"http://localhost:{}/token\"\r\n",
+        thief.address.port()
+    );
+    let storage = Fake::new(move |_, _| answer("401 no", &realm, b"")).await;
+    let location = format!(
+        "location: http://localhost:{}/blob\r\n",
+        storage.address.port()
+    );
+    let body = manifest(&wasm);
+    let registry =
+        Fake::new(move |head, _| serve(head, &body, answer("307 x", &location, b""))).await;
+    let image = format!("{}/a/b:1", registry.address).parse().unwrap();
+    let mut credentials = Credentials::default();
+    credentials.add(&registry.address.to_string(), "u", "s3cret");
+    let error = pull(&image, Kind::Component, &credentials).await;
+    assert_eq!(error.unwrap_err().reason(), "Unauthorized");
+    assert_eq!(thief.seen(), Vec::<String>::new());
+}
+
 /// Would fail if a login that isn't for an image kept the one that is from being tried, where the registry tells nobody that there
 /// is more than they may see.
 #[tokio::test]
