@@ -175,7 +175,7 @@ impl Client {
         let idle_timeout = self.gateway.options().idle_timeout;
         let ended = if is_http2 {
             let usage = Usage::new(self.gateway.unread());
-            let frames = self.gateway.frames().of_connection();
+            let frames = Unread::new(self.gateway.frames());
             let io = Io::new(frames.clone().reads(stream));
             let mut builder = http2::Builder::new(Streams(usage.clone()));
             builder

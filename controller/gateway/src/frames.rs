@@ -13,6 +13,8 @@ use futures::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
+use crate::memory::Memory;
+
 /// A frame that brings less is small.
 const SMALL: usize = 1 << 10;
 /// What h2 keeps for one at the most, beside what it brings: entries of 250 bytes, in a vector that doubles.
@@ -28,42 +30,15 @@ const HEAD: usize = 9;
 const DATA: u8 = 0;
 const PADDED: u8 = 8;
 
-/// The small frames of all connections.
-#[derive(Debug)]
-pub(crate) struct Frames {
-    allowed: u64,
-    unread: AtomicU64,
-}
-
-impl Frames {
-    /// As many as take so many bytes.
-    pub(crate) fn new(memory: u64) -> Self {
-        Self {
-            allowed: memory / COST,
-            unread: AtomicU64::new(0),
-        }
-    }
-
-    /// Those of one more connection.
-    pub(crate) fn of_connection(self: &Arc<Self>) -> Unread {
-        Unread(Arc::new(Counts {
-            all: Arc::clone(self),
-            unread: AtomicU64::new(0),
-            bodies: AtomicU64::new(0),
-            waits: AtomicBool::new(false),
-            reader: AtomicWaker::new(),
-        }))
-    }
-}
-
 /// The small frames of one connection that came, and that no body has given out.
 #[derive(Debug, Clone)]
 pub(crate) struct Unread(Arc<Counts>);
 
 #[derive(Debug)]
 struct Counts {
-    all: Arc<Frames>,
-    unread: AtomicU64,
+    /// What those of all connections may hold, and what these do.
+    memory: Arc<Memory>,
+    held: AtomicU64,
     /// The bodies that haven't ended.
     bodies: AtomicU64,
     /// Whether the connection isn't read.
@@ -72,6 +47,16 @@ struct Counts {
 }
 
 impl Unread {
+    pub(crate) fn new(memory: &Arc<Memory>) -> Self {
+        Self(Arc::new(Counts {
+            memory: Arc::clone(memory),
+            held: AtomicU64::new(0),
+            bodies: AtomicU64::new(0),
+            waits: AtomicBool::new(false),
+            reader: AtomicWaker::new(),
+        }))
+    }
+
     /// A request begins whose body has frames.
     pub(crate) fn begin(&self) -> Body {
         self.0.bodies.fetch_add(1, Ordering::Relaxed);
@@ -90,22 +75,21 @@ impl Unread {
 
     fn came(&self, frames: u64) {
         if frames > 0 {
-            self.0.unread.fetch_add(frames, Ordering::Relaxed);
-            self.0.all.unread.fetch_add(frames, Ordering::Relaxed);
+            self.0.memory.add(&self.0.held, frames * COST);
         }
     }
 
-    /// Whether there is room for more: one connection may keep as many as it leaves.
+    /// Whether there is room for more.
     fn has_room(&self) -> bool {
-        let own = self.0.unread.load(Ordering::Relaxed);
-        let all = self.0.all.unread.load(Ordering::Relaxed);
-        own <= FREE || own <= self.0.all.allowed.saturating_sub(all)
+        let is_free = self.0.held.load(Ordering::Relaxed) <= FREE * COST;
+        is_free || self.0.memory.has_room(&self.0.held)
     }
 }
 
 impl Counts {
-    fn left(&self, frames: u64) {
-        self.all.unread.fetch_sub(frames, Ordering::Relaxed);
+    /// So much of them is no longer there.
+    fn left(&self, bytes: u64) {
+        self.memory.give_back(&self.held, bytes);
         if self.waits.load(Ordering::Relaxed) {
             self.reader.wake();
         }
@@ -114,7 +98,7 @@ impl Counts {
 
 impl Drop for Counts {
     fn drop(&mut self) {
-        self.left(self.unread.load(Ordering::Relaxed));
+        self.left(u64::MAX);
     }
 }
 
@@ -125,16 +109,8 @@ pub(crate) struct Body(Arc<Counts>);
 impl Body {
     /// It gave out a frame of this `length`.
     pub(crate) fn gave(&self, length: usize) {
-        if !is_small(length) {
-            return;
-        }
-        let less = |frames: u64| frames.checked_sub(1);
-        let counted = self
-            .0
-            .unread
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
-        if counted.is_ok() {
-            self.0.left(1);
+        if is_small(length) {
+            self.0.left(COST);
         }
     }
 }
@@ -143,7 +119,7 @@ impl Drop for Body {
     fn drop(&mut self) {
         if self.0.bodies.fetch_sub(1, Ordering::Relaxed) == 1 {
             // What still counts came for requests that had ended, and was dropped.
-            self.0.left(self.0.unread.swap(0, Ordering::Relaxed));
+            self.0.left(u64::MAX);
         }
     }
 }
@@ -334,8 +310,8 @@ mod tests {
     /// Would fail if one connection could keep all that there is room for, or what is read, or dropped, still counted.
     #[test]
     fn what_one_connection_keeps_leaves_room_for_others() {
-        let frames = Arc::new(Frames::new(1000 * COST));
-        let (one, two) = (frames.of_connection(), frames.of_connection());
+        let memory = Arc::new(Memory::new(1000 * COST));
+        let (one, two) = (Unread::new(&memory), Unread::new(&memory));
         let (body, other) = (one.begin(), one.begin());
         one.came(500);
         assert!(one.has_room());
@@ -350,18 +326,18 @@ mod tests {
         (0..252).for_each(|_| body.gave(1));
         assert!(one.has_room());
         drop(body);
-        assert_eq!(frames.unread.load(Ordering::Relaxed), 498);
+        assert_eq!(memory.held() / COST, 498);
         // Of requests that have ended nothing is kept.
         drop(other);
-        assert_eq!(frames.unread.load(Ordering::Relaxed), 249);
+        assert_eq!(memory.held() / COST, 249);
         drop(two);
-        assert_eq!(frames.unread.load(Ordering::Relaxed), 0);
+        assert_eq!(memory.held() / COST, 0);
         // Nor is there less than nothing.
         let body = one.begin();
         body.gave(1);
-        assert_eq!(frames.unread.load(Ordering::Relaxed), 0);
+        assert_eq!(memory.held() / COST, 0);
         // Some are always taken.
-        frames.unread.store(1 << 20, Ordering::Relaxed);
+        memory.add(&AtomicU64::new(0), COST << 20);
         one.came(FREE);
         assert!(one.has_room());
     }
@@ -369,8 +345,8 @@ mod tests {
     /// Would fail if a connection were read on without room, or not once there is some.
     #[tokio::test]
     async fn a_connection_is_read_once_there_is_room() {
-        let frames = Arc::new(Frames::new(200 * COST));
-        let unread = frames.of_connection();
+        let memory = Arc::new(Memory::new(200 * COST));
+        let unread = Unread::new(&memory);
         let (mut client, server) = duplex(1 << 16);
         let mut server = unread.clone().reads(server);
         let mut sent = vec![b'-'; PREFACE];
@@ -387,7 +363,7 @@ mod tests {
         let ((), read) = tokio::join!(async { (0..20).for_each(|_| body.gave(1)) }, rest);
         read.unwrap();
         // Room that others leave is found as well.
-        let other = frames.of_connection();
+        let other = Unread::new(&memory);
         other.came(10);
         client.write_all(b"last").await.unwrap();
         let rest = server.read_exact(&mut more);

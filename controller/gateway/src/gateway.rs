@@ -22,7 +22,6 @@ use crate::arriving::Arriving;
 use crate::balance::Lease;
 use crate::body::{Outgoing, RequestBody};
 use crate::forward::{self, Peer, Seen};
-use crate::frames::Frames;
 use crate::function::{Function, RequestLimits};
 use crate::memory::Memory;
 use crate::metrics::Counts;
@@ -48,7 +47,7 @@ pub struct Gateway {
     refused_connections: AtomicU64,
     /// What requests that wait hold.
     memory: Memory,
-    frames: Arc<Frames>,
+    frames: Arc<Memory>,
     unread: Arc<Memory>,
     grew: Notify,
     has_grown: AtomicBool,
@@ -76,7 +75,7 @@ impl Gateway {
             }),
             refused_connections: AtomicU64::default(),
             memory: Memory::new(options.queue_memory),
-            frames: Arc::new(Frames::new(options.queue_memory / 2)),
+            frames: Arc::new(Memory::new(options.queue_memory / 2)),
             unread: Arc::new(Memory::new(options.queue_memory / 2)),
             options,
             activator,
@@ -196,8 +195,8 @@ impl Gateway {
         &self.memory
     }
 
-    /// The small frames of all connections.
-    pub(crate) fn frames(&self) -> &Arc<Frames> {
+    /// What small frames hold that nobody has read.
+    pub(crate) fn frames(&self) -> &Arc<Memory> {
         &self.frames
     }
 

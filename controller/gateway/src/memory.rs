@@ -1,5 +1,5 @@
-//! What requests that wait hold of the gateway's memory, those for all functions together: what each function allows its own
-//! may be more than there is.
+//! What the gateway's memory is held by, and how much of it may be. Requests that wait, those for all functions together: what
+//! each function allows its own may be more than there is.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -64,10 +64,31 @@ impl Memory {
         taken
     }
 
-    pub(crate) fn give_back(&self, own: &AtomicU64, bytes: u64) {
+    /// Takes so much for what holds `own` already, whether there is room or not: it is here.
+    pub(crate) fn add(&self, own: &AtomicU64, bytes: u64) {
         for held in [&self.held, own] {
-            held.fetch_sub(bytes, Ordering::Relaxed);
+            held.fetch_add(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// Whether what holds `own` holds no more than it leaves.
+    pub(crate) fn has_room(&self, own: &AtomicU64) -> bool {
+        let left = self
+            .allowed
+            .saturating_sub(self.held.load(Ordering::Relaxed));
+        own.load(Ordering::Relaxed) <= left
+    }
+
+    #[cfg(test)]
+    pub(crate) fn held(&self) -> u64 {
+        self.held.load(Ordering::Relaxed)
+    }
+
+    /// Gives back so much of what holds `own`, or all of it where that is less.
+    pub(crate) fn give_back(&self, own: &AtomicU64, bytes: u64) {
+        let less = |held: u64| Some(held.saturating_sub(bytes));
+        let (Ok(held) | Err(held)) = own.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        self.held.fetch_sub(held.min(bytes), Ordering::Relaxed);
     }
 }
 

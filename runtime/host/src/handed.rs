@@ -7,7 +7,7 @@ use std::mem;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use http::Method;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http_body::{Body, Frame, SizeHint};
@@ -178,9 +178,7 @@ impl FutureConsumer<Guest> for Told {
 
 /// A body that a guest reads.
 struct Contents {
-    body: Incoming,
-    /// What the guest has not read of the last piece.
-    rest: Bytes,
+    body: Rest,
     ended: Option<oneshot::Sender<Ended>>,
 }
 
@@ -188,8 +186,10 @@ impl Contents {
     fn read(mut store: Store<'_>, body: Incoming) -> wasmtime::Result<Parts> {
         let (tell, ended) = oneshot::channel();
         let contents = Self {
-            body,
-            rest: Bytes::new(),
+            body: Rest {
+                piece: Bytes::new(),
+                body,
+            },
             ended: Some(tell),
         };
         let contents = StreamReader::new(&mut store, contents)?;
@@ -198,19 +198,19 @@ impl Contents {
         Ok((contents, FutureReader::new(store, ended)?))
     }
 
-    /// Has something to read in `rest`, unless the body has ended.
-    fn poll_rest(
+    /// Has something to read in `piece`, unless the body has ended.
+    fn poll_piece(
         &mut self,
         cx: &mut Context<'_>,
         store: &mut Store<'_>,
     ) -> Poll<wasmtime::Result<Option<Ended>>> {
-        while self.rest.is_empty() {
+        while self.body.piece.is_empty() {
             let ended = match ready!(Pin::new(&mut self.body).poll_frame(cx)) {
                 None => Ok(None),
                 Some(Err(error)) => Err(error_code(&error)),
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(data) => {
-                        self.rest = data;
+                        self.body.piece = data;
                         continue;
                     }
                     Err(frame) => {
@@ -238,7 +238,7 @@ impl StreamProducer<Guest> for Contents {
         mut destination: Destination<'a, u8, Bytes>,
         finish: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
-        let ended = match self.poll_rest(cx, &mut store) {
+        let ended = match self.poll_piece(cx, &mut store) {
             Poll::Ready(ended) => ended?,
             Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
             Poll::Pending => return Poll::Pending,
@@ -254,16 +254,16 @@ impl StreamProducer<Guest> for Contents {
             // The guest asks whether there is something to read.
             Some(0) => {}
             Some(room) => {
-                let length = room.min(self.rest.len());
+                let length = room.min(self.body.piece.len());
                 let mut direct = destination.as_direct(store, length);
-                let piece = self.rest.split_to(length);
+                let piece = self.body.piece.split_to(length);
                 if let Some(place) = direct.remaining().get_mut(..length) {
                     place.copy_from_slice(&piece);
                 }
                 direct.mark_written(length);
             }
             // Another part of the host takes it all.
-            None => destination.set_buffer(mem::take(&mut self.rest)),
+            None => destination.set_buffer(mem::take(&mut self.body.piece)),
         }
         Poll::Ready(Ok(StreamResult::Completed))
     }
@@ -278,21 +278,22 @@ impl StreamProducer<Guest> for Contents {
     }
 }
 
-/// A body that a guest hands on: what it hasn't read of it.
+/// What a guest hasn't read of a body.
 struct Rest {
-    rest: Bytes,
+    /// Of the last piece that came.
+    piece: Bytes,
     body: Incoming,
 }
 
 impl Rest {
-    /// Of what the guest writes itself there is none.
+    /// What is handed on; of what the guest writes itself there is none.
     fn of(
         store: &mut Store<'_>,
         contents: Option<StreamReader<u8>>,
     ) -> Result<Self, Option<StreamReader<u8>>> {
         let contents = contents.ok_or(None)?;
-        let Contents { body, rest, .. } = contents.try_into(store).map_err(Some)?;
-        Ok(Self { rest, body })
+        let contents: Contents = contents.try_into(store).map_err(Some)?;
+        Ok(contents.body)
     }
 }
 
@@ -304,24 +305,24 @@ impl Body for Rest {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
-        if self.rest.is_empty() {
+        if self.piece.is_empty() {
             Pin::new(&mut self.body).poll_frame(cx)
         } else {
-            Poll::Ready(Some(Ok(Frame::data(mem::take(&mut self.rest)))))
+            Poll::Ready(Some(Ok(Frame::data(mem::take(&mut self.piece)))))
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.is_end_stream()
+        self.piece.is_empty() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         let mut hint = self.body.size_hint();
-        let rest = self.rest.remaining() as u64;
+        let piece = self.piece.len() as u64;
         if let Some(upper) = hint.upper() {
-            hint.set_upper(upper.saturating_add(rest));
+            hint.set_upper(upper.saturating_add(piece));
         }
-        hint.set_lower(hint.lower().saturating_add(rest));
+        hint.set_lower(hint.lower().saturating_add(piece));
         hint
     }
 }

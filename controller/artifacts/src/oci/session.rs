@@ -87,6 +87,11 @@ impl<'a> Session<'a> {
         url.parse().map_err(|_| Error::Url { url })
     }
 
+    /// Whether it is the registry's own.
+    pub(super) fn is_own(&self, url: &Url) -> Result<bool, Error> {
+        Ok(url.origin() == self.url("")?.origin())
+    }
+
     /// Sends what `request` makes, with what the registry wants to see; logs in and sends it again where it must.
     pub(super) async fn send(
         &self,
@@ -99,7 +104,7 @@ impl<'a> Session<'a> {
             return Ok(response);
         }
         // Where it redirects to may ask for nothing: a realm of theirs would be sent the login.
-        let is_own = response.url().origin() == self.url("")?.origin();
+        let is_own = self.is_own(response.url())?;
         let Some(challenge) = Challenge::of(response.headers()).filter(|_| is_own) else {
             return Ok(response);
         };
@@ -157,8 +162,7 @@ impl<'a> Session<'a> {
         let (client, request) = request.build_split();
         let mut request = request.map_err(|error| self.subject.failed(&error))?;
         // Uploads may go to a host that the registry names: the credentials are none of its business.
-        let own = self.url("")?;
-        let is_own = request.url().origin() == own.origin();
+        let is_own = self.is_own(request.url())?;
         if let Some(authorization) = authorization.filter(|_| is_own) {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }

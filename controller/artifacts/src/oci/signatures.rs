@@ -170,7 +170,10 @@ impl Session<'_> {
                 break;
             }
             let response = self.success(response).await?;
-            next = following(&response, &self.url("")?);
+            next = match following(&response) {
+                Some(url) if self.is_own(&url)? => Some(url),
+                _ => None,
+            };
             // What others' attachments say of themselves is in it, too.
             let body = self.subject.body(response, LARGEST_MANIFEST).await?;
             let page: Manifest = serde_json::from_slice(&body).map_err(|error| {
@@ -263,13 +266,12 @@ fn has_referrers(response: &Response) -> bool {
     }
 }
 
-/// The next page of a list, on the same server.
-fn following(response: &Response, own: &Url) -> Option<Url> {
+/// The next page of a list.
+fn following(response: &Response) -> Option<Url> {
     let link = response.headers().get(LINK)?.to_str().ok()?;
     let (target, parameters) = link.strip_prefix('<')?.split_once('>')?;
     parameters.contains("next").then_some(())?;
-    let url = response.url().join(target).ok()?;
-    (url.origin() == own.origin()).then_some(url)
+    response.url().join(target).ok()
 }
 
 /// What is noted once a key of the set signed the image.
