@@ -12,7 +12,8 @@ use wasmtime_wasi_http::{Error, WasiBody};
 /// The bodies of requests that one wasmtime store's guest sends. Clones are of the same store.
 ///
 /// A body whose guest is gone ends, as far as wasmtime tells, as one does that its guest has finished. Sent like that, what
-/// is half of an upload would pass for all of it.
+/// is half of an upload would pass for all of it. Who makes a body of what a guest of WASI 0.3 writes can know the one from the other,
+/// if it knows when the guest itself has no part in it any more.
 #[derive(Debug, Clone, Default)]
 pub struct Uploads(Arc<State>);
 
@@ -20,12 +21,25 @@ pub struct Uploads(Arc<State>);
 struct State {
     have_begun: AtomicBool,
     are_cut_off: AtomicBool,
+    are_given_up: AtomicBool,
 }
 
 impl Uploads {
     /// From now on no body ends well. To be called before the store is dropped.
     pub fn cut_off(&self) {
+        self.give_up();
         self.0.are_cut_off.store(true, Ordering::Release);
+    }
+
+    /// From now on no end of a body is its guest's. To be called before the store is dropped.
+    pub fn give_up(&self) {
+        self.0.are_given_up.store(true, Ordering::Release);
+    }
+
+    /// Whether the store is being dropped, or was.
+    #[must_use]
+    pub fn are_given_up(&self) -> bool {
+        self.0.are_given_up.load(Ordering::Acquire)
     }
 
     /// Whether there was one.

@@ -1,6 +1,7 @@
 //! Bodies of WASI 0.3 that a guest reads the beginning of, and then hands on. Where wasmtime takes such a stream back it forgets
 //! what it had ready for the guest's next read: the rest of a piece would be lost, and what follows pass for all of it. The
-//! streams here have nothing ready: what a guest leaves of a piece stays with the body.
+//! streams here have nothing ready: what a guest leaves of a piece stays with the body. What a guest writes itself is an [`Upload`],
+//! where it is a request's.
 
 use std::any::{Any, TypeId};
 use std::mem;
@@ -11,13 +12,14 @@ use bytes::Bytes;
 use http::Method;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http_body::{Body, Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use http_body_util::combinators::UnsyncBoxBody;
 use tokio::sync::oneshot;
-use wasmtime::StoreContextMut;
 use wasmtime::component::{
     Access, Destination, FutureConsumer, FutureReader, Linker, Resource, Source, StreamProducer,
     StreamReader, StreamResult,
 };
+use wasmtime::{AsContextMut as _, StoreContextMut};
 use wasmtime_wasi_http::p3::bindings::http::types::{
     ErrorCode, HostRequestWithStore, HostResponseWithStore, RequestOptions,
 };
@@ -26,6 +28,7 @@ use wasmtime_wasi_http::{Error, FieldMap, WasiHttp, WasiHttpView as _};
 
 use crate::error_code::error_code;
 use crate::guest::Guest;
+use crate::upload::Upload;
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 type Incoming = UnsyncBoxBody<Bytes, Error>;
@@ -92,15 +95,20 @@ fn new_request(
     (headers, contents, mut trailers, options): NewRequest,
 ) -> wasmtime::Result<((Resource<Request>, FutureReader<Outcome>),)> {
     let body = match Rest::of(&mut store, contents) {
-        Ok(body) => body,
-        Err(contents) => {
+        Ok(body) => {
+            // It has its own.
+            trailers.close(&mut store)?;
+            body.boxed_unsync()
+        }
+        Err(Some(contents)) => {
+            Upload::new(store.as_context_mut(), contents, trailers)?.boxed_unsync()
+        }
+        Err(None) => {
             let access = Access::<_, WasiHttp>::new(store, Guest::http);
-            return HostRequestWithStore::new(access, headers, contents, trailers, options)
+            return HostRequestWithStore::new(access, headers, None, trailers, options)
                 .map(|made| (made,));
         }
     };
-    // It has its own.
-    trailers.close(&mut store)?;
     let table = store.data_mut().http().table;
     let headers = table.delete(headers)?;
     let options = options.map(|options| table.delete(options)).transpose()?;
@@ -286,7 +294,7 @@ struct Rest {
 }
 
 impl Rest {
-    /// What is handed on; of what the guest writes itself there is none.
+    /// What is handed on; what the guest writes itself is given back.
     fn of(
         store: &mut Store<'_>,
         contents: Option<StreamReader<u8>>,

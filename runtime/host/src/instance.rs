@@ -55,14 +55,18 @@ pub(crate) struct Instance {
 
 /// Whether the guest may have more to write to what it sends: then that is cut off with it.
 struct Writing {
-    uploads: Uploads,
+    /// `None` where somebody else drops the store.
+    uploads: Option<Uploads>,
+    /// By what WASI 0.2 lets it hold: bodies of WASI 0.3 know it themselves.
     may_be: bool,
 }
 
 impl Drop for Writing {
     fn drop(&mut self) {
-        if self.may_be {
-            self.uploads.cut_off();
+        match &self.uploads {
+            Some(uploads) if self.may_be => uploads.cut_off(),
+            Some(uploads) => uploads.give_up(),
+            None => {}
         }
     }
 }
@@ -89,7 +93,7 @@ impl Blueprint {
         let mut store = Store::new(&self.engine, Guest::new(&self.seed, id));
         // Made after the store, it is dropped before it.
         let writing = Writing {
-            uploads: store.data().uploads(),
+            uploads: Some(store.data().uploads()),
             may_be: true,
         };
         store.limiter(|guest| &mut guest.meter);
@@ -275,7 +279,7 @@ impl Instance {
     /// The parts of a WASI 0.3 instance.
     pub(crate) fn into_service(mut self) -> (Store<Guest>, Option<Service>) {
         // Whoever has the store cuts off what it sends.
-        self.writing.may_be = false;
+        self.writing.uploads = None;
         match self.exports {
             Exports::P2(_) => (self.store, None),
             Exports::P3(service) => (self.store, Some(service)),

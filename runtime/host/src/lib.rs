@@ -35,4 +35,5 @@ mod said;
 mod serve;
 mod shared;
 mod standby;
+mod upload;
 mod written;

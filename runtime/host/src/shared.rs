@@ -361,6 +361,7 @@ impl WorkerState for State {
         if let Err(error) = result {
             self.tell(&mut store, &error);
         }
+        store.data().uploads().give_up();
         drop(store);
         self.freed.notify_waiters();
     }

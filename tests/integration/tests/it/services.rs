@@ -6,8 +6,10 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -21,7 +23,7 @@ use rustls::pki_types::PrivateKeyDer;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
-use wisp_contract::config::KeyValueStore;
+use wisp_contract::config::{Instances, KeyValueStore};
 use wisp_contract::log::{GUEST_LOG, Level};
 use wisp_integration::{Host, component, request};
 
@@ -219,8 +221,8 @@ async fn guests_reach_what_is_allowed_and_nothing_else() {
     );
 }
 
-/// A server that answers a request's first bytes, and tells all that came once nothing more does.
-async fn receiver() -> (SocketAddr, tokio::sync::oneshot::Receiver<String>) {
+/// A server that answers a request's first bytes with ten declared ones, and tells all that came once nothing more does.
+async fn receiver(body: &'static str) -> (SocketAddr, tokio::sync::oneshot::Receiver<String>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (tell, told) = tokio::sync::oneshot::channel();
@@ -233,8 +235,8 @@ async fn receiver() -> (SocketAddr, tokio::sync::oneshot::Receiver<String>) {
             all.push_str(str::from_utf8(piece.get(..length).unwrap()).unwrap());
             if !has_answered && all.ends_with("half\r\n") {
                 has_answered = true;
-                let answer = b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nto be";
-                stream.write_all(answer).await.unwrap();
+                let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n{body}");
+                stream.write_all(answer.as_bytes()).await.unwrap();
             }
             if all.ends_with("\r\n0\r\n\r\n") {
                 break;
@@ -245,28 +247,42 @@ async fn receiver() -> (SocketAddr, tokio::sync::oneshot::Receiver<String>) {
     (address, told)
 }
 
-/// Would fail if a server took the half of an upload that a guest sent before it trapped for all of it, or what a guest sent whole
-/// were cut off with its instance.
+/// Would fail if a server took the half of an upload that a guest sent before it trapped, or kept to itself, for all of it, or what a
+/// guest sent whole were cut off with its instance.
 #[tokio::test]
 async fn an_upload_is_whole_only_where_its_guest_finished_it() {
-    for (package, path, status, is_whole) in [
-        ("fixture-p2", "/upload-trap", StatusCode::BAD_GATEWAY, false),
-        ("fixture-p3", "/upload-trap", StatusCode::BAD_GATEWAY, false),
-        ("fixture-p2", "/upload", StatusCode::OK, true),
+    let shared = Instances::Reuse {
+        max_requests: NonZeroU32::MIN,
+        max_concurrent: NonZeroU32::new(8).unwrap(),
+        idle_timeout: Duration::from_secs(1),
+    };
+    let (fresh, shared) = (&Instances::Fresh, &shared);
+    let (p2, p3) = ("fixture-p2", "fixture-p3");
+    for (package, instances, path, status, is_whole) in [
+        (p2, fresh, "/upload-trap", StatusCode::BAD_GATEWAY, false),
+        (p3, fresh, "/upload-trap", StatusCode::BAD_GATEWAY, false),
+        (p3, shared, "/upload-trap", StatusCode::BAD_GATEWAY, false),
+        (p3, fresh, "/upload-keep", StatusCode::OK, false),
+        (p3, shared, "/upload-keep", StatusCode::OK, false),
+        (p2, fresh, "/upload", StatusCode::OK, true),
+        (p3, fresh, "/upload", StatusCode::OK, true),
+        (p3, shared, "/upload", StatusCode::OK, true),
     ] {
-        let (server, all) = receiver().await;
+        // One that ends sooner ends its request by itself, and with the instance there is none.
+        let (server, all) = receiver("to be read").await;
         let file = component(package);
         let host = Host::ready(&file, |config| {
             config.outbound.allow = vec![format!("http://{server}")];
+            config.instances = instances.clone();
         });
         let host = host.await.unwrap();
         let answer = host.client().get(&format!("{path}?{server}")).await;
-        let answer = answer.unwrap();
-        assert_eq!(answer.status, status, "{package}: {}", answer.text());
+        let (case, answer) = (format!("{package} {instances:?} {path}"), answer.unwrap());
+        assert_eq!(answer.status, status, "{case}: {}", answer.text());
         let all = all.await.unwrap();
-        assert!(all.contains("the first half"), "{package}: {all}");
-        assert_eq!(all.ends_with("\r\n0\r\n\r\n"), is_whole, "{package}: {all}");
-        assert_eq!(all.contains(", and the second"), is_whole, "{package}");
+        assert!(all.contains("the first half"), "{case}: {all}");
+        assert_eq!(all.ends_with("\r\n0\r\n\r\n"), is_whole, "{case}: {all}");
+        assert_eq!(all.contains(", and the second"), is_whole, "{case}");
     }
 }
 
@@ -277,7 +293,7 @@ async fn a_response_beside_an_upload_that_is_left_unfinished_is_as_whole_as_its_
         ("/upload-forget", Some(130_000)),
         ("/upload-forget-all", None),
     ] {
-        let (server, all) = receiver().await;
+        let (server, all) = receiver("to be").await;
         let file = component("fixture-p2");
         let host = Host::ready(&file, |config| {
             config.outbound.allow = vec![format!("http://{server}")];
