@@ -165,6 +165,11 @@ impl Gateway {
                 unrouted: self.unrouted.load(Ordering::Relaxed),
                 connections: self.connections.load().in_flight,
                 refused_connections: self.refused_connections.load(Ordering::Relaxed),
+                held: [
+                    ("requests", (&self.memory).into()),
+                    ("frames", (&*self.frames).into()),
+                    ("answers", (&*self.unread).into()),
+                ],
             },
         );
         (metrics::MEDIA_TYPE, text)

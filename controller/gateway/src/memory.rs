@@ -79,7 +79,6 @@ impl Memory {
         own.load(Ordering::Relaxed) <= left
     }
 
-    #[cfg(test)]
     pub(crate) fn held(&self) -> u64 {
         self.held.load(Ordering::Relaxed)
     }

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use crate::function::Function;
+use crate::memory::Memory;
 use crate::report::{LATENCY_BOUNDS, Totals};
 
 /// The media type of [`text`].
@@ -17,6 +18,24 @@ pub(crate) struct Counts {
     pub(crate) connections: u32,
     /// Those that were closed at once.
     pub(crate) refused_connections: u64,
+    /// What is held for clients, by a word for it.
+    pub(crate) held: [(&'static str, Held); 3],
+}
+
+/// How many bytes are held, and may be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    pub(crate) bytes: u64,
+    pub(crate) allowed: u64,
+}
+
+impl From<&Memory> for Held {
+    fn from(memory: &Memory) -> Self {
+        Self {
+            bytes: memory.held(),
+            allowed: memory.allowed(),
+        }
+    }
 }
 
 struct Row {
@@ -96,6 +115,29 @@ fn write(out: &mut String, rows: &[Row], counts: Counts) -> std::fmt::Result {
         "wisp_gateway_refused_connections_total {}",
         counts.refused_connections
     )?;
+    head(
+        out,
+        "wisp_gateway_held_bytes",
+        "gauge",
+        "What is held for clients: requests that wait, small frames of their bodies that nobody has read, and answers that a client leaves unread.",
+    )?;
+    for (what, held) in counts.held {
+        let bytes = held.bytes;
+        writeln!(out, "wisp_gateway_held_bytes{{what=\"{what}\"}} {bytes}")?;
+    }
+    head(
+        out,
+        "wisp_gateway_held_limit_bytes",
+        "gauge",
+        "How much of each may be held.",
+    )?;
+    for (what, held) in counts.held {
+        let allowed = held.allowed;
+        writeln!(
+            out,
+            "wisp_gateway_held_limit_bytes{{what=\"{what}\"}} {allowed}"
+        )?;
+    }
     head(
         out,
         "wisp_gateway_responses_total",

@@ -579,6 +579,8 @@ async fn who_connects_beyond_the_most_is_turned_away() {
     for line in [
         "wisp_gateway_connections 2",
         "wisp_gateway_refused_connections_total 1",
+        "wisp_gateway_held_bytes{what=\"requests\"} 0",
+        "wisp_gateway_held_limit_bytes{what=\"answers\"} 67108864",
     ] {
         assert!(metrics.lines().any(|other| other == line), "{metrics}");
     }
