@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
 use crate::error::Error;
-use crate::reference::Reference;
+use crate::reference::{Reference, canonical};
 
 /// The most logins that are tried for one image: a registry may lock out whoever guesses, with all who ask from the same address.
 const MOST: usize = 16;
@@ -151,10 +151,7 @@ fn place(key: &str) -> &str {
         .strip_suffix("/v1")
         .or_else(|| key.strip_suffix("/v2"))
         .unwrap_or(key);
-    match key {
-        "index.docker.io" | "registry-1.docker.io" => "docker.io",
-        other => other,
-    }
+    canonical(key)
 }
 
 /// Whether a login for `place` is one for `image`: the same host and port, where `*` stands for one label's part, and a

@@ -156,13 +156,24 @@ pub fn client_tls(authorities: &[Vec<u8>]) -> Result<ClientConfig, rustls::Error
         roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
     };
     let native = rustls_native_certs::load_native_certs();
+    // Whoever says where they are wants them. What a machine comes with may have unreadable ones among it.
+    let named = ["SSL_CERT_FILE", "SSL_CERT_DIR"].map(|name| std::env::var(name).ok());
+    let are_named = named.iter().any(Option::is_some);
     for error in &native.errors {
-        tracing::debug!(
-            error = error as &dyn std::error::Error,
-            "a certificate authority of this machine is left out"
+        let error = error as &dyn std::error::Error;
+        if are_named {
+            tracing::warn!(error, "a certificate authority is left out");
+        } else {
+            tracing::debug!(error, "a certificate authority of this machine is left out");
+        }
+    }
+    let (added, _) = roots.add_parsable_certificates(native.certs);
+    if are_named && added == 0 {
+        let [file, folder] = named.map(Option::unwrap_or_default);
+        tracing::error!(
+            "no certificate authority is in SSL_CERT_FILE ({file:?}) and SSL_CERT_DIR ({folder:?}): only Mozilla's are trusted"
         );
     }
-    roots.add_parsable_certificates(native.certs);
     for authority in authorities {
         roots.add(authority.clone().into())?;
     }

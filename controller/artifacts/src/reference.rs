@@ -16,6 +16,8 @@ pub struct Reference {
 
 /// What a name without a registry is short for.
 const DOCKER: &str = "docker.io";
+/// The host that answers for it.
+const DOCKER_HOST: &str = "registry-1.docker.io";
 /// The longest repository that registries take.
 const LONGEST: usize = 255;
 
@@ -75,7 +77,7 @@ impl Reference {
     /// The host that answers for the registry.
     pub(crate) fn host(&self) -> &str {
         if self.registry == DOCKER {
-            "registry-1.docker.io"
+            DOCKER_HOST
         } else {
             &self.registry
         }
@@ -135,10 +137,14 @@ impl FromStr for Reference {
         }
         let (registry, repository) = match name.split_once('/') {
             Some((first, rest)) if first.contains(['.', ':']) || first == "localhost" => {
-                (first, rest.to_owned())
+                (canonical(first), rest)
             }
-            Some(_) => (DOCKER, name.to_owned()),
-            None => (DOCKER, format!("library/{name}")),
+            _ => (DOCKER, name),
+        };
+        let repository = if registry == DOCKER && !repository.contains('/') {
+            format!("library/{repository}")
+        } else {
+            repository.to_owned()
         };
         if !is_authority(registry) {
             return Err(no(
@@ -160,6 +166,14 @@ impl FromStr for Reference {
             tag,
             digest,
         })
+    }
+}
+
+/// The registry by the name that images are known by: Docker's has others, with the same images and logins.
+pub(crate) fn canonical(registry: &str) -> &str {
+    match registry {
+        "index.docker.io" | DOCKER_HOST => DOCKER,
+        other => other,
     }
 }
 
@@ -220,6 +234,19 @@ mod tests {
         for (text, registry, repository, manifest) in [
             ("digits", "docker.io", "library/digits", "latest"),
             ("vision/digits:1.4", "docker.io", "vision/digits", "1.4"),
+            ("docker.io/digits", "docker.io", "library/digits", "latest"),
+            (
+                "index.docker.io/vision/digits",
+                "docker.io",
+                "vision/digits",
+                "latest",
+            ),
+            (
+                "registry-1.docker.io/digits:2",
+                "docker.io",
+                "library/digits",
+                "2",
+            ),
             ("localhost/x:1", "localhost", "x", "1"),
             ("10.200.0.2:5000/x", "10.200.0.2:5000", "x", "latest"),
             (

@@ -1,7 +1,8 @@
 //! From a registry to a stored file.
 
 use bytes::Bytes;
-use http::header::ACCEPT;
+use http::StatusCode;
+use http::header::{ACCEPT, CONTENT_LENGTH};
 use reqwest::Url;
 use sha2::{Digest, Sha256};
 
@@ -135,7 +136,7 @@ impl Session<'_> {
         // Its word is enough only of a registry that gave the bytes before: another would say anything of a digest.
         if let Some((_, length)) = store.find(sha256).await?
             && store.came_from(sha256, Place::Registry(host)).await
-            && self.has(&url).await?
+            && self.has(&url, length).await?
         {
             store.comes_from(sha256, &[own]).await?;
             return Ok(length);
@@ -155,10 +156,13 @@ impl Session<'_> {
         Ok(stored.length)
     }
 
-    /// Whether the registry says that the repository has the blob. Some refuse to say, and yet give it.
-    async fn has(&self, blob: &Url) -> Result<bool, Error> {
+    /// Whether the registry says that the repository has the blob, of `length` bytes. Some refuse to say, and yet give it; a page
+    /// that whoever stands before the registry answers everything with says nothing.
+    async fn has(&self, blob: &Url, length: u64) -> Result<bool, Error> {
         let response = self.send(|client| client.head(blob.clone())).await?;
-        Ok(response.status().is_success())
+        let told = response.headers().get(CONTENT_LENGTH);
+        let told = told.and_then(|told| told.to_str().ok()?.parse().ok());
+        Ok(response.status() == StatusCode::OK && told == Some(length))
     }
 
     /// A manifest and its SHA-256, which is compared with `expected`.

@@ -454,6 +454,35 @@ async fn who_may_see_an_image_is_found_among_the_logins() {
     assert_eq!(pulled, component(1));
 }
 
+/// Would fail if the page of whoever stands before a registry, which has any length, were its word that another repository has what
+/// this one gave.
+#[tokio::test]
+async fn a_registry_says_that_it_has_a_file_by_its_length() {
+    let wasm = component(1);
+    for (length, gets) in [(wasm.len(), 1), (wasm.len() + 1, 2)] {
+        let (body, given) = (manifest(&wasm), wasm.clone());
+        let registry = Fake::new(move |head, _| {
+            if head.starts_with("HEAD ") {
+                return promise("200 OK", "", b"", length);
+            }
+            serve(head, &body, answer("200 OK", "", &given))
+        })
+        .await;
+        let (_folder, store) = store();
+        for repository in ["a/b", "c/d"] {
+            let image = format!("{}/{repository}:1", registry.address);
+            let (image, nobody) = (image.parse().unwrap(), Credentials::default());
+            let pulled = fetcher()
+                .pull(&image, Kind::Component, &nobody, &store, 1 << 20)
+                .await
+                .unwrap();
+            assert_eq!(pulled.sha256, sha256(&wasm));
+        }
+        let is_blob = |head: &&String| head.starts_with("GET ") && head.contains("/blobs/");
+        assert_eq!(registry.seen().iter().filter(is_blob).count(), gets);
+    }
+}
+
 /// Would fail if a login followed a redirect to another host, as blobs do.
 #[tokio::test]
 async fn credentials_stay_with_their_registry() {

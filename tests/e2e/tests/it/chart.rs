@@ -533,6 +533,11 @@ fn the_other_values_reach_what_they_are_for() -> Result<()> {
             ),
             (
                 operator,
+                &format!("{pod}/volumes/2/configMap/items"),
+                json!([{"key": "root.pem", "path": "root.pem"}]),
+            ),
+            (
+                operator,
                 &format!("{pod}/containers/0/volumeMounts/2/mountPath"),
                 json!("/etc/wisp/certificates"),
             ),
