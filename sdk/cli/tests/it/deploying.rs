@@ -355,43 +355,50 @@ fn what_was_said_before_is_not_waited_for() {
         "Sleeping",
         "it sleeps"
     )]));
-    let api = Api::new(move |asked: &Asked| {
-        let path = asked.path.split('?').next().unwrap_or_default();
-        match path {
-            FUNCTION => Answer::json(&before),
-            _ if path.contains("configmaps") => {
-                Answer::json(&json!({"metadata": {"name": "words"}}))
+    // The operator may have written to it meanwhile.
+    for (version, result) in [("9", "unchanged"), ("10", "configured")] {
+        let (before, after) = (before.clone(), after.clone());
+        let mut applied = before.clone();
+        applied["metadata"]["resourceVersion"] = version.into();
+        let api = Api::new(move |asked: &Asked| {
+            let path = asked.path.split('?').next().unwrap_or_default();
+            match (asked.method.as_str(), path) {
+                ("PATCH", FUNCTION) => Answer::json(&applied),
+                (_, FUNCTION) => Answer::json(&before),
+                (_, path) if path.contains("configmaps") => {
+                    Answer::json(&json!({"metadata": {"name": "words"}}))
+                }
+                _ if asked.path.contains("watch=true") => {
+                    Answer::events(&[json!({"type": "MODIFIED", "object": after})])
+                }
+                _ => Answer::json(&json!({
+                    "apiVersion": "wisp.dev/v1alpha1", "kind": "FunctionList",
+                    "metadata": {"resourceVersion": "9"}, "items": [before],
+                })),
             }
-            _ if asked.path.contains("watch=true") => {
-                Answer::events(&[json!({"type": "MODIFIED", "object": after})])
-            }
-            _ => Answer::json(&json!({
-                "apiVersion": "wisp.dev/v1alpha1", "kind": "FunctionList",
-                "metadata": {"resourceVersion": "9"}, "items": [before],
-            })),
-        }
-    });
-    let said = deploy(folder.path(), &api, &registry, &[]);
-    assert_eq!(said.code, Some(0), "{said:?}");
-    let told = said.json().remove(0);
-    assert_eq!(
-        (&told["result"], &told["ready"]),
-        (&json!("unchanged"), &json!(true))
-    );
-    // What the operator can't see may have been mended: it is asked to try at once.
-    let asked = api.applied();
-    let asked: Vec<_> = asked
-        .iter()
-        .filter(|asked| asked.path.starts_with(FUNCTION))
-        .collect();
-    assert!(
-        asked[1].path.contains("fieldManager=wisp-retry"),
-        "{asked:?}"
-    );
-    let annotated: Value = serde_json::from_slice(&asked[1].body).unwrap();
-    let requested = annotated["metadata"]["annotations"]["wisp.dev/requested-at"].as_str();
-    assert!(requested.is_some_and(|at| !at.is_empty()), "{annotated}");
-    assert_eq!((asked.len(), annotated.get("spec")), (2, None));
+        });
+        let said = deploy(folder.path(), &api, &registry, &[]);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let told = said.json().remove(0);
+        assert_eq!(
+            (&told["result"], &told["ready"]),
+            (&json!(result), &json!(true))
+        );
+        // What the operator can't see may have been mended: it is asked to try at once.
+        let asked = api.applied();
+        let asked: Vec<_> = asked
+            .iter()
+            .filter(|asked| asked.path.starts_with(FUNCTION))
+            .collect();
+        assert!(
+            asked[1].path.contains("fieldManager=wisp-retry"),
+            "{asked:?}"
+        );
+        let annotated: Value = serde_json::from_slice(&asked[1].body).unwrap();
+        let requested = annotated["metadata"]["annotations"]["wisp.dev/requested-at"].as_str();
+        assert!(requested.is_some_and(|at| !at.is_empty()), "{annotated}");
+        assert_eq!((asked.len(), annotated.get("spec")), (2, None));
+    }
 }
 
 /// Would fail if who asks for another attempt by the manifest were in conflict with what was asked before; or if a deployment
