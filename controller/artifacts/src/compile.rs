@@ -67,6 +67,8 @@ pub struct Prepared {
     pub compiled: Compiled,
     /// The handler that it exports, such as `wasi:http/incoming-handler@0.2.4`.
     pub handler: String,
+    /// How many bytes of linear memory an instance begins with.
+    pub memory: u64,
     /// Sentences for whoever deployed it: on imports that are of little use, on an initialisation that every instance
     /// has to run itself.
     pub cautions: Vec<String>,
@@ -215,6 +217,7 @@ impl Compiler {
                 asks_models: facts.asks_models,
             },
             handler: facts.handler,
+            memory: facts.memory,
             cautions: facts.cautions,
         };
         self.store.note(key, &prepared).await?;
@@ -355,6 +358,7 @@ struct Facts {
     footprint: Footprint,
     asks_models: bool,
     handler: String,
+    memory: u64,
     cautions: Vec<String>,
 }
 
@@ -390,6 +394,7 @@ fn prepare(bytes: &[u8], engines: &Engines, limits: &preinit::Limits) -> Result<
         footprint: inspection.footprint,
         asks_models: inspection.asks_models(),
         handler: inspection.handler.clone(),
+        memory: inspection.memory,
         cautions,
     };
     Ok(Made {

@@ -120,6 +120,8 @@ pub struct Stored {
     /// For a component: its machine code, at first for one level of processors, then for each that replicas are known to
     /// have.
     pub compiled: Vec<Code>,
+    /// For a component: how many bytes of linear memory an instance begins with.
+    pub memory: u64,
 }
 
 /// What is counted of a store.

@@ -413,6 +413,7 @@ mod tests {
             sha256: component.into(),
             pinned: None,
             compiled: Vec::new(),
+            memory: 0,
         };
         Settled {
             inputs: Inputs {

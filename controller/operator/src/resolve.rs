@@ -204,6 +204,15 @@ pub async fn resolve(
     };
     let source = function.spec.component.clone().unwrap_or_default();
     let component = component(&source, gathered, pins, coming, told).await?;
+    if let Bytes::Stored(stored) = &component {
+        let allowed = function.spec.limits.memory;
+        if stored.memory > allowed.0 {
+            return Err(ResolveError::memory(
+                allowed,
+                wisp_api::Bytes(stored.memory),
+            ));
+        }
+    }
     if !function.spec.models.is_empty() {
         told(Stage::Prepared);
     }

@@ -67,6 +67,8 @@ pub struct Inspection {
     pub init: Init,
     /// What one instance takes from the pool.
     pub footprint: Footprint,
+    /// How many bytes its linear memories begin with, together.
+    pub memory: u64,
     /// Sentences on imports that are linked but of little use.
     pub cautions: Vec<String>,
 }
@@ -193,7 +195,8 @@ pub fn inspect(bytes: &[u8]) -> Result<Inspection, InspectError> {
         handler,
         imports,
         init,
-        footprint: outline.footprint,
+        footprint: outline.whole.footprint,
+        memory: outline.whole.memory,
         cautions,
     })
 }
@@ -203,16 +206,30 @@ struct Outline {
     imports: Vec<String>,
     exports: Vec<String>,
     preinitialised: bool,
+    whole: Extent,
+}
+
+/// What one instance is made of, and how many bytes its memories begin with.
+#[derive(Debug, Default, Clone, Copy)]
+struct Extent {
     footprint: Footprint,
+    memory: u64,
+}
+
+impl Extent {
+    fn add(&mut self, other: Self) {
+        self.footprint.add(other.footprint);
+        self.memory = self.memory.saturating_add(other.memory);
+    }
 }
 
 /// A module or a component that is being read, and what an instance of it is made of.
 #[derive(Default)]
 struct Scope {
     /// Of the modules and components that it can instantiate, by their indices.
-    modules: Vec<Footprint>,
-    components: Vec<Footprint>,
-    whole: Footprint,
+    modules: Vec<Extent>,
+    components: Vec<Extent>,
+    whole: Extent,
     is_module: bool,
 }
 
@@ -262,7 +279,7 @@ impl Outline {
             imports: Vec::new(),
             exports: Vec::new(),
             preinitialised: false,
-            footprint: Footprint::default(),
+            whole: Extent::default(),
         };
         let mut scopes = vec![Scope::default()];
         let mut asked_heap = false;
@@ -283,7 +300,7 @@ impl Outline {
                     match scopes.last_mut() {
                         Some(around) if scope.is_module => around.modules.push(scope.whole),
                         Some(around) => around.components.push(scope.whole),
-                        None => outline.footprint = scope.whole,
+                        None => outline.whole = scope.whole,
                     }
                 }
                 payload => {
@@ -298,7 +315,7 @@ impl Outline {
                 }
             }
         }
-        let memories = &mut outline.footprint.memories;
+        let memories = &mut outline.whole.footprint.memories;
         *memories = memories.saturating_add(u32::from(asked_heap));
         Ok(outline)
     }
@@ -364,23 +381,33 @@ fn note_instances(
     let Some((scope, around)) = scopes.split_last_mut() else {
         return Ok(());
     };
-    let at = |all: &[Footprint], index: u32| {
+    let at = |all: &[Extent], index: u32| {
         let found = usize::try_from(index).ok().and_then(|index| all.get(index));
-        found.copied().unwrap_or(Footprint::default())
+        found.copied().unwrap_or_default()
     };
+    let whole = &mut scope.whole;
+    let of_whole = &mut whole.footprint;
     match payload {
         Payload::MemorySection(memories) => {
-            scope.whole.memories = scope.whole.memories.saturating_add(memories.count());
+            of_whole.memories = of_whole.memories.saturating_add(memories.count());
+            for memory in memories.clone() {
+                let memory = memory?;
+                let page = 1_u64 << memory.page_size_log2.unwrap_or(16).min(63);
+                whole.memory = whole
+                    .memory
+                    .saturating_add(memory.initial.saturating_mul(page));
+            }
         }
         Payload::TableSection(tables) => {
-            scope.whole.tables = scope.whole.tables.saturating_add(tables.count());
+            of_whole.tables = of_whole.tables.saturating_add(tables.count());
         }
         Payload::InstanceSection(instances) => {
             for instance in instances.clone() {
                 if let wasmparser::Instance::Instantiate { module_index, .. } = instance? {
                     let module = at(&scope.modules, module_index);
                     scope.whole.add(module);
-                    scope.whole.core_instances = scope.whole.core_instances.saturating_add(1);
+                    let of_whole = &mut scope.whole.footprint;
+                    of_whole.core_instances = of_whole.core_instances.saturating_add(1);
                 }
             }
         }

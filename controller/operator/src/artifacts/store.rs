@@ -313,6 +313,7 @@ impl Artifacts for StoreArtifacts {
                     "a caution on a component"
                 );
             }
+            let memory = prepared.memory;
             let mut compiled = vec![code(prepared.compiled)];
             compiled.extend(self.others.of(&prepared.component).await);
             Ok(Stored {
@@ -321,6 +322,7 @@ impl Artifacts for StoreArtifacts {
                 sha256: prepared.component,
                 pinned: fetched.pinned,
                 compiled,
+                memory,
             })
         })
     }
@@ -344,6 +346,7 @@ impl Artifacts for StoreArtifacts {
                 sha256: fetched.sha256,
                 pinned: fetched.pinned,
                 compiled: Vec::new(),
+                memory: 0,
             })
         })
     }

@@ -61,6 +61,7 @@ fn resolved() -> Resolved {
                 asks_models: true,
             },
         }],
+        memory: 17 << 16,
     };
     Resolved {
         component: Bytes::Stored(component),
@@ -1106,6 +1107,7 @@ mod claiming {
                 sha256: "aa".to_owned(),
                 pinned: None,
                 compiled: Vec::new(),
+                memory: 0,
             },
         }];
         assert_eq!(asking.mismatch(&kept), (0, 0));

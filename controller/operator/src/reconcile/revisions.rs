@@ -302,6 +302,7 @@ mod tests {
             sha256: component.to_owned(),
             pinned: None,
             compiled: Vec::new(),
+            memory: 0,
         };
         Resolved {
             component: Bytes::Stored(stored),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use wisp_api::ManifestError;
+use wisp_api::{Bytes, ManifestError};
 
 use crate::artifacts::ArtifactError;
 
@@ -84,6 +84,19 @@ impl ResolveError {
         }
     }
 
+    /// No instance of the component would get the memory that it begins with.
+    pub(super) fn memory(allowed: Bytes, needed: Bytes) -> Self {
+        Self {
+            part: Part::Component,
+            ..Self::function(
+                "MemoryTooSmall",
+                format!(
+                    "an instance of the component begins with {needed} of memory, and spec.limits.memory is {allowed}"
+                ),
+            )
+        }
+    }
+
     pub(super) fn component(error: ArtifactError) -> Self {
         Self::from(Part::Component, error)
     }
@@ -145,6 +158,7 @@ mod tests {
             ResolveError::certificate_authorities(&mistake),
             ResolveError::api(&kube::Error::LinesCodecMaxLineLengthExceeded),
             ResolveError::pull_secret(String::new()),
+            ResolveError::memory(Bytes(1), Bytes(2)),
         ] {
             let condition = match error.part {
                 Part::Function => "| `Ready` | False |",

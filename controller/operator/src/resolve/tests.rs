@@ -113,6 +113,7 @@ impl Artifacts for Store {
                 sha256: source.clone(),
                 source,
                 compiled: Vec::new(),
+                memory: if name.contains("large") { 3 << 20 } else { 0 },
             })
         })
     }
@@ -480,6 +481,12 @@ fn the_specs_digest_is_of_what_alters_pods() {
 #[tokio::test]
 async fn what_is_wrong_is_named_with_its_part() {
     let cases = [
+        (
+            json!({"component": {"image": "large:1"}, "limits": {"memory": "2Mi"}}),
+            Part::Component,
+            "MemoryTooSmall",
+            "begins with 3Mi of memory, and spec.limits.memory is 2Mi",
+        ),
         (
             json!({"component": {"image": "missing:1"}}),
             Part::Component,

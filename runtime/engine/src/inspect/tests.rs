@@ -29,6 +29,7 @@ fn a_component_with_a_released_handler_is_served() {
             tables: 2
         }
     );
+    assert_eq!(found.memory, 2 << 16);
     let imports: Vec<String> = found.imports.iter().map(ToString::to_string).collect();
     assert_eq!(
         imports,

@@ -15,7 +15,7 @@ use crate::failure::Failure;
 use crate::terminal::{Terminal, harmless, harmless_lines};
 
 /// Reasons that stay until somebody changes something.
-const FINAL: [&str; 26] = [
+const FINAL: [&str; 27] = [
     "AddressRefused",
     "CertificateAuthorityNotFound",
     "CompileFailed",
@@ -27,6 +27,7 @@ const FINAL: [&str; 26] = [
     "InvalidCredentials",
     "InvalidReference",
     "InvalidURL",
+    "MemoryTooSmall",
     "NoHandler",
     "NoSource",
     "NotFound",

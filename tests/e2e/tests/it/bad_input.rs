@@ -59,6 +59,29 @@ async fn what_is_missing_is_named_and_found_when_it_comes() -> Result<()> {
     Ok(())
 }
 
+/// Would fail if a function that can't serve were Ready until somebody asks it: none of its instances would have the memory that the
+/// component begins with.
+#[tokio::test(flavor = "multi_thread")]
+async fn too_little_memory_is_told_before_anybody_asks() -> Result<()> {
+    let Some(wisp) = installed() else {
+        return Ok(());
+    };
+    let space = wisp.space("memory")?;
+    space.add("hello", "  limits: {memory: 1Mi}\n").await?;
+    let (reason, message) = space.condition("hello", "ComponentReady", "False")?;
+    ensure!(
+        reason == "MemoryTooSmall" && message.contains("spec.limits.memory is 1Mi"),
+        "{reason}: {message}"
+    );
+    space.condition("hello", "Ready", "False")?;
+    space.add("hello", "  limits: {memory: 4Mi}\n").await?;
+    space.condition("hello", "Ready", "True")?;
+    space
+        .until("hello", "hello", |answer| answer.status == 200)
+        .await?;
+    Ok(())
+}
+
 /// Would fail if the API server took what wisp can't run, or said it in words that don't help.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_manifest_is_refused_by_the_api_server_with_a_sentence() -> Result<()> {

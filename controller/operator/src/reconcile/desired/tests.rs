@@ -40,6 +40,7 @@ fn stored(digit: &str, size: u64) -> Stored {
         sha256: digit.repeat(64),
         pinned: None,
         compiled: Vec::new(),
+        memory: 0,
     }
 }
 
