@@ -244,7 +244,7 @@ impl Model {
         let _call = self.around.activity.call();
         // It computes for as long as it is had.
         let engine = self.current.get();
-        let (key, rows) = key(&engine, &inputs);
+        let rows = rows(&inputs);
         let item = Item { inputs, rows };
         let inline = self.is_usual(&item).then(|| engine.queue.take_inline());
         let reply = if let Some(Some(inline)) = inline {
@@ -252,6 +252,7 @@ impl Model {
                 .compute(item, &self.around.metrics, &ThreadClock)
                 .await
         } else {
+            let key = key(&engine, &item);
             let (job, ticket) = Job::new(item, key, Instant::now());
             match engine.queue.push(job) {
                 Ok(()) => ticket.wait().await,
@@ -337,22 +338,22 @@ impl Model {
     }
 }
 
-/// Which other items these inputs may be joined with, and their rows.
-fn key(engine: &Engine, inputs: &[Tensor]) -> (Key, u64) {
-    let rows = inputs
-        .first()
-        .and_then(|input| input.shape().first())
-        .copied()
-        .unwrap_or(0);
-    let same = inputs
-        .iter()
-        .all(|input| input.shape().first() == Some(&rows));
+/// How many rows the inputs have, where they have as many.
+fn rows(inputs: &[Tensor]) -> u64 {
+    let rows = inputs.first().and_then(|input| input.shape().first());
+    rows.copied().unwrap_or(0)
+}
+
+/// Which other items this one may be joined with.
+fn key(engine: &Engine, item: &Item) -> Key {
+    let mut inputs = item.inputs.iter();
+    let same = inputs.all(|input| input.shape().first() == Some(&item.rows));
     match &engine.batching {
-        Ok(max) if same && (1..=u64::from(max.get())).contains(&rows) => {
-            let rest = inputs.iter().flat_map(|input| input.shape().iter().skip(1));
-            (Key::Join(rest.copied().collect()), rows)
+        Ok(max) if same && (1..=u64::from(max.get())).contains(&item.rows) => {
+            let rest = item.inputs.iter().flat_map(|it| it.shape().iter().skip(1));
+            Key::Join(rest.copied().collect())
         }
-        _ => (Key::Alone, rows),
+        _ => Key::Alone,
     }
 }
 

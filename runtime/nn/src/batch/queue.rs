@@ -299,6 +299,7 @@ impl Queue {
         let orphans = if !is_left {
             state.closed = true;
             state.waiting = 0;
+            self.metrics.queued(0);
             std::mem::take(&mut state.groups)
         } else {
             // A lane that was about to wait when the queue was closed has missed that.
@@ -308,6 +309,7 @@ impl Queue {
         };
         drop(state);
         for job in orphans.into_iter().flat_map(|group| group.jobs) {
+            self.metrics.done(false);
             job.caller.answer(Err(JobError::Stopped));
         }
     }

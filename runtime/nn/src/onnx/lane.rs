@@ -92,13 +92,27 @@ impl OnnxLane {
         items: &[Item],
         abort: &Abort,
     ) -> Result<Vec<Vec<Tensor>>, BackendError> {
-        let place = self.session.place;
         let inputs = inputs(items, self.inputs.len())?;
         let bytes = inputs.iter().map(|input| input.bytes().len() as u64).sum();
         let arena = self.arena.as_mut();
         let gives_back = arena.is_some_and(|arena| arena.begins(bytes));
+        let answers = self.answer(items, &inputs, abort);
+        // Also where it failed, or nobody waited for its end: nothing smaller would have it given back.
+        if gives_back && let Err(BackendError(error)) = self.give_back(&inputs) {
+            tracing::warn!(error, "a session keeps the memory that a large call took");
+        }
+        answers
+    }
+
+    fn answer(
+        &mut self,
+        items: &[Item],
+        inputs: &[Input<'_>],
+        abort: &Abort,
+    ) -> Result<Vec<Vec<Tensor>>, BackendError> {
+        let place = self.session.place;
         let options = run_options(place, None, abort)?;
-        let lent = lent(&self.inputs, &inputs)?;
+        let lent = lent(&self.inputs, inputs)?;
         let _using = place.using();
         let values = self
             .session
@@ -120,10 +134,6 @@ impl OnnxLane {
             {
                 answer.push(part);
             }
-        }
-        drop(values);
-        if gives_back {
-            self.give_back(&inputs)?;
         }
         Ok(answers)
     }

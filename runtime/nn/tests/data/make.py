@@ -339,6 +339,42 @@ save(
     [constant("first", np.array([0], np.int64))],
 )
 
+# The same of operators that make something larger or smaller than their input.
+save(
+    "resized-by-model",
+    [
+        helper.make_node("Pad", ["x", "edges"], ["padded"]),
+        helper.make_node("Tile", ["padded", "times"], ["tiled"]),
+        helper.make_node("TopK", ["tiled", "most"], ["best", "places"]),
+        helper.make_node("Shape", ["best"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        helper.make_node("Size", ["best"], ["size"]),
+        helper.make_node("Range", ["none", "size", "one"], ["numbers"]),
+        helper.make_node("Reshape", ["numbers", "shape"], ["counted"]),
+        helper.make_node("Cast", ["counted"], ["floats"], to=T.FLOAT),
+        helper.make_node("Expand", ["half", "shape"], ["halves"]),
+        helper.make_node("Sum", ["best", "zeros", "floats", "halves"], ["sum"]),
+        helper.make_node("Resize", ["sum", "", "scales"], ["y"], mode="nearest"),
+    ],
+    [info("x", T.FLOAT, [1, 2])],
+    [info("y", T.FLOAT, [1, 6])],
+    [
+        constant("edges", np.array([0, 1, 0, 1], np.int64)),
+        constant("times", np.array([1, 2], np.int64)),
+        constant("most", np.array([3], np.int64)),
+        constant("none", np.array(0, np.int64)),
+        constant("one", np.array(1, np.int64)),
+        constant("half", np.array([0.5], np.float32)),
+        constant("scales", np.array([1, 2], np.float32)),
+    ],
+)
+save(
+    "resized-by-number",
+    [helper.make_node("Expand", ["x", "shape"], ["y"])],
+    [info("x", T.FLOAT, [1]), info("shape", T.INT64, [1])],
+    [info("y", T.FLOAT, ["n"])],
+)
+
 # It doesn't say how many dimensions there are.
 save(
     "any-rank",
