@@ -200,9 +200,9 @@ async fn what_is_stored_is_given_to_nobody_who_could_not_pull_it() -> Result<()>
     let pulled = pull(&private, &store).await?;
 
     // A registry that would say anything, and has nothing.
-    let body = manifest(&wasm);
+    let (body, length) = (manifest(&wasm), wasm.len());
     let liar = Fake::new(move |head, _| match head {
-        head if head.starts_with("HEAD ") => answer("200 OK", "", b""),
+        head if head.starts_with("HEAD ") => promise("200 OK", "", b"", length),
         head => serve(head, &body, answer("404 x", "", b"")),
     })
     .await;
@@ -215,7 +215,7 @@ async fn what_is_stored_is_given_to_nobody_who_could_not_pull_it() -> Result<()>
     let (body, given) = (manifest(&wasm), wasm.clone());
     let shared = Fake::new(move |head, _| match head {
         head if head.contains("/theirs/") => serve(head, &body, answer("404 x", "", b"")),
-        head if head.starts_with("HEAD ") => answer("200 OK", "", b""),
+        head if head.starts_with("HEAD ") => promise("200 OK", "", b"", length),
         head => serve(head, &body, answer("200 OK", "", &given)),
     })
     .await;

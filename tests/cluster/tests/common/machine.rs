@@ -137,7 +137,13 @@ pub(crate) fn snapshot(name: &str) -> Result<BTreeSet<String>> {
     add("rule", run("ip", &["rule"])?);
     add("table", run("nft", &["list", "tables"])?);
     add("netns", run("ip", &["netns"])?);
-    add("cgroup", run("find", &["/sys/fs/cgroup", "-type", "d"])?);
+    add(
+        "cgroup",
+        run(
+            "find",
+            &["/sys/fs/cgroup", "-ignore_readdir_race", "-type", "d"],
+        )?,
+    );
     for setting in SETTINGS {
         let value = fs::read_to_string(Path::new("/proc/sys").join(setting)).unwrap_or_default();
         add("setting", format!("{setting} {value}"));
