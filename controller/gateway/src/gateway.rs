@@ -166,9 +166,9 @@ impl Gateway {
                 connections: self.connections.load().in_flight,
                 refused_connections: self.refused_connections.load(Ordering::Relaxed),
                 held: [
-                    ("requests", (&self.memory).into()),
-                    ("frames", (&*self.frames).into()),
-                    ("answers", (&*self.unread).into()),
+                    ("requests", &self.memory),
+                    ("frames", &*self.frames),
+                    ("answers", &*self.unread),
                 ],
             },
         );

@@ -11,7 +11,7 @@ pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// What is counted of no function.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Counts {
+pub(crate) struct Counts<'a> {
     /// Requests that were for none.
     pub(crate) unrouted: u64,
     /// Clients' connections that are open.
@@ -19,23 +19,7 @@ pub(crate) struct Counts {
     /// Those that were closed at once.
     pub(crate) refused_connections: u64,
     /// What is held for clients, by a word for it.
-    pub(crate) held: [(&'static str, Held); 3],
-}
-
-/// How many bytes are held, and may be.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Held {
-    pub(crate) bytes: u64,
-    pub(crate) allowed: u64,
-}
-
-impl From<&Memory> for Held {
-    fn from(memory: &Memory) -> Self {
-        Self {
-            bytes: memory.held(),
-            allowed: memory.allowed(),
-        }
-    }
+    pub(crate) held: [(&'static str, &'a Memory); 3],
 }
 
 struct Row {
@@ -49,7 +33,7 @@ struct Row {
 /// All counts in Prometheus' text format, <https://prometheus.io/docs/instrumenting/exposition_formats/>.
 pub(crate) fn text<'a>(
     functions: impl IntoIterator<Item = &'a Function>,
-    counts: Counts,
+    counts: Counts<'_>,
 ) -> String {
     let rows: Vec<Row> = functions.into_iter().map(row).collect();
     let mut out = String::new();
@@ -72,7 +56,7 @@ fn row(function: &Function) -> Row {
     }
 }
 
-fn write(out: &mut String, rows: &[Row], counts: Counts) -> std::fmt::Result {
+fn write(out: &mut String, rows: &[Row], counts: Counts<'_>) -> std::fmt::Result {
     head(
         out,
         "wisp_gateway_requests_total",
@@ -121,8 +105,8 @@ fn write(out: &mut String, rows: &[Row], counts: Counts) -> std::fmt::Result {
         "gauge",
         "What is held for clients: requests that wait, small frames of their bodies that nobody has read, and answers that a client leaves unread.",
     )?;
-    for (what, held) in counts.held {
-        let bytes = held.bytes;
+    for (what, memory) in counts.held {
+        let bytes = memory.held();
         writeln!(out, "wisp_gateway_held_bytes{{what=\"{what}\"}} {bytes}")?;
     }
     head(
@@ -131,8 +115,8 @@ fn write(out: &mut String, rows: &[Row], counts: Counts) -> std::fmt::Result {
         "gauge",
         "How much of each may be held.",
     )?;
-    for (what, held) in counts.held {
-        let allowed = held.allowed;
+    for (what, memory) in counts.held {
+        let allowed = memory.allowed();
         writeln!(
             out,
             "wisp_gateway_held_limit_bytes{{what=\"{what}\"}} {allowed}"

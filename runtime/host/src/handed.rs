@@ -28,12 +28,10 @@ use wasmtime_wasi_http::{Error, FieldMap, WasiHttp, WasiHttpView as _};
 
 use crate::error_code::error_code;
 use crate::guest::Guest;
-use crate::upload::Upload;
+use crate::upload::{Ended, Upload};
 
 type Store<'a> = StoreContextMut<'a, Guest>;
 type Incoming = UnsyncBoxBody<Bytes, Error>;
-/// How a body ended, with its trailers.
-type Ended = Result<Option<Resource<FieldMap>>, ErrorCode>;
 /// What became of a message, or of its body.
 type Outcome = Result<(), ErrorCode>;
 type NewResponse = (

@@ -21,11 +21,8 @@ use wisp_egress::Uploads;
 
 use crate::guest::Guest;
 
-/// The most bytes that are taken from the guest at once.
-const PIECE: usize = 64 << 10;
-
-/// How a guest says that a body ended, with its trailers.
-type Ended = Result<Option<Resource<FieldMap>>, ErrorCode>;
+/// How a body ended, with its trailers.
+pub(crate) type Ended = Result<Option<Resource<FieldMap>>, ErrorCode>;
 
 /// What a guest has written and nobody has sent yet: a piece or two.
 pub(crate) struct Upload {
@@ -52,6 +49,7 @@ impl Upload {
             to,
             is_whole: Arc::clone(&is_whole),
             uploads: store.data().uploads(),
+            most: store.data_mut().http().hooks.p3_outgoing_body_chunk_size(),
         };
         contents.pipe(&mut store, writer)?;
         Ok(Self {
@@ -104,6 +102,8 @@ struct Writer {
     to: mpsc::Sender<Bytes>,
     is_whole: Arc<AtomicBool>,
     uploads: Uploads,
+    /// The most bytes that are taken from the guest at once.
+    most: usize,
 }
 
 impl Drop for Writer {
@@ -127,7 +127,7 @@ impl StreamConsumer<Guest> for Writer {
             Poll::Ready(Ok(())) => {
                 let mut source = source.as_direct(store);
                 let left = source.remaining();
-                let piece = left.get(..PIECE).unwrap_or(left);
+                let piece = left.get(..self.most).unwrap_or(left);
                 let (length, piece) = (piece.len(), Bytes::copy_from_slice(piece));
                 match self.to.start_send(piece) {
                     Ok(()) => {
